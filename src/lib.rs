@@ -1,0 +1,16 @@
+//! adit: a per-app tunnel gateway. Managed apps open mutually authenticated TLS sessions to it; it decides from the
+//! identity certificate, its revocation status and the device's managed state which internal service the app may
+//! reach, and then moves bytes.
+//!
+//! The modules are the rooms of `docs/architecture.md`, listed from the ground up: a room may use those above it in
+//! this list, never those below it.
+
+pub mod backend;
+pub mod certs;
+pub mod config;
+pub mod control;
+pub mod limits;
+pub mod observe;
+pub mod table;
+pub mod tls;
+pub mod tunnel;

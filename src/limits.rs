@@ -1,0 +1,1 @@
+//! Every bound and pool size as a named constant with its reason.
