@@ -11,6 +11,7 @@ pub mod config;
 pub mod control;
 pub mod limits;
 pub mod observe;
+pub mod ring;
 pub mod table;
 pub mod tls;
 pub mod tunnel;

@@ -1,0 +1,52 @@
+//! What the runtime counts about itself, for `/metrics` and for the leak tests.
+
+use std::cell::Cell;
+
+/// A snapshot of one runtime's counters and gauges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Loop turns since start; one `io_uring_enter` each.
+    pub turns: u64,
+    /// Completions handled.
+    pub completions: u64,
+    /// Receives that found the buffer ring empty and were retried when a buffer came back.
+    pub enobufs: u64,
+    /// Accepts or sockets that met the process or system file limit and were retried after a pause.
+    pub emfile: u64,
+    /// Operations that ended with a reset by the peer.
+    pub resets: u64,
+    /// Loop turns that found the completion queue overflowed (the kernel keeps the completions; none is lost).
+    pub cq_overflow: u64,
+    /// Wake-ups received from other threads.
+    pub cross_wakes: u64,
+    /// Buffers that have ever been put to use.
+    pub buffers_total: u64,
+    /// Buffers held by tasks now.
+    pub buffers_in_use: u64,
+    /// Tasks that have not ended.
+    pub tasks_live: u64,
+    /// Operations that the kernel has not completed (accept and wake-up included).
+    pub operations_live: u64,
+    /// Sockets open in this runtime, listeners apart.
+    pub fds_live: u64,
+    /// Timers set.
+    pub timers_live: u64,
+}
+
+/// The cells behind the counters that are not derived from a pool's size.
+#[derive(Default)]
+pub(super) struct Cells {
+    pub turns: Cell<u64>,
+    pub completions: Cell<u64>,
+    pub enobufs: Cell<u64>,
+    pub emfile: Cell<u64>,
+    pub resets: Cell<u64>,
+    pub cq_overflow: Cell<u64>,
+    pub cross_wakes: Cell<u64>,
+    pub fds_live: Cell<u64>,
+}
+
+/// Adds one to a counter cell.
+pub(super) fn bump(cell: &Cell<u64>) {
+    cell.set(cell.get().wrapping_add(1));
+}

@@ -1,0 +1,40 @@
+//! The per-core io_uring runtime: driver, buffers, tasks, timers and sockets.
+//!
+//! One [`Runtime`] belongs to one thread. It runs `async fn`s on a single-threaded executor, makes one
+//! `io_uring_enter` per loop turn, keeps every timer in one wheel, and receives into a ring of buffers that the kernel
+//! picks from when bytes have arrived, so that a connection that waits holds none.
+//!
+//! Guarantees:
+//! - Memory that the kernel may read or write is owned by the driver until the operation's completion has been seen,
+//!   whatever becomes of the future that started it. Dropping a future asks the kernel to cancel the operation.
+//! - A descriptor is closed through the ring, after every earlier operation on it has been submitted; none leaks, even
+//!   when the future that would have received it is gone.
+//! - Work per loop turn is bounded ([`RuntimeConfig`]).
+//!
+//! Not done here: protocols, policy, anything that blocks. Nothing outside this module names an io_uring type.
+
+mod buffers;
+mod combine;
+mod counters;
+mod driver;
+mod enter;
+mod error;
+mod executor;
+mod listener;
+mod op;
+mod remote;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod time;
+mod wheel;
+
+pub use buffers::{RingBuf, SendBuf};
+pub use combine::{Either, join, race};
+pub use counters::Counters;
+pub use error::RingError;
+pub use executor::{Runtime, RuntimeConfig, counters, remote, spawn, yield_now};
+pub use listener::TcpListener;
+pub use remote::{OneshotReceiver, OneshotSender, Remote, oneshot};
+pub use stream::{Shutdown, TcpStream};
+pub use time::{Elapsed, Sleep, now, sleep, timeout};
