@@ -280,20 +280,26 @@ impl Runtime {
         let mut messages = Vec::new();
         let mut fired = Vec::new();
         loop {
-            self.turn(&mut messages, &mut fired);
+            self.run_tasks(&mut fired);
             if let Some(value) = output.borrow_mut().take() {
                 return value;
             }
+            self.enter(&mut messages);
         }
     }
 
-    /// One turn of the loop.
-    fn turn(&self, messages: &mut Vec<Message>, fired: &mut Vec<Waker>) {
+    /// The first half of a turn: what can be done without the kernel.
+    fn run_tasks(&self, fired: &mut Vec<Waker>) {
         let core = &*self.core;
         bump(&core.cells.turns);
         core.now.set(Instant::now());
         core.fire_timers(fired);
         core.run_ready(self.config.polls_per_turn);
+    }
+
+    /// The second half: submit, wait if there is nothing to do, and take what has come.
+    fn enter(&self, messages: &mut Vec<Message>) {
+        let core = &*self.core;
         let idle = core.ready.borrow().is_empty() && core.shared.prepare_sleep();
         let timeout = if idle {
             core.time_to_next_timer()
