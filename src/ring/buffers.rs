@@ -225,15 +225,32 @@ impl RingBuf {
         self.pool.stride - self.end as usize
     }
 
-    /// Drops the first `count` bytes.
+    /// Drops the first `count` bytes; their room stays in front of the rest until [`RingBuf::compact`].
     ///
     /// # Panics
     /// If there are fewer.
     pub fn consume(&mut self, count: usize) {
         assert!(count <= self.len(), "consuming more than the buffer holds");
         self.start += count as u32;
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
+    }
+
+    /// Puts `bytes` into the room in front of the bytes that the buffer still holds, ready to be sent.
+    ///
+    /// # Panics
+    /// If that room, which [`RingBuf::consume`] makes, is too small.
+    #[must_use]
+    pub fn with_front(mut self, bytes: &[u8]) -> Front {
+        if self.is_empty() {
+            (self.start, self.end) = (bytes.len() as u32, bytes.len() as u32);
+        }
+        assert!(
+            bytes.len() <= self.start as usize,
+            "more bytes than room in front"
+        );
+        self.whole()[..bytes.len()].copy_from_slice(bytes);
+        Front {
+            rest: self,
+            len: bytes.len(),
         }
     }
 
@@ -329,6 +346,31 @@ impl Drop for RingBuf {
     }
 }
 
+/// Bytes in front of what a buffer holds: the opened part of a stream before the part that is not complete yet.
+pub struct Front {
+    rest: RingBuf,
+    len: usize,
+}
+
+impl Front {
+    /// The buffer without the front; `None`, and the buffer goes back to the pool, if it holds nothing else.
+    #[must_use]
+    pub fn into_rest(self) -> Option<RingBuf> {
+        let mut rest = self.rest;
+        rest.compact();
+        (!rest.is_empty()).then_some(rest)
+    }
+}
+
+impl Deref for Front {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: as in `RingBuf::whole`, and len <= start <= stride was asserted when the front was made.
+        unsafe { std::slice::from_raw_parts(self.rest.pool.address(self.rest.id), self.len) }
+    }
+}
+
 /// Bytes that can be given to the kernel to send.
 ///
 /// # Safety
@@ -340,6 +382,13 @@ pub unsafe trait SendBuf: 'static {
 
 // SAFETY: the memory belongs to the pool, which the value keeps alive; it is not moved by moving the handle.
 unsafe impl SendBuf for RingBuf {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
+// SAFETY: as for the buffer that it is a part of.
+unsafe impl SendBuf for Front {
     fn bytes(&self) -> &[u8] {
         self
     }
@@ -412,8 +461,14 @@ mod tests {
         buffer.append(b"!");
         buffer.keep(3..7);
         assert_eq!(&*buffer, b"nel!");
-        buffer.consume(4);
-        assert_eq!(buffer.spare(), buffer.pool.stride);
+        buffer.consume(2);
+        let front = buffer.with_front(b"front");
+        assert_eq!(&*front, b"front");
+        let mut rest = front.into_rest().expect("two bytes are left");
+        assert_eq!((&*rest, rest.spare()), (&b"l!"[..], rest.pool.stride - 2));
+        rest.consume(2);
+        assert!(rest.with_front(b"whole").into_rest().is_none());
+        assert_eq!(pool.in_use(), 0);
     }
 
     #[test]

@@ -23,18 +23,20 @@ mod executor;
 mod listener;
 mod op;
 mod remote;
+mod signal;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod time;
 mod wheel;
 
-pub use buffers::{RingBuf, SendBuf};
+pub use buffers::{Front, RingBuf, SendBuf};
 pub use combine::{Either, join, race};
 pub use counters::Counters;
 pub use error::RingError;
 pub use executor::{Runtime, RuntimeConfig, counters, remote, spawn, yield_now};
 pub use listener::TcpListener;
 pub use remote::{OneshotReceiver, OneshotSender, Remote, oneshot};
+pub use signal::Signal;
 pub use stream::{Shutdown, TcpStream};
 pub use time::{Elapsed, Sleep, now, sleep, timeout};

@@ -1,1 +1,4 @@
 //! Placeholder.
+mod records;
+mod stream;
+pub use stream::{Received, StreamError, TlsStream};

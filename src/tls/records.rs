@@ -1,0 +1,242 @@
+//! The record path of a session, without I/O: ciphertext in a buffer of the ring becomes plaintext in the same buffer,
+//! and the other way round.
+//!
+//! rustls 0.23 hands each opened or sealed record out in memory of its own; the copy back into the ring's buffer, which
+//! bounds what a session holds to one buffer a direction, goes through one scratch area of the thread.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, WriteTraffic,
+};
+
+use crate::limits::{TLS_RECORD_HEADER, TLS_SCRATCH};
+use crate::ring::RingBuf;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; TLS_SCRATCH]);
+}
+
+/// What the peer's records have led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// The handshake needs more from the peer.
+    Handshaking,
+    /// Application data flows.
+    Established,
+    /// The peer has said close_notify.
+    PeerClosed,
+}
+
+/// The server's half of one TLS session.
+pub(super) struct Records {
+    connection: UnbufferedServerConnection,
+    /// Records made while reading (handshake flights, alerts, tickets), in the order of their sequence numbers; they
+    /// precede whatever is sealed next.
+    outgoing: Vec<u8>,
+}
+
+impl Records {
+    pub fn new(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
+        Ok(Self {
+            connection: UnbufferedServerConnection::new(config)?,
+            outgoing: Vec::new(),
+        })
+    }
+
+    /// The rustls connection, for what it knows about the session.
+    pub fn connection(&self) -> &UnbufferedServerConnection {
+        &self.connection
+    }
+
+    /// Takes what has to be sent before anything else.
+    pub fn take_outgoing(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.outgoing)
+    }
+
+    /// Works through the records in `input` and consumes those that are complete. `plaintext` gets the opened bytes.
+    ///
+    /// # Errors
+    /// rustls's; the alert that goes with it, if any, is in the outgoing records.
+    fn read(
+        &mut self,
+        input: &mut RingBuf,
+        plaintext: &mut Vec<u8>,
+    ) -> Result<Progress, rustls::Error> {
+        loop {
+            let status = self.connection.process_tls_records(input);
+            let mut discard = status.discard;
+            let progress = match status.state {
+                Err(error) => {
+                    self.collect_alert(input);
+                    return Err(error);
+                }
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record?;
+                        discard += record.discard;
+                        plaintext.extend_from_slice(record.payload);
+                    }
+                    None
+                }
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    append(&mut self.outgoing, |room| data.encode(room));
+                    None
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => {
+                    data.done();
+                    None
+                }
+                Ok(ConnectionState::BlockedHandshake) => Some(Progress::Handshaking),
+                Ok(ConnectionState::WriteTraffic(_)) => Some(Progress::Established),
+                Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
+                    Some(Progress::PeerClosed)
+                }
+                Ok(_) => return Err(rustls::Error::General("early data was not offered".into())),
+            };
+            input.consume(discard);
+            if let Some(progress) = progress {
+                if progress == Progress::Established && holds_whole_record(input) {
+                    // A handshake message in pieces over several records. No client does this after the handshake, and
+                    // rustls would want the pieces back with every call, also with those that only write.
+                    return Err(rustls::Error::General(
+                        "fragmented post-handshake message".into(),
+                    ));
+                }
+                return Ok(progress);
+            }
+        }
+    }
+
+    /// Opens the records in `input`; the plaintext is left in the thread's scratch area and given to `then`, with the
+    /// buffer, in which the incomplete rest stays.
+    pub fn open<R>(
+        &mut self,
+        mut input: RingBuf,
+        then: impl FnOnce(RingBuf, &[u8]) -> R,
+    ) -> Result<(Progress, R), rustls::Error> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.clear();
+            let progress = self.read(&mut input, scratch)?;
+            Ok((progress, then(input, scratch)))
+        })
+    }
+
+    /// Seals the bytes of `buffer` in place, preceded by what is outgoing.
+    ///
+    /// # Errors
+    /// If the session can no longer write, or the buffer has no room for the records' overhead.
+    pub fn seal(&mut self, buffer: &mut RingBuf) -> Result<(), rustls::Error> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.resize(TLS_SCRATCH, 0);
+            let sealed =
+                self.write(|mut traffic| traffic.encrypt(buffer, scratch).map_err(describe))?;
+            let outgoing = std::mem::take(&mut self.outgoing);
+            buffer.consume(buffer.len());
+            buffer.compact();
+            if outgoing.len() + sealed > buffer.spare() {
+                return Err(rustls::Error::General(
+                    "sealed records do not fit the buffer".into(),
+                ));
+            }
+            buffer.append(&outgoing);
+            buffer.append(&scratch[..sealed]);
+            Ok(())
+        })
+    }
+
+    /// Seals a few bytes of the gateway's own, preceded by what is outgoing.
+    ///
+    /// # Errors
+    /// If the session can no longer write.
+    pub fn seal_message(&mut self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.resize(TLS_SCRATCH, 0);
+            let sealed =
+                self.write(|mut traffic| traffic.encrypt(message, scratch).map_err(describe))?;
+            let mut records = self.take_outgoing();
+            records.extend_from_slice(&scratch[..sealed]);
+            Ok(records)
+        })
+    }
+
+    /// Queues close_notify behind everything that was sealed.
+    pub fn close_notify(&mut self) {
+        let mut alert = [0u8; 64];
+        if let Ok(length) =
+            self.write(|mut traffic| traffic.queue_close_notify(&mut alert).map_err(describe))
+        {
+            self.outgoing.extend_from_slice(&alert[..length]);
+        }
+    }
+
+    /// Runs `f` in the state in which application data can be written.
+    fn write<R>(
+        &mut self,
+        f: impl FnOnce(
+            WriteTraffic<'_, rustls::server::ServerConnectionData>,
+        ) -> Result<R, rustls::Error>,
+    ) -> Result<R, rustls::Error> {
+        loop {
+            match self.connection.process_tls_records(&mut []).state? {
+                ConnectionState::WriteTraffic(traffic) => return f(traffic),
+                ConnectionState::EncodeTlsData(mut data) => {
+                    append(&mut self.outgoing, |room| data.encode(room))
+                }
+                ConnectionState::TransmitTlsData(data) => data.done(),
+                // Said once, before the writing state is reached again.
+                ConnectionState::PeerClosed => {}
+                _ => {
+                    return Err(rustls::Error::General(
+                        "the session is closed for writing".into(),
+                    ));
+                }
+            }
+        }
+    }
+
+    /// After an error: takes the alert that rustls has queued for it.
+    fn collect_alert(&mut self, input: &mut RingBuf) {
+        while let Ok(ConnectionState::EncodeTlsData(mut data)) =
+            self.connection.process_tls_records(input).state
+        {
+            append(&mut self.outgoing, |room| data.encode(room));
+        }
+    }
+}
+
+/// Whether the bytes begin with a complete record (RFC 8446, section 5.1).
+fn holds_whole_record(bytes: &[u8]) -> bool {
+    bytes.len() >= TLS_RECORD_HEADER
+        && bytes.len() >= TLS_RECORD_HEADER + usize::from(u16::from_be_bytes([bytes[3], bytes[4]]))
+}
+
+fn describe(error: EncryptError) -> rustls::Error {
+    match error {
+        EncryptError::InsufficientSize(_) => {
+            rustls::Error::General("no room for the record's overhead".into())
+        }
+        EncryptError::EncryptExhausted => rustls::Error::EncryptError,
+    }
+}
+
+/// Appends what `encode` writes, with as much room as it asks for.
+fn append(target: &mut Vec<u8>, mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>) {
+    let start = target.len();
+    let mut room = 1024;
+    loop {
+        target.resize(start + room, 0);
+        match encode(&mut target[start..]) {
+            Ok(length) => return target.truncate(start + length),
+            Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size }))
+                if required_size > room =>
+            {
+                room = required_size;
+            }
+            Err(_) => return target.truncate(start),
+        }
+    }
+}
