@@ -24,3 +24,36 @@ pub const AUDIT_BATCH: usize = 256;
 pub const AUDIT_STOP: Duration = Duration::from_secs(5);
 
 const _: () = assert!(AUDIT_BATCH <= AUDIT_QUEUE);
+
+// ---- control ----
+
+/// Connections that the admin listener serves at once: a scraper, a probe, an operator and room for their retries.
+pub const ADMIN_CONNECTIONS: usize = 64;
+
+/// How long an admin connection may take to send a request's header, idle time between requests included.
+pub const ADMIN_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an admin connection may last before it is closed after its current response; a client that still reads that
+/// response is cut off after as long again. Longer than a scrape interval gains nothing.
+pub const ADMIN_CONNECTION_LIFE: Duration = Duration::from_secs(60);
+
+/// The largest request header on the admin listener, in bytes: no real one comes near, and hyper takes no less.
+pub const ADMIN_REQUEST_BYTES: usize = 8192;
+
+/// How long the admin listener stops accepting when it runs out of file descriptors.
+pub const ADMIN_ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long admin connections may finish their responses at shutdown.
+pub const ADMIN_STOP: Duration = Duration::from_secs(1);
+
+/// How long a core may take to answer a question of the control core. A turn of its loop takes far less than a
+/// millisecond, so a core that misses this is stuck.
+pub const CORE_ANSWER: Duration = Duration::from_secs(1);
+
+/// Tunnels that `/tunnels` lists without `?limit=`.
+pub const TUNNELS_LISTED: usize = 1_000;
+
+/// The most tunnels that `/tunnels` lists: about 30 MiB of JSON.
+pub const TUNNELS_LISTED_MAX: usize = 100_000;
+
+const _: () = assert!(TUNNELS_LISTED <= TUNNELS_LISTED_MAX);
