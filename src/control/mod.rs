@@ -1,1 +1,98 @@
-//! Placeholder.
+//! The control core: the admin listener and the jobs that must not run on a data core.
+//!
+//! It has its own thread with a tokio-uring runtime (a tokio current-thread runtime, so hyper works on it). It asks the
+//! data cores questions through [`Node`] and never waits longer than [`CORE_ANSWER`](crate::limits::CORE_ANSWER) for
+//! one, so a stuck core shows in the answer instead of taking the admin listener down with it.
+//!
+//! The admin listener only reads: no request changes the node. It listens on loopback or a Unix socket, and answers only
+//! requests that were meant for it (see `host`). It has no authentication beyond that: who can log in to the machine,
+//! or for a Unix socket who is the same user, can read.
+
+mod host;
+mod listen;
+mod pages;
+mod server;
+mod signals;
+
+pub use listen::Control;
+pub use signals::{Signal, Signals};
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::observe::{CoreMetrics, NodeGauges, TunnelInfo};
+
+/// Takes a core's answer. It may be called on any thread, and may be dropped without a call where the core cannot answer.
+pub type Reply<T> = Box<dyn FnOnce(T) + Send>;
+
+/// What the admin listener asks of the running node.
+///
+/// No method may block: those with a reply send a message to the core and return.
+pub trait Node: Send + Sync + 'static {
+    /// How many data cores there are, numbered from 0.
+    fn cores(&self) -> usize;
+
+    /// Asks a core for a copy of its metrics.
+    fn snapshot(&self, core: usize, reply: Reply<CoreMetrics>);
+
+    /// Asks a core for its open tunnels.
+    fn tunnels(&self, core: usize, reply: Reply<Vec<TunnelInfo>>);
+
+    /// Whether the node takes new tunnels, and why not.
+    fn ready(&self) -> Readiness;
+
+    /// What the node as a whole tells.
+    fn gauges(&self) -> NodeGauges;
+}
+
+/// Whether the node takes new tunnels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// Whether a load balancer should send sessions here.
+    pub ready: bool,
+    /// Why not, or what is amiss although it does; for people.
+    pub reasons: Vec<String>,
+}
+
+/// The control core could not be started, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Another process listens there.
+    #[error(
+        "admin.listen: {address} is already in use; stop the process that listens there or choose another address"
+    )]
+    AddressInUse {
+        /// The address or path.
+        address: String,
+    },
+    /// The admin listener would be reachable from other machines.
+    #[error(
+        "admin.listen: {address} is not a loopback address; use 127.0.0.1, [::1] or a Unix socket"
+    )]
+    NotLoopback {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// A file that is not a socket has the name of the Unix socket.
+    #[error("admin.listen: {path} exists and is not a socket; remove it or choose another path")]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The system refuses to listen there.
+    #[error(
+        "admin.listen: cannot listen on {address}: {source}; choose an address or path that this user may use"
+    )]
+    Bind {
+        /// The address or path.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The thread's runtime could not be started.
+    #[error(
+        "cannot start the control core: {0}; it needs io_uring (see kernel.io_uring_disabled) and free file descriptors"
+    )]
+    Runtime(io::Error),
+}

@@ -1,1 +1,24 @@
-//! Placeholder.
+//! What a node tells of itself: counters and latency histograms for each core, the audit log, and the forms in which
+//! they are read.
+//!
+//! A core writes only to what it owns ([`CoreMetrics`]) or to a bounded queue that never blocks ([`AuditHandle`]);
+//! merging, formatting and writing happen elsewhere. This room opens no socket: `control` serves what is made here.
+
+mod audit;
+mod hgrm;
+mod live;
+mod metrics;
+mod prometheus;
+mod reason;
+
+pub use audit::{
+    AuditEvent, AuditHandle, AuditLog, AuditLogError, AuditRecord, AuditSink, Subject,
+};
+pub use hgrm::{HistogramSummary, percentile_text, plot, summarize};
+pub use live::TunnelInfo;
+pub use metrics::{
+    CoreMetrics, HandshakeCounters, HandshakeKind, RuntimeCounters, Stage, TlsVersion,
+    latency_histogram, record_latency,
+};
+pub use prometheus::{NodeGauges, OPENMETRICS, render};
+pub use reason::{Answer, CloseReason, Kind, Row, Who};

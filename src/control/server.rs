@@ -1,0 +1,151 @@
+//! The control core's thread: its runtime, the admin listener's accept loop and its connections.
+//!
+//! Connections are bounded in number and in life, requests in size and in time; a request's body is never read.
+
+use std::convert::Infallible;
+use std::future::{Future, pending};
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::listen::{Control, Listener, SocketFile};
+use super::pages::Pages;
+use super::{ControlError, Node};
+use crate::limits::{
+    ADMIN_ACCEPT_PAUSE, ADMIN_CONNECTION_LIFE, ADMIN_CONNECTIONS, ADMIN_HEADER_TIMEOUT,
+    ADMIN_REQUEST_BYTES, ADMIN_STOP,
+};
+
+impl Control {
+    /// Runs the control core on this thread until `shutdown` holds `true` or its sender is gone: the admin listener, and
+    /// beside it `extra` (other jobs of the control core, such as signals and name resolution), which is dropped at the
+    /// end. It is not the end when `extra` returns.
+    ///
+    /// # Errors
+    ///
+    /// The runtime cannot be started. Once it runs, failing to accept is logged and tried again.
+    pub fn run(
+        self,
+        node: Arc<dyn Node>,
+        shutdown: watch::Receiver<bool>,
+        extra: impl Future<Output = ()>,
+    ) -> Result<(), ControlError> {
+        let runtime =
+            tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(ControlError::Runtime)?;
+        runtime.block_on(async move {
+            let pages = Rc::new(Pages::new(node, self.host()));
+            let acceptor = Acceptor::new(self.listener).map_err(ControlError::Runtime)?;
+            let jobs = async {
+                extra.await;
+                pending::<()>().await;
+            };
+            tokio::select! {
+                () = serve(acceptor, pages, shutdown) => {}
+                () = jobs => {}
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The listener on the runtime.
+enum Acceptor {
+    Tcp(TcpListener),
+    Unix(
+        UnixListener,
+        #[expect(dead_code, reason = "removes the socket's file when it is dropped")] SocketFile,
+    ),
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Acceptor {
+    fn new(listener: Listener) -> io::Result<Self> {
+        Ok(match listener {
+            Listener::Tcp(listener, _) => Self::Tcp(TcpListener::from_std(listener)?),
+            Listener::Unix(listener, file) => Self::Unix(UnixListener::from_std(listener)?, file),
+        })
+    }
+
+    async fn accept(&self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(listener) => Stream::Tcp(listener.accept().await?.0),
+            Self::Unix(listener, _) => Stream::Unix(listener.accept().await?.0),
+        })
+    }
+}
+
+async fn serve(acceptor: Acceptor, pages: Rc<Pages>, mut shutdown: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            // At the bound, clients wait in the kernel's backlog.
+            accepted = acceptor.accept(), if connections.len() < ADMIN_CONNECTIONS => match accepted {
+                Ok(Stream::Tcp(stream)) => {
+                    connections.spawn_local(converse(stream, Rc::clone(&pages), shutdown.clone()));
+                }
+                Ok(Stream::Unix(stream)) => {
+                    connections.spawn_local(converse(stream, Rc::clone(&pages), shutdown.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the admin listener cannot accept");
+                    sleep(ADMIN_ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+            () = stopped(&mut shutdown) => break,
+        }
+    }
+    drop(acceptor);
+    let finish = async { while connections.join_next().await.is_some() {} };
+    // What is not done by then is cut off with the runtime.
+    let _ = timeout(ADMIN_STOP, finish).await;
+}
+
+/// Serves one connection until it ends, has lived long enough, or the node stops.
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    pages: Rc<Pages>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let service = service_fn(|request| {
+        let pages = Rc::clone(&pages);
+        async move { Ok::<_, Infallible>(pages.answer(&request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(ADMIN_HEADER_TIMEOUT)
+        .max_buf_size(ADMIN_REQUEST_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    // A connection's error is its client's affair.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = sleep(ADMIN_CONNECTION_LIFE) => {}
+        () = stopped(&mut shutdown) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(ADMIN_CONNECTION_LIFE, connection).await;
+}
+
+/// Returns when the node stops, or nobody is left to say so.
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

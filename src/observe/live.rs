@@ -1,0 +1,32 @@
+//! What `/tunnels` tells of a tunnel that is open.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// One open tunnel at the moment of the question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelInfo {
+    /// Unique within the node's life.
+    pub id: u64,
+    /// The core that relays it.
+    pub core: usize,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The device, as its identity certificate says.
+    pub device: String,
+    /// The app, where the certificate names one.
+    pub app: Option<String>,
+    /// The user, where the certificate or the registry names one.
+    pub user: Option<String>,
+    /// The service that a rule chose.
+    pub service: String,
+    /// The server that was dialled, as `host:port`.
+    pub server: String,
+    /// Milliseconds since the tunnel was opened.
+    pub age_ms: u64,
+    /// Payload bytes from the client to the server.
+    pub bytes_up: u64,
+    /// Payload bytes from the server to the client.
+    pub bytes_down: u64,
+}

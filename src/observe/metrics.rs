@@ -1,0 +1,394 @@
+//! What one core counts and measures.
+//!
+//! A core owns its [`CoreMetrics`] and writes plain integers: no atomics, no shared cache lines. A reader asks the core
+//! for a clone and merges the clones. Recording never allocates and never fails; a value out of range is kept at the
+//! range's end.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use super::reason::CloseReason;
+use crate::limits::{HISTOGRAM_DIGITS, HISTOGRAM_MAX, HISTOGRAM_MIN};
+
+/// A measured part of a session's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// From the accepted connection to the established TLS session.
+    Handshake,
+    /// From the complete tunnel request to the chosen service: authorization and routing.
+    Authorize,
+    /// From the start of the dial to the connection with the server, name resolution included.
+    Connect,
+    /// From the tunnel's opening to the first byte from the server.
+    FirstByte,
+    /// From the tunnel's opening to its end.
+    Lifetime,
+}
+
+impl Stage {
+    /// Every stage, in the order of a session's way: `ALL[stage.index()] == stage`.
+    pub const ALL: [Self; 5] = [
+        Self::Handshake,
+        Self::Authorize,
+        Self::Connect,
+        Self::FirstByte,
+        Self::Lifetime,
+    ];
+
+    /// The word in metrics, in JSON and in the query `?stage=`.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::Authorize => "authorize",
+            Self::Connect => "connect",
+            Self::FirstByte => "first-byte",
+            Self::Lifetime => "lifetime",
+        }
+    }
+
+    /// The stage with this word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stage| stage.word() == word)
+    }
+
+    /// The stage's place in [`ALL`](Self::ALL).
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// TLS version of a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// TLS 1.2 (RFC 5246).
+    Tls12,
+    /// TLS 1.3 (RFC 8446).
+    Tls13,
+}
+
+/// Whether a handshake verified a certificate or resumed an earlier session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeKind {
+    /// The certificate chain and its signature were verified.
+    Full,
+    /// An earlier session was resumed.
+    Resumed,
+}
+
+/// Completed handshakes by version and kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HandshakeCounters([[u64; 2]; 2]);
+
+impl HandshakeCounters {
+    /// Every combination, as the words of its metric labels and its count.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        let versions = [("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)];
+        let kinds = [
+            ("full", HandshakeKind::Full),
+            ("resumed", HandshakeKind::Resumed),
+        ];
+        versions
+            .into_iter()
+            .flat_map(move |(version_word, version)| {
+                kinds.map(|(kind_word, kind)| (version_word, kind_word, self.get(version, kind)))
+            })
+    }
+
+    /// The count of one combination.
+    #[must_use]
+    pub const fn get(&self, version: TlsVersion, kind: HandshakeKind) -> u64 {
+        self.0[version as usize][kind as usize]
+    }
+}
+
+/// What the core's runtime reports of itself; filled by the engine when a snapshot is taken.
+///
+/// The first six count since the start, the others are the values of the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuntimeCounters {
+    /// Turns of the loop.
+    pub turns: u64,
+    /// Completions taken from the ring.
+    pub completions: u64,
+    /// Receives that found the buffer ring empty (`ENOBUFS`).
+    pub enobufs: u64,
+    /// Accepts or sockets that met the file limit (`EMFILE`, `ENFILE`).
+    pub emfile: u64,
+    /// Times the completion queue was found to have overflowed.
+    pub cq_overflow: u64,
+    /// Wake-ups that came from another core.
+    pub cross_wakes: u64,
+    /// Buffers that the core owns.
+    pub buffers_total: u64,
+    /// Buffers that are not free.
+    pub buffers_in_use: u64,
+    /// Tasks that have not ended.
+    pub tasks_live: u64,
+    /// Operations whose last completion has not come.
+    pub operations_live: u64,
+    /// File descriptors that the runtime owns.
+    pub fds_live: u64,
+    /// Timers that are set.
+    pub timers_live: u64,
+}
+
+impl RuntimeCounters {
+    fn merge(&mut self, other: &Self) {
+        // Taken apart, so that a new field cannot be forgotten here.
+        let Self {
+            turns,
+            completions,
+            enobufs,
+            emfile,
+            cq_overflow,
+            cross_wakes,
+            buffers_total,
+            buffers_in_use,
+            tasks_live,
+            operations_live,
+            fds_live,
+            timers_live,
+        } = self;
+        *turns += other.turns;
+        *completions += other.completions;
+        *enobufs += other.enobufs;
+        *emfile += other.emfile;
+        *cq_overflow += other.cq_overflow;
+        *cross_wakes += other.cross_wakes;
+        *buffers_total += other.buffers_total;
+        *buffers_in_use += other.buffers_in_use;
+        *tasks_live += other.tasks_live;
+        *operations_live += other.operations_live;
+        *fds_live += other.fds_live;
+        *timers_live += other.timers_live;
+    }
+}
+
+/// The counters and histograms of one core, or of several merged.
+#[derive(Clone, Debug)]
+pub struct CoreMetrics {
+    /// Connections accepted, before their first byte.
+    pub sessions_accepted: u64,
+    /// Sessions that have ended, whatever the reason.
+    pub sessions_closed: u64,
+    /// Tunnels that were answered with 200.
+    pub tunnels_opened: u64,
+    /// Opened tunnels that have ended.
+    pub tunnels_closed: u64,
+    /// Payload bytes from clients to servers.
+    pub bytes_client_to_server: u64,
+    /// Payload bytes from servers to clients.
+    pub bytes_server_to_client: u64,
+    /// Completed handshakes.
+    pub handshakes: HandshakeCounters,
+    /// Dials that were tried again with the next server.
+    pub dial_retries: u64,
+    /// Times that accepting was paused, at a limit or for want of file descriptors.
+    pub accept_backoff: u64,
+    /// The runtime's own numbers.
+    pub runtime: RuntimeCounters,
+    ends: [u64; CloseReason::COUNT],
+    stages: [Histogram<u64>; Stage::ALL.len()],
+}
+
+impl Default for CoreMetrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl CoreMetrics {
+    /// All zero. Allocates the histograms, about 25 KiB each; nothing later does.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            sessions_accepted: 0,
+            sessions_closed: 0,
+            tunnels_opened: 0,
+            tunnels_closed: 0,
+            bytes_client_to_server: 0,
+            bytes_server_to_client: 0,
+            handshakes: HandshakeCounters::default(),
+            dial_retries: 0,
+            accept_backoff: 0,
+            runtime: RuntimeCounters::default(),
+            ends: [0; CloseReason::COUNT],
+            stages: std::array::from_fn(|_| latency_histogram()),
+        }
+    }
+
+    /// Records how long a stage took, kept within [`HISTOGRAM_MIN`] and [`HISTOGRAM_MAX`].
+    pub fn record(&mut self, stage: Stage, took: Duration) {
+        record_latency(&mut self.stages[stage.index()], took);
+    }
+
+    /// Counts a completed handshake.
+    pub fn count_handshake(&mut self, version: TlsVersion, kind: HandshakeKind) {
+        self.handshakes.0[version as usize][kind as usize] += 1;
+    }
+
+    /// Counts an outcome: once for each tunnel, and once for each session that ended without having had one.
+    pub fn count_end(&mut self, reason: CloseReason) {
+        self.ends[reason.index()] += 1;
+    }
+
+    /// How many outcomes had this reason.
+    #[must_use]
+    pub fn ends(&self, reason: CloseReason) -> u64 {
+        self.ends[reason.index()]
+    }
+
+    /// The distribution of a stage's durations, in microseconds.
+    #[must_use]
+    pub fn histogram(&self, stage: Stage) -> &Histogram<u64> {
+        &self.stages[stage.index()]
+    }
+
+    /// Sessions that have not ended.
+    #[must_use]
+    pub const fn sessions_live(&self) -> u64 {
+        self.sessions_accepted.saturating_sub(self.sessions_closed)
+    }
+
+    /// Tunnels that have not ended.
+    #[must_use]
+    pub const fn tunnels_live(&self) -> u64 {
+        self.tunnels_opened.saturating_sub(self.tunnels_closed)
+    }
+
+    /// Adds what another core counted.
+    pub fn merge(&mut self, other: &Self) {
+        // Taken apart, so that a new field cannot be forgotten here.
+        let Self {
+            sessions_accepted,
+            sessions_closed,
+            tunnels_opened,
+            tunnels_closed,
+            bytes_client_to_server,
+            bytes_server_to_client,
+            handshakes,
+            dial_retries,
+            accept_backoff,
+            runtime,
+            ends,
+            stages,
+        } = self;
+        *sessions_accepted += other.sessions_accepted;
+        *sessions_closed += other.sessions_closed;
+        *tunnels_opened += other.tunnels_opened;
+        *tunnels_closed += other.tunnels_closed;
+        *bytes_client_to_server += other.bytes_client_to_server;
+        *bytes_server_to_client += other.bytes_server_to_client;
+        *dial_retries += other.dial_retries;
+        *accept_backoff += other.accept_backoff;
+        runtime.merge(&other.runtime);
+        let counts = handshakes
+            .0
+            .as_flattened_mut()
+            .iter_mut()
+            .zip(other.handshakes.0.as_flattened());
+        counts
+            .chain(ends.iter_mut().zip(&other.ends))
+            .for_each(|(sum, count)| *sum += count);
+        for (sum, stage) in stages.iter_mut().zip(&other.stages) {
+            sum.add(stage)
+                .expect("every histogram is made with the same bounds");
+        }
+    }
+}
+
+/// An empty latency histogram, in microseconds. It never grows: the load generator and the report use the same.
+#[must_use]
+pub fn latency_histogram() -> Histogram<u64> {
+    let mut histogram = Histogram::new_with_bounds(
+        micros(HISTOGRAM_MIN),
+        micros(HISTOGRAM_MAX),
+        HISTOGRAM_DIGITS,
+    )
+    .expect("the bounds are constants that a test tries");
+    histogram.auto(false);
+    histogram
+}
+
+/// Records a duration in a [`latency_histogram`], kept within its bounds. Never fails, never allocates.
+pub fn record_latency(histogram: &mut Histogram<u64>, took: Duration) {
+    histogram.saturating_record(micros(took).clamp(micros(HISTOGRAM_MIN), micros(HISTOGRAM_MAX)));
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_within_two_digits_and_saturates() {
+        let mut metrics = CoreMetrics::new();
+        metrics.record(Stage::Connect, Duration::from_micros(12_345));
+        let connect = metrics.histogram(Stage::Connect);
+        assert!(connect.value_at_quantile(0.5).abs_diff(12_345) <= 124);
+
+        let memory = metrics.histogram(Stage::Lifetime).distinct_values();
+        metrics.record(Stage::Lifetime, Duration::ZERO);
+        metrics.record(Stage::Lifetime, Duration::MAX);
+        let lifetime = metrics.histogram(Stage::Lifetime);
+        assert_eq!(lifetime.len(), 2);
+        assert_eq!(lifetime.min(), 1);
+        assert!(lifetime.max() >= 3_600_000_000 && lifetime.max() < 3_700_000_000);
+        assert_eq!(lifetime.distinct_values(), memory);
+        assert!(memory * 8 < 32 * 1024, "{memory} counters");
+    }
+
+    #[test]
+    fn merge_adds_everything() {
+        let mut one = CoreMetrics::new();
+        one.sessions_accepted = 3;
+        one.tunnels_opened = 2;
+        one.tunnels_closed = 1;
+        one.bytes_client_to_server = 10;
+        one.runtime.turns = 7;
+        one.count_end(CloseReason::NoRule);
+        one.count_handshake(TlsVersion::Tls13, HandshakeKind::Resumed);
+        one.record(Stage::Handshake, Duration::from_millis(1));
+        let mut sum = one.clone();
+        one.record(Stage::Handshake, Duration::from_millis(4));
+        one.runtime.timers_live = 5;
+        sum.merge(&one);
+        assert_eq!((sum.sessions_accepted, sum.sessions_live()), (6, 6));
+        assert_eq!((sum.tunnels_opened, sum.tunnels_live()), (4, 2));
+        assert_eq!(sum.bytes_client_to_server, 20);
+        assert_eq!((sum.runtime.turns, sum.runtime.timers_live), (14, 5));
+        assert_eq!(
+            (sum.ends(CloseReason::NoRule), sum.ends(CloseReason::Closed)),
+            (2, 0)
+        );
+        assert_eq!(
+            sum.handshakes
+                .get(TlsVersion::Tls13, HandshakeKind::Resumed),
+            2
+        );
+        assert_eq!(
+            sum.handshakes
+                .iter()
+                .map(|(_, _, count)| count)
+                .sum::<u64>(),
+            2
+        );
+        assert_eq!(sum.histogram(Stage::Handshake).len(), 3);
+    }
+
+    #[test]
+    fn stage_words_lead_back_to_the_stage() {
+        for (place, stage) in Stage::ALL.into_iter().enumerate() {
+            assert_eq!(Stage::from_word(stage.word()), Some(stage));
+            assert_eq!(stage.index(), place);
+        }
+        assert_eq!(Stage::from_word("Handshake"), None);
+    }
+}

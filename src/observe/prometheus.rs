@@ -1,0 +1,488 @@
+//! A node's metrics as text for Prometheus (OpenMetrics 1.0).
+//!
+//! Every name, its meaning and its labels are in `docs/metrics.md`; a test holds the two together. Counters get the
+//! suffix `_total` here. No label holds what a client chose, so the number of series is bounded by this file.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hdrhistogram::Histogram;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::exemplar::Exemplar;
+use prometheus_client::registry::Registry;
+
+use super::metrics::{CoreMetrics, Stage};
+use super::reason::CloseReason;
+
+/// The media type of what [`render`] makes.
+pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Upper bounds of the histogram buckets, in microseconds: 1-2.5-5 from what a cached decision takes to the longest
+/// connect timeout in sense, then coarse for the lifetimes.
+const BUCKETS: [u64; 24] = [
+    10,
+    25,
+    50,
+    100,
+    250,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    30_000_000,
+    60_000_000,
+    300_000_000,
+    900_000_000,
+    3_600_000_000,
+];
+
+/// What the node as a whole tells, beside its cores.
+#[derive(Clone, Debug, Default)]
+pub struct NodeGauges {
+    /// The version of the build.
+    pub version: &'static str,
+    /// When the process started.
+    pub started: Option<SystemTime>,
+    /// Whether the node takes new tunnels.
+    pub ready: bool,
+    /// Whether the node is shutting down.
+    pub draining: bool,
+    /// How many configurations have been in force, the present one included.
+    pub config_generation: u64,
+    /// Reloads that were refused.
+    pub config_reload_failures: u64,
+    /// Audit records lost to a full queue or a failing sink.
+    pub audit_lost: u64,
+    /// Revoked serials that the index holds; absent without CRLs.
+    pub crl_entries: Option<u64>,
+    /// When the first of the CRLs expires (its `nextUpdate`); absent without CRLs.
+    pub crl_next_update: Option<SystemTime>,
+    /// Devices in the registry; absent without one.
+    pub registry_devices: Option<u64>,
+}
+
+/// Renders the merged metrics of the cores that answered, with whether each core did (`core_up`), and the node's own.
+#[must_use]
+pub fn render(metrics: CoreMetrics, core_up: &[bool], node: NodeGauges) -> String {
+    let mut registry = Registry::with_prefix("adit");
+    registry.register_collector(Box::new(Snapshot {
+        metrics,
+        core_up: core_up.into(),
+        node,
+    }));
+    let mut text = String::new();
+    text::encode(&mut text, &registry).expect("writing to a String cannot fail");
+    text
+}
+
+/// One reading, in the shape that the encoder asks for.
+struct Snapshot {
+    metrics: CoreMetrics,
+    core_up: Arc<[bool]>,
+    node: NodeGauges,
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let mut out = Families(encoder);
+        self.encode_node(&mut out)?;
+        self.encode_traffic(&mut out)?;
+        self.encode_runtime(&mut out)?;
+        self.encode_latencies(&mut out)
+    }
+}
+
+impl Snapshot {
+    fn encode_node(&self, out: &mut Families<'_>) -> fmt::Result {
+        let node = &self.node;
+        out.0
+            .encode_descriptor("build", "The running build", None, MetricType::Info)?
+            .encode_info(&[("version", node.version)])?;
+        if let Some(started) = node.started {
+            out.gauge(
+                "start_time_seconds",
+                "When the process started, in Unix time",
+                unix_seconds(started),
+            )?;
+        }
+        out.gauge(
+            "ready",
+            "1 while the node takes new tunnels",
+            u64::from(node.ready),
+        )?;
+        out.gauge(
+            "draining",
+            "1 while the node shuts down",
+            u64::from(node.draining),
+        )?;
+        out.gauge(
+            "config_generation",
+            "Configurations that have been in force",
+            node.config_generation,
+        )?;
+        out.counter(
+            "config_reload_failures",
+            "Reloads that were refused",
+            node.config_reload_failures,
+        )?;
+        out.counter("audit_lost", "Audit records lost", node.audit_lost)?;
+        if let Some(entries) = node.crl_entries {
+            out.gauge("crl_entries", "Revoked serials in the index", entries)?;
+        }
+        if let Some(expiry) = node.crl_next_update {
+            out.gauge(
+                "crl_next_update_seconds",
+                "When the first CRL expires, in Unix time",
+                unix_seconds(expiry),
+            )?;
+        }
+        if let Some(devices) = node.registry_devices {
+            out.gauge("registry_devices", "Devices in the registry", devices)?;
+        }
+        let mut up = out.family(
+            "core_up",
+            "1 if the core answered this reading",
+            MetricType::Gauge,
+        )?;
+        for (core, answered) in self.core_up.iter().enumerate() {
+            let labels = [("core", core.to_string())];
+            up.encode_family(&labels)?
+                .encode_gauge(&u64::from(*answered))?;
+        }
+        Ok(())
+    }
+
+    fn encode_traffic(&self, out: &mut Families<'_>) -> fmt::Result {
+        let m = &self.metrics;
+        out.counter(
+            "sessions_accepted",
+            "Connections accepted",
+            m.sessions_accepted,
+        )?;
+        out.counter("sessions_closed", "Sessions ended", m.sessions_closed)?;
+        out.gauge(
+            "sessions_live",
+            "Sessions that have not ended",
+            m.sessions_live(),
+        )?;
+        out.counter("tunnels_opened", "Tunnels opened", m.tunnels_opened)?;
+        out.counter("tunnels_closed", "Tunnels ended", m.tunnels_closed)?;
+        out.gauge(
+            "tunnels_live",
+            "Tunnels that have not ended",
+            m.tunnels_live(),
+        )?;
+        let mut bytes = out.family("bytes", "Payload bytes relayed", MetricType::Counter)?;
+        for (direction, count) in [
+            ("client-to-server", m.bytes_client_to_server),
+            ("server-to-client", m.bytes_server_to_client),
+        ] {
+            count_labelled(&mut bytes, &[("direction", direction)], count)?;
+        }
+        let mut handshakes = out.family(
+            "handshakes",
+            "TLS handshakes completed",
+            MetricType::Counter,
+        )?;
+        for (version, kind, count) in m.handshakes.iter() {
+            count_labelled(
+                &mut handshakes,
+                &[("version", version), ("kind", kind)],
+                count,
+            )?;
+        }
+        let mut ends = out.family(
+            "ends",
+            "Outcomes of tunnels and of sessions without one",
+            MetricType::Counter,
+        )?;
+        for reason in CloseReason::ALL {
+            let row = reason.row();
+            let labels = [
+                ("reason", row.word),
+                ("kind", row.kind.word()),
+                ("who", row.who.word()),
+            ];
+            count_labelled(&mut ends, &labels, m.ends(*reason))?;
+        }
+        out.counter(
+            "dial_retries",
+            "Dials tried again with the next server",
+            m.dial_retries,
+        )?;
+        out.counter(
+            "accept_backoff",
+            "Times that accepting was paused",
+            m.accept_backoff,
+        )
+    }
+
+    fn encode_runtime(&self, out: &mut Families<'_>) -> fmt::Result {
+        let r = &self.metrics.runtime;
+        out.counter("runtime_turns", "Turns of the cores' loops", r.turns)?;
+        out.counter(
+            "runtime_completions",
+            "Completions taken from the rings",
+            r.completions,
+        )?;
+        out.counter(
+            "runtime_enobufs",
+            "Receives that found no free buffer",
+            r.enobufs,
+        )?;
+        out.counter("runtime_emfile", "Calls that met the file limit", r.emfile)?;
+        out.counter(
+            "runtime_cq_overflow",
+            "Completion queue overflows",
+            r.cq_overflow,
+        )?;
+        out.counter(
+            "runtime_cross_wakes",
+            "Wake-ups from another core",
+            r.cross_wakes,
+        )?;
+        out.gauge(
+            "runtime_buffers",
+            "Buffers that the cores own",
+            r.buffers_total,
+        )?;
+        out.gauge(
+            "runtime_buffers_in_use",
+            "Buffers that are not free",
+            r.buffers_in_use,
+        )?;
+        out.gauge("runtime_tasks", "Tasks that have not ended", r.tasks_live)?;
+        out.gauge(
+            "runtime_operations",
+            "Operations in flight",
+            r.operations_live,
+        )?;
+        out.gauge(
+            "runtime_fds",
+            "File descriptors that the cores own",
+            r.fds_live,
+        )?;
+        out.gauge("runtime_timers", "Timers that are set", r.timers_live)
+    }
+
+    fn encode_latencies(&self, out: &mut Families<'_>) -> fmt::Result {
+        let mut family = out.family(
+            "stage_seconds",
+            "Duration of each stage",
+            MetricType::Histogram,
+        )?;
+        for stage in Stage::ALL {
+            let histogram = self.metrics.histogram(stage);
+            let sum = histogram.mean() * histogram.len() as f64 / 1e6;
+            let labels = [("stage", stage.word())];
+            family
+                .encode_family(&labels)?
+                .encode_histogram::<[(&str, &str); 0]>(
+                    sum,
+                    histogram.len(),
+                    &bucket_counts(histogram),
+                    None,
+                )?;
+        }
+        Ok(())
+    }
+}
+
+/// The encoder with the three shapes of metric that are used here.
+struct Families<'a>(DescriptorEncoder<'a>);
+
+impl Families<'_> {
+    fn family<'s>(
+        &'s mut self,
+        name: &'s str,
+        help: &str,
+        kind: MetricType,
+    ) -> Result<MetricEncoder<'s>, fmt::Error> {
+        self.0.encode_descriptor(name, help, None, kind)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        count(&mut self.family(name, help, MetricType::Counter)?, value)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.family(name, help, MetricType::Gauge)?
+            .encode_gauge(&value)
+    }
+}
+
+fn count(encoder: &mut MetricEncoder<'_>, value: u64) -> fmt::Result {
+    encoder.encode_counter(&value, None::<&Exemplar<[(&str, &str); 0], u64>>)
+}
+
+fn count_labelled(
+    family: &mut MetricEncoder<'_>,
+    labels: &impl EncodeLabelSet,
+    value: u64,
+) -> fmt::Result {
+    count(&mut family.encode_family(labels)?, value)
+}
+
+/// The count of each bucket (the encoder adds them up) with its bound in seconds; a value on a bound is in the bucket
+/// below it.
+fn bucket_counts(histogram: &Histogram<u64>) -> Vec<(f64, u64)> {
+    let mut counts = [0; BUCKETS.len() + 1];
+    for step in histogram.iter_recorded() {
+        // The least value of a histogram's step decides, so that what was recorded as a bound stays within it.
+        let value = histogram.lowest_equivalent(step.value_iterated_to());
+        counts[BUCKETS.partition_point(|bound| *bound < value)] += step.count_at_value();
+    }
+    let bounds = BUCKETS
+        .iter()
+        .map(|micros| *micros as f64 / 1e6)
+        .chain([f64::INFINITY]);
+    bounds.zip(counts).collect()
+}
+
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::observe::{HandshakeKind, TlsVersion};
+
+    fn sample() -> String {
+        let mut metrics = CoreMetrics::new();
+        metrics.tunnels_opened = 5;
+        metrics.tunnels_closed = 2;
+        metrics.bytes_client_to_server = 4096;
+        metrics.count_end(CloseReason::DeviceBlocked);
+        metrics.count_handshake(TlsVersion::Tls13, HandshakeKind::Full);
+        metrics.record(Stage::Connect, Duration::from_micros(100));
+        metrics.record(Stage::Connect, Duration::from_millis(3));
+        metrics.record(Stage::Connect, Duration::from_secs(5000));
+        let node = NodeGauges {
+            version: "1.2.3",
+            started: Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
+            ready: true,
+            audit_lost: 7,
+            crl_entries: Some(9),
+            crl_next_update: Some(UNIX_EPOCH),
+            registry_devices: Some(0),
+            ..NodeGauges::default()
+        };
+        render(metrics, &[true, false], node)
+    }
+
+    #[test]
+    fn text_holds_the_numbers() {
+        let text = sample();
+        for line in [
+            "adit_build_info{version=\"1.2.3\"} 1",
+            "adit_start_time_seconds 1700000000",
+            "adit_ready 1",
+            "adit_audit_lost_total 7",
+            "adit_crl_entries 9",
+            "adit_core_up{core=\"0\"} 1",
+            "adit_core_up{core=\"1\"} 0",
+            "adit_tunnels_live 3",
+            "adit_bytes_total{direction=\"client-to-server\"} 4096",
+            "adit_handshakes_total{version=\"1.3\",kind=\"full\"} 1",
+            "adit_ends_total{reason=\"device-blocked\",kind=\"refusal\",who=\"policy\"} 1",
+            "# TYPE adit_stage_seconds histogram",
+            "adit_stage_seconds_count{stage=\"connect\"} 3",
+        ] {
+            assert!(
+                text.lines().any(|have| have == line),
+                "no line {line} in\n{text}"
+            );
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn buckets_are_cumulative_and_in_seconds() {
+        let text = sample();
+        let connect: Vec<(&str, u64)> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("adit_stage_seconds_bucket{le=\""))
+            .filter(|line| line.contains("stage=\"connect\""))
+            .map(|line| {
+                (
+                    line.split('"').next().unwrap(),
+                    line.rsplit(' ').next().unwrap().parse().unwrap(),
+                )
+            })
+            .collect();
+        assert_eq!(connect.len(), BUCKETS.len() + 1);
+        assert!(connect.iter().map(|(_, count)| count).is_sorted());
+        let at = |le: f64| {
+            connect
+                .iter()
+                .find(|(bound, _)| bound.parse() == Ok(le))
+                .unwrap()
+                .1
+        };
+        assert_eq!(
+            (at(0.00005), at(0.0001), at(0.0025), at(0.005)),
+            (0, 1, 1, 2)
+        );
+        assert_eq!(connect.last(), Some(&("+Inf", 3)));
+    }
+
+    #[test]
+    fn every_metric_is_documented_and_every_documented_metric_exists() {
+        let text = sample();
+        let made: BTreeSet<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+            .collect();
+        let documented: BTreeSet<&str> = include_str!("../../docs/metrics.md")
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+            .filter(|name| name.starts_with("adit_"))
+            .map(|name| name.trim_end_matches("_total").trim_end_matches("_info"))
+            .collect();
+        assert_eq!(made, documented);
+    }
+
+    #[test]
+    fn every_reason_is_documented() {
+        let document = include_str!("../../docs/metrics.md");
+        for reason in CloseReason::ALL {
+            let row = reason.row();
+            let line = format!(
+                "| `{}` | {} | {} |",
+                row.word,
+                row.kind.word(),
+                row.who.word()
+            );
+            assert!(
+                document.contains(&line),
+                "docs/metrics.md has no row {line}"
+            );
+        }
+    }
+}

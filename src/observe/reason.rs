@@ -1,0 +1,388 @@
+//! The one table of how a session or a tunnel can end.
+//!
+//! Each way has its word (metric label and audit word are the same), who caused it, and what the client is told: a TLS
+//! alert, or an HTTP status with a `Proxy-Status` header (RFC 9209). Metrics, audit log, alerts and answers all read
+//! this table, so they cannot disagree.
+//!
+//! It does not decide anything and sends nothing. What a client is told never names a server, an address, a rule or a
+//! file: the details say only what kind of refusal it was.
+
+/// Who caused an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// The device or app.
+    Client,
+    /// The server behind the gateway, or the name service that should have found it.
+    Server,
+    /// This node: its limits, its shutdown, its faults.
+    Gateway,
+    /// What the operator configured: certificates, registry, rules.
+    Policy,
+}
+
+impl Who {
+    /// The word in metrics and documents.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+            Self::Gateway => "gateway",
+            Self::Policy => "policy",
+        }
+    }
+}
+
+/// What an end means for the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A tunnel had been open, and ended.
+    End,
+    /// The client left or stalled before it could be answered.
+    Abandoned,
+    /// The gateway said no, and told the client why.
+    Refusal,
+}
+
+impl Kind {
+    /// The word in metrics and documents.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::End => "end",
+            Self::Abandoned => "abandoned",
+            Self::Refusal => "refusal",
+        }
+    }
+}
+
+/// What the client is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing: there is nobody to tell, or the tunnel's own end says it.
+    Silent,
+    /// A fatal TLS alert with this description (RFC 8446, section 6). These are the descriptions that rustls sends for
+    /// the fault, so that table and wire agree.
+    Alert(&'static str),
+    /// An HTTP response.
+    Http {
+        /// Status code.
+        status: u16,
+        /// Proxy error type (RFC 9209, section 2.3).
+        error: &'static str,
+        /// The whole value of the `Proxy-Status` header.
+        proxy_status: &'static str,
+    },
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Metric label and audit word, in kebab case; a contract with dashboards.
+    pub word: &'static str,
+    /// Who caused it.
+    pub who: Who,
+    /// What it means for the session.
+    pub kind: Kind,
+    /// What the client is told.
+    pub answer: Answer,
+}
+
+macro_rules! answer {
+    (silent) => {
+        Answer::Silent
+    };
+    (alert $description:literal) => {
+        Answer::Alert($description)
+    };
+    (http $status:literal $error:literal $details:literal) => {
+        Answer::Http {
+            status: $status,
+            error: $error,
+            proxy_status: concat!("adit; error=", $error, "; details=\"", $details, "\""),
+        }
+    };
+}
+
+// A macro, because it lets the compiler hold what a list of rows cannot: a variant without a row does not exist, and
+// `ALL` and the array sizes follow from the same lines.
+macro_rules! close_reasons {
+    ($($(#[$doc:meta])* $variant:ident = $word:literal $who:ident $kind:ident ($($answer:tt)+);)+) => {
+        /// Why a session or tunnel ended. See the [module](self) for what each row gives.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum CloseReason {
+            $($(#[$doc])* $variant,)+
+        }
+
+        impl CloseReason {
+            /// Every reason, in the table's order: `ALL[reason.index()] == reason`.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The table's row.
+            #[must_use]
+            pub const fn row(self) -> Row {
+                match self {
+                    $(Self::$variant => Row {
+                        word: $word,
+                        who: Who::$who,
+                        kind: Kind::$kind,
+                        answer: answer!($($answer)+),
+                    },)+
+                }
+            }
+        }
+    };
+}
+
+close_reasons! {
+    // Ends of a tunnel that was open.
+    /// Both directions were closed in order.
+    Closed = "closed" Client End (silent);
+    /// The client's connection ended without `close_notify`, so its last bytes may be missing (RFC 8446, section 6.1).
+    ClientTruncated = "client-truncated" Client End (silent);
+    /// The client reset the connection.
+    ClientReset = "client-reset" Client End (silent);
+    /// The server reset the connection.
+    ServerReset = "server-reset" Server End (silent);
+    /// No byte in either direction for the idle timeout.
+    IdleTimeout = "idle-timeout" Client End (silent);
+    /// The tunnel was still open when the drain timeout ran out.
+    DrainTimeout = "drain-timeout" Gateway End (silent);
+    /// A fault of the node itself; the status is for a fault before the tunnel was open.
+    GatewayError = "gateway-error" Gateway End (http 500 "proxy_internal_error" "internal error");
+
+    // The TLS handshake.
+    /// The handshake was not complete within the handshake timeout.
+    HandshakeTimeout = "handshake-timeout" Client Abandoned (silent);
+    /// The client left during the handshake, or refused the gateway's certificate.
+    HandshakeAborted = "handshake-aborted" Client Abandoned (silent);
+    /// The first bytes were not TLS.
+    NotTls = "not-tls" Client Refusal (alert "decode_error");
+    /// No client certificate was presented.
+    CertificateRequired = "certificate-required" Policy Refusal (alert "certificate_required");
+    /// The client certificate does not chain to a group certificate.
+    UnknownCa = "unknown-ca" Policy Refusal (alert "unknown_ca");
+    /// The client certificate, or one of its issuers, has expired.
+    CertificateExpired = "certificate-expired" Policy Refusal (alert "certificate_expired");
+    /// The client certificate is not valid yet. TLS has no alert of its own for this (RFC 8446, section 6.2).
+    CertificateNotYetValid = "certificate-not-yet-valid" Policy Refusal (alert "certificate_expired");
+    /// The client certificate is revoked.
+    CertificateRevoked = "certificate-revoked" Policy Refusal (alert "certificate_revoked");
+    /// No valid CRL covers the client certificate. The alert is the one that OpenSSL and rustls send here.
+    RevocationUnknown = "revocation-unknown" Policy Refusal (alert "unknown_ca");
+    /// The client certificate is not meant for client authentication.
+    CertificateUsage = "certificate-usage" Policy Refusal (alert "unsupported_certificate");
+    /// The client certificate cannot be read or has a broken signature.
+    CertificateInvalid = "certificate-invalid" Policy Refusal (alert "bad_certificate");
+    /// The client certificate is valid but holds no name where the profile looks for the device.
+    IdentityMissing = "identity-missing" Policy Refusal (alert "access_denied");
+    /// Another breach of the TLS protocol, or no version or cipher suite in common. rustls chooses the alert by the
+    /// fault; the one given is for nothing in common.
+    TlsProtocol = "tls-protocol" Client Refusal (alert "handshake_failure");
+
+    // The tunnel request.
+    /// Not a valid CONNECT request.
+    Malformed = "malformed-request" Client Refusal (http 400 "http_request_error" "malformed CONNECT request");
+    /// The request was not complete within the handshake timeout.
+    RequestTimeout = "request-timeout" Client Refusal (http 408 "http_request_error" "request not complete in time");
+    /// The client left before its request was complete or answered.
+    RequestAborted = "request-aborted" Client Abandoned (silent);
+    /// The request's header is larger than the limit.
+    HeaderTooLarge = "header-too-large" Client Refusal (http 431 "http_request_error" "request header too large");
+
+    // Policy.
+    /// The device is not in the registry, and unmanaged devices are blocked.
+    DeviceUnmanaged = "device-unmanaged" Policy Refusal (http 403 "http_request_denied" "device is not managed");
+    /// The registry says that the device is blocked.
+    DeviceBlocked = "device-blocked" Policy Refusal (http 403 "http_request_denied" "device is blocked");
+    /// No rule allows this app to reach this destination.
+    NoRule = "no-rule" Policy Refusal (http 403 "http_request_denied" "no rule allows this destination");
+    /// The destination's address is one that a tunnel must never reach.
+    DestinationForbidden = "destination-forbidden" Policy Refusal
+        (http 403 "destination_ip_prohibited" "destination address is not allowed");
+
+    // Dialling the server.
+    /// Each server that was tried refused the connection.
+    ServerRefused = "server-refused" Server Refusal (http 502 "connection_refused" "server refused the connection");
+    /// No route to the server.
+    ServerUnreachable = "server-unreachable" Server Refusal (http 502 "destination_ip_unroutable" "server is unreachable");
+    /// The server's name does not exist or has no address.
+    NameNotFound = "name-not-found" Server Refusal (http 502 "dns_error" "name not found");
+    /// The name service did not answer in time.
+    NameTimeout = "name-timeout" Server Refusal (http 504 "dns_timeout" "name not resolved in time");
+    /// The server did not answer within the connect timeout.
+    ConnectTimeout = "connect-timeout" Server Refusal (http 504 "connection_timeout" "server did not answer in time");
+
+    // Limits.
+    /// The node holds as many tunnels as it may.
+    NodeLimit = "node-limit" Gateway Refusal (http 503 "connection_limit_reached" "node is at its tunnel limit");
+    /// The device holds as many tunnels as it may.
+    DeviceLimit = "device-limit" Gateway Refusal (http 503 "connection_limit_reached" "device is at its tunnel limit");
+    /// The node is shutting down and takes no new tunnels.
+    Draining = "draining" Gateway Refusal (http 503 "proxy_internal_response" "node is draining");
+}
+
+impl CloseReason {
+    /// How many reasons there are: the size of an array with one place for each.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// The reason's place in [`ALL`](Self::ALL), below [`COUNT`](Self::COUNT).
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Metric label and audit word, in kebab case.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        self.row().word
+    }
+
+    /// Who caused it.
+    #[must_use]
+    pub const fn who(self) -> Who {
+        self.row().who
+    }
+
+    /// The HTTP status to answer with; `None` where the client gets no HTTP answer.
+    #[must_use]
+    pub const fn status(self) -> Option<u16> {
+        match self.row().answer {
+            Answer::Http { status, .. } => Some(status),
+            _ => None,
+        }
+    }
+
+    /// The proxy error type of RFC 9209, section 2.3.
+    #[must_use]
+    pub const fn proxy_error(self) -> Option<&'static str> {
+        match self.row().answer {
+            Answer::Http { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+
+    /// The whole value of the `Proxy-Status` header (RFC 9209), different for each reason that has one.
+    #[must_use]
+    pub const fn proxy_status(self) -> Option<&'static str> {
+        match self.row().answer {
+            Answer::Http { proxy_status, .. } => Some(proxy_status),
+            _ => None,
+        }
+    }
+
+    /// The description of the TLS alert that the client gets, in the spelling of RFC 8446, section 6.
+    #[must_use]
+    pub const fn alert(self) -> Option<&'static str> {
+        match self.row().answer {
+            Answer::Alert(description) => Some(description),
+            _ => None,
+        }
+    }
+
+    /// Whether the gateway said no: such an end is audited as a refusal.
+    #[must_use]
+    pub const fn is_refusal(self) -> bool {
+        matches!(self.row().kind, Kind::Refusal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// RFC 9209, section 2.3, those that the table uses.
+    const PROXY_ERRORS: [&str; 11] = [
+        "dns_timeout",
+        "dns_error",
+        "destination_ip_prohibited",
+        "destination_ip_unroutable",
+        "connection_refused",
+        "connection_timeout",
+        "connection_limit_reached",
+        "http_request_error",
+        "http_request_denied",
+        "proxy_internal_response",
+        "proxy_internal_error",
+    ];
+
+    #[test]
+    fn words_are_unique_and_in_kebab_case() {
+        let mut seen = HashSet::new();
+        for reason in CloseReason::ALL {
+            let word = reason.word();
+            assert!(seen.insert(word), "{word} twice");
+            assert!(
+                word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'),
+                "{word}"
+            );
+        }
+    }
+
+    #[test]
+    fn index_is_the_place_in_all() {
+        for (place, reason) in CloseReason::ALL.iter().enumerate() {
+            assert_eq!(reason.index(), place);
+        }
+    }
+
+    #[test]
+    fn each_refusal_tells_the_client_and_nothing_else_but_a_fault_does() {
+        for reason in CloseReason::ALL {
+            let told = reason.status().is_some() || reason.alert().is_some();
+            let may_tell = reason.is_refusal() || *reason == CloseReason::GatewayError;
+            assert_eq!(told, may_tell, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn proxy_status_is_distinct_and_well_formed() {
+        let mut seen = HashSet::new();
+        for reason in CloseReason::ALL {
+            let Some(value) = reason.proxy_status() else {
+                continue;
+            };
+            assert!(seen.insert(value), "{value} twice");
+            assert!(
+                PROXY_ERRORS.contains(&reason.proxy_error().expect("has a header")),
+                "{value}"
+            );
+            // An sf-string (RFC 8941, section 3.3.3) holds printable ASCII; these need no escapes.
+            let details = value.split("details=").nth(1).expect("has details");
+            let inner = details
+                .strip_prefix('"')
+                .and_then(|d| d.strip_suffix('"'))
+                .expect("quoted");
+            assert!(
+                inner
+                    .bytes()
+                    .all(|b| (b' '..0x7f).contains(&b) && b != b'"' && b != b'\\'),
+                "{inner}"
+            );
+        }
+        assert_eq!(
+            CloseReason::DeviceUnmanaged.proxy_status(),
+            Some("adit; error=http_request_denied; details=\"device is not managed\"")
+        );
+    }
+
+    #[test]
+    fn statuses_are_those_of_the_contract() {
+        for reason in CloseReason::ALL {
+            let Some(status) = reason.status() else {
+                continue;
+            };
+            let expected: &[u16] = match (reason.row().kind, reason.who()) {
+                (Kind::Refusal, Who::Client) => &[400, 408, 431],
+                (Kind::Refusal, Who::Policy) => &[403],
+                (Kind::Refusal, Who::Server) => &[502, 504],
+                (Kind::Refusal, Who::Gateway) => &[503],
+                _ => &[500],
+            };
+            assert!(expected.contains(&status), "{reason:?} {status}");
+        }
+    }
+}
