@@ -383,52 +383,74 @@ fn io_uring_findings(file: &Source) -> Vec<Finding> {
 fn metric_findings(used: &[Source], document: Option<&Source>) -> Vec<Finding> {
     let mut names = BTreeMap::new();
     for file in used {
-        // Comments may speak of metrics that are gone; names live in string literals.
-        for (line, name) in metric_names(&blank(&file.text, false)) {
+        for (line, name) in registered_metrics(file) {
             names.entry(name).or_insert((file, line));
         }
     }
     let documented: BTreeMap<String, usize> = document
         .into_iter()
-        .flat_map(|file| metric_names(&file.text))
+        .flat_map(documented_metrics)
         .map(|(line, name)| (name, line))
         .collect();
     let mut findings = Vec::new();
     for (name, (file, line)) in &names {
         if !documented.contains_key(name) {
-            findings.push(file.finding(
-                *line,
-                format!("`{name}` is not in docs/metrics.md; say there what it counts"),
-            ));
+            let what = format!("`adit_{name}` is not in docs/metrics.md; say there what it tells");
+            findings.push(file.finding(*line, what));
         }
     }
     for (name, line) in &documented {
         if let Some(document) = document.filter(|_| !names.contains_key(name)) {
-            findings.push(document.finding(
-                *line,
-                format!("`{name}` is not in src/observe; take it out or bring it back"),
-            ));
+            let what = format!("no `adit_{name}` in src/observe; take it out or bring it back");
+            findings.push(document.finding(*line, what));
         }
     }
     findings
 }
 
-/// Names that begin with `adit_`, without the suffixes that the exposition format adds.
-fn metric_names(text: &str) -> Vec<(usize, String)> {
+/// The metrics that a file registers: the literal that is the first argument of a call which makes a metric. Such names
+/// have no `adit_`, which is the registry's prefix; tests, which are at the end of a file, register none.
+fn registered_metrics(file: &Source) -> Vec<(usize, String)> {
+    const CALLS: &[&str] = &[
+        "counter",
+        "gauge",
+        "family",
+        "histogram",
+        "register",
+        "encode_descriptor",
+    ];
+    let text = blank(&file.text, false);
+    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
     let mut names = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        for (at, _) in line.match_indices("adit_") {
-            let name = identifier(&line[at..]);
-            let starts_word = !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
-            if starts_word && name.len() > "adit_".len() {
-                let base = ["_total", "_bucket", "_sum", "_count"]
-                    .iter()
-                    .find_map(|suffix| name.strip_suffix(suffix));
-                names.push((index + 1, base.unwrap_or(&name).to_owned()));
+    for call in CALLS {
+        for (at, rest) in words(text, call) {
+            let argument = rest.strip_prefix('(').map(str::trim_start);
+            if let Some(literal) = argument.and_then(|argument| argument.strip_prefix('"')) {
+                names.push((file.line_of(at), metric_base(&identifier(literal))));
             }
         }
     }
     names
+}
+
+/// The metrics that a document names: every whole word that begins with `adit_`, without that prefix.
+fn documented_metrics(file: &Source) -> Vec<(usize, String)> {
+    let mut names = Vec::new();
+    for (at, _) in file.text.match_indices("adit_") {
+        let in_word = file.text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        let name = identifier(&file.text[at + "adit_".len()..]);
+        if !in_word && !name.is_empty() {
+            names.push((file.line_of(at), metric_base(&name)));
+        }
+    }
+    names
+}
+
+/// A name without the suffix that the exposition format adds to it.
+fn metric_base(name: &str) -> String {
+    let suffixes = ["_total", "_bucket", "_sum", "_count", "_info"];
+    let base = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix));
+    base.unwrap_or(name).to_owned()
 }
 
 fn machine_path_findings(file: &Source) -> Vec<Finding> {
