@@ -65,3 +65,62 @@ pub const TLS_RECORD_HEADER: usize = 5;
 
 /// Bytes of plaintext, or of sealed records, that one buffer of the ring can lead to; one such area a thread.
 pub const TLS_SCRATCH: usize = 40 * 1024;
+
+// ---- config: bounds on what a config file may ask for ----
+
+/// Largest config file that is read, in bytes. A rule takes about 100 bytes, so this is room for more than 100 000
+/// rules; beyond it the path is far more likely to name the wrong file (an image, a log) than a config.
+pub const CONFIG_FILE_MAX: u64 = 16 << 20;
+
+/// Most syntax errors that are reported for one config file. One missing quote can make every later line an error, and
+/// nobody reads past the first screen of those.
+pub const CONFIG_SYNTAX_ERRORS_MAX: usize = 20;
+
+/// Longest duration that a config may name. Far beyond any sensible timeout, and short enough that adding it to an
+/// `Instant` or counting it in milliseconds cannot overflow.
+pub const CONFIG_DURATION_MAX: std::time::Duration =
+    std::time::Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Largest `engine.max_tunnels`. A tunnel takes two file descriptors, and the kernel's largest settable limit of open
+/// files for a process (`fs.nr_open`) is below 2^31.
+pub const CONFIG_TUNNELS_MAX: usize = 1 << 30;
+
+/// Longest service name, in bytes: it is repeated in metric labels and in each audit line.
+pub const SERVICE_NAME_MAX: usize = 128;
+
+/// Longest path of a Unix socket, in bytes: `sun_path` of `unix(7)` holds 108 with the terminating zero.
+pub const UNIX_SOCKET_PATH_MAX: usize = 107;
+
+/// Longest host name, in bytes without a trailing dot (RFC 1035 section 2.3.4: 255 octets on the wire, of which two are
+/// the first length and the root).
+pub const HOST_NAME_MAX: usize = 253;
+
+/// Longest label of a host name, in bytes (RFC 1035 section 2.3.4).
+pub const HOST_LABEL_MAX: usize = 63;
+
+// ---- certs ----
+
+/// Largest certificate or key file that is read, in bytes. A bundle of every public root is below 300 KiB; the bound keeps
+/// a mistyped path (a disk image, a log) from being read into memory.
+pub const MAX_CERTIFICATE_FILE: u64 = 4 * 1024 * 1024;
+
+/// Largest CRL file that is read, in bytes. The largest public CRLs are about 100 MB in DER and 135 MB in PEM; one million
+/// entries are about 40 MB. This is also the largest PEM block that the PEM reader accepts.
+pub const MAX_CRL_FILE: u64 = 256 * 1024 * 1024;
+
+/// Longest validity that `adit certs` signs, in days: a hundred years, so that date arithmetic stays far from the year 9999
+/// where the encoding of RFC 5280 section 4.1.2.5 ends.
+pub const MAX_VALIDITY_DAYS: u32 = 36_525;
+
+// --- table and tls: identity, revocation ---
+
+/// Longest name (device, user or app, in bytes) that is read from a certificate or the device registry. X.520 bounds
+/// a common name to 64 characters and DNS a host name to 253 octets; URIs of identity schemes are as short. What is
+/// longer would only swell every audit line.
+pub const MAX_IDENTITY_NAME_BYTES: usize = 256;
+
+/// Largest CRL file that is read, in bytes. Ten million entries of 20-octet serials take about 400 MB.
+pub const MAX_CRL_FILE_BYTES: u64 = 1 << 30;
+
+/// How far in the future, in seconds, a CRL's `thisUpdate` may lie: the clocks of the CA and of the node differ.
+pub const CRL_CLOCK_SKEW_SECONDS: u64 = 300;

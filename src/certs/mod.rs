@@ -1,1 +1,152 @@
-//! Placeholder.
+//! Certificates, private keys and revocation lists: reading them from files, making them, and saying what is in them.
+//!
+//! What a file is, is decided by its content and never by its name: PEM with any order and mix of blocks, or DER. Every
+//! error names the file and what would put it right; no error ever carries the content of a key file. Files are written
+//! whole or not at all (see [`files`]), keys with mode 0600 from the moment they exist, and an existing key or authority is
+//! never replaced.
+//!
+//! This room does not decide whom to trust: chains are verified in the `tls` room. Making certificates is meant for test
+//! fleets, for `adit quickstart` and for the gateway's own self-signed certificate; it is not a certification authority
+//! with a database of what it issued.
+//!
+//! - [`read`]: files to DER
+//! - [`make`], [`mod@revoke`], [`mod@self_signed`]: keys, certificates, revocation lists
+//! - [`mod@describe`]: what a file holds, as text or JSON
+//! - [`command`]: `adit certs`
+
+pub mod command;
+pub mod describe;
+pub mod files;
+pub mod make;
+pub mod read;
+pub mod revoke;
+pub mod self_signed;
+pub mod serial;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use command::{CertsCommand, run};
+pub use describe::{Description, describe};
+pub use make::{
+    CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity, issue, make_ca,
+};
+pub use read::{key_matches, read_certificates, read_crls, read_private_key};
+pub use revoke::{Crl, CrlRequest, Reason, revoke};
+pub use self_signed::{ensure_self_signed, self_signed};
+pub use serial::Serial;
+
+/// Why a certificate, key or CRL could not be read, made or written. The text of each says where and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CertError {
+    /// The operating system refused to read or write a file.
+    #[error("cannot {action} {path}: {cause}{}", io_remedy(cause))]
+    Io {
+        /// What was being done, as a verb: "read", "write".
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        cause: io::Error,
+    },
+    /// The file is larger than any file of its kind can be.
+    #[error(
+        "{path}: larger than {limit} bytes; a file of this kind is never so large, check the path"
+    )]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The bound, in bytes.
+        limit: u64,
+    },
+    /// The file was read, and is not what it should be.
+    #[error("{path}: {problem}; {remedy}")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong. Never part of a key.
+        problem: String,
+        /// What would put it right.
+        remedy: &'static str,
+    },
+    /// The private key is protected by a password.
+    #[error(
+        "{path}: the private key is encrypted; decrypt it with `openssl pkey -in {path} -out plain.key` and keep that file at mode 0600"
+    )]
+    EncryptedKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file that would be written exists, and is of a kind that is never replaced.
+    #[error(
+        "{path} exists already and is not overwritten; move it away, or choose another name or folder"
+    )]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What was asked for cannot be made.
+    #[error("{problem}; {remedy}")]
+    Request {
+        /// What is wrong with it.
+        problem: String,
+        /// What would put it right.
+        remedy: &'static str,
+    },
+    /// Generating a key or signing failed inside the cryptographic library.
+    #[error("cannot {action}: {cause}")]
+    Crypto {
+        /// What was being done, as a verb with its object.
+        action: &'static str,
+        /// What the library said. Never part of a key.
+        cause: String,
+    },
+}
+
+impl CertError {
+    pub(crate) fn io(action: &'static str, path: &Path, cause: io::Error) -> Self {
+        Self::Io {
+            action,
+            path: path.to_path_buf(),
+            cause,
+        }
+    }
+
+    pub(crate) fn content(path: &Path, problem: impl Into<String>, remedy: &'static str) -> Self {
+        Self::Content {
+            path: path.to_path_buf(),
+            problem: problem.into(),
+            remedy,
+        }
+    }
+
+    pub(crate) fn request(problem: impl Into<String>, remedy: &'static str) -> Self {
+        Self::Request {
+            problem: problem.into(),
+            remedy,
+        }
+    }
+
+    pub(crate) fn crypto(action: &'static str, cause: impl ToString) -> Self {
+        Self::Crypto {
+            action,
+            cause: cause.to_string(),
+        }
+    }
+}
+
+fn io_remedy(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::NotFound => "; check the path",
+        io::ErrorKind::PermissionDenied => "; give the user that adit runs as access to it",
+        io::ErrorKind::IsADirectory => "; name a file, not a folder",
+        io::ErrorKind::StorageFull => "; free some space on that file system",
+        io::ErrorKind::ReadOnlyFilesystem => "; choose a folder that can be written",
+        _ => "",
+    }
+}

@@ -343,7 +343,7 @@ impl Drop for Runtime {
         }
         if !self.core.driver.borrow_mut().shut_down() {
             // The kernel holds on to something: its memory must outlive this process' interest in it.
-            std::mem::forget(self.core.clone());
+            let _ = std::mem::ManuallyDrop::new(self.core.clone());
         }
     }
 }

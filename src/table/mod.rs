@@ -1,1 +1,14 @@
-//! Placeholder.
+//! Tables that all cores share and read without a lock: what is published to them, what is revoked, which devices
+//! are managed.
+//!
+//! Writers work off the data cores, build a whole new table and swap it in with [`Published`]; a reader sees either
+//! the old table or the new one, never a mixture, and never waits, allocates or frees. Nothing here does I/O or knows
+//! TLS: a table gets its contents from the rooms below it.
+
+mod devices;
+mod published;
+mod revocation;
+
+pub use devices::{DeviceRegistry, DeviceState, RegistryError, RegistryProblem};
+pub use published::Published;
+pub use revocation::{RevocationIndex, RevocationIndexBuilder, Status, canonical_serial};

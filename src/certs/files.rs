@@ -1,0 +1,228 @@
+//! Writing files so that a reader, or the next start after a crash, sees the old content or the new and nothing between:
+//! a temporary file in the same folder, synced, moved into place, the folder synced.
+//!
+//! A key file has mode 0600 before its first byte is written. The guarantee is for one file at a time; a certificate and
+//! its key are two files, so the key is written first and a reader checks that they match.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::CertError;
+
+/// Who may read a file that is written here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// 0600: private keys.
+    Secret,
+    /// 0644, narrowed by the umask: certificates and revocation lists.
+    Public,
+}
+
+/// Makes the folder and its parents with mode 0700 where they are missing; an existing folder is left as it is.
+///
+/// # Errors
+/// [`CertError::Io`] where the folder can not be made.
+pub fn make_folder(folder: &Path) -> Result<(), CertError> {
+    if folder.as_os_str().is_empty() {
+        return Ok(());
+    }
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|cause| CertError::io("make the folder", folder, cause))
+}
+
+/// Writes a file that must not exist yet.
+///
+/// # Errors
+/// [`CertError::Exists`] where it does, also when another process made it in the same moment; [`CertError::Io`].
+pub fn write_new(path: &Path, content: &[u8], mode: Mode) -> Result<(), CertError> {
+    refuse_existing(path)?;
+    let temporary = Temporary::write(path, content, mode)?;
+    // A hard link fails where the name is taken, which a rename would silently replace.
+    match fs::hard_link(&temporary.path, path) {
+        Ok(()) => drop(temporary),
+        Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(CertError::Exists {
+                path: path.to_path_buf(),
+            });
+        }
+        // Some file systems (vfat, several FUSE ones) have no hard links: then the check above is all there is.
+        Err(_) => temporary.rename(path)?,
+    }
+    sync_folder(path)
+}
+
+/// Writes a file, in place of the one that may be there.
+///
+/// # Errors
+/// [`CertError::Io`]; the old file is then untouched.
+pub fn replace(path: &Path, content: &[u8], mode: Mode) -> Result<(), CertError> {
+    Temporary::write(path, content, mode)?.rename(path)?;
+    sync_folder(path)
+}
+
+/// # Errors
+/// [`CertError::Exists`] where something of that name exists, be it a dangling symbolic link.
+pub fn refuse_existing(path: &Path) -> Result<(), CertError> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Err(CertError::Exists {
+            path: path.to_path_buf(),
+        }),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Writes a new certificate chain and its new key. Neither may exist; when the second can not be written the first is
+/// taken back, so that a failed command leaves nothing that stops its repetition.
+///
+/// # Errors
+/// [`CertError::Exists`], [`CertError::Io`].
+pub fn write_new_pair(certificate: (&Path, &[u8]), key: (&Path, &[u8])) -> Result<(), CertError> {
+    refuse_existing(certificate.0)?;
+    write_new(key.0, key.1, Mode::Secret)?;
+    write_new(certificate.0, certificate.1, Mode::Public).inspect_err(|_| {
+        // The write's own error is the one to report; a left-over key is named by the next attempt.
+        let _ = fs::remove_file(key.0);
+    })
+}
+
+/// A temporary file beside its destination, removed when dropped.
+struct Temporary {
+    path: PathBuf,
+}
+
+impl Temporary {
+    fn write(destination: &Path, content: &[u8], mode: Mode) -> Result<Self, CertError> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let name = destination.file_name().ok_or_else(|| {
+            CertError::request(
+                format!("{} names no file", destination.display()),
+                "give a file name",
+            )
+        })?;
+        let mut temporary_name = std::ffi::OsString::from(".");
+        temporary_name.push(name);
+        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+        temporary_name.push(format!(".{}.{count}.tmp", std::process::id()));
+        let path = destination.with_file_name(temporary_name);
+
+        let bits = match mode {
+            Mode::Secret => 0o600,
+            Mode::Public => 0o644,
+        };
+        // A left-over of a killed process with the same id is in the way of `create_new`, and holds nothing of use.
+        let _ = fs::remove_file(&path);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(bits)
+            .open(&path)
+            .map_err(|cause| CertError::io("write", destination, cause))?;
+        let temporary = Self { path };
+        file.write_all(content)
+            .and_then(|()| file.sync_all())
+            .map_err(|cause| CertError::io("write", destination, cause))?;
+        Ok(temporary)
+    }
+
+    fn rename(self, destination: &Path) -> Result<(), CertError> {
+        fs::rename(&self.path, destination)
+            .map_err(|cause| CertError::io("write", destination, cause))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // After a rename it is gone already.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn sync_folder(path: &Path) -> Result<(), CertError> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|cause| CertError::io("sync the folder", folder, cause))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn mode_of(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_secret_is_readable_by_its_owner_only_and_leaves_no_temporary() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.key");
+        write_new(&path, b"one", Mode::Secret).unwrap();
+        assert_eq!(mode_of(&path), 0o600);
+        replace(&path, b"two", Mode::Secret).unwrap();
+        assert_eq!(mode_of(&path), 0o600);
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(names(folder.path()), ["a.key"]);
+    }
+
+    #[test]
+    fn write_new_refuses_an_existing_file_and_a_dangling_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.key");
+        write_new(&path, b"one", Mode::Secret).unwrap();
+        let error = write_new(&path, b"two", Mode::Secret).unwrap_err();
+        assert!(matches!(error, CertError::Exists { .. }), "{error}");
+        assert!(error.to_string().contains("a.key"));
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(folder.path().join("nowhere"), &link).unwrap();
+        assert!(matches!(
+            write_new(&link, b"x", Mode::Public),
+            Err(CertError::Exists { .. })
+        ));
+        assert_eq!(names(folder.path()), ["a.key", "link"]);
+    }
+
+    #[test]
+    fn a_pair_is_written_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let (certificate, key) = (folder.path().join("a.pem"), folder.path().join("a.key"));
+        fs::write(&certificate, b"old").unwrap();
+        assert!(write_new_pair((&certificate, b"new"), (&key, b"key")).is_err());
+        assert_eq!(names(folder.path()), ["a.pem"]);
+        assert_eq!(fs::read(&certificate).unwrap(), b"old");
+    }
+
+    #[test]
+    fn a_missing_folder_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("none/a.pem");
+        let error = write_new(&path, b"x", Mode::Public)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("none/a.pem") && error.contains("check the path"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,261 @@
+//! From what was written about certificates, TLS versions and device authentication to what is valid.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::document::{List, Slot, Value};
+use super::error::{Fault, Report};
+use super::raw::{RawCrl, RawDeviceAuth, RawIdentity, RawServerCertificate, RawTls, RawTlsSide};
+use super::types::{DeviceAuth, Field, IdentityMapping, ServerCertificate, Stale};
+use super::values::{Folder, duration, refuse_nonempty, without_repetition, word};
+
+pub(super) fn server_certificate(
+    raw: RawServerCertificate,
+    folder: &Folder,
+    report: &mut Report,
+) -> ServerCertificate {
+    let later = [
+        (
+            raw.password_file,
+            "a password for the server certificate",
+            "store the key without one, readable by adit only",
+        ),
+        (
+            raw.secondary,
+            "a secondary server certificate",
+            "replace the primary's file before it expires and reload",
+        ),
+        (
+            raw.secondary_password_file,
+            "a secondary server certificate",
+            "leave the key out",
+        ),
+    ];
+    for (slot, what, remedy) in later {
+        slot.parse(report, |_| -> Result<(), Fault> {
+            Err(Fault::unsupported(what, remedy))
+        });
+    }
+    let primary = raw
+        .primary
+        .required(
+            report,
+            "name the PEM file with the chain and the key, or leave the whole table out",
+        )
+        .parse(report, |text| {
+            not_pkcs12(text, "openssl pkcs12 -nodes -in FILE -out server.pem")
+        })
+        .parse(report, |text| folder.readable(&text));
+    ServerCertificate {
+        primary: primary.or(PathBuf::new()),
+        key: raw.key.parse(report, |text| folder.readable(&text)).given(),
+    }
+}
+
+/// Refuses what ends like a PKCS#12 file. What a file really is shows when it is read; this is for the clearer message.
+fn not_pkcs12(text: String, convert: &str) -> Result<String, Fault> {
+    refuse_endings(text, &["p12", "pfx"], "a PKCS#12 file", convert)
+}
+
+fn refuse_endings(
+    text: String,
+    endings: &[&str],
+    what: &str,
+    convert: &str,
+) -> Result<String, Fault> {
+    let ending = Path::new(&text)
+        .extension()
+        .and_then(|ending| ending.to_str())
+        .unwrap_or_default();
+    if endings
+        .iter()
+        .any(|refused| refused.eq_ignore_ascii_case(ending))
+    {
+        return Err(Fault::unsupported(
+            what,
+            format!("make a PEM file of it: {convert}"),
+        ));
+    }
+    Ok(text)
+}
+
+/// Whether TLS 1.2 and 1.3 are spoken with devices.
+pub(super) fn tls(raw: RawTls, report: &mut Report) -> (bool, bool) {
+    let inbound = protocols(raw.inbound, report);
+    let outbound_place = raw.outbound.protocols.place.clone();
+    if protocols(raw.outbound, report) != (true, true) {
+        let fault = Fault::unsupported(
+            "TLS to servers",
+            "write [\"1.2\", \"1.3\"], or leave the key out",
+        );
+        report.add(&outbound_place, fault);
+    }
+    inbound
+}
+
+fn protocols(raw: RawTlsSide, report: &mut Report) -> (bool, bool) {
+    refuse_nonempty(
+        raw.cipher_suites,
+        "a choice of cipher suites",
+        "write [] for the strong defaults",
+        report,
+    );
+    let place = raw.protocols.place.clone();
+    let Some(list) = raw.protocols.given() else {
+        return (true, true);
+    };
+    if list.is_empty() {
+        report.add(
+            &place,
+            Fault::new(
+                "the list is empty",
+                "write at least one of \"1.2\" and \"1.3\"",
+            ),
+        );
+    }
+    // Versions are told apart by number so that a list with one wrong entry gives no second error.
+    let version = |text: String| match text.as_str() {
+        "1.0" | "1.1" => {
+            let message = format!("TLS {text} is broken and was withdrawn (RFC 8996)");
+            Err(Fault::new(message, "write \"1.2\" or \"1.3\""))
+        }
+        _ => word(&text, &[("1.2", 2), ("1.3", 3)]),
+    };
+    let length = list.len();
+    let list = list
+        .into_iter()
+        .map(|slot| slot.parse(report, version))
+        .collect();
+    let versions = without_repetition(list, report);
+    if versions.len() < length {
+        return (true, true);
+    }
+    (versions.contains(&2), versions.contains(&3))
+}
+
+pub(super) fn device_auth(raw: RawDeviceAuth, folder: &Folder, report: &mut Report) -> DeviceAuth {
+    const REMEDY: &str =
+        "name the CA certificates that identity certificates chain to, as in [\"group-ca.pem\"]";
+    let mut group_certificates = Vec::new();
+    let list = raw
+        .group_certificates
+        .required(report, REMEDY)
+        .parse(report, |list| {
+            if list.is_empty() {
+                Err(Fault::new(
+                    "the list is empty: no device could prove who it is",
+                    REMEDY,
+                ))
+            } else {
+                Ok(list)
+            }
+        });
+    for file in list.or(Vec::new()) {
+        let file = file
+            .parse(report, |text| {
+                not_pkcs12(text, "openssl pkcs12 -nokeys -in FILE -out group-ca.pem")
+            })
+            .parse(report, |text| {
+                let convert = "openssl pkcs7 -print_certs -in FILE -out group-ca.pem";
+                refuse_endings(text, &["p7b", "p7c"], "a PKCS#7 file", convert)
+            })
+            .parse(report, |text| folder.readable(&text));
+        group_certificates.push(file);
+    }
+    let (crl_enabled, crl_files, stale) = crl(raw.crl, folder, report);
+    DeviceAuth {
+        group_certificates: without_repetition(group_certificates, report),
+        unmanaged_allowed: raw
+            .unmanaged
+            .parse(report, |text| {
+                word(&text, &[("block", false), ("allow", true)])
+            })
+            .or(false),
+        device_registry: raw
+            .device_registry
+            .parse(report, |text| folder.readable(&text))
+            .given(),
+        crl_enabled,
+        crl_files,
+        stale,
+        identity: identity(raw.identity, report),
+    }
+}
+
+fn crl(raw: RawCrl, folder: &Folder, report: &mut Report) -> (bool, Vec<PathBuf>, Stale) {
+    refuse_nonempty(
+        raw.urls,
+        "fetching CRLs",
+        "fetch them by other means, list them in files, and reload",
+        report,
+    );
+    let enabled_place = raw.enabled.place.clone();
+    let enabled = raw.enabled.or(true);
+    let none_named = match &raw.files.value {
+        Value::Absent => true,
+        Value::Refused => false,
+        Value::Given(files) => files.is_empty(),
+    };
+    if enabled && none_named {
+        let message = "revocation is to be checked (the default), and no CRL is named";
+        let remedy =
+            "name CRLs in files = [...], or write enabled = false under [profile.device_auth.crl]";
+        report.add(&enabled_place, Fault::new(message, remedy));
+    }
+    let files = folder.readable_all(raw.files.or(Vec::new()), report);
+    let grace = raw
+        .grace
+        .parse(report, |text| duration(&text))
+        .or(Duration::from_secs(24 * 60 * 60));
+    let known = [
+        ("hard", Stale::Hard),
+        ("grace", Stale::Grace(grace)),
+        ("soft", Stale::Soft),
+    ];
+    let stale = raw
+        .stale
+        .parse(report, |text| word(&text, &known))
+        .or(Stale::Hard);
+    (enabled, files, stale)
+}
+
+fn identity(raw: RawIdentity, report: &mut Report) -> IdentityMapping {
+    let device_place = raw.device.place.clone();
+    if matches!(&raw.device.value, Value::Given(list) if list.is_empty()) {
+        let message = "the list is empty: no device would have a name";
+        report.add(
+            &device_place,
+            Fault::new(
+                message,
+                "write where the name is read, as in [\"san-uri\", \"cn\"]",
+            ),
+        );
+    }
+    let mut fields = |slot: Slot<List>, default: &[Field]| match slot.given() {
+        None => default.to_vec(),
+        Some(list) => {
+            let list = list
+                .into_iter()
+                .map(|slot| slot.parse(report, |text| word(&text, &FIELDS)))
+                .collect();
+            without_repetition(list, report)
+        }
+    };
+    IdentityMapping {
+        device: fields(raw.device, &[Field::SanUri, Field::Cn]),
+        user: fields(raw.user, &[Field::SanUpn, Field::SanEmail]),
+        app: fields(raw.app, &[Field::Ou]),
+    }
+}
+
+/// How the fields of an identity certificate are written.
+pub(super) const FIELDS: [(&str, Field); 8] = [
+    ("san-uri", Field::SanUri),
+    ("san-dns", Field::SanDns),
+    ("san-email", Field::SanEmail),
+    ("san-upn", Field::SanUpn),
+    ("cn", Field::Cn),
+    ("ou", Field::Ou),
+    ("uid", Field::Uid),
+    ("serial", Field::Serial),
+];

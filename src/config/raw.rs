@@ -1,0 +1,289 @@
+//! The keys of the contract as they are written: present or not, of the right TOML type, each with its place. Nothing
+//! here has a meaning yet; `validate` gives it one.
+
+use super::document::{List, Numbers, Section, Slot};
+
+pub(super) struct RawConfig {
+    pub(super) state_dir: Slot<String>,
+    pub(super) engine: RawEngine,
+    pub(super) admin_listen: Slot<String>,
+    pub(super) log_format: Slot<String>,
+    pub(super) log_audit: Slot<String>,
+    pub(super) profile: RawProfile,
+}
+
+pub(super) struct RawEngine {
+    pub(super) cores: Slot<Numbers>,
+    pub(super) max_tunnels: Slot<i64>,
+    pub(super) max_tunnels_per_device: Slot<i64>,
+    pub(super) handshake_timeout: Slot<String>,
+    pub(super) connect_timeout: Slot<String>,
+    pub(super) idle_timeout: Slot<String>,
+    pub(super) drain_timeout: Slot<String>,
+}
+
+pub(super) struct RawProfile {
+    pub(super) name: Slot<String>,
+    pub(super) description: Slot<String>,
+    pub(super) external: Slot<String>,
+    pub(super) listener: RawListener,
+    /// `None` where the table is absent.
+    pub(super) server_certificate: Option<RawServerCertificate>,
+    pub(super) tls: RawTls,
+    pub(super) device_auth: RawDeviceAuth,
+    pub(super) services: Vec<RawService>,
+    pub(super) rules: Vec<RawRule>,
+    /// The profile itself, for problems of the whole of it.
+    pub(super) place: super::error::Place,
+}
+
+pub(super) struct RawListener {
+    pub(super) protocol: Slot<String>,
+    pub(super) https: Slot<String>,
+    pub(super) http: Slot<String>,
+    pub(super) proxy_protocol: Slot<String>,
+    pub(super) trusted_proxies: Slot<List>,
+}
+
+pub(super) struct RawServerCertificate {
+    pub(super) primary: Slot<String>,
+    pub(super) key: Slot<String>,
+    pub(super) password_file: Slot<String>,
+    pub(super) secondary: Slot<String>,
+    pub(super) secondary_password_file: Slot<String>,
+}
+
+pub(super) struct RawTls {
+    pub(super) inbound: RawTlsSide,
+    pub(super) outbound: RawTlsSide,
+}
+
+pub(super) struct RawTlsSide {
+    pub(super) protocols: Slot<List>,
+    pub(super) cipher_suites: Slot<List>,
+}
+
+pub(super) struct RawDeviceAuth {
+    pub(super) group_certificates: Slot<List>,
+    pub(super) unmanaged: Slot<String>,
+    pub(super) device_registry: Slot<String>,
+    pub(super) crl: RawCrl,
+    pub(super) identity: RawIdentity,
+}
+
+pub(super) struct RawCrl {
+    pub(super) enabled: Slot<bool>,
+    pub(super) files: Slot<List>,
+    pub(super) urls: Slot<List>,
+    pub(super) stale: Slot<String>,
+    pub(super) grace: Slot<String>,
+}
+
+pub(super) struct RawIdentity {
+    pub(super) device: Slot<List>,
+    pub(super) user: Slot<List>,
+    pub(super) app: Slot<List>,
+}
+
+pub(super) struct RawService {
+    pub(super) name: Slot<String>,
+    pub(super) servers: Slot<List>,
+    pub(super) balance: Slot<String>,
+    pub(super) tls: Slot<bool>,
+    pub(super) proxy_protocol: Slot<String>,
+    pub(super) allow: Slot<List>,
+}
+
+pub(super) struct RawRule {
+    pub(super) app: Slot<String>,
+    pub(super) host: Slot<String>,
+    pub(super) port: Slot<Numbers>,
+    pub(super) service: Slot<String>,
+    /// The rule itself, for problems of the whole of it.
+    pub(super) place: super::error::Place,
+}
+
+impl RawConfig {
+    /// Reads the whole document; unknown keys and wrong types are reported on the way.
+    pub(super) fn read(mut root: Section<'_>) -> Self {
+        let mut admin = root.section("admin");
+        let mut log = root.section("log");
+        let config = Self {
+            state_dir: root.string("state_dir"),
+            engine: RawEngine::read(root.section("engine")),
+            admin_listen: admin.string("listen"),
+            log_format: log.string("format"),
+            log_audit: log.string("audit"),
+            profile: RawProfile::read(root.section("profile")),
+        };
+        admin.finish();
+        log.finish();
+        root.finish();
+        config
+    }
+}
+
+impl RawEngine {
+    fn read(mut section: Section<'_>) -> Self {
+        let engine = Self {
+            cores: section.numbers("cores"),
+            max_tunnels: section.integer("max_tunnels"),
+            max_tunnels_per_device: section.integer("max_tunnels_per_device"),
+            handshake_timeout: section.string("handshake_timeout"),
+            connect_timeout: section.string("connect_timeout"),
+            idle_timeout: section.string("idle_timeout"),
+            drain_timeout: section.string("drain_timeout"),
+        };
+        section.finish();
+        engine
+    }
+}
+
+impl RawProfile {
+    fn read(mut section: Section<'_>) -> Self {
+        let certificate = section.section("server_certificate");
+        let profile = Self {
+            name: section.string("name"),
+            description: section.string("description"),
+            external: section.string("external"),
+            listener: RawListener::read(section.section("listener")),
+            server_certificate: certificate
+                .is_present()
+                .then(|| RawServerCertificate::read(certificate)),
+            tls: RawTls::read(section.section("tls")),
+            device_auth: RawDeviceAuth::read(section.section("device_auth")),
+            services: section
+                .sections("service")
+                .into_iter()
+                .map(RawService::read)
+                .collect(),
+            rules: section
+                .sections("rule")
+                .into_iter()
+                .map(RawRule::read)
+                .collect(),
+            place: section.place().clone(),
+        };
+        section.finish();
+        profile
+    }
+}
+
+impl RawListener {
+    fn read(mut section: Section<'_>) -> Self {
+        let listener = Self {
+            protocol: section.string("protocol"),
+            https: section.string("https"),
+            http: section.string("http"),
+            proxy_protocol: section.string("proxy_protocol"),
+            trusted_proxies: section.strings("trusted_proxies"),
+        };
+        section.finish();
+        listener
+    }
+}
+
+impl RawServerCertificate {
+    fn read(mut section: Section<'_>) -> Self {
+        let certificate = Self {
+            primary: section.string("primary"),
+            key: section.string("key"),
+            password_file: section.string("password_file"),
+            secondary: section.string("secondary"),
+            secondary_password_file: section.string("secondary_password_file"),
+        };
+        section.finish();
+        certificate
+    }
+}
+
+impl RawTls {
+    fn read(mut section: Section<'_>) -> Self {
+        let tls = Self {
+            inbound: RawTlsSide::read(section.section("inbound")),
+            outbound: RawTlsSide::read(section.section("outbound")),
+        };
+        section.finish();
+        tls
+    }
+}
+
+impl RawTlsSide {
+    fn read(mut section: Section<'_>) -> Self {
+        let side = Self {
+            protocols: section.strings("protocols"),
+            cipher_suites: section.strings("cipher_suites"),
+        };
+        section.finish();
+        side
+    }
+}
+
+impl RawDeviceAuth {
+    fn read(mut section: Section<'_>) -> Self {
+        let device_auth = Self {
+            group_certificates: section.strings("group_certificates"),
+            unmanaged: section.string("unmanaged"),
+            device_registry: section.string("device_registry"),
+            crl: RawCrl::read(section.section("crl")),
+            identity: RawIdentity::read(section.section("identity")),
+        };
+        section.finish();
+        device_auth
+    }
+}
+
+impl RawCrl {
+    fn read(mut section: Section<'_>) -> Self {
+        let crl = Self {
+            enabled: section.boolean("enabled"),
+            files: section.strings("files"),
+            urls: section.strings("urls"),
+            stale: section.string("stale"),
+            grace: section.string("grace"),
+        };
+        section.finish();
+        crl
+    }
+}
+
+impl RawIdentity {
+    fn read(mut section: Section<'_>) -> Self {
+        let identity = Self {
+            device: section.strings("device"),
+            user: section.strings("user"),
+            app: section.strings("app"),
+        };
+        section.finish();
+        identity
+    }
+}
+
+impl RawService {
+    fn read(mut section: Section<'_>) -> Self {
+        let service = Self {
+            name: section.string("name"),
+            servers: section.strings("servers"),
+            balance: section.string("balance"),
+            tls: section.boolean("tls"),
+            proxy_protocol: section.string("proxy_protocol"),
+            allow: section.strings("allow"),
+        };
+        section.finish();
+        service
+    }
+}
+
+impl RawRule {
+    fn read(mut section: Section<'_>) -> Self {
+        let rule = Self {
+            app: section.string("app"),
+            host: section.string("host"),
+            port: section.numbers("port"),
+            service: section.string("service"),
+            place: section.place().clone(),
+        };
+        section.finish();
+        rule
+    }
+}

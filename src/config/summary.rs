@@ -1,0 +1,223 @@
+//! What a config means, in lines for people: the answer of `adit check`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::authentication::FIELDS;
+use super::types::{
+    AdminListen, AuditSink, Config, Field, Log, LogFormat, Profile, Rule, ServiceKind, Stale,
+};
+
+/// Displays what a [`Config`] means; made by [`Config::summary`].
+pub struct Summary<'c>(&'c Config);
+
+impl Config {
+    /// What the config means, in lines for people: listener, device authentication, services, and the rules in order.
+    pub fn summary(&self) -> Summary<'_> {
+        Summary(self)
+    }
+}
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Config {
+            state_dir,
+            engine,
+            admin,
+            log,
+            profile,
+        } = self.0;
+        writeln!(
+            f,
+            "profile         {}, for devices at {}",
+            profile.name,
+            external(profile)
+        )?;
+        writeln!(
+            f,
+            "listen          {}, {}",
+            profile.listen,
+            versions(profile)
+        )?;
+        writeln!(f, "certificate     {}", certificate(profile))?;
+        let device_limit = engine.max_tunnels_per_device;
+        writeln!(f, "cores           {}", join(&engine.cores))?;
+        writeln!(
+            f,
+            "limits          {} tunnels, {device_limit} for one device",
+            engine.max_tunnels
+        )?;
+        writeln!(
+            f,
+            "timeouts        handshake {}, connect {}, idle {}, drain {}",
+            span(engine.handshake_timeout),
+            span(engine.connect_timeout),
+            span(engine.idle_timeout),
+            span(engine.drain_timeout)
+        )?;
+        match admin {
+            AdminListen::Tcp(address) => writeln!(f, "admin           {address}")?,
+            AdminListen::Unix(path) => writeln!(f, "admin           unix:{}", path.display())?,
+        }
+        writeln!(f, "log             {}", logging(log))?;
+        writeln!(f, "state           {}", state_dir.display())?;
+        device_auth(f, profile)?;
+        services(f, profile)?;
+        rules(f, profile)
+    }
+}
+
+fn external(profile: &Profile) -> String {
+    if profile.external_host.contains(':') {
+        format!("[{}]:{}", profile.external_host, profile.external_port)
+    } else {
+        format!("{}:{}", profile.external_host, profile.external_port)
+    }
+}
+
+fn versions(profile: &Profile) -> &'static str {
+    match (profile.tls12, profile.tls13) {
+        (true, true) => "TLS 1.2 and 1.3",
+        (true, false) => "TLS 1.2 only",
+        (false, true) => "TLS 1.3 only",
+        (false, false) => "no TLS version",
+    }
+}
+
+fn certificate(profile: &Profile) -> String {
+    match &profile.server_certificate {
+        None => "self-signed, kept in the state folder".to_owned(),
+        Some(files) => match &files.key {
+            None => format!("{} (with its key)", files.primary.display()),
+            Some(key) => format!("{}, key {}", files.primary.display(), key.display()),
+        },
+    }
+}
+
+fn logging(log: &Log) -> String {
+    let format = match log.format {
+        LogFormat::Json => "json",
+        LogFormat::Text => "text",
+    };
+    match &log.audit {
+        AuditSink::Stdout => format!("{format}; audit to standard output"),
+        AuditSink::Off => format!("{format}; no audit"),
+        AuditSink::File(path) => format!("{format}; audit to {}", path.display()),
+    }
+}
+
+fn device_auth(f: &mut fmt::Formatter<'_>, profile: &Profile) -> fmt::Result {
+    let auth = &profile.device_auth;
+    writeln!(f, "group certs     {}", paths(&auth.group_certificates))?;
+    let unmanaged = if auth.unmanaged_allowed {
+        "allowed"
+    } else {
+        "blocked"
+    };
+    match &auth.device_registry {
+        Some(registry) => writeln!(
+            f,
+            "devices         {}; others are {unmanaged}",
+            registry.display()
+        )?,
+        None => writeln!(
+            f,
+            "devices         no registry, so all are unmanaged: {unmanaged}"
+        )?,
+    }
+    let stale = match auth.stale {
+        Stale::Hard => "a stale or missing one refuses".to_owned(),
+        Stale::Grace(grace) => format!("a stale one counts for {} more", span(grace)),
+        Stale::Soft => "a stale one counts on, a missing one is let pass".to_owned(),
+    };
+    if auth.crl_enabled {
+        writeln!(f, "revocation      {}; {stale}", paths(&auth.crl_files))?;
+    } else {
+        writeln!(f, "revocation      not checked")?;
+    }
+    let identity = &auth.identity;
+    writeln!(
+        f,
+        "identity        device from {}; user from {}; app from {}",
+        fields(&identity.device),
+        fields(&identity.user),
+        fields(&identity.app)
+    )
+}
+
+fn services(f: &mut fmt::Formatter<'_>, profile: &Profile) -> fmt::Result {
+    writeln!(f, "services")?;
+    for (index, service) in profile.services.iter().enumerate() {
+        write!(f, "  {}: ", service.name)?;
+        match &service.kind {
+            ServiceKind::Servers(servers) => write!(f, "{}", join(servers))?,
+            ServiceKind::Any => f.write_str("the destination that the app asks for")?,
+        }
+        if !service.allow.is_empty() {
+            write!(f, ", also in {}", join(&service.allow))?;
+        }
+        if !profile.rules.iter().any(|rule| rule.service == index) {
+            f.write_str(" (no rule leads here)")?;
+        }
+        writeln!(f)?;
+    }
+    Ok(())
+}
+
+fn rules(f: &mut fmt::Formatter<'_>, profile: &Profile) -> fmt::Result {
+    writeln!(f, "rules, first match wins; what none matches is refused")?;
+    for (index, rule) in profile.rules.iter().enumerate() {
+        let Rule {
+            app,
+            host,
+            ports,
+            service,
+        } = rule;
+        let app = app.as_deref().unwrap_or("any app");
+        let ports = ports.as_ref().map_or("any port".to_owned(), |ports| {
+            format!("port {}", join(ports))
+        });
+        let service = profile
+            .services
+            .get(*service)
+            .map_or("?", |service| &service.name);
+        writeln!(f, "  {}. {app}, {host}, {ports} -> {service}", index + 1)?;
+    }
+    if profile.rules.is_empty() {
+        writeln!(f, "  none: each tunnel is refused")?;
+    }
+    Ok(())
+}
+
+fn join<T: fmt::Display>(list: &[T]) -> String {
+    list.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn paths(list: &[PathBuf]) -> String {
+    join(&list.iter().map(|path| path.display()).collect::<Vec<_>>())
+}
+
+fn fields(list: &[Field]) -> String {
+    let name = |field: &Field| {
+        FIELDS
+            .iter()
+            .find(|(_, known)| known == field)
+            .map_or("?", |(name, _)| name)
+    };
+    if list.is_empty() {
+        return "nowhere".to_owned();
+    }
+    join(&list.iter().map(name).collect::<Vec<_>>())
+}
+
+/// A duration as it would be written in the file, in the largest unit that has no remainder.
+fn span(duration: Duration) -> String {
+    let milliseconds = duration.as_millis();
+    for (unit, each) in [("h", 3_600_000), ("m", 60_000), ("s", 1000)] {
+        if milliseconds.is_multiple_of(each) {
+            return format!("{}{unit}", milliseconds / each);
+        }
+    }
+    format!("{milliseconds}ms")
+}

@@ -1,0 +1,237 @@
+//! The valid configuration: values that the rest of the gateway can use without a further check.
+//!
+//! Values of these types come from [`parse`](super::parse) and [`load`](super::load). The fields are public so that
+//! tests and the quickstart can also build them directly; whoever does that keeps the rules that the fields name.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::address::{Host, HostPattern, HostPort};
+
+/// Everything that one node is configured with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where the node keeps what it makes and fetches itself. Not necessarily there yet.
+    pub state_dir: PathBuf,
+    /// Cores, limits and timeouts.
+    pub engine: Engine,
+    /// Where the control core answers.
+    pub admin: AdminListen,
+    /// What is logged, and how.
+    pub log: Log,
+    /// What the gateway does for devices.
+    pub profile: Profile,
+}
+
+/// Cores, limits and timeouts of the data plane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Engine {
+    /// Ids of the CPUs that get a worker each: at least one, none twice, all in the affinity mask that the process
+    /// started with.
+    pub cores: Vec<usize>,
+    /// Most tunnels open at once on the node; at least 1.
+    pub max_tunnels: usize,
+    /// Most tunnels open at once for one device; at least 1, at most `max_tunnels`.
+    pub max_tunnels_per_device: usize,
+    /// Time for the TLS handshake and the tunnel request together.
+    pub handshake_timeout: Duration,
+    /// Time for a connection to one server of a service.
+    pub connect_timeout: Duration,
+    /// Time without a byte in either direction after which a tunnel is closed.
+    pub idle_timeout: Duration,
+    /// Time that open tunnels get to finish when the node stops.
+    pub drain_timeout: Duration,
+}
+
+/// Where the control core answers. Never reachable from another machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdminListen {
+    /// A loopback address. Port 0 lets the kernel choose.
+    Tcp(SocketAddr),
+    /// The path of a Unix socket, short enough for `unix(7)`. Its folder is not necessarily there yet.
+    Unix(PathBuf),
+}
+
+/// Logging.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// Form of the process's own log lines.
+    pub format: LogFormat,
+    /// Where audit records go.
+    pub audit: AuditSink,
+}
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// Text for people.
+    Text,
+}
+
+/// Where audit records go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuditSink {
+    /// Standard output.
+    Stdout,
+    /// Nowhere.
+    Off,
+    /// Appended to this file, whose folder exists.
+    File(PathBuf),
+}
+
+/// Listener, server certificate, device authentication, services and rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Profile {
+    /// Name of the profile; not empty.
+    pub name: String,
+    /// Free text.
+    pub description: String,
+    /// Host name or literal address that devices use, without brackets. The listener's address where none is configured.
+    pub external_host: String,
+    /// Port that devices use. The listener's port where none is configured.
+    pub external_port: u16,
+    /// Where sessions are accepted. Port 0 lets the kernel choose.
+    pub listen: SocketAddr,
+    /// The server certificate; `None` stands for the self-signed one in the state folder.
+    pub server_certificate: Option<ServerCertificate>,
+    /// Whether TLS 1.2 is spoken with devices. At least one of `tls12` and `tls13` is true.
+    pub tls12: bool,
+    /// Whether TLS 1.3 is spoken with devices.
+    pub tls13: bool,
+    /// How a device proves who it is.
+    pub device_auth: DeviceAuth,
+    /// The services. Names are unique.
+    pub services: Vec<Service>,
+    /// The rules, in the order in which they are tried. What no rule matches is refused.
+    pub rules: Vec<Rule>,
+}
+
+/// Files of the server certificate. They existed and could be opened when the config was read; what is in them is not
+/// known yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerCertificate {
+    /// PEM file with the chain, and with the key too unless `key` names another file.
+    pub primary: PathBuf,
+    /// PEM file with the key.
+    pub key: Option<PathBuf>,
+}
+
+/// How a device proves who it is. Paths are of files that existed and could be opened when the config was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceAuth {
+    /// Files of the group certificates; at least one.
+    pub group_certificates: Vec<PathBuf>,
+    /// Whether a device that is not in the registry may open tunnels.
+    pub unmanaged_allowed: bool,
+    /// CSV file of known devices.
+    pub device_registry: Option<PathBuf>,
+    /// Whether revocation is checked. True only together with at least one CRL file.
+    pub crl_enabled: bool,
+    /// Files of certificate revocation lists.
+    pub crl_files: Vec<PathBuf>,
+    /// What an expired or missing CRL means.
+    pub stale: Stale,
+    /// Where names are read from in the identity certificate.
+    pub identity: IdentityMapping,
+}
+
+/// What an expired or missing CRL means for the certificates that it should speak about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stale {
+    /// They are refused.
+    Hard,
+    /// The old CRL counts for this much longer, then they are refused.
+    Grace(Duration),
+    /// The old CRL counts on; where there is none, they are accepted.
+    Soft,
+}
+
+/// Where each name is read from in the identity certificate; the first field that exists wins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityMapping {
+    /// Where the device's name is read; at least one field.
+    pub device: Vec<Field>,
+    /// Where the user's name is read.
+    pub user: Vec<Field>,
+    /// Where the app's name is read.
+    pub app: Vec<Field>,
+}
+
+/// A field of an identity certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Field {
+    /// A URI in the subject alternative name.
+    SanUri,
+    /// A DNS name in the subject alternative name.
+    SanDns,
+    /// A mail address in the subject alternative name.
+    SanEmail,
+    /// A Microsoft user principal name in the subject alternative name.
+    SanUpn,
+    /// The subject's common name.
+    Cn,
+    /// The subject's organizational unit.
+    Ou,
+    /// The subject's user id.
+    Uid,
+    /// The certificate's serial number.
+    Serial,
+}
+
+/// A named destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Unique name.
+    pub name: String,
+    /// Where its tunnels lead.
+    pub kind: ServiceKind,
+    /// Guarded addresses (loopback, link-local, cloud metadata ...) that a service of kind [`ServiceKind::Any`] may dial
+    /// all the same. Empty for a server list.
+    pub allow: Vec<IpNet>,
+}
+
+/// Where the tunnels of a service lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServiceKind {
+    /// To one of these servers; at least one, none twice.
+    Servers(Vec<HostPort>),
+    /// To the destination that the app asks for.
+    Any,
+}
+
+/// (app, host, port) -> service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// The app's name, exactly; `None` for any app, also one without a name.
+    pub app: Option<String>,
+    /// Which hosts.
+    pub host: HostPattern,
+    /// Which ports, ascending and not empty; `None` for any port.
+    pub ports: Option<Vec<u16>>,
+    /// Index into [`Profile::services`].
+    pub service: usize,
+}
+
+impl Rule {
+    /// Whether a request by `app` for `host` and `port` falls under this rule. Allocates nothing.
+    pub fn matches(&self, app: Option<&str>, host: &Host, port: u16) -> bool {
+        let app_matches = self.app.as_deref().is_none_or(|wanted| app == Some(wanted));
+        let port_matches = self
+            .ports
+            .as_deref()
+            .is_none_or(|ports| ports.contains(&port));
+        app_matches && port_matches && self.host.matches(host)
+    }
+}
+
+impl AdminListen {
+    /// Whether an address is one that only this machine can reach.
+    pub(super) fn is_loopback(address: IpAddr) -> bool {
+        address.to_canonical().is_loopback()
+    }
+}

@@ -1,0 +1,331 @@
+//! The bridge from what was written to what is valid.
+//!
+//! It always goes to the end: where something is wrong, the problem is reported and a stand-in takes the value's place,
+//! so that the rest is looked at too. Stand-ins never get out, since a report that is not empty gives an error.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::address::{Host, HostPort};
+use super::authentication::{device_auth, server_certificate, tls};
+use super::document::{Numbers, Reader, Section, Slot};
+use super::error::{ConfigError, Fault, Place, Report, nearest, quoted};
+use super::raw::{RawConfig, RawEngine, RawListener, RawProfile};
+use super::routing::routing;
+use super::types::{AdminListen, AuditSink, Config, Engine, Log, LogFormat, Profile};
+use super::values::{
+    Folder, count, duration, host_port, listen_address, refuse_nonempty, without_repetition, word,
+};
+use crate::limits::{CONFIG_SYNTAX_ERRORS_MAX, CONFIG_TUNNELS_MAX, UNIX_SOCKET_PATH_MAX};
+
+/// Checks the text of a config file for a machine with these CPUs.
+pub(super) fn check(text: &str, file: &Path, cpus: &[usize]) -> Result<Config, ConfigError> {
+    let reader = Reader::new(text);
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in errors.iter().take(CONFIG_SYNTAX_ERRORS_MAX) {
+        let place = Place {
+            line: error.span().map(|span| reader.line_of(span.start)),
+            key: String::new(),
+        };
+        let message = format!("is not valid TOML: {}", error.message());
+        reader.add(
+            &place,
+            Fault::new(
+                message,
+                "correct the line; texts are in quotes, tables in [brackets]",
+            ),
+        );
+    }
+    if !errors.is_empty() {
+        // What is left of a broken document would mostly give errors that are not there.
+        return Err(reader.into_report().into_error(file));
+    }
+    let raw = RawConfig::read(Section::root(&reader, document.get_ref()));
+    let mut report = reader.into_report();
+    let config = config(raw, &Folder::of(file), cpus, &mut report);
+    report.conclude(file, config)
+}
+
+fn config(raw: RawConfig, folder: &Folder, cpus: &[usize], report: &mut Report) -> Config {
+    Config {
+        state_dir: raw
+            .state_dir
+            .parse(report, |text| folder.path(&text))
+            .or(PathBuf::from("/var/lib/adit")),
+        engine: engine(raw.engine, cpus, report),
+        admin: raw
+            .admin_listen
+            .parse(report, |text| admin_listen(&text, folder))
+            .or(AdminListen::Tcp(SocketAddr::from((
+                Ipv4Addr::LOCALHOST,
+                9901,
+            )))),
+        log: Log {
+            format: raw
+                .log_format
+                .parse(report, |text| {
+                    word(
+                        &text,
+                        &[("json", LogFormat::Json), ("text", LogFormat::Text)],
+                    )
+                })
+                .or(LogFormat::Json),
+            audit: raw
+                .log_audit
+                .parse(report, |text| audit(&text, folder))
+                .or(AuditSink::Stdout),
+        },
+        profile: profile(raw.profile, folder, report),
+    }
+}
+
+fn engine(raw: RawEngine, cpus: &[usize], report: &mut Report) -> Engine {
+    let mut timeout = |slot: Slot<String>, seconds| {
+        slot.parse(report, |text| duration(&text))
+            .or(Duration::from_secs(seconds))
+    };
+    let handshake_timeout = timeout(raw.handshake_timeout, 10);
+    let connect_timeout = timeout(raw.connect_timeout, 5);
+    let idle_timeout = timeout(raw.idle_timeout, 60);
+    let drain_timeout = timeout(raw.drain_timeout, 30);
+    let max_tunnels = raw
+        .max_tunnels
+        .parse(report, |n| count(n, CONFIG_TUNNELS_MAX))
+        .or(100_000);
+    Engine {
+        cores: cores(raw.cores, cpus, report),
+        max_tunnels,
+        // A device's share above the node's is no mistake: it is how one writes that devices have no limit of their own.
+        max_tunnels_per_device: raw
+            .max_tunnels_per_device
+            .parse(report, |n| count(n, CONFIG_TUNNELS_MAX))
+            .or(256)
+            .min(max_tunnels),
+        handshake_timeout,
+        connect_timeout,
+        idle_timeout,
+        drain_timeout,
+    }
+}
+
+fn cores(slot: Slot<Numbers>, cpus: &[usize], report: &mut Report) -> Vec<usize> {
+    const REMEDY: &str = "write \"all\", a count, or a list of CPU ids";
+    let place = slot.place.clone();
+    let Some(numbers) = slot.given() else {
+        return cpus.to_vec();
+    };
+    match numbers {
+        Numbers::Word(text) => {
+            if text != "all" {
+                report.add(
+                    &place,
+                    Fault::new(format!("{} is not known here", quoted(&text)), REMEDY),
+                );
+            }
+            cpus.to_vec()
+        }
+        Numbers::One(number) => match usize::try_from(number)
+            .ok()
+            .filter(|n| (1..=cpus.len()).contains(n))
+        {
+            Some(number) => cpus[..number].to_vec(),
+            None => {
+                let message = format!(
+                    "{number} cores are wanted, and the process may use {}",
+                    cpus.len()
+                );
+                report.add(
+                    &place,
+                    Fault::new(
+                        message,
+                        format!("write a number from 1 to {}, or \"all\"", cpus.len()),
+                    ),
+                );
+                Vec::new()
+            }
+        },
+        Numbers::Many(list) => {
+            if list.is_empty() {
+                report.add(&place, Fault::new("the list is empty", REMEDY));
+            }
+            let usable = |number: i64| {
+                usize::try_from(number)
+                    .ok()
+                    .filter(|id| cpus.contains(id))
+                    .ok_or_else(|| {
+                        let message =
+                            format!("CPU {number} is not among those that the process may use");
+                        Fault::new(
+                            message,
+                            format!(
+                                "choose from {cpus:?}, or widen the affinity mask or CPU quota"
+                            ),
+                        )
+                    })
+            };
+            let list = list
+                .into_iter()
+                .map(|slot| slot.parse(report, usable))
+                .collect();
+            without_repetition(list, report)
+        }
+    }
+}
+
+fn admin_listen(text: &str, folder: &Folder) -> Result<AdminListen, Fault> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        let path = folder.path(path)?;
+        let length = path.as_os_str().len();
+        if length > UNIX_SOCKET_PATH_MAX {
+            let message = format!(
+                "the socket's path has {length} bytes, and {UNIX_SOCKET_PATH_MAX} is the most"
+            );
+            return Err(Fault::new(message, "choose a shorter path"));
+        }
+        return Ok(AdminListen::Unix(path));
+    }
+    let address = listen_address(text, "127.0.0.1:9901")?;
+    if AdminListen::is_loopback(address.ip()) {
+        Ok(AdminListen::Tcp(address))
+    } else {
+        let message = format!(
+            "{address} can be reached from other machines, and the admin interface must not be"
+        );
+        Err(Fault::new(
+            message,
+            "write a loopback address, as in \"127.0.0.1:9901\", or \"unix:/path/of/a/socket\"",
+        ))
+    }
+}
+
+fn audit(text: &str, folder: &Folder) -> Result<AuditSink, Fault> {
+    match text {
+        "stdout" => return Ok(AuditSink::Stdout),
+        "off" => return Ok(AuditSink::Off),
+        _ => {}
+    }
+    // A misspelt word must not become a file of that name and leave the operator without the audit log.
+    if !text.contains(['/', '.']) {
+        let message = format!(
+            "{} is neither a known word nor clearly a path",
+            quoted(text)
+        );
+        return Err(match nearest(text, ["stdout", "off"]) {
+            Some(similar) => Fault::new(message, format!("did you mean {similar:?}?")),
+            None => Fault::new(
+                message,
+                "write \"stdout\", \"off\" or a path, as in \"./audit.log\"",
+            ),
+        });
+    }
+    let path = folder.path(text)?;
+    if path.is_dir() {
+        return Err(Fault::new(
+            format!("{} is a folder", quoted(text)),
+            "name a file in it",
+        ));
+    }
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    if !parent.is_dir() {
+        let message = format!(
+            "the folder {} is not there",
+            quoted(&parent.display().to_string())
+        );
+        return Err(Fault::new(
+            message,
+            "make the folder, or choose another path",
+        ));
+    }
+    Ok(AuditSink::File(path))
+}
+
+fn profile(raw: RawProfile, folder: &Folder, report: &mut Report) -> Profile {
+    let name = raw.name.parse(report, |name| {
+        if name.trim().is_empty() {
+            Err(Fault::new(
+                "the name is empty",
+                "write a name, or leave the key out",
+            ))
+        } else {
+            Ok(name)
+        }
+    });
+    let listen = listener(raw.listener, report);
+    let (external_host, external_port) =
+        match raw.external.parse(report, |text| host_port(&text)).given() {
+            Some(HostPort {
+                host: Host::Name(name),
+                port,
+            }) => (name, port),
+            Some(HostPort {
+                host: Host::Ip(address),
+                port,
+            }) => (address.to_string(), port),
+            None => (listen.ip().to_string(), listen.port()),
+        };
+    let (tls12, tls13) = tls(raw.tls, report);
+    let (services, rules) = routing(raw.services, raw.rules, &raw.place, report);
+    Profile {
+        name: name.or("default".to_owned()),
+        description: raw.description.or(String::new()),
+        external_host,
+        external_port,
+        listen,
+        server_certificate: raw
+            .server_certificate
+            .map(|raw| server_certificate(raw, folder, report)),
+        tls12,
+        tls13,
+        device_auth: device_auth(raw.device_auth, folder, report),
+        services,
+        rules,
+    }
+}
+
+fn listener(raw: RawListener, report: &mut Report) -> SocketAddr {
+    raw.protocol.parse(report, |text| {
+        match word(&text, &[("https", true), ("http", false), ("both", false)])? {
+            true => Ok(()),
+            false => Err(Fault::unsupported(
+                "a plain HTTP listener",
+                "write \"https\", or leave the key out",
+            )),
+        }
+    });
+    raw.http.parse(report, |text| {
+        match listen_address(&text, "0.0.0.0:8080")? {
+            address if address == SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080)) => Ok(()),
+            _ => Err(Fault::unsupported(
+                "a plain HTTP listener",
+                "leave the key out; https is the listener's address",
+            )),
+        }
+    });
+    raw.proxy_protocol.parse(report, |text| {
+        match word(
+            &text,
+            &[("off", true), ("optional", false), ("required", false)],
+        )? {
+            true => Ok(()),
+            false => {
+                let remedy = "write \"off\", and let the load balancer forward plain TCP";
+                Err(Fault::unsupported("PROXY protocol from clients", remedy))
+            }
+        }
+    });
+    refuse_nonempty(
+        raw.trusted_proxies,
+        "trusting proxies",
+        "write [], or leave the key out",
+        report,
+    );
+    raw.https
+        .parse(report, |text| listen_address(&text, "0.0.0.0:8443"))
+        .or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8443)))
+}
