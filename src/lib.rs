@@ -9,6 +9,7 @@ pub mod backend;
 pub mod certs;
 pub mod config;
 pub mod control;
+pub mod engine;
 pub mod limits;
 pub mod observe;
 pub mod ring;

@@ -124,3 +124,46 @@ pub const MAX_CRL_FILE_BYTES: u64 = 1 << 30;
 
 /// How far in the future, in seconds, a CRL's `thisUpdate` may lie: the clocks of the CA and of the node differ.
 pub const CRL_CLOCK_SKEW_SECONDS: u64 = 300;
+
+// ---- tunnel and backend ----
+
+/// Largest header of a tunnel request, in bytes. Real ones are below 1 KiB; proxies take 8 to 16 KiB.
+pub const REQUEST_HEADER_MAX: usize = 16 * 1024;
+
+/// Most header fields of a tunnel request. Real ones have three or four.
+pub const REQUEST_HEADERS_MAX: usize = 64;
+
+/// How long a refused client may take to read why, before the connection is closed.
+pub const LINGER: Duration = Duration::from_secs(1);
+
+/// Names that a core remembers. At 100 bytes each below 1 MiB a core; beyond it the cache starts anew.
+pub const NAME_CACHE_MAX: usize = 8192;
+
+/// Shortest time that a resolved name is used: a TTL of zero must not turn each tunnel into a query.
+pub const NAME_TTL_MIN: Duration = Duration::from_secs(1);
+
+/// Longest time that a resolved name is used, whatever its TTL: servers move.
+pub const NAME_TTL_MAX: Duration = Duration::from_secs(300);
+
+/// How long a name that does not exist is taken not to exist.
+pub const NAME_NEGATIVE_TTL: Duration = Duration::from_secs(2);
+
+/// Name queries that wait or run at once, in the whole node; beyond it a tunnel is answered as if the query had timed out.
+pub const NAME_QUERIES_MAX: usize = 1024;
+
+/// Addresses of one name that are tried.
+pub const NAME_ADDRESSES_MAX: usize = 8;
+
+// ---- engine ----
+
+/// Connections that the kernel keeps for a core until it accepts them; the kernel caps it at net.core.somaxconn.
+pub const ACCEPT_BACKLOG: i32 = 4096;
+
+/// How long a core that is at its session limit rests before it looks again.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// Sessions beyond `max_tunnels` that a core still accepts, to tell them that the limit is reached.
+pub const SESSIONS_BEYOND_TUNNELS: usize = 1024;
+
+/// How often a draining core looks whether its last session has ended.
+pub const DRAIN_POLL: Duration = Duration::from_millis(10);

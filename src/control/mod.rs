@@ -10,11 +10,13 @@
 
 mod host;
 mod listen;
+mod node;
 mod pages;
 mod server;
 mod signals;
 
 pub use listen::Control;
+pub use node::RunningNode;
 pub use signals::{Signal, Signals};
 
 use std::io;

@@ -39,6 +39,34 @@ pub async fn join<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Output) {
     .await
 }
 
+/// Runs both to the end, or until one fails; then the other is dropped.
+///
+/// # Errors
+/// The first failure.
+pub async fn try_join<E>(
+    a: impl Future<Output = Result<(), E>>,
+    b: impl Future<Output = Result<(), E>>,
+) -> Result<(), E> {
+    let (mut a, mut b) = (pin!(a), pin!(b));
+    let (mut a_open, mut b_open) = (true, true);
+    poll_fn(move |context| {
+        if a_open && let Poll::Ready(result) = a.as_mut().poll(context) {
+            result?;
+            a_open = false;
+        }
+        if b_open && let Poll::Ready(result) = b.as_mut().poll(context) {
+            result?;
+            b_open = false;
+        }
+        if a_open || b_open {
+            Poll::Pending
+        } else {
+            Poll::Ready(Ok(()))
+        }
+    })
+    .await
+}
+
 /// Runs both until the first ends, and drops the other: its operations are cancelled. The first argument wins a tie.
 pub async fn race<A: Future, B: Future>(a: A, b: B) -> Either<A::Output, B::Output> {
     let (mut a, mut b) = (pin!(a), pin!(b));

@@ -239,8 +239,8 @@ fn timers_fire_in_order_and_not_early() {
                 .await
                 .is_err()
         );
-        let mut moved = sleep(Duration::from_secs(3600));
-        moved.reset(now() + Duration::from_millis(5));
+        let mut moved = std::pin::pin!(sleep(Duration::from_secs(3600)));
+        moved.as_mut().reset(now() + Duration::from_millis(5));
         moved.await;
     });
 }

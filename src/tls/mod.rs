@@ -1,4 +1,21 @@
-//! Placeholder.
+//! TLS: rustls set-up, the check of client certificates, who is at the other end, and the record path of a session.
+//!
+//! Only this room makes a [`PeerIdentity`], and only from a chain that [`DeviceVerifier`] has accepted.
+
+mod crl;
+mod failure;
+mod identity;
 mod records;
+mod server;
 mod stream;
+mod verifier;
+
+pub use crl::{CrlError, CrlReport, load_crls};
+pub use failure::{HandshakeFailure, failure_of};
+pub use identity::{IdentityError, PeerIdentity};
+pub use server::{ServerTls, TlsError, server_config, ticketer};
 pub use stream::{Received, StreamError, TlsStream};
+pub use verifier::{DeviceVerifier, RevocationPolicy, StalePolicy};
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,15 @@
-//! Placeholder.
+//! The session: the CONNECT request, authorization, routing, the relay, and the record of how it ended.
+//!
+//! [`session`] reads from top to bottom as the life of a tunnel. `request` and `policy` do no I/O.
+
+mod core;
+mod policy;
+mod quota;
+mod relay;
+pub mod request;
+mod response;
+mod session;
+
+pub use self::core::{Core, Limits, ServiceState, Snapshot};
+pub use quota::Quota;
+pub use session::serve;

@@ -1,0 +1,289 @@
+//! Engine, admin, log, certificates, TLS and device authentication: what is taken and what is refused.
+
+use super::*;
+
+#[test]
+fn cores() {
+    let cores = |text: &str| {
+        right(&with(&format!("[engine]\ncores = {text}"), ""))
+            .engine
+            .cores
+    };
+    assert_eq!(cores("\"all\""), [0, 1, 4, 5]);
+    assert_eq!(cores("3"), [0, 1, 4]);
+    assert_eq!(cores("[5, 0]"), [5, 0]);
+    for (text, part) in [
+        ("0", "0 cores"),
+        ("5", "may use 4"),
+        ("-1", "from 1 to 4"),
+        ("[]", "empty"),
+        ("[2]", "CPU 2 is not among"),
+        ("[-1]", "CPU -1"),
+        ("[1, 1]", "engine.cores[1]: stands in the list twice"),
+        ("\"some\"", "\"all\", a count"),
+    ] {
+        one_problem(&with(&format!("[engine]\ncores = {text}"), ""), &[part]);
+    }
+}
+
+#[test]
+fn limits_and_timeouts() {
+    let config = right(&with(
+        "[engine]\nmax_tunnels = 10\nidle_timeout = \"1500ms\"",
+        "",
+    ));
+    assert_eq!(
+        (
+            config.engine.max_tunnels,
+            config.engine.max_tunnels_per_device
+        ),
+        (10, 10)
+    );
+    assert_eq!(config.engine.idle_timeout, Duration::from_millis(1500));
+    one_problem(&with("[engine]\nmax_tunnels = 0", ""), &["from 1 to"]);
+    one_problem(
+        &with("[engine]\ndrain_timeout = \"1 minute\"", ""),
+        &["\"1 minute\" is not a duration", "\"10s\""],
+    );
+}
+
+#[test]
+fn the_admin_interface_stays_on_the_machine() {
+    let admin = |text: &str| with(&format!("[admin]\nlisten = {text:?}"), "");
+    for text in [
+        "127.0.0.1:1",
+        "127.9.9.9:80",
+        "[::1]:9901",
+        "[::ffff:127.0.0.1]:80",
+    ] {
+        assert_eq!(
+            right(&admin(text)).admin,
+            AdminListen::Tcp(text.parse().unwrap())
+        );
+    }
+    for text in [
+        "0.0.0.0:9901",
+        "[::]:9901",
+        "10.0.0.1:9901",
+        "[::ffff:10.0.0.1]:80",
+    ] {
+        one_problem(
+            &admin(text),
+            &["2 admin.listen:", "reached from other machines", "loopback"],
+        );
+    }
+    one_problem(&admin("localhost:9901"), &["not an address and a port"]);
+    assert_eq!(
+        right(&admin("unix:/run/adit/a.sock")).admin,
+        AdminListen::Unix("/run/adit/a.sock".into())
+    );
+    one_problem(&admin("unix:"), &["the path is empty"]);
+    one_problem(
+        &admin(&format!("unix:/{}", "x".repeat(107))),
+        &["108 bytes", "shorter"],
+    );
+}
+
+#[test]
+fn the_audit_sink() {
+    let place = Place::new();
+    let audit = |text: &str| with(&format!("[log]\naudit = {text:?}"), "");
+    assert_eq!(right(&audit("off")).log.audit, AuditSink::Off);
+    let config = place.parse(&audit("./audit.log")).unwrap();
+    assert_eq!(config.log.audit, AuditSink::File(place.path("./audit.log")));
+    one_problem(&audit("logs/audit.log"), &["the folder", "is not there"]);
+    one_problem(&audit("/"), &["is a folder"]);
+    one_problem(&audit("stdot"), &["did you mean \"stdout\"?"]);
+    one_problem(
+        &audit("syslog"),
+        &["neither a known word nor clearly a path"],
+    );
+    one_problem(
+        &with("[log]\nformat = \"jsn\"", ""),
+        &["\"jsn\"", "did you mean \"json\"?"],
+    );
+}
+
+#[test]
+fn what_this_version_cannot_do_is_refused() {
+    let before = [
+        "[profile.listener]\nprotocol = \"http\"",
+        "[profile.listener]\nprotocol = \"both\"",
+        "[profile.listener]\nhttp = \"0.0.0.0:8081\"",
+        "[profile.listener]\nproxy_protocol = \"required\"",
+        "[profile.listener]\ntrusted_proxies = [\"10.0.0.0/8\"]",
+        "[profile.server_certificate]\nprimary = \"server.p12\"",
+        "[profile.server_certificate]\nprimary = \"server.PFX\"",
+        "[profile.server_certificate]\nprimary = \"server.pem\"\npassword_file = \"x\"",
+        "[profile.server_certificate]\nprimary = \"server.pem\"\nsecondary = \"x\"",
+        "[profile.server_certificate]\nprimary = \"server.pem\"\nsecondary_password_file = \"x\"",
+        "[profile.tls]\ninbound = { cipher_suites = [\"TLS_AES_128_GCM_SHA256\"] }",
+        "[profile.tls]\noutbound = { cipher_suites = [\"TLS_AES_128_GCM_SHA256\"] }",
+        "[profile.tls]\noutbound = { protocols = [\"1.3\"] }",
+    ];
+    for lines in before {
+        one_problem(&with(lines, ""), &["is not supported in this version"]);
+    }
+    let replaced = [
+        ("urls = []", "urls = [\"cdp\"]"),
+        ("\"round-robin\"", "\"least-tunnels\""),
+        ("tls = false", "tls = true"),
+        (
+            "tls = false\nproxy_protocol = \"off\"",
+            "tls = false\nproxy_protocol = \"v2\"",
+        ),
+        ("\"group-ca.pem\"", "\"group-ca.p7b\""),
+        ("\"group-ca.pem\"", "\"group-ca.p12\""),
+    ];
+    for (from, to) in replaced {
+        assert!(CONTRACT.contains(from));
+        one_problem(
+            &CONTRACT.replace(from, to),
+            &["is not supported in this version"],
+        );
+    }
+    // A word that no version knows is a different mistake.
+    one_problem(
+        &CONTRACT.replace("\"round-robin\"", "\"random\""),
+        &["not known here"],
+    );
+}
+
+#[test]
+fn tls_versions() {
+    let inbound = |list: &str| {
+        with(
+            &format!("[profile.tls]\ninbound = {{ protocols = {list} }}"),
+            "",
+        )
+    };
+    let only13 = right(&inbound("[\"1.3\"]")).profile;
+    assert_eq!((only13.tls12, only13.tls13), (false, true));
+    let only12 = right(&inbound("[\"1.2\"]")).profile;
+    assert_eq!((only12.tls12, only12.tls13), (true, false));
+    one_problem(
+        &inbound("[]"),
+        &["2 profile.tls.inbound.protocols: the list is empty"],
+    );
+    one_problem(
+        &inbound("[\"1.1\"]"),
+        &["protocols[0]: TLS 1.1 is broken", "RFC 8996"],
+    );
+    one_problem(&inbound("[\"1.3\", \"1.3\"]"), &["twice"]);
+    one_problem(&inbound("[\"TLSv1.3\"]"), &["\"1.2\" or \"1.3\""]);
+}
+
+#[test]
+fn the_external_name() {
+    let external = |text: &str| with(&format!("[profile]\nexternal = {text:?}"), "");
+    let profile = right(&external("[2001:db8::1]:443")).profile;
+    assert_eq!(
+        (profile.external_host.as_str(), profile.external_port),
+        ("2001:db8::1", 443)
+    );
+    one_problem(
+        &external("tunnel.example.com"),
+        &[
+            "2 profile.external:",
+            "the port is missing",
+            "tunnel.example.com:443",
+        ],
+    );
+    one_problem(
+        &external("https://tunnel.example.com"),
+        &["profile.external"],
+    );
+}
+
+#[test]
+fn files_must_be_there() {
+    let cases = [
+        ("\"server.pem\"", "profile.server_certificate.primary"),
+        ("\"server.key\"", "profile.server_certificate.key"),
+        (
+            "\"group-ca.pem\"",
+            "profile.device_auth.group_certificates[0]",
+        ),
+        ("\"devices.csv\"", "profile.device_auth.device_registry"),
+        ("\"group-ca.crl\"", "profile.device_auth.crl.files[0]"),
+    ];
+    for (from, key) in cases {
+        one_problem(
+            &CONTRACT.replace(from, "\"nothing.here\""),
+            &[key, "nothing.here\" cannot be found"],
+        );
+        one_problem(&CONTRACT.replace(from, "\".\""), &[key, "is not a file"]);
+    }
+    one_problem(
+        &CONTRACT.replace("primary = \"server.pem\"\n", ""),
+        &["31 profile.server_certificate.primary: is missing"],
+    );
+}
+
+#[test]
+fn device_authentication() {
+    one_problem(
+        &CONTRACT.replace("[\"group-ca.pem\"]", "[]"),
+        &["group_certificates: the list is empty"],
+    );
+    one_problem(
+        &CONTRACT.replace("[\"group-ca.pem\"]", "[\"group-ca.pem\", \"group-ca.pem\"]"),
+        &["group_certificates[1]: stands in the list twice"],
+    );
+    assert!(
+        right(&CONTRACT.replace("\"block\"", "\"allow\""))
+            .profile
+            .device_auth
+            .unmanaged_allowed
+    );
+    one_problem(
+        &CONTRACT.replace("\"block\"", "\"blocked\""),
+        &["did you mean \"block\"?"],
+    );
+    let stale = |word: &str| {
+        right(&CONTRACT.replace("\"hard\"", word))
+            .profile
+            .device_auth
+            .stale
+    };
+    assert_eq!(
+        stale("\"grace\""),
+        Stale::Grace(Duration::from_secs(86_400))
+    );
+    assert_eq!(stale("\"soft\""), Stale::Soft);
+    one_problem(
+        &CONTRACT.replace("[\"san-uri\", \"cn\"]", "[]"),
+        &["identity.device: the list is empty"],
+    );
+    one_problem(
+        &CONTRACT.replace("[\"ou\"]", "[\"ou\", \"ou\"]"),
+        &["identity.app[1]: stands in the list twice"],
+    );
+    one_problem(
+        &CONTRACT.replace("[\"ou\"]", "[\"san-url\"]"),
+        &["did you mean \"san-uri\"?"],
+    );
+    assert_eq!(
+        right(&CONTRACT.replace("[\"ou\"]", "[]"))
+            .profile
+            .device_auth
+            .identity
+            .app,
+        []
+    );
+}
+
+#[test]
+fn revocation_is_off_only_where_the_file_says_so() {
+    let without = LEAST.replace("files = [\"group-ca.crl\"]", "");
+    one_problem(
+        &without,
+        &[
+            "profile.device_auth.crl.enabled",
+            "no CRL is named",
+            "enabled = false",
+        ],
+    );
+    let off = LEAST.replace("files = [\"group-ca.crl\"]", "enabled = false");
+    assert!(!right(&off).profile.device_auth.crl_enabled);
+}

@@ -1,0 +1,165 @@
+//! From a configuration to what cores run on: files read, certificates and CRLs checked, TLS set up.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::ProducesTickets;
+
+use crate::backend::RoundRobin;
+use crate::certs::{self, CertError};
+use crate::config::{Config, Stale};
+use crate::table::{DeviceRegistry, Published, RegistryError, RevocationIndex};
+use crate::tls::{
+    self, CrlError, DeviceVerifier, RevocationPolicy, ServerTls, StalePolicy, TlsError,
+};
+use crate::tunnel::{Limits, ServiceState, Snapshot};
+
+/// Why a valid config cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A certificate or key.
+    #[error("{0}")]
+    Certificates(#[from] CertError),
+    /// A CRL.
+    #[error("{0}")]
+    Crl(#[from] CrlError),
+    /// The device registry's contents.
+    #[error("{0}")]
+    Registry(#[from] RegistryError),
+    /// A file that cannot be read.
+    #[error("cannot read {0}: {1}")]
+    Read(String, std::io::Error),
+    /// TLS cannot be set up with these certificates.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+}
+
+/// Everything that is read from files, checked.
+pub struct Material {
+    config: Config,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    group: Vec<CertificateDer<'static>>,
+    ticketer: Arc<dyn ProducesTickets>,
+    /// The device registry.
+    pub devices: DeviceRegistry,
+    /// The revoked certificates.
+    pub revocation: RevocationIndex,
+    /// When the first CRL runs out, in seconds since 1970.
+    pub crl_next_update: Option<u64>,
+}
+
+impl Material {
+    /// Reads and checks the files that `config` names. The self-signed server certificate is made where none is named.
+    ///
+    /// # Errors
+    /// [`LoadError`], which names the file.
+    pub fn load(config: &Config) -> Result<Self, LoadError> {
+        let profile = &config.profile;
+        let auth = &profile.device_auth;
+        let (chain, key) = match &profile.server_certificate {
+            Some(files) => (
+                certs::read_certificates(&files.primary)?,
+                certs::read_private_key(files.key.as_deref().unwrap_or(&files.primary))?,
+            ),
+            None => certs::ensure_self_signed(
+                &config.state_dir,
+                std::slice::from_ref(&profile.external_host),
+            )?,
+        };
+        let mut group = Vec::new();
+        for file in &auth.group_certificates {
+            group.extend(certs::read_certificates(file)?);
+        }
+        let (revocation, reports) = if auth.crl_enabled {
+            tls::load_crls(&auth.crl_files, &group, SystemTime::now())?
+        } else {
+            (RevocationIndex::builder().build(), Vec::new())
+        };
+        let devices = match &auth.device_registry {
+            Some(file) => DeviceRegistry::parse(&read(file)?, file)?,
+            None => DeviceRegistry::default(),
+        };
+        let ticketer = tls::ticketer()?;
+        let crl_next_update = reports.iter().filter_map(|report| report.next_update).min();
+        Ok(Self {
+            config: config.clone(),
+            chain,
+            key,
+            group,
+            ticketer,
+            devices,
+            revocation,
+            crl_next_update,
+        })
+    }
+
+    /// The snapshots of `cores` cores. They look revoked certificates up in `revocation`.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn snapshots(
+        &self,
+        cores: usize,
+        revocation: &Arc<Published<RevocationIndex>>,
+    ) -> Result<Vec<Snapshot>, LoadError> {
+        let auth = &self.config.profile.device_auth;
+        let stale = match auth.stale {
+            Stale::Hard => StalePolicy::Hard,
+            Stale::Grace(grace) => StalePolicy::Grace(grace),
+            Stale::Soft => StalePolicy::Soft,
+        };
+        let policy = RevocationPolicy {
+            enabled: auth.crl_enabled,
+            stale,
+        };
+        let verifier = Arc::new(DeviceVerifier::new(
+            &self.group,
+            revocation.clone(),
+            policy,
+        )?);
+        (0..cores)
+            .map(|core| self.snapshot(core, &verifier))
+            .collect()
+    }
+
+    fn snapshot(&self, core: usize, verifier: &Arc<DeviceVerifier>) -> Result<Snapshot, LoadError> {
+        let profile = &self.config.profile;
+        let engine = &self.config.engine;
+        let tls = tls::server_config(ServerTls {
+            chain: self.chain.clone(),
+            key: self.key.clone_key(),
+            verifier: verifier.clone(),
+            tls12: profile.tls12,
+            tls13: profile.tls13,
+            ticketer: self.ticketer.clone(),
+        })?;
+        let services = profile.services.iter().map(|service| ServiceState {
+            service: service.clone(),
+            name: service.name.as_str().into(),
+            turn: RoundRobin::starting_at(core),
+        });
+        Ok(Snapshot {
+            tls: Arc::new(tls),
+            verifier: verifier.clone(),
+            identity: profile.device_auth.identity.clone(),
+            unmanaged_allowed: profile.device_auth.unmanaged_allowed,
+            services: services.collect(),
+            rules: profile.rules.clone(),
+            limits: Limits {
+                max_tunnels: engine.max_tunnels,
+                max_tunnels_per_device: engine.max_tunnels_per_device,
+                handshake_timeout: engine.handshake_timeout,
+                connect_timeout: engine.connect_timeout,
+                idle_timeout: engine.idle_timeout,
+            },
+        })
+    }
+}
+
+fn read(file: &Path) -> Result<String, LoadError> {
+    std::fs::read_to_string(file)
+        .map_err(|error| LoadError::Read(file.display().to_string(), error))
+}

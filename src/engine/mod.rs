@@ -1,0 +1,10 @@
+//! The cores: one pinned thread each, with its own ring, listener and TLS configuration; reload and drain across them.
+//!
+//! [`Node`] is the handle to all of them that other threads hold. It never waits for a core.
+
+mod material;
+mod node;
+mod worker;
+
+pub use material::{LoadError, Material};
+pub use node::{EngineError, Node, ReloadError};

@@ -1,0 +1,317 @@
+//! The node: all cores, and what can be asked of them from outside.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::SystemTime;
+
+use super::material::{LoadError, Material};
+use super::worker;
+use crate::backend::{Dialer, OwnAddresses, ResolverHandle};
+use crate::config::Config;
+use crate::observe::{AuditHandle, CoreMetrics, TunnelInfo};
+use crate::ring::{Remote, RingError};
+use crate::table::{DeviceRegistry, Published, RevocationIndex};
+use crate::tunnel::{Core, Quota};
+
+/// Why the node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The files.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The kernel.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The address.
+    #[error(
+        "cannot listen on {address}: {source}; choose another address or port, or stop what uses it"
+    )]
+    Listen {
+        /// As configured.
+        address: SocketAddr,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The CPU.
+    #[error("cannot run on CPU {cpu}: {source}; see engine.cores")]
+    Pin {
+        /// As configured.
+        cpu: usize,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    /// The interfaces.
+    #[error("cannot read the addresses of this machine: {0}")]
+    Interfaces(io::Error),
+}
+
+/// Why a new configuration does not take effect; the old one stays.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The files.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A key that only a restart can change.
+    #[error("{0} cannot change while the node runs; restart it to change this")]
+    NeedsRestart(&'static str),
+}
+
+/// The running node.
+pub struct Node {
+    config: Mutex<Config>,
+    cores: Vec<Remote>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    address: SocketAddr,
+    devices: Arc<Published<DeviceRegistry>>,
+    revocation: Arc<Published<RevocationIndex>>,
+    own: Arc<Published<OwnAddresses>>,
+    quota: Arc<Quota>,
+    draining: AtomicBool,
+    generation: AtomicU64,
+    reload_failures: AtomicU64,
+    crl_next_update: AtomicU64,
+    started: SystemTime,
+}
+
+impl Node {
+    /// Reads what `config` names and starts its cores.
+    ///
+    /// # Errors
+    /// [`EngineError`]; nothing keeps running then.
+    pub fn start(
+        config: Config,
+        audit: &AuditHandle,
+        resolver: &ResolverHandle,
+    ) -> Result<Self, EngineError> {
+        let mut material = Material::load(&config)?;
+        let devices = Arc::new(Published::new(std::mem::take(&mut material.devices)));
+        let empty = RevocationIndex::builder().build();
+        let revocation = Arc::new(Published::new(std::mem::replace(
+            &mut material.revocation,
+            empty,
+        )));
+        let own = OwnAddresses::read().map_err(EngineError::Interfaces)?;
+        let own = Arc::new(Published::new(own));
+        let quota = Arc::new(Quota::default());
+        let mut node = Self {
+            cores: Vec::new(),
+            threads: Mutex::default(),
+            address: config.profile.listen,
+            draining: AtomicBool::new(false),
+            generation: AtomicU64::new(1),
+            reload_failures: AtomicU64::new(0),
+            crl_next_update: AtomicU64::new(material.crl_next_update.unwrap_or(0)),
+            started: SystemTime::now(),
+            config: Mutex::new(config.clone()),
+            devices,
+            revocation,
+            own,
+            quota,
+        };
+        refuse_taken(node.address)?;
+        let snapshots = material.snapshots(config.engine.cores.len(), &node.revocation)?;
+        for (index, (&cpu, snapshot)) in config.engine.cores.iter().zip(snapshots).enumerate() {
+            let (devices, quota, audit) = (node.devices.clone(), node.quota.clone(), audit.clone());
+            let (resolver, own) = (resolver.clone(), node.own.clone());
+            let make = move || {
+                Core::new(
+                    index,
+                    snapshot,
+                    devices,
+                    audit,
+                    quota,
+                    Dialer::new(resolver, own),
+                )
+            };
+            match worker::start(cpu, node.address, config.engine.max_tunnels, make) {
+                Ok((started, thread)) => {
+                    node.address = started.address;
+                    node.cores.push(started.remote);
+                    node.threads_mut().push(thread);
+                }
+                Err(error) => {
+                    node.drain();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(node)
+    }
+
+    /// The address that tunnels are opened to, with the port that the system chose for port 0.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Number of cores.
+    #[must_use]
+    pub fn core_count(&self) -> usize {
+        self.cores.len()
+    }
+
+    /// Tunnels open now.
+    #[must_use]
+    pub fn open_tunnels(&self) -> usize {
+        self.quota.open()
+    }
+
+    /// Asks a core for its metrics. `reply` is dropped if the core has ended.
+    pub fn ask_metrics(&self, core: usize, reply: impl FnOnce(CoreMetrics) + Send + 'static) {
+        self.cores[core].run(move || worker::with_core(|core| reply(core.metrics())));
+    }
+
+    /// Asks a core for its open tunnels. `reply` is dropped if the core has ended.
+    pub fn ask_tunnels(&self, core: usize, reply: impl FnOnce(Vec<TunnelInfo>) + Send + 'static) {
+        self.cores[core].run(move || worker::with_core(|core| reply(core.tunnels())));
+    }
+
+    /// Puts a new configuration into effect for new sessions. Reads files: not for a data core.
+    ///
+    /// # Errors
+    /// [`ReloadError`], counted; the old configuration stays.
+    pub fn reload(&self, config: Config) -> Result<(), ReloadError> {
+        self.try_reload(config)
+            .inspect_err(|_| self.count_reload_failure())
+    }
+
+    /// Counts a configuration that was refused before it came here.
+    pub fn count_reload_failure(&self) {
+        self.reload_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn try_reload(&self, config: Config) -> Result<(), ReloadError> {
+        let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let fixed = [
+            (
+                current.profile.listen != config.profile.listen,
+                "profile.listener.https",
+            ),
+            (current.engine.cores != config.engine.cores, "engine.cores"),
+            (current.admin != config.admin, "admin.listen"),
+            (current.log != config.log, "log"),
+            (current.state_dir != config.state_dir, "state_dir"),
+        ];
+        if let Some((_, key)) = fixed.into_iter().find(|(changed, _)| *changed) {
+            return Err(ReloadError::NeedsRestart(key));
+        }
+        let material = Material::load(&config)?;
+        let snapshots = material.snapshots(self.cores.len(), &self.revocation)?;
+        self.crl_next_update
+            .store(material.crl_next_update.unwrap_or(0), Ordering::Relaxed);
+        self.devices.publish(material.devices);
+        self.revocation.publish(material.revocation);
+        for (core, snapshot) in self.cores.iter().zip(snapshots) {
+            core.run(move || {
+                worker::with_core(|core| *core.snapshot.borrow_mut() = snapshot.into())
+            });
+        }
+        *current = config;
+        self.generation.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Reads the machine's addresses again; interfaces come and go.
+    pub fn refresh_own_addresses(&self) {
+        match OwnAddresses::read() {
+            Ok(own) => self.own.publish(own),
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the addresses of this machine; the last ones stay")
+            }
+        }
+    }
+
+    /// Stops accepting; cores end with their last session.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        for core in &self.cores {
+            core.run(worker::drain);
+        }
+    }
+
+    /// Ends the sessions that are left.
+    pub fn cut(&self) {
+        for core in &self.cores {
+            core.run(|| worker::with_core(|core| core.cut.raise()));
+        }
+    }
+
+    /// Whether [`Node::drain`] was called.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether every core has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.threads_mut().iter().all(JoinHandle::is_finished)
+    }
+
+    /// Whether every core runs.
+    #[must_use]
+    pub fn all_cores_run(&self) -> bool {
+        self.threads_mut()
+            .iter()
+            .all(|thread| !thread.is_finished())
+    }
+
+    /// Generation of the configuration, from 1; grows with each reload.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Configurations that were refused since the start.
+    #[must_use]
+    pub fn reload_failures(&self) -> u64 {
+        self.reload_failures.load(Ordering::Relaxed)
+    }
+
+    /// Revoked certificates known, and when the first CRL runs out, in seconds since 1970.
+    #[must_use]
+    pub fn revocation(&self) -> (u64, Option<u64>) {
+        let next = self.crl_next_update.load(Ordering::Relaxed);
+        (
+            self.revocation.read(|index| index.len() as u64),
+            (next > 0).then_some(next),
+        )
+    }
+
+    /// Devices in the registry.
+    #[must_use]
+    pub fn registered_devices(&self) -> u64 {
+        self.devices.read(|devices| devices.len() as u64)
+    }
+
+    /// When the node started.
+    #[must_use]
+    pub fn started(&self) -> SystemTime {
+        self.started
+    }
+
+    fn threads_mut(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `SO_REUSEPORT` lets cores share an address, and would let a second node share it in silence: ask without it first.
+fn refuse_taken(address: SocketAddr) -> Result<(), EngineError> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let probe = || {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())
+    };
+    probe().map_err(|source| EngineError::Listen { address, source })
+}

@@ -1,0 +1,199 @@
+//! CRL files into the index that handshakes look in. Each signature is verified here, once.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use rustls::pki_types::CertificateDer;
+use x509_parser::oid_registry;
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+
+use crate::certs::{self, CertError};
+use crate::limits::CRL_CLOCK_SKEW_SECONDS;
+use crate::table::{RevocationIndex, RevocationIndexBuilder};
+
+/// Why a CRL is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum CrlError {
+    /// The file.
+    #[error("{0}")]
+    File(#[from] CertError),
+    /// What is wrong with the list.
+    #[error("CRL {file}: {problem}; remedy: {remedy}")]
+    Invalid {
+        /// Its file.
+        file: String,
+        /// The problem.
+        problem: String,
+        /// What would be right.
+        remedy: &'static str,
+    },
+}
+
+/// What a loaded CRL says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CrlReport {
+    /// Its file.
+    pub file: PathBuf,
+    /// Its issuer, as text.
+    pub issuer: String,
+    /// When it runs out, in seconds since 1970.
+    pub next_update: Option<u64>,
+    /// Revoked certificates in it.
+    pub entries: usize,
+}
+
+/// Loads every CRL of `files`. A list that has run out is loaded too: it still revokes, and the profile decides what
+/// it means for certificates that it does not name.
+///
+/// # Errors
+/// [`CrlError`], which names the file: a list that is not signed by a group certificate, is broken, not valid yet, or
+/// has a critical extension that is not understood (RFC 5280, section 5.2).
+pub fn load_crls(
+    files: &[PathBuf],
+    group: &[CertificateDer<'_>],
+    now: SystemTime,
+) -> Result<(RevocationIndex, Vec<CrlReport>), CrlError> {
+    let now = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let mut builder = RevocationIndex::builder();
+    let mut newest: HashMap<Vec<u8>, u64> = HashMap::new();
+    let mut reports = Vec::new();
+    for file in files {
+        for der in certs::read_crls(file)? {
+            let invalid = |problem: String, remedy| CrlError::Invalid {
+                file: file.display().to_string(),
+                problem,
+                remedy,
+            };
+            let report = add(&mut builder, &mut newest, &der, group, now)
+                .map_err(|(problem, remedy)| invalid(problem, remedy))?;
+            reports.push(CrlReport {
+                file: file.clone(),
+                ..report
+            });
+        }
+    }
+    Ok((builder.build(), reports))
+}
+
+type Problem = (String, &'static str);
+
+fn add(
+    builder: &mut RevocationIndexBuilder,
+    newest: &mut HashMap<Vec<u8>, u64>,
+    der: &[u8],
+    group: &[CertificateDer<'_>],
+    now: u64,
+) -> Result<CrlReport, Problem> {
+    let (rest, list) = CertificateRevocationList::from_der(der).map_err(|error| {
+        (
+            format!("cannot be read: {error}"),
+            "fetch it again from the CA",
+        )
+    })?;
+    if !rest.is_empty() {
+        return Err((
+            "has bytes behind its end".into(),
+            "fetch it again from the CA",
+        ));
+    }
+    verify_signature(&list, group)?;
+    refuse_unknown_extensions(&list)?;
+    let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
+    if seconds(list.last_update()) > now + CRL_CLOCK_SKEW_SECONDS {
+        return Err((
+            "is not valid yet".into(),
+            "check this machine's clock, or the CA's",
+        ));
+    }
+    let issuer = list.issuer().as_raw();
+    let next_update = list.next_update().map(seconds);
+    if newest
+        .insert(issuer.to_vec(), next_update.unwrap_or(0))
+        .is_some()
+    {
+        return Err((
+            format!("is the second list of {}", list.issuer()),
+            "name one CRL for each CA; partitioned lists are not supported in this version",
+        ));
+    }
+    // Without nextUpdate (which RFC 5280 demands) a list can never be known to be in force.
+    let entries: Vec<&[u8]> = list
+        .iter_revoked_certificates()
+        .map(|revoked| revoked.raw_serial())
+        .collect();
+    builder.add(issuer, entries.iter().copied(), next_update.unwrap_or(0));
+    Ok(CrlReport {
+        file: PathBuf::new(),
+        issuer: list.issuer().to_string(),
+        next_update,
+        entries: entries.len(),
+    })
+}
+
+fn verify_signature(
+    list: &CertificateRevocationList<'_>,
+    group: &[CertificateDer<'_>],
+) -> Result<(), Problem> {
+    let mut known = false;
+    for der in group {
+        let Ok((_, ca)) = X509Certificate::from_der(der) else {
+            continue;
+        };
+        if ca.subject().as_raw() != list.issuer().as_raw() {
+            continue;
+        }
+        known = true;
+        let may_sign = ca
+            .key_usage()
+            .ok()
+            .flatten()
+            .is_none_or(|usage| usage.value.crl_sign());
+        if may_sign && list.verify_signature(ca.public_key()).is_ok() {
+            return Ok(());
+        }
+    }
+    let remedy = "name the CRL that the CA of profile.device_auth.group_certificates has signed";
+    if known {
+        Err((format!("is not signed by {}", list.issuer()), remedy))
+    } else {
+        Err((
+            format!(
+                "is from {}, which is not a group certificate",
+                list.issuer()
+            ),
+            remedy,
+        ))
+    }
+}
+
+fn refuse_unknown_extensions(list: &CertificateRevocationList<'_>) -> Result<(), Problem> {
+    let remedy =
+        "name a full CRL of the CA; delta and partitioned lists are not supported in this version";
+    for extension in list.extensions() {
+        if extension.critical || extension.oid == oid_registry::OID_X509_EXT_DELTA_CRL_INDICATOR {
+            return Err((
+                format!(
+                    "has the critical extension {}, which is not understood",
+                    extension.oid
+                ),
+                remedy,
+            ));
+        }
+    }
+    for revoked in list.iter_revoked_certificates() {
+        if let Some(extension) = revoked
+            .extensions()
+            .iter()
+            .find(|extension| extension.critical)
+        {
+            return Err((
+                format!("has an entry with the critical extension {}", extension.oid),
+                remedy,
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! Why a handshake failed, in the classes that are counted apart.
+
+use rustls::{CertificateError, Error};
+
+/// A class of handshake failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeFailure {
+    /// No client certificate was presented.
+    NoCertificate,
+    /// It does not chain to a group certificate.
+    UnknownCa,
+    /// It, or one of its issuers, has expired.
+    Expired,
+    /// It is not valid yet.
+    NotYetValid,
+    /// It is revoked.
+    Revoked,
+    /// Whether it is revoked cannot be known.
+    RevocationUnknown,
+    /// It is not meant for client authentication.
+    WrongUsage,
+    /// It is broken.
+    BadCertificate,
+    /// What came was not TLS.
+    NotTls,
+    /// Another breach of the protocol, or nothing in common.
+    Protocol,
+    /// The client sent an alert.
+    PeerAlert,
+}
+
+/// The class of a rustls error.
+#[must_use]
+pub fn failure_of(error: &Error) -> HandshakeFailure {
+    match error {
+        Error::NoCertificatesPresented => HandshakeFailure::NoCertificate,
+        Error::InvalidCertificate(error) => match error {
+            CertificateError::UnknownIssuer => HandshakeFailure::UnknownCa,
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                HandshakeFailure::Expired
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                HandshakeFailure::NotYetValid
+            }
+            CertificateError::Revoked => HandshakeFailure::Revoked,
+            CertificateError::UnknownRevocationStatus
+            | CertificateError::ExpiredRevocationList
+            | CertificateError::ExpiredRevocationListContext { .. } => {
+                HandshakeFailure::RevocationUnknown
+            }
+            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+                HandshakeFailure::WrongUsage
+            }
+            _ => HandshakeFailure::BadCertificate,
+        },
+        Error::InvalidMessage(_) => HandshakeFailure::NotTls,
+        Error::AlertReceived(_) => HandshakeFailure::PeerAlert,
+        _ => HandshakeFailure::Protocol,
+    }
+}

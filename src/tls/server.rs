@@ -1,0 +1,86 @@
+//! The TLS configuration of a core.
+
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, ProducesTickets};
+use rustls::{Error, ServerConfig, SupportedProtocolVersion, version};
+
+use super::verifier::DeviceVerifier;
+
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A group certificate that cannot be a trust anchor.
+    #[error(
+        "a group certificate cannot be a trust anchor: {0}; see profile.device_auth.group_certificates"
+    )]
+    GroupCertificate(Error),
+    /// All of them together.
+    #[error(
+        "the group certificates cannot be used: {0}; see profile.device_auth.group_certificates"
+    )]
+    GroupCertificates(String),
+    /// The server certificate and its key.
+    #[error("the server certificate cannot be used: {0}; check that chain and key belong together")]
+    ServerCertificate(Error),
+    /// The versions.
+    #[error("these protocol versions cannot be used: {0}; see profile.tls.inbound")]
+    Versions(Error),
+    /// The tickets.
+    #[error("no key for session tickets: {0}")]
+    Tickets(Error),
+}
+
+/// What a core's TLS is made of.
+pub struct ServerTls {
+    /// The server certificate, then its issuers.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its key.
+    pub key: PrivateKeyDer<'static>,
+    /// The check of client certificates.
+    pub verifier: Arc<DeviceVerifier>,
+    /// Whether TLS 1.2 is offered.
+    pub tls12: bool,
+    /// Whether TLS 1.3 is offered.
+    pub tls13: bool,
+    /// Session tickets, of all cores.
+    pub ticketer: Arc<dyn ProducesTickets>,
+}
+
+/// Ticket keys that rotate, made in memory. A new one for each loaded configuration: a ticket never outlives the group
+/// certificates under which it was given.
+///
+/// # Errors
+/// If the system gives no random bytes.
+pub fn ticketer() -> Result<Arc<dyn ProducesTickets>, TlsError> {
+    aws_lc_rs::Ticketer::new().map_err(TlsError::Tickets)
+}
+
+/// Builds the configuration: client certificate required, ALPN `http/1.1`, stateless tickets.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn server_config(tls: ServerTls) -> Result<ServerConfig, TlsError> {
+    let mut versions: Vec<&'static SupportedProtocolVersion> = Vec::new();
+    if tls.tls13 {
+        versions.push(&version::TLS13);
+    }
+    if tls.tls12 {
+        versions.push(&version::TLS12);
+    }
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&versions)
+        .map_err(TlsError::Versions)?
+        .with_client_cert_verifier(tls.verifier)
+        .with_single_cert(tls.chain, tls.key)
+        .map_err(TlsError::ServerCertificate)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.ticketer = tls.ticketer;
+    // Tickets carry the state; a cache of each core would miss on the other cores.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    // One ticket is one sealing a handshake; a client that opens several sessions at once gets one with each.
+    config.send_tls13_tickets = 1;
+    Ok(config)
+}

@@ -1,0 +1,303 @@
+//! Handshakes in memory: which client certificates are accepted, and how the others are told apart.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::ServerName;
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
+};
+use time::OffsetDateTime;
+
+use super::*;
+use crate::certs::make::Usage;
+use crate::certs::revoke::{CrlRequest, Reason, serial_of_issued};
+use crate::certs::{self, CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity};
+use crate::config::{Field, IdentityMapping};
+use crate::table::{Published, RevocationIndex};
+
+fn authority(name: &str) -> CertificateAuthority {
+    certs::make_ca(&MakeCa {
+        common_name: name.into(),
+        days: 10,
+        key_type: KeyType::P256,
+    })
+    .unwrap()
+}
+
+fn client(ca: &CertificateAuthority, change: impl FnOnce(&mut IssueRequest)) -> Issued {
+    let mut request = IssueRequest::new(Usage::Client, "device-1", Validity::days(1).unwrap());
+    request.app = Some("mail".into());
+    change(&mut request);
+    certs::issue(ca, &request).unwrap()
+}
+
+struct Gateway {
+    ca: CertificateAuthority,
+    revocation: Arc<Published<RevocationIndex>>,
+    verifier: Arc<DeviceVerifier>,
+    config: Arc<ServerConfig>,
+}
+
+fn gateway(tls12: bool) -> Gateway {
+    let ca = authority("group");
+    let group = [ca.certificate().clone()];
+    let revocation = Arc::new(Published::new(index_of(&ca, &[])));
+    let policy = RevocationPolicy {
+        enabled: true,
+        stale: StalePolicy::Hard,
+    };
+    let verifier = Arc::new(DeviceVerifier::new(&group, revocation.clone(), policy).unwrap());
+    let mut request = IssueRequest::new(Usage::Server, "gateway", Validity::days(1).unwrap());
+    request.dns = vec!["gateway.test".into()];
+    let server = certs::issue(&ca, &request).unwrap();
+    let config = server_config(ServerTls {
+        chain: server.chain,
+        key: server.key,
+        verifier: verifier.clone(),
+        tls12,
+        tls13: !tls12,
+        ticketer: ticketer().unwrap(),
+    });
+    Gateway {
+        ca,
+        revocation,
+        verifier,
+        config: Arc::new(config.unwrap()),
+    }
+}
+
+fn index_of(ca: &CertificateAuthority, revoked: &[&Issued]) -> RevocationIndex {
+    let folder = tempfile::tempdir().unwrap();
+    let now = OffsetDateTime::now_utc();
+    let serials = revoked
+        .iter()
+        .map(|issued| serial_of_issued(ca, &issued.chain[0]).unwrap())
+        .collect();
+    let request = CrlRequest {
+        serials,
+        reason: Reason::default(),
+        this_update: now - Duration::from_secs(60),
+        next_update: now + Duration::from_secs(3600),
+    };
+    let file = folder.path().join("ca.crl");
+    std::fs::write(&file, certs::revoke(ca, None, &request).unwrap().der).unwrap();
+    load_crls(&[file], &[ca.certificate().clone()], SystemTime::now())
+        .unwrap()
+        .0
+}
+
+fn client_config(ca: &CertificateAuthority, identity: Option<&Issued>) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.certificate().clone()).unwrap();
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    Arc::new(match identity {
+        Some(issued) => builder
+            .with_client_auth_cert(issued.chain.clone(), issued.key.clone_key())
+            .unwrap(),
+        None => builder.with_no_client_auth(),
+    })
+}
+
+/// Runs both ends until neither has anything to say; the server's side of it.
+fn shake(
+    server: &Arc<ServerConfig>,
+    client: &Arc<ClientConfig>,
+) -> Result<ServerConnection, rustls::Error> {
+    let mut server = ServerConnection::new(server.clone()).unwrap();
+    let name = ServerName::try_from("gateway.test").unwrap();
+    let mut client = ClientConnection::new(client.clone(), name).unwrap();
+    for _ in 0..10 {
+        let mut bytes = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut bytes).unwrap();
+        }
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            server.read_tls(&mut rest).unwrap();
+            server.process_new_packets()?;
+        }
+        let mut bytes = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut bytes).unwrap();
+        }
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            client.read_tls(&mut rest).unwrap();
+            client.process_new_packets().unwrap();
+        }
+    }
+    assert!(!server.is_handshaking());
+    Ok(server)
+}
+
+fn failure(gateway: &Gateway, identity: Option<&Issued>) -> Option<HandshakeFailure> {
+    shake(&gateway.config, &client_config(&gateway.ca, identity))
+        .err()
+        .map(|error| failure_of(&error))
+}
+
+#[test]
+fn each_bad_certificate_has_its_own_failure_in_both_versions() {
+    let now = OffsetDateTime::now_utc();
+    let day = Duration::from_secs(24 * 3600);
+    for tls12 in [true, false] {
+        let gateway = gateway(tls12);
+        let good = client(&gateway.ca, |_| ());
+        let expired = client(&gateway.ca, |r| {
+            r.validity = Validity::between(now - day, now - day / 2).unwrap()
+        });
+        let early = client(&gateway.ca, |r| {
+            r.validity = Validity::between(now + day, now + 2 * day).unwrap()
+        });
+        let foreign = client(&authority("other"), |_| ());
+        let server_only = client(&gateway.ca, |r| r.usages = vec![Usage::Server]);
+        let revoked = client(&gateway.ca, |_| ());
+        gateway
+            .revocation
+            .publish(index_of(&gateway.ca, &[&revoked]));
+        assert_eq!(failure(&gateway, Some(&good)), None);
+        assert_eq!(
+            failure(&gateway, None),
+            Some(HandshakeFailure::NoCertificate)
+        );
+        assert_eq!(
+            failure(&gateway, Some(&expired)),
+            Some(HandshakeFailure::Expired)
+        );
+        assert_eq!(
+            failure(&gateway, Some(&early)),
+            Some(HandshakeFailure::NotYetValid)
+        );
+        assert_eq!(
+            failure(&gateway, Some(&foreign)),
+            Some(HandshakeFailure::UnknownCa)
+        );
+        assert_eq!(
+            failure(&gateway, Some(&server_only)),
+            Some(HandshakeFailure::WrongUsage)
+        );
+        assert_eq!(
+            failure(&gateway, Some(&revoked)),
+            Some(HandshakeFailure::Revoked)
+        );
+        gateway
+            .revocation
+            .publish(RevocationIndex::builder().build());
+        assert_eq!(
+            failure(&gateway, Some(&good)),
+            Some(HandshakeFailure::RevocationUnknown)
+        );
+    }
+}
+
+#[test]
+fn a_resumed_session_is_found_revoked_when_it_is_checked_again() {
+    for tls12 in [true, false] {
+        let gateway = gateway(tls12);
+        let device = client(&gateway.ca, |_| ());
+        let config = client_config(&gateway.ca, Some(&device));
+        shake(&gateway.config, &config).unwrap();
+        let resumed = shake(&gateway.config, &config).unwrap();
+        assert_eq!(resumed.handshake_kind(), Some(HandshakeKind::Resumed));
+        let chain = resumed.peer_certificates().unwrap();
+        assert_eq!(gateway.verifier.recheck(chain, SystemTime::now()), Ok(()));
+        gateway
+            .revocation
+            .publish(index_of(&gateway.ca, &[&device]));
+        let error = gateway
+            .verifier
+            .recheck(chain, SystemTime::now())
+            .unwrap_err();
+        assert_eq!(failure_of(&error), HandshakeFailure::Revoked);
+        let later = SystemTime::now() + Duration::from_secs(2 * 24 * 3600);
+        let error = gateway.verifier.recheck(chain, later).unwrap_err();
+        assert_eq!(failure_of(&error), HandshakeFailure::Expired);
+    }
+}
+
+#[test]
+fn the_identity_is_read_where_the_mapping_says() {
+    let ca = authority("group");
+    let issued = client(&ca, |request| {
+        request.uri = vec!["urn:device:7".into()];
+        request.email = vec!["ann@example.com".into()];
+    });
+    let mapping = |device: Vec<Field>| IdentityMapping {
+        device,
+        user: vec![Field::SanUpn, Field::SanEmail],
+        app: vec![Field::Ou],
+    };
+    let identity =
+        PeerIdentity::from_chain(&issued.chain, &mapping(vec![Field::SanUri, Field::Cn])).unwrap();
+    assert_eq!(identity.device(), "urn:device:7");
+    assert_eq!(
+        (identity.user(), identity.app()),
+        (Some("ann@example.com"), Some("mail"))
+    );
+    let identity =
+        PeerIdentity::from_chain(&issued.chain, &mapping(vec![Field::SanDns, Field::Cn])).unwrap();
+    assert_eq!(identity.device(), "device-1");
+    let missing = PeerIdentity::from_chain(&issued.chain, &mapping(vec![Field::Uid]));
+    assert_eq!(missing, Err(IdentityError::NoDevice));
+    assert_eq!(
+        PeerIdentity::from_chain(&[], &mapping(vec![Field::Cn])),
+        Err(IdentityError::NoCertificate)
+    );
+}
+
+#[test]
+fn a_crl_that_cannot_be_trusted_is_refused_by_name() {
+    let (ca, other) = (authority("group"), authority("other"));
+    let folder = tempfile::tempdir().unwrap();
+    let now = OffsetDateTime::now_utc();
+    let write = |name: &str, der: &[u8]| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, der).unwrap();
+        file
+    };
+    let crl = |ca: &CertificateAuthority, from: OffsetDateTime| {
+        let request = CrlRequest {
+            serials: Vec::new(),
+            reason: Reason::default(),
+            this_update: from,
+            next_update: from + Duration::from_secs(3600),
+        };
+        certs::revoke(ca, None, &request).unwrap().der.to_vec()
+    };
+    let load = |file| load_crls(&[file], &[ca.certificate().clone()], SystemTime::now());
+    let good = crl(&ca, now - Duration::from_secs(60));
+    let mut forged = good.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    for (name, der, problem) in [
+        ("foreign.crl", crl(&other, now), "not a group certificate"),
+        ("forged.crl", forged, "not signed"),
+        (
+            "truncated.crl",
+            good[..good.len() - 7].to_vec(),
+            "truncated.crl",
+        ),
+        (
+            "early.crl",
+            crl(&ca, now + Duration::from_secs(3600)),
+            "not valid yet",
+        ),
+    ] {
+        let text = load(write(name, &der)).unwrap_err().to_string();
+        assert!(text.contains(name) && text.contains(problem), "{text}");
+    }
+    let (_, reports) = load(write(
+        "expired.crl",
+        &crl(&ca, now - Duration::from_secs(7200)),
+    ))
+    .unwrap();
+    assert!(
+        reports[0]
+            .next_update
+            .is_some_and(|at| at < now.unix_timestamp() as u64)
+    );
+}

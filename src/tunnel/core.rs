@@ -1,0 +1,195 @@
+//! What the sessions of one core share.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::ServerConfig;
+use slab::Slab;
+
+use crate::backend::{Dialer, RoundRobin};
+use crate::config::{IdentityMapping, Rule, Service};
+use crate::observe::{AuditHandle, CloseReason, CoreMetrics, RuntimeCounters, TunnelInfo};
+use crate::ring::{self, Signal};
+use crate::table::{DeviceRegistry, Published};
+use crate::tls::DeviceVerifier;
+use crate::tunnel::Quota;
+
+/// Limits and timeouts of the config that sessions use.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Tunnels of the node at most.
+    pub max_tunnels: usize,
+    /// Tunnels of one device at most.
+    pub max_tunnels_per_device: usize,
+    /// For the TLS handshake and the tunnel request together.
+    pub handshake_timeout: Duration,
+    /// For one attempt to reach one server, name resolution included.
+    pub connect_timeout: Duration,
+    /// Without a byte in either direction.
+    pub idle_timeout: Duration,
+}
+
+/// A service and where its next tunnel goes on this core.
+pub struct ServiceState {
+    /// As configured.
+    pub service: Service,
+    /// The name, shared by records.
+    pub name: Arc<str>,
+    /// Which server is next.
+    pub turn: RoundRobin,
+}
+
+/// The configuration of a core's sessions. A session keeps the one that it started with.
+pub struct Snapshot {
+    /// TLS of this core.
+    pub tls: Arc<ServerConfig>,
+    /// The check of client certificates, for resumed sessions.
+    pub verifier: Arc<DeviceVerifier>,
+    /// Where names are read in a certificate.
+    pub identity: IdentityMapping,
+    /// Whether devices that are not in the registry may open tunnels.
+    pub unmanaged_allowed: bool,
+    /// Services, by index.
+    pub services: Vec<ServiceState>,
+    /// Rules, in order.
+    pub rules: Vec<Rule>,
+    /// Limits.
+    pub limits: Limits,
+}
+
+/// The state of one data core.
+pub struct Core {
+    /// Number of the core, from 0.
+    pub index: usize,
+    /// Configuration of new sessions.
+    pub snapshot: RefCell<Rc<Snapshot>>,
+    /// Devices.
+    pub devices: Arc<Published<DeviceRegistry>>,
+    /// Counters and histograms.
+    pub metrics: RefCell<CoreMetrics>,
+    /// The audit log.
+    pub audit: AuditHandle,
+    /// Tunnels of the node and its devices.
+    pub quota: Arc<Quota>,
+    /// Reaches servers.
+    pub dialer: Dialer,
+    /// New tunnels are refused.
+    pub draining: Cell<bool>,
+    /// Raised when the drain timeout is over.
+    pub cut: Signal,
+    pub(super) tunnels: RefCell<Slab<Rc<Live>>>,
+    pub(super) sequence: Cell<u64>,
+}
+
+/// An open tunnel, as it is listed.
+pub(super) struct Live {
+    pub id: u64,
+    pub peer: SocketAddr,
+    pub device: String,
+    pub app: Option<String>,
+    pub user: Option<String>,
+    pub service: Arc<str>,
+    pub server: Arc<str>,
+    pub opened: Instant,
+    pub up: Cell<u64>,
+    pub down: Cell<u64>,
+}
+
+impl Core {
+    /// The state of core `index` before its first session.
+    #[must_use]
+    pub fn new(
+        index: usize,
+        snapshot: Snapshot,
+        devices: Arc<Published<DeviceRegistry>>,
+        audit: AuditHandle,
+        quota: Arc<Quota>,
+        dialer: Dialer,
+    ) -> Self {
+        Self {
+            index,
+            snapshot: RefCell::new(Rc::new(snapshot)),
+            devices,
+            metrics: RefCell::new(CoreMetrics::new()),
+            audit,
+            quota,
+            dialer,
+            draining: Cell::new(false),
+            cut: Signal::default(),
+            tunnels: RefCell::new(Slab::new()),
+            sequence: Cell::new(0),
+        }
+    }
+
+    /// A copy of the core's metrics, the runtime's included.
+    #[must_use]
+    pub fn metrics(&self) -> CoreMetrics {
+        let mut metrics = self.metrics.borrow().clone();
+        let runtime = ring::counters();
+        metrics.runtime = RuntimeCounters {
+            turns: runtime.turns,
+            completions: runtime.completions,
+            enobufs: runtime.enobufs,
+            emfile: runtime.emfile,
+            cq_overflow: runtime.cq_overflow,
+            cross_wakes: runtime.cross_wakes,
+            buffers_total: runtime.buffers_total,
+            buffers_in_use: runtime.buffers_in_use,
+            tasks_live: runtime.tasks_live,
+            operations_live: runtime.operations_live,
+            fds_live: runtime.fds_live,
+            timers_live: runtime.timers_live,
+        };
+        for (_, live) in self.tunnels.borrow().iter() {
+            metrics.bytes_client_to_server += live.up.get();
+            metrics.bytes_server_to_client += live.down.get();
+        }
+        metrics
+    }
+
+    /// The open tunnels.
+    #[must_use]
+    pub fn tunnels(&self) -> Vec<TunnelInfo> {
+        let now = ring::now();
+        let info = |live: &Live| TunnelInfo {
+            id: live.id,
+            core: self.index,
+            peer: live.peer,
+            device: live.device.clone(),
+            app: live.app.clone(),
+            user: live.user.clone(),
+            service: live.service.to_string(),
+            server: live.server.to_string(),
+            age_ms: now.saturating_duration_since(live.opened).as_millis() as u64,
+            bytes_up: live.up.get(),
+            bytes_down: live.down.get(),
+        };
+        self.tunnels
+            .borrow()
+            .iter()
+            .map(|(_, live)| info(live))
+            .collect()
+    }
+
+    /// Sessions that have not ended.
+    #[must_use]
+    pub fn sessions(&self) -> u64 {
+        let metrics = self.metrics.borrow();
+        metrics.sessions_accepted - metrics.sessions_closed
+    }
+
+    /// Counts an end.
+    pub(super) fn count(&self, reason: CloseReason) {
+        self.metrics.borrow_mut().count_end(reason);
+    }
+
+    /// A number that no other tunnel of this process has.
+    pub(super) fn next_tunnel(&self) -> u64 {
+        let number = self.sequence.get() + 1;
+        self.sequence.set(number);
+        number << 8 | self.index as u64
+    }
+}
