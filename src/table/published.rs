@@ -34,6 +34,7 @@ pub struct Published<T> {
 
 /// A replaced value, and whether the last reader that could have seen it has left.
 struct Retired<T> {
+    #[expect(dead_code, reason = "held to be dropped")]
     value: Owned<T>,
     unreachable: Arc<AtomicBool>,
 }
