@@ -122,7 +122,7 @@ fn add(
     // Without nextUpdate (which RFC 5280 demands) a list can never be known to be in force.
     let entries: Vec<&[u8]> = list
         .iter_revoked_certificates()
-        .map(|revoked| revoked.raw_serial())
+        .map(x509_parser::prelude::RevokedCertificate::raw_serial)
         .collect();
     builder.add(issuer, entries.iter().copied(), next_update.unwrap_or(0));
     Ok(CrlReport {
