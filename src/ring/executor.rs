@@ -59,6 +59,10 @@ impl Default for RuntimeConfig {
     }
 }
 
+/// Length of a tick of the timer wheel: fine enough for a load generator's schedule, coarse enough that timers of the
+/// same moment fire together.
+const TICK_NANOS: u64 = 1 << 14;
+
 struct Task {
     generation: u32,
     queued: bool,
@@ -98,7 +102,7 @@ impl Core {
     /// The first tick of the wheel at which `deadline` has passed.
     pub fn tick_at(&self, deadline: Instant) -> u64 {
         let nanos = deadline.saturating_duration_since(self.start).as_nanos();
-        u64::try_from(nanos.div_ceil(1_000_000)).unwrap_or(u64::MAX)
+        u64::try_from(nanos.div_ceil(u128::from(TICK_NANOS))).unwrap_or(u64::MAX)
     }
 
     /// Gives up an operation and drops what can be dropped.
@@ -190,7 +194,7 @@ impl Core {
     /// How long the loop may sleep; `None` for ever.
     fn time_to_next_timer(&self) -> Option<Duration> {
         let tick = self.timers.borrow().next_tick()?;
-        let due = self.start + Duration::from_millis(tick);
+        let due = self.start + Duration::from_nanos(tick.saturating_mul(TICK_NANOS));
         Some(due.saturating_duration_since(Instant::now()))
     }
 

@@ -18,7 +18,7 @@ pub fn now() -> Instant {
     current(|core| core.now.get())
 }
 
-/// A deadline on the core's timer wheel, exact to a millisecond, never early. It can be moved.
+/// A deadline on the core's timer wheel, exact to some ten microseconds, never early. It can be moved.
 pub struct Sleep {
     core: Rc<Core>,
     deadline: Instant,
@@ -57,14 +57,15 @@ impl Future for Sleep {
         }
         let tick = self.core.tick_at(self.deadline);
         let mut timers = self.core.timers.borrow_mut();
-        match self.key {
-            Some(key) => timers.refresh(key, context.waker()),
-            None => {
-                let key = timers.insert(tick, context.waker().clone());
-                drop(timers);
-                self.key = Some(key);
+        if let Some(key) = self.key {
+            if timers.refresh(key, context.waker()) {
+                return Poll::Pending;
             }
+            timers.remove(key);
         }
+        let key = timers.insert(tick, context.waker().clone());
+        drop(timers);
+        self.key = Some(key);
         Poll::Pending
     }
 }

@@ -1,7 +1,8 @@
-//! A hierarchical timer wheel (Varghese and Lauck, 1987): six levels of 64 slots, one tick a millisecond.
+//! A hierarchical timer wheel (Varghese and Lauck, 1987): six levels of 64 slots.
 //!
 //! Insert, remove and expiry are O(1) amortised. The wheel does not look at a clock: ticks go in, wakers come out.
-//! A deadline beyond the last level (about two years) is taken as the last tick that the wheel can hold.
+//! A deadline beyond the last level is taken as the last tick that the wheel can hold: who set it looks at the clock and
+//! sets it again.
 
 use std::task::Waker;
 
@@ -68,12 +69,16 @@ impl Wheel {
         key
     }
 
-    /// Replaces the waker of a timer, unless the one it has wakes the same task.
-    pub fn refresh(&mut self, key: usize, waker: &Waker) {
+    /// Replaces the waker of a timer, unless the one it has wakes the same task. `false` if it has fired already.
+    pub fn refresh(&mut self, key: usize, waker: &Waker) -> bool {
         let entry = &mut self.entries[key];
+        if entry.place.is_none() {
+            return false;
+        }
         if !entry.waker.as_ref().is_some_and(|old| old.will_wake(waker)) {
             entry.waker = Some(waker.clone());
         }
+        true
     }
 
     /// Removes a timer, fired or not.

@@ -14,7 +14,7 @@ pub use crl::{CrlError, CrlReport, load_crls};
 pub use failure::{HandshakeFailure, failure_of};
 pub use identity::{IdentityError, PeerIdentity};
 pub use server::{ServerTls, TlsError, server_config, ticketer};
-pub use stream::{Received, StreamError, TlsStream};
+pub use stream::{ClientStream, Received, ServerStream, StreamError, TlsStream};
 pub use verifier::{DeviceVerifier, RevocationPolicy, StalePolicy};
 
 #[cfg(test)]

@@ -5,12 +5,14 @@
 //! bounds what a session holds to one buffer a direction, goes through one scratch area of the thread.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::ops::Deref;
 
-use rustls::ServerConfig;
-use rustls::server::UnbufferedServerConnection;
+use rustls::CommonState;
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, WriteTraffic,
+    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
+    WriteTraffic,
 };
 
 use crate::limits::{TLS_RECORD_HEADER, TLS_SCRATCH};
@@ -31,24 +33,71 @@ pub(super) enum Progress {
     PeerClosed,
 }
 
-/// The server's half of one TLS session.
-pub(super) struct Records {
-    connection: UnbufferedServerConnection,
+/// Either end of a rustls connection; the two have the same methods and no trait in common.
+pub trait Connection: Deref<Target: Deref<Target = CommonState>> {
+    /// rustls's data of this end.
+    type Data;
+
+    /// `process_tls_records` of this end.
+    fn process<'c, 'i>(
+        &'c mut self,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data>;
+}
+
+impl Connection for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+}
+
+impl Connection for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+}
+
+/// One end of one TLS session.
+pub(super) struct Records<C> {
+    connection: C,
     /// Records made while reading (handshake flights, alerts, tickets), in the order of their sequence numbers; they
     /// precede whatever is sealed next.
     outgoing: Vec<u8>,
 }
 
-impl Records {
-    pub fn new(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
-        Ok(Self {
-            connection: UnbufferedServerConnection::new(config)?,
+impl<C: Connection> Records<C> {
+    pub fn new(connection: C) -> Self {
+        Self {
+            connection,
             outgoing: Vec::new(),
-        })
+        }
+    }
+
+    /// Queues what this end says first: a client's hello.
+    pub fn begin(&mut self) -> Result<(), rustls::Error> {
+        loop {
+            match self.connection.process(&mut []).state? {
+                ConnectionState::EncodeTlsData(mut data) => {
+                    append(&mut self.outgoing, |room| data.encode(room));
+                }
+                ConnectionState::TransmitTlsData(data) => data.done(),
+                _ => return Ok(()),
+            }
+        }
     }
 
     /// The rustls connection, for what it knows about the session.
-    pub fn connection(&self) -> &UnbufferedServerConnection {
+    pub fn connection(&self) -> &C {
         &self.connection
     }
 
@@ -67,7 +116,7 @@ impl Records {
         plaintext: &mut Vec<u8>,
     ) -> Result<Progress, rustls::Error> {
         loop {
-            let status = self.connection.process_tls_records(input);
+            let status = self.connection.process(input);
             let mut discard = status.discard;
             let progress = match status.state {
                 Err(error) => {
@@ -176,12 +225,10 @@ impl Records {
     /// Runs `f` in the state in which application data can be written.
     fn write<R>(
         &mut self,
-        f: impl FnOnce(
-            WriteTraffic<'_, rustls::server::ServerConnectionData>,
-        ) -> Result<R, rustls::Error>,
+        f: impl FnOnce(WriteTraffic<'_, C::Data>) -> Result<R, rustls::Error>,
     ) -> Result<R, rustls::Error> {
         loop {
-            match self.connection.process_tls_records(&mut []).state? {
+            match self.connection.process(&mut []).state? {
                 ConnectionState::WriteTraffic(traffic) => return f(traffic),
                 ConnectionState::EncodeTlsData(mut data) => {
                     append(&mut self.outgoing, |room| data.encode(room));
@@ -202,7 +249,7 @@ impl Records {
     /// the same bytes again once it has sent a fatal alert.
     fn collect_alert(&mut self, input: &mut RingBuf) {
         while let Ok(ConnectionState::EncodeTlsData(mut data)) =
-            self.connection.process_tls_records(input).state
+            self.connection.process(input).state
         {
             let start = self.outgoing.len();
             append(&mut self.outgoing, |room| data.encode(room));

@@ -1,13 +1,15 @@
-//! A TLS session over a socket of the ring, as server.
+//! A TLS session over a socket of the ring.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
-use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::UnbufferedServerConnection;
+use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, ServerConfig};
 
-use super::records::{Progress, Records};
+use super::records::{Connection, Progress, Records};
 use crate::ring::{Front, RingBuf, Shutdown, TcpStream};
 
 /// How a session's stream can fail.
@@ -32,24 +34,53 @@ pub enum Received {
     Closed,
 }
 
-/// An accepted connection whose session can be in any state.
-pub struct TlsStream {
+/// A session of the gateway with an app.
+pub type ServerStream = TlsStream<UnbufferedServerConnection>;
+
+/// A session of the load generator with a gateway.
+pub type ClientStream = TlsStream<UnbufferedClientConnection>;
+
+/// A connection whose session can be in any state.
+pub struct TlsStream<C> {
     stream: TcpStream,
-    records: RefCell<Records>,
+    records: RefCell<Records<C>>,
     peer_closed: Cell<bool>,
 }
 
-impl TlsStream {
+impl ServerStream {
     /// Starts a session on an accepted connection; nothing is read yet.
     ///
     /// # Errors
     /// rustls's, for a configuration that cannot work.
-    pub fn new(stream: TcpStream, config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
-        Ok(Self {
+    pub fn accepted(stream: TcpStream, config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
+        Ok(Self::over(stream, UnbufferedServerConnection::new(config)?))
+    }
+}
+
+impl ClientStream {
+    /// Starts a session on a connection that was made, by sending the client's hello.
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub async fn connected(
+        stream: TcpStream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<Self, StreamError> {
+        let session = Self::over(stream, UnbufferedClientConnection::new(config, name)?);
+        session.records.borrow_mut().begin()?;
+        session.flush().await?;
+        Ok(session)
+    }
+}
+
+impl<C: Connection> TlsStream<C> {
+    fn over(stream: TcpStream, connection: C) -> Self {
+        Self {
             stream,
-            records: RefCell::new(Records::new(config)?),
+            records: RefCell::new(Records::new(connection)),
             peer_closed: Cell::new(false),
-        })
+        }
     }
 
     /// Completes the handshake. Returns what came behind it: opened bytes and records that are not complete yet.

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use super::core::{Core, Live};
 use crate::observe::{CloseReason, Stage};
 use crate::ring::{self, Either, RingBuf, Shutdown, TcpStream};
-use crate::tls::{Received, StreamError, TlsStream};
+use crate::tls::{Received, ServerStream, StreamError};
 
 /// The two ends of a tunnel and what is known about it.
 pub(super) struct Relay<'a> {
     pub core: &'a Core,
-    pub client: &'a TlsStream,
+    pub client: &'a ServerStream,
     pub server: &'a TcpStream,
     pub live: &'a Live,
     pub idle_timeout: Duration,

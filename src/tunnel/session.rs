@@ -18,11 +18,11 @@ use crate::observe::{
     AuditEvent, AuditRecord, CloseReason, HandshakeKind, Stage, Subject, TlsVersion,
 };
 use crate::ring::{self, Either, RingBuf, TcpStream};
-use crate::tls::{HandshakeFailure, PeerIdentity, Received, StreamError, TlsStream, failure_of};
+use crate::tls::{HandshakeFailure, PeerIdentity, Received, ServerStream, StreamError, failure_of};
 
 /// A connection that was accepted and has not been read from.
 struct Accepted {
-    tls: TlsStream,
+    tls: ServerStream,
     subject: Subject,
     at: Instant,
 }
@@ -47,7 +47,7 @@ pub async fn serve(core: Rc<Core>, stream: TcpStream) {
     let snapshot = core.snapshot.borrow().clone();
     // A client that is gone already has no address; there is nobody to record.
     if let Ok(peer) = stream.peer_address()
-        && let Ok(tls) = TlsStream::new(stream, snapshot.tls.clone())
+        && let Ok(tls) = ServerStream::accepted(stream, snapshot.tls.clone())
     {
         let subject = Subject {
             peer,
@@ -141,16 +141,15 @@ async fn session(core: &Core, snapshot: &Snapshot, accepted: Accepted) -> Option
 async fn handshake(
     core: &Core,
     snapshot: &Snapshot,
-    tls: &TlsStream,
+    tls: &ServerStream,
     at: Instant,
 ) -> Result<(PeerIdentity, FirstBytes), CloseReason> {
     let first = tls
         .handshake()
         .await
         .map_err(|error| handshake_end(&error))?;
-    let (version, kind) = match tls.negotiated() {
-        Some((version, kind)) => (version, kind),
-        None => return Err(CloseReason::GatewayError),
+    let Some((version, kind)) = tls.negotiated() else {
+        return Err(CloseReason::GatewayError);
     };
     let chain = tls.peer_certificates();
     let resumed = kind == Kind::Resumed;
@@ -181,7 +180,7 @@ async fn handshake(
 type FirstBytes = Option<ring::Front>;
 
 /// The tunnel request, which may have come right behind the handshake.
-async fn request(tls: &TlsStream, first: FirstBytes) -> Result<Asked, CloseReason> {
+async fn request(tls: &ServerStream, first: FirstBytes) -> Result<Asked, CloseReason> {
     let mut parser = RequestParser::new();
     let mut next = first.filter(|front| !front.is_empty() || front.has_rest());
     loop {
@@ -210,7 +209,7 @@ async fn request(tls: &TlsStream, first: FirstBytes) -> Result<Asked, CloseReaso
 async fn tunnel(
     core: &Core,
     snapshot: &Snapshot,
-    tls: &TlsStream,
+    tls: &ServerStream,
     identity: &PeerIdentity,
     asked: Asked,
     outcome: &mut Outcome,
@@ -276,7 +275,7 @@ async fn tunnel(
 async fn relay(
     core: &Core,
     snapshot: &Snapshot,
-    tls: &TlsStream,
+    tls: &ServerStream,
     server: &TcpStream,
     live: &Rc<Live>,
     asked: Asked,
@@ -325,7 +324,7 @@ async fn relay(
 }
 
 /// Tells the client, in the way that the reason's row says, and waits a moment for it to be read.
-async fn refuse(tls: &TlsStream, reason: CloseReason) {
+async fn refuse(tls: &ServerStream, reason: CloseReason) {
     let telling = async {
         if let Some(response) = refusal(reason) {
             if tls.send_message(&response).await.is_ok() && tls.close().await.is_ok() {
