@@ -3,6 +3,7 @@
 //! Only this room makes a [`PeerIdentity`], and only from a chain that [`DeviceVerifier`] has accepted.
 
 mod crl;
+mod der;
 mod failure;
 mod identity;
 mod records;
