@@ -34,7 +34,8 @@ pub struct Published<T> {
 
 /// A replaced value, and whether the last reader that could have seen it has left.
 struct Retired<T> {
-    value: Owned<T>,
+    /// Held only to be dropped in time.
+    _value: Owned<T>,
     unreachable: Arc<AtomicBool>,
 }
 
@@ -106,7 +107,10 @@ impl<T> Published<T> {
         // alone. Holding it as an `Owned` frees nothing and makes no reference to the value: it is dropped only when
         // `unreachable` is set (`reclaim`) or when no reader can exist (`drop`).
         let value = unsafe { replaced.into_owned() };
-        Retired { value, unreachable }
+        Retired {
+            _value: value,
+            unreachable,
+        }
     }
 
     fn lock_retired(&self) -> MutexGuard<'_, Vec<Retired<T>>> {

@@ -173,10 +173,14 @@ fn refuse_unknown_extensions(list: &CertificateRevocationList<'_>) -> Result<(),
     let remedy =
         "name a full CRL of the CA; delta and partitioned lists are not supported in this version";
     for extension in list.extensions() {
-        if extension.critical || extension.oid == oid_registry::OID_X509_EXT_DELTA_CRL_INDICATOR {
+        // These two must be critical (RFC 5280, sections 5.2.4 and 5.2.5). A list that says so or not is a part of the
+        // truth, and taking it for the whole would pass what another part revokes.
+        let partial = extension.oid == oid_registry::OID_X509_EXT_DELTA_CRL_INDICATOR
+            || extension.oid == oid_registry::OID_X509_EXT_ISSUER_DISTRIBUTION_POINT;
+        if extension.critical || partial {
             return Err((
                 format!(
-                    "has the critical extension {}, which is not understood",
+                    "has the extension {}, which is not understood",
                     extension.oid
                 ),
                 remedy,

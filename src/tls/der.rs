@@ -37,10 +37,15 @@ impl<'a> Reader<'a> {
         let (_tag, rest) = self.0.split_first()?;
         let (&first, rest) = rest.split_first()?;
         let (length, rest) = match first {
-            0..0x80 => (usize::from(first), rest),
+            0..=0x7f => (usize::from(first), rest),
             0x81..=0x84 => {
                 let (octets, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-                (octets.iter().fold(0, |length, octet| length << 8 | usize::from(*octet)), rest)
+                (
+                    octets
+                        .iter()
+                        .fold(0, |length, octet| length << 8 | usize::from(*octet)),
+                    rest,
+                )
             }
             _ => return None,
         };
@@ -52,7 +57,11 @@ impl<'a> Reader<'a> {
 
     /// The next element, if it has this tag.
     pub fn expect(&mut self, tag: u8) -> Option<Element<'a>> {
-        if self.peek() == Some(tag) { self.next() } else { None }
+        if self.peek() == Some(tag) {
+            self.next()
+        } else {
+            None
+        }
     }
 
     /// A reader of the contents of the next element, which has this tag.
@@ -65,7 +74,9 @@ impl<'a> Reader<'a> {
 ///
 /// `None` if this is no certificate; one that webpki accepted always is.
 pub(super) fn issuer_and_serial(certificate: &[u8]) -> Option<(&[u8], &[u8])> {
-    let mut tbs = Reader(certificate).enter(tag::SEQUENCE)?.enter(tag::SEQUENCE)?;
+    let mut tbs = Reader(certificate)
+        .enter(tag::SEQUENCE)?
+        .enter(tag::SEQUENCE)?;
     if tbs.peek() == Some(tag::CONTEXT_0) {
         tbs.next()?;
     }
@@ -85,14 +96,28 @@ mod tests {
         bytes.extend([7; 0x80]);
         bytes.extend([0x02, 0x01, 0x05]);
         let mut reader = Reader(&bytes);
-        assert_eq!(reader.expect(0x04).map(|element| element.contents.len()), Some(0x80));
-        assert_eq!(reader.expect(tag::INTEGER).map(|element| element.whole), Some([2, 1, 5].as_slice()));
+        assert_eq!(
+            reader.expect(0x04).map(|element| element.contents.len()),
+            Some(0x80)
+        );
+        assert_eq!(
+            reader.expect(tag::INTEGER).map(|element| element.whole),
+            Some([2, 1, 5].as_slice())
+        );
         assert!(reader.is_at_end() && reader.next().is_none());
     }
 
     #[test]
     fn what_is_cut_off_or_indefinite_is_nothing() {
-        for bytes in [&[][..], &[4], &[4, 1], &[4, 0x82, 1], &[4, 0x80, 0, 0], &[4, 0x85, 0, 0, 0, 0, 1, 9], &[4, 0x84, 255, 255, 255, 255]] {
+        for bytes in [
+            &[][..],
+            &[4],
+            &[4, 1],
+            &[4, 0x82, 1],
+            &[4, 0x80, 0, 0],
+            &[4, 0x85, 0, 0, 0, 0, 1, 9],
+            &[4, 0x84, 255, 255, 255, 255],
+        ] {
             assert!(Reader(bytes).next().is_none(), "{bytes:?}");
         }
         assert!(issuer_and_serial(&[0x30, 0x02, 0x30, 0x00]).is_none());

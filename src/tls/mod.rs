@@ -19,4 +19,6 @@ pub use stream::{Received, StreamError, TlsStream};
 pub use verifier::{DeviceVerifier, RevocationPolicy, StalePolicy};
 
 #[cfg(test)]
+mod chain_tests;
+#[cfg(test)]
 mod tests;

@@ -14,7 +14,9 @@ use std::time::{Duration, SystemTime};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+};
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
@@ -78,15 +80,25 @@ impl DeviceVerifier {
         }
         let mut anchors = Vec::with_capacity(group.len());
         for (at, certificate) in group.iter().enumerate() {
-            let anchor = webpki::anchor_from_trusted_cert(certificate)
-                .map_err(|source| TlsError::GroupCertificate { position: at + 1, source })?;
+            let anchor = webpki::anchor_from_trusted_cert(certificate).map_err(|source| {
+                TlsError::GroupCertificate {
+                    position: at + 1,
+                    source,
+                }
+            })?;
             anchors.push(anchor.to_owned());
         }
         Ok(DeviceVerifier {
-            lineages: (0..group.len()).map(|at| lineage(at, group, &anchors)).collect(),
-            hints: anchors.iter().map(|anchor| DistinguishedName::in_sequence(&anchor.subject)).collect(),
+            lineages: (0..group.len())
+                .map(|at| lineage(at, group, &anchors))
+                .collect(),
+            hints: anchors
+                .iter()
+                .map(|anchor| DistinguishedName::in_sequence(&anchor.subject))
+                .collect(),
             anchors,
-            algorithms: rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms,
+            algorithms: rustls::crypto::aws_lc_rs::default_provider()
+                .signature_verification_algorithms,
             policy,
             index,
         })
@@ -98,9 +110,12 @@ impl DeviceVerifier {
     /// # Errors
     /// As in a handshake; [`failure_of`](super::failure_of) gives the reason.
     pub fn recheck(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), Error> {
-        let (end_entity, intermediates) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+        let (end_entity, intermediates) =
+            chain.split_first().ok_or(Error::NoCertificatesPresented)?;
         // A clock before 1970 finds every certificate not valid yet.
-        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let since = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         self.check(end_entity, intermediates, UnixTime::since_unix_epoch(since))
     }
 
@@ -123,7 +138,8 @@ impl DeviceVerifier {
             )
             .map_err(rustls_error)?;
         if self.policy.enabled {
-            self.index.read(|index| self.check_revocation(index, end_entity, &path, now.as_secs()))?;
+            self.index
+                .read(|index| self.check_revocation(index, end_entity, &path, now.as_secs()))?;
         }
         Ok(())
     }
@@ -143,22 +159,35 @@ impl DeviceVerifier {
         // list that revokes it counts. Else a device could dodge the revocation of its CA, which is a group
         // certificate itself, by presenting a chain that ends there.
         let anchor = path.anchor();
-        let mut same = self.anchors.iter().zip(&self.lineages).filter(|(other, _)| {
-            other.subject == anchor.subject && other.subject_public_key_info == anchor.subject_public_key_info
-        });
+        let mut same = self
+            .anchors
+            .iter()
+            .zip(&self.lineages)
+            .filter(|(other, _)| {
+                other.subject == anchor.subject
+                    && other.subject_public_key_info == anchor.subject_public_key_info
+            });
         if same.all(|(_, lineage)| lineage.iter().any(|id| is_revoked(index, id, now))) {
             return Err(CertificateError::Revoked);
         }
         Ok(())
     }
 
-    fn check_status(&self, index: &RevocationIndex, certificate: &[u8], now: u64) -> Result<(), CertificateError> {
-        let (issuer, serial) = issuer_and_serial(certificate).ok_or(CertificateError::BadEncoding)?;
+    fn check_status(
+        &self,
+        index: &RevocationIndex,
+        certificate: &[u8],
+        now: u64,
+    ) -> Result<(), CertificateError> {
+        let (issuer, serial) =
+            issuer_and_serial(certificate).ok_or(CertificateError::BadEncoding)?;
         match (index.status(issuer, serial, now), self.policy.stale) {
             (Status::Good, _) => Ok(()),
             (Status::Revoked, _) => Err(CertificateError::Revoked),
             (Status::Unknown | Status::Stale { .. }, StalePolicy::Soft) => Ok(()),
-            (Status::Stale { since }, StalePolicy::Grace(grace)) if now < since.saturating_add(grace.as_secs()) => {
+            (Status::Stale { since }, StalePolicy::Grace(grace))
+                if now < since.saturating_add(grace.as_secs()) =>
+            {
                 Ok(())
             }
             (Status::Unknown, _) => Err(CertificateError::UnknownRevocationStatus),
@@ -173,18 +202,27 @@ fn is_revoked(index: &RevocationIndex, id: &CertificateId, now: u64) -> bool {
 
 /// The group certificate `at` and those above it, for as far as they are group certificates, the root left out:
 /// nothing can revoke a certificate that stands for itself.
-fn lineage(at: usize, group: &[CertificateDer<'_>], anchors: &[TrustAnchor<'_>]) -> Vec<CertificateId> {
+fn lineage(
+    at: usize,
+    group: &[CertificateDer<'_>],
+    anchors: &[TrustAnchor<'_>],
+) -> Vec<CertificateId> {
     let mut lineage: Vec<CertificateId> = Vec::new();
     let mut next = Some(at);
     while let Some(at) = next
         && let Some((issuer, serial)) = issuer_and_serial(&group[at])
     {
         let name = |at: usize| DistinguishedName::in_sequence(&anchors[at].subject);
-        let known = lineage.iter().any(|id| id.issuer == issuer && id.serial == serial);
+        let known = lineage
+            .iter()
+            .any(|id| id.issuer == issuer && id.serial == serial);
         if known || name(at).as_ref() == issuer {
             break;
         }
-        lineage.push(CertificateId { issuer: issuer.to_vec(), serial: serial.to_vec() });
+        lineage.push(CertificateId {
+            issuer: issuer.to_vec(),
+            serial: serial.to_vec(),
+        });
         next = (0..group.len()).find(|other| name(*other).as_ref() == issuer);
     }
     lineage
@@ -195,7 +233,9 @@ fn rustls_error(error: webpki::Error) -> Error {
     use webpki::Error as E;
     let error = match error {
         E::BadDer | E::BadDerTime | E::TrailingData(_) => CertificateError::BadEncoding,
-        E::CertNotValidYet { time, not_before } => CertificateError::NotValidYetContext { time, not_before },
+        E::CertNotValidYet { time, not_before } => {
+            CertificateError::NotValidYetContext { time, not_before }
+        }
         E::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },
         E::InvalidCertValidity => CertificateError::Expired,
         E::UnknownIssuer => CertificateError::UnknownIssuer,
@@ -226,7 +266,8 @@ impl ClientCertVerifier for DeviceVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.check(end_entity, intermediates, now).map(|()| ClientCertVerified::assertion())
+        self.check(end_entity, intermediates, now)
+            .map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
