@@ -6,7 +6,9 @@ use std::time::SystemTime;
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::oid_registry;
-use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+use x509_parser::prelude::{
+    CertificateRevocationList, FromDer, RevokedCertificate, X509Certificate,
+};
 
 use crate::certs::{self, CertError};
 use crate::limits::CRL_CLOCK_SKEW_SECONDS;
@@ -122,7 +124,7 @@ fn add(
     // Without nextUpdate (which RFC 5280 demands) a list can never be known to be in force.
     let entries: Vec<&[u8]> = list
         .iter_revoked_certificates()
-        .map(|revoked| revoked.raw_serial())
+        .map(RevokedCertificate::raw_serial)
         .collect();
     builder.add(issuer, entries.iter().copied(), next_update.unwrap_or(0));
     Ok(CrlReport {
