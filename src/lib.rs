@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod certs;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod engine;

@@ -167,3 +167,11 @@ pub const SESSIONS_BEYOND_TUNNELS: usize = 1024;
 
 /// How often a draining core looks whether its last session has ended.
 pub const DRAIN_POLL: Duration = Duration::from_millis(10);
+
+// ---- the process ----
+
+/// How often the machine's own addresses are read again.
+pub const OWN_ADDRESSES_REFRESH: Duration = Duration::from_secs(30);
+
+/// How long sessions that were cut at the end of a drain may take to end.
+pub const SESSIONS_END: Duration = Duration::from_secs(3);

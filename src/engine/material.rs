@@ -96,6 +96,29 @@ impl Material {
         })
     }
 
+    /// Reads and checks everything that a start would, and keeps nothing.
+    ///
+    /// # Errors
+    /// [`LoadError`], which names the file.
+    pub fn check(config: &Config) -> Result<(), LoadError> {
+        let mut config = config.clone();
+        // A check writes nothing: a self-signed certificate that does not exist yet is made in a folder of its own.
+        let scratch = std::env::temp_dir().join(format!("adit-check-{}", std::process::id()));
+        if config.profile.server_certificate.is_none() {
+            config.state_dir.clone_from(&scratch);
+        }
+        let result = Self::load(&config).and_then(|mut material| {
+            let empty = RevocationIndex::builder().build();
+            let revocation = Arc::new(Published::new(std::mem::replace(
+                &mut material.revocation,
+                empty,
+            )));
+            material.snapshots(1, &revocation).map(|_| ())
+        });
+        let _ = std::fs::remove_dir_all(&scratch);
+        result
+    }
+
     /// The snapshots of `cores` cores. They look revoked certificates up in `revocation`.
     ///
     /// # Errors

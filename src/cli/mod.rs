@@ -1,0 +1,99 @@
+//! The command line.
+
+mod admin;
+mod run;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::certs::{self, CertError, CertsCommand};
+use crate::config::{self, ConfigError};
+use crate::engine::LoadError;
+
+pub use admin::{AdminCommand, AdminError};
+pub use run::{Gateway, RunError};
+
+/// A per-app tunnel gateway: mutual TLS in, policy, one io_uring per core.
+#[derive(Debug, Parser)]
+#[command(name = "adit", version, about, max_term_width = 120)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway.
+    ///
+    /// SIGHUP reads the config again, for new sessions; SIGTERM and SIGINT drain, a second one ends at once.
+    Run(ConfigFile),
+    /// Check a config and the files that it names, and say what it means.
+    Check(ConfigFile),
+    /// Make and inspect certificates for devices and servers.
+    #[command(subcommand)]
+    Certs(CertsCommand),
+    /// List the open tunnels of a running node.
+    Tunnels(AdminCommand),
+    /// Print a latency histogram of a running node, in HdrHistogram's percentile format.
+    Histogram(AdminCommand),
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The config file.
+    #[arg(long, default_value = "adit.toml")]
+    config: PathBuf,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The config.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    /// A file that the config names.
+    #[error("{0}")]
+    Load(#[from] LoadError),
+    /// While running.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// Certificates.
+    #[error(transparent)]
+    Certs(#[from] CertError),
+    /// The admin listener of a running node.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+}
+
+impl CliError {
+    /// 2 where the command line or the config is wrong, else 1.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Load(_) => 2,
+            Self::Run(RunError::Engine(crate::engine::EngineError::Load(_))) => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// [`CliError`], to be printed.
+pub fn execute(cli: Cli) -> Result<(), CliError> {
+    match cli.command {
+        Command::Run(file) => Ok(run::run(&file.config)?),
+        Command::Check(file) => {
+            let config = config::load(&file.config)?;
+            crate::engine::Material::check(&config)?;
+            print!("{}", config.summary());
+            println!("{} is right", file.config.display());
+            Ok(())
+        }
+        Command::Certs(command) => Ok(certs::run(command)?),
+        Command::Tunnels(command) => Ok(command.print("/tunnels")?),
+        Command::Histogram(command) => Ok(command.print("/histograms?format=hgrm")?),
+    }
+}

@@ -1,0 +1,233 @@
+//! The life of a gateway process: start, reload, drain, end.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::backend::{ResolverTask, resolver};
+use crate::config::{self, AuditSink, Config, ConfigError, Log, LogFormat};
+use crate::control::{Control, ControlError, RunningNode, Signal, Signals};
+use crate::engine::{EngineError, Node};
+use crate::limits::{DRAIN_POLL, OWN_ADDRESSES_REFRESH, SESSIONS_END};
+use crate::observe::{self, AuditLog, AuditLogError};
+use crate::ring;
+
+/// Why the gateway did not start or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The config.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The cores.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The admin listener.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditLogError),
+    /// The state directory.
+    #[error("cannot make state_dir {0}: {1}")]
+    StateDir(String, std::io::Error),
+}
+
+/// `adit run`.
+pub(super) fn run(file: &Path) -> Result<(), RunError> {
+    let config = config::load(file)?;
+    start_logging(&config.log);
+    let gateway = Gateway::start(config)?;
+    tracing::info!(address = %gateway.node.address(), cores = gateway.node.core_count(), "taking tunnels");
+    gateway.run(Some(file.to_owned()))
+}
+
+/// A started gateway. Its cores already serve; [`Gateway::run`] gives it the control core.
+pub struct Gateway {
+    /// The cores.
+    pub node: Arc<Node>,
+    audit: AuditLog,
+    control: Control,
+    names: ResolverTask,
+    drain_timeout: Duration,
+}
+
+impl Gateway {
+    /// Starts everything but the control core.
+    ///
+    /// # Errors
+    /// [`RunError`]; nothing keeps running then.
+    pub fn start(config: Config) -> Result<Self, RunError> {
+        match ring::raise_descriptor_limit() {
+            Ok(limit) if (limit as usize) < config.engine.max_tunnels.saturating_mul(2) => {
+                tracing::warn!(
+                    "{limit} open files are allowed and a tunnel takes two: fewer than engine.max_tunnels = {} will fit; \
+                 raise LimitNOFILE",
+                    config.engine.max_tunnels
+                )
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
+        }
+        make_private_folder(&config.state_dir)
+            .map_err(|error| RunError::StateDir(config.state_dir.display().to_string(), error))?;
+        let control = Control::bind(&config.admin)?;
+        let audit = AuditLog::start(match &config.log.audit {
+            AuditSink::Stdout => observe::AuditSink::Stdout,
+            AuditSink::Off => observe::AuditSink::Off,
+            AuditSink::File(path) => observe::AuditSink::File(path.clone()),
+        })?;
+        let (handle, names) = resolver();
+        let drain_timeout = config.engine.drain_timeout;
+        let node = Arc::new(Node::start(config, &audit.handle(), &handle)?);
+        Ok(Self {
+            node,
+            audit,
+            control,
+            names,
+            drain_timeout,
+        })
+    }
+
+    /// Runs the control core on this thread until the node has ended. `file` is read again on SIGHUP.
+    ///
+    /// # Errors
+    /// [`RunError::Control`] if the control core cannot run.
+    pub fn run(self, file: Option<PathBuf>) -> Result<(), RunError> {
+        let Self {
+            node,
+            audit,
+            control,
+            names,
+            drain_timeout,
+        } = self;
+        let (ended, shutdown) = watch::channel(false);
+        let audit = Arc::new(audit);
+        let jobs = {
+            let (node, audit) = (node.clone(), audit.clone());
+            async move {
+                let stops = Arc::new(AtomicUsize::new(0));
+                tokio::join!(
+                    names.run(),
+                    refresh_addresses(&node),
+                    signals(&node, &audit, file, &stops),
+                    end(&node, &stops, drain_timeout, ended),
+                );
+            }
+        };
+        let running = RunningNode {
+            engine: node,
+            audit: audit.handle(),
+        };
+        let result = control.run(Arc::new(running), shutdown, jobs);
+        if let Ok(audit) = Arc::try_unwrap(audit) {
+            audit.stop();
+        }
+        Ok(result?)
+    }
+}
+
+async fn refresh_addresses(node: &Node) {
+    loop {
+        tokio::time::sleep(OWN_ADDRESSES_REFRESH).await;
+        node.refresh_own_addresses();
+    }
+}
+
+/// Reload and stop, as signals ask for them.
+async fn signals(node: &Arc<Node>, audit: &AuditLog, file: Option<PathBuf>, stops: &AtomicUsize) {
+    let signals = match Signals::install() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(%error, "cannot take signals");
+            return;
+        }
+    };
+    signals
+        .run(|signal| match signal {
+            Signal::Reload => {
+                audit.reopen();
+                if let Some(file) = &file {
+                    let (node, file) = (node.clone(), file.clone());
+                    // Reads files and checks signatures: not on this thread, which answers probes.
+                    std::thread::spawn(move || reload(&node, &file));
+                }
+            }
+            Signal::Stop => {
+                if stops.fetch_add(1, Ordering::Relaxed) > 0 {
+                    tracing::warn!("second signal: ending at once");
+                    std::process::exit(1);
+                }
+                tracing::info!("draining");
+                node.drain();
+            }
+        })
+        .await;
+}
+
+fn reload(node: &Node, file: &Path) {
+    let result = config::load(file).map_err(|error| {
+        node.count_reload_failure();
+        error.to_string()
+    });
+    match result.and_then(|config| node.reload(config).map_err(|error| error.to_string())) {
+        Ok(()) => tracing::info!(
+            generation = node.generation(),
+            "the new config is in effect"
+        ),
+        Err(error) => tracing::error!("the new config is refused and the old one stays: {error}"),
+    }
+}
+
+/// After the first stop: waits for the sessions, cuts what is left after the drain timeout, and ends the control core.
+async fn end(
+    node: &Node,
+    stops: &AtomicUsize,
+    drain_timeout: Duration,
+    ended: watch::Sender<bool>,
+) {
+    poll(|| node.is_draining() || stops.load(Ordering::Relaxed) > 0).await;
+    if tokio::time::timeout(drain_timeout, poll(|| node.has_ended()))
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            tunnels = node.open_tunnels(),
+            "drain timeout: ending the tunnels that are left"
+        );
+        node.cut();
+        let _ = tokio::time::timeout(SESSIONS_END, poll(|| node.has_ended())).await;
+    }
+    let _ = ended.send(true);
+}
+
+async fn poll(done: impl Fn() -> bool) {
+    while !done() {
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
+}
+
+/// Makes a folder that only this user can read: it holds keys.
+fn make_private_folder(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+}
+
+/// Logs to standard error; `RUST_LOG` chooses what, `info` by default.
+fn start_logging(log: &Log) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // A second subscriber in one process (tests) is not an error.
+    let _ = match log.format {
+        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Text => builder.with_ansi(false).try_init(),
+    };
+}
