@@ -78,8 +78,7 @@ pub const CONFIG_SYNTAX_ERRORS_MAX: usize = 20;
 
 /// Longest duration that a config may name. Far beyond any sensible timeout, and short enough that adding it to an
 /// `Instant` or counting it in milliseconds cannot overflow.
-pub const CONFIG_DURATION_MAX: std::time::Duration =
-    std::time::Duration::from_secs(365 * 24 * 60 * 60);
+pub const CONFIG_DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Largest `engine.max_tunnels`. A tunnel takes two file descriptors, and the kernel's largest settable limit of open
 /// files for a process (`fs.nr_open`) is below 2^31.

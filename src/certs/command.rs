@@ -393,7 +393,6 @@ fn wrote(certificate: &Path, key: &Path) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::certs::Description;

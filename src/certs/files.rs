@@ -154,7 +154,6 @@ fn sync_folder(path: &Path) -> Result<(), CertError> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;

@@ -24,7 +24,6 @@ pub mod self_signed;
 pub mod serial;
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests;
 
 use std::io;

@@ -394,7 +394,6 @@ fn no_item(path: &Path, noun: &str, blocks: &[Block<'_>]) -> CertError {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::certs::make::{Usage, key_to_pem, pem_block, to_pem};

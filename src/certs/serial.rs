@@ -123,7 +123,6 @@ pub(crate) fn hex_with_colons(octets: &[u8]) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -6,22 +6,31 @@ use std::thread::available_parallelism;
 /// No machine has more (`NR_CPUS` of the kernel's largest configurations); keeps a strange range from filling memory.
 const CPUS_MAX: usize = 1 << 16;
 
-/// Ids of the CPUs in the affinity mask that the process had at the first call, ascending, at least one; never more than
-/// its CPU quota gives it. Kept from the first call on: workers are pinned later, and a mask that was read on a pinned
-/// thread would make a reload with `cores = "all"` shrink to one core. So call it before anything is pinned.
-pub(super) fn allowed() -> &'static [usize] {
-    static ALLOWED: OnceLock<Vec<usize>> = OnceLock::new();
-    ALLOWED.get_or_init(|| {
+/// What the process may use.
+#[derive(Debug)]
+pub(super) struct Cpus {
+    /// Ids of the CPUs in the affinity mask, ascending, at least one.
+    pub(super) allowed: Vec<usize>,
+    /// How many of them the process's CPU quota keeps busy: from 1 to the length of `allowed`.
+    pub(super) usable: usize,
+}
+
+/// What the process may use, as found at the first call and kept from then on: workers are pinned later, and a mask
+/// that was read on a pinned thread would make a reload with `cores = "all"` shrink to one core. So the first call has to
+/// come before anything is pinned.
+pub(super) fn cpus() -> &'static Cpus {
+    static CPUS: OnceLock<Cpus> = OnceLock::new();
+    CPUS.get_or_init(|| {
         let usable = available_parallelism().map_or(1, usize::from);
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let mut cpus = status
+        let allowed = status
             .lines()
             .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
             .and_then(cpu_list)
             // Without /proc the count is the best that is known, and CPUs are nearly always numbered from 0.
             .unwrap_or_else(|| (0..usable).collect());
-        cpus.truncate(usable);
-        cpus
+        let usable = usable.min(allowed.len());
+        Cpus { allowed, usable }
     })
 }
 
@@ -57,7 +66,8 @@ mod tests {
 
     #[test]
     fn this_process_may_use_at_least_one() {
-        assert!(!allowed().is_empty());
-        assert!(allowed().is_sorted());
+        let Cpus { allowed, usable } = cpus();
+        assert!(allowed.is_sorted());
+        assert!((1..=allowed.len()).contains(usable));
     }
 }

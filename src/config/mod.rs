@@ -57,7 +57,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 ///
 /// All problems of the text.
 pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
-    validate::check(text, file, cores::allowed())
+    validate::check(text, file, cores::cpus())
 }
 
 /// The file's text, bounded.

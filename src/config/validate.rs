@@ -11,6 +11,7 @@ use toml::de::DeTable;
 
 use super::address::{Host, HostPort};
 use super::authentication::{device_auth, server_certificate, tls};
+use super::cores::Cpus;
 use super::document::{Numbers, Reader, Section, Slot};
 use super::error::{ConfigError, Fault, Place, Report, nearest, quoted};
 use super::raw::{RawConfig, RawEngine, RawListener, RawProfile};
@@ -22,7 +23,7 @@ use super::values::{
 use crate::limits::{CONFIG_SYNTAX_ERRORS_MAX, CONFIG_TUNNELS_MAX, UNIX_SOCKET_PATH_MAX};
 
 /// Checks the text of a config file for a machine with these CPUs.
-pub(super) fn check(text: &str, file: &Path, cpus: &[usize]) -> Result<Config, ConfigError> {
+pub(super) fn check(text: &str, file: &Path, cpus: &Cpus) -> Result<Config, ConfigError> {
     let reader = Reader::new(text);
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors.iter().take(CONFIG_SYNTAX_ERRORS_MAX) {
@@ -49,7 +50,7 @@ pub(super) fn check(text: &str, file: &Path, cpus: &[usize]) -> Result<Config, C
     report.conclude(file, config)
 }
 
-fn config(raw: RawConfig, folder: &Folder, cpus: &[usize], report: &mut Report) -> Config {
+fn config(raw: RawConfig, folder: &Folder, cpus: &Cpus, report: &mut Report) -> Config {
     Config {
         state_dir: raw
             .state_dir
@@ -82,7 +83,7 @@ fn config(raw: RawConfig, folder: &Folder, cpus: &[usize], report: &mut Report) 
     }
 }
 
-fn engine(raw: RawEngine, cpus: &[usize], report: &mut Report) -> Engine {
+fn engine(raw: RawEngine, cpus: &Cpus, report: &mut Report) -> Engine {
     let mut timeout = |slot: Slot<String>, seconds| {
         slot.parse(report, |text| duration(&text))
             .or(Duration::from_secs(seconds))
@@ -111,11 +112,13 @@ fn engine(raw: RawEngine, cpus: &[usize], report: &mut Report) -> Engine {
     }
 }
 
-fn cores(slot: Slot<Numbers>, cpus: &[usize], report: &mut Report) -> Vec<usize> {
+fn cores(slot: Slot<Numbers>, cpus: &Cpus, report: &mut Report) -> Vec<usize> {
     const REMEDY: &str = "write \"all\", a count, or a list of CPU ids";
+    // More workers than the quota keeps busy would only wait for each other; whoever wants them can name a number.
+    let all = || cpus.allowed[..cpus.usable].to_vec();
     let place = slot.place.clone();
     let Some(numbers) = slot.given() else {
-        return cpus.to_vec();
+        return all();
     };
     match numbers {
         Numbers::Word(text) => {
@@ -125,23 +128,26 @@ fn cores(slot: Slot<Numbers>, cpus: &[usize], report: &mut Report) -> Vec<usize>
                     Fault::new(format!("{} is not known here", quoted(&text)), REMEDY),
                 );
             }
-            cpus.to_vec()
+            all()
         }
         Numbers::One(number) => match usize::try_from(number)
             .ok()
-            .filter(|n| (1..=cpus.len()).contains(n))
+            .filter(|n| (1..=cpus.allowed.len()).contains(n))
         {
-            Some(number) => cpus[..number].to_vec(),
+            Some(number) => cpus.allowed[..number].to_vec(),
             None => {
                 let message = format!(
                     "{number} cores are wanted, and the process may use {}",
-                    cpus.len()
+                    cpus.allowed.len()
                 );
                 report.add(
                     &place,
                     Fault::new(
                         message,
-                        format!("write a number from 1 to {}, or \"all\"", cpus.len()),
+                        format!(
+                            "write a number from 1 to {}, or \"all\"",
+                            cpus.allowed.len()
+                        ),
                     ),
                 );
                 Vec::new()
@@ -154,15 +160,13 @@ fn cores(slot: Slot<Numbers>, cpus: &[usize], report: &mut Report) -> Vec<usize>
             let usable = |number: i64| {
                 usize::try_from(number)
                     .ok()
-                    .filter(|id| cpus.contains(id))
+                    .filter(|id| cpus.allowed.contains(id))
                     .ok_or_else(|| {
                         let message =
                             format!("CPU {number} is not among those that the process may use");
                         Fault::new(
                             message,
-                            format!(
-                                "choose from {cpus:?}, or widen the affinity mask or CPU quota"
-                            ),
+                            format!("choose from {:?}, or widen the affinity mask", cpus.allowed),
                         )
                     })
             };

@@ -122,6 +122,8 @@ pub struct RuntimeCounters {
     pub cq_overflow: u64,
     /// Wake-ups that came from another core.
     pub cross_wakes: u64,
+    /// Sessions that ended by a fault of the gateway (a panic), alone.
+    pub panics: u64,
     /// Buffers that the core owns.
     pub buffers_total: u64,
     /// Buffers that are not free.
@@ -146,6 +148,7 @@ impl RuntimeCounters {
             emfile,
             cq_overflow,
             cross_wakes,
+            panics,
             buffers_total,
             buffers_in_use,
             tasks_live,
@@ -159,6 +162,7 @@ impl RuntimeCounters {
         *emfile += other.emfile;
         *cq_overflow += other.cq_overflow;
         *cross_wakes += other.cross_wakes;
+        *panics += other.panics;
         *buffers_total += other.buffers_total;
         *buffers_in_use += other.buffers_in_use;
         *tasks_live += other.tasks_live;

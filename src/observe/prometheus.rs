@@ -262,6 +262,7 @@ impl Snapshot {
             "Wake-ups from another core",
             r.cross_wakes,
         )?;
+        out.counter("runtime_panics", "Tasks that ended by a panic", r.panics)?;
         out.gauge(
             "runtime_buffers",
             "Buffers that the cores own",

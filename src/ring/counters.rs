@@ -15,6 +15,8 @@ pub struct Counters {
     pub emfile: u64,
     /// Operations that ended with a reset by the peer.
     pub resets: u64,
+    /// Tasks that ended by a panic.
+    pub panics: u64,
     /// Loop turns that found the completion queue overflowed (the kernel keeps the completions; none is lost).
     pub cq_overflow: u64,
     /// Wake-ups received from other threads.
@@ -41,6 +43,7 @@ pub(super) struct Cells {
     pub enobufs: Cell<u64>,
     pub emfile: Cell<u64>,
     pub resets: Cell<u64>,
+    pub panics: Cell<u64>,
     pub cq_overflow: Cell<u64>,
     pub cross_wakes: Cell<u64>,
     pub fds_live: Cell<u64>,

@@ -10,6 +10,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -147,7 +148,13 @@ impl Core {
         };
         let Some(mut future) = taken else { return };
         let waker = waker(packed);
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+        // A bug that one task meets must not end the others: its task is dropped, and the runtime goes on.
+        let poll = AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(&waker)));
+        let polled = catch_unwind(poll).unwrap_or_else(|_| {
+            bump(&self.cells.panics);
+            Poll::Ready(())
+        });
+        match polled {
             Poll::Pending => {
                 if let Some(task) = self.tasks.borrow_mut().get_mut(slot) {
                     task.future = Some(future);
@@ -195,6 +202,7 @@ impl Core {
             enobufs: cells.enobufs.get(),
             emfile: cells.emfile.get(),
             resets: cells.resets.get(),
+            panics: cells.panics.get(),
             cq_overflow: cells.cq_overflow.get(),
             cross_wakes: cells.cross_wakes.get(),
             buffers_total: self.pool.created(),
@@ -284,6 +292,10 @@ impl Runtime {
             if let Some(value) = output.borrow_mut().take() {
                 return value;
             }
+            assert!(
+                Rc::strong_count(&output) > 1,
+                "the future that block_on runs has panicked"
+            );
             self.enter(&mut messages);
         }
     }

@@ -290,3 +290,12 @@ fn a_runtime_ends_with_tasks_in_the_middle_of_everything() {
     });
     drop(runtime);
 }
+
+#[test]
+fn a_panic_ends_its_task_alone() {
+    run(async {
+        spawn(async { panic!("on purpose") });
+        sleep(Duration::from_millis(5)).await;
+        assert_eq!((counters().panics, counters().tasks_live), (1, 1));
+    });
+}

@@ -34,8 +34,8 @@ pub struct Published<T> {
 
 /// A replaced value, and whether the last reader that could have seen it has left.
 struct Retired<T> {
-    /// Held only to be dropped in time.
-    _value: Owned<T>,
+    #[expect(dead_code, reason = "held to be dropped")]
+    value: Owned<T>,
     unreachable: Arc<AtomicBool>,
 }
 
@@ -107,10 +107,7 @@ impl<T> Published<T> {
         // alone. Holding it as an `Owned` frees nothing and makes no reference to the value: it is dropped only when
         // `unreachable` is set (`reclaim`) or when no reader can exist (`drop`).
         let value = unsafe { replaced.into_owned() };
-        Retired {
-            _value: value,
-            unreachable,
-        }
+        Retired { value, unreachable }
     }
 
     fn lock_retired(&self) -> MutexGuard<'_, Vec<Retired<T>>> {
@@ -255,7 +252,7 @@ mod tests {
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
-                    (0..EACH).for_each(|value| table.publish(Canary::new(value, &alive)));
+                    (0..EACH).for_each(|value| table.publish(Canary::new(value, &alive)))
                 });
             }
         });

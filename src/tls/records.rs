@@ -198,13 +198,30 @@ impl Records {
         }
     }
 
-    /// After an error: takes the alert that rustls has queued for it.
+    /// After an error: takes what rustls has queued up to the alert for it. Not a step further: rustls must not be given
+    /// the same bytes again once it has sent a fatal alert.
     fn collect_alert(&mut self, input: &mut RingBuf) {
         while let Ok(ConnectionState::EncodeTlsData(mut data)) =
             self.connection.process_tls_records(input).state
         {
+            let start = self.outgoing.len();
             append(&mut self.outgoing, |room| data.encode(room));
+            if is_alert(&self.outgoing[start..]) {
+                break;
+            }
         }
+    }
+}
+
+/// Whether a record is an alert: by its type, or, where TLS 1.3 hides the type, by its length, which no other message
+/// has (RFC 8446, sections 5.2 and 6: level, description, content type and a tag of 16 bytes).
+fn is_alert(record: &[u8]) -> bool {
+    const ALERT: u8 = 21;
+    const APPLICATION_DATA: u8 = 23;
+    match record.first() {
+        Some(&ALERT) => true,
+        Some(&APPLICATION_DATA) => record.len() == TLS_RECORD_HEADER + 2 + 1 + 16,
+        _ => false,
     }
 }
 

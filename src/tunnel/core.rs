@@ -136,6 +136,7 @@ impl Core {
             emfile: runtime.emfile,
             cq_overflow: runtime.cq_overflow,
             cross_wakes: runtime.cross_wakes,
+            panics: runtime.panics,
             buffers_total: runtime.buffers_total,
             buffers_in_use: runtime.buffers_in_use,
             tasks_live: runtime.tasks_live,
@@ -181,6 +182,15 @@ impl Core {
         metrics.sessions_accepted - metrics.sessions_closed
     }
 
+    /// Lists an open tunnel for as long as the result lives.
+    pub(super) fn list(&self, live: Rc<Live>) -> Listed<'_> {
+        self.metrics.borrow_mut().tunnels_opened += 1;
+        Listed {
+            core: self,
+            key: self.tunnels.borrow_mut().insert(live),
+        }
+    }
+
     /// Counts an end.
     pub(super) fn count(&self, reason: CloseReason) {
         self.metrics.borrow_mut().count_end(reason);
@@ -191,5 +201,21 @@ impl Core {
         let number = self.sequence.get() + 1;
         self.sequence.set(number);
         number << 8 | self.index as u64
+    }
+}
+
+/// A tunnel in the list of the open ones; taken out, and its bytes added up, when it is dropped.
+pub(super) struct Listed<'a> {
+    core: &'a Core,
+    key: usize,
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        let live = self.core.tunnels.borrow_mut().remove(self.key);
+        let mut metrics = self.core.metrics.borrow_mut();
+        metrics.tunnels_closed += 1;
+        metrics.bytes_client_to_server += live.up.get();
+        metrics.bytes_server_to_client += live.down.get();
     }
 }

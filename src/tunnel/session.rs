@@ -43,7 +43,7 @@ struct Outcome {
 
 /// Serves one accepted connection to its end.
 pub async fn serve(core: Rc<Core>, stream: TcpStream) {
-    core.metrics.borrow_mut().sessions_accepted += 1;
+    let _counted = Counted::new(&core);
     let snapshot = core.snapshot.borrow().clone();
     // A client that is gone already has no address; there is nobody to record.
     if let Ok(peer) = stream.peer_address()
@@ -65,7 +65,22 @@ pub async fn serve(core: Rc<Core>, stream: TcpStream) {
             record(&core, outcome);
         }
     }
-    core.metrics.borrow_mut().sessions_closed += 1;
+}
+
+/// A session in the counters, for as long as it lives, whatever ends it.
+struct Counted<'a>(&'a Core);
+
+impl<'a> Counted<'a> {
+    fn new(core: &'a Core) -> Self {
+        core.metrics.borrow_mut().sessions_accepted += 1;
+        Self(core)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.borrow_mut().sessions_closed += 1;
+    }
 }
 
 /// From handshake to refusal or to the end of the tunnel. `None`: the node ended while nothing was decided.
@@ -277,8 +292,7 @@ async fn relay(
             server: dialled,
         },
     );
-    let key = core.tunnels.borrow_mut().insert(live.clone());
-    core.metrics.borrow_mut().tunnels_opened += 1;
+    let listed = core.list(live.clone());
 
     let idle_timeout = snapshot.limits.idle_timeout;
     let relay = Relay {
@@ -291,13 +305,10 @@ async fn relay(
     };
     let reason = relay.run(asked.request.early, asked.carry).await;
 
-    core.tunnels.borrow_mut().remove(key);
+    drop(listed);
     let duration = ring::now().saturating_duration_since(live.opened);
     {
         let mut metrics = core.metrics.borrow_mut();
-        metrics.tunnels_closed += 1;
-        metrics.bytes_client_to_server += live.up.get();
-        metrics.bytes_server_to_client += live.down.get();
         metrics.record(Stage::Lifetime, duration);
     }
     core.count(reason);

@@ -96,12 +96,12 @@ service = "wiki"
 "#;
 
 /// A folder with the files that the configs of these tests name, and the path of a config in it.
-struct Place {
+struct Scratch {
     dir: TempDir,
     file: PathBuf,
 }
 
-impl Place {
+impl Scratch {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         for name in [
@@ -121,9 +121,16 @@ impl Place {
         self.dir.path().join(name)
     }
 
-    /// Parses for a machine with the CPUs 0, 1, 4 and 5.
+    /// Parses for a process that may use the CPUs 0, 1, 4 and 5 and has a quota for three.
     fn parse(&self, text: &str) -> Result<Config, ConfigError> {
-        validate::check(text, &self.file, &[0, 1, 4, 5])
+        validate::check(text, &self.file, &cpus())
+    }
+}
+
+fn cpus() -> cores::Cpus {
+    cores::Cpus {
+        allowed: vec![0, 1, 4, 5],
+        usable: 3,
     }
 }
 
@@ -133,14 +140,14 @@ fn with(lines: &str, more: &str) -> String {
 }
 
 fn right(text: &str) -> Config {
-    Place::new()
+    Scratch::new()
         .parse(text)
         .unwrap_or_else(|error| panic!("{error}\nin\n{text}"))
 }
 
 /// The problems of a text as `line key: message; remedy`.
 fn wrong(text: &str) -> Vec<String> {
-    let error = Place::new().parse(text).expect_err(text);
+    let error = Scratch::new().parse(text).expect_err(text);
     let line = |line: Option<usize>| line.map_or("-".to_owned(), |line| line.to_string());
     let shown = |p: &Problem| format!("{} {}: {}; {}", line(p.line), p.key, p.message, p.remedy);
     error.problems.iter().map(shown).collect()
@@ -161,12 +168,12 @@ fn one_problem(text: &str, parts: &[&str]) {
 
 #[test]
 fn the_contract() {
-    let place = Place::new();
+    let place = Scratch::new();
     let config = place.parse(CONTRACT).unwrap();
     let expected = Config {
         state_dir: PathBuf::from("/var/lib/adit"),
         engine: Engine {
-            cores: vec![0, 1, 4, 5],
+            cores: vec![0, 1, 4],
             max_tunnels: 100_000,
             max_tunnels_per_device: 256,
             handshake_timeout: Duration::from_secs(10),
@@ -290,7 +297,7 @@ host = "a*.b"
 port = 70000
 service = "wik"
 "#;
-    let error = Place::new().parse(text).unwrap_err();
+    let error = Scratch::new().parse(text).unwrap_err();
     let found: Vec<_> = error
         .problems
         .iter()
@@ -427,7 +434,7 @@ fn the_summary_says_what_the_config_means() {
     for part in [
         "profile         corp, for devices at tunnel.example.com:443\n",
         "listen          0.0.0.0:8443, TLS 1.2 and 1.3\n",
-        "cores           0, 1, 4, 5\n",
+        "cores           0, 1, 4\n",
         "timeouts        handshake 10s, connect 5s, idle 1m, drain 30s\n",
         "devices.csv; others are blocked\n",
         "group-ca.crl; a stale or missing one refuses\n",
@@ -451,7 +458,7 @@ fn the_summary_says_what_the_config_means() {
 
 #[test]
 fn load_reads_files_and_says_why_it_cannot() {
-    let place = Place::new();
+    let place = Scratch::new();
     let error = load(&place.file).unwrap_err();
     assert!(
         error.to_string().contains("adit.toml: cannot be read"),

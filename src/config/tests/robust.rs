@@ -7,7 +7,7 @@ use super::*;
 /// Whatever a text is, it gives a config or problems that can be shown: no panic, no line outside the file, nothing that
 /// a terminal would obey.
 fn holds(text: &str) {
-    let Err(error) = validate::check(text, Path::new("adit.toml"), &[0, 1]) else {
+    let Err(error) = validate::check(text, Path::new("adit.toml"), &cpus()) else {
         return;
     };
     assert!(!error.problems.is_empty());
@@ -29,6 +29,16 @@ fn holds(text: &str) {
             .contains(|c: char| c.is_control() && c != '\n'),
         "{error:?}"
     );
+}
+
+#[test]
+fn deep_nesting_is_refused() {
+    for open in ["[", "{a=", "a."] {
+        let text = format!("x = {}", open.repeat(200_000));
+        holds(&text);
+        assert!(validate::check(&text, Path::new("adit.toml"), &cpus()).is_err());
+    }
+    holds(&"a.".repeat(200_000));
 }
 
 proptest! {

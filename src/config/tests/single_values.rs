@@ -9,8 +9,9 @@ fn cores() {
             .engine
             .cores
     };
-    assert_eq!(cores("\"all\""), [0, 1, 4, 5]);
-    assert_eq!(cores("3"), [0, 1, 4]);
+    assert_eq!(cores("\"all\""), [0, 1, 4]);
+    assert_eq!(cores("2"), [0, 1]);
+    assert_eq!(cores("4"), [0, 1, 4, 5]);
     assert_eq!(cores("[5, 0]"), [5, 0]);
     for (text, part) in [
         ("0", "0 cores"),
@@ -86,7 +87,7 @@ fn the_admin_interface_stays_on_the_machine() {
 
 #[test]
 fn the_audit_sink() {
-    let place = Place::new();
+    let place = Scratch::new();
     let audit = |text: &str| with(&format!("[log]\naudit = {text:?}"), "");
     assert_eq!(right(&audit("off")).log.audit, AuditSink::Off);
     let config = place.parse(&audit("./audit.log")).unwrap();
