@@ -74,7 +74,9 @@ impl ResolverHandle {
 impl ResolverTask {
     /// Answers queries for ever. Equal names that are asked for at the same time are one query.
     pub async fn run(mut self) {
-        let resolver = match TokioResolver::builder_tokio().and_then(|builder| builder.build()) {
+        let resolver = match TokioResolver::builder_tokio()
+            .and_then(hickory_resolver::ResolverBuilder::build)
+        {
             Ok(resolver) => Rc::new(resolver),
             Err(error) => {
                 tracing::error!(%error, "name resolution is not available: check /etc/resolv.conf; only addresses work");

@@ -155,7 +155,7 @@ fn describe_pem(
     for block in blocks(path, bytes)? {
         match block.kind() {
             Some(SectionKind::Certificate) => {
-                descriptions.push(certificate(path, &block.decode(path)?, now)?)
+                descriptions.push(certificate(path, &block.decode(path)?, now)?);
             }
             Some(SectionKind::Crl) => descriptions.push(crl(path, &block.decode(path)?, now)?),
             _ => has_key |= block.is_private_key(),
@@ -227,7 +227,7 @@ fn crl(path: &Path, der: &[u8], now: OffsetDateTime) -> Result<Description, Cert
     let next_update = parsed.next_update().map(|moment| moment.to_datetime());
     Ok(Description::Crl(CrlDescription {
         issuer: parsed.issuer().to_string(),
-        number: parsed.crl_number().map(|number| number.to_string()),
+        number: parsed.crl_number().map(std::string::ToString::to_string),
         this_update: rfc3339(this_update),
         next_update: next_update.map(rfc3339),
         status: Status::at(now, this_update, next_update),
@@ -316,7 +316,12 @@ fn extended_key_usage(certificate: &X509Certificate<'_>) -> Vec<String> {
         .filter(|(present, _)| *present)
         .map(|(_, name)| name.to_owned());
     named
-        .chain(usage.other.iter().map(|oid| oid.to_id_string()))
+        .chain(
+            usage
+                .other
+                .iter()
+                .map(x509_parser::asn1_rs::Oid::to_id_string),
+        )
         .collect()
 }
 

@@ -216,7 +216,7 @@ fn carry_over(
     }
     let number = next_number(
         crl.crl_number()
-            .map(|number| number.to_bytes_be())
+            .map(x509_parser::num_bigint::BigUint::to_bytes_be)
             .unwrap_or_default(),
     );
     let entries = crl

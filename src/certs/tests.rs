@@ -49,7 +49,7 @@ fn verify(
     let lists: Vec<&CertRevocationList<'_>> = list.iter().collect();
     let revocation = RevocationOptionsBuilder::new(&lists)
         .ok()
-        .map(|builder| builder.build());
+        .map(webpki::RevocationOptionsBuilder::build);
     EndEntityCert::try_from(certificate)?
         .verify_for_usage(
             ALL_VERIFICATION_ALGS,

@@ -1,7 +1,7 @@
 //! Questions to the admin listener of a running node.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -74,8 +74,7 @@ fn ask(listen: &AdminListen, path: &str) -> std::io::Result<String> {
     let timeout = Some(Duration::from_secs(10));
     let (mut stream, host): (Box<dyn Stream>, String) = match listen {
         AdminListen::Tcp(address) => {
-            let stream =
-                TcpStream::connect_timeout(&SocketAddr::from(*address), Duration::from_secs(3))?;
+            let stream = TcpStream::connect_timeout(address, Duration::from_secs(3))?;
             stream.set_read_timeout(timeout)?;
             (Box::new(stream), address.to_string())
         }

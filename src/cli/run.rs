@@ -66,7 +66,7 @@ impl Gateway {
                     "{limit} open files are allowed and a tunnel takes two: fewer than engine.max_tunnels = {} will fit; \
                  raise LimitNOFILE",
                     config.engine.max_tunnels
-                )
+                );
             }
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -189,8 +190,8 @@ impl Pages {
 
     /// The open tunnels, the oldest first.
     async fn tunnels(&self, query: &Query) -> Page {
-        let answers = gather(self.node.cores(), |core, reply| {
-            self.node.tunnels(core, reply)
+        let answers = gather(self.node.cores(), CORE_ANSWER, |core, reply| {
+            self.node.tunnels(core, reply);
         })
         .await;
         let silent = answers.silent();
@@ -206,8 +207,8 @@ impl Pages {
     }
 
     async fn snapshots(&self) -> Answers<CoreMetrics> {
-        gather(self.node.cores(), |core, reply| {
-            self.node.snapshot(core, reply)
+        gather(self.node.cores(), CORE_ANSWER, |core, reply| {
+            self.node.snapshot(core, reply);
         })
         .await
     }
@@ -236,8 +237,12 @@ impl Answers<CoreMetrics> {
     }
 }
 
-/// Asks every core at once and waits for all of them, no longer than [`CORE_ANSWER`] in all.
-async fn gather<T: Send + 'static>(cores: usize, ask: impl Fn(usize, Reply<T>)) -> Answers<T> {
+/// Asks every core at once and waits for all of them, no longer than `patience` in all.
+async fn gather<T: Send + 'static>(
+    cores: usize,
+    patience: Duration,
+    ask: impl Fn(usize, Reply<T>),
+) -> Answers<T> {
     let waiting: Vec<oneshot::Receiver<T>> = (0..cores)
         .map(|core| {
             let (sender, receiver) = oneshot::channel();
@@ -246,7 +251,7 @@ async fn gather<T: Send + 'static>(cores: usize, ask: impl Fn(usize, Reply<T>)) 
             receiver
         })
         .collect();
-    let deadline = Instant::now() + CORE_ANSWER;
+    let deadline = Instant::now() + patience;
     let mut answers = Vec::with_capacity(cores);
     for receiver in waiting {
         answers.push(
@@ -347,7 +352,28 @@ fn page(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) ->
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_core_that_keeps_the_question_is_not_waited_for() {
+        let kept = Mutex::new(Vec::new());
+        let answers = gather(3, Duration::ZERO, |core, reply: Reply<usize>| match core {
+            // Kept unanswered, dropped, answered.
+            0 => kept.lock().unwrap().push(reply),
+            1 => drop(reply),
+            _ => reply(core),
+        })
+        .await;
+        assert_eq!(answers.0, [None, None, Some(2)]);
+        assert_eq!(answers.silent(), [0, 1]);
+        // The answer that comes too late goes nowhere.
+        kept.into_inner()
+            .unwrap()
+            .into_iter()
+            .for_each(|reply| reply(0));
+    }
 
     #[test]
     fn query_takes_what_is_documented() {

@@ -209,7 +209,7 @@ impl Node {
         self.revocation.publish(material.revocation);
         for (core, snapshot) in self.cores.iter().zip(snapshots) {
             core.run(move || {
-                worker::with_core(|core| *core.snapshot.borrow_mut() = snapshot.into())
+                worker::with_core(|core| *core.snapshot.borrow_mut() = snapshot.into());
             });
         }
         *current = config;
@@ -222,7 +222,7 @@ impl Node {
         match OwnAddresses::read() {
             Ok(own) => self.own.publish(own),
             Err(error) => {
-                tracing::warn!(%error, "cannot read the addresses of this machine; the last ones stay")
+                tracing::warn!(%error, "cannot read the addresses of this machine; the last ones stay");
             }
         }
     }

@@ -108,7 +108,7 @@ macro_rules! answer {
 // `ALL` and the array sizes follow from the same lines.
 macro_rules! close_reasons {
     ($($(#[$doc:meta])* $variant:ident = $word:literal $who:ident $kind:ident ($($answer:tt)+);)+) => {
-        /// Why a session or tunnel ended. See the [module](self) for what each row gives.
+        /// Why a session or tunnel ended. [`row`](Self::row) says what follows from it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
         pub enum CloseReason {

@@ -377,7 +377,7 @@ impl Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         CURRENT_INDEX.set(None);
-        CURRENT.with_borrow_mut(|current| current.take());
+        CURRENT.with_borrow_mut(std::option::Option::take);
     }
 }
 

@@ -252,7 +252,7 @@ mod tests {
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
-                    (0..EACH).for_each(|value| table.publish(Canary::new(value, &alive)))
+                    (0..EACH).for_each(|value| table.publish(Canary::new(value, &alive)));
                 });
             }
         });

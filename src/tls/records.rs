@@ -184,7 +184,7 @@ impl Records {
             match self.connection.process_tls_records(&mut []).state? {
                 ConnectionState::WriteTraffic(traffic) => return f(traffic),
                 ConnectionState::EncodeTlsData(mut data) => {
-                    append(&mut self.outgoing, |room| data.encode(room))
+                    append(&mut self.outgoing, |room| data.encode(room));
                 }
                 ConnectionState::TransmitTlsData(data) => data.done(),
                 // Said once, before the writing state is reached again.

@@ -62,10 +62,7 @@ impl TlsStream {
             let Some(input) = self.more(carry).await? else {
                 return Err(StreamError::Truncated);
             };
-            let opened = self
-                .records
-                .borrow_mut()
-                .open(input, |rest, plaintext| rest.with_front(plaintext));
+            let opened = self.records.borrow_mut().open(input, RingBuf::with_front);
             let (progress, front) = opened?;
             self.flush().await?;
             match progress {
@@ -94,10 +91,7 @@ impl TlsStream {
             let Some(input) = self.more(carry).await? else {
                 return Err(StreamError::Truncated);
             };
-            let opened = self
-                .records
-                .borrow_mut()
-                .open(input, |rest, plaintext| rest.with_front(plaintext));
+            let opened = self.records.borrow_mut().open(input, RingBuf::with_front);
             let (progress, front) = opened?;
             if progress == Progress::PeerClosed {
                 self.peer_closed.set(true);

@@ -149,10 +149,10 @@ fn each_bad_certificate_has_its_own_failure_in_both_versions() {
         let gateway = gateway(tls12);
         let good = client(&gateway.ca, |_| ());
         let expired = client(&gateway.ca, |r| {
-            r.validity = Validity::between(now - day, now - day / 2).unwrap()
+            r.validity = Validity::between(now - day, now - day / 2).unwrap();
         });
         let early = client(&gateway.ca, |r| {
-            r.validity = Validity::between(now + day, now + 2 * day).unwrap()
+            r.validity = Validity::between(now + day, now + 2 * day).unwrap();
         });
         let foreign = client(&authority("other"), |_| ());
         let server_only = client(&gateway.ca, |r| r.usages = vec![Usage::Server]);
