@@ -6,7 +6,9 @@ use std::time::SystemTime;
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::oid_registry;
-use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+use x509_parser::prelude::{
+    CertificateRevocationList, FromDer, RevokedCertificate, X509Certificate,
+};
 
 use crate::certs::{self, CertError};
 use crate::limits::CRL_CLOCK_SKEW_SECONDS;
@@ -122,7 +124,7 @@ fn add(
     // Without nextUpdate (which RFC 5280 demands) a list can never be known to be in force.
     let entries: Vec<&[u8]> = list
         .iter_revoked_certificates()
-        .map(x509_parser::prelude::RevokedCertificate::raw_serial)
+        .map(RevokedCertificate::raw_serial)
         .collect();
     builder.add(issuer, entries.iter().copied(), next_update.unwrap_or(0));
     Ok(CrlReport {
@@ -173,10 +175,14 @@ fn refuse_unknown_extensions(list: &CertificateRevocationList<'_>) -> Result<(),
     let remedy =
         "name a full CRL of the CA; delta and partitioned lists are not supported in this version";
     for extension in list.extensions() {
-        if extension.critical || extension.oid == oid_registry::OID_X509_EXT_DELTA_CRL_INDICATOR {
+        // These two must be critical (RFC 5280, sections 5.2.4 and 5.2.5). A list that says so or not is a part of the
+        // truth, and taking it for the whole would pass what another part revokes.
+        let partial = extension.oid == oid_registry::OID_X509_EXT_DELTA_CRL_INDICATOR
+            || extension.oid == oid_registry::OID_X509_EXT_ISSUER_DISTRIBUTION_POINT;
+        if extension.critical || partial {
             return Err((
                 format!(
-                    "has the critical extension {}, which is not understood",
+                    "has the extension {}, which is not understood",
                     extension.oid
                 ),
                 remedy,

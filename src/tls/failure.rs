@@ -1,6 +1,6 @@
 //! Why a handshake failed, in the classes that are counted apart.
 
-use rustls::{CertificateError, Error};
+use rustls::{CertificateError, Error, InvalidMessage};
 
 /// A class of handshake failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,11 @@ pub fn failure_of(error: &Error) -> HandshakeFailure {
             }
             _ => HandshakeFailure::BadCertificate,
         },
-        Error::InvalidMessage(_) => HandshakeFailure::NotTls,
+        // The header of a record does not parse: `GET / HTTP` is no content type. What is wrong inside one that does
+        // is a bad TLS client, not another protocol.
+        Error::InvalidMessage(
+            InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
+        ) => HandshakeFailure::NotTls,
         Error::AlertReceived(_) => HandshakeFailure::PeerAlert,
         _ => HandshakeFailure::Protocol,
     }

@@ -3,6 +3,7 @@
 //! Only this room makes a [`PeerIdentity`], and only from a chain that [`DeviceVerifier`] has accepted.
 
 mod crl;
+mod der;
 mod failure;
 mod identity;
 mod records;
@@ -17,5 +18,7 @@ pub use server::{ServerTls, TlsError, server_config, ticketer};
 pub use stream::{ClientStream, Received, ServerStream, StreamError, TlsStream};
 pub use verifier::{DeviceVerifier, RevocationPolicy, StalePolicy};
 
+#[cfg(test)]
+mod chain_tests;
 #[cfg(test)]
 mod tests;

@@ -12,16 +12,20 @@ use super::verifier::DeviceVerifier;
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
+    /// There is nothing that a device's certificate could chain to.
+    #[error("there is no group certificate; see profile.device_auth.group_certificates")]
+    NoGroupCertificate,
     /// A group certificate that cannot be a trust anchor.
     #[error(
-        "a group certificate cannot be a trust anchor: {0}; see profile.device_auth.group_certificates"
+        "group certificate {position} (counted from 1) cannot be a trust anchor: {source}; \
+         see profile.device_auth.group_certificates"
     )]
-    GroupCertificate(Error),
-    /// All of them together.
-    #[error(
-        "the group certificates cannot be used: {0}; see profile.device_auth.group_certificates"
-    )]
-    GroupCertificates(String),
+    GroupCertificate {
+        /// Its place among the group certificates, from 1.
+        position: usize,
+        /// What webpki found.
+        source: webpki::Error,
+    },
     /// The server certificate and its key.
     #[error("the server certificate cannot be used: {0}; check that chain and key belong together")]
     ServerCertificate(Error),
@@ -82,5 +86,8 @@ pub fn server_config(tls: ServerTls) -> Result<ServerConfig, TlsError> {
     config.session_storage = Arc::new(NoServerSessionStorage {});
     // One ticket is one sealing a handshake; a client that opens several sessions at once gets one with each.
     config.send_tls13_tickets = 1;
+    // Without the extended master secret a resumed TLS 1.2 session can be spliced between two servers, and with it the
+    // client's identity (RFC 7627, section 1). Every client of the last decade has it.
+    config.require_ems = true;
     Ok(config)
 }

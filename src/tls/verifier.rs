@@ -1,33 +1,37 @@
-//! The check of client certificates.
+//! Whether a client's certificate is good: chain, validity, usage and revocation.
 //!
-//! Chain, validity and usage are webpki's work. Revocation is looked up in the shared index instead of in webpki, which
-//! would verify and hash the whole CRL on each handshake.
+//! webpki builds and checks the path to a group certificate; its own CRL check is not used, because it verifies and
+//! searches the whole list again for each certificate. Instead each certificate of the path is looked up in the
+//! published [`RevocationIndex`]. rustls does not ask a verifier about a *resumed* session (it takes the chain out of
+//! the ticket), so [`DeviceVerifier::recheck`] must be called for each of those before anything is granted.
+//!
+//! A path that holds a revoked certificate is refused even if another path might exist: webpki stops at the first.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::server::WebPkiClientVerifier;
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
-    SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
 };
-use x509_parser::prelude::{FromDer, X509Certificate};
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
+use super::der::issuer_and_serial;
 use super::server::TlsError;
 use crate::table::{Published, RevocationIndex, Status};
 
-/// What a missing or outdated CRL means for a certificate that no list names.
+/// What a missing or stale CRL means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StalePolicy {
-    /// Refused.
+    /// Refuse: no status, no session.
     Hard,
-    /// Accepted for this long after the list has run out; refused where there is no list.
+    /// Accept a list for so long after its `nextUpdate`; refuse afterwards, and refuse if there is none.
     Grace(Duration),
-    /// Accepted.
+    /// Accept. What a list revokes, stale or not, stays revoked.
     Soft,
 }
 
@@ -36,106 +40,234 @@ pub enum StalePolicy {
 pub struct RevocationPolicy {
     /// Whether it is checked at all.
     pub enabled: bool,
-    /// What a missing or outdated list means.
+    /// What a missing or stale CRL means.
     pub stale: StalePolicy,
 }
 
-/// Accepts the identity certificates of one profile.
-#[derive(Debug)]
+/// Verifies client certificates against a profile's group certificates and the published revocation index.
+///
+/// One for all cores: it is never written after it is made.
 pub struct DeviceVerifier {
-    chain: Arc<dyn ClientCertVerifier>,
-    revocation: Arc<Published<RevocationIndex>>,
+    anchors: Vec<TrustAnchor<'static>>,
+    /// For each anchor, itself and its issuers among the group certificates.
+    lineages: Vec<Vec<CertificateId>>,
+    /// The anchors' names, sent in the request for a certificate so that a client can choose.
+    hints: Vec<DistinguishedName>,
+    algorithms: WebPkiSupportedAlgorithms,
     policy: RevocationPolicy,
+    index: Arc<Published<RevocationIndex>>,
+}
+
+/// What a certificate is revoked by.
+struct CertificateId {
+    issuer: Vec<u8>,
+    serial: Vec<u8>,
 }
 
 impl DeviceVerifier {
-    /// A verifier for certificates that chain to one of `group`.
+    /// Prepares the check against `group`, the group certificates. An intermediate CA may be one: webpki ends a path
+    /// at it then.
     ///
     /// # Errors
-    /// If a group certificate cannot be a trust anchor, or there is none.
+    /// If there is no group certificate or one cannot be a trust anchor.
     pub fn new(
         group: &[CertificateDer<'static>],
-        revocation: Arc<Published<RevocationIndex>>,
+        index: Arc<Published<RevocationIndex>>,
         policy: RevocationPolicy,
     ) -> Result<Self, TlsError> {
-        let mut roots = RootCertStore::empty();
-        for certificate in group {
-            roots
-                .add(certificate.clone())
-                .map_err(TlsError::GroupCertificate)?;
+        if group.is_empty() {
+            return Err(TlsError::NoGroupCertificate);
         }
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let chain = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-            .build()
-            .map_err(|error| TlsError::GroupCertificates(error.to_string()))?;
-        Ok(Self {
-            chain,
-            revocation,
+        let mut anchors = Vec::with_capacity(group.len());
+        for (at, certificate) in group.iter().enumerate() {
+            let anchor = webpki::anchor_from_trusted_cert(certificate).map_err(|source| {
+                TlsError::GroupCertificate {
+                    position: at + 1,
+                    source,
+                }
+            })?;
+            anchors.push(anchor.to_owned());
+        }
+        Ok(DeviceVerifier {
+            lineages: (0..group.len())
+                .map(|at| lineage(at, group, &anchors))
+                .collect(),
+            hints: anchors
+                .iter()
+                .map(|anchor| DistinguishedName::in_sequence(&anchor.subject))
+                .collect(),
+            anchors,
+            algorithms: rustls::crypto::aws_lc_rs::default_provider()
+                .signature_verification_algorithms,
             policy,
+            index,
         })
     }
 
-    /// The whole check again, for a session that is resumed: what was valid then may have expired or been revoked.
+    /// Runs the complete check again on the chain of a resumed session or an open tunnel, the end-entity
+    /// certificate first. Only the proof that the client holds the key is not repeated.
     ///
     /// # Errors
-    /// As in a full handshake.
+    /// As in a handshake; [`failure_of`](super::failure_of) gives the reason.
     pub fn recheck(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), Error> {
-        let (leaf, intermediates) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+        let (end_entity, intermediates) =
+            chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+        // A clock before 1970 finds every certificate not valid yet.
         let since = now
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
-        self.verify_client_cert(leaf, intermediates, UnixTime::since_unix_epoch(since))
-            .map(|_| ())
+        self.check(end_entity, intermediates, UnixTime::since_unix_epoch(since))
+    }
+
+    fn check(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let certificate = EndEntityCert::try_from(end_entity).map_err(rustls_error)?;
+        let path = certificate
+            .verify_for_usage(
+                self.algorithms.all,
+                &self.anchors,
+                intermediates,
+                now,
+                KeyUsage::client_auth(),
+                None,
+                None,
+            )
+            .map_err(rustls_error)?;
+        if self.policy.enabled {
+            self.index
+                .read(|index| self.check_revocation(index, end_entity, &path, now.as_secs()))?;
+        }
+        Ok(())
     }
 
     fn check_revocation(
         &self,
-        certificate: &CertificateDer<'_>,
-        leaf: bool,
+        index: &RevocationIndex,
+        end_entity: &CertificateDer<'_>,
+        path: &VerifiedPath<'_>,
         now: u64,
-    ) -> Result<(), Error> {
-        let refuse = |error| Err(Error::InvalidCertificate(error));
-        let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
-            return refuse(CertificateError::BadEncoding);
-        };
-        let status = self
-            .revocation
-            .read(|index| index.status(parsed.issuer().as_raw(), parsed.raw_serial(), now));
-        match (status, self.policy.stale) {
-            (Status::Revoked, _) => refuse(CertificateError::Revoked),
-            (Status::Good, _) | (_, StalePolicy::Soft) => Ok(()),
-            // Of the chain above the leaf only what a list covers can be known; the leaf must be known.
-            (Status::Unknown, _) if !leaf => Ok(()),
-            (Status::Unknown, _) => refuse(CertificateError::UnknownRevocationStatus),
+    ) -> Result<(), CertificateError> {
+        self.check_status(index, end_entity, now)?;
+        for intermediate in path.intermediate_certificates() {
+            self.check_status(index, &intermediate.der(), now)?;
+        }
+        // Trust in an anchor comes from the configuration and not from a list, so no list is demanded for it; but a
+        // list that revokes it counts. Else a device could dodge the revocation of its CA, which is a group
+        // certificate itself, by presenting a chain that ends there.
+        let anchor = path.anchor();
+        let mut same = self
+            .anchors
+            .iter()
+            .zip(&self.lineages)
+            .filter(|(other, _)| {
+                other.subject == anchor.subject
+                    && other.subject_public_key_info == anchor.subject_public_key_info
+            });
+        if same.all(|(_, lineage)| lineage.iter().any(|id| is_revoked(index, id, now))) {
+            return Err(CertificateError::Revoked);
+        }
+        Ok(())
+    }
+
+    fn check_status(
+        &self,
+        index: &RevocationIndex,
+        certificate: &[u8],
+        now: u64,
+    ) -> Result<(), CertificateError> {
+        let (issuer, serial) =
+            issuer_and_serial(certificate).ok_or(CertificateError::BadEncoding)?;
+        match (index.status(issuer, serial, now), self.policy.stale) {
+            (Status::Good, _) => Ok(()),
+            (Status::Revoked, _) => Err(CertificateError::Revoked),
+            (Status::Unknown | Status::Stale { .. }, StalePolicy::Soft) => Ok(()),
             (Status::Stale { since }, StalePolicy::Grace(grace))
                 if now < since.saturating_add(grace.as_secs()) =>
             {
                 Ok(())
             }
-            (Status::Stale { .. }, _) => refuse(CertificateError::ExpiredRevocationList),
+            (Status::Unknown, _) => Err(CertificateError::UnknownRevocationStatus),
+            (Status::Stale { .. }, _) => Err(CertificateError::ExpiredRevocationList),
         }
     }
 }
 
+fn is_revoked(index: &RevocationIndex, id: &CertificateId, now: u64) -> bool {
+    index.status(&id.issuer, &id.serial, now) == Status::Revoked
+}
+
+/// The group certificate `at` and those above it, for as far as they are group certificates, the root left out:
+/// nothing can revoke a certificate that stands for itself.
+fn lineage(
+    at: usize,
+    group: &[CertificateDer<'_>],
+    anchors: &[TrustAnchor<'_>],
+) -> Vec<CertificateId> {
+    let mut lineage: Vec<CertificateId> = Vec::new();
+    let mut next = Some(at);
+    while let Some(at) = next
+        && let Some((issuer, serial)) = issuer_and_serial(&group[at])
+    {
+        let name = |at: usize| DistinguishedName::in_sequence(&anchors[at].subject);
+        let known = lineage
+            .iter()
+            .any(|id| id.issuer == issuer && id.serial == serial);
+        if known || name(at).as_ref() == issuer {
+            break;
+        }
+        lineage.push(CertificateId {
+            issuer: issuer.to_vec(),
+            serial: serial.to_vec(),
+        });
+        next = (0..group.len()).find(|other| name(*other).as_ref() == issuer);
+    }
+    lineage
+}
+
+/// webpki's verdict in rustls's words, which decide the alert that the client gets.
+fn rustls_error(error: webpki::Error) -> Error {
+    use webpki::Error as E;
+    let error = match error {
+        E::BadDer | E::BadDerTime | E::TrailingData(_) => CertificateError::BadEncoding,
+        E::CertNotValidYet { time, not_before } => {
+            CertificateError::NotValidYetContext { time, not_before }
+        }
+        E::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },
+        E::InvalidCertValidity => CertificateError::Expired,
+        E::UnknownIssuer => CertificateError::UnknownIssuer,
+        E::InvalidSignatureForPublicKey => CertificateError::BadSignature,
+        E::UnsupportedCriticalExtension => CertificateError::UnhandledCriticalExtension,
+        E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => CertificateError::InvalidPurpose,
+        other => CertificateError::Other(OtherError(Arc::new(other))),
+    };
+    Error::InvalidCertificate(error)
+}
+
 impl ClientCertVerifier for DeviceVerifier {
+    fn offer_client_auth(&self) -> bool {
+        true
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        true
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.chain.root_hint_subjects()
+        &self.hints
     }
 
     fn verify_client_cert(
         &self,
-        leaf: &CertificateDer<'_>,
+        end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain.verify_client_cert(leaf, intermediates, now)?;
-        if self.policy.enabled {
-            self.check_revocation(leaf, true, now.as_secs())?;
-            for certificate in intermediates {
-                self.check_revocation(certificate, false, now.as_secs())?;
-            }
-        }
-        Ok(verified)
+        self.check(end_entity, intermediates, now)
+            .map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -144,8 +276,7 @@ impl ClientCertVerifier for DeviceVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain
-            .verify_tls12_signature(message, certificate, signature)
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -154,11 +285,19 @@ impl ClientCertVerifier for DeviceVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain
-            .verify_tls13_signature(message, certificate, signature)
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl fmt::Debug for DeviceVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceVerifier")
+            .field("anchors", &self.anchors.len())
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
     }
 }

@@ -1,0 +1,125 @@
+//! The little DER (X.690) that is read here without a library: the libraries give a certificate's issuer without its
+//! header, and no times or number of a CRL at all, and copying every certificate to get at them would cost each
+//! handshake.
+
+/// Tag octets of the types that are read.
+pub(super) mod tag {
+    pub const INTEGER: u8 = 0x02;
+    pub const UTF8_STRING: u8 = 0x0c;
+    pub const SEQUENCE: u8 = 0x30;
+    pub const CONTEXT_0: u8 = 0xa0;
+}
+
+/// One element: its contents, and the whole with its header.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Element<'a> {
+    pub contents: &'a [u8],
+    pub whole: &'a [u8],
+}
+
+/// Reads elements one after the other; `None` means malformed or at the end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reader<'a>(pub &'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub fn is_at_end(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The tag of the next element.
+    pub fn peek(&self) -> Option<u8> {
+        self.0.first().copied()
+    }
+
+    /// The next element. Lengths are definite (10.1) and below 2^32; that they are shortest is the business of the
+    /// strict parsers that see the same bytes.
+    pub fn next(&mut self) -> Option<Element<'a>> {
+        let (_tag, rest) = self.0.split_first()?;
+        let (&first, rest) = rest.split_first()?;
+        let (length, rest) = match first {
+            0..=0x7f => (usize::from(first), rest),
+            0x81..=0x84 => {
+                let (octets, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+                (
+                    octets
+                        .iter()
+                        .fold(0, |length, octet| length << 8 | usize::from(*octet)),
+                    rest,
+                )
+            }
+            _ => return None,
+        };
+        let (contents, rest) = rest.split_at_checked(length)?;
+        let whole = &self.0[..self.0.len() - rest.len()];
+        self.0 = rest;
+        Some(Element { contents, whole })
+    }
+
+    /// The next element, if it has this tag.
+    pub fn expect(&mut self, tag: u8) -> Option<Element<'a>> {
+        if self.peek() == Some(tag) {
+            self.next()
+        } else {
+            None
+        }
+    }
+
+    /// A reader of the contents of the next element, which has this tag.
+    pub fn enter(&mut self, tag: u8) -> Option<Reader<'a>> {
+        self.expect(tag).map(|element| Reader(element.contents))
+    }
+}
+
+/// What names a certificate: its issuer's `Name` in DER, and the contents of its serial `INTEGER`.
+///
+/// `None` if this is no certificate; one that webpki accepted always is.
+pub(super) fn issuer_and_serial(certificate: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut tbs = Reader(certificate)
+        .enter(tag::SEQUENCE)?
+        .enter(tag::SEQUENCE)?;
+    if tbs.peek() == Some(tag::CONTEXT_0) {
+        tbs.next()?;
+    }
+    let serial = tbs.expect(tag::INTEGER)?.contents;
+    tbs.expect(tag::SEQUENCE)?;
+    let issuer = tbs.expect(tag::SEQUENCE)?.whole;
+    Some((issuer, serial))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_short_and_long_lengths() {
+        let mut bytes = vec![0x04, 0x81, 0x80];
+        bytes.extend([7; 0x80]);
+        bytes.extend([0x02, 0x01, 0x05]);
+        let mut reader = Reader(&bytes);
+        assert_eq!(
+            reader.expect(0x04).map(|element| element.contents.len()),
+            Some(0x80)
+        );
+        assert_eq!(
+            reader.expect(tag::INTEGER).map(|element| element.whole),
+            Some([2, 1, 5].as_slice())
+        );
+        assert!(reader.is_at_end() && reader.next().is_none());
+    }
+
+    #[test]
+    fn what_is_cut_off_or_indefinite_is_nothing() {
+        for bytes in [
+            &[][..],
+            &[4],
+            &[4, 1],
+            &[4, 0x82, 1],
+            &[4, 0x80, 0, 0],
+            &[4, 0x85, 0, 0, 0, 0, 1, 9],
+            &[4, 0x84, 255, 255, 255, 255],
+        ] {
+            assert!(Reader(bytes).next().is_none(), "{bytes:?}");
+        }
+        assert!(issuer_and_serial(&[0x30, 0x02, 0x30, 0x00]).is_none());
+    }
+}
