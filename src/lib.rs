@@ -12,6 +12,7 @@ pub mod config;
 pub mod control;
 pub mod engine;
 pub mod limits;
+pub mod load;
 pub mod observe;
 pub mod ring;
 pub mod table;

@@ -9,7 +9,8 @@ use clap::{Parser, Subcommand};
 
 use crate::certs::{self, CertError, CertsCommand};
 use crate::config::{self, ConfigError};
-use crate::engine::LoadError;
+use crate::engine;
+use crate::load::{self, LoadCommand, LoadError};
 
 pub use admin::{AdminCommand, AdminError};
 pub use run::{Gateway, RunError};
@@ -33,6 +34,8 @@ enum Command {
     /// Make and inspect certificates for devices and servers.
     #[command(subcommand)]
     Certs(CertsCommand),
+    /// Put load on a gateway, or on any TLS or TCP peer, and measure it.
+    Load(LoadCommand),
     /// List the open tunnels of a running node.
     Tunnels(AdminCommand),
     /// Print a latency histogram of a running node, in HdrHistogram's percentile format.
@@ -54,13 +57,16 @@ pub enum CliError {
     Config(#[from] ConfigError),
     /// A file that the config names.
     #[error("{0}")]
-    Load(#[from] LoadError),
+    Files(#[from] engine::LoadError),
     /// While running.
     #[error(transparent)]
     Run(#[from] RunError),
     /// Certificates.
     #[error(transparent)]
     Certs(#[from] CertError),
+    /// Load.
+    #[error(transparent)]
+    Load(#[from] LoadError),
     /// The admin listener of a running node.
     #[error(transparent)]
     Admin(#[from] AdminError),
@@ -71,8 +77,9 @@ impl CliError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Load(_) => 2,
-            Self::Run(RunError::Engine(crate::engine::EngineError::Load(_))) => 2,
+            Self::Config(_) | Self::Files(_) => 2,
+            Self::Run(RunError::Engine(engine::EngineError::Load(_))) => 2,
+            Self::Load(LoadError::Usage(_)) => 2,
             _ => 1,
         }
     }
@@ -87,12 +94,13 @@ pub fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Run(file) => Ok(run::run(&file.config)?),
         Command::Check(file) => {
             let config = config::load(&file.config)?;
-            crate::engine::Material::check(&config)?;
+            engine::Material::check(&config)?;
             print!("{}", config.summary());
             println!("{} is right", file.config.display());
             Ok(())
         }
         Command::Certs(command) => Ok(certs::run(command)?),
+        Command::Load(command) => Ok(load::run(command)?),
         Command::Tunnels(command) => Ok(command.print("/tunnels")?),
         Command::Histogram(command) => Ok(command.print("/histograms?format=hgrm")?),
     }

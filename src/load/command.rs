@@ -1,0 +1,275 @@
+//! `adit load` and `adit load serve`.
+
+use std::io::Write;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, NamedGroup, RootCertStore};
+
+use super::backend::BackendError;
+use super::{BackendKind, Direction, Mode, Progress, Report, Scenario, Work, execute, serve};
+use crate::certs::{self, CertError};
+use crate::observe::percentile_text;
+use crate::ring::{self, RingError};
+
+/// Put load on a gateway, or on any TLS or TCP peer, and measure it.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct LoadCommand {
+    #[command(subcommand)]
+    serve: Option<ServeCommand>,
+    /// The peer, host:port.
+    #[arg(long)]
+    target: Option<String>,
+    /// How a tunnel is opened.
+    #[arg(long, value_enum, default_value = "h1-connect")]
+    mode: Mode,
+    /// The destination in CONNECT, host:port.
+    #[arg(long, default_value = "localhost:80")]
+    connect: String,
+    /// What is done.
+    #[arg(long, value_enum, default_value = "echo")]
+    scenario: Work,
+    /// Resume sessions.
+    #[arg(long)]
+    resumed: bool,
+    /// Tunnels at once.
+    #[arg(long, default_value_t = 100)]
+    tunnels: usize,
+    /// Bytes of a message.
+    #[arg(long, default_value_t = 64)]
+    size: usize,
+    /// Operations a second over all tunnels (open loop; latency counts from the intended time).
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Measured time, in seconds ("10" or "10s").
+    #[arg(long, default_value = "10s", value_parser = seconds)]
+    duration: Duration,
+    /// Time before it that is not measured, in seconds.
+    #[arg(long, default_value = "1s", value_parser = seconds)]
+    warmup: Duration,
+    /// Direction of a stream.
+    #[arg(long, value_enum, default_value = "down")]
+    direction: Direction,
+    /// TLS version, 1.2 or 1.3; both are offered by default.
+    #[arg(long)]
+    tls: Option<String>,
+    /// Key exchange: "x25519", or rustls's default (X25519MLKEM768 first).
+    #[arg(long)]
+    groups: Option<String>,
+    /// CA that the peer's certificate must chain to.
+    #[arg(long)]
+    ca: Option<PathBuf>,
+    /// Client certificate, chain included.
+    #[arg(long)]
+    cert: Option<PathBuf>,
+    /// Its key.
+    #[arg(long)]
+    key: Option<PathBuf>,
+    /// Name that the peer's certificate must have; the host of --target by default.
+    #[arg(long)]
+    server_name: Option<String>,
+    /// Write the latency histogram to this file, in HdrHistogram's percentile format.
+    #[arg(long)]
+    hgrm: Option<PathBuf>,
+    /// Write the figures as JSON to this file, or to standard output with "-".
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Run on this CPU.
+    #[arg(long)]
+    core: Option<usize>,
+}
+
+#[derive(Debug, Subcommand)]
+enum ServeCommand {
+    /// Be the server behind the peer under test.
+    Serve {
+        /// Address to listen on.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// What it does.
+        #[arg(long, value_enum, default_value = "echo")]
+        kind: BackendKind,
+        /// Run on this CPU.
+        #[arg(long)]
+        core: Option<usize>,
+    },
+}
+
+/// Why there are no figures.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// An option.
+    #[error("{0}")]
+    Usage(String),
+    /// A certificate or key.
+    #[error("{0}")]
+    Certificates(#[from] CertError),
+    /// TLS.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The runtime.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The server.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// Not one tunnel.
+    #[error(
+        "not one tunnel could be opened ({0}); check the peer, the certificates and the destination"
+    )]
+    NothingOpens(String),
+    /// A file.
+    #[error("cannot write {0}: {1}")]
+    Write(String, std::io::Error),
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn run(command: LoadCommand) -> Result<(), LoadError> {
+    if let Some(ServeCommand::Serve { listen, kind, core }) = command.serve {
+        pin(core)?;
+        let ready = |address| eprintln!("serving on {address}");
+        return Ok(serve(listen, kind, ready)?);
+    }
+    pin(command.core)?;
+    // Without room for descriptors a large run fails by itself, with the count of what failed.
+    let _ = ring::raise_descriptor_limit();
+    let scenario = scenario(&command)?;
+    let report = execute(&scenario, |progress| match progress {
+        Progress::Measuring => eprintln!("measuring"),
+        Progress::Measured => eprintln!("measured"),
+        Progress::Working { .. } => {}
+    })?;
+    write(&command, &report)
+}
+
+fn pin(core: Option<usize>) -> Result<(), LoadError> {
+    let Some(cpu) = core else { return Ok(()) };
+    ring::pin_to_cpu(cpu)
+        .map_err(|error| LoadError::Usage(format!("cannot run on CPU {cpu}: {error}")))
+}
+
+fn write(command: &LoadCommand, report: &Report) -> Result<(), LoadError> {
+    let put = |path: &Path, text: String| {
+        std::fs::write(path, text)
+            .map_err(|error| LoadError::Write(path.display().to_string(), error))
+    };
+    if let Some(path) = &command.hgrm {
+        put(path, percentile_text(&report.latency))?;
+    }
+    match command.json.as_deref() {
+        Some(path) if path == Path::new("-") => {
+            let text = serde_json::to_string(report).unwrap_or_default();
+            let _ = writeln!(std::io::stdout(), "{text}");
+            return Ok(());
+        }
+        Some(path) => put(
+            path,
+            serde_json::to_string_pretty(report).unwrap_or_default(),
+        )?,
+        None => {}
+    }
+    println!("{report}");
+    Ok(())
+}
+
+fn scenario(command: &LoadCommand) -> Result<Scenario, LoadError> {
+    let usage = |text: &str| LoadError::Usage(text.to_owned());
+    let target = command
+        .target
+        .as_deref()
+        .ok_or_else(|| usage("--target HOST:PORT is missing"))?;
+    let address = target
+        .to_socket_addrs()
+        .ok()
+        .and_then(|mut found| found.next());
+    let address = address.ok_or_else(|| {
+        LoadError::Usage(format!("--target {target} is not a reachable host:port"))
+    })?;
+    if command.tunnels == 0
+        || command
+            .rate
+            .is_some_and(|rate| !(rate.is_finite() && rate > 0.0))
+    {
+        return Err(usage("--tunnels and --rate must be above zero"));
+    }
+    let tls = if command.mode == Mode::Tcp {
+        None
+    } else {
+        let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
+        let name = command
+            .server_name
+            .clone()
+            .unwrap_or_else(|| host.to_owned());
+        let name = ServerName::try_from(name).map_err(|_| usage("--server-name is not a name"))?;
+        Some((client_config(command)?, name))
+    };
+    Ok(Scenario {
+        target: address,
+        mode: command.mode,
+        connect: command.connect.clone(),
+        work: command.scenario,
+        resumed: command.resumed,
+        tunnels: command.tunnels,
+        size: command.size,
+        rate: command.rate,
+        direction: command.direction,
+        warmup: command.warmup,
+        duration: command.duration,
+        tls,
+    })
+}
+
+fn client_config(command: &LoadCommand) -> Result<Arc<ClientConfig>, LoadError> {
+    let usage = |text: &str| LoadError::Usage(text.to_owned());
+    let ca = command
+        .ca
+        .as_deref()
+        .ok_or_else(|| usage("--ca FILE is missing: the peer is always verified"))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in certs::read_certificates(ca)? {
+        roots.add(certificate)?;
+    }
+    let mut provider = aws_lc_rs::default_provider();
+    match command.groups.as_deref() {
+        None | Some("default") => {}
+        Some("x25519") => provider
+            .kx_groups
+            .retain(|group| group.name() == NamedGroup::X25519),
+        Some(_) => return Err(usage("--groups is x25519 or default")),
+    }
+    let versions: &[&rustls::SupportedProtocolVersion] = match command.tls.as_deref() {
+        None => rustls::ALL_VERSIONS,
+        Some("1.2") => &[&rustls::version::TLS12],
+        Some("1.3") => &[&rustls::version::TLS13],
+        Some(_) => return Err(usage("--tls is 1.2 or 1.3")),
+    };
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(versions)?
+        .with_root_certificates(roots);
+    Ok(Arc::new(match (&command.cert, &command.key) {
+        (Some(cert), Some(key)) => builder.with_client_auth_cert(
+            certs::read_certificates(cert)?,
+            certs::read_private_key(key)?,
+        )?,
+        (None, None) => builder.with_no_client_auth(),
+        _ => return Err(usage("--cert and --key belong together")),
+    }))
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text
+        .strip_suffix('s')
+        .unwrap_or(text)
+        .parse()
+        .map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+}

@@ -1,0 +1,84 @@
+//! The load generator behind `adit load`, on the gateway's own runtime: for adit and for any TLS or TCP peer.
+//!
+//! Closed loop: each tunnel does one operation after the other. Open loop (`rate`): each operation has an intended
+//! time, and its latency counts from there, so that a stall of the server is not hidden by the requests that it kept
+//! from being sent (coordinated omission). The generator reports its own share of a CPU: at 100 % it measures itself.
+
+mod backend;
+mod client;
+mod command;
+mod report;
+mod run;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+
+pub use backend::{BackendKind, serve};
+pub use command::{LoadCommand, LoadError, run};
+pub use report::Report;
+pub use run::{Progress, execute};
+
+/// How a tunnel is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// TLS with a client certificate, then HTTP/1.1 CONNECT.
+    H1Connect,
+    /// TLS; the session is the tunnel.
+    Tls,
+    /// TCP alone.
+    Tcp,
+}
+
+/// What is done with tunnels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Work {
+    /// Open a tunnel, send one byte, wait for it to come back, close.
+    Handshake,
+    /// Send a message and wait for it to come back.
+    Echo,
+    /// Bytes in one direction.
+    Stream,
+    /// Hold tunnels open.
+    Idle,
+}
+
+/// Where the bytes of [`Work::Stream`] go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Direction {
+    /// To the server.
+    Up,
+    /// From the server.
+    Down,
+}
+
+/// One run.
+#[derive(Clone)]
+pub struct Scenario {
+    /// The peer.
+    pub target: SocketAddr,
+    /// How a tunnel is opened.
+    pub mode: Mode,
+    /// The destination in CONNECT, `host:port`.
+    pub connect: String,
+    /// What is done.
+    pub work: Work,
+    /// Whether sessions are resumed.
+    pub resumed: bool,
+    /// Tunnels at once.
+    pub tunnels: usize,
+    /// Bytes of a message.
+    pub size: usize,
+    /// Operations a second over all tunnels; `None` for a closed loop.
+    pub rate: Option<f64>,
+    /// Direction of a stream.
+    pub direction: Direction,
+    /// Not measured, at the start.
+    pub warmup: Duration,
+    /// Measured.
+    pub duration: Duration,
+    /// TLS of the client, and the name that the peer's certificate must have.
+    pub tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
+}
