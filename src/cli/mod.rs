@@ -1,6 +1,7 @@
 //! The command line.
 
 mod admin;
+mod quickstart;
 mod run;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use crate::engine;
 use crate::load::{self, LoadCommand, LoadError};
 
 pub use admin::{AdminCommand, AdminError};
+pub use quickstart::{QuickstartCommand, QuickstartError};
 pub use run::{Gateway, RunError};
 
 /// A per-app tunnel gateway: mutual TLS in, policy, one io_uring per core.
@@ -31,6 +33,10 @@ enum Command {
     Run(ConfigFile),
     /// Check a config and the files that it names, and say what it means.
     Check(ConfigFile),
+    /// See it work: make certificates, start a gateway with a server behind it, and send traffic through.
+    ///
+    /// Everything is kept in ./adit-quickstart/ and used again the next time.
+    Quickstart(QuickstartCommand),
     /// Make and inspect certificates for devices and servers.
     #[command(subcommand)]
     Certs(CertsCommand),
@@ -61,6 +67,9 @@ pub enum CliError {
     /// While running.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// The quickstart.
+    #[error(transparent)]
+    Quickstart(#[from] QuickstartError),
     /// Certificates.
     #[error(transparent)]
     Certs(#[from] CertError),
@@ -99,6 +108,7 @@ pub fn execute(cli: Cli) -> Result<(), CliError> {
             println!("{} is right", file.config.display());
             Ok(())
         }
+        Command::Quickstart(command) => Ok(quickstart::run(&command)?),
         Command::Certs(command) => Ok(certs::run(command)?),
         Command::Load(command) => Ok(load::run(command)?),
         Command::Tunnels(command) => Ok(command.print("/tunnels")?),

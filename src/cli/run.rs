@@ -1,5 +1,6 @@
 //! The life of a gateway process: start, reload, drain, end.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -89,6 +90,12 @@ impl Gateway {
             names,
             drain_timeout,
         })
+    }
+
+    /// The admin listener's address, if it is not a Unix socket.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.control.local_addr()
     }
 
     /// Runs the control core on this thread until the node has ended. `file` is read again on SIGHUP.

@@ -121,3 +121,9 @@ fn answer(head: &[u8]) -> Option<(usize, Vec<u8>)> {
         .into_bytes(),
     ))
 }
+
+/// Bytes of the HTTP server's answer to `request`, which has no body.
+#[must_use]
+pub fn http_answer_length(request: &[u8]) -> usize {
+    answer(request).map_or(0, |(_, answer)| answer.len())
+}

@@ -154,21 +154,16 @@ impl Tunnel {
         }
     }
 
-    /// Sends `payload` and waits until as many bytes have come back.
-    pub async fn exchange(&mut self, payload: &Rc<[u8]>) -> Result<(), Failure> {
-        let (mut missing, mut sent) = (payload.len().saturating_sub(self.surplus), false);
-        while missing > 0 || !sent {
-            if !sent {
-                self.send(payload).await?;
-                sent = true;
-                continue;
-            }
+    /// Sends `payload` and waits until `answer` bytes have come back.
+    pub async fn exchange(&mut self, payload: &Rc<[u8]>, answer: usize) -> Result<(), Failure> {
+        self.send(payload).await?;
+        while self.surplus < answer {
             match self.recv(|_| ()).await? {
                 0 => return Err(Failure::Cut),
-                count => missing = missing.saturating_sub(count),
+                count => self.surplus += count,
             }
         }
-        self.surplus = 0;
+        self.surplus -= answer;
         Ok(())
     }
 

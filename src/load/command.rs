@@ -220,6 +220,7 @@ fn scenario(command: &LoadCommand) -> Result<Scenario, LoadError> {
         resumed: command.resumed,
         tunnels: command.tunnels,
         size: command.size,
+        exchange: None,
         rate: command.rate,
         direction: command.direction,
         warmup: command.warmup,

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
-pub use backend::{BackendKind, serve};
+pub use backend::{BackendKind, http_answer_length, serve};
 pub use command::{LoadCommand, LoadError, run};
 pub use report::Report;
 pub use run::{Progress, execute};
@@ -71,6 +71,8 @@ pub struct Scenario {
     pub tunnels: usize,
     /// Bytes of a message.
     pub size: usize,
+    /// What a round trip sends, and how many bytes come back for it; `None`: `size` bytes each way.
+    pub exchange: Option<(Vec<u8>, usize)>,
     /// Operations a second over all tunnels; `None` for a closed loop.
     pub rate: Option<f64>,
     /// Direction of a stream.

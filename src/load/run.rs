@@ -150,7 +150,11 @@ async fn drive(
 
 /// One slot: what one tunnel does after the other, or for its life.
 async fn work(scenario: &Scenario, slot: usize, shared: &Shared) -> Result<(), Failure> {
-    let payload: Rc<[u8]> = vec![0x61; scenario.size.max(1)].into();
+    let (message, answer) = match &scenario.exchange {
+        Some((message, answer)) => (message.clone(), *answer),
+        None => (vec![0x61; scenario.size.max(1)], scenario.size.max(1)),
+    };
+    let payload: Rc<[u8]> = message.into();
     let mut schedule = Schedule::new(scenario, slot);
     if scenario.work == Work::Handshake {
         return handshakes(scenario, shared, &mut schedule).await;
@@ -160,8 +164,8 @@ async fn work(scenario: &Scenario, slot: usize, shared: &Shared) -> Result<(), F
     match (scenario.work, scenario.direction) {
         (Work::Echo, _) => loop {
             let since = schedule.next().await;
-            tunnel.exchange(&payload).await?;
-            shared.done(since, payload.len() * 2);
+            tunnel.exchange(&payload, answer).await?;
+            shared.done(since, payload.len() + answer);
         },
         (Work::Stream, Direction::Up) => {
             let piece: Rc<[u8]> = vec![0x61; STREAM_PIECE].into();
@@ -196,7 +200,7 @@ async fn handshakes(
         let since = schedule.next().await;
         let opened = async {
             let mut tunnel = Tunnel::open(scenario).await?;
-            tunnel.exchange(&byte).await?;
+            tunnel.exchange(&byte, 1).await?;
             Ok(tunnel)
         };
         match opened.await {
