@@ -186,7 +186,8 @@ impl Core {
             .now
             .get()
             .saturating_duration_since(self.start)
-            .as_millis() as u64;
+            .as_nanos() as u64
+            / TICK_NANOS;
         self.timers.borrow_mut().advance(elapsed, fired);
         fired.drain(..).for_each(Waker::wake);
     }

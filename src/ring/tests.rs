@@ -299,3 +299,20 @@ fn a_panic_ends_its_task_alone() {
         assert_eq!((counters().panics, counters().tasks_live), (1, 1));
     });
 }
+
+#[test]
+fn timers_fire_while_tasks_are_busy() {
+    run(async {
+        let busy = std::rc::Rc::new(std::cell::Cell::new(true));
+        let flag = busy.clone();
+        spawn(async move {
+            while flag.get() {
+                yield_now().await;
+            }
+        });
+        for _ in 0..20 {
+            sleep(Duration::from_millis(2)).await;
+        }
+        busy.set(false);
+    });
+}

@@ -233,6 +233,33 @@ mod tests {
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
     }
 
+    /// A clock that runs by small steps, as the loop's does, with timers set all the time: none is forgotten.
+    #[test]
+    fn a_running_clock_fires_everything_in_time() {
+        let mut wheel = Wheel::new();
+        let mut timers: Vec<(u64, Arc<Count>)> = Vec::new();
+        for step in 0..400_000u64 {
+            let now = step * 7;
+            advance(&mut wheel, now);
+            if step % 1000 == 0 {
+                for span in [50, 18_311, 61_036, 600_000] {
+                    let (count, waker) = counter();
+                    wheel.insert(now + span, waker);
+                    timers.push((now + span, count));
+                }
+            }
+            if step % 97 == 0 {
+                for (when, count) in &timers {
+                    assert_eq!(
+                        count.0.load(Ordering::Relaxed),
+                        usize::from(*when <= now),
+                        "{when} at {now}"
+                    );
+                }
+            }
+        }
+    }
+
     /// Random inserts, removals and steps against a sorted map.
     #[test]
     fn agrees_with_a_sorted_map() {
