@@ -85,7 +85,7 @@ impl Plan {
     fn from_arguments(arguments: impl Iterator<Item = String>) -> Outcome<Self> {
         let (mut names, mut posted) = (String::from("ring,tokio-uring,epoll"), String::new());
         let mut loads = String::from("100x64,1000x64,100x16384");
-        let (mut rounds, mut seconds) = (5, 0.6);
+        let (mut rounds, mut seconds) = (12, 0.3);
         let mut arguments = arguments;
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or(USAGE);
@@ -113,6 +113,9 @@ impl Plan {
                 "tokio-uring" => servers.push(Server::TokioUring),
                 _ => return Err(USAGE.into()),
             }
+        }
+        if rounds == 0 {
+            return Err(USAGE.into());
         }
         Ok(Self {
             servers,
@@ -146,7 +149,10 @@ impl fmt::Display for Server {
 fn run(plan: &Plan) -> Outcome<()> {
     ring::raise_descriptor_limit()?;
     ring::pin_to_cpu(CLIENT_CPU)?;
-    println!("CPU microseconds of the server's thread per message (median, least to most)");
+    println!(
+        "CPU microseconds of the server's thread per message: median, least to most. Ratio of the costs within one round: \
+         median and middle half of the rounds."
+    );
     for &load in &plan.loads {
         let mut samples = vec![Vec::new(); plan.servers.len()];
         for _ in 0..plan.rounds {
@@ -163,34 +169,58 @@ fn run(plan: &Plan) -> Outcome<()> {
 fn print_table(load: Load, servers: &[Server], samples: &[Vec<Sample>]) {
     println!("\n{} connections, {} bytes", load.connections, load.bytes);
     println!(
-        "{:<18} {:>7} {:>17} {:>12} {:>6} {:>12}",
+        "{:<18} {:>6} {:>15} {:>10} {:>5}   {:<19}",
         "server", "us", "spread", "messages/s", "busy", "first : this"
     );
-    let cost = |sample: &Sample| sample.micros_per_message;
-    let first = median(&samples[0], cost);
-    for (server, samples) in servers.iter().zip(samples) {
-        let middle = median(samples, cost);
-        let least = samples.iter().map(cost).fold(f64::INFINITY, f64::min);
-        let most = samples.iter().map(cost).fold(0.0, f64::max);
+    for (server, own) in servers.iter().zip(samples) {
+        let costs = figures(own, |sample| sample.micros_per_message);
+        let ratios = ratios_by_round(&samples[0], own);
         println!(
-            "{server:<18} {middle:>7.3} {:>17} {:>12.0} {:>5.0}% {:>12.3}",
-            format!("{least:.3}..{most:.3}"),
-            median(samples, |sample| sample.messages_per_second),
-            100.0 * median(samples, |sample| sample.busy),
-            first / middle,
+            "{server:<18} {:>6.2} {:>15} {:>10.0} {:>4.0}%   {:.3} ({:.3}..{:.3})",
+            median(&costs),
+            format!("{:.2}..{:.2}", costs[0], costs[costs.len() - 1]),
+            median(&figures(own, |sample| sample.messages_per_second)),
+            100.0 * median(&figures(own, |sample| sample.busy)),
+            median(&ratios),
+            quantile(&ratios, 0.25),
+            quantile(&ratios, 0.75),
         );
     }
 }
 
-fn median(samples: &[Sample], figure: impl Fn(&Sample) -> f64) -> f64 {
+/// The ratio of the two servers' costs in each round, sorted. Within a round the machine's speed changes little, and the
+/// order forth and back takes out what changes steadily; from round to round a shared machine may differ by half.
+fn ratios_by_round(first: &[Sample], this: &[Sample]) -> Vec<f64> {
+    let sum =
+        |pair: &[Sample]| -> f64 { pair.iter().map(|sample| sample.micros_per_message).sum() };
+    let mut ratios: Vec<f64> = first
+        .chunks(2)
+        .zip(this.chunks(2))
+        .map(|(first, this)| sum(first) / sum(this))
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    ratios
+}
+
+/// One figure of all samples, sorted.
+fn figures(samples: &[Sample], figure: impl Fn(&Sample) -> f64) -> Vec<f64> {
     let mut values: Vec<f64> = samples.iter().map(figure).collect();
     values.sort_by(f64::total_cmp);
-    let half = values.len() / 2;
-    match values.len() {
-        0 => f64::NAN,
-        odd if odd % 2 == 1 => values[half],
-        _ => f64::midpoint(values[half - 1], values[half]),
-    }
+    values
+}
+
+fn median(sorted: &[f64]) -> f64 {
+    quantile(sorted, 0.5)
+}
+
+/// A quantile of sorted values, between two of them by their distance.
+fn quantile(sorted: &[f64], part: f64) -> f64 {
+    let place = part * (sorted.len() - 1) as f64;
+    let (low, high) = (
+        sorted[place.floor() as usize],
+        sorted[place.ceil() as usize],
+    );
+    low + (high - low) * place.fract()
 }
 
 // The client.
