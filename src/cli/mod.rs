@@ -41,7 +41,7 @@ enum Command {
     #[command(subcommand)]
     Certs(CertsCommand),
     /// Put load on a gateway, or on any TLS or TCP peer, and measure it.
-    Load(LoadCommand),
+    Load(Box<LoadCommand>),
     /// List the open tunnels of a running node.
     Tunnels(AdminCommand),
     /// Print a latency histogram of a running node, in HdrHistogram's percentile format.
@@ -110,7 +110,7 @@ pub fn execute(cli: Cli) -> Result<(), CliError> {
         }
         Command::Quickstart(command) => Ok(quickstart::run(&command)?),
         Command::Certs(command) => Ok(certs::run(command)?),
-        Command::Load(command) => Ok(load::run(command)?),
+        Command::Load(command) => Ok(load::run(&command)?),
         Command::Tunnels(command) => Ok(command.print("/tunnels")?),
         Command::Histogram(command) => Ok(command.print("/histograms?format=hgrm")?),
     }

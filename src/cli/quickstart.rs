@@ -255,7 +255,7 @@ fn traffic(folder: &Path, address: SocketAddr, seconds: u64) -> Result<Report, Q
     let mut second = 0;
     let report = load::execute(&scenario, move |progress| match progress {
         Progress::Measuring => {
-            println!("traffic      {TUNNELS} tunnels, HTTP requests one after the other in each")
+            println!("traffic      {TUNNELS} tunnels, HTTP requests one after the other in each");
         }
         Progress::Working { operations, bytes } => {
             second += 1;

@@ -35,7 +35,7 @@ impl Failure {
 
 enum Transport {
     Tcp(TcpStream),
-    Tls(ClientStream),
+    Tls(Box<ClientStream>),
 }
 
 /// An open tunnel.
@@ -65,7 +65,7 @@ impl Tunnel {
                 let surplus = first.as_ref().map_or(0, |front| front.len());
                 let carry = first.and_then(crate::ring::Front::into_rest);
                 Self {
-                    transport: Transport::Tls(session),
+                    transport: Transport::Tls(Box::new(session)),
                     carry,
                     surplus,
                     resumed,

@@ -133,22 +133,22 @@ pub enum LoadError {
 ///
 /// # Errors
 /// [`LoadError`].
-pub fn run(command: LoadCommand) -> Result<(), LoadError> {
-    if let Some(ServeCommand::Serve { listen, kind, core }) = command.serve {
-        pin(core)?;
+pub fn run(command: &LoadCommand) -> Result<(), LoadError> {
+    if let Some(ServeCommand::Serve { listen, kind, core }) = &command.serve {
+        pin(*core)?;
         let ready = |address| eprintln!("serving on {address}");
-        return Ok(serve(listen, kind, ready)?);
+        return Ok(serve(*listen, *kind, ready)?);
     }
     pin(command.core)?;
     // Without room for descriptors a large run fails by itself, with the count of what failed.
     let _ = ring::raise_descriptor_limit();
-    let scenario = scenario(&command)?;
+    let scenario = scenario(command)?;
     let report = execute(&scenario, |progress| match progress {
         Progress::Measuring => eprintln!("measuring"),
         Progress::Measured => eprintln!("measured"),
         Progress::Working { .. } => {}
     })?;
-    write(&command, &report)
+    write(command, &report)
 }
 
 fn pin(core: Option<usize>) -> Result<(), LoadError> {

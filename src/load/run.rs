@@ -45,6 +45,20 @@ struct Shared {
 }
 
 impl Shared {
+    fn new() -> Self {
+        Self {
+            measuring: Cell::new(false),
+            stop: Cell::new(false),
+            open: Cell::new(0),
+            ended: Cell::new(0),
+            operations: Cell::new(0),
+            resumed: Cell::new(0),
+            bytes: Cell::new(0),
+            latency: RefCell::new(latency_histogram()),
+            errors: RefCell::default(),
+        }
+    }
+
     fn done(&self, since: Instant, bytes: usize) {
         if self.measuring.get() {
             self.operations.set(self.operations.get() + 1);
@@ -75,17 +89,7 @@ async fn drive(
     scenario: Scenario,
     mut progress: impl FnMut(Progress),
 ) -> Result<Report, LoadError> {
-    let shared = Rc::new(Shared {
-        measuring: Cell::new(false),
-        stop: Cell::new(false),
-        open: Cell::new(0),
-        ended: Cell::new(0),
-        operations: Cell::new(0),
-        resumed: Cell::new(0),
-        bytes: Cell::new(0),
-        latency: RefCell::new(latency_histogram()),
-        errors: RefCell::default(),
-    });
+    let shared = Rc::new(Shared::new());
     for slot in 0..scenario.tunnels {
         let (shared, scenario) = (shared.clone(), for_slot(&scenario));
         ring::spawn(async move {

@@ -1,0 +1,323 @@
+//! A gateway process with a PKI of its own, and clients for it.
+
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "a test's helper: each file uses its part, and fails by panic"
+)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use adit::certs::make::Usage;
+use adit::certs::revoke::{CrlRequest, Reason, serial_of_issued};
+use adit::certs::{self, CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use time::OffsetDateTime;
+
+pub type Session = StreamOwned<ClientConnection, TcpStream>;
+
+/// A CA in a folder.
+pub struct Pki {
+    pub folder: tempfile::TempDir,
+    pub ca: CertificateAuthority,
+}
+
+impl Pki {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = authority("group");
+        ca.write(folder.path()).unwrap();
+        let mut request = IssueRequest::new(Usage::Server, "localhost", Validity::days(2).unwrap());
+        request.dns = vec!["localhost".into()];
+        let server = certs::issue(&ca, &request).unwrap();
+        server
+            .write(
+                &folder.path().join("server.pem"),
+                &folder.path().join("server.key"),
+            )
+            .unwrap();
+        let pki = Self { folder, ca };
+        pki.write_crl(&[]);
+        pki
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A client certificate; also written as NAME.pem and NAME.key.
+    pub fn client(&self, name: &str, change: impl FnOnce(&mut IssueRequest)) -> Issued {
+        let issued = client_of(&self.ca, name, change);
+        issued
+            .write(
+                &self.path(&format!("{name}.pem")),
+                &self.path(&format!("{name}.key")),
+            )
+            .unwrap();
+        issued
+    }
+
+    pub fn write_crl(&self, revoked: &[&Issued]) {
+        let now = OffsetDateTime::now_utc();
+        std::fs::write(
+            self.path("ca.crl"),
+            crl_of(&self.ca, revoked, now, now + Duration::from_secs(3600)),
+        )
+        .unwrap();
+    }
+}
+
+pub fn authority(name: &str) -> CertificateAuthority {
+    certs::make_ca(&MakeCa {
+        common_name: name.into(),
+        days: 10,
+        key_type: KeyType::P256,
+    })
+    .unwrap()
+}
+
+pub fn client_of(
+    ca: &CertificateAuthority,
+    name: &str,
+    change: impl FnOnce(&mut IssueRequest),
+) -> Issued {
+    let mut request = IssueRequest::new(Usage::Client, name, Validity::days(1).unwrap());
+    request.app = Some("mail".into());
+    change(&mut request);
+    certs::issue(ca, &request).unwrap()
+}
+
+pub fn crl_of(
+    ca: &CertificateAuthority,
+    revoked: &[&Issued],
+    from: OffsetDateTime,
+    to: OffsetDateTime,
+) -> Vec<u8> {
+    let serials = revoked
+        .iter()
+        .map(|issued| serial_of_issued(ca, &issued.chain[0]).unwrap())
+        .collect();
+    let request = CrlRequest {
+        serials,
+        reason: Reason::default(),
+        this_update: from,
+        next_update: to,
+    };
+    certs::revoke(ca, None, &request).unwrap().der.to_vec()
+}
+
+/// A running gateway; killed when it is dropped.
+pub struct Gateway {
+    pub child: Child,
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+/// The config for `pki` with the given rest (services, rules and changed keys of engine).
+pub fn config(admin: SocketAddr, engine: &str, auth: &str, rest: &str) -> String {
+    format!(
+        "state_dir = 'state'\n[engine]\n{engine}\n[admin]\nlisten = '{admin}'\n[log]\nformat = 'text'\n\
+         audit = './audit.log'\n[profile]\nexternal = 'localhost:8443'\n[profile.listener]\nhttps = '127.0.0.1:0'\n\
+         [profile.server_certificate]\nprimary = 'server.pem'\nkey = 'server.key'\n[profile.device_auth]\n\
+         group_certificates = ['ca.pem']\n{auth}\n[profile.device_auth.crl]\nfiles = ['ca.crl']\n{rest}\n"
+    )
+}
+
+/// A service of these servers that every destination leads to.
+pub fn service(servers: &[SocketAddr]) -> String {
+    let servers: Vec<String> = servers.iter().map(|server| format!("'{server}'")).collect();
+    format!(
+        "[[profile.service]]\nname = 'echo'\nservers = [{}]\n[[profile.rule]]\nhost = '*.test'\nport = '*'\nservice = 'echo'",
+        servers.join(",")
+    )
+}
+
+impl Gateway {
+    pub fn start(pki: &Pki, engine: &str, auth: &str, rest: &str) -> Self {
+        let admin = free_port();
+        std::fs::write(pki.path("adit.toml"), config(admin, engine, auth, rest)).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+        command.args(["run", "--config"]).arg(pki.path("adit.toml"));
+        Self::spawn(command, admin)
+    }
+
+    pub fn spawn(mut command: Command, admin: SocketAddr) -> Self {
+        let mut child = command
+            .env("RUST_LOG", "info")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut seen = String::new();
+        let address = loop {
+            let mut line = String::new();
+            assert!(
+                log.read_line(&mut line).unwrap() > 0,
+                "the gateway did not start: {seen}"
+            );
+            seen.push_str(&line);
+            if let Some((_, rest)) = line.split_once("address=") {
+                break rest.split_whitespace().next().unwrap().parse().unwrap();
+            }
+        };
+        // The log goes on; nobody must block on a full pipe.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        Self {
+            child,
+            address,
+            admin,
+        }
+    }
+
+    /// A GET on the admin listener: status and body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.admin).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n",
+            self.admin
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (
+            head.split(' ').nth(1).unwrap().parse().unwrap(),
+            body.to_owned(),
+        )
+    }
+
+    /// The sum of the samples whose line begins with `name` and contains `labels`.
+    pub fn metric(&self, name: &str, labels: &str) -> f64 {
+        let (_, body) = self.get("/metrics");
+        let lines = body.lines().filter(|line| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && line.contains(labels)
+        });
+        lines
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+            .sum()
+    }
+
+    pub fn ended(&self, reason: &str) -> f64 {
+        self.metric("adit_ends_total", &format!("reason=\"{reason}\""))
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-s", name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits, ten seconds at most, until `done`.
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(10), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+pub fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+/// A server that gives each connection to `serve` on a thread of its own.
+pub fn server(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let serve = Arc::new(serve);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let serve = serve.clone();
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+    address
+}
+
+pub fn echo(stream: TcpStream) {
+    let (mut from, mut to) = (stream.try_clone().unwrap(), stream);
+    if std::io::copy(&mut from, &mut to).is_ok() {
+        let _ = to.shutdown(std::net::Shutdown::Write);
+    }
+}
+
+pub fn client_config(ca: &Path, identity: Option<&Issued>) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    certs::read_certificates(ca)
+        .unwrap()
+        .into_iter()
+        .for_each(|ca| roots.add(ca).unwrap());
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    Arc::new(match identity {
+        Some(issued) => builder
+            .with_client_auth_cert(issued.chain.clone(), issued.key.clone_key())
+            .unwrap(),
+        None => builder.with_no_client_auth(),
+    })
+}
+
+/// A session whose handshake has not begun.
+pub fn connect(pki: &Pki, gateway: &Gateway, identity: Option<&Issued>) -> Session {
+    let socket = TcpStream::connect(gateway.address).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let connection =
+        ClientConnection::new(client_config(&pki.path("ca.pem"), identity), name).unwrap();
+    StreamOwned::new(connection, socket)
+}
+
+/// Sends `request` and reads one response's head.
+pub fn ask(session: &mut Session, request: &[u8]) -> std::io::Result<String> {
+    session.write_all(request)?;
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        if session.read(&mut byte)? == 0 {
+            break;
+        }
+        head.push(byte[0]);
+    }
+    Ok(String::from_utf8(head).unwrap())
+}
+
+/// An open tunnel to `host`.
+pub fn tunnel(pki: &Pki, gateway: &Gateway, identity: &Issued, host: &str) -> Session {
+    let mut session = connect(pki, gateway, Some(identity));
+    let head = ask(&mut session, &request(host)).unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    session
+}
+
+pub fn request(host: &str) -> Vec<u8> {
+    format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes()
+}

@@ -1,0 +1,226 @@
+//! Who is refused, with which words, and that each refusal is counted and recorded.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use adit::certs::make::Usage;
+use adit::certs::{Issued, Validity};
+use common::{Gateway, Pki, ask, client_of, connect, echo, request, server, service, until};
+use time::OffsetDateTime;
+
+/// What the client sees of a refused certificate: the alert, in rustls's words.
+fn alert(pki: &Pki, gateway: &Gateway, identity: Option<&Issued>) -> String {
+    let mut session = connect(pki, gateway, identity);
+    match ask(&mut session, &request("a.test:1")) {
+        Ok(head) => panic!("not refused: {head}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn certificates_are_refused_by_alert() {
+    let pki = Pki::new();
+    let now = OffsetDateTime::now_utc();
+    let hour = Duration::from_secs(3600);
+    let revoked = pki.client("revoked", |_| ());
+    pki.write_crl(&[&revoked]);
+    let expired = pki.client("expired", |r| {
+        r.validity = Validity::between(now - 2 * hour, now - hour).unwrap()
+    });
+    let early = pki.client("early", |r| {
+        r.validity = Validity::between(now + hour, now + 2 * hour).unwrap()
+    });
+    let server_only = pki.client("usage", |r| r.usages = vec![Usage::Server]);
+    let foreign = client_of(&common::authority("other"), "foreign", |_| ());
+    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    for (identity, words, reason) in [
+        (None, "CertificateRequired", "certificate-required"),
+        (Some(&revoked), "CertificateRevoked", "certificate-revoked"),
+        (Some(&expired), "CertificateExpired", "certificate-expired"),
+        (
+            Some(&early),
+            "CertificateExpired",
+            "certificate-not-yet-valid",
+        ),
+        (
+            Some(&server_only),
+            "UnsupportedCertificate",
+            "certificate-usage",
+        ),
+        (Some(&foreign), "UnknownCA", "unknown-ca"),
+    ] {
+        let seen = alert(&pki, &gateway, identity);
+        assert!(seen.contains(words), "{reason}: {seen}");
+        until(reason, || gateway.ended(reason) == 1.0);
+    }
+    until("audit lines", || {
+        std::fs::read_to_string(pki.path("audit.log"))
+            .unwrap()
+            .lines()
+            .count()
+            == 6
+    });
+    let good = pki.client("good", |_| ());
+    drop(common::tunnel(&pki, &gateway, &good, "a.test:1"));
+}
+
+#[test]
+fn requests_are_refused_by_status_and_proxy_status() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let rest = service(&[server(echo)])
+        + "\n[[profile.rule]]\nhost = '127.0.0.0/8'\nport = '*'\nservice = '<ANY>'\n\
+           [[profile.rule]]\nhost = '::1'\nport = '*'\nservice = '<ANY>'";
+    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &rest);
+    let filler = format!(
+        "CONNECT a.test:1 HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+        "x".repeat(100_000)
+    );
+    for (bytes, status, error, reason) in [
+        (
+            "CONNECT a.test HTTP/1.1\r\nHost: a\r\n\r\n",
+            400,
+            "http_request_error",
+            "malformed-request",
+        ),
+        (
+            "CONNECT u@a.test:1 HTTP/1.1\r\nHost: a\r\n\r\n",
+            400,
+            "http_request_error",
+            "malformed-request",
+        ),
+        (
+            "CONNECT a.test:1 HTTP/1.1\nHost: a\n\n",
+            400,
+            "http_request_error",
+            "malformed-request",
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            400,
+            "http_request_error",
+            "malformed-request",
+        ),
+        (
+            "CONNECT 2130706433:80 HTTP/1.1\r\nHost: a\r\n\r\n",
+            400,
+            "http_request_error",
+            "malformed-request",
+        ),
+        (&filler, 431, "http_request_error", "header-too-large"),
+        (
+            "CONNECT b.example:1 HTTP/1.1\r\nHost: b\r\n\r\n",
+            403,
+            "http_request_denied",
+            "no-rule",
+        ),
+        (
+            "CONNECT 127.0.0.1:22 HTTP/1.1\r\nHost: b\r\n\r\n",
+            403,
+            "destination_ip_prohibited",
+            "destination-forbidden",
+        ),
+        (
+            "CONNECT [::1]:22 HTTP/1.1\r\nHost: b\r\n\r\n",
+            403,
+            "destination_ip_prohibited",
+            "destination-forbidden",
+        ),
+        (
+            "CONNECT [::ffff:127.0.0.1]:22 HTTP/1.1\r\nHost: b\r\n\r\n",
+            403,
+            "destination_ip_prohibited",
+            "destination-forbidden",
+        ),
+    ] {
+        let before = gateway.ended(reason);
+        let mut session = connect(&pki, &gateway, Some(&device));
+        let head = ask(&mut session, bytes.as_bytes()).unwrap();
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{reason}: {head}"
+        );
+        assert!(
+            head.contains(&format!("Proxy-Status: adit; error={error}")),
+            "{reason}: {head}"
+        );
+        until(reason, || gateway.ended(reason) == before + 1.0);
+    }
+}
+
+#[test]
+fn devices_are_refused_by_their_state() {
+    let pki = Pki::new();
+    std::fs::write(
+        pki.path("devices.csv"),
+        "device,state\nmanaged,managed\nblocked,blocked\n",
+    )
+    .unwrap();
+    let gateway = Gateway::start(
+        &pki,
+        "",
+        "device_registry = 'devices.csv'",
+        &service(&[server(echo)]),
+    );
+    for (name, status, reason) in [
+        ("managed", 200, ""),
+        ("blocked", 403, "device-blocked"),
+        ("stranger", 403, "device-unmanaged"),
+    ] {
+        let mut session = connect(&pki, &gateway, Some(&pki.client(name, |_| ())));
+        let head = ask(&mut session, &request("a.test:1")).unwrap();
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{name}: {head}"
+        );
+        if status != 200 {
+            until(reason, || gateway.ended(reason) == 1.0);
+        }
+    }
+}
+
+#[test]
+fn what_is_not_tls_and_what_never_ends_is_closed() {
+    let pki = Pki::new();
+    let gateway = Gateway::start(
+        &pki,
+        "handshake_timeout = '300ms'",
+        "unmanaged = 'allow'",
+        &service(&[server(echo)]),
+    );
+    for bytes in [&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], &[0xff; 300]] {
+        let mut socket = TcpStream::connect(gateway.address).unwrap();
+        socket.write_all(bytes).unwrap();
+        let _ = socket.read_to_end(&mut Vec::new());
+    }
+    until("not TLS", || {
+        gateway.ended("not-tls") + gateway.ended("tls-protocol") == 2.0
+    });
+    let mut silent = TcpStream::connect(gateway.address).unwrap();
+    silent.write_all(&[0x16, 3, 1, 2, 0]).unwrap();
+    let _ = silent.read_to_end(&mut Vec::new());
+    until("handshake timeout", || {
+        gateway.ended("handshake-timeout") == 1.0
+    });
+    let device = pki.client("device", |_| ());
+    let mut session = connect(&pki, &gateway, Some(&device));
+    let head = ask(&mut session, b"CONNECT a.test:1 HTTP/1.1\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 408 "), "{head}");
+}
+
+#[test]
+fn a_request_in_single_bytes_is_as_good() {
+    let pki = Pki::new();
+    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    let mut session = connect(&pki, &gateway, Some(&pki.client("device", |_| ())));
+    for byte in request("a.test:1") {
+        session.write_all(&[byte]).unwrap();
+        session.flush().unwrap();
+    }
+    assert!(ask(&mut session, b"").unwrap().starts_with("HTTP/1.1 200 "));
+}

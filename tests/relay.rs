@@ -1,0 +1,277 @@
+//! What an open tunnel does with bytes, ends and faults.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+
+use common::{Gateway, Pki, ask, connect, echo, request, server, service, tunnel, until};
+
+#[test]
+fn early_bytes_half_close_and_orderly_end() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    let mut session = connect(&pki, &gateway, Some(&device));
+    let head = ask(&mut session, &[&request("a.test:1")[..], b"early"].concat()).unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    session.write_all(b" and late").unwrap();
+    session.conn.send_close_notify();
+    session.flush().unwrap();
+    let mut all = Vec::new();
+    // The end is close_notify: rustls makes a bare FIN an error.
+    session.read_to_end(&mut all).unwrap();
+    assert_eq!(all, b"early and late");
+    until("closed", || gateway.ended("closed") == 1.0);
+}
+
+#[test]
+fn a_cut_is_told_from_an_end() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    let session = tunnel(&pki, &gateway, &device, "a.test:1");
+    session.sock.shutdown(Shutdown::Write).unwrap();
+    until("truncated", || gateway.ended("client-truncated") == 1.0);
+}
+
+#[test]
+fn servers_that_refuse_or_reset() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let closed = common::free_port();
+    let gateway = Gateway::start(
+        &pki,
+        "",
+        "unmanaged = 'allow'",
+        &service(&[closed, server(echo)]),
+    );
+    for _ in 0..4 {
+        drop(tunnel(&pki, &gateway, &device, "a.test:1"));
+    }
+    assert!(
+        gateway.metric("adit_dial_retries_total", "") >= 1.0,
+        "the next server is tried"
+    );
+    drop(gateway);
+    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[closed]));
+    let head = ask(
+        &mut connect(&pki, &gateway, Some(&device)),
+        &request("a.test:1"),
+    )
+    .unwrap();
+    assert!(
+        head.starts_with("HTTP/1.1 502 ") && head.contains("error=connection_refused"),
+        "{head}"
+    );
+    drop(gateway);
+    let resetting = server(|mut stream: TcpStream| {
+        stream.read_exact(&mut [0; 1]).unwrap();
+        socket2::SockRef::from(&stream)
+            .set_linger(Some(std::time::Duration::ZERO))
+            .unwrap();
+    });
+    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[resetting]));
+    let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
+    session.write_all(b"xyz").unwrap();
+    assert!(session.read(&mut [0; 1]).is_err(), "cut, not ended");
+    until("server reset", || gateway.ended("server-reset") == 1.0);
+}
+
+#[test]
+fn a_server_that_never_answers_and_an_idle_tunnel_time_out() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    // A listener whose queue is full answers no further SYN.
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    full.bind(
+        &"127.0.0.1:0"
+            .parse::<std::net::SocketAddr>()
+            .unwrap()
+            .into(),
+    )
+    .unwrap();
+    full.listen(0).unwrap();
+    let address = full.local_addr().unwrap().as_socket().unwrap();
+    let _first = TcpStream::connect(address).unwrap();
+    let engine = "connect_timeout = '300ms'\nidle_timeout = '300ms'";
+    let gateway = Gateway::start(&pki, engine, "unmanaged = 'allow'", &service(&[address]));
+    let head = ask(
+        &mut connect(&pki, &gateway, Some(&device)),
+        &request("a.test:1"),
+    )
+    .unwrap();
+    assert!(
+        head.starts_with("HTTP/1.1 504 ") && head.contains("error=connection_timeout"),
+        "{head}"
+    );
+    drop(gateway);
+    let gateway = Gateway::start(
+        &pki,
+        engine,
+        "unmanaged = 'allow'",
+        &service(&[server(echo)]),
+    );
+    let _session = tunnel(&pki, &gateway, &device, "a.test:1");
+    until("idle timeout", || gateway.ended("idle-timeout") == 1.0);
+}
+
+#[test]
+fn a_client_that_never_reads_stops_the_server() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let flood = server(|mut stream: TcpStream| while stream.write_all(&[7; 16384]).is_ok() {});
+    let gateway = Gateway::start(&pki, "cores = 1", "unmanaged = 'allow'", &service(&[flood]));
+    let _session = tunnel(&pki, &gateway, &device, "a.test:1");
+    let sent = || gateway.metric("adit_bytes_total", "server-to-client");
+    let mut last = -1.0;
+    until("the flow stands still", || {
+        let now = sent();
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        now > 0.0 && now == std::mem::replace(&mut last, now)
+    });
+    assert!(
+        gateway.metric("adit_runtime_buffers_in_use", "") <= 2.0,
+        "one buffer a direction"
+    );
+}
+
+/// 200 tunnels at once, each with its own bytes both ways: about 3 GiB in all.
+#[test]
+fn slow_several_gib_through_200_tunnels() {
+    const TUNNELS: usize = 200;
+    const BYTES: usize = 8 << 20;
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    std::thread::scope(|scope| {
+        for number in 0..TUNNELS {
+            let (pki, gateway, device) = (&pki, &gateway, &device);
+            scope.spawn(move || {
+                let mut session = tunnel(pki, gateway, device, "a.test:1");
+                let byte = |at: usize| (at.wrapping_mul(31).wrapping_add(number * 7) % 251) as u8;
+                let mut piece = vec![0; 32 << 10];
+                let mut back = vec![0; piece.len()];
+                for start in (0..BYTES).step_by(piece.len()) {
+                    piece
+                        .iter_mut()
+                        .enumerate()
+                        .for_each(|(at, slot)| *slot = byte(start + at));
+                    session.write_all(&piece).unwrap();
+                    session.read_exact(&mut back).unwrap();
+                    assert!(back == piece, "tunnel {number} at {start}");
+                }
+                session.conn.send_close_notify();
+                session.flush().unwrap();
+                assert_eq!(session.read(&mut back).unwrap(), 0);
+            });
+        }
+    });
+    until("all closed", || gateway.ended("closed") == TUNNELS as f64);
+    assert_eq!(
+        gateway.metric("adit_bytes_total", "client-to-server"),
+        (TUNNELS * BYTES) as f64
+    );
+}
+
+/// Tunnels that end at every point of their life leave nothing behind.
+#[test]
+fn slow_20000_tunnels_dropped_at_random_points() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let gateway = Gateway::start(
+        &pki,
+        "cores = 1",
+        "unmanaged = 'allow'",
+        &service(&[server(echo)]),
+    );
+    let idle = |name: &str| gateway.metric(&format!("adit_runtime_{name}"), "");
+    let before = ["tasks", "operations", "fds", "buffers_in_use"].map(idle);
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let (pki, gateway, device) = (&pki, &gateway, &device);
+            scope.spawn(move || {
+                let mut seed = 0x9e37_79b9 + thread;
+                for _ in 0..5_000 {
+                    seed = seed
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1_442_695_040_888_963_407);
+                    drop_somewhere(pki, gateway, device, (seed >> 33) % 8);
+                }
+            });
+        }
+    });
+    until("sessions end", || {
+        gateway.metric("adit_sessions_accepted_total", "")
+            == gateway.metric("adit_sessions_closed_total", "")
+    });
+    until("something is left behind", || {
+        ["tasks", "operations", "fds", "buffers_in_use"].map(idle) == before
+    });
+    assert_eq!(gateway.metric("adit_runtime_panics_total", ""), 0.0);
+}
+
+fn drop_somewhere(pki: &Pki, gateway: &Gateway, device: &adit::certs::Issued, point: u64) {
+    if point < 2 {
+        let mut socket = TcpStream::connect(gateway.address).unwrap();
+        let _ = socket.write_all(&[0x16, 3, 1, 0, 200, 1][..point as usize * 6]);
+        return;
+    }
+    let mut session = connect(pki, gateway, Some(device));
+    let bytes = request("a.test:1");
+    match point {
+        2 => drop(session.conn.complete_io(&mut session.sock)),
+        3 => drop(session.write_all(&bytes[..20])),
+        4 => drop(session.write_all(&bytes)),
+        5 => drop(ask(&mut session, &bytes)),
+        6 => {
+            let _ = ask(&mut session, &bytes);
+            let _ = session.write_all(&vec![1; 100_000]);
+        }
+        _ => {
+            let _ = ask(&mut session, &bytes);
+            session.conn.send_close_notify();
+            let _ = session.flush();
+        }
+    }
+    if point.is_multiple_of(2) {
+        let _ = socket2::SockRef::from(&session.sock).set_linger(Some(std::time::Duration::ZERO));
+    }
+}
+
+#[test]
+fn the_file_limit_is_survived() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let admin = common::free_port();
+    let text = common::config(
+        admin,
+        "cores = 1",
+        "unmanaged = 'allow'",
+        &service(&[server(echo)]),
+    );
+    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    let mut command = std::process::Command::new("prlimit");
+    command
+        .args([
+            "--nofile=60:60",
+            env!("CARGO_BIN_EXE_adit"),
+            "run",
+            "--config",
+        ])
+        .arg(pki.path("adit.toml"));
+    let gateway = Gateway::spawn(command, admin);
+    let crowd: Vec<TcpStream> = (0..80)
+        .map(|_| TcpStream::connect(gateway.address).unwrap())
+        .collect();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    drop(crowd);
+    until("sessions end", || {
+        gateway.metric("adit_runtime_fds", "") == 0.0
+    });
+    assert!(gateway.metric("adit_runtime_emfile_total", "") >= 1.0);
+    drop(tunnel(&pki, &gateway, &device, "a.test:1"));
+    drop(TcpListener::bind("127.0.0.1:0"));
+}
