@@ -30,10 +30,10 @@ fn certificates_are_refused_by_alert() {
     let revoked = pki.client("revoked", |_| ());
     pki.write_crl(&[&revoked]);
     let expired = pki.client("expired", |r| {
-        r.validity = Validity::between(now - 2 * hour, now - hour).unwrap()
+        r.validity = Validity::between(now - 2 * hour, now - hour).unwrap();
     });
     let early = pki.client("early", |r| {
-        r.validity = Validity::between(now + hour, now + 2 * hour).unwrap()
+        r.validity = Validity::between(now + hour, now + 2 * hour).unwrap();
     });
     let server_only = pki.client("usage", |r| r.usages = vec![Usage::Server]);
     let foreign = client_of(&common::authority("other"), "foreign", |_| ());
