@@ -41,7 +41,7 @@ pub enum Work {
     Echo,
     /// Bytes in one direction.
     Stream,
-    /// Hold tunnels open.
+    /// Send one byte, wait for it to come back, and hold the tunnel open.
     Idle,
 }
 
