@@ -87,7 +87,7 @@ impl CliError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Files(_) => 2,
-            Self::Run(RunError::Engine(engine::EngineError::Load(_))) => 2,
+            Self::Run(RunError::Config(_) | RunError::Engine(engine::EngineError::Load(_))) => 2,
             Self::Load(LoadError::Usage(_)) => 2,
             _ => 1,
         }
