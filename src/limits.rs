@@ -63,7 +63,7 @@ const _: () = assert!(TUNNELS_LISTED <= TUNNELS_LISTED_MAX);
 /// Bytes of a TLS record's header (RFC 8446, section 5.1).
 pub const TLS_RECORD_HEADER: usize = 5;
 
-/// Bytes of plaintext, or of sealed records, that one buffer of the ring can lead to; one such area a thread.
+/// Bytes of plaintext, or of sealed records, that one buffer of the ring can lead to; two such areas a thread.
 pub const TLS_SCRATCH: usize = 40 * 1024;
 
 // ---- config: bounds on what a config file may ask for ----

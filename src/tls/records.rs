@@ -2,7 +2,7 @@
 //! and the other way round.
 //!
 //! rustls 0.23 hands each opened or sealed record out in memory of its own; the copy back into the ring's buffer, which
-//! bounds what a session holds to one buffer a direction, goes through one scratch area of the thread.
+//! bounds what a session holds to one buffer a direction, goes through two scratch areas of the thread.
 
 use std::cell::RefCell;
 use std::ops::Deref;
@@ -19,7 +19,10 @@ use crate::limits::{TLS_RECORD_HEADER, TLS_SCRATCH};
 use crate::ring::RingBuf;
 
 thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; TLS_SCRATCH]);
+    /// What was opened. Apart from `SEALED`, so that neither has to be cleared for the other's use.
+    static OPENED: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(TLS_SCRATCH));
+    /// Room for what is sealed; always `TLS_SCRATCH` long.
+    static SEALED: RefCell<Vec<u8>> = RefCell::new(vec![0; TLS_SCRATCH]);
 }
 
 /// What the peer's records have led to.
@@ -167,10 +170,10 @@ impl<C: Connection> Records<C> {
         mut input: RingBuf,
         then: impl FnOnce(RingBuf, &[u8]) -> R,
     ) -> Result<(Progress, R), rustls::Error> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            scratch.clear();
-            let progress = self.read(&mut input, scratch)?;
-            Ok((progress, then(input, scratch)))
+        OPENED.with_borrow_mut(|opened| {
+            opened.clear();
+            let progress = self.read(&mut input, opened)?;
+            Ok((progress, then(input, opened)))
         })
     }
 
@@ -179,8 +182,7 @@ impl<C: Connection> Records<C> {
     /// # Errors
     /// If the session can no longer write, or the buffer has no room for the records' overhead.
     pub fn seal(&mut self, buffer: &mut RingBuf) -> Result<(), rustls::Error> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            scratch.resize(TLS_SCRATCH, 0);
+        SEALED.with_borrow_mut(|scratch| {
             let sealed =
                 self.write(|mut traffic| traffic.encrypt(buffer, scratch).map_err(describe))?;
             let outgoing = std::mem::take(&mut self.outgoing);
@@ -202,8 +204,7 @@ impl<C: Connection> Records<C> {
     /// # Errors
     /// If the session can no longer write.
     pub fn seal_message(&mut self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            scratch.resize(TLS_SCRATCH, 0);
+        SEALED.with_borrow_mut(|scratch| {
             let sealed =
                 self.write(|mut traffic| traffic.encrypt(message, scratch).map_err(describe))?;
             let mut records = self.take_outgoing();
