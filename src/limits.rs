@@ -118,9 +118,6 @@ pub const MAX_VALIDITY_DAYS: u32 = 36_525;
 /// longer would only swell every audit line.
 pub const MAX_IDENTITY_NAME_BYTES: usize = 256;
 
-/// Largest CRL file that is read, in bytes. Ten million entries of 20-octet serials take about 400 MB.
-pub const MAX_CRL_FILE_BYTES: u64 = 1 << 30;
-
 /// How far in the future, in seconds, a CRL's `thisUpdate` may lie: the clocks of the CA and of the node differ.
 pub const CRL_CLOCK_SKEW_SECONDS: u64 = 300;
 

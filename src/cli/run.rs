@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::backend::{ResolverTask, resolver};
+use crate::certs::{self, CertError};
 use crate::config::{self, AuditSink, Config, ConfigError, Log, LogFormat};
 use crate::control::{Control, ControlError, RunningNode, Signal, Signals};
 use crate::engine::{EngineError, Node};
@@ -32,8 +33,8 @@ pub enum RunError {
     #[error(transparent)]
     Audit(#[from] AuditLogError),
     /// The state directory.
-    #[error("cannot make state_dir {0}: {1}")]
-    StateDir(String, std::io::Error),
+    #[error("state_dir: {0}")]
+    StateDir(#[from] CertError),
 }
 
 /// `adit run`.
@@ -72,8 +73,7 @@ impl Gateway {
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
         }
-        make_private_folder(&config.state_dir)
-            .map_err(|error| RunError::StateDir(config.state_dir.display().to_string(), error))?;
+        certs::files::make_folder(&config.state_dir)?;
         let control = Control::bind(&config.admin)?;
         let audit = AuditLog::start(match &config.log.audit {
             AuditSink::Stdout => observe::AuditSink::Stdout,
@@ -214,15 +214,6 @@ async fn poll(done: impl Fn() -> bool) {
     while !done() {
         tokio::time::sleep(DRAIN_POLL).await;
     }
-}
-
-/// Makes a folder that only this user can read: it holds keys.
-fn make_private_folder(folder: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
 }
 
 /// Logs to standard error; `RUST_LOG` chooses what, `info` by default.

@@ -62,8 +62,8 @@ impl Tunnel {
                 let resumed = session
                     .negotiated()
                     .is_some_and(|(_, kind)| kind == HandshakeKind::Resumed);
-                let surplus = first.as_ref().map_or(0, |front| front.len());
-                let carry = first.and_then(crate::ring::Front::into_rest);
+                let surplus = first.len();
+                let carry = first.into_rest();
                 Self {
                     transport: Transport::Tls(Box::new(session)),
                     carry,

@@ -10,6 +10,7 @@ use hdrhistogram::Histogram;
 
 use super::reason::CloseReason;
 use crate::limits::{HISTOGRAM_DIGITS, HISTOGRAM_MAX, HISTOGRAM_MIN};
+use crate::ring;
 
 /// A measured part of a session's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -105,73 +106,6 @@ impl HandshakeCounters {
     }
 }
 
-/// What the core's runtime reports of itself; filled by the engine when a snapshot is taken.
-///
-/// The first six count since the start, the others are the values of the moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RuntimeCounters {
-    /// Turns of the loop.
-    pub turns: u64,
-    /// Completions taken from the ring.
-    pub completions: u64,
-    /// Receives that found the buffer ring empty (`ENOBUFS`).
-    pub enobufs: u64,
-    /// Accepts or sockets that met the file limit (`EMFILE`, `ENFILE`).
-    pub emfile: u64,
-    /// Times the completion queue was found to have overflowed.
-    pub cq_overflow: u64,
-    /// Wake-ups that came from another core.
-    pub cross_wakes: u64,
-    /// Sessions that ended by a fault of the gateway (a panic), alone.
-    pub panics: u64,
-    /// Buffers that the core owns.
-    pub buffers_total: u64,
-    /// Buffers that are not free.
-    pub buffers_in_use: u64,
-    /// Tasks that have not ended.
-    pub tasks_live: u64,
-    /// Operations whose last completion has not come.
-    pub operations_live: u64,
-    /// File descriptors that the runtime owns.
-    pub fds_live: u64,
-    /// Timers that are set.
-    pub timers_live: u64,
-}
-
-impl RuntimeCounters {
-    fn merge(&mut self, other: &Self) {
-        // Taken apart, so that a new field cannot be forgotten here.
-        let Self {
-            turns,
-            completions,
-            enobufs,
-            emfile,
-            cq_overflow,
-            cross_wakes,
-            panics,
-            buffers_total,
-            buffers_in_use,
-            tasks_live,
-            operations_live,
-            fds_live,
-            timers_live,
-        } = self;
-        *turns += other.turns;
-        *completions += other.completions;
-        *enobufs += other.enobufs;
-        *emfile += other.emfile;
-        *cq_overflow += other.cq_overflow;
-        *cross_wakes += other.cross_wakes;
-        *panics += other.panics;
-        *buffers_total += other.buffers_total;
-        *buffers_in_use += other.buffers_in_use;
-        *tasks_live += other.tasks_live;
-        *operations_live += other.operations_live;
-        *fds_live += other.fds_live;
-        *timers_live += other.timers_live;
-    }
-}
-
 /// The counters and histograms of one core, or of several merged.
 #[derive(Clone, Debug)]
 pub struct CoreMetrics {
@@ -193,8 +127,8 @@ pub struct CoreMetrics {
     pub dial_retries: u64,
     /// Times that accepting was paused, at a limit or for want of file descriptors.
     pub accept_backoff: u64,
-    /// The runtime's own numbers.
-    pub runtime: RuntimeCounters,
+    /// The runtime's own numbers; filled when a copy is taken.
+    pub runtime: ring::Counters,
     ends: [u64; CloseReason::COUNT],
     stages: [Histogram<u64>; Stage::ALL.len()],
 }
@@ -219,7 +153,7 @@ impl CoreMetrics {
             handshakes: HandshakeCounters::default(),
             dial_retries: 0,
             accept_backoff: 0,
-            runtime: RuntimeCounters::default(),
+            runtime: ring::Counters::default(),
             ends: [0; CloseReason::COUNT],
             stages: std::array::from_fn(|_| latency_histogram()),
         }

@@ -17,8 +17,8 @@ pub use audit::{
 pub use hgrm::{HistogramSummary, percentile_text, plot, summarize};
 pub use live::TunnelInfo;
 pub use metrics::{
-    CoreMetrics, HandshakeCounters, HandshakeKind, RuntimeCounters, Stage, TlsVersion,
-    latency_histogram, record_latency,
+    CoreMetrics, HandshakeCounters, HandshakeKind, Stage, TlsVersion, latency_histogram,
+    record_latency,
 };
 pub use prometheus::{NodeGauges, OPENMETRICS, render};
 pub use reason::{Answer, CloseReason, Kind, Row, Who};

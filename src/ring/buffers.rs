@@ -354,12 +354,6 @@ pub struct Front {
 }
 
 impl Front {
-    /// Whether the buffer holds bytes behind the front.
-    #[must_use]
-    pub fn has_rest(&self) -> bool {
-        !self.rest.is_empty()
-    }
-
     /// The buffer without the front; `None`, and the buffer goes back to the pool, if it holds nothing else.
     #[must_use]
     pub fn into_rest(self) -> Option<RingBuf> {

@@ -53,3 +53,40 @@ pub(super) struct Cells {
 pub(super) fn bump(cell: &Cell<u64>) {
     cell.set(cell.get().wrapping_add(1));
 }
+
+impl Counters {
+    /// Adds what another core counted.
+    pub fn merge(&mut self, other: &Self) {
+        // Taken apart, so that a new field cannot be forgotten here.
+        let Self {
+            turns,
+            completions,
+            enobufs,
+            emfile,
+            resets,
+            panics,
+            cq_overflow,
+            cross_wakes,
+            buffers_total,
+            buffers_in_use,
+            tasks_live,
+            operations_live,
+            fds_live,
+            timers_live,
+        } = self;
+        *turns += other.turns;
+        *completions += other.completions;
+        *enobufs += other.enobufs;
+        *emfile += other.emfile;
+        *resets += other.resets;
+        *panics += other.panics;
+        *cq_overflow += other.cq_overflow;
+        *cross_wakes += other.cross_wakes;
+        *buffers_total += other.buffers_total;
+        *buffers_in_use += other.buffers_in_use;
+        *tasks_live += other.tasks_live;
+        *operations_live += other.operations_live;
+        *fds_live += other.fds_live;
+        *timers_live += other.timers_live;
+    }
+}

@@ -40,5 +40,5 @@ pub use listener::TcpListener;
 pub use process::{pin_to_cpu, raise_descriptor_limit};
 pub use remote::{OneshotReceiver, OneshotSender, Remote, oneshot};
 pub use signal::Signal;
-pub use stream::{Shutdown, TcpStream};
+pub use stream::TcpStream;
 pub use time::{Elapsed, Sleep, now, sleep, timeout};

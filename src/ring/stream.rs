@@ -21,15 +21,6 @@ use super::op::Op;
 /// Arms the poll before it tries to receive: saves an attempt that is known to find nothing (`IORING_RECVSEND_POLL_FIRST`).
 const POLL_FIRST: u16 = 1;
 
-/// Which directions [`TcpStream::shutdown`] ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shutdown {
-    /// No more bytes will be sent: the peer sees the end of the stream.
-    Write,
-    /// Both directions.
-    Both,
-}
-
 /// A TCP connection of this core. Closed, through the ring, when it is dropped.
 pub struct TcpStream {
     core: Rc<Core>,
@@ -145,16 +136,12 @@ impl TcpStream {
         (Ok(()), buffer)
     }
 
-    /// Ends one direction or both.
+    /// Ends the sending direction: the peer sees the end of the stream.
     ///
     /// # Errors
     /// The system's, for example when the peer has reset the connection.
-    pub async fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        let how = match how {
-            Shutdown::Write => libc::SHUT_WR,
-            Shutdown::Both => libc::SHUT_RDWR,
-        };
-        let entry = opcode::Shutdown::new(types::Fd(self.fd), how).build();
+    pub async fn shutdown(&self) -> io::Result<()> {
+        let entry = opcode::Shutdown::new(types::Fd(self.fd), libc::SHUT_WR).build();
         let (completion, ()) = Op::new(&self.core, entry, Kind::Plain, ()).await;
         completion.result.map(|_| ())
     }

@@ -53,7 +53,7 @@ fn bytes_go_both_ways_and_the_end_is_seen() {
         let (client, server) = pair(&listener).await;
         client.send(&b"over"[..]).await.0.unwrap();
         assert_eq!(&*server.recv().await.unwrap().unwrap(), b"over");
-        client.shutdown(Shutdown::Write).await.unwrap();
+        client.shutdown().await.unwrap();
         assert!(server.recv().await.unwrap().is_none());
     });
 }
@@ -239,8 +239,8 @@ fn timers_fire_in_order_and_not_early() {
                 .await
                 .is_err()
         );
-        let mut moved = std::pin::pin!(sleep(Duration::from_secs(3600)));
-        moved.as_mut().reset(now() + Duration::from_millis(5));
+        let mut moved = sleep(Duration::from_secs(3600));
+        moved.reset(now() + Duration::from_millis(5));
         moved.await;
     });
 }

@@ -39,11 +39,10 @@ pub fn sleep(duration: Duration) -> Sleep {
 
 impl Sleep {
     /// Moves the deadline.
-    pub fn reset(self: Pin<&mut Self>, deadline: Instant) {
-        let this = self.get_mut();
-        this.deadline = deadline;
-        if let Some(key) = this.key.take() {
-            this.core.timers.borrow_mut().remove(key);
+    pub fn reset(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+        if let Some(key) = self.key.take() {
+            self.core.timers.borrow_mut().remove(key);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! CRL files into the index that handshakes look in. Each signature is verified here, once.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -60,7 +60,7 @@ pub fn load_crls(
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
     let mut builder = RevocationIndex::builder();
-    let mut newest: HashMap<Vec<u8>, u64> = HashMap::new();
+    let mut issuers = HashSet::new();
     let mut reports = Vec::new();
     for file in files {
         for der in certs::read_crls(file)? {
@@ -69,7 +69,7 @@ pub fn load_crls(
                 problem,
                 remedy,
             };
-            let report = add(&mut builder, &mut newest, &der, group, now)
+            let report = add(&mut builder, &mut issuers, &der, group, now)
                 .map_err(|(problem, remedy)| invalid(problem, remedy))?;
             reports.push(CrlReport {
                 file: file.clone(),
@@ -84,7 +84,7 @@ type Problem = (String, &'static str);
 
 fn add(
     builder: &mut RevocationIndexBuilder,
-    newest: &mut HashMap<Vec<u8>, u64>,
+    issuers: &mut HashSet<Vec<u8>>,
     der: &[u8],
     group: &[CertificateDer<'_>],
     now: u64,
@@ -112,10 +112,7 @@ fn add(
     }
     let issuer = list.issuer().as_raw();
     let next_update = list.next_update().map(seconds);
-    if newest
-        .insert(issuer.to_vec(), next_update.unwrap_or(0))
-        .is_some()
-    {
+    if !issuers.insert(issuer.to_vec()) {
         return Err((
             format!("is the second list of {}", list.issuer()),
             "name one CRL for each CA; partitioned lists are not supported in this version",

@@ -10,7 +10,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, ServerConfig};
 
 use super::records::{Connection, Progress, Records};
-use crate::ring::{Front, RingBuf, Shutdown, TcpStream};
+use crate::ring::{Front, RingBuf, TcpStream};
 
 /// How a session's stream can fail.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +87,7 @@ impl<C: Connection> TlsStream<C> {
     ///
     /// # Errors
     /// [`StreamError`]; after [`StreamError::Tls`] the alert waits for [`TlsStream::linger`].
-    pub async fn handshake(&self) -> Result<Option<Front>, StreamError> {
+    pub async fn handshake(&self) -> Result<Front, StreamError> {
         let mut carry = None;
         loop {
             let Some(input) = self.more(carry).await? else {
@@ -97,14 +97,14 @@ impl<C: Connection> TlsStream<C> {
             let (progress, front) = opened?;
             self.flush().await?;
             match progress {
-                Progress::Established => return Ok(Some(front)),
+                Progress::Established => return Ok(front),
                 Progress::Handshaking => carry = front.into_rest(),
                 Progress::PeerClosed if self.records.borrow().connection().is_handshaking() => {
                     return Err(StreamError::Truncated);
                 }
                 Progress::PeerClosed => {
                     self.peer_closed.set(true);
-                    return Ok(Some(front));
+                    return Ok(front);
                 }
             }
         }
@@ -161,14 +161,14 @@ impl<C: Connection> TlsStream<C> {
     pub async fn close(&self) -> Result<(), StreamError> {
         self.records.borrow_mut().close_notify();
         self.flush().await?;
-        self.stream.shutdown(Shutdown::Write).await?;
+        self.stream.shutdown().await?;
         Ok(())
     }
 
     /// Sends what is queued (an alert), ends the sending direction and reads the peer's bytes away until it closes, so
     /// that no reset overtakes what was sent. The caller bounds the time.
     pub async fn linger(&self) {
-        if self.flush().await.is_ok() && self.stream.shutdown(Shutdown::Write).await.is_ok() {
+        if self.flush().await.is_ok() && self.stream.shutdown().await.is_ok() {
             while let Ok(Some(_)) = self.stream.recv().await {}
         }
     }
@@ -211,10 +211,9 @@ impl<C: Connection> TlsStream<C> {
             return Ok(self.stream.recv().await?);
         };
         if carry.spare() == 0 {
-            return Err(rustls::Error::PeerMisbehaved(
-                rustls::PeerMisbehaved::TooMuchEarlyDataReceived,
-            )
-            .into());
+            return Err(
+                rustls::Error::General("a record does not fit into a buffer".into()).into(),
+            );
         }
         let (count, buffer) = self.stream.recv_into(carry).await;
         Ok((count? > 0).then_some(buffer))

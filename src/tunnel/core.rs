@@ -11,7 +11,7 @@ use slab::Slab;
 
 use crate::backend::{Dialer, RoundRobin};
 use crate::config::{IdentityMapping, Rule, Service};
-use crate::observe::{AuditHandle, CloseReason, CoreMetrics, RuntimeCounters, TunnelInfo};
+use crate::observe::{AuditHandle, CloseReason, CoreMetrics, TunnelInfo};
 use crate::ring::{self, Signal};
 use crate::table::{DeviceRegistry, Published};
 use crate::tls::DeviceVerifier;
@@ -128,22 +128,7 @@ impl Core {
     #[must_use]
     pub fn metrics(&self) -> CoreMetrics {
         let mut metrics = self.metrics.borrow().clone();
-        let runtime = ring::counters();
-        metrics.runtime = RuntimeCounters {
-            turns: runtime.turns,
-            completions: runtime.completions,
-            enobufs: runtime.enobufs,
-            emfile: runtime.emfile,
-            cq_overflow: runtime.cq_overflow,
-            cross_wakes: runtime.cross_wakes,
-            panics: runtime.panics,
-            buffers_total: runtime.buffers_total,
-            buffers_in_use: runtime.buffers_in_use,
-            tasks_live: runtime.tasks_live,
-            operations_live: runtime.operations_live,
-            fds_live: runtime.fds_live,
-            timers_live: runtime.timers_live,
-        };
+        metrics.runtime = ring::counters();
         for (_, live) in self.tunnels.borrow().iter() {
             metrics.bytes_client_to_server += live.up.get();
             metrics.bytes_server_to_client += live.down.get();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::core::{Core, Live};
 use crate::observe::{CloseReason, Stage};
-use crate::ring::{self, Either, RingBuf, Shutdown, TcpStream};
+use crate::ring::{self, Either, RingBuf, TcpStream};
 use crate::tls::{Received, ServerStream, StreamError};
 
 /// The two ends of a tunnel and what is known about it.
@@ -75,7 +75,7 @@ impl Relay<'_> {
                     carry = front.into_rest();
                 }
                 Received::Closed => {
-                    let _ = self.server.shutdown(Shutdown::Write).await;
+                    let _ = self.server.shutdown().await;
                     return Ok(());
                 }
             }
@@ -120,14 +120,14 @@ impl Relay<'_> {
 
     /// Returns when nothing has moved for the idle timeout. The timer is set anew only when it has run out.
     async fn idle(&self) {
-        let mut timer = std::pin::pin!(ring::sleep(self.idle_timeout));
+        let mut timer = ring::sleep(self.idle_timeout);
         loop {
-            timer.as_mut().await;
+            (&mut timer).await;
             let deadline = self.last.get() + self.idle_timeout;
             if ring::now() >= deadline {
                 return;
             }
-            timer.as_mut().reset(deadline);
+            timer.reset(deadline);
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::limits::LINGER;
 use crate::observe::{
     AuditEvent, AuditRecord, CloseReason, HandshakeKind, Stage, Subject, TlsVersion,
 };
-use crate::ring::{self, Either, RingBuf, TcpStream};
+use crate::ring::{self, Either, Front, RingBuf, TcpStream};
 use crate::tls::{HandshakeFailure, PeerIdentity, Received, ServerStream, StreamError, failure_of};
 
 /// A connection that was accepted and has not been read from.
@@ -143,7 +143,7 @@ async fn handshake(
     snapshot: &Snapshot,
     tls: &ServerStream,
     at: Instant,
-) -> Result<(PeerIdentity, FirstBytes), CloseReason> {
+) -> Result<(PeerIdentity, Front), CloseReason> {
     let first = tls
         .handshake()
         .await
@@ -177,12 +177,10 @@ async fn handshake(
     Ok((identity, first))
 }
 
-type FirstBytes = Option<ring::Front>;
-
 /// The tunnel request, which may have come right behind the handshake.
-async fn request(tls: &ServerStream, first: FirstBytes) -> Result<Asked, CloseReason> {
+async fn request(tls: &ServerStream, first: Front) -> Result<Asked, CloseReason> {
     let mut parser = RequestParser::new();
-    let mut next = first.filter(|front| !front.is_empty() || front.has_rest());
+    let mut next = Some(first);
     loop {
         let carry = match next.take() {
             Some(front) => {
@@ -306,10 +304,7 @@ async fn relay(
 
     drop(listed);
     let duration = ring::now().saturating_duration_since(live.opened);
-    {
-        let mut metrics = core.metrics.borrow_mut();
-        metrics.record(Stage::Lifetime, duration);
-    }
+    core.metrics.borrow_mut().record(Stage::Lifetime, duration);
     core.count(reason);
     let event = AuditEvent::TunnelEnd {
         tunnel: live.id,
