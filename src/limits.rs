@@ -63,8 +63,36 @@ const _: () = assert!(TUNNELS_LISTED <= TUNNELS_LISTED_MAX);
 /// Bytes of a TLS record's header (RFC 8446, section 5.1).
 pub const TLS_RECORD_HEADER: usize = 5;
 
-/// Bytes of plaintext, or of sealed records, that one buffer of the ring can lead to; two such areas a thread.
-pub const TLS_SCRATCH: usize = 40 * 1024;
+/// Most bytes of content in one record (RFC 8446, section 5.1; RFC 5246, section 6.2.1).
+pub const TLS_PLAINTEXT_MAX: usize = 1 << 14;
+
+/// Most bytes that a TLS 1.3 record seals: content, its type and padding (RFC 8446, section 5.4).
+pub const TLS13_PADDED_MAX: usize = TLS_PLAINTEXT_MAX + 1;
+
+/// Records that one AES-GCM key protects: RFC 8446, section 5.5 puts the limit at 2^24.5 full records.
+pub const AES_GCM_RECORDS_MAX: u64 = 1 << 24;
+
+/// Shortest record, in bytes, whose length is taken for that of the next ones too: a bulk sender fills its records, and
+/// a receive that ends where a record ends leaves nothing to be moved.
+pub const TLS_PREDICTED_RECORD: usize = 8 * 1024;
+
+/// Longest handshake message behind a handshake, in bytes. The largest that a real server sends is a session ticket with a
+/// client's certificate chain inside; a gateway is sent none but KeyUpdate, of five bytes.
+pub const TLS_HANDSHAKE_MESSAGE_MAX: usize = 64 * 1024;
+
+/// Records without content in a row. Some senders put one before each message against attacks on CBC; more is a flood.
+pub const TLS_EMPTY_RECORDS_MAX: u8 = 32;
+
+/// KeyUpdates without data between them: each costs two key derivations.
+pub const TLS_KEY_UPDATES_MAX: u8 = 32;
+
+/// Warning alerts without data between them.
+pub const TLS_WARNINGS_MAX: u8 = 4;
+
+/// Requests to renegotiate without data between them: each is answered with a refusal.
+pub const TLS_RENEGOTIATIONS_MAX: u8 = 2;
+
+const _: () = assert!(TLS_RECORD_HEADER + TLS_PLAINTEXT_MAX + 256 <= crate::ring::SMALL_PAYLOAD);
 
 // ---- config: bounds on what a config file may ask for ----
 

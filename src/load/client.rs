@@ -8,7 +8,7 @@ use rustls::client::Resumption;
 
 use super::{Mode, Scenario};
 use crate::ring::{RingBuf, TcpStream};
-use crate::tls::{ClientStream, Received, StreamError};
+use crate::tls::{ClientHandshake, ClientStream, Received, StreamError};
 
 /// The largest piece that is sealed at once.
 const PIECE: usize = 32 * 1024;
@@ -55,19 +55,18 @@ impl Tunnel {
             .map_err(|_| Failure::Connect)?;
         let mut tunnel = match (&scenario.tls, scenario.mode) {
             (Some((config, name)), Mode::Tls | Mode::H1Connect) => {
-                let session = ClientStream::connected(stream, config.clone(), name.clone())
+                let handshake = ClientHandshake::connected(stream, config.clone(), name.clone())
                     .await
                     .map_err(|_| Failure::Tls)?;
-                let first = session.handshake().await.map_err(|_| Failure::Tls)?;
-                let resumed = session
+                let carry = handshake.complete().await.map_err(|_| Failure::Tls)?;
+                let resumed = handshake
                     .negotiated()
                     .is_some_and(|(_, kind)| kind == HandshakeKind::Resumed);
-                let surplus = first.len();
-                let carry = first.into_rest();
+                let session = handshake.into_session().map_err(|_| Failure::Tls)?;
                 Self {
                     transport: Transport::Tls(Box::new(session)),
                     carry,
-                    surplus,
+                    surplus: 0,
                     resumed,
                 }
             }
@@ -142,10 +141,10 @@ impl Tunnel {
                     .await
                     .map_err(|_: StreamError| Failure::Cut)?;
                 match received {
-                    Received::Data(front) => {
-                        take(&front);
-                        let count = front.len();
-                        self.carry = front.into_rest();
+                    Received::Data(pieces) => {
+                        pieces.iter().for_each(&mut take);
+                        let count = pieces.len();
+                        self.carry = pieces.into_rest();
                         Ok(count)
                     }
                     Received::Closed => Ok(0),

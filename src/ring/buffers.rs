@@ -1,232 +1,70 @@
-//! The buffer pool of a core and the ring through which the kernel takes buffers from it.
-//!
-//! The address space for the largest pool is reserved once; memory is used as buffers are first touched. A small number
-//! of buffers is posted to the kernel's ring at a time and the rest waits on a stack, the last used on top, so that a
-//! quiet core keeps to the memory that its cache already holds. A buffer is in exactly one place: on the stack, posted,
-//! or in one [`RingBuf`].
+//! One buffer of a core's pool, and what can be given to the kernel to send.
 
-use std::cell::{Cell, RefCell};
-use std::io;
-use std::ops::{Deref, DerefMut, Range};
-use std::ptr::NonNull;
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::task::Waker;
 
-use io_uring::types::BufRingEntry;
+use super::executor::current;
+use super::pool::{BufferPool, Size};
 
-/// An anonymous private mapping, zeroed by the kernel.
-struct Mapping {
-    base: NonNull<u8>,
-    len: usize,
-}
+/// Room in front of what a receive fills, in bytes: for protocols that put a header before what they pass on. A cache
+/// line, so that the payload begins on one.
+pub const BUFFER_FRONT: usize = 64;
 
-impl Mapping {
-    fn new(len: usize) -> io::Result<Self> {
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no existing memory.
-        let base = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, -1, 0) };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let base =
-            NonNull::new(base.cast()).expect("mmap never maps page zero for an unprivileged hint");
-        Ok(Self { base, len })
-    }
-}
+/// Room behind what a receive fills, in bytes: for protocols that put something behind what they pass on.
+pub const BUFFER_BACK: usize = 64;
 
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: base and len are those of the mapping made in `new`; the pool outlives every buffer in it, and the
-        // runtime keeps the pool until the kernel has completed every operation (see `Runtime::drop`).
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
-    }
-}
-
-/// Sizes of a pool.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct PoolConfig {
-    /// Bytes that one receive may fill.
-    pub payload: usize,
-    /// Bytes behind the payload that are never filled by a receive, for protocols that grow what they pass on.
-    pub tail_room: usize,
-    /// Buffers posted to the kernel at a time; a power of two.
-    pub posted: u16,
-    /// Buffers at most.
-    pub max: u16,
-}
-
-/// The pool. Shared by the driver and every [`RingBuf`] of one core.
-pub(super) struct BufferPool {
-    config: PoolConfig,
-    stride: usize,
-    memory: Mapping,
-    ring: Mapping,
-    tail: Cell<u16>,
-    posted: Cell<u16>,
-    created: Cell<u16>,
-    free: RefCell<Vec<u16>>,
-    in_use: Cell<u64>,
-    waiters: RefCell<Vec<Waker>>,
-}
-
-impl BufferPool {
-    pub fn new(config: PoolConfig) -> io::Result<Rc<Self>> {
-        assert!(
-            config.posted.is_power_of_two() && config.max >= config.posted,
-            "pool sizes"
-        );
-        let stride = (config.payload + config.tail_room).next_multiple_of(64);
-        let pool = Rc::new(Self {
-            config,
-            stride,
-            memory: Mapping::new(stride * config.max as usize)?,
-            ring: Mapping::new(config.posted as usize * size_of::<BufRingEntry>())?,
-            tail: Cell::new(0),
-            posted: Cell::new(0),
-            created: Cell::new(0),
-            free: RefCell::new(Vec::new()),
-            in_use: Cell::new(0),
-            waiters: RefCell::new(Vec::new()),
-        });
-        pool.refill();
-        Ok(pool)
-    }
-
-    /// Address and entry count of the kernel's ring.
-    pub fn ring_address(&self) -> (u64, u16) {
-        (self.ring.base.as_ptr() as u64, self.config.posted)
-    }
-
-    /// Buffers ever put to use.
-    pub fn created(&self) -> u64 {
-        u64::from(self.created.get())
-    }
-
-    /// Buffers held by tasks.
-    pub fn in_use(&self) -> u64 {
-        self.in_use.get()
-    }
-
-    /// Whether a receive posted now could find a buffer.
-    pub fn has_posted(&self) -> bool {
-        self.posted.get() > 0
-    }
-
-    /// Asks to be woken when a buffer comes back.
-    pub fn wait(&self, waker: &Waker) {
-        self.waiters.borrow_mut().push(waker.clone());
-    }
-
-    /// Notes that the kernel took buffer `id` out of the ring and filled `len` bytes of it.
-    pub fn taken(self: &Rc<Self>, id: u16, len: usize) -> RingBuf {
-        debug_assert!(
-            id < self.created.get() && len <= self.config.payload,
-            "completion of a foreign buffer"
-        );
-        self.posted.set(self.posted.get() - 1);
-        self.in_use.set(self.in_use.get() + 1);
-        self.refill();
-        RingBuf {
-            pool: self.clone(),
-            id,
-            start: 0,
-            end: len as u32,
-        }
-    }
-
-    /// Takes an empty buffer. `None` when the pool is exhausted.
-    #[cfg(test)]
-    pub fn acquire(self: &Rc<Self>) -> Option<RingBuf> {
-        let id = self.next_free()?;
-        self.in_use.set(self.in_use.get() + 1);
-        Some(RingBuf {
-            pool: self.clone(),
-            id,
-            start: 0,
-            end: 0,
-        })
-    }
-
-    fn next_free(&self) -> Option<u16> {
-        self.free.borrow_mut().pop().or_else(|| {
-            let id = self.created.get();
-            (id < self.config.max).then(|| {
-                self.created.set(id + 1);
-                id
-            })
-        })
-    }
-
-    /// Posts free buffers until the ring is full again.
-    fn refill(&self) {
-        let before = self.tail.get();
-        while self.posted.get() < self.config.posted {
-            let Some(id) = self.next_free() else { break };
-            self.post(id);
-        }
-        if self.tail.get() != before {
-            self.publish();
-        }
-    }
-
-    fn post(&self, id: u16) {
-        let index = self.tail.get() & (self.config.posted - 1);
-        let entries = self.ring.base.as_ptr().cast::<BufRingEntry>();
-        // SAFETY: index is below the entry count, so the entry lies in the mapping; the kernel does not read entries at
-        // or beyond the published tail. Only the three fields are written: entry 0's last two bytes are the tail itself.
-        let entry = unsafe { &mut *entries.add(index as usize) };
-        entry.set_addr(self.address(id) as u64);
-        entry.set_len(self.config.payload as u32);
-        entry.set_bid(id);
-        self.tail.set(self.tail.get().wrapping_add(1));
-        self.posted.set(self.posted.get() + 1);
-    }
-
-    fn publish(&self) {
-        // SAFETY: the ring's base is page aligned and holds at least one entry; the tail is an aligned u16 in it that
-        // the kernel reads concurrently, hence the atomic store with release ordering after the entries were written.
-        unsafe {
-            let tail = BufRingEntry::tail(self.ring.base.as_ptr().cast()).cast::<AtomicU16>();
-            (*tail).store(self.tail.get(), Ordering::Release);
-        }
-    }
-
-    fn address(&self, id: u16) -> *mut u8 {
-        // SAFETY: id is below `max`, and the mapping is `max` strides long.
-        unsafe { self.memory.base.as_ptr().add(id as usize * self.stride) }
-    }
-
-    fn release(&self, id: u16) {
-        self.in_use.set(self.in_use.get() - 1);
-        if self.posted.get() < self.config.posted {
-            self.post(id);
-            self.publish();
-        } else {
-            self.free.borrow_mut().push(id);
-        }
-        // All of them: one whose task has gone meanwhile must not swallow the wake-up of another.
-        self.waiters.borrow_mut().drain(..).for_each(Waker::wake);
-    }
-}
-
-/// A buffer of the core's pool, owned by a task: the bytes in it, the room behind them, and its return on drop.
+/// A buffer of the core's pool, owned by a task: the bytes in it, the room around them, and its return on drop.
 pub struct RingBuf {
     pool: Rc<BufferPool>,
-    id: u16,
     start: u32,
     end: u32,
+    id: u16,
+    size: Size,
 }
 
 impl RingBuf {
+    /// A buffer that holds `len` bytes behind the usual room in front.
+    pub(super) fn new(pool: Rc<BufferPool>, size: Size, id: u16, len: usize) -> Self {
+        Self {
+            pool,
+            start: BUFFER_FRONT as u32,
+            end: (BUFFER_FRONT + len) as u32,
+            id,
+            size,
+        }
+    }
+
+    /// An empty small buffer; `None` when all are in use.
+    ///
+    /// # Panics
+    /// Outside a runtime.
+    #[must_use]
+    pub fn small() -> Option<Self> {
+        current(|core| core.pool.acquire(Size::Small))
+    }
+
+    /// An empty large buffer; `None` when all are in use.
+    ///
+    /// # Panics
+    /// Outside a runtime.
+    #[must_use]
+    pub fn large() -> Option<Self> {
+        current(|core| core.pool.acquire(Size::Large))
+    }
+
+    /// Whether this is one of the large buffers.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        self.size == Size::Large
+    }
+
     /// Bytes that can still be appended.
     #[must_use]
     pub fn spare(&self) -> usize {
-        self.pool.stride - self.end as usize
+        self.room() - self.end as usize
     }
 
-    /// Drops the first `count` bytes; their room stays in front of the rest until [`RingBuf::compact`].
+    /// Drops the first `count` bytes.
     ///
     /// # Panics
     /// If there are fewer.
@@ -235,45 +73,26 @@ impl RingBuf {
         self.start += count as u32;
     }
 
-    /// Puts `bytes` into the room in front of the bytes that the buffer still holds, ready to be sent.
+    /// Takes `front` bytes of the room in front and `back` bytes of that behind into the contents, as they are.
     ///
     /// # Panics
-    /// If that room, which [`RingBuf::consume`] makes, is too small.
-    #[must_use]
-    pub fn with_front(mut self, bytes: &[u8]) -> Front {
-        if self.is_empty() {
-            (self.start, self.end) = (bytes.len() as u32, bytes.len() as u32);
-        }
+    /// If there is less room.
+    pub fn widen(&mut self, front: usize, back: usize) {
         assert!(
-            bytes.len() <= self.start as usize,
-            "more bytes than room in front"
+            front <= self.start as usize && back <= self.spare(),
+            "widening beyond the buffer"
         );
-        self.whole()[..bytes.len()].copy_from_slice(bytes);
-        Front {
-            rest: self,
-            len: bytes.len(),
-        }
+        self.start -= front as u32;
+        self.end += back as u32;
     }
 
-    /// Keeps only `range` of the bytes.
-    ///
-    /// # Panics
-    /// If the range is out of bounds.
-    pub fn keep(&mut self, range: Range<usize>) {
-        assert!(
-            range.start <= range.end && range.end <= self.len(),
-            "keeping more than the buffer holds"
-        );
-        self.end = self.start + range.end as u32;
-        self.start += range.start as u32;
-    }
-
-    /// Moves the bytes to the front, so that all room is behind them.
+    /// Moves the bytes to where a receive would put them, so that all room but [`BUFFER_FRONT`] is behind them.
     pub fn compact(&mut self) {
-        if self.start > 0 {
+        if self.start as usize > BUFFER_FRONT {
             let (start, end) = (self.start as usize, self.end as usize);
-            self.whole().copy_within(start..end, 0);
-            (self.start, self.end) = (0, (end - start) as u32);
+            self.whole().copy_within(start..end, BUFFER_FRONT);
+            self.start = BUFFER_FRONT as u32;
+            self.end = (BUFFER_FRONT + end - start) as u32;
         }
     }
 
@@ -289,15 +108,6 @@ impl RingBuf {
         let end = self.end as usize;
         self.whole()[end..end + bytes.len()].copy_from_slice(bytes);
         self.end += bytes.len() as u32;
-    }
-
-    /// Replaces the contents.
-    ///
-    /// # Panics
-    /// If they do not fit in the whole buffer.
-    pub fn replace(&mut self, bytes: &[u8]) {
-        (self.start, self.end) = (0, 0);
-        self.append(bytes);
     }
 
     /// Where the kernel may write more bytes, and how many.
@@ -316,10 +126,25 @@ impl RingBuf {
         self.end += count as u32;
     }
 
-    fn whole(&mut self) -> &mut [u8] {
+    /// The memory behind the bytes, where [`super::pieces`] keeps what it tells the kernel.
+    pub(super) fn control(&self) -> *mut u8 {
+        // SAFETY: a slot is `room` bytes and the control area behind them long.
+        unsafe { self.address().add(self.room()) }
+    }
+
+    fn room(&self) -> usize {
+        self.pool.room(self.size)
+    }
+
+    fn address(&self) -> *mut u8 {
+        self.pool.address(self.size, self.id)
+    }
+
+    /// The whole buffer, the room in front and behind included.
+    pub(super) fn whole(&mut self) -> &mut [u8] {
         // SAFETY: this RingBuf is the only owner of buffer `id`: it is neither on the stack nor posted (`taken` and
-        // `next_free` hand an id out once, `release` is called only by drop). The memory was zeroed at first.
-        unsafe { std::slice::from_raw_parts_mut(self.pool.address(self.id), self.pool.stride) }
+        // `acquire` hand an id out once, `release` is called only by drop). The memory was zeroed at first.
+        unsafe { std::slice::from_raw_parts_mut(self.address(), self.room()) }
     }
 }
 
@@ -327,9 +152,8 @@ impl Deref for RingBuf {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: as in `whole`; start <= end <= stride holds after every method.
-        let whole =
-            unsafe { std::slice::from_raw_parts(self.pool.address(self.id), self.pool.stride) };
+        // SAFETY: as in `whole`; start <= end <= room holds after every method.
+        let whole = unsafe { std::slice::from_raw_parts(self.address(), self.room()) };
         &whole[self.start as usize..self.end as usize]
     }
 }
@@ -343,32 +167,7 @@ impl DerefMut for RingBuf {
 
 impl Drop for RingBuf {
     fn drop(&mut self) {
-        self.pool.release(self.id);
-    }
-}
-
-/// Bytes in front of what a buffer holds: the opened part of a stream before the part that is not complete yet.
-pub struct Front {
-    rest: RingBuf,
-    len: usize,
-}
-
-impl Front {
-    /// The buffer without the front; `None`, and the buffer goes back to the pool, if it holds nothing else.
-    #[must_use]
-    pub fn into_rest(self) -> Option<RingBuf> {
-        let mut rest = self.rest;
-        rest.compact();
-        (!rest.is_empty()).then_some(rest)
-    }
-}
-
-impl Deref for Front {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        // SAFETY: as in `RingBuf::whole`, and len <= start <= stride was asserted when the front was made.
-        unsafe { std::slice::from_raw_parts(self.rest.pool.address(self.rest.id), self.len) }
+        self.pool.release(self.size, self.id);
     }
 }
 
@@ -383,13 +182,6 @@ pub unsafe trait SendBuf: 'static {
 
 // SAFETY: the memory belongs to the pool, which the value keeps alive; it is not moved by moving the handle.
 unsafe impl SendBuf for RingBuf {
-    fn bytes(&self) -> &[u8] {
-        self
-    }
-}
-
-// SAFETY: as for the buffer that it is a part of.
-unsafe impl SendBuf for Front {
     fn bytes(&self) -> &[u8] {
         self
     }
@@ -418,41 +210,27 @@ unsafe impl SendBuf for Rc<[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pool::PoolConfig;
     use super::*;
 
-    fn pool(posted: u16, max: u16) -> Rc<BufferPool> {
-        BufferPool::new(PoolConfig {
+    fn buffer() -> RingBuf {
+        let config = PoolConfig {
             payload: 1000,
-            tail_room: 100,
-            posted,
-            max,
-        })
-        .unwrap()
-    }
-
-    #[test]
-    fn a_buffer_is_posted_free_or_held_and_comes_back() {
-        let pool = pool(4, 6);
-        assert_eq!((pool.created(), pool.in_use()), (4, 0));
-        let first = pool.taken(0, 10);
-        assert_eq!(
-            (pool.created(), pool.in_use(), pool.posted.get()),
-            (5, 1, 4)
-        );
-        let rest: Vec<RingBuf> = std::iter::from_fn(|| pool.acquire()).collect();
-        assert_eq!(rest.len(), 1);
-        let second = pool.taken(1, 10);
-        assert_eq!(pool.posted.get(), 3, "nothing left to post");
-        drop(first);
-        assert_eq!(pool.posted.get(), 4, "a returned buffer is posted first");
-        drop((second, rest));
-        assert_eq!((pool.in_use(), pool.free.borrow().len()), (0, 2));
+            large_payload: 2000,
+            posted: 1,
+            max: 2,
+            large_max: 1,
+        };
+        BufferPool::new(config)
+            .unwrap()
+            .acquire(Size::Small)
+            .unwrap()
     }
 
     #[test]
     fn bytes_can_be_consumed_compacted_and_appended() {
-        let pool = pool(1, 2);
-        let mut buffer = pool.acquire().unwrap();
+        let mut buffer = buffer();
+        assert!(buffer.spare() >= 1000 + BUFFER_BACK);
         buffer.append(b"hello, tunnel");
         buffer.consume(7);
         assert_eq!(&*buffer, b"tunnel");
@@ -460,24 +238,22 @@ mod tests {
         buffer.compact();
         assert_eq!((&*buffer, buffer.spare()), (&b"tunnel"[..], room + 7));
         buffer.append(b"!");
-        buffer.keep(3..7);
-        assert_eq!(&*buffer, b"nel!");
-        buffer.consume(2);
-        let front = buffer.with_front(b"front");
-        assert_eq!(&*front, b"front");
-        let mut rest = front.into_rest().expect("two bytes are left");
-        assert_eq!((&*rest, rest.spare()), (&b"l!"[..], rest.pool.stride - 2));
-        rest.consume(2);
-        assert!(rest.with_front(b"whole").into_rest().is_none());
-        assert_eq!(pool.in_use(), 0);
+        buffer.widen(2, 0);
+        assert_eq!(buffer.len(), 9);
+        assert_eq!(&buffer[2..], b"tunnel!");
     }
 
     #[test]
     #[should_panic(expected = "appending more")]
     fn appending_beyond_the_end_is_refused() {
-        let pool = pool(1, 2);
-        let mut buffer = pool.acquire().unwrap();
+        let mut buffer = buffer();
         let too_long = vec![0; buffer.spare() + 1];
         buffer.append(&too_long);
+    }
+
+    #[test]
+    #[should_panic(expected = "widening beyond")]
+    fn widening_beyond_the_front_is_refused() {
+        buffer().widen(BUFFER_FRONT + 1, 0);
     }
 }

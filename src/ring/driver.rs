@@ -10,10 +10,11 @@ use std::time::Duration;
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
 use slab::Slab;
 
-use super::buffers::{BufferPool, RingBuf};
+use super::buffers::RingBuf;
 use super::counters::{Cells, bump};
 use super::enter;
 use super::error::RingError;
+use super::pool::BufferPool;
 
 /// Buffer group of the one buffer ring.
 pub(super) const BUFFER_GROUP: u16 = 0;
@@ -480,6 +481,8 @@ fn require_features(ring: &IoUring) -> Result<(), RingError> {
         (opcode::Close::CODE, "close", "5.6"),
         (opcode::Send::CODE, "send", "5.6"),
         (opcode::Recv::CODE, "receive", "5.6"),
+        (opcode::SendMsg::CODE, "sending a message", "5.3"),
+        (opcode::RecvMsg::CODE, "receiving a message", "5.3"),
         (opcode::Shutdown::CODE, "shutdown", "5.11"),
         (opcode::PollAdd::CODE, "poll", "5.1"),
     ] {

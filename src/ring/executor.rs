@@ -19,26 +19,35 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use super::buffers::{BufferPool, PoolConfig};
 use super::counters::{Cells, Counters, bump};
 use super::driver::{Driver, Key};
 use super::error::RingError;
+use super::pool::{BufferPool, PoolConfig};
 use super::remote::{Message, Remote, Shared};
 use super::wheel::Wheel;
+
+/// Bytes that one receive may fill in a small buffer: a whole TLS record of either version (RFC 8446, section 5.2:
+/// 2^14 + 256 and a header of 5).
+pub const SMALL_PAYLOAD: usize = 16_704;
+
+/// Bytes that one receive may fill in a large buffer: four such records.
+pub const LARGE_PAYLOAD: usize = 4 * SMALL_PAYLOAD;
 
 /// Sizes and bounds of a runtime. The defaults suit a data core.
 #[derive(Clone, Copy, Debug)]
 pub struct RuntimeConfig {
     /// Submission queue entries; the completion queue has four times as many.
     pub entries: u32,
-    /// Bytes that one receive may fill.
+    /// Bytes that one receive may fill in a small buffer.
     pub buffer_payload: usize,
-    /// Bytes behind the payload that a receive never fills.
-    pub buffer_tail_room: usize,
-    /// Buffers posted to the kernel at a time; a power of two.
+    /// Bytes that one receive may fill in a large buffer.
+    pub large_buffer_payload: usize,
+    /// Small buffers posted to the kernel at a time; a power of two.
     pub buffers_posted: u16,
-    /// Buffers at most. Beyond them a receive waits until one comes back.
+    /// Small buffers at most. Beyond them a receive waits until one comes back.
     pub buffers_max: u16,
+    /// Large buffers at most. Beyond them a receive has to do with a small one.
+    pub large_buffers_max: u16,
     /// Task polls per loop turn.
     pub polls_per_turn: usize,
     /// Completions taken per loop turn.
@@ -49,10 +58,11 @@ impl Default for RuntimeConfig {
     fn default() -> Self {
         Self {
             entries: 4096,
-            buffer_payload: 32 * 1024,
-            buffer_tail_room: 512,
+            buffer_payload: SMALL_PAYLOAD,
+            large_buffer_payload: LARGE_PAYLOAD,
             buffers_posted: 128,
             buffers_max: 16 * 1024,
+            large_buffers_max: 1024,
             polls_per_turn: 256,
             completions_per_turn: 512,
         }
@@ -115,7 +125,7 @@ impl Core {
         drop(garbage);
     }
 
-    fn spawn(&self, future: Pin<Box<dyn Future<Output = ()>>>) {
+    fn spawn(&self, future: Pin<Box<dyn Future<Output = ()>>>) -> u64 {
         let generation = self.generation.get().wrapping_add(1);
         self.generation.set(generation);
         let slot = self.tasks.borrow_mut().insert(Task {
@@ -124,9 +134,19 @@ impl Core {
             future: Some(future),
         });
         assert!(slot < 1 << 24, "more than 16 million tasks");
-        self.ready
-            .borrow_mut()
-            .push_back(pack(self.index, slot, generation));
+        let packed = pack(self.index, slot, generation);
+        self.ready.borrow_mut().push_back(packed);
+        packed
+    }
+
+    /// Takes the task out of the table, if it has not ended.
+    fn remove_task(&self, packed: u64) -> Option<Task> {
+        let slot = ((packed >> 32) & 0xff_ffff) as usize;
+        let mut tasks = self.tasks.borrow_mut();
+        let lives = tasks
+            .get(slot)
+            .is_some_and(|task| task.generation == packed as u32);
+        lives.then(|| tasks.remove(slot))
     }
 
     fn wake(&self, packed: u64) {
@@ -160,13 +180,19 @@ impl Core {
         });
         match polled {
             Poll::Pending => {
-                if let Some(task) = self.tasks.borrow_mut().get_mut(slot) {
-                    task.future = Some(future);
+                let mut tasks = self.tasks.borrow_mut();
+                match tasks.get_mut(slot) {
+                    Some(task) if task.generation == packed as u32 => task.future = Some(future),
+                    // Its handle was dropped while it was polled.
+                    _ => {
+                        drop(tasks);
+                        drop(future);
+                    }
                 }
             }
             Poll::Ready(()) => {
                 drop(future);
-                self.tasks.borrow_mut().remove(slot);
+                drop(self.remove_task(packed));
             }
         }
     }
@@ -239,9 +265,10 @@ impl Runtime {
             Arc::new(Shared::new().map_err(|error| RingError::io("make an eventfd", error))?);
         let pool = BufferPool::new(PoolConfig {
             payload: config.buffer_payload,
-            tail_room: config.buffer_tail_room,
+            large_payload: config.large_buffer_payload,
             posted: config.buffers_posted,
             max: config.buffers_max,
+            large_max: config.large_buffers_max,
         })
         .map_err(|error| RingError::io("reserve address space for buffers", error))?;
         let cells = Rc::new(Cells::default());
@@ -392,6 +419,37 @@ impl Drop for Entered {
 /// Outside a runtime.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
     current(|core| core.spawn(Box::pin(future)));
+}
+
+/// A task that ends with its handle: when this is dropped, so is the task's future, which cancels its operations.
+pub struct TaskHandle {
+    core: Rc<Core>,
+    task: u64,
+}
+
+impl Drop for TaskHandle {
+    fn drop(&mut self) {
+        drop(self.core.remove_task(self.task));
+    }
+}
+
+/// Starts a task on this thread's runtime that does not outlive its handle.
+///
+/// # Panics
+/// Outside a runtime.
+pub fn spawn_owned(future: impl Future<Output = ()> + 'static) -> TaskHandle {
+    current(|core| TaskHandle {
+        core: core.clone(),
+        task: core.spawn(Box::pin(future)),
+    })
+}
+
+/// Gives the memory of buffers that were not needed since the last call back to the system, `limit` at most of each size.
+///
+/// # Panics
+/// Outside a runtime.
+pub fn trim_buffers(limit: usize) -> usize {
+    current(|core| core.pool.trim(limit))
 }
 
 /// A handle to this thread's runtime for other threads.

@@ -22,6 +22,8 @@ mod error;
 mod executor;
 mod listener;
 mod op;
+mod pieces;
+mod pool;
 mod process;
 mod remote;
 mod signal;
@@ -31,12 +33,16 @@ mod tests;
 mod time;
 mod wheel;
 
-pub use buffers::{Front, RingBuf, SendBuf};
+pub use buffers::{BUFFER_BACK, BUFFER_FRONT, RingBuf, SendBuf};
 pub use combine::{Either, join, race, try_join};
 pub use counters::Counters;
 pub use error::RingError;
-pub use executor::{Runtime, RuntimeConfig, counters, remote, spawn, yield_now};
+pub use executor::{
+    LARGE_PAYLOAD, Runtime, RuntimeConfig, SMALL_PAYLOAD, TaskHandle, counters, remote, spawn,
+    spawn_owned, trim_buffers, yield_now,
+};
 pub use listener::TcpListener;
+pub use pieces::{Pieces, Spacing};
 pub use process::{pin_to_cpu, raise_descriptor_limit};
 pub use remote::{OneshotReceiver, OneshotSender, Remote, oneshot};
 pub use signal::Signal;

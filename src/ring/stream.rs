@@ -14,12 +14,16 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::buffers::{RingBuf, SendBuf};
 use super::counters::bump;
-use super::driver::{BUFFER_GROUP, Kind};
-use super::executor::{Core, current};
+use super::driver::{BUFFER_GROUP, Completion, Kind};
+use super::executor::{Core, SMALL_PAYLOAD, current};
 use super::op::Op;
+use super::pieces::{Pieces, Spacing, ToSend, spaced_header};
 
 /// Arms the poll before it tries to receive: saves an attempt that is known to find nothing (`IORING_RECVSEND_POLL_FIRST`).
 const POLL_FIRST: u16 = 1;
+
+/// A receive of this many bytes that leaves bytes behind is part of a stream: half of what a small buffer holds.
+const BULK: usize = SMALL_PAYLOAD / 2;
 
 /// A TCP connection of this core. Closed, through the ring, when it is dropped.
 pub struct TcpStream {
@@ -27,6 +31,8 @@ pub struct TcpStream {
     fd: RawFd,
     /// Whether the last receive left bytes behind.
     more_waits: Cell<bool>,
+    /// Whether it was a long one and left bytes behind.
+    bulk: Cell<bool>,
 }
 
 impl TcpStream {
@@ -37,6 +43,7 @@ impl TcpStream {
             core: core.clone(),
             fd,
             more_waits: Cell::new(true),
+            bulk: Cell::new(false),
         }
     }
 
@@ -63,24 +70,31 @@ impl TcpStream {
         Ok(stream)
     }
 
-    /// Receives into a buffer that the kernel takes from the core's ring when bytes have arrived. `None` at the end of
-    /// the stream. While no buffer is free, waits for one.
+    /// Receives into a small buffer that the kernel takes from the core's ring when bytes have arrived. `None` at the end
+    /// of the stream. While no buffer is free, waits for one.
     ///
     /// # Errors
     /// The system's; a reset is counted.
     pub async fn recv(&self) -> io::Result<Option<RingBuf>> {
+        self.recv_at_most(i32::MAX as u32).await
+    }
+
+    /// As [`TcpStream::recv`], with no more than `limit` bytes.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn recv_at_most(&self, limit: u32) -> io::Result<Option<RingBuf>> {
         loop {
-            let entry = opcode::Recv::new(types::Fd(self.fd), std::ptr::null_mut(), 0)
+            let entry = opcode::Recv::new(types::Fd(self.fd), std::ptr::null_mut(), limit)
                 .buf_group(BUFFER_GROUP)
-                .ioprio(if self.more_waits.get() { 0 } else { POLL_FIRST })
+                .ioprio(self.poll_first())
                 .build()
                 .flags(squeue::Flags::BUFFER_SELECT);
             let (completion, ()) = Op::new(&self.core, entry, Kind::Buffer, ()).await;
             match completion.result {
                 Ok(0) => return Ok(None),
-                Ok(_) => {
-                    self.more_waits
-                        .set(io_uring::cqueue::sock_nonempty(completion.flags));
+                Ok(count) => {
+                    self.note_rest(completion.flags, count);
                     return Ok(completion.buffer);
                 }
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
@@ -93,26 +107,131 @@ impl TcpStream {
         }
     }
 
-    /// Receives behind the bytes that `buffer` holds. `Ok(0)` at the end of the stream.
+    /// Receives `limit` bytes at most behind those that `buffer` holds. `Ok(0)` at the end of the stream.
     ///
     /// # Errors
     /// The system's; the buffer comes back unchanged.
     ///
     /// # Panics
     /// If the buffer has no room.
-    pub async fn recv_into(&self, mut buffer: RingBuf) -> (io::Result<usize>, RingBuf) {
+    pub async fn recv_into(
+        &self,
+        mut buffer: RingBuf,
+        limit: usize,
+    ) -> (io::Result<usize>, RingBuf) {
+        let entry = self
+            .recv_behind(&mut buffer, limit)
+            .ioprio(self.poll_first());
+        let completed = Op::new(&self.core, entry.build(), Kind::Plain, buffer).await;
+        self.received(completed, |count| count)
+    }
+
+    /// As [`TcpStream::recv_into`], but does not wait: `WouldBlock` when nothing is there.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// As there.
+    pub async fn try_recv_into(
+        &self,
+        mut buffer: RingBuf,
+        limit: usize,
+    ) -> (io::Result<usize>, RingBuf) {
+        let entry = self
+            .recv_behind(&mut buffer, limit)
+            .flags(libc::MSG_DONTWAIT);
+        let completed = Op::new(&self.core, entry.build(), Kind::Plain, buffer).await;
+        self.received(completed, |count| count)
+    }
+
+    fn recv_behind(&self, buffer: &mut RingBuf, limit: usize) -> opcode::Recv {
         let (pointer, room) = buffer.spare_pointer();
-        assert!(room > 0, "receiving into a full buffer");
-        let entry = opcode::Recv::new(types::Fd(self.fd), pointer, room)
-            .ioprio(if self.more_waits.get() { 0 } else { POLL_FIRST })
-            .build();
-        let (completion, mut buffer) = Op::new(&self.core, entry, Kind::Plain, buffer).await;
-        if let Ok(count) = completion.result {
-            self.more_waits
-                .set(io_uring::cqueue::sock_nonempty(completion.flags));
-            buffer.grown(count as usize);
+        assert!(room > 0 && limit > 0, "receiving into a full buffer");
+        let room = room.min(u32::try_from(limit).unwrap_or(u32::MAX));
+        opcode::Recv::new(types::Fd(self.fd), pointer, room)
+    }
+
+    /// Takes note of what a receive has put behind the bytes of its buffer: `span` bytes for those received.
+    fn received(
+        &self,
+        (completion, mut buffer): (Completion, RingBuf),
+        span: impl FnOnce(usize) -> usize,
+    ) -> (io::Result<usize>, RingBuf) {
+        match &completion.result {
+            Ok(count) => {
+                self.note_rest(completion.flags, *count);
+                buffer.grown(span(*count as usize));
+            }
+            Err(_) => self.note_rest(0, 0),
         }
         (completion.result.map(|count| count as usize), buffer)
+    }
+
+    /// Receives into a buffer of this core, in pieces with gaps between them: a large one while a stream's bytes wait, a
+    /// small one with a single piece otherwise. `None` at the end of the stream.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn recv_spaced(&self, spacing: Spacing) -> io::Result<Option<(usize, RingBuf)>> {
+        if let Some(mut large) = self.is_bulk().then(RingBuf::large).flatten() {
+            let header = spaced_header(&mut large, spacing);
+            let entry = opcode::RecvMsg::new(types::Fd(self.fd), header)
+                .flags(libc::MSG_DONTWAIT as u32)
+                .build();
+            let completed = Op::new(&self.core, entry, Kind::Plain, large).await;
+            let (count, buffer) = self.received(completed, |count| spacing.span(count));
+            match count {
+                Ok(0) => return Ok(None),
+                Ok(count) => return Ok(Some((count, buffer))),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let received = self.recv_at_most(spacing.piece as u32).await?;
+        Ok(received.map(|buffer| (buffer.len(), buffer)))
+    }
+
+    /// Whether this is a stream with more bytes waiting: the next receive is worth a large buffer.
+    #[must_use]
+    pub fn is_bulk(&self) -> bool {
+        self.bulk.get()
+    }
+
+    fn poll_first(&self) -> u16 {
+        if self.more_waits.get() { 0 } else { POLL_FIRST }
+    }
+
+    fn note_rest(&self, flags: u32, count: u32) {
+        let more = io_uring::cqueue::sock_nonempty(flags);
+        self.more_waits.set(more);
+        self.bulk.set(more && count as usize >= BULK);
+    }
+
+    /// Sends all pieces, which come back with their buffer.
+    ///
+    /// # Errors
+    /// The system's; how much was sent before is not known then.
+    pub async fn send_pieces(&self, mut pieces: Pieces) -> (io::Result<()>, Pieces) {
+        let mut more = !pieces.is_empty();
+        while more {
+            let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+            let entry = match pieces.to_send() {
+                ToSend::Bytes(pointer, len) => opcode::Send::new(types::Fd(self.fd), pointer, len)
+                    .flags(flags)
+                    .build(),
+                ToSend::Message(header) => opcode::SendMsg::new(types::Fd(self.fd), header)
+                    .flags(flags as u32)
+                    .build(),
+            };
+            let (completion, back) = Op::new(&self.core, entry, Kind::Plain, pieces).await;
+            pieces = back;
+            match completion.result {
+                Ok(count) => more = pieces.advance(count as usize),
+                Err(error) => return (Err(error), pieces),
+            }
+        }
+        (Ok(()), pieces)
     }
 
     /// Sends all of `buffer`, which comes back for further use.

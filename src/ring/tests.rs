@@ -89,7 +89,7 @@ fn receiving_behind_what_is_there() {
         client.send(&b"first "[..]).await.0.unwrap();
         let buffer = server.recv().await.unwrap().unwrap();
         client.send(&b"second"[..]).await.0.unwrap();
-        let (count, buffer) = server.recv_into(buffer).await;
+        let (count, buffer) = server.recv_into(buffer, usize::MAX).await;
         assert_eq!((count.unwrap(), &*buffer), (6, &b"first second"[..]));
     });
 }
@@ -104,7 +104,7 @@ fn dropped_operations_leave_nothing_behind() {
             // A receive into a buffer of the ring, one into a held buffer and a send that cannot end: all dropped.
             client.send(&b"x"[..]).await.0.unwrap();
             let held = server.recv().await.unwrap().unwrap();
-            let waiting = join(server.recv_into(held), client.recv());
+            let waiting = join(server.recv_into(held, usize::MAX), client.recv());
             assert!(
                 timeout(Duration::from_millis(round % 3), waiting)
                     .await

@@ -5,17 +5,22 @@
 mod crl;
 mod der;
 mod failure;
+mod handshake;
 mod identity;
-mod records;
+pub mod record;
 mod server;
 mod stream;
 mod verifier;
 
 pub use crl::{CrlError, CrlReport, load_crls};
 pub use failure::{HandshakeFailure, failure_of};
+pub use handshake::Connection;
 pub use identity::{IdentityError, PeerIdentity};
 pub use server::{ServerTls, TlsError, server_config, ticketer};
-pub use stream::{ClientStream, Received, ServerStream, StreamError, TlsStream};
+pub use stream::{
+    ClientHandshake, ClientStream, Received, ServerHandshake, ServerStream, StreamError,
+    TlsHandshake, TlsStream,
+};
 pub use verifier::{DeviceVerifier, RevocationPolicy, StalePolicy};
 
 #[cfg(test)]

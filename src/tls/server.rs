@@ -82,6 +82,8 @@ pub fn server_config(tls: ServerTls) -> Result<ServerConfig, TlsError> {
         .map_err(TlsError::ServerCertificate)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.ticketer = tls.ticketer;
+    // The record layer takes the secrets over when the handshake is done.
+    config.enable_secret_extraction = true;
     // Tickets carry the state; a cache of each core would miss on the other cores.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     // One ticket is one sealing a handshake; a client that opens several sessions at once gets one with each.

@@ -1,4 +1,4 @@
-//! A TLS session over a socket of the ring.
+//! A TLS session over a socket of the ring: its handshake, then its bytes.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -7,17 +7,22 @@ use std::sync::Arc;
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::UnbufferedServerConnection;
-use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::{AlertDescription, ClientConfig, HandshakeKind, ProtocolVersion, ServerConfig};
 
-use super::records::{Connection, Progress, Records};
-use crate::ring::{Front, RingBuf, TcpStream};
+use super::handshake::{Connection, Handshake};
+use super::record::{Content, Fault, RecordLayer};
+use crate::limits::{TLS_PLAINTEXT_MAX, TLS_PREDICTED_RECORD};
+use crate::ring::{BUFFER_FRONT, Pieces, RingBuf, SMALL_PAYLOAD, Spacing, TcpStream};
 
 /// How a session's stream can fail.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
-    /// The peer broke the protocol or was refused; the alert has been queued.
+    /// The peer broke the protocol or was refused in the handshake; the alert has been queued.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
+    /// The session broke after its handshake.
+    #[error("TLS: {0}")]
+    Record(#[from] Fault),
     /// The connection failed.
     #[error("connection: {0}")]
     Io(#[from] io::Error),
@@ -29,36 +34,45 @@ pub enum StreamError {
 /// What one receive brought.
 pub enum Received {
     /// Opened bytes, at least one, in front of records that are not complete yet.
-    Data(Front),
+    Data(Pieces),
     /// close_notify: the peer sends no more.
     Closed,
 }
 
-/// A session of the gateway with an app.
+/// The gateway's end of a session with an app.
 pub type ServerStream = TlsStream<UnbufferedServerConnection>;
 
-/// A session of the load generator with a gateway.
+/// Its handshake.
+pub type ServerHandshake = TlsHandshake<UnbufferedServerConnection>;
+
+/// The load generator's end of a session with a gateway.
 pub type ClientStream = TlsStream<UnbufferedClientConnection>;
 
-/// A connection whose session can be in any state.
-pub struct TlsStream<C> {
+/// Its handshake.
+pub type ClientHandshake = TlsHandshake<UnbufferedClientConnection>;
+
+/// A connection on which the handshake is made.
+pub struct TlsHandshake<C> {
     stream: TcpStream,
-    records: RefCell<Records<C>>,
-    peer_closed: Cell<bool>,
+    handshake: RefCell<Handshake<C>>,
 }
 
-impl ServerStream {
-    /// Starts a session on an accepted connection; nothing is read yet.
+impl ServerHandshake {
+    /// Starts on an accepted connection; nothing is read yet.
     ///
     /// # Errors
     /// rustls's, for a configuration that cannot work.
     pub fn accepted(stream: TcpStream, config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
-        Ok(Self::over(stream, UnbufferedServerConnection::new(config)?))
+        let connection = UnbufferedServerConnection::new(config)?;
+        Ok(Self {
+            stream,
+            handshake: RefCell::new(Handshake::new(connection)),
+        })
     }
 }
 
-impl ClientStream {
-    /// Starts a session on a connection that was made, by sending the client's hello.
+impl ClientHandshake {
+    /// Starts on a connection that was made, by sending the client's hello.
     ///
     /// # Errors
     /// [`StreamError`].
@@ -67,127 +81,68 @@ impl ClientStream {
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> Result<Self, StreamError> {
-        let session = Self::over(stream, UnbufferedClientConnection::new(config, name)?);
-        session.records.borrow_mut().begin()?;
-        session.flush().await?;
-        Ok(session)
+        let connection = UnbufferedClientConnection::new(config, name)?;
+        let handshake = Self {
+            stream,
+            handshake: RefCell::new(Handshake::new(connection)),
+        };
+        handshake.handshake.borrow_mut().begin()?;
+        handshake.flush().await?;
+        Ok(handshake)
     }
 }
 
-impl<C: Connection> TlsStream<C> {
-    fn over(stream: TcpStream, connection: C) -> Self {
-        Self {
-            stream,
-            records: RefCell::new(Records::new(connection)),
-            peer_closed: Cell::new(false),
-        }
-    }
-
-    /// Completes the handshake. Returns what came behind it: opened bytes and records that are not complete yet.
+impl<C: Connection> TlsHandshake<C> {
+    /// Completes the handshake. Returns the bytes that came behind it, to be given to the session's first
+    /// [`TlsStream::recv`].
     ///
     /// # Errors
-    /// [`StreamError`]; after [`StreamError::Tls`] the alert waits for [`TlsStream::linger`].
-    pub async fn handshake(&self) -> Result<Front, StreamError> {
+    /// [`StreamError`]; after [`StreamError::Tls`] the alert waits for [`TlsHandshake::linger`].
+    pub async fn complete(&self) -> Result<Option<RingBuf>, StreamError> {
         let mut carry = None;
         loop {
-            let Some(input) = self.more(carry).await? else {
+            let Some(mut input) = self.more(carry).await? else {
                 return Err(StreamError::Truncated);
             };
-            let opened = self.records.borrow_mut().open(input, RingBuf::with_front);
-            let (progress, front) = opened?;
+            let read = self.handshake.borrow_mut().read(&mut input);
+            let (used, done) = read?;
             self.flush().await?;
-            match progress {
-                Progress::Established => return Ok(front),
-                Progress::Handshaking => carry = front.into_rest(),
-                Progress::PeerClosed if self.records.borrow().connection().is_handshaking() => {
-                    return Err(StreamError::Truncated);
-                }
-                Progress::PeerClosed => {
-                    self.peer_closed.set(true);
-                    return Ok(front);
-                }
+            input.consume(used);
+            input.compact();
+            carry = (!input.is_empty()).then_some(input);
+            if done {
+                return Ok(carry);
             }
         }
     }
 
-    /// Receives the next opened bytes. `carry` is the rest of the last receive ([`Front::into_rest`]).
+    /// The session, when the handshake is complete.
     ///
     /// # Errors
-    /// [`StreamError`].
-    pub async fn recv(&self, mut carry: Option<RingBuf>) -> Result<Received, StreamError> {
-        loop {
-            if self.peer_closed.get() {
-                return Ok(Received::Closed);
-            }
-            let Some(input) = self.more(carry).await? else {
-                return Err(StreamError::Truncated);
-            };
-            let opened = self.records.borrow_mut().open(input, RingBuf::with_front);
-            let (progress, front) = opened?;
-            if progress == Progress::PeerClosed {
-                self.peer_closed.set(true);
-            }
-            if !front.is_empty() {
-                return Ok(Received::Data(front));
-            }
-            carry = front.into_rest();
-        }
-    }
-
-    /// Seals and sends what `buffer` holds.
-    ///
-    /// # Errors
-    /// [`StreamError`].
-    pub async fn send(&self, mut buffer: RingBuf) -> Result<(), StreamError> {
-        self.records.borrow_mut().seal(&mut buffer)?;
-        self.stream.send(buffer).await.0?;
-        Ok(())
-    }
-
-    /// Seals and sends a few bytes of the gateway's own.
-    ///
-    /// # Errors
-    /// [`StreamError`].
-    pub async fn send_message(&self, message: &[u8]) -> Result<(), StreamError> {
-        let sealed = self.records.borrow_mut().seal_message(message)?;
-        self.stream.send(sealed).await.0?;
-        Ok(())
-    }
-
-    /// Says close_notify and ends the sending direction.
-    ///
-    /// # Errors
-    /// [`StreamError`].
-    pub async fn close(&self) -> Result<(), StreamError> {
-        self.records.borrow_mut().close_notify();
-        self.flush().await?;
-        self.stream.shutdown().await?;
-        Ok(())
+    /// rustls's, if it is not.
+    pub fn into_session(self) -> Result<TlsStream<C>, rustls::Error> {
+        let connection = self.handshake.into_inner().into_connection();
+        Ok(TlsStream {
+            stream: self.stream,
+            layer: RefCell::new(RecordLayer::take_over(connection)?),
+            peer_closed: Cell::new(false),
+            writing: Cell::new(false),
+            predicted: Cell::new(0),
+        })
     }
 
     /// Sends what is queued (an alert), ends the sending direction and reads the peer's bytes away until it closes, so
     /// that no reset overtakes what was sent. The caller bounds the time.
     pub async fn linger(&self) {
-        if self.flush().await.is_ok() && self.stream.shutdown().await.is_ok() {
-            while let Ok(Some(_)) = self.stream.recv().await {}
+        if self.flush().await.is_ok() {
+            drain(&self.stream).await;
         }
-    }
-
-    /// Makes the coming close a reset: the peer learns that the stream was cut.
-    pub fn reset_on_close(&self) {
-        self.stream.reset_on_close();
-    }
-
-    /// The socket.
-    #[must_use]
-    pub fn socket(&self) -> &TcpStream {
-        &self.stream
     }
 
     /// The certificates that the peer presented, in this handshake or in the one that is resumed.
     #[must_use]
     pub fn peer_certificates(&self) -> Vec<CertificateDer<'static>> {
-        self.records
+        self.handshake
             .borrow()
             .connection()
             .peer_certificates()
@@ -198,32 +153,248 @@ impl<C: Connection> TlsStream<C> {
     /// Protocol version and kind of handshake, once it is done.
     #[must_use]
     pub fn negotiated(&self) -> Option<(ProtocolVersion, HandshakeKind)> {
-        let records = self.records.borrow();
+        let handshake = self.handshake.borrow();
         Some((
-            records.connection().protocol_version()?,
-            records.connection().handshake_kind()?,
+            handshake.connection().protocol_version()?,
+            handshake.connection().handshake_kind()?,
         ))
     }
 
-    /// More ciphertext, behind what is carried over.
+    /// More of the peer's bytes, behind what is carried over. A message may span several records: a certificate chain
+    /// that is longer than a small buffer goes into a large one.
     async fn more(&self, carry: Option<RingBuf>) -> Result<Option<RingBuf>, StreamError> {
-        let Some(carry) = carry else {
+        let Some(mut carry) = carry else {
             return Ok(self.stream.recv().await?);
         };
-        if carry.spare() == 0 {
-            return Err(
-                rustls::Error::General("a record does not fit into a buffer".into()).into(),
-            );
+        if carry.len() >= SMALL_PAYLOAD && !carry.is_large() {
+            carry = moved(RingBuf::large(), carry);
         }
-        let (count, buffer) = self.stream.recv_into(carry).await;
+        if carry.spare() == 0 {
+            return Err(rustls::Error::General("a handshake message is too long".into()).into());
+        }
+        let (count, buffer) = self.stream.recv_into(carry, usize::MAX).await;
         Ok((count? > 0).then_some(buffer))
     }
 
     async fn flush(&self) -> Result<(), StreamError> {
-        let outgoing = self.records.borrow_mut().take_outgoing();
+        let outgoing = self.handshake.borrow_mut().take_outgoing();
         if !outgoing.is_empty() {
             self.stream.send(outgoing).await.0?;
         }
         Ok(())
     }
 }
+
+/// An established session.
+pub struct TlsStream<C: Connection> {
+    stream: TcpStream,
+    layer: RefCell<RecordLayer<C>>,
+    peer_closed: Cell<bool>,
+    /// A send has begun and not ended: the peer may have got a part of a record.
+    writing: Cell<bool>,
+    /// Length of the last record, when it was one of those that a bulk sender makes; else 0.
+    predicted: Cell<u32>,
+}
+
+impl<C: Connection> TlsStream<C> {
+    /// Receives the next opened bytes. `carry` is the rest of the last receive ([`Pieces::into_rest`]).
+    ///
+    /// # Errors
+    /// [`StreamError`]; [`TlsStream::alert`] tells the peer.
+    pub async fn recv(&self, mut carry: Option<RingBuf>) -> Result<Received, StreamError> {
+        loop {
+            if self.peer_closed.get() {
+                return Ok(Received::Closed);
+            }
+            if let Some(buffer) = carry {
+                let pieces = self.open(buffer)?;
+                if !pieces.is_empty() {
+                    return Ok(Received::Data(pieces));
+                }
+                carry = pieces.into_rest();
+                if self.peer_closed.get() {
+                    return Ok(Received::Closed);
+                }
+            }
+            carry = match self.more(carry).await? {
+                Some(buffer) => Some(buffer),
+                None => return Err(StreamError::Truncated),
+            };
+        }
+    }
+
+    /// Opens the complete records in `buffer` where they lie.
+    fn open(&self, buffer: RingBuf) -> Result<Pieces, Fault> {
+        let mut layer = self.layer.borrow_mut();
+        let mut pieces = Pieces::of(buffer);
+        while let Some((length, content)) = layer.open(pieces.rest())? {
+            match content {
+                Content::Data(place) => {
+                    let bulk = length >= TLS_PREDICTED_RECORD;
+                    self.predicted.set(if bulk { length as u32 } else { 0 });
+                    pieces.take(length, place);
+                }
+                Content::Nothing => pieces.take(length, 0..0),
+                Content::Closed => {
+                    // What comes behind is not the peer's (RFC 8446, section 6.1).
+                    self.peer_closed.set(true);
+                    break;
+                }
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// More ciphertext, behind what is carried over. A stream gets a large buffer while bytes wait, and as many whole
+    /// records as it holds, if they are as long as the last one, so that no part of one is left to be moved.
+    async fn more(&self, carry: Option<RingBuf>) -> Result<Option<RingBuf>, StreamError> {
+        let predicted = self.predicted.get() as usize;
+        let Some(carry) = carry else {
+            if let Some(large) = self.stream.is_bulk().then(RingBuf::large).flatten() {
+                let limit = whole_records(large.spare(), 0, predicted);
+                let (count, buffer) = self.stream.try_recv_into(large, limit).await;
+                match count {
+                    Ok(0) => return Ok(None),
+                    Ok(_) => return Ok(Some(buffer)),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            let limit = if predicted > 0 {
+                predicted
+            } else {
+                SMALL_PAYLOAD
+            };
+            return Ok(self.stream.recv_at_most(limit as u32).await?);
+        };
+        let carry = match self.stream.is_bulk() {
+            true if !carry.is_large() => moved(RingBuf::large(), carry),
+            // While it waits, a session holds no large buffer.
+            false if carry.is_large() && carry.len() < SMALL_PAYLOAD => {
+                moved(RingBuf::small(), carry)
+            }
+            _ => carry,
+        };
+        let missing = match self.layer.borrow().record_length(&carry)? {
+            Some(length) => length - carry.len(),
+            None => predicted.saturating_sub(carry.len()),
+        };
+        let limit = whole_records(carry.spare(), missing, predicted);
+        let (count, buffer) = self.stream.recv_into(carry, limit).await;
+        Ok((count? > 0).then_some(buffer))
+    }
+
+    /// The gaps that [`TlsStream::send`] needs in a buffer with more than one record's content.
+    #[must_use]
+    pub fn spacing(&self) -> Spacing {
+        let (front, back) = self.layer.borrow().around();
+        Spacing {
+            piece: TLS_PLAINTEXT_MAX,
+            gap: front + back,
+        }
+    }
+
+    /// Seals what `buffer` holds where it lies, and sends it. Content of more than one record is spaced
+    /// ([`TlsStream::spacing`]).
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    ///
+    /// # Panics
+    /// If the buffer has less room than a record needs around its content.
+    pub async fn send(&self, mut buffer: RingBuf) -> Result<(), StreamError> {
+        loop {
+            let first = self.layer.borrow_mut().before_sealing()?;
+            if first.is_empty() {
+                break;
+            }
+            self.write(first).await?;
+        }
+        {
+            let mut layer = self.layer.borrow_mut();
+            let (front, back) = layer.around();
+            buffer.widen(front, back);
+            layer.seal(&mut buffer)?;
+        }
+        self.writing.set(true);
+        self.stream.send(buffer).await.0?;
+        self.writing.set(false);
+        Ok(())
+    }
+
+    /// Seals and sends a few bytes of this end's own.
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub async fn send_message(&self, message: &[u8]) -> Result<(), StreamError> {
+        let sealed = self.layer.borrow_mut().seal_message(message)?;
+        self.write(sealed).await
+    }
+
+    /// Says close_notify and ends the sending direction.
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub async fn close(&self) -> Result<(), StreamError> {
+        let last = self.layer.borrow_mut().close_notify()?;
+        self.write(last).await?;
+        self.stream.shutdown().await?;
+        Ok(())
+    }
+
+    /// Tells the peer by an alert why the session ends, and lingers. Not where a send was given up on its way: what
+    /// follows a part of a record cannot be read. The caller bounds the time.
+    pub async fn alert(&self, alert: AlertDescription) {
+        if self.writing.get() {
+            return;
+        }
+        let fatal = self.layer.borrow_mut().fatal(alert);
+        if let Ok(fatal) = fatal
+            && self.write(fatal).await.is_ok()
+        {
+            self.linger().await;
+        }
+    }
+
+    /// Ends the sending direction and reads the peer's bytes away until it closes, so that no reset overtakes what was
+    /// sent. The caller bounds the time.
+    pub async fn linger(&self) {
+        drain(&self.stream).await;
+    }
+
+    /// Makes the coming close a reset: the peer learns that the stream was cut.
+    pub fn reset_on_close(&self) {
+        self.stream.reset_on_close();
+    }
+
+    async fn write(&self, records: Vec<u8>) -> Result<(), StreamError> {
+        self.writing.set(true);
+        self.stream.send(records).await.0?;
+        self.writing.set(false);
+        Ok(())
+    }
+}
+
+async fn drain(stream: &TcpStream) {
+    if stream.shutdown().await.is_ok() {
+        while let Ok(Some(_)) = stream.recv().await {}
+    }
+}
+
+/// Moves what `from` holds into `to`; stays where it is when there is no buffer to move to.
+fn moved(to: Option<RingBuf>, from: RingBuf) -> RingBuf {
+    let Some(mut to) = to else { return from };
+    to.append(&from);
+    to
+}
+
+/// How much to receive: what is missing of one record, and as many whole ones behind it as `room` holds.
+fn whole_records(room: usize, missing: usize, predicted: usize) -> usize {
+    if predicted == 0 || missing > room {
+        return room;
+    }
+    let whole = missing + (room - missing) / predicted * predicted;
+    if whole == 0 { room } else { whole }
+}
+
+const _: () = assert!(BUFFER_FRONT >= 13, "room for a TLS 1.2 record's front");

@@ -1,7 +1,6 @@
 //! What the sessions of one core share.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use slab::Slab;
 
 use crate::backend::{Dialer, RoundRobin};
 use crate::config::{IdentityMapping, Rule, Service};
-use crate::observe::{AuditHandle, CloseReason, CoreMetrics, TunnelInfo};
+use crate::observe::{AuditHandle, CloseReason, CoreMetrics, Subject, TunnelInfo};
 use crate::ring::{self, Signal};
 use crate::table::{DeviceRegistry, Published};
 use crate::tls::DeviceVerifier;
@@ -87,10 +86,7 @@ pub struct Core {
 /// An open tunnel, as it is listed.
 pub(super) struct Live {
     pub id: u64,
-    pub peer: SocketAddr,
-    pub device: String,
-    pub app: Option<String>,
-    pub user: Option<String>,
+    pub subject: Arc<Subject>,
     pub service: Arc<str>,
     pub server: Arc<str>,
     pub opened: Instant,
@@ -143,10 +139,10 @@ impl Core {
         let info = |live: &Live| TunnelInfo {
             id: live.id,
             core: self.index,
-            peer: live.peer,
-            device: live.device.clone(),
-            app: live.app.clone(),
-            user: live.user.clone(),
+            peer: live.subject.peer,
+            device: live.subject.device.clone().unwrap_or_default(),
+            app: live.subject.app.clone(),
+            user: live.subject.user.clone(),
             service: live.service.to_string(),
             server: live.server.to_string(),
             age_ms: now.saturating_duration_since(live.opened).as_millis() as u64,

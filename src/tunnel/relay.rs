@@ -1,41 +1,83 @@
 //! Moves the bytes of an open tunnel.
 //!
-//! Each direction holds at most one buffer, and none while it waits: a reader that does not read stops the writer at
-//! the other end, and nothing grows with the transfer. The end of one direction is carried through to the other side.
+//! Each direction is a task of its own, so that a byte wakes only what it concerns. A direction holds at most one buffer,
+//! and none while it waits for whole records: a reader that does not read stops the writer at the other end, and nothing
+//! grows with the transfer. The end of one direction is carried through to the other side.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
+use rustls::AlertDescription;
+
 use super::core::{Core, Live};
+use crate::limits::LINGER;
 use crate::observe::{CloseReason, Stage};
 use crate::ring::{self, Either, RingBuf, TcpStream};
 use crate::tls::{Received, ServerStream, StreamError};
 
+/// How a direction ended.
+type End = Result<(), CloseReason>;
+
 /// The two ends of a tunnel and what is known about it.
-pub(super) struct Relay<'a> {
-    pub core: &'a Core,
-    pub client: &'a ServerStream,
-    pub server: &'a TcpStream,
-    pub live: &'a Live,
+pub(super) struct Relay {
+    pub core: Rc<Core>,
+    pub client: ServerStream,
+    pub server: TcpStream,
+    pub live: Rc<Live>,
     pub idle_timeout: Duration,
     /// When a byte last moved.
     pub last: Cell<Instant>,
+    pub ends: Ends,
 }
 
-impl Relay<'_> {
+/// What the directions have come to.
+#[derive(Default)]
+pub(super) struct Ends {
+    up: Cell<Option<End>>,
+    down: Cell<Option<End>>,
+    /// Of the relay, which waits for both.
+    waiting: RefCell<Option<Waker>>,
+    /// The server reads no more, but may still send.
+    server_gone: Cell<bool>,
+    /// What the client is to be told before the session is cut.
+    alert: Cell<Option<AlertDescription>>,
+}
+
+impl Relay {
     /// Runs until both directions have ended, one has failed, nothing moves any more or the node ends.
-    pub async fn run(&self, early: Vec<u8>, carry: Option<RingBuf>) -> CloseReason {
-        let fault = Cell::new(None);
-        let both = ring::try_join(self.up(early, carry, &fault), self.down());
-        let ended = match ring::race(both, ring::race(self.idle(), self.core.cut.wait())).await {
-            Either::Left(Ok(())) => fault.get().map_or(Ok(()), Err),
-            Either::Left(Err(reason)) => Err(reason),
+    pub async fn run(self: &Rc<Self>, early: Vec<u8>, carry: Option<RingBuf>) -> CloseReason {
+        let (up, down) = (self.clone(), self.clone());
+        let directions = (
+            ring::spawn_owned(async move {
+                let ending = Ending(&up, |ends| &ends.up);
+                ending.with(up.up(early, carry).await);
+            }),
+            ring::spawn_owned(async move {
+                let ending = Ending(&down, |ends| &ends.down);
+                ending.with(down.down().await);
+            }),
+        );
+        let ended = match ring::race(
+            self.both_ended(),
+            ring::race(self.idle(), self.core.cut.wait()),
+        )
+        .await
+        {
+            Either::Left(end) => end,
             Either::Right(Either::Left(())) => Err(CloseReason::IdleTimeout),
             Either::Right(Either::Right(())) => Err(CloseReason::DrainTimeout),
         };
+        drop(directions);
         match ended {
+            Ok(()) if self.ends.server_gone.get() => CloseReason::ServerReset,
             Ok(()) => CloseReason::Closed,
             Err(reason) => {
+                if let Some(alert) = self.ends.alert.get() {
+                    let _ = ring::timeout(LINGER, self.client.alert(alert)).await;
+                }
                 // Cut, not ended: neither side may take what it has for the whole.
                 self.client.reset_on_close();
                 self.server.reset_on_close();
@@ -45,12 +87,7 @@ impl Relay<'_> {
     }
 
     /// Client to server.
-    async fn up(
-        &self,
-        early: Vec<u8>,
-        mut carry: Option<RingBuf>,
-        fault: &Cell<Option<CloseReason>>,
-    ) -> Result<(), CloseReason> {
+    async fn up(&self, early: Vec<u8>, mut carry: Option<RingBuf>) -> End {
         if !early.is_empty() {
             self.moved(&self.live.up, early.len());
             if self.server.send(early).await.0.is_err() {
@@ -58,59 +95,56 @@ impl Relay<'_> {
             }
         }
         loop {
-            match self
-                .client
-                .recv(carry)
-                .await
-                .map_err(|error| client_end(&error))?
-            {
-                Received::Data(front) => {
-                    self.moved(&self.live.up, front.len());
-                    let (sent, front) = self.server.send(front).await;
+            match self.client.recv(carry).await {
+                Ok(Received::Data(pieces)) => {
+                    self.moved(&self.live.up, pieces.len());
+                    let (sent, pieces) = self.server.send_pieces(pieces).await;
                     if sent.is_err() {
                         // The server reads no more. What it has already answered is still the client's.
-                        fault.set(Some(CloseReason::ServerReset));
+                        self.ends.server_gone.set(true);
                         return Ok(());
                     }
-                    carry = front.into_rest();
+                    carry = pieces.into_rest();
                 }
-                Received::Closed => {
+                Ok(Received::Closed) => {
                     let _ = self.server.shutdown().await;
                     return Ok(());
                 }
+                Err(error) => return Err(self.client_end(&error)),
             }
         }
     }
 
     /// Server to client.
-    async fn down(&self) -> Result<(), CloseReason> {
+    async fn down(&self) -> End {
+        let spacing = self.client.spacing();
         let mut first = true;
         loop {
-            match self.server.recv().await {
-                Ok(Some(buffer)) => {
-                    self.moved(&self.live.down, buffer.len());
+            let sent = match self.server.recv_spaced(spacing).await {
+                Ok(Some((count, buffer))) => {
+                    self.moved(&self.live.down, count);
                     if std::mem::take(&mut first) {
-                        let waited = ring::now().saturating_duration_since(self.live.opened);
-                        self.core
-                            .metrics
-                            .borrow_mut()
-                            .record(Stage::FirstByte, waited);
+                        self.first_byte();
                     }
-                    self.client
-                        .send(buffer)
-                        .await
-                        .map_err(|error| client_end(&error))?;
+                    self.client.send(buffer).await
                 }
                 Ok(None) => {
                     return self
                         .client
                         .close()
                         .await
-                        .map_err(|error| client_end(&error));
+                        .map_err(|error| self.client_end(&error));
                 }
                 Err(_) => return Err(CloseReason::ServerReset),
-            }
+            };
+            sent.map_err(|error| self.client_end(&error))?;
         }
+    }
+
+    fn first_byte(&self) {
+        let waited = ring::now().saturating_duration_since(self.live.opened);
+        let mut metrics = self.core.metrics.borrow_mut();
+        metrics.record(Stage::FirstByte, waited);
     }
 
     fn moved(&self, counter: &Cell<u64>, bytes: usize) {
@@ -130,12 +164,52 @@ impl Relay<'_> {
             timer.reset(deadline);
         }
     }
+
+    /// Returns when both directions have ended well, or one has not.
+    async fn both_ended(&self) -> End {
+        poll_fn(|context| {
+            let (up, down) = (self.ends.up.get(), self.ends.down.get());
+            match (up, down) {
+                (Some(Err(reason)), _) | (_, Some(Err(reason))) => Poll::Ready(Err(reason)),
+                (Some(Ok(())), Some(Ok(()))) => Poll::Ready(Ok(())),
+                _ => {
+                    *self.ends.waiting.borrow_mut() = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    fn client_end(&self, error: &StreamError) -> CloseReason {
+        if let StreamError::Record(fault) = error {
+            self.ends.alert.set(fault.alert());
+        }
+        match error {
+            StreamError::Tls(_) | StreamError::Record(_) => CloseReason::TlsProtocol,
+            StreamError::Io(_) => CloseReason::ClientReset,
+            StreamError::Truncated => CloseReason::ClientTruncated,
+        }
+    }
 }
 
-fn client_end(error: &StreamError) -> CloseReason {
-    match error {
-        StreamError::Tls(_) => CloseReason::TlsProtocol,
-        StreamError::Io(_) => CloseReason::ClientReset,
-        StreamError::Truncated => CloseReason::ClientTruncated,
+/// Tells the relay how a direction ended; also when its task panics, which is a fault of the gateway.
+struct Ending<'a>(&'a Relay, fn(&Ends) -> &Cell<Option<End>>);
+
+impl Ending<'_> {
+    fn with(self, end: End) {
+        (self.1)(&self.0.ends).set(Some(end));
+    }
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        let end = (self.1)(&self.0.ends);
+        if end.get().is_none() {
+            end.set(Some(Err(CloseReason::GatewayError)));
+        }
+        if let Some(waker) = self.0.ends.waiting.take() {
+            waker.wake();
+        }
     }
 }

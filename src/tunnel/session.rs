@@ -2,27 +2,32 @@
 //!
 //! [`Accepted`] → [`PeerIdentity`] (the handshake) → `Grant` (authorize) → `Route` (route) → [`Relay`] → [`Outcome`].
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use rustls::{HandshakeKind as Kind, ProtocolVersion};
+use rustls::{AlertDescription, HandshakeKind as Kind, ProtocolVersion};
 
 use super::core::{Core, Live, Snapshot};
 use super::policy::{authorize, route};
-use super::relay::Relay;
+use super::quota::Permit;
+use super::relay::{Ends, Relay};
 use super::request::{ConnectRequest, RequestError, RequestParser};
 use super::response::{ESTABLISHED, refusal};
 use crate::limits::LINGER;
 use crate::observe::{
     AuditEvent, AuditRecord, CloseReason, HandshakeKind, Stage, Subject, TlsVersion,
 };
-use crate::ring::{self, Either, Front, RingBuf, TcpStream};
-use crate::tls::{HandshakeFailure, PeerIdentity, Received, ServerStream, StreamError, failure_of};
+use crate::ring::{self, Either, RingBuf, TcpStream};
+use crate::tls::{
+    HandshakeFailure, PeerIdentity, Received, ServerHandshake, ServerStream, StreamError,
+    failure_of,
+};
 
 /// A connection that was accepted and has not been read from.
 struct Accepted {
-    tls: ServerStream,
+    tls: ServerHandshake,
     subject: Subject,
     at: Instant,
 }
@@ -33,7 +38,15 @@ struct Asked {
     carry: Option<RingBuf>,
 }
 
-/// How a session ended: the one thing that is counted and recorded about its end.
+/// A tunnel whose client has been told that it is open.
+struct Tunnel {
+    relay: Rc<Relay>,
+    asked: Asked,
+    target: String,
+    _permit: Permit,
+}
+
+/// How a session ended without a tunnel: the one thing that is counted and recorded about its end.
 struct Outcome {
     subject: Arc<Subject>,
     target: Option<String>,
@@ -43,11 +56,11 @@ struct Outcome {
 
 /// Serves one accepted connection to its end.
 pub async fn serve(core: Rc<Core>, stream: TcpStream) {
-    let _counted = Counted::new(&core);
+    let counted = Counted::new(core.clone());
     let snapshot = core.snapshot.borrow().clone();
     // A client that is gone already has no address; there is nobody to record.
     if let Ok(peer) = stream.peer_address()
-        && let Ok(tls) = ServerStream::accepted(stream, snapshot.tls.clone())
+        && let Ok(tls) = ServerHandshake::accepted(stream, snapshot.tls.clone())
     {
         let subject = Subject {
             peer,
@@ -61,104 +74,119 @@ pub async fn serve(core: Rc<Core>, stream: TcpStream) {
             subject,
             at: ring::now(),
         };
-        if let Some(outcome) = session(&core, &snapshot, accepted).await {
-            record(&core, outcome);
+        match session(&core, &snapshot, accepted).await {
+            // A task of its own: what the handshake needed is not kept for the life of the tunnel.
+            Ok(tunnel) => ring::spawn(relay(core, tunnel, counted)),
+            Err(Some(outcome)) => record(&core, &outcome),
+            Err(None) => {}
         }
     }
 }
 
 /// A session in the counters, for as long as it lives, whatever ends it.
-struct Counted<'a>(&'a Core);
+struct Counted(Rc<Core>);
 
-impl<'a> Counted<'a> {
-    fn new(core: &'a Core) -> Self {
+impl Counted {
+    fn new(core: Rc<Core>) -> Self {
         core.metrics.borrow_mut().sessions_accepted += 1;
         Self(core)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.metrics.borrow_mut().sessions_closed += 1;
     }
 }
 
-/// From handshake to refusal or to the end of the tunnel. `None`: the node ended while nothing was decided.
-async fn session(core: &Core, snapshot: &Snapshot, accepted: Accepted) -> Option<Outcome> {
-    let Accepted {
-        tls,
-        mut subject,
-        at,
-    } = accepted;
-    let mut identity = None;
-    let opening = async {
-        let (peer, first) = handshake(core, snapshot, &tls, at).await?;
-        identity = Some(peer);
-        request(&tls, first).await
-    };
-    let opened = match ring::race(
-        ring::timeout(snapshot.limits.handshake_timeout, opening),
-        core.cut.wait(),
-    )
-    .await
-    {
-        Either::Left(Ok(result)) => result,
-        Either::Left(Err(_)) if identity.is_some() => Err(CloseReason::RequestTimeout),
-        Either::Left(Err(_)) => Err(CloseReason::HandshakeTimeout),
-        Either::Right(()) => return None,
-    };
-    if let Some(peer) = &identity {
-        subject.device = Some(peer.device().to_owned());
-        subject.user = peer.user().map(str::to_owned);
-        subject.app = peer.app().map(str::to_owned);
-        subject.serial = Some(peer.serial().to_owned());
-    }
+/// From the handshake to an open tunnel or a refusal. `None`: the node ended while nothing was decided.
+async fn session(
+    core: &Rc<Core>,
+    snapshot: &Snapshot,
+    accepted: Accepted,
+) -> Result<Tunnel, Option<Outcome>> {
+    let Accepted { tls, subject, at } = accepted;
     let mut outcome = Outcome {
         subject: Arc::new(subject),
         target: None,
         service: None,
-        reason: CloseReason::Closed,
+        reason: CloseReason::HandshakeTimeout,
     };
-    let refused = match (opened, &identity) {
-        (Ok(asked), Some(identity)) => {
-            outcome.target = Some(asked.request.target.to_string());
-            tunnel(core, snapshot, &tls, identity, asked, &mut outcome).await
+    let mut deadline = pin!(ring::sleep(snapshot.limits.handshake_timeout));
+    let shaken = match ring::race(handshake(core, &tls, at), interrupted(core, &mut deadline)).await
+    {
+        Either::Left(shaken) => shaken,
+        Either::Right(Interrupt::NodeEnds) => return Err(None),
+        Either::Right(Interrupt::Timeout) => Err(CloseReason::HandshakeTimeout),
+    };
+    let shaken = match shaken {
+        Ok(shaken) => shaken,
+        Err(reason) => {
+            let _ = ring::timeout(LINGER, tls.linger()).await;
+            outcome.reason = reason;
+            return Err(Some(outcome));
         }
-        (Ok(_), None) => Err(CloseReason::GatewayError),
-        (Err(reason), _) => Err(reason),
     };
-    if let Err(reason) = refused {
-        outcome.reason = reason;
-        refuse(&tls, reason).await;
-        return Some(outcome);
+    let identity = identify(snapshot, &tls, shaken.resumed);
+    let Ok(tls) = tls.into_session() else {
+        outcome.reason = CloseReason::GatewayError;
+        return Err(Some(outcome));
+    };
+    let opened = match identity {
+        Ok(identity) => {
+            outcome.subject = Arc::new(subject_of(&outcome.subject, &identity));
+            let asking = request(&tls, shaken.carry);
+            match ring::race(asking, interrupted(core, &mut deadline)).await {
+                Either::Left(Ok(asked)) => {
+                    dial(core, snapshot, &tls, &identity, asked, &mut outcome).await
+                }
+                Either::Left(Err(reason)) => Err(reason),
+                Either::Right(Interrupt::NodeEnds) => return Err(None),
+                Either::Right(Interrupt::Timeout) => Err(CloseReason::RequestTimeout),
+            }
+        }
+        Err(reason) => Err(reason),
+    };
+    match opened {
+        Ok(dialled) => Ok(dialled.tunnel(core.clone(), snapshot, tls, outcome)),
+        Err(reason) => {
+            refuse(&tls, reason).await;
+            outcome.reason = reason;
+            Err(Some(outcome))
+        }
     }
-    // The tunnel has been open and has recorded its own end.
-    None
 }
 
-/// The TLS handshake and who is at the other end. Resumed sessions are checked again: the certificate may have expired
-/// or been revoked since.
-async fn handshake(
-    core: &Core,
-    snapshot: &Snapshot,
-    tls: &ServerStream,
-    at: Instant,
-) -> Result<(PeerIdentity, Front), CloseReason> {
-    let first = tls
-        .handshake()
+/// Why a session is stopped from outside.
+enum Interrupt {
+    Timeout,
+    NodeEnds,
+}
+
+async fn interrupted(core: &Core, deadline: &mut ring::Sleep) -> Interrupt {
+    match ring::race(deadline, core.cut.wait()).await {
+        Either::Left(()) => Interrupt::Timeout,
+        Either::Right(()) => Interrupt::NodeEnds,
+    }
+}
+
+/// A completed handshake.
+struct Shaken {
+    resumed: bool,
+    /// What came behind it.
+    carry: Option<RingBuf>,
+}
+
+/// The TLS handshake, with the check of the client's certificate.
+async fn handshake(core: &Core, tls: &ServerHandshake, at: Instant) -> Result<Shaken, CloseReason> {
+    let carry = tls
+        .complete()
         .await
         .map_err(|error| handshake_end(&error))?;
     let Some((version, kind)) = tls.negotiated() else {
         return Err(CloseReason::GatewayError);
     };
-    let chain = tls.peer_certificates();
     let resumed = kind == Kind::Resumed;
-    if resumed {
-        snapshot
-            .verifier
-            .recheck(&chain, SystemTime::now())
-            .map_err(|error| reason_of(failure_of(&error)))?;
-    }
     let version = if version == ProtocolVersion::TLSv1_3 {
         TlsVersion::Tls13
     } else {
@@ -172,47 +200,89 @@ async fn handshake(
     let mut metrics = core.metrics.borrow_mut();
     metrics.count_handshake(version, kind);
     metrics.record(Stage::Handshake, ring::now().saturating_duration_since(at));
-    let identity = PeerIdentity::from_chain(&chain, &snapshot.identity)
-        .map_err(|_| CloseReason::IdentityMissing)?;
-    Ok((identity, first))
+    Ok(Shaken { resumed, carry })
 }
 
-/// The tunnel request, which may have come right behind the handshake.
-async fn request(tls: &ServerStream, first: Front) -> Result<Asked, CloseReason> {
-    let mut parser = RequestParser::new();
-    let mut next = Some(first);
-    loop {
-        let carry = match next.take() {
-            Some(front) => {
-                let parsed = parser.push(&front).map_err(|error| match error {
-                    RequestError::Malformed(_) => CloseReason::Malformed,
-                    RequestError::TooLarge => CloseReason::HeaderTooLarge,
-                })?;
-                let carry = front.into_rest();
-                if let Some(request) = parsed {
-                    return Ok(Asked { request, carry });
-                }
-                carry
-            }
-            None => None,
-        };
-        next = match tls.recv(carry).await {
-            Ok(Received::Data(front)) => Some(front),
-            Ok(Received::Closed) | Err(_) => return Err(CloseReason::RequestAborted),
-        };
+/// Who is at the other end. Resumed sessions are checked again: the certificate may have expired or been revoked since.
+fn identify(
+    snapshot: &Snapshot,
+    tls: &ServerHandshake,
+    resumed: bool,
+) -> Result<PeerIdentity, CloseReason> {
+    let chain = tls.peer_certificates();
+    if resumed {
+        snapshot
+            .verifier
+            .recheck(&chain, SystemTime::now())
+            .map_err(|error| reason_of(failure_of(&error)))?;
+    }
+    PeerIdentity::from_chain(&chain, &snapshot.identity).map_err(|_| CloseReason::IdentityMissing)
+}
+
+fn subject_of(before: &Subject, identity: &PeerIdentity) -> Subject {
+    Subject {
+        peer: before.peer,
+        device: Some(identity.device().to_owned()),
+        user: identity.user().map(str::to_owned),
+        app: identity.app().map(str::to_owned),
+        serial: Some(identity.serial().to_owned()),
     }
 }
 
-/// Authorize, route, dial, answer, relay. An error is a refusal that the client has not been told yet.
-async fn tunnel(
+/// The tunnel request, which may have come right behind the handshake.
+async fn request(tls: &ServerStream, mut carry: Option<RingBuf>) -> Result<Asked, CloseReason> {
+    let mut parser = RequestParser::new();
+    loop {
+        let pieces = match tls.recv(carry).await {
+            Ok(Received::Data(pieces)) => pieces,
+            Err(StreamError::Record(fault)) => {
+                if let Some(alert) = fault.alert() {
+                    let _ = ring::timeout(LINGER, tls.alert(alert)).await;
+                }
+                return Err(CloseReason::RequestAborted);
+            }
+            Ok(Received::Closed) | Err(_) => return Err(CloseReason::RequestAborted),
+        };
+        let mut request: Option<ConnectRequest> = None;
+        for piece in pieces.iter() {
+            match &mut request {
+                Some(request) => request.early.extend_from_slice(piece),
+                None => {
+                    request = parser.push(piece).map_err(|error| match error {
+                        RequestError::Malformed(_) => CloseReason::Malformed,
+                        RequestError::TooLarge => CloseReason::HeaderTooLarge,
+                    })?;
+                }
+            }
+        }
+        carry = pieces.into_rest();
+        if let Some(request) = request {
+            return Ok(Asked { request, carry });
+        }
+    }
+}
+
+/// A server that was reached for a request that is granted.
+struct Dialled {
+    server: TcpStream,
+    address: Arc<str>,
+    service: Arc<str>,
+    asked: Asked,
+    permit: Permit,
+}
+
+/// Authorize, route, dial, answer. An error is a refusal that the client has not been told yet.
+async fn dial(
     core: &Core,
     snapshot: &Snapshot,
     tls: &ServerStream,
     identity: &PeerIdentity,
     asked: Asked,
     outcome: &mut Outcome,
-) -> Result<(), CloseReason> {
+) -> Result<Dialled, CloseReason> {
     let started = Instant::now();
+    let target = &asked.request.target;
+    outcome.target = Some(target.to_string());
     if core.draining.get() {
         return Err(CloseReason::Draining);
     }
@@ -220,11 +290,10 @@ async fn tunnel(
         .devices
         .read(|devices| devices.state(identity.device()));
     let grant = authorize(identity, state, snapshot.unmanaged_allowed)?;
-    let target = &asked.request.target;
     let service = &snapshot.services[route(&grant, &snapshot.rules, target)?.service];
     outcome.service = Some(service.name.clone());
     let limits = &snapshot.limits;
-    let _permit = core.quota.acquire(
+    let permit = core.quota.acquire(
         identity.device(),
         limits.max_tunnels,
         limits.max_tunnels_per_device,
@@ -253,60 +322,74 @@ async fn tunnel(
     tls.send_message(ESTABLISHED)
         .await
         .map_err(|_| CloseReason::RequestAborted)?;
-    let live = Rc::new(Live {
-        id: core.next_tunnel(),
-        peer: outcome.subject.peer,
-        device: identity.device().to_owned(),
-        app: identity.app().map(str::to_owned),
-        user: identity.user().map(str::to_owned),
+    Ok(Dialled {
+        server,
+        address,
         service: service.name.clone(),
-        server: address,
-        opened: ring::now(),
-        up: 0.into(),
-        down: 0.into(),
-    });
-    relay(core, snapshot, tls, &server, &live, asked, outcome).await;
-    Ok(())
+        asked,
+        permit,
+    })
+}
+
+impl Dialled {
+    fn tunnel(
+        self,
+        core: Rc<Core>,
+        snapshot: &Snapshot,
+        client: ServerStream,
+        outcome: Outcome,
+    ) -> Tunnel {
+        let live = Live {
+            id: core.next_tunnel(),
+            subject: outcome.subject,
+            service: self.service,
+            server: self.address,
+            opened: ring::now(),
+            up: 0.into(),
+            down: 0.into(),
+        };
+        Tunnel {
+            relay: Rc::new(Relay {
+                core,
+                client,
+                server: self.server,
+                live: Rc::new(live),
+                idle_timeout: snapshot.limits.idle_timeout,
+                last: ring::now().into(),
+                ends: Ends::default(),
+            }),
+            asked: self.asked,
+            target: outcome.target.unwrap_or_default(),
+            _permit: self.permit,
+        }
+    }
 }
 
 /// The open tunnel, between its two records.
-async fn relay(
-    core: &Core,
-    snapshot: &Snapshot,
-    tls: &ServerStream,
-    server: &TcpStream,
-    live: &Rc<Live>,
-    asked: Asked,
-    outcome: &Outcome,
-) {
-    let (service, dialled) = (live.service.clone(), live.server.clone());
-    audit(
-        core,
-        outcome,
-        AuditEvent::TunnelStart {
-            tunnel: live.id,
-            service,
-            server: dialled,
-        },
-    );
+async fn relay(core: Rc<Core>, tunnel: Tunnel, _counted: Counted) {
+    let Tunnel {
+        relay,
+        asked,
+        target,
+        _permit,
+    } = tunnel;
+    let live = relay.live.clone();
+    let (service, server) = (live.service.clone(), live.server.clone());
+    let start = AuditEvent::TunnelStart {
+        tunnel: live.id,
+        service,
+        server,
+    };
+    audit(&core, &live.subject, Some(&target), start);
     let listed = core.list(live.clone());
 
-    let idle_timeout = snapshot.limits.idle_timeout;
-    let relay = Relay {
-        core,
-        client: tls,
-        server,
-        live,
-        idle_timeout,
-        last: ring::now().into(),
-    };
     let reason = relay.run(asked.request.early, asked.carry).await;
 
     drop(listed);
     let duration = ring::now().saturating_duration_since(live.opened);
     core.metrics.borrow_mut().record(Stage::Lifetime, duration);
     core.count(reason);
-    let event = AuditEvent::TunnelEnd {
+    let end = AuditEvent::TunnelEnd {
         tunnel: live.id,
         service: live.service.clone(),
         server: live.server.clone(),
@@ -315,7 +398,7 @@ async fn relay(
         duration,
         reason,
     };
-    audit(core, outcome, event);
+    audit(&core, &live.subject, Some(&target), end);
 }
 
 /// Tells the client, in the way that the reason's row says, and waits a moment for it to be read.
@@ -325,6 +408,8 @@ async fn refuse(tls: &ServerStream, reason: CloseReason) {
             if tls.send_message(&response).await.is_ok() && tls.close().await.is_ok() {
                 tls.linger().await;
             }
+        } else if let Some(alert) = alert_of(reason) {
+            tls.alert(alert).await;
         } else {
             tls.linger().await;
         }
@@ -332,23 +417,35 @@ async fn refuse(tls: &ServerStream, reason: CloseReason) {
     let _ = ring::timeout(LINGER, telling).await;
 }
 
+/// The alert of a certificate that was refused behind the handshake.
+fn alert_of(reason: CloseReason) -> Option<AlertDescription> {
+    Some(match reason.alert()? {
+        "access_denied" => AlertDescription::AccessDenied,
+        "bad_certificate" => AlertDescription::BadCertificate,
+        "certificate_expired" => AlertDescription::CertificateExpired,
+        "certificate_revoked" => AlertDescription::CertificateRevoked,
+        "unknown_ca" => AlertDescription::UnknownCA,
+        "unsupported_certificate" => AlertDescription::UnsupportedCertificate,
+        _ => AlertDescription::HandshakeFailure,
+    })
+}
+
 /// Counts and records a session that came to no tunnel.
-fn record(core: &Core, outcome: Outcome) {
+fn record(core: &Core, outcome: &Outcome) {
     core.count(outcome.reason);
     let event = AuditEvent::Refused {
         service: outcome.service.clone(),
         reason: outcome.reason,
     };
-    audit(core, &outcome, event);
+    audit(core, &outcome.subject, outcome.target.as_deref(), event);
 }
 
-fn audit(core: &Core, outcome: &Outcome, event: AuditEvent) {
+fn audit(core: &Core, subject: &Arc<Subject>, target: Option<&str>, event: AuditEvent) {
     if core.audit.is_on() {
-        let (subject, target) = (outcome.subject.clone(), outcome.target.clone());
         core.audit.write(AuditRecord {
             time: SystemTime::now(),
-            subject,
-            target,
+            subject: subject.clone(),
+            target: target.map(str::to_owned),
             event,
         });
     }
@@ -357,6 +454,7 @@ fn audit(core: &Core, outcome: &Outcome, event: AuditEvent) {
 fn handshake_end(error: &StreamError) -> CloseReason {
     match error {
         StreamError::Tls(error) => reason_of(failure_of(error)),
+        StreamError::Record(_) => CloseReason::TlsProtocol,
         StreamError::Io(_) | StreamError::Truncated => CloseReason::HandshakeAborted,
     }
 }

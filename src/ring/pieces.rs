@@ -1,0 +1,323 @@
+//! Several parts of one buffer in one send or one receive, so that nothing is copied to make them adjoin.
+//!
+//! What the kernel is told about them (a message header and its vectors) lies in the buffer's own slot, behind the room
+//! that its owner sees: it lives exactly as long, and no operation allocates.
+
+use std::ops::Range;
+
+use super::buffers::{BUFFER_FRONT, RingBuf};
+
+/// Most pieces of one send. A large buffer has room for 16 pieces of [`MERGE`] bytes; shorter ones are moved together.
+const PIECES: usize = 16;
+
+/// Pieces shorter than this are moved behind the piece before them, in bytes: a move within the cache is then cheaper
+/// than another vector for the kernel to walk.
+const MERGE: usize = 2048;
+
+/// Where the vectors begin in the control area: behind the message header, on a cache line.
+const VECTORS: usize = 64;
+
+/// Bytes of the control area of a slot.
+pub(super) const CONTROL: usize = VECTORS + PIECES * size_of::<libc::iovec>();
+
+const _: () = assert!(size_of::<libc::msghdr>() <= VECTORS && CONTROL.is_multiple_of(64));
+
+/// A buffer that is read front to back: pieces of it that are to be passed on, and behind them the rest.
+pub struct Pieces {
+    /// Holds the rest; the pieces lie in front of it.
+    rest: RingBuf,
+    count: u8,
+    /// Pieces that have been sent wholly.
+    sent: u8,
+    total: u32,
+}
+
+impl Pieces {
+    /// All of `buffer` is rest.
+    #[must_use]
+    pub fn of(buffer: RingBuf) -> Self {
+        Self {
+            rest: buffer,
+            count: 0,
+            sent: 0,
+            total: 0,
+        }
+    }
+
+    /// The bytes that are not read yet.
+    pub fn rest(&mut self) -> &mut [u8] {
+        &mut self.rest
+    }
+
+    /// Reads `count` bytes of the rest, of which those in `piece` (offsets from the rest's start) are to be passed on.
+    ///
+    /// # Panics
+    /// If the rest is shorter, or the piece is not inside.
+    pub fn take(&mut self, count: usize, piece: Range<usize>) {
+        assert!(
+            piece.start <= piece.end && piece.end <= count && count <= self.rest.len(),
+            "taking more than the rest"
+        );
+        let (at, len) = (piece.start, piece.len());
+        if len > 0 {
+            let pointer = self.rest[at..].as_mut_ptr();
+            self.add(pointer, len);
+        }
+        self.rest.consume(count);
+    }
+
+    /// Bytes of all pieces.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.total as usize
+    }
+
+    /// Whether there are no pieces.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.total == 0
+    }
+
+    /// The pieces.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        (0..usize::from(self.count)).map(|index| {
+            // SAFETY: `add` wrote this vector; it names bytes of the buffer that `self` owns, which lie in front of the
+            // rest and can only change through `&mut self`.
+            unsafe {
+                let vector = *self.vectors().add(index);
+                std::slice::from_raw_parts(vector.iov_base.cast(), vector.iov_len)
+            }
+        })
+    }
+
+    /// The buffer with the rest at its front; `None`, and the buffer goes back to the pool, if nothing is left.
+    #[must_use]
+    pub fn into_rest(self) -> Option<RingBuf> {
+        let mut rest = self.rest;
+        if rest.is_empty() {
+            return None;
+        }
+        rest.compact();
+        Some(rest)
+    }
+
+    /// Adds a piece, or moves it behind the last one.
+    fn add(&mut self, pointer: *mut u8, len: usize) {
+        let vectors = self.vectors();
+        let merge = self.count > 0 && (len < MERGE || usize::from(self.count) == PIECES);
+        // SAFETY: the vectors lie in the control area of the slot that `self` owns, `count` of them are written, and
+        // `count` stays at most PIECES. A merged piece is moved towards the front, to right behind the piece before it,
+        // so it stays inside the buffer; `copy` allows the overlap.
+        unsafe {
+            if merge {
+                let last = &mut *vectors.add(usize::from(self.count) - 1);
+                let end = last.iov_base.cast::<u8>().add(last.iov_len);
+                std::ptr::copy(pointer, end, len);
+                last.iov_len += len;
+            } else {
+                vectors.add(usize::from(self.count)).write(libc::iovec {
+                    iov_base: pointer.cast(),
+                    iov_len: len,
+                });
+                self.count += 1;
+            }
+        }
+        self.total += len as u32;
+    }
+
+    fn vectors(&self) -> *mut libc::iovec {
+        vectors(&self.rest)
+    }
+
+    /// What is left to send: one run of bytes, or several with the message header that names them.
+    pub(super) fn to_send(&self) -> ToSend {
+        let (first, left) = (usize::from(self.sent), usize::from(self.count - self.sent));
+        // SAFETY: vectors from `sent` to `count` are written, and lie in the control area of the slot.
+        let vector = unsafe { self.vectors().add(first) };
+        if left == 1 {
+            // SAFETY: as above.
+            let one = unsafe { *vector };
+            return ToSend::Bytes(one.iov_base.cast(), one.iov_len as u32);
+        }
+        ToSend::Message(write_header(&self.rest, vector, left))
+    }
+
+    /// Takes note of `count` bytes that were sent. Whether some are left.
+    pub(super) fn advance(&mut self, mut count: usize) -> bool {
+        while self.sent < self.count {
+            // SAFETY: as in `to_send`.
+            let vector = unsafe { &mut *self.vectors().add(usize::from(self.sent)) };
+            if count < vector.iov_len {
+                // SAFETY: the pointer stays inside the piece.
+                vector.iov_base = unsafe { vector.iov_base.cast::<u8>().add(count) }.cast();
+                vector.iov_len -= count;
+                return true;
+            }
+            count -= vector.iov_len;
+            self.sent += 1;
+        }
+        false
+    }
+}
+
+/// How the kernel is told what to send.
+pub(super) enum ToSend {
+    Bytes(*const u8, u32),
+    Message(*mut libc::msghdr),
+}
+
+/// Gaps between the pieces of a receive, for what a protocol will put around each.
+#[derive(Clone, Copy, Debug)]
+pub struct Spacing {
+    /// Bytes of one piece.
+    pub piece: usize,
+    /// Bytes between two pieces.
+    pub gap: usize,
+}
+
+impl Spacing {
+    /// How many pieces an empty buffer of `room` bytes in all has room for, with a gap behind the last one too.
+    fn fit(self, room: usize) -> usize {
+        ((room - BUFFER_FRONT) / (self.piece + self.gap)).min(PIECES)
+    }
+
+    /// Bytes that `count` received bytes take up, gaps between them included.
+    pub(super) fn span(self, count: usize) -> usize {
+        count + count.saturating_sub(1) / self.piece * self.gap
+    }
+}
+
+/// Tells the kernel to fill the empty `buffer` with spaced pieces.
+pub(super) fn spaced_header(buffer: &mut RingBuf, spacing: Spacing) -> *mut libc::msghdr {
+    assert!(buffer.is_empty(), "spacing needs an empty buffer");
+    let vectors = vectors(buffer);
+    let whole = buffer.whole();
+    let count = spacing.fit(whole.len());
+    for index in 0..count {
+        let start = BUFFER_FRONT + index * (spacing.piece + spacing.gap);
+        let piece = &mut whole[start..start + spacing.piece];
+        // SAFETY: `fit` keeps `count` at PIECES at most, for which the control area has room.
+        unsafe {
+            vectors.add(index).write(libc::iovec {
+                iov_base: piece.as_mut_ptr().cast(),
+                iov_len: piece.len(),
+            });
+        }
+    }
+    write_header(buffer, vectors, count)
+}
+
+fn vectors(buffer: &RingBuf) -> *mut libc::iovec {
+    // SAFETY: the control area is CONTROL bytes long, and aligned to a cache line as the slot is.
+    unsafe { buffer.control().add(VECTORS).cast() }
+}
+
+fn write_header(buffer: &RingBuf, first: *mut libc::iovec, count: usize) -> *mut libc::msghdr {
+    let header: *mut libc::msghdr = buffer.control().cast();
+    // SAFETY: the header's place in the control area is owned with the buffer, large enough and aligned; all-zero is a
+    // valid msghdr.
+    unsafe {
+        header.write(std::mem::zeroed());
+        (*header).msg_iov = first;
+        (*header).msg_iovlen = count;
+    }
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pool::{BufferPool, PoolConfig, Size};
+    use super::*;
+
+    fn large(bytes: &[u8]) -> RingBuf {
+        let config = PoolConfig {
+            payload: 100,
+            large_payload: 60_000,
+            posted: 1,
+            max: 1,
+            large_max: 1,
+        };
+        let pool = BufferPool::new(config).unwrap();
+        let mut buffer = pool.acquire(Size::Large).unwrap();
+        buffer.append(bytes);
+        buffer
+    }
+
+    /// Takes `bytes` apart into pieces of `sizes` with three bytes in front of and two behind each.
+    fn apart(bytes: &[u8], sizes: &[usize]) -> (Pieces, Vec<u8>) {
+        let mut pieces = Pieces::of(large(bytes));
+        let mut expected = Vec::new();
+        for &size in sizes {
+            expected.extend_from_slice(&pieces.rest()[3..3 + size]);
+            pieces.take(3 + size + 2, 3..3 + size);
+        }
+        (pieces, expected)
+    }
+
+    #[test]
+    fn pieces_are_merged_or_kept_apart_and_lose_nothing() {
+        let bytes: Vec<u8> = (0..50_000u32).map(|i| (i % 251) as u8).collect();
+        for sizes in [
+            &[1][..],
+            &[5000],
+            &[5000, 6000],
+            &[5000, 10, 7, 0, 9000, 1],
+            &[10; 400],
+            &[2048; 20],
+        ] {
+            let (pieces, expected) = apart(&bytes, sizes);
+            assert_eq!(pieces.iter().collect::<Vec<_>>().concat(), expected);
+            assert_eq!(pieces.len(), expected.len());
+            assert!(usize::from(pieces.count) <= PIECES);
+            let used: usize = sizes.iter().map(|size| size + 5).sum();
+            assert_eq!(&*pieces.into_rest().unwrap(), &bytes[used..]);
+        }
+    }
+
+    #[test]
+    fn what_was_sent_is_skipped() {
+        let bytes: Vec<u8> = (0..50_000u32).map(|i| (i % 249) as u8).collect();
+        let (mut pieces, expected) = apart(&bytes, &[3000, 4000, 5000]);
+        let mut seen = Vec::new();
+        for step in [1, 2999, 3999, 1, 1, 10_000] {
+            let next: Vec<u8> = match pieces.to_send() {
+                // SAFETY: both name bytes of the buffer that `pieces` owns.
+                ToSend::Bytes(at, len) => unsafe {
+                    std::slice::from_raw_parts(at, len as usize).to_vec()
+                },
+                ToSend::Message(header) => unsafe {
+                    let vectors =
+                        std::slice::from_raw_parts((*header).msg_iov, (*header).msg_iovlen);
+                    vectors
+                        .iter()
+                        .flat_map(|v| {
+                            std::slice::from_raw_parts(v.iov_base.cast::<u8>(), v.iov_len).to_vec()
+                        })
+                        .collect()
+                },
+            };
+            let step = step.min(next.len());
+            seen.extend_from_slice(&next[..step]);
+            if !pieces.advance(step) {
+                break;
+            }
+        }
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn a_spaced_receive_leaves_its_gaps() {
+        let spacing = Spacing {
+            piece: 16_384,
+            gap: 22,
+        };
+        assert_eq!(spacing.fit(BUFFER_FRONT + 3 * 16_406 + 16_405), 3);
+        assert_eq!(spacing.span(0), 0);
+        assert_eq!(spacing.span(16_384), 16_384);
+        assert_eq!(spacing.span(16_385), 16_385 + 22);
+        let mut buffer = large(b"");
+        let header = spaced_header(&mut buffer, spacing);
+        // SAFETY: the header lies in the buffer's slot.
+        assert_eq!(unsafe { (*header).msg_iovlen }, 3);
+    }
+}

@@ -1,0 +1,320 @@
+//! The record layer of an established session: what the peer's records mean, and records of one's own.
+
+use std::ops::Range;
+
+use rustls::kernel::KernelConnection;
+use rustls::{AlertDescription, ContentType, ProtocolVersion};
+
+use super::fault::Fault;
+use super::protection::Protection;
+use crate::limits::{
+    TLS_EMPTY_RECORDS_MAX, TLS_HANDSHAKE_MESSAGE_MAX, TLS_KEY_UPDATES_MAX, TLS_PLAINTEXT_MAX,
+    TLS_RECORD_HEADER, TLS_RENEGOTIATIONS_MAX, TLS_WARNINGS_MAX,
+};
+use crate::tls::handshake::Connection;
+
+/// Handshake messages that can follow a handshake (RFC 8446, section 4; RFC 5246, section 7.4).
+const HELLO_REQUEST: u8 = 0;
+const CLIENT_HELLO: u8 = 1;
+const NEW_SESSION_TICKET: u8 = 4;
+const KEY_UPDATE: u8 = 24;
+
+/// Records before the limit at which new keys are made: more than one buffer's worth.
+const KEY_UPDATE_MARGIN: u64 = 64;
+
+/// What a record carried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Application data, at this place in the record.
+    Data(Range<usize>),
+    /// Something that the layer has dealt with.
+    Nothing,
+    /// close_notify: the peer sends no more.
+    Closed,
+}
+
+/// Records of a kind that carries nothing, since the last one that did.
+#[derive(Default)]
+struct Idle {
+    empty: u8,
+    key_updates: u8,
+    warnings: u8,
+    renegotiations: u8,
+}
+
+/// One end of an established session. It does no I/O: records are opened and sealed where they lie.
+pub struct RecordLayer<C: Connection> {
+    opening: Protection,
+    sealing: Protection,
+    keys: KernelConnection<C::Data>,
+    version: ProtocolVersion,
+    /// A handshake message that came in pieces, so far.
+    partial: Vec<u8>,
+    /// Sealed records of the layer's own, to be sent before anything that is sealed later.
+    outgoing: Vec<u8>,
+    /// The peer has asked for new keys.
+    update_due: bool,
+    idle: Idle,
+}
+
+impl<C: Connection> RecordLayer<C> {
+    /// Takes a connection over whose handshake is done.
+    ///
+    /// # Errors
+    /// rustls's, if it is not done or its secrets may not be extracted.
+    pub fn take_over(connection: C) -> Result<Self, rustls::Error> {
+        let (secrets, keys) = connection.take_over()?;
+        let version = keys.protocol_version();
+        let internal = |_| rustls::Error::General("a cipher suite without a record layer".into());
+        Ok(Self {
+            opening: Protection::new(&secrets.rx.1, secrets.rx.0, version).map_err(internal)?,
+            sealing: Protection::new(&secrets.tx.1, secrets.tx.0, version).map_err(internal)?,
+            keys,
+            version,
+            partial: Vec::new(),
+            outgoing: Vec::new(),
+            update_due: false,
+            idle: Idle::default(),
+        })
+    }
+
+    /// Bytes of the record at the start of `bytes`, its header included; `None` where the header is not complete.
+    ///
+    /// # Errors
+    /// [`Fault`] for a header that begins no record.
+    pub fn record_length(&self, bytes: &[u8]) -> Result<Option<usize>, Fault> {
+        let Some(header) = bytes.first_chunk::<TLS_RECORD_HEADER>() else {
+            return Ok(None);
+        };
+        let body = usize::from(u16::from_be_bytes([header[3], header[4]]));
+        match header {
+            [20..=23, 3, ..] if body <= self.opening.body_max() => {
+                Ok(Some(TLS_RECORD_HEADER + body))
+            }
+            [20..=23, 3, ..] => Err(Fault::Overflow),
+            _ => Err(Fault::Decode),
+        }
+    }
+
+    /// Opens the record at the start of `bytes`: its length and what it carried. `None` where it is not complete.
+    ///
+    /// # Errors
+    /// The [`Fault`] that ends the session.
+    pub fn open(&mut self, bytes: &mut [u8]) -> Result<Option<(usize, Content)>, Fault> {
+        let Some(length) = self.record_length(bytes)?.filter(|n| *n <= bytes.len()) else {
+            return Ok(None);
+        };
+        let record = &mut bytes[..length];
+        let (kind, place) = self.opening.open(record)?;
+        if kind != ContentType::Handshake && !self.partial.is_empty() {
+            // A handshake message in pieces must not be interrupted (RFC 8446, section 5.1).
+            return Err(Fault::Unexpected);
+        }
+        let content = match kind {
+            ContentType::ApplicationData if place.is_empty() => {
+                count(&mut self.idle.empty, TLS_EMPTY_RECORDS_MAX)?;
+                Content::Nothing
+            }
+            ContentType::ApplicationData => {
+                self.idle = Idle::default();
+                Content::Data(place)
+            }
+            ContentType::Alert => self.alert_received(&record[place])?,
+            ContentType::Handshake => {
+                self.handshake_received(&record[place])?;
+                Content::Nothing
+            }
+            _ => return Err(Fault::Unexpected),
+        };
+        Ok(Some((length, content)))
+    }
+
+    fn tls13(&self) -> bool {
+        self.version == ProtocolVersion::TLSv1_3
+    }
+
+    fn alert_received(&mut self, alert: &[u8]) -> Result<Content, Fault> {
+        const WARNING: u8 = 1;
+        let &[level, description] = alert else {
+            return Err(Fault::Decode);
+        };
+        match AlertDescription::from(description) {
+            AlertDescription::CloseNotify => Ok(Content::Closed),
+            // The level means nothing in TLS 1.3: all others are fatal (RFC 8446, section 6).
+            AlertDescription::UserCanceled if self.tls13() => {
+                count(&mut self.idle.warnings, TLS_WARNINGS_MAX)?;
+                Ok(Content::Nothing)
+            }
+            _ if level == WARNING && !self.tls13() => {
+                count(&mut self.idle.warnings, TLS_WARNINGS_MAX)?;
+                Ok(Content::Nothing)
+            }
+            fatal => Err(Fault::PeerAlert(fatal)),
+        }
+    }
+
+    /// Handshake messages, perhaps several in one record or one in several.
+    fn handshake_received(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        if bytes.is_empty() || self.partial.len() + bytes.len() > TLS_HANDSHAKE_MESSAGE_MAX {
+            return Err(Fault::Unexpected);
+        }
+        let mut all = std::mem::take(&mut self.partial);
+        all.extend_from_slice(bytes);
+        let mut rest = &all[..];
+        while let Some(&[kind, a, b, c]) = rest.first_chunk::<4>() {
+            let length = u32::from_be_bytes([0, a, b, c]) as usize;
+            if length > TLS_HANDSHAKE_MESSAGE_MAX {
+                return Err(Fault::Unexpected);
+            }
+            let Some(message) = rest.get(4..4 + length) else {
+                break;
+            };
+            rest = &rest[4 + length..];
+            self.message_received(kind, message, rest.is_empty())?;
+        }
+        self.partial = rest.to_vec();
+        Ok(())
+    }
+
+    /// One handshake message; `last`: nothing follows it in its record.
+    fn message_received(&mut self, kind: u8, message: &[u8], last: bool) -> Result<(), Fault> {
+        match kind {
+            KEY_UPDATE if self.tls13() => self.key_update_received(message, last),
+            NEW_SESSION_TICKET if self.tls13() => C::ticket_received(&mut self.keys, message),
+            CLIENT_HELLO | HELLO_REQUEST if !self.tls13() => {
+                // RFC 5746, section 5 and RFC 5246, section 7.2.2: no renegotiation, and the session goes on.
+                count(&mut self.idle.renegotiations, TLS_RENEGOTIATIONS_MAX)?;
+                self.queue_alert(AlertDescription::NoRenegotiation)
+            }
+            _ => Err(Fault::Unexpected),
+        }
+    }
+
+    /// RFC 8446, section 4.6.3.
+    fn key_update_received(&mut self, message: &[u8], last: bool) -> Result<(), Fault> {
+        let &[requested] = message else {
+            return Err(Fault::Decode);
+        };
+        if !last {
+            // What follows in the same record would be under the old keys.
+            return Err(Fault::Unexpected);
+        }
+        count(&mut self.idle.key_updates, TLS_KEY_UPDATES_MAX)?;
+        match requested {
+            0 => {}
+            1 => self.update_due = true,
+            _ => return Err(Fault::IllegalParameter),
+        }
+        let (sequence, secrets) = self.keys.update_rx_secret().map_err(|_| Fault::Internal)?;
+        self.opening = Protection::new(&secrets, sequence, self.version)?;
+        Ok(())
+    }
+
+    /// Bytes that a sealed record has in front of and behind its content.
+    pub fn around(&self) -> (usize, usize) {
+        (self.sealing.front(), self.sealing.back())
+    }
+
+    /// Makes ready to seal a buffer's worth of records: new keys, if the peer has asked for them or these are nearly used
+    /// up. What is to be sent first comes back, empty most of the time.
+    ///
+    /// # Errors
+    /// [`Fault`]
+    pub fn before_sealing(&mut self) -> Result<Vec<u8>, Fault> {
+        let near = self.sealing.left() <= KEY_UPDATE_MARGIN;
+        if self.tls13() && (self.update_due || near) {
+            self.update_due = false;
+            const NOT_REQUESTED: u8 = 0;
+            self.queue(
+                ContentType::Handshake,
+                &[KEY_UPDATE, 0, 0, 1, NOT_REQUESTED],
+            )?;
+            let (sequence, secrets) = self.keys.update_tx_secret().map_err(|_| Fault::Internal)?;
+            self.sealing = Protection::new(&secrets, sequence, self.version)?;
+        }
+        Ok(std::mem::take(&mut self.outgoing))
+    }
+
+    /// Seals application data in place. `records` holds the content with [`RecordLayer::around`] bytes of room around each
+    /// piece of [`TLS_PLAINTEXT_MAX`] bytes, the last one perhaps shorter.
+    ///
+    /// # Errors
+    /// [`Fault::Exhausted`].
+    pub fn seal(&mut self, records: &mut [u8]) -> Result<(), Fault> {
+        let (front, back) = self.around();
+        for record in records.chunks_mut(front + TLS_PLAINTEXT_MAX + back) {
+            self.sealing.seal(record, ContentType::ApplicationData)?;
+        }
+        Ok(())
+    }
+
+    /// Seals application data into records of their own.
+    ///
+    /// # Errors
+    /// [`Fault::Exhausted`].
+    pub fn seal_message(&mut self, message: &[u8]) -> Result<Vec<u8>, Fault> {
+        let mut records = self.before_sealing()?;
+        for piece in message.chunks(TLS_PLAINTEXT_MAX) {
+            self.append(&mut records, ContentType::ApplicationData, piece)?;
+        }
+        Ok(records)
+    }
+
+    /// close_notify, behind whatever is to be sent before it.
+    ///
+    /// # Errors
+    /// [`Fault::Exhausted`].
+    pub fn close_notify(&mut self) -> Result<Vec<u8>, Fault> {
+        self.queue_alert(AlertDescription::CloseNotify)?;
+        self.before_sealing()
+    }
+
+    /// The fatal alert for what ends the session, behind whatever is to be sent before it.
+    ///
+    /// # Errors
+    /// [`Fault::Exhausted`].
+    pub fn fatal(&mut self, alert: AlertDescription) -> Result<Vec<u8>, Fault> {
+        const FATAL: u8 = 2;
+        self.queue(ContentType::Alert, &[FATAL, alert.into()])?;
+        Ok(std::mem::take(&mut self.outgoing))
+    }
+
+    fn queue_alert(&mut self, alert: AlertDescription) -> Result<(), Fault> {
+        const WARNING: u8 = 1;
+        self.queue(ContentType::Alert, &[WARNING, alert.into()])
+    }
+
+    fn queue(&mut self, kind: ContentType, content: &[u8]) -> Result<(), Fault> {
+        let mut outgoing = std::mem::take(&mut self.outgoing);
+        let result = self.append(&mut outgoing, kind, content);
+        self.outgoing = outgoing;
+        result
+    }
+
+    fn append(
+        &mut self,
+        records: &mut Vec<u8>,
+        kind: ContentType,
+        content: &[u8],
+    ) -> Result<(), Fault> {
+        let (front, back) = self.around();
+        let start = records.len();
+        records.resize(start + front, 0);
+        records.extend_from_slice(content);
+        records.resize(start + front + content.len() + back, 0);
+        self.sealing.seal(&mut records[start..], kind)
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_sealing_limit(&mut self, limit: u64) {
+        self.sealing.set_limit(limit);
+    }
+}
+
+fn count(counter: &mut u8, max: u8) -> Result<(), Fault> {
+    *counter += 1;
+    if *counter > max {
+        return Err(Fault::Unexpected);
+    }
+    Ok(())
+}
