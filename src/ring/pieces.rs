@@ -285,6 +285,7 @@ mod tests {
                 ToSend::Bytes(at, len) => unsafe {
                     std::slice::from_raw_parts(at, len as usize).to_vec()
                 },
+                // SAFETY: the header and what it points to live in the slot that `pieces` owns.
                 ToSend::Message(header) => unsafe {
                     let vectors =
                         std::slice::from_raw_parts((*header).msg_iov, (*header).msg_iovlen);

@@ -88,10 +88,10 @@ impl<C: Connection> RecordLayer<C> {
         };
         let body = usize::from(u16::from_be_bytes([header[3], header[4]]));
         match header {
-            [20..=23, 3, ..] if body <= self.opening.body_max() => {
+            [20..=23, 3, 3, ..] if body <= self.opening.body_max() => {
                 Ok(Some(TLS_RECORD_HEADER + body))
             }
-            [20..=23, 3, ..] => Err(Fault::Overflow),
+            [20..=23, 3, 3, ..] => Err(Fault::Overflow),
             _ => Err(Fault::Decode),
         }
     }

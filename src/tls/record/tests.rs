@@ -6,14 +6,18 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::{
-    ClientConfig, ClientConnection, ContentType, RootCertStore, ServerConfig, SupportedCipherSuite,
+    AlertDescription, ClientConfig, ClientConnection, ContentType, RootCertStore, ServerConfig,
+    SupportedCipherSuite,
 };
 
 use super::protection::Protection;
 use super::*;
 use crate::certs::make::Usage;
 use crate::certs::{self, IssueRequest, KeyType, MakeCa, Validity};
-use crate::limits::{TLS_EMPTY_RECORDS_MAX, TLS_PLAINTEXT_MAX};
+use crate::limits::{
+    TLS_EMPTY_RECORDS_MAX, TLS_KEY_UPDATES_MAX, TLS_PLAINTEXT_MAX, TLS_RENEGOTIATIONS_MAX,
+    TLS_WARNINGS_MAX,
+};
 use crate::tls::handshake::Handshake;
 
 type Server = RecordLayer<UnbufferedServerConnection>;
@@ -57,7 +61,7 @@ fn session(suite: SupportedCipherSuite) -> (ClientConnection, Server) {
     };
     let ca = certs::make_ca(&MakeCa {
         common_name: "ca".into(),
-        days: 1,
+        days: 2,
         key_type,
     })
     .unwrap();
@@ -79,11 +83,12 @@ fn session(suite: SupportedCipherSuite) -> (ClientConnection, Server) {
     config.enable_secret_extraction = true;
     let mut roots = RootCertStore::empty();
     roots.add(ca.certificate().clone()).unwrap();
-    let client = ClientConfig::builder_with_provider(provider)
+    let mut client = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&versions)
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
+    client.enable_secret_extraction = true;
     let name = ServerName::try_from("server.test").unwrap();
     let mut client = ClientConnection::new(client.into(), name).unwrap();
     let mut server = Handshake::new(UnbufferedServerConnection::new(config.into()).unwrap());
@@ -195,5 +200,384 @@ fn the_records_of_rfc_8448_open_and_are_made_again() {
             sealing.seal(&mut made, kind).unwrap();
             assert_eq!(made, hex(record));
         }
+    }
+}
+
+/// Feeds `bytes` to the layer in random portions, as a socket would.
+fn open_in_portions(server: &mut Server, bytes: &[u8], random: &mut Random) -> Vec<u8> {
+    let (mut input, mut plain, mut fed) = (Vec::new(), Vec::new(), 0);
+    while fed < bytes.len() {
+        let most = [1, 7, 300, 40_000][random.below(4)];
+        let portion = (1 + random.below(most)).min(bytes.len() - fed);
+        input.extend_from_slice(&bytes[fed..fed + portion]);
+        fed += portion;
+        let (opened, closed) = open_all(server, &mut input).unwrap();
+        assert!(!closed);
+        plain.extend_from_slice(&opened);
+    }
+    assert!(input.is_empty(), "half a record is left");
+    plain
+}
+
+/// A message of a length at, below or beyond the bounds of a record.
+fn message(random: &mut Random) -> Vec<u8> {
+    let length = match random.below(4) {
+        0 => 1 + random.below(64),
+        1 => TLS_PLAINTEXT_MAX - 1 + random.below(3),
+        2 => 2 * TLS_PLAINTEXT_MAX + random.below(TLS_PLAINTEXT_MAX),
+        _ => 1 + random.below(TLS_PLAINTEXT_MAX),
+    };
+    random.bytes(length)
+}
+
+#[test]
+fn every_suite_carries_random_streams_to_and_from_rustls() {
+    for (seed, suite) in suites().into_iter().enumerate() {
+        let mut random = Random(seed as u64);
+        let (mut client, mut server) = session(suite);
+        for _ in 0..24 {
+            let up = message(&mut random);
+            let records = write(&mut client, &up);
+            assert!(
+                open_in_portions(&mut server, &records, &mut random) == up,
+                "{suite:?} up"
+            );
+            let down = message(&mut random);
+            let records = seal(&mut server, &down);
+            assert!(read(&mut client, &records) == down, "{suite:?} down");
+            let short = random.bytes(100);
+            let records = server.seal_message(&short).unwrap();
+            assert!(read(&mut client, &records) == short, "{suite:?} message");
+        }
+        client.send_close_notify();
+        let mut last = written(&mut client);
+        assert_eq!(
+            open_all(&mut server, &mut last).unwrap(),
+            (Vec::new(), true)
+        );
+        let mut last = &server.close_notify().unwrap()[..];
+        client.read_tls(&mut last).unwrap();
+        assert!(client.process_new_packets().unwrap().peer_has_closed());
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_a_fault() {
+    for suite in suites() {
+        let (mut client, _) = session(suite);
+        let record = write(&mut client, b"sixteen bytes of");
+        let (mut other, mut server) = session(suite);
+        let mut whole = write(&mut other, b"sixteen bytes of");
+        assert_eq!(whole.len(), record.len());
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            // Bits of the length can also make the record incomplete, or too long.
+            let opened = server.open(&mut flipped);
+            let in_length = (24..40).contains(&bit);
+            match opened {
+                Err(Fault::BadRecordMac) => {}
+                // The header's type and version.
+                Err(Fault::Decode | Fault::Unexpected) if bit < 24 => {}
+                Err(Fault::Overflow) | Ok(None) if in_length => {}
+                opened => panic!("{suite:?}, bit {bit}: {opened:?}"),
+            }
+        }
+        // None of them has moved the sequence on.
+        let (plain, _) = open_all(&mut server, &mut whole).unwrap();
+        assert_eq!(plain, b"sixteen bytes of");
+    }
+}
+
+fn tls13() -> SupportedCipherSuite {
+    aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256
+}
+
+fn tls12() -> SupportedCipherSuite {
+    aws_lc_rs::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+}
+
+/// A record that the client would send, of any type and content.
+struct Forger {
+    keys: Protection,
+}
+
+impl Forger {
+    /// A session, and the client's keys from now on.
+    fn new(suite: SupportedCipherSuite) -> (Self, Server) {
+        let (client, server) = session(suite);
+        let version = client.protocol_version().unwrap();
+        let secrets = client.dangerous_extract_secrets().unwrap();
+        let keys = Protection::new(&secrets.tx.1, secrets.tx.0, version).unwrap();
+        (Self { keys }, server)
+    }
+
+    fn record(&mut self, kind: ContentType, content: &[u8]) -> Vec<u8> {
+        let (front, back) = (self.keys.front(), self.keys.back());
+        let mut record = [&vec![0; front], content, &vec![0; back]].concat();
+        self.keys.seal(&mut record, kind).unwrap();
+        record
+    }
+
+    /// The fault of the first of `count` such records that is one.
+    fn fault_after(
+        &mut self,
+        server: &mut Server,
+        kind: ContentType,
+        content: &[u8],
+    ) -> (usize, Fault) {
+        for count in 0..1000 {
+            if let Err(fault) = server.open(&mut self.record(kind, content)) {
+                return (count, fault);
+            }
+        }
+        panic!("no fault in 1000 records");
+    }
+}
+
+#[test]
+fn new_keys_come_when_the_peer_asks_and_when_it_does_not() {
+    let (mut client, mut server) = session(tls13());
+    for round in 0..3 {
+        // rustls asks for new keys of this end too.
+        client.refresh_traffic_keys().unwrap();
+        let mut records = write(&mut client, b"under new keys");
+        let (plain, _) = open_all(&mut server, &mut records).unwrap();
+        assert_eq!(plain, b"under new keys", "round {round}");
+        let first = server.before_sealing().unwrap();
+        assert!(!first.is_empty(), "the answer to the request");
+        assert!(read(&mut client, &first).is_empty());
+        let records = seal(&mut server, b"and so are these");
+        assert_eq!(read(&mut client, &records), b"and so are these");
+    }
+    assert!(server.before_sealing().unwrap().is_empty());
+}
+
+#[test]
+fn keys_are_renewed_before_they_are_used_up() {
+    let (mut client, mut server) = session(tls13());
+    let mut updates = 0;
+    for number in 0..500_u32 {
+        server.set_sealing_limit(200);
+        let first = server.before_sealing().unwrap();
+        updates += usize::from(!first.is_empty());
+        read(&mut client, &first);
+        let records = seal(&mut server, &number.to_be_bytes());
+        assert_eq!(read(&mut client, &records), number.to_be_bytes());
+    }
+    assert!((2..=4).contains(&updates), "{updates} updates");
+}
+
+#[test]
+fn tls12_keys_end_the_session_when_they_are_used_up() {
+    let (_, mut server) = session(tls12());
+    server.set_sealing_limit(3);
+    // The handshake's Finished was the first.
+    let sealed: Vec<_> = (0..3)
+        .map(|_| server.seal_message(b"one more").err())
+        .collect();
+    assert_eq!(sealed, [None, None, Some(Fault::Exhausted)]);
+}
+
+#[test]
+fn floods_of_records_that_carry_nothing_are_faults() {
+    for suite in [tls13(), tls12()] {
+        let (mut forger, mut server) = Forger::new(suite);
+        let flood = forger.fault_after(&mut server, ContentType::ApplicationData, b"");
+        assert_eq!(
+            flood,
+            (usize::from(TLS_EMPTY_RECORDS_MAX), Fault::Unexpected)
+        );
+    }
+    let (mut forger, mut server) = Forger::new(tls13());
+    let user_canceled = [1, 90];
+    let flood = forger.fault_after(&mut server, ContentType::Alert, &user_canceled);
+    assert_eq!(flood, (usize::from(TLS_WARNINGS_MAX), Fault::Unexpected));
+    let (mut forger, mut server) = Forger::new(tls12());
+    let no_certificate = [1, 41];
+    let flood = forger.fault_after(&mut server, ContentType::Alert, &no_certificate);
+    assert_eq!(flood, (usize::from(TLS_WARNINGS_MAX), Fault::Unexpected));
+    let (mut forger, mut server) = Forger::new(tls12());
+    let hello_request = [0, 0, 0, 0];
+    let flood = forger.fault_after(&mut server, ContentType::Handshake, &hello_request);
+    assert_eq!(
+        flood,
+        (usize::from(TLS_RENEGOTIATIONS_MAX), Fault::Unexpected)
+    );
+}
+
+#[test]
+fn data_between_empty_records_makes_them_none_of_a_flood() {
+    let (mut forger, mut server) = Forger::new(tls13());
+    for _ in 0..10 * usize::from(TLS_EMPTY_RECORDS_MAX) {
+        for content in [&b""[..], b"data"] {
+            let mut record = forger.record(ContentType::ApplicationData, content);
+            server.open(&mut record).unwrap().unwrap();
+        }
+    }
+}
+
+#[test]
+fn key_updates_without_data_are_a_flood() {
+    let (mut client, mut server) = session(tls13());
+    let mut faults = Vec::new();
+    for _ in 0..=TLS_KEY_UPDATES_MAX {
+        client.refresh_traffic_keys().unwrap();
+        faults.extend(open_all(&mut server, &mut written(&mut client)).err());
+    }
+    assert_eq!(faults, [Fault::Unexpected]);
+}
+
+#[test]
+fn what_does_not_belong_in_a_session_is_a_fault() {
+    let long = vec![0; TLS_PLAINTEXT_MAX + 1];
+    let huge_message = [20, 2, 0, 0];
+    let cases: [(&str, SupportedCipherSuite, ContentType, &[u8], Fault); 12] = [
+        (
+            "a fatal alert",
+            tls13(),
+            ContentType::Alert,
+            &[2, 40],
+            Fault::PeerAlert(AlertDescription::HandshakeFailure),
+        ),
+        (
+            "a fatal alert",
+            tls12(),
+            ContentType::Alert,
+            &[2, 40],
+            Fault::PeerAlert(AlertDescription::HandshakeFailure),
+        ),
+        (
+            "half an alert",
+            tls13(),
+            ContentType::Alert,
+            &[2],
+            Fault::Decode,
+        ),
+        (
+            "two alerts in one",
+            tls13(),
+            ContentType::Alert,
+            &[1, 0, 1, 0],
+            Fault::Decode,
+        ),
+        (
+            "no handshake message",
+            tls13(),
+            ContentType::Handshake,
+            &[],
+            Fault::Unexpected,
+        ),
+        (
+            "a ticket from a client",
+            tls13(),
+            ContentType::Handshake,
+            &[4, 0, 0, 1, 0],
+            Fault::Unexpected,
+        ),
+        (
+            "a key update with more behind it",
+            tls13(),
+            ContentType::Handshake,
+            &[24, 0, 0, 1, 0, 24],
+            Fault::Unexpected,
+        ),
+        (
+            "a key update that asks for what is none",
+            tls13(),
+            ContentType::Handshake,
+            &[24, 0, 0, 1, 2],
+            Fault::IllegalParameter,
+        ),
+        (
+            "a key update of TLS 1.3",
+            tls12(),
+            ContentType::Handshake,
+            &[24, 0, 0, 1, 0],
+            Fault::Unexpected,
+        ),
+        (
+            "a message beyond every bound",
+            tls13(),
+            ContentType::Handshake,
+            &huge_message,
+            Fault::Unexpected,
+        ),
+        (
+            "ChangeCipherSpec",
+            tls12(),
+            ContentType::ChangeCipherSpec,
+            &[1],
+            Fault::Unexpected,
+        ),
+        (
+            "a record too long",
+            tls13(),
+            ContentType::ApplicationData,
+            &long,
+            Fault::Overflow,
+        ),
+    ];
+    for (name, suite, kind, content, fault) in cases {
+        let (mut forger, mut server) = Forger::new(suite);
+        let mut record = forger.record(kind, content);
+        assert_eq!(server.open(&mut record), Err(fault), "{name}");
+    }
+}
+
+#[test]
+fn handshake_messages_may_come_in_pieces_but_not_be_interrupted() {
+    let key_update = [24, 0, 0, 1, 0];
+    for cut in 1..key_update.len() {
+        let (mut forger, mut server) = Forger::new(tls13());
+        for piece in [&key_update[..cut], &key_update[cut..]] {
+            let mut record = forger.record(ContentType::Handshake, piece);
+            let (_, content) = server.open(&mut record).unwrap().unwrap();
+            assert_eq!(content, Content::Nothing);
+        }
+        let (mut forger, mut server) = Forger::new(tls13());
+        let mut record = forger.record(ContentType::Handshake, &key_update[..cut]);
+        server.open(&mut record).unwrap();
+        let mut record = forger.record(ContentType::ApplicationData, b"between");
+        assert_eq!(server.open(&mut record), Err(Fault::Unexpected));
+    }
+}
+
+#[test]
+fn padding_is_taken_off_and_nothing_but_padding_is_a_fault() {
+    let (mut forger, mut server) = Forger::new(tls13());
+    // A content of "padded", its type, and zeros, of which the sealing takes the last for the type.
+    let mut record = forger.record(ContentType::from(0), b"padded\x17\0\0\0");
+    let (_, content) = server.open(&mut record).unwrap().unwrap();
+    assert_eq!(content, Content::Data(5..11));
+    let mut record = forger.record(ContentType::from(0), &[0; 100]);
+    assert_eq!(server.open(&mut record), Err(Fault::Unexpected));
+}
+
+#[test]
+fn a_header_that_begins_no_record_is_told_before_its_body_comes() {
+    let (_, mut server) = session(tls13());
+    for (header, fault) in [
+        (*b"GET /", Fault::Decode),
+        ([23, 2, 0, 0, 30], Fault::Decode),
+        ([23, 3, 3, 0xff, 0xff], Fault::Overflow),
+        ([23, 3, 3, 0x41, 0x01], Fault::Overflow),
+    ] {
+        assert_eq!(server.open(&mut header.clone()), Err(fault), "{header:?}");
+    }
+    assert_eq!(server.open(&mut [23, 3, 3, 0x41, 0x00]), Ok(None));
+    assert_eq!(server.open(&mut [23, 3, 3, 0]), Ok(None));
+}
+
+#[test]
+fn a_refusal_is_read_by_rustls_as_the_alert_it_is() {
+    for suite in [tls13(), tls12()] {
+        let (mut client, mut server) = session(suite);
+        let alert = server.fatal(AlertDescription::AccessDenied).unwrap();
+        client.read_tls(&mut &alert[..]).unwrap();
+        assert_eq!(
+            client.process_new_packets().unwrap_err(),
+            rustls::Error::AlertReceived(AlertDescription::AccessDenied)
+        );
     }
 }
