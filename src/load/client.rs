@@ -180,6 +180,8 @@ pub(super) fn for_slot(scenario: &Scenario) -> Scenario {
     let mut scenario = scenario.clone();
     if let Some((config, _)) = &mut scenario.tls {
         let mut own = rustls::ClientConfig::clone(config);
+        // The record layer takes the secrets over when the handshake is done.
+        own.enable_secret_extraction = true;
         own.resumption = if scenario.resumed {
             Resumption::in_memory_sessions(8)
         } else {
