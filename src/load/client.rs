@@ -58,7 +58,10 @@ impl Tunnel {
                 let handshake = ClientHandshake::connected(stream, config.clone(), name.clone())
                     .await
                     .map_err(|_| Failure::Tls)?;
-                let carry = handshake.complete().await.map_err(|_| Failure::Tls)?;
+                let carry = handshake
+                    .complete(|| std::future::ready(()))
+                    .await
+                    .map_err(|_| Failure::Tls)?;
                 let resumed = handshake
                     .negotiated()
                     .is_some_and(|(_, kind)| kind == HandshakeKind::Resumed);
