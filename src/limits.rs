@@ -189,6 +189,22 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// Sessions beyond `max_tunnels` that a core still accepts, to tell them that the limit is reached.
 pub const SESSIONS_BEYOND_TUNNELS: usize = 1024;
 
+/// Difference of open sessions, in favour of another core, beyond which an accepted connection is handed over. Handing
+/// over costs a lock and a wake-up (about 2 µs); a handshake costs a hundred times that, so a few sessions suffice.
+pub const HANDOVER_MIN: usize = 4;
+
+/// The same as a share: one in so many of the other core's sessions. Where thousands are open, most of them idle, a few
+/// more or less say nothing about the CPU time.
+pub const HANDOVER_SHARE: usize = 16;
+
+/// Connections on their way to one core at most; beyond it the core that accepted serves them. A core that has not looked
+/// for so long is not the one to give more to.
+pub const HANDOVER_QUEUE: usize = 256;
+
+/// Handshake steps (each one flight of the client's: up to 300 µs of CPU) that a core takes in one turn of its loop,
+/// after the open tunnels' work. One is the shortest wait for a tunnel, and costs 3 % of a handshake's CPU.
+pub const HANDSHAKES_PER_TURN: usize = 1;
+
 /// How often a draining core looks whether its last session has ended.
 pub const DRAIN_POLL: Duration = Duration::from_millis(10);
 

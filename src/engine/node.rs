@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
+use super::handover::Handover;
 use super::material::{LoadError, Material};
-use super::worker;
+use super::worker::{self, Place};
 use crate::backend::{Dialer, OwnAddresses, ResolverHandle};
 use crate::config::Config;
 use crate::observe::{AuditHandle, CoreMetrics, TunnelInfo};
@@ -116,9 +117,11 @@ impl Node {
         };
         refuse_taken(node.address)?;
         let snapshots = material.snapshots(config.engine.cores.len(), &node.revocation)?;
+        let handover = Arc::new(Handover::new(config.engine.cores.len()));
         for (index, (&cpu, snapshot)) in config.engine.cores.iter().zip(snapshots).enumerate() {
             let (devices, quota, audit) = (node.devices.clone(), node.quota.clone(), audit.clone());
             let (resolver, own) = (resolver.clone(), node.own.clone());
+            let load = handover.load(index);
             let make = move || {
                 Core::new(
                     index,
@@ -127,9 +130,16 @@ impl Node {
                     audit,
                     quota,
                     Dialer::new(resolver, own),
+                    load,
                 )
             };
-            match worker::start(cpu, node.address, config.engine.max_tunnels, make) {
+            let place = Place {
+                cpu,
+                address: node.address,
+                max_tunnels: config.engine.max_tunnels,
+                handover: handover.clone(),
+            };
+            match worker::start(place, make) {
                 Ok((started, thread)) => {
                     node.address = started.address;
                     node.cores.push(started.remote);

@@ -3,14 +3,18 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use super::handover::Handover;
 use super::node::EngineError;
-use crate::limits::{ACCEPT_BACKLOG, ACCEPT_PAUSE, DRAIN_POLL, SESSIONS_BEYOND_TUNNELS};
-use crate::ring::{self, Either, Remote, Runtime, RuntimeConfig, Signal, TcpListener};
+use crate::limits::{
+    ACCEPT_BACKLOG, ACCEPT_PAUSE, DRAIN_POLL, HANDSHAKES_PER_TURN, SESSIONS_BEYOND_TUNNELS,
+};
+use crate::ring::{self, Either, Remote, Runtime, RuntimeConfig, Signal, TcpListener, TcpStream};
 use crate::tunnel::{Core, serve};
 
 /// What another thread needs to know about a started core.
@@ -19,10 +23,52 @@ pub(super) struct Started {
     pub address: SocketAddr,
 }
 
+/// Where a core runs and what it shares with the others.
+pub(super) struct Place {
+    pub cpu: usize,
+    pub address: SocketAddr,
+    pub max_tunnels: usize,
+    pub handover: Arc<Handover>,
+}
+
 /// This thread's core, for jobs that come from other threads.
 struct Here {
     core: Rc<Core>,
     stop: Signal,
+    handover: Arc<Handover>,
+}
+
+impl Here {
+    /// Serves an accepted connection, here or on a core that has less to do.
+    fn accepted(&self, stream: TcpStream) {
+        let core = &self.core;
+        let Some(to) = self.handover.better_than(core.index) else {
+            ring::spawn(serve(core.clone(), stream));
+            return;
+        };
+        match self
+            .handover
+            .give(to, stream.into_descriptor(), serve_given)
+        {
+            Ok(()) => core.metrics.borrow_mut().sessions_handed_over += 1,
+            Err(sockets) => self.serve(sockets),
+        }
+    }
+
+    fn serve(&self, sockets: Vec<OwnedFd>) {
+        for socket in sockets {
+            let stream = TcpStream::from_descriptor(socket);
+            ring::spawn(serve(self.core.clone(), stream));
+        }
+    }
+}
+
+/// Serves what other cores have accepted for this thread's.
+fn serve_given() {
+    let here = HERE.with_borrow(Clone::clone);
+    if let Some(here) = here {
+        here.serve(here.handover.take(here.core.index));
+    }
 }
 
 thread_local! {
@@ -42,21 +88,21 @@ pub(super) fn drain() {
     let here = HERE.with_borrow(Clone::clone);
     if let Some(here) = here {
         here.core.draining.set(true);
+        // What was accepted for this core is its own, as if it had accepted it.
+        here.serve(here.handover.leave(here.core.index));
         here.stop.raise();
     }
 }
 
-/// Starts a core on `cpu`, listening on `address`.
+/// Starts a core.
 pub(super) fn start(
-    cpu: usize,
-    address: SocketAddr,
-    max_tunnels: usize,
+    place: Place,
     make_core: impl FnOnce() -> Core + Send + 'static,
 ) -> Result<(Started, thread::JoinHandle<()>), EngineError> {
     let (sender, receiver) = mpsc::channel();
     let thread = thread::Builder::new()
-        .name(format!("core-{cpu}"))
-        .spawn(move || run(cpu, address, max_tunnels, make_core, &sender))
+        .name(format!("core-{}", place.cpu))
+        .spawn(move || run(place, make_core, &sender))
         .map_err(EngineError::Thread)?;
     let started = receiver
         .recv()
@@ -65,15 +111,22 @@ pub(super) fn start(
 }
 
 fn run(
-    cpu: usize,
-    address: SocketAddr,
-    max_tunnels: usize,
+    place: Place,
     make_core: impl FnOnce() -> Core,
     started: &mpsc::Sender<Result<Started, EngineError>>,
 ) {
+    let Place {
+        cpu,
+        address,
+        max_tunnels,
+        handover,
+    } = place;
     let set_up = || {
         ring::pin_to_cpu(cpu).map_err(|source| EngineError::Pin { cpu, source })?;
-        Ok(Runtime::new(RuntimeConfig::default())?)
+        Ok(Runtime::new(RuntimeConfig {
+            permits_per_turn: HANDSHAKES_PER_TURN,
+            ..RuntimeConfig::default()
+        })?)
     };
     let runtime = match set_up() {
         Ok(runtime) => runtime,
@@ -86,6 +139,7 @@ fn run(
     let here = Rc::new(Here {
         core,
         stop: Signal::default(),
+        handover,
     });
     HERE.set(Some(here.clone()));
     let started = started.clone();
@@ -97,6 +151,7 @@ fn run(
                 return;
             }
         };
+        here.handover.join(here.core.index, ring::remote());
         let _ = started.send(Ok(Started {
             remote: ring::remote(),
             address: listener.local_address(),
@@ -112,7 +167,7 @@ fn run(
 /// Accepts until the core drains.
 async fn accept(here: &Here, listener: TcpListener, max_tunnels: usize) {
     let core = &here.core;
-    let limit = max_tunnels.saturating_add(SESSIONS_BEYOND_TUNNELS) as u64;
+    let limit = max_tunnels.saturating_add(SESSIONS_BEYOND_TUNNELS);
     loop {
         let accepting = async {
             while core.sessions() >= limit {
@@ -124,7 +179,7 @@ async fn accept(here: &Here, listener: TcpListener, max_tunnels: usize) {
         };
         match ring::race(here.stop.wait(), accepting).await {
             Either::Left(()) => return,
-            Either::Right(Ok(stream)) => ring::spawn(serve(core.clone(), stream)),
+            Either::Right(Ok(stream)) => here.accepted(stream),
             Either::Right(Err(error)) => {
                 tracing::error!(%error, "accept failed; trying again");
                 ring::sleep(Duration::from_secs(1)).await;

@@ -58,7 +58,10 @@ impl Tunnel {
                 let handshake = ClientHandshake::connected(stream, config.clone(), name.clone())
                     .await
                     .map_err(|_| Failure::Tls)?;
-                let carry = handshake.complete().await.map_err(|_| Failure::Tls)?;
+                let carry = handshake
+                    .complete(|| std::future::ready(()))
+                    .await
+                    .map_err(|_| Failure::Tls)?;
                 let resumed = handshake
                     .negotiated()
                     .is_some_and(|(_, kind)| kind == HandshakeKind::Resumed);
@@ -180,6 +183,8 @@ pub(super) fn for_slot(scenario: &Scenario) -> Scenario {
     let mut scenario = scenario.clone();
     if let Some((config, _)) = &mut scenario.tls {
         let mut own = rustls::ClientConfig::clone(config);
+        // The record layer takes the secrets over when the handshake is done.
+        own.enable_secret_extraction = true;
         own.resumption = if scenario.resumed {
             Resumption::in_memory_sessions(8)
         } else {

@@ -111,6 +111,8 @@ impl HandshakeCounters {
 pub struct CoreMetrics {
     /// Connections accepted, before their first byte.
     pub sessions_accepted: u64,
+    /// Accepted connections that were given to a core with fewer sessions; that core counts them as accepted.
+    pub sessions_handed_over: u64,
     /// Sessions that have ended, whatever the reason.
     pub sessions_closed: u64,
     /// Tunnels that were answered with 200.
@@ -145,6 +147,7 @@ impl CoreMetrics {
     pub fn new() -> Self {
         Self {
             sessions_accepted: 0,
+            sessions_handed_over: 0,
             sessions_closed: 0,
             tunnels_opened: 0,
             tunnels_closed: 0,
@@ -203,6 +206,7 @@ impl CoreMetrics {
         // Taken apart, so that a new field cannot be forgotten here.
         let Self {
             sessions_accepted,
+            sessions_handed_over,
             sessions_closed,
             tunnels_opened,
             tunnels_closed,
@@ -216,6 +220,7 @@ impl CoreMetrics {
             stages,
         } = self;
         *sessions_accepted += other.sessions_accepted;
+        *sessions_handed_over += other.sessions_handed_over;
         *sessions_closed += other.sessions_closed;
         *tunnels_opened += other.tunnels_opened;
         *tunnels_closed += other.tunnels_closed;

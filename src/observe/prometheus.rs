@@ -180,6 +180,11 @@ impl Snapshot {
             "Connections accepted",
             m.sessions_accepted,
         )?;
+        out.counter(
+            "sessions_handed_over",
+            "Accepted connections given to another core",
+            m.sessions_handed_over,
+        )?;
         out.counter("sessions_closed", "Sessions ended", m.sessions_closed)?;
         out.gauge(
             "sessions_live",

@@ -1,7 +1,7 @@
 //! The single-threaded executor and its loop.
 //!
-//! A turn: run the tasks that are ready (a bounded number), fire timers, one `io_uring_enter`, take completions (a
-//! bounded number), take messages of other threads.
+//! A turn: fire timers, run the tasks that are ready (a bounded number), then a bounded number of long steps
+//! ([`super::permit`]), one `io_uring_enter`, take completions (a bounded number), take messages of other threads.
 //!
 //! A waker is one word, core, slot and generation packed together: waking costs no allocation and no reference count,
 //! and a waker that outlives its task, or even its runtime, is harmless.
@@ -22,6 +22,7 @@ use slab::Slab;
 use super::counters::{Cells, Counters, bump};
 use super::driver::{Driver, Key};
 use super::error::RingError;
+use super::permit::Permits;
 use super::pool::{BufferPool, PoolConfig};
 use super::remote::{Message, Remote, Shared};
 use super::wheel::Wheel;
@@ -50,6 +51,8 @@ pub struct RuntimeConfig {
     pub large_buffers_max: u16,
     /// Task polls per loop turn.
     pub polls_per_turn: usize,
+    /// Long steps ([`super::permit`]) per loop turn.
+    pub permits_per_turn: usize,
     /// Completions taken per loop turn.
     pub completions_per_turn: usize,
 }
@@ -64,6 +67,7 @@ impl Default for RuntimeConfig {
             buffers_max: 16 * 1024,
             large_buffers_max: 1024,
             polls_per_turn: 256,
+            permits_per_turn: 1,
             completions_per_turn: 512,
         }
     }
@@ -84,6 +88,7 @@ struct Task {
 pub(super) struct Core {
     pub driver: RefCell<Driver>,
     pub pool: Rc<BufferPool>,
+    pub permits: Permits,
     pub timers: RefCell<Wheel>,
     pub now: Cell<Instant>,
     pub cells: Rc<Cells>,
@@ -284,6 +289,7 @@ impl Runtime {
         let core = Rc::new(Core {
             driver: RefCell::new(driver),
             pool,
+            permits: Permits::default(),
             timers: RefCell::new(Wheel::new()),
             now: Cell::new(start),
             cells,
@@ -339,12 +345,16 @@ impl Runtime {
         core.now.set(Instant::now());
         core.fire_timers(fired);
         core.run_ready(self.config.polls_per_turn);
+        // Long steps last: what waits for them waits for nothing that this turn could have done before.
+        core.run_ready(core.permits.grant(self.config.permits_per_turn));
     }
 
     /// The second half: submit, wait if there is nothing to do, and take what has come.
     fn enter(&self, messages: &mut Vec<Message>) {
         let core = &*self.core;
-        let idle = core.ready.borrow().is_empty() && core.shared.prepare_sleep();
+        let idle = core.ready.borrow().is_empty()
+            && core.permits.is_empty()
+            && core.shared.prepare_sleep();
         let timeout = if idle {
             core.time_to_next_timer()
         } else {

@@ -22,6 +22,7 @@ mod error;
 mod executor;
 mod listener;
 mod op;
+mod permit;
 mod pieces;
 mod pool;
 mod process;
@@ -42,6 +43,7 @@ pub use executor::{
     spawn_owned, trim_buffers, yield_now,
 };
 pub use listener::TcpListener;
+pub use permit::permit;
 pub use pieces::{Pieces, Spacing};
 pub use process::{pin_to_cpu, raise_descriptor_limit};
 pub use remote::{OneshotReceiver, OneshotSender, Remote, oneshot};

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -24,6 +24,9 @@ const POLL_FIRST: u16 = 1;
 
 /// A receive of this many bytes that leaves bytes behind is part of a stream: half of what a small buffer holds.
 const BULK: usize = SMALL_PAYLOAD / 2;
+
+/// In place of the descriptor of a stream that was given away.
+const GIVEN_AWAY: RawFd = -1;
 
 /// A TCP connection of this core. Closed, through the ring, when it is dropped.
 pub struct TcpStream {
@@ -45,6 +48,26 @@ impl TcpStream {
             more_waits: Cell::new(true),
             bulk: Cell::new(false),
         }
+    }
+
+    /// Takes ownership of a connected socket that comes from another core.
+    ///
+    /// # Panics
+    /// Outside a runtime.
+    #[must_use]
+    pub fn from_descriptor(socket: OwnedFd) -> Self {
+        Self::adopt(&current(Rc::clone), socket.into_raw_fd())
+    }
+
+    /// Gives the socket away, to be served by another core. Nothing may have been started on it: an operation of this
+    /// ring would take bytes that are the other core's.
+    #[must_use]
+    pub fn into_descriptor(mut self) -> OwnedFd {
+        let cells = &self.core.cells;
+        cells.fds_live.set(cells.fds_live.get() - 1);
+        let fd = std::mem::replace(&mut self.fd, GIVEN_AWAY);
+        // SAFETY: the descriptor is open and was this stream's alone, which forgot it: drop does not close it.
+        unsafe { OwnedFd::from_raw_fd(fd) }
     }
 
     /// Connects, with `TCP_NODELAY` set. There is no time limit but the system's: see [`super::timeout`].
@@ -323,7 +346,9 @@ impl AsRawFd for TcpStream {
 
 impl Drop for TcpStream {
     fn drop(&mut self) {
-        self.core.driver.borrow_mut().close(self.fd);
+        if self.fd != GIVEN_AWAY {
+            self.core.driver.borrow_mut().close(self.fd);
+        }
     }
 }
 

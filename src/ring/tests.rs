@@ -316,3 +316,83 @@ fn timers_fire_while_tasks_are_busy() {
         busy.set(false);
     });
 }
+
+#[test]
+fn permits_are_given_a_few_a_turn_in_order_and_behind_other_work() {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+    let config = RuntimeConfig {
+        entries: 64,
+        permits_per_turn: 2,
+        ..RuntimeConfig::default()
+    };
+    run_with(config, async {
+        let seen: Rc<RefCell<Vec<(usize, u64)>>> = Rc::default();
+        for step in 0..7 {
+            let seen = seen.clone();
+            spawn(async move {
+                permit().await;
+                seen.borrow_mut().push((step, counters().turns));
+            });
+        }
+        // One that gives up takes no permit from the others.
+        let given_up = spawn_owned(permit());
+        yield_now().await;
+        drop(given_up);
+        let other = Rc::new(RefCell::new(0));
+        let counted = other.clone();
+        let _short = spawn_owned(async move {
+            loop {
+                *counted.borrow_mut() += 1;
+                sleep(Duration::ZERO).await;
+            }
+        });
+        while seen.borrow().len() < 7 {
+            sleep(Duration::from_micros(50)).await;
+        }
+        let seen = seen.borrow();
+        assert!(seen.iter().map(|(step, _)| *step).eq(0..7), "{seen:?}");
+        for (step, turn) in seen.iter() {
+            let same = seen.iter().filter(|(_, other)| other == turn).count();
+            assert!(same <= 2, "step {step}: {same} in turn {turn}");
+        }
+        assert!(*other.borrow() > 0);
+    });
+}
+
+#[test]
+fn a_permit_comes_while_nothing_else_happens() {
+    run(async {
+        for _ in 0..100 {
+            permit().await;
+        }
+    });
+}
+
+#[test]
+fn a_connection_moves_to_another_runtime() {
+    use std::sync::mpsc;
+    let (address, listening) = mpsc::channel();
+    let (to_other, from_here) = mpsc::channel();
+    let here = std::thread::spawn(move || {
+        run(async move {
+            let listener = TcpListener::bind(any_port(), 16).unwrap();
+            address.send(listener.local_address()).unwrap();
+            let stream = listener.accept().await.unwrap();
+            to_other.send(stream.into_descriptor()).unwrap();
+            until("given away", |counters| counters.fds_live == 0).await;
+        });
+    });
+    let mut client = StdStream::connect(listening.recv().unwrap()).unwrap();
+    let socket = from_here.recv().unwrap();
+    here.join().unwrap();
+    client.write_all(b"over").unwrap();
+    run(async move {
+        let stream = TcpStream::from_descriptor(socket);
+        assert_eq!(counters().fds_live, 1);
+        assert_eq!(&*stream.recv().await.unwrap().unwrap(), b"over");
+        drop(stream);
+        until("closed", |counters| counters.fds_live == 0).await;
+    });
+    assert_eq!(client.read(&mut [0; 4]).unwrap(), 0);
+}

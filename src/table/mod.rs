@@ -6,9 +6,11 @@
 //! TLS: a table gets its contents from the rooms below it.
 
 mod devices;
+mod load;
 mod published;
 mod revocation;
 
 pub use devices::{DeviceRegistry, DeviceState, RegistryError, RegistryProblem};
+pub use load::CoreLoad;
 pub use published::Published;
 pub use revocation::{RevocationIndex, RevocationIndexBuilder, Status, canonical_serial};

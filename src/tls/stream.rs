@@ -93,17 +93,21 @@ impl ClientHandshake {
 }
 
 impl<C: Connection> TlsHandshake<C> {
-    /// Completes the handshake. Returns the bytes that came behind it, to be given to the session's first
+    /// Completes the handshake; `pace` is awaited before each step that takes long. Returns the bytes that came behind it, to be given to the session's first
     /// [`TlsStream::recv`].
     ///
     /// # Errors
     /// [`StreamError`]; after [`StreamError::Tls`] the alert waits for [`TlsHandshake::linger`].
-    pub async fn complete(&self) -> Result<Option<RingBuf>, StreamError> {
+    pub async fn complete<F: Future<Output = ()>>(
+        &self,
+        pace: impl Fn() -> F,
+    ) -> Result<Option<RingBuf>, StreamError> {
         let mut carry = None;
         loop {
             let Some(mut input) = self.more(carry).await? else {
                 return Err(StreamError::Truncated);
             };
+            pace().await;
             let read = self.handshake.borrow_mut().read(&mut input);
             let (used, done) = read?;
             self.flush().await?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
 use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
@@ -89,9 +89,17 @@ fn index_of(ca: &CertificateAuthority, revoked: &[&Issued]) -> RevocationIndex {
 }
 
 fn client_config(ca: &CertificateAuthority, identity: Option<&Issued>) -> Arc<ClientConfig> {
+    client_config_with(ca, identity, aws_lc_rs::default_provider())
+}
+
+fn client_config_with(
+    ca: &CertificateAuthority,
+    identity: Option<&Issued>,
+    provider: CryptoProvider,
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(ca.certificate().clone()).unwrap();
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots);
@@ -300,4 +308,22 @@ fn a_crl_that_cannot_be_trusted_is_refused_by_name() {
             .next_update
             .is_some_and(|at| at < now.unix_timestamp() as u64)
     );
+}
+
+#[test]
+fn the_key_exchange_is_post_quantum_where_the_client_offers_it_and_x25519_works() {
+    use rustls::NamedGroup::{self, X25519, X25519MLKEM768};
+    let gateway = gateway(false);
+    let device = client(&gateway.ca, |_| ());
+    let negotiated = |offered: &[NamedGroup]| {
+        let mut provider = aws_lc_rs::default_provider();
+        provider
+            .kx_groups
+            .retain(|group| offered.contains(&group.name()));
+        let config = client_config_with(&gateway.ca, Some(&device), provider);
+        let connection = shake(&gateway.config, &config).unwrap();
+        connection.negotiated_key_exchange_group().unwrap().name()
+    };
+    assert_eq!(negotiated(&[X25519, X25519MLKEM768]), X25519MLKEM768);
+    assert_eq!(negotiated(&[X25519]), X25519);
 }

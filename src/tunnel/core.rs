@@ -12,7 +12,7 @@ use crate::backend::{Dialer, RoundRobin};
 use crate::config::{IdentityMapping, Rule, Service};
 use crate::observe::{AuditHandle, CloseReason, CoreMetrics, Subject, TunnelInfo};
 use crate::ring::{self, Signal};
-use crate::table::{DeviceRegistry, Published};
+use crate::table::{CoreLoad, DeviceRegistry, Published};
 use crate::tls::DeviceVerifier;
 use crate::tunnel::Quota;
 
@@ -67,6 +67,8 @@ pub struct Core {
     pub snapshot: RefCell<Rc<Snapshot>>,
     /// Devices.
     pub devices: Arc<Published<DeviceRegistry>>,
+    /// Open sessions, for the other cores.
+    pub load: Arc<CoreLoad>,
     /// Counters and histograms.
     pub metrics: RefCell<CoreMetrics>,
     /// The audit log.
@@ -104,11 +106,13 @@ impl Core {
         audit: AuditHandle,
         quota: Arc<Quota>,
         dialer: Dialer,
+        load: Arc<CoreLoad>,
     ) -> Self {
         Self {
             index,
             snapshot: RefCell::new(Rc::new(snapshot)),
             devices,
+            load,
             metrics: RefCell::new(CoreMetrics::new()),
             audit,
             quota,
@@ -158,9 +162,8 @@ impl Core {
 
     /// Sessions that have not ended.
     #[must_use]
-    pub fn sessions(&self) -> u64 {
-        let metrics = self.metrics.borrow();
-        metrics.sessions_accepted - metrics.sessions_closed
+    pub fn sessions(&self) -> usize {
+        self.load.open()
     }
 
     /// Lists an open tunnel for as long as the result lives.

@@ -54,9 +54,14 @@ struct Outcome {
     reason: CloseReason,
 }
 
-/// Serves one accepted connection to its end.
-pub async fn serve(core: Rc<Core>, stream: TcpStream) {
+/// Serves one accepted connection to its end. It counts as a session at once, and not when it first runs: what is
+/// accepted next is spread by that count.
+pub fn serve(core: Rc<Core>, stream: TcpStream) -> impl Future<Output = ()> {
     let counted = Counted::new(core.clone());
+    serve_counted(core, stream, counted)
+}
+
+async fn serve_counted(core: Rc<Core>, stream: TcpStream, counted: Counted) {
     let snapshot = core.snapshot.borrow().clone();
     // A client that is gone already has no address; there is nobody to record.
     if let Ok(peer) = stream.peer_address()
@@ -89,6 +94,7 @@ struct Counted(Rc<Core>);
 impl Counted {
     fn new(core: Rc<Core>) -> Self {
         core.metrics.borrow_mut().sessions_accepted += 1;
+        core.load.enter();
         Self(core)
     }
 }
@@ -96,6 +102,7 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.metrics.borrow_mut().sessions_closed += 1;
+        self.0.load.leave();
     }
 }
 
@@ -180,7 +187,7 @@ struct Shaken {
 /// The TLS handshake, with the check of the client's certificate.
 async fn handshake(core: &Core, tls: &ServerHandshake, at: Instant) -> Result<Shaken, CloseReason> {
     let carry = tls
-        .complete()
+        .complete(ring::permit)
         .await
         .map_err(|error| handshake_end(&error))?;
     let Some((version, kind)) = tls.negotiated() else {
