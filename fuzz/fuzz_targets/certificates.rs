@@ -20,8 +20,10 @@ fuzz_target!(|data: &[u8]| {
             assert!(!found.is_empty());
         }
         let _ = certs::read_private_key(path);
-        if let Ok(text) = certs::describe(path) {
-            std::hint::black_box(text.to_string());
+        if let Ok(found) = certs::describe(path) {
+            for item in found {
+                std::hint::black_box(item.to_string());
+            }
         }
     });
 });
