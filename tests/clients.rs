@@ -4,12 +4,15 @@
 
 mod common;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
+use adit::certs::make::Usage;
+use adit::certs::{self, IssueRequest, Validity};
 use adit::load::{self, BackendKind};
 use common::{Gateway, Pki, service};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 fn gateway(pki: &Pki) -> Gateway {
     let (sender, receiver) = mpsc::channel();
@@ -29,33 +32,75 @@ fn gateway(pki: &Pki) -> Gateway {
     )
 }
 
-#[test]
-fn curl_goes_through() {
-    let pki = Pki::new();
-    let gateway = gateway(&pki);
+/// What curl prints when it asks for `url` through the tunnel.
+fn curl(pki: &Pki, gateway: &Gateway, url: &str) -> String {
     let output = Command::new("curl")
-        .args([
-            "-sS",
-            "--max-time",
-            "10",
-            "--proxytunnel",
-            "--proxy-cacert",
-            "ca.pem",
-        ])
+        .args(["-sS", "--max-time", "10", "--proxytunnel"])
+        .args(["--cacert", "ca.pem", "--proxy-cacert", "ca.pem"])
         .args(["--proxy-cert", "device.pem", "--proxy-key", "device.key"])
-        .args([
-            "--proxy",
-            &format!("https://localhost:{}", gateway.address.port()),
-            "http://web.test/hello",
-        ])
+        .arg("--proxy")
+        .arg(format!("https://localhost:{}", gateway.address.port()))
+        .arg(url)
         .current_dir(pki.folder.path())
         .output()
         .unwrap();
-    let (out, error) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    assert!(out.contains("GET /hello"), "{out} {error}");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{url}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn curl_goes_through_to_a_plain_server() {
+    let pki = Pki::new();
+    let gateway = gateway(&pki);
+    let answer = curl(&pki, &gateway, "http://web.test/hello");
+    assert!(answer.contains("GET /hello"), "{answer}");
+}
+
+/// TLS inside TLS: the gateway moves the inner session's bytes and has no part in it.
+#[test]
+fn curl_goes_through_to_a_tls_server() {
+    let pki = Pki::new();
+    let mut request = IssueRequest::new(Usage::Server, "web.test", Validity::days(1).unwrap());
+    request.dns = vec!["web.test".into()];
+    let issued = certs::issue(&pki.ca, &request).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(issued.chain, issued.key)
+        .unwrap();
+    let config = Arc::new(config);
+    let web = common::server(move |socket| {
+        let connection = ServerConnection::new(config.clone()).unwrap();
+        let mut stream = StreamOwned::new(connection, socket);
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        // Larger than a record, a buffer and a socket's window.
+        let body = [&head[..], &[b'x'; 3 << 20]].concat();
+        write!(
+            stream,
+            "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        )
+        .unwrap();
+        stream.write_all(&body).unwrap();
+        stream.conn.send_close_notify();
+        stream.flush().unwrap();
+    });
+    pki.client("device", |_| ());
+    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[web]));
+    let answer = curl(&pki, &gateway, "https://web.test/secret");
+    assert!(answer.starts_with("GET /secret "), "{:.200}", answer);
+    assert!(answer.ends_with(&"x".repeat(3 << 20)), "{}", answer.len());
+    common::until("closed", || {
+        gateway.metric("adit_tunnels_closed_total", "") == 1.0
+    });
 }
 
 #[test]

@@ -140,6 +140,32 @@ fn a_kill_and_a_restart_keep_the_self_signed_certificate() {
 }
 
 #[test]
+fn a_kill_with_open_tunnels_leaves_the_port_free() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let backend = service(&[server(echo)]);
+    let mut gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &backend);
+    let mut tunnels: Vec<_> = (0..8)
+        .map(|_| tunnel(&pki, &gateway, &device, "a.test:1"))
+        .collect();
+    gateway.signal("KILL");
+    gateway.child.wait().unwrap();
+    for session in &mut tunnels {
+        // A cut, not an end: nobody was there to say close_notify.
+        assert!(session.read(&mut [0; 1]).is_err());
+    }
+    // On the very same address, while its connections are still in the kernel's tables.
+    let text = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
+    let text = text.replace("127.0.0.1:0", &gateway.address.to_string());
+    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+    command.args(["run", "--config"]).arg(pki.path("adit.toml"));
+    let again = Gateway::spawn(command, gateway.admin);
+    assert_eq!(again.address, gateway.address);
+    drop(tunnel(&pki, &again, &device, "a.test:1"));
+}
+
+#[test]
 fn a_taken_port_is_named() {
     let pki = Pki::new();
     let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
@@ -231,4 +257,91 @@ fn an_expired_crl_refuses_every_certificate() {
         .is_err()
     );
     until("counted", || gateway.ended("revocation-unknown") == 1.0);
+}
+
+#[test]
+fn every_bad_crl_is_told_with_its_file() {
+    let pki = Pki::new();
+    let now = time::OffsetDateTime::now_utc();
+    let hour = std::time::Duration::from_secs(3600);
+    let crl = common::crl_of(&pki.ca, &[], now - hour, now + hour);
+    let foreign = common::crl_of(&common::authority("other"), &[], now, now + hour);
+    let early = common::crl_of(&pki.ca, &[], now + hour, now + 2 * hour);
+    // The last byte is the signature's.
+    let mut forged = crl.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    for (name, bytes) in [
+        ("foreign.crl", &foreign[..]),
+        ("early.crl", &early),
+        ("forged.crl", &forged),
+        ("short.crl", &crl[..crl.len() - 9]),
+        ("empty.crl", b""),
+    ] {
+        std::fs::write(pki.path(name), bytes).unwrap();
+    }
+    let files = "['foreign.crl', 'ca.crl', 'early.crl', 'forged.crl', 'short.crl', 'empty.crl']";
+    let text = config(
+        free_port(),
+        "",
+        "unmanaged = 'allow'",
+        &service(&[free_port()]),
+    )
+    .replace("['ca.crl']", files);
+    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    for command in ["check", "run"] {
+        let output = adit(&pki, &[command]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        for (name, words) in [
+            ("foreign.crl", "not a group certificate"),
+            ("early.crl", "not valid yet"),
+            ("forged.crl", "not signed by"),
+            ("short.crl", ""),
+            ("empty.crl", ""),
+        ] {
+            let line = error.lines().find(|line| line.contains(name));
+            assert!(
+                line.is_some_and(|line| line.contains(words)),
+                "{name}: {error}"
+            );
+        }
+        assert!(!error.contains("/ca.crl"), "a good list is blamed: {error}");
+    }
+}
+
+#[test]
+fn the_admin_listener_on_a_unix_socket() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let unused = free_port();
+    let text = config(unused, "", "unmanaged = 'allow'", &service(&[server(echo)]))
+        .replace(&format!("'{unused}'"), "'unix:./admin.sock'");
+    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+    command.args(["run", "--config"]).arg(pki.path("adit.toml"));
+    let mut gateway = Gateway::spawn(command, unused);
+    let _session = tunnel(&pki, &gateway, &device, "a.test:1");
+    let curl = |path: &str| {
+        let output = Command::new("curl")
+            .args(["-sS", "--fail", "--max-time", "10", "--unix-socket"])
+            .arg(pki.path("admin.sock"))
+            .arg(format!("http://localhost{path}"))
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{path}: {error}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    curl("/readyz");
+    assert!(curl("/metrics").contains("adit_tunnels_opened_total 1"));
+    assert!(curl("/tunnels").contains("\"device\""));
+    let mode = std::fs::metadata(pki.path("admin.sock")).unwrap();
+    assert_eq!(mode.permissions().mode() & 0o777, 0o600);
+    let listed = adit(&pki, &["tunnels"]);
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.contains("device"), "{listed}");
+    drop(_session);
+    gateway.signal("TERM");
+    assert_eq!(gateway.child.wait().unwrap().code(), Some(0));
+    assert!(!pki.path("admin.sock").exists());
 }

@@ -224,3 +224,92 @@ fn a_request_in_single_bytes_is_as_good() {
     }
     assert!(ask(&mut session, b"").unwrap().starts_with("HTTP/1.1 200 "));
 }
+
+#[test]
+fn a_certificate_that_names_no_device_is_refused() {
+    let pki = Pki::new();
+    let auth = "unmanaged = 'allow'\nidentity.device = ['uid', 'san-uri']";
+    let gateway = Gateway::start(&pki, "", auth, &service(&[server(echo)]));
+    let nobody = pki.client("nobody", |_| ());
+    let seen = alert(&pki, &gateway, Some(&nobody));
+    assert!(seen.contains("AccessDenied"), "{seen}");
+    until("counted", || gateway.ended("identity-missing") == 1.0);
+    until("recorded", || {
+        let log = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+        log.contains("\"reason\":\"identity-missing\"") && log.lines().count() == 1
+    });
+    let named = pki.client("named", |request| request.uid = Some("d-1".into()));
+    drop(common::tunnel(&pki, &gateway, &named, "a.test:1"));
+}
+
+#[test]
+fn a_client_that_stops_anywhere_in_the_handshake_is_let_go() {
+    let pki = Pki::new();
+    let gateway = Gateway::start(
+        &pki,
+        "handshake_timeout = '300ms'",
+        "unmanaged = 'allow'",
+        &service(&[server(echo)]),
+    );
+    let device = pki.client("device", |_| ());
+    let mut held = Vec::new();
+    // In its hello; behind its hello; behind all but the last byte of its certificate, signature and Finished.
+    for flights in 0..3 {
+        let mut session = connect(&pki, &gateway, Some(&device));
+        let mut hello = Vec::new();
+        session.conn.write_tls(&mut hello).unwrap();
+        let cut = if flights == 0 { hello.len() / 2 } else { 0 };
+        session.sock.write_all(&hello[..hello.len() - cut]).unwrap();
+        if flights == 2 {
+            while !session.conn.wants_write() || session.conn.is_handshaking() {
+                session.conn.read_tls(&mut session.sock).unwrap();
+                session.conn.process_new_packets().unwrap();
+            }
+            let mut last = Vec::new();
+            while session.conn.wants_write() {
+                session.conn.write_tls(&mut last).unwrap();
+            }
+            session.sock.write_all(&last[..last.len() - 1]).unwrap();
+        }
+        held.push(session);
+    }
+    until("all timed out", || {
+        gateway.ended("handshake-timeout") == 3.0
+    });
+    until("all let go, though their clients hold on", || {
+        gateway.metric("adit_sessions_closed_total", "") == 3.0
+    });
+    drop(held);
+}
+
+#[test]
+fn a_refused_client_that_never_reads_is_let_go() {
+    let pki = Pki::new();
+    let gateway = Gateway::start(&pki, "", "", &service(&[server(echo)]));
+    let mut session = connect(&pki, &gateway, Some(&pki.client("stranger", |_| ())));
+    session.write_all(&request("a.test:1")).unwrap();
+    session.flush().unwrap();
+    until("counted", || gateway.ended("device-unmanaged") == 1.0);
+    until("let go", || {
+        gateway.metric("adit_sessions_closed_total", "") == 1.0
+    });
+    assert_eq!(gateway.metric("adit_runtime_fds", ""), 0.0);
+    drop(session);
+}
+
+#[test]
+fn an_ipv6_literal_is_reached_where_it_is_allowed() {
+    let pki = Pki::new();
+    let listener = std::net::TcpListener::bind("[::1]:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || echo(listener.accept().unwrap().0));
+    let rest = "[[profile.service]]\nname = '<TCP_ANY>'\nallow = ['::1/128']\n\
+                [[profile.rule]]\nhost = '::1'\nport = '*'\nservice = '<TCP_ANY>'";
+    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", rest);
+    let device = pki.client("device", |_| ());
+    let mut session = common::tunnel(&pki, &gateway, &device, &format!("[::1]:{port}"));
+    session.write_all(b"six").unwrap();
+    let mut back = [0; 3];
+    session.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"six");
+}

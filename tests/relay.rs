@@ -5,7 +5,7 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 
 use common::{Gateway, Pki, ask, connect, echo, request, server, service, tunnel, until};
 
@@ -116,6 +116,33 @@ fn a_server_that_never_answers_and_an_idle_tunnel_time_out() {
     );
     let _session = tunnel(&pki, &gateway, &device, "a.test:1");
     until("idle timeout", || gateway.ended("idle-timeout") == 1.0);
+}
+
+#[test]
+fn a_server_that_accepts_and_never_answers_is_left_at_the_idle_timeout() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let (ended, end) = std::sync::mpsc::channel();
+    let mute = server(move |mut stream: TcpStream| {
+        // All that it is sent, up to the end that the gateway makes.
+        let mut all = Vec::new();
+        let _ = stream.read_to_end(&mut all);
+        ended.send(all).unwrap();
+    });
+    let gateway = Gateway::start(
+        &pki,
+        "idle_timeout = '300ms'",
+        "unmanaged = 'allow'",
+        &service(&[mute]),
+    );
+    let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
+    session.write_all(b"anybody there?").unwrap();
+    assert!(matches!(session.read(&mut [0; 1]), Ok(0) | Err(_)));
+    until("idle timeout", || gateway.ended("idle-timeout") == 1.0);
+    let all = end
+        .recv_timeout(std::time::Duration::from_secs(10))
+        .unwrap();
+    assert_eq!(all, b"anybody there?");
 }
 
 #[test]
@@ -239,39 +266,4 @@ fn drop_somewhere(pki: &Pki, gateway: &Gateway, device: &adit::certs::Issued, po
     if point.is_multiple_of(2) {
         let _ = socket2::SockRef::from(&session.sock).set_linger(Some(std::time::Duration::ZERO));
     }
-}
-
-#[test]
-fn the_file_limit_is_survived() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let admin = common::free_port();
-    let text = common::config(
-        admin,
-        "cores = 1",
-        "unmanaged = 'allow'",
-        &service(&[server(echo)]),
-    );
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
-    let mut command = std::process::Command::new("prlimit");
-    command
-        .args([
-            "--nofile=60:60",
-            env!("CARGO_BIN_EXE_adit"),
-            "run",
-            "--config",
-        ])
-        .arg(pki.path("adit.toml"));
-    let gateway = Gateway::spawn(command, admin);
-    let crowd: Vec<TcpStream> = (0..80)
-        .map(|_| TcpStream::connect(gateway.address).unwrap())
-        .collect();
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    drop(crowd);
-    until("sessions end", || {
-        gateway.metric("adit_runtime_fds", "") == 0.0
-    });
-    assert!(gateway.metric("adit_runtime_emfile_total", "") >= 1.0);
-    drop(tunnel(&pki, &gateway, &device, "a.test:1"));
-    drop(TcpListener::bind("127.0.0.1:0"));
 }

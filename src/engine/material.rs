@@ -12,7 +12,7 @@ use crate::certs::{self, CertError};
 use crate::config::{Config, Stale};
 use crate::table::{DeviceRegistry, Published, RegistryError, RevocationIndex};
 use crate::tls::{
-    self, CrlError, DeviceVerifier, RevocationPolicy, ServerTls, StalePolicy, TlsError,
+    self, CrlErrors, DeviceVerifier, RevocationPolicy, ServerTls, StalePolicy, TlsError,
 };
 use crate::tunnel::{Limits, ServiceState, Snapshot};
 
@@ -22,9 +22,9 @@ pub enum LoadError {
     /// A certificate or key.
     #[error("{0}")]
     Certificates(#[from] CertError),
-    /// A CRL.
+    /// CRLs.
     #[error("{0}")]
-    Crl(#[from] CrlError),
+    Crl(#[from] CrlErrors),
     /// The device registry's contents.
     #[error("{0}")]
     Registry(#[from] RegistryError),

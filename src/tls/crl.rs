@@ -32,6 +32,16 @@ pub enum CrlError {
     },
 }
 
+/// Every CRL that is not used, one a line: who repairs one wants to know of the others.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", lines(.0))]
+pub struct CrlErrors(pub Vec<CrlError>);
+
+fn lines(errors: &[CrlError]) -> String {
+    let lines: Vec<String> = errors.iter().map(CrlError::to_string).collect();
+    lines.join("\n")
+}
+
 /// What a loaded CRL says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrlReport {
@@ -49,35 +59,44 @@ pub struct CrlReport {
 /// it means for certificates that it does not name.
 ///
 /// # Errors
-/// [`CrlError`], which names the file: a list that is not signed by a group certificate, is broken, not valid yet, or
-/// has a critical extension that is not understood (RFC 5280, section 5.2).
+/// [`CrlErrors`], each of which names its file: a list that is not signed by a group certificate, is broken, not valid
+/// yet, or has a critical extension that is not understood (RFC 5280, section 5.2).
 pub fn load_crls(
     files: &[PathBuf],
     group: &[CertificateDer<'_>],
     now: SystemTime,
-) -> Result<(RevocationIndex, Vec<CrlReport>), CrlError> {
+) -> Result<(RevocationIndex, Vec<CrlReport>), CrlErrors> {
     let now = now
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
     let mut builder = RevocationIndex::builder();
     let mut issuers = HashSet::new();
     let mut reports = Vec::new();
+    let mut errors = Vec::new();
     for file in files {
-        for der in certs::read_crls(file)? {
-            let invalid = |problem: String, remedy| CrlError::Invalid {
-                file: file.display().to_string(),
-                problem,
-                remedy,
-            };
-            let report = add(&mut builder, &mut issuers, &der, group, now)
-                .map_err(|(problem, remedy)| invalid(problem, remedy))?;
-            reports.push(CrlReport {
-                file: file.clone(),
-                ..report
-            });
+        let lists = certs::read_crls(file).unwrap_or_else(|error| {
+            errors.push(error.into());
+            Vec::new()
+        });
+        for der in lists {
+            match add(&mut builder, &mut issuers, &der, group, now) {
+                Ok(report) => reports.push(CrlReport {
+                    file: file.clone(),
+                    ..report
+                }),
+                Err((problem, remedy)) => errors.push(CrlError::Invalid {
+                    file: file.display().to_string(),
+                    problem,
+                    remedy,
+                }),
+            }
         }
     }
-    Ok((builder.build(), reports))
+    if errors.is_empty() {
+        Ok((builder.build(), reports))
+    } else {
+        Err(CrlErrors(errors))
+    }
 }
 
 type Problem = (String, &'static str);

@@ -84,8 +84,8 @@ impl Connection for UnbufferedClientConnection {
     }
 }
 
-/// One end of one handshake.
-pub(super) struct Handshake<C> {
+/// One end of one handshake. It does no I/O.
+pub struct Handshake<C> {
     connection: C,
     /// Records to be sent: flights, tickets, an alert.
     outgoing: Vec<u8>,
@@ -94,6 +94,7 @@ pub(super) struct Handshake<C> {
 }
 
 impl<C: Connection> Handshake<C> {
+    /// A handshake in which nothing has been said.
     pub fn new(connection: C) -> Self {
         Self {
             connection,
@@ -103,6 +104,9 @@ impl<C: Connection> Handshake<C> {
     }
 
     /// Queues what this end says first: a client's hello.
+    ///
+    /// # Errors
+    /// rustls's.
     pub fn begin(&mut self) -> Result<(), rustls::Error> {
         self.step(&mut []).map(|_| ())
     }

@@ -102,6 +102,18 @@ impl PeerIdentity {
         })
     }
 
+    /// The identity that a certificate names, without a session: for the fuzzer, which has none.
+    ///
+    /// # Errors
+    /// As for a session's chain.
+    #[cfg(fuzzing)]
+    pub fn from_unverified(
+        certificate: CertificateDer<'_>,
+        mapping: &IdentityMapping,
+    ) -> Result<Self, IdentityError> {
+        Self::from_chain(&[certificate], mapping)
+    }
+
     /// The device's name.
     pub fn device(&self) -> &str {
         &self.device

@@ -12,9 +12,9 @@ mod server;
 mod stream;
 mod verifier;
 
-pub use crl::{CrlError, CrlReport, load_crls};
+pub use crl::{CrlError, CrlErrors, CrlReport, load_crls};
 pub use failure::{HandshakeFailure, failure_of};
-pub use handshake::Connection;
+pub use handshake::{Connection, Handshake};
 pub use identity::{IdentityError, PeerIdentity};
 pub use server::{ServerTls, TlsError, server_config, ticketer};
 pub use stream::{

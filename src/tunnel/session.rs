@@ -46,12 +46,11 @@ struct Tunnel {
     _permit: Permit,
 }
 
-/// How a session ended without a tunnel: the one thing that is counted and recorded about its end.
+/// What is known of a session so far, for the record of its end.
 struct Outcome {
     subject: Arc<Subject>,
     target: Option<String>,
     service: Option<Arc<str>>,
-    reason: CloseReason,
 }
 
 /// Serves one accepted connection to its end. It counts as a session at once, and not when it first runs: what is
@@ -79,11 +78,9 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, counted: Counted) {
             subject,
             at: ring::now(),
         };
-        match session(&core, &snapshot, accepted).await {
+        if let Some(tunnel) = session(&core, &snapshot, accepted).await {
             // A task of its own: what the handshake needed is not kept for the life of the tunnel.
-            Ok(tunnel) => ring::spawn(relay(core, tunnel, counted)),
-            Err(Some(outcome)) => record(&core, &outcome),
-            Err(None) => {}
+            ring::spawn(relay(core, tunnel, counted));
         }
     }
 }
@@ -106,38 +103,34 @@ impl Drop for Counted {
     }
 }
 
-/// From the handshake to an open tunnel or a refusal. `None`: the node ended while nothing was decided.
-async fn session(
-    core: &Rc<Core>,
-    snapshot: &Snapshot,
-    accepted: Accepted,
-) -> Result<Tunnel, Option<Outcome>> {
+/// From the handshake to an open tunnel or a refusal. `None`: refused and recorded, or the node ended while nothing was
+/// decided. A refusal is recorded when it is decided: the client may take its time to read of it.
+async fn session(core: &Rc<Core>, snapshot: &Snapshot, accepted: Accepted) -> Option<Tunnel> {
     let Accepted { tls, subject, at } = accepted;
     let mut outcome = Outcome {
         subject: Arc::new(subject),
         target: None,
         service: None,
-        reason: CloseReason::HandshakeTimeout,
     };
     let mut deadline = pin!(ring::sleep(snapshot.limits.handshake_timeout));
     let shaken = match ring::race(handshake(core, &tls, at), interrupted(core, &mut deadline)).await
     {
         Either::Left(shaken) => shaken,
-        Either::Right(Interrupt::NodeEnds) => return Err(None),
+        Either::Right(Interrupt::NodeEnds) => return None,
         Either::Right(Interrupt::Timeout) => Err(CloseReason::HandshakeTimeout),
     };
     let shaken = match shaken {
         Ok(shaken) => shaken,
         Err(reason) => {
+            record(core, &outcome, reason);
             let _ = ring::timeout(LINGER, tls.linger()).await;
-            outcome.reason = reason;
-            return Err(Some(outcome));
+            return None;
         }
     };
     let identity = identify(snapshot, &tls, shaken.resumed);
     let Ok(tls) = tls.into_session() else {
-        outcome.reason = CloseReason::GatewayError;
-        return Err(Some(outcome));
+        record(core, &outcome, CloseReason::GatewayError);
+        return None;
     };
     let opened = match identity {
         Ok(identity) => {
@@ -148,18 +141,18 @@ async fn session(
                     dial(core, snapshot, &tls, &identity, asked, &mut outcome).await
                 }
                 Either::Left(Err(reason)) => Err(reason),
-                Either::Right(Interrupt::NodeEnds) => return Err(None),
+                Either::Right(Interrupt::NodeEnds) => return None,
                 Either::Right(Interrupt::Timeout) => Err(CloseReason::RequestTimeout),
             }
         }
         Err(reason) => Err(reason),
     };
     match opened {
-        Ok(dialled) => Ok(dialled.tunnel(core.clone(), snapshot, tls, outcome)),
+        Ok(dialled) => Some(dialled.tunnel(core.clone(), snapshot, tls, outcome)),
         Err(reason) => {
+            record(core, &outcome, reason);
             refuse(&tls, reason).await;
-            outcome.reason = reason;
-            Err(Some(outcome))
+            None
         }
     }
 }
@@ -438,11 +431,11 @@ fn alert_of(reason: CloseReason) -> Option<AlertDescription> {
 }
 
 /// Counts and records a session that came to no tunnel.
-fn record(core: &Core, outcome: &Outcome) {
-    core.count(outcome.reason);
+fn record(core: &Core, outcome: &Outcome, reason: CloseReason) {
+    core.count(reason);
     let event = AuditEvent::Refused {
         service: outcome.service.clone(),
-        reason: outcome.reason,
+        reason,
     };
     audit(core, &outcome.subject, outcome.target.as_deref(), event);
 }

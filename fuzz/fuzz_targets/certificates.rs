@@ -1,0 +1,29 @@
+//! The readers of certificates, keys and CRLs, and their description, on any file.
+
+#![no_main]
+
+use std::cell::RefCell;
+
+use adit_fuzz::Scratch;
+use adit::certs;
+use libfuzzer_sys::fuzz_target;
+
+thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::default());
+
+fuzz_target!(|data: &[u8]| {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let path = scratch.with(data);
+        if let Ok(found) = certs::read_certificates(path) {
+            assert!(!found.is_empty());
+        }
+        if let Ok(found) = certs::read_crls(path) {
+            assert!(!found.is_empty());
+        }
+        let _ = certs::read_private_key(path);
+        if let Ok(found) = certs::describe(path) {
+            for item in found {
+                std::hint::black_box(item.to_string());
+            }
+        }
+    });
+});

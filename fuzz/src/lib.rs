@@ -1,0 +1,152 @@
+//! What the fuzz targets share: a file that readers of files are given, a small PKI, and two ends of a TLS session.
+
+use std::io::{Seek, Write};
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+use adit::certs::make::Usage;
+use adit::certs::{self, CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity};
+use adit::tls::Handshake;
+use rustls::client::UnbufferedClientConnection;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::ServerName;
+use rustls::server::UnbufferedServerConnection;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite};
+
+mod wire;
+
+pub use wire::{Sealed, Wire};
+
+/// A file whose content is replaced for each input.
+pub struct Scratch(tempfile::NamedTempFile);
+
+impl Scratch {
+    /// An empty file, in memory where the system has such a place.
+    pub fn new() -> Self {
+        let memory = Path::new("/dev/shm");
+        let file = if memory.is_dir() {
+            tempfile::NamedTempFile::new_in(memory)
+        } else {
+            tempfile::NamedTempFile::new()
+        };
+        Self(file.expect("a temporary file can be made"))
+    }
+
+    /// The file with this content.
+    pub fn with(&mut self, content: &[u8]) -> &Path {
+        let file = self.0.as_file_mut();
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(content))
+            .expect("a temporary file can be written");
+        self.0.path()
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A certification authority, made once a run.
+pub static CA: LazyLock<CertificateAuthority> = LazyLock::new(|| {
+    certs::make_ca(&MakeCa {
+        common_name: "fuzz".into(),
+        days: 30,
+        key_type: KeyType::P256,
+    })
+    .expect("a CA can be made")
+});
+
+static SERVER: LazyLock<Issued> = LazyLock::new(|| {
+    let mut request = IssueRequest::new(
+        Usage::Server,
+        "server",
+        Validity::days(30).expect("30 days are allowed"),
+    );
+    request.dns = vec!["server.test".into()];
+    certs::issue(&CA, &request).expect("a certificate can be issued")
+});
+
+/// The cipher suites whose records are laid out differently: TLS 1.3, TLS 1.2 with GCM, TLS 1.2 with ChaCha20.
+const SUITES: [SupportedCipherSuite; 4] = [
+    aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
+    aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    aws_lc_rs::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    aws_lc_rs::cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+];
+
+struct Configs {
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+}
+
+static CONFIGS: LazyLock<Vec<Configs>> = LazyLock::new(|| {
+    SUITES
+        .into_iter()
+        .map(|suite| configs(suite).expect("the suite and its version go together"))
+        .collect()
+});
+
+fn configs(suite: SupportedCipherSuite) -> Result<Configs, rustls::Error> {
+    let provider = Arc::new(CryptoProvider {
+        cipher_suites: vec![suite],
+        ..aws_lc_rs::default_provider()
+    });
+    let versions = [suite.version()];
+    let mut server = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&versions)?
+        .with_no_client_auth()
+        .with_single_cert(SERVER.chain.clone(), SERVER.key.clone_key())?;
+    server.enable_secret_extraction = true;
+    let mut roots = RootCertStore::empty();
+    roots.add(CA.certificate().clone())?;
+    let mut client = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&versions)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    client.enable_secret_extraction = true;
+    Ok(Configs {
+        server: server.into(),
+        client: client.into(),
+    })
+}
+
+/// The server's end of a new connection, on suite number `suite`.
+pub fn server(suite: u8) -> Handshake<UnbufferedServerConnection> {
+    let config = CONFIGS[usize::from(suite) % CONFIGS.len()].server.clone();
+    Handshake::new(UnbufferedServerConnection::new(config).expect("the configuration is sound"))
+}
+
+/// The client's end, its hello queued.
+pub fn client(suite: u8) -> Handshake<UnbufferedClientConnection> {
+    let config = CONFIGS[usize::from(suite) % CONFIGS.len()].client.clone();
+    let name = ServerName::try_from("server.test").expect("a DNS name");
+    let connection =
+        UnbufferedClientConnection::new(config, name).expect("the configuration is sound");
+    let mut handshake = Handshake::new(connection);
+    handshake.begin().expect("a hello can be written");
+    handshake
+}
+
+/// Two ends whose handshake is done.
+pub fn session(suite: u8) -> (UnbufferedClientConnection, UnbufferedServerConnection) {
+    let (mut client, mut server) = (client(suite), server(suite));
+    let (mut to_client, mut to_server) = (Vec::new(), Vec::new());
+    let (mut client_done, mut server_done) = (false, false);
+    while !(client_done && server_done) {
+        to_server.extend(client.take_outgoing());
+        let (used, done) = server.read(&mut to_server).expect("an honest client");
+        to_server.drain(..used);
+        server_done |= done;
+        to_client.extend(server.take_outgoing());
+        // Tickets come behind the client's handshake: they are left where they are.
+        if !client_done {
+            let (used, done) = client.read(&mut to_client).expect("an honest server");
+            to_client.drain(..used);
+            client_done = done;
+        }
+    }
+    (client.into_connection(), server.into_connection())
+}
