@@ -208,6 +208,14 @@ pub const HANDSHAKES_PER_TURN: usize = 1;
 /// How often a draining core looks whether its last session has ended.
 pub const DRAIN_POLL: Duration = Duration::from_millis(10);
 
+/// How often a core gives memory of buffers that it did not need since the last time back to the system. Long enough that
+/// a tunnel that pauses between two bursts finds its buffers warm.
+pub const BUFFER_TRIM_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Buffers of each size that a core gives back at a time: below 100 µs of system calls, and a full pool is back within a
+/// minute.
+pub const BUFFERS_TRIMMED: usize = 256;
+
 // ---- the process ----
 
 /// How often the machine's own addresses are read again.

@@ -12,7 +12,8 @@ use std::time::Duration;
 use super::handover::Handover;
 use super::node::EngineError;
 use crate::limits::{
-    ACCEPT_BACKLOG, ACCEPT_PAUSE, DRAIN_POLL, HANDSHAKES_PER_TURN, SESSIONS_BEYOND_TUNNELS,
+    ACCEPT_BACKLOG, ACCEPT_PAUSE, BUFFER_TRIM_INTERVAL, BUFFERS_TRIMMED, DRAIN_POLL,
+    HANDSHAKES_PER_TURN, SESSIONS_BEYOND_TUNNELS,
 };
 use crate::ring::{self, Either, Remote, Runtime, RuntimeConfig, Signal, TcpListener, TcpStream};
 use crate::tunnel::{Core, serve};
@@ -156,12 +157,21 @@ fn run(
             remote: ring::remote(),
             address: listener.local_address(),
         }));
+        let _trimming = ring::spawn_owned(trim_buffers());
         accept(&here, listener, max_tunnels).await;
         while here.core.sessions() > 0 {
             ring::sleep(DRAIN_POLL).await;
         }
     });
     HERE.set(None);
+}
+
+/// Gives the memory of buffers that a burst has left behind back to the system, a few at a time.
+async fn trim_buffers() {
+    loop {
+        ring::sleep(BUFFER_TRIM_INTERVAL).await;
+        ring::trim_buffers(BUFFERS_TRIMMED);
+    }
 }
 
 /// Accepts until the core drains.
