@@ -82,7 +82,7 @@ fn curl_goes_through_to_a_tls_server() {
             head.extend(byte);
         }
         // Larger than a record, a buffer and a socket's window.
-        let body = [&head[..], &[b'x'; 3 << 20]].concat();
+        let body = [&head[..], &vec![b'x'; 3 << 20]].concat();
         write!(
             stream,
             "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n",

@@ -320,7 +320,7 @@ fn the_admin_listener_on_a_unix_socket() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
     command.args(["run", "--config"]).arg(pki.path("adit.toml"));
     let mut gateway = Gateway::spawn(command, unused);
-    let _session = tunnel(&pki, &gateway, &device, "a.test:1");
+    let session = tunnel(&pki, &gateway, &device, "a.test:1");
     let curl = |path: &str| {
         let output = Command::new("curl")
             .args(["-sS", "--fail", "--max-time", "10", "--unix-socket"])
@@ -340,7 +340,7 @@ fn the_admin_listener_on_a_unix_socket() {
     let listed = adit(&pki, &["tunnels"]);
     let listed = String::from_utf8(listed.stdout).unwrap();
     assert!(listed.contains("device"), "{listed}");
-    drop(_session);
+    drop(session);
     gateway.signal("TERM");
     assert_eq!(gateway.child.wait().unwrap().code(), Some(0));
     assert!(!pki.path("admin.sock").exists());

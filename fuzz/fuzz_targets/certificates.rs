@@ -4,8 +4,8 @@
 
 use std::cell::RefCell;
 
-use adit_fuzz::Scratch;
 use adit::certs;
+use adit_fuzz::Scratch;
 use libfuzzer_sys::fuzz_target;
 
 thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::default());

@@ -40,5 +40,8 @@ fuzz_target!(|data: &[u8]| {
     assert!(bytes.starts_with(b"CONNECT ") && bytes[..head].ends_with(b"\r\n\r\n"));
     assert_eq!(&bytes[head..], request.early);
     // A target is read again as itself: two readers cannot take it for two destinations.
-    assert_eq!(request.target.to_string().parse::<HostPort>().as_ref(), Ok(&request.target));
+    assert_eq!(
+        request.target.to_string().parse::<HostPort>().as_ref(),
+        Ok(&request.target)
+    );
 });

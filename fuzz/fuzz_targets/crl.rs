@@ -30,7 +30,11 @@ static KEY: LazyLock<EcdsaKeyPair> = LazyLock::new(|| {
 /// One DER value. Any length fits into four bytes; the shortest form is what a strict reader wants.
 fn der(tag: u8, content: &[u8]) -> Vec<u8> {
     let octets = (content.len() as u32).to_be_bytes();
-    let zeros = octets.iter().take_while(|octet| **octet == 0).count().min(3);
+    let zeros = octets
+        .iter()
+        .take_while(|octet| **octet == 0)
+        .count()
+        .min(3);
     let mut bytes = vec![tag];
     if content.len() >= 0x80 {
         bytes.push(0x80 + 4 - zeros as u8);
@@ -52,7 +56,11 @@ fuzz_target!(|data: &[u8]| {
     let Some((first, rest)) = data.split_first() else {
         return;
     };
-    let file = if first % 2 == 1 { rest.to_vec() } else { signed(rest) };
+    let file = if first % 2 == 1 {
+        rest.to_vec()
+    } else {
+        signed(rest)
+    };
     SCRATCH.with_borrow_mut(|scratch| {
         let files: [PathBuf; 1] = [scratch.with(&file).to_owned()];
         let group = [CA.certificate().clone()];

@@ -44,14 +44,22 @@ impl Both {
         if kind == 23 {
             self.expected.extend_from_slice(content);
         }
-        self.client.seal(&Sealed { kind, content, padding })
+        self.client.seal(&Sealed {
+            kind,
+            content,
+            padding,
+        })
     }
 
     /// What the server sends before its next data, with that data, must open.
     fn answer(&mut self, message: &[u8]) -> Result<(), Fault> {
         let sealed = self.server.seal_message(message)?;
         let opened = self.client.open_all(&sealed);
-        let data: Vec<u8> = opened.into_iter().filter(|(kind, _)| *kind == 23).flat_map(|(_, data)| data).collect();
+        let data: Vec<u8> = opened
+            .into_iter()
+            .filter(|(kind, _)| *kind == 23)
+            .flat_map(|(_, data)| data)
+            .collect();
         assert_eq!(data, message);
         Ok(())
     }
@@ -74,7 +82,11 @@ fn run(both: &mut Both, mut script: &[u8], piece: usize) -> Result<(), Fault> {
                 let content = take(&mut script, length);
                 // Long records are made of short scripts.
                 let content = content.repeat(if operation & 8 == 0 { 1 } else { 70 });
-                let padding = if operation & 0x40 == 0 { 0 } else { length * 70 };
+                let padding = if operation & 0x40 == 0 {
+                    0
+                } else {
+                    length * 70
+                };
                 let long = content.len() > TLS_PLAINTEXT_MAX
                     || (both.client.is_tls13() && content.len() + padding > TLS_PLAINTEXT_MAX);
                 let record = both.send(kind, &content, padding);
@@ -84,11 +96,15 @@ fn run(both: &mut Both, mut script: &[u8], piece: usize) -> Result<(), Fault> {
             2 => {
                 let content = take(&mut script, length);
                 let mut record = both.send(kind, content, 0);
-                let bit = take(&mut script, 2).iter().fold(0, |bit, byte| bit << 8 | usize::from(*byte));
+                let bit = take(&mut script, 2)
+                    .iter()
+                    .fold(0, |bit, byte| bit << 8 | usize::from(*byte));
                 // Not in the header: a longer record would only make the server wait.
                 let at = 5 + bit / 8 % (record.len() - 5);
                 record[at] ^= 1 << (bit % 8);
-                let fault = both.receive(&record, piece).expect_err("a flipped bit was not noticed");
+                let fault = both
+                    .receive(&record, piece)
+                    .expect_err("a flipped bit was not noticed");
                 assert_eq!(fault, Fault::BadRecordMac);
                 return Err(fault);
             }
@@ -138,7 +154,7 @@ fuzz_target!(|data: &[u8]| {
     };
     let (client, server) = adit_fuzz::session(suite);
     let mut both = Both {
-        client: Wire::new(client),
+        client,
         server: RecordLayer::take_over(server).expect("the handshake is done"),
         input: Vec::new(),
         expected: Vec::new(),
@@ -146,7 +162,10 @@ fuzz_target!(|data: &[u8]| {
         closed: false,
     };
     let result = run(&mut both, script, usize::from(piece) * 16 + 1);
-    assert!(both.expected.starts_with(&both.opened), "data that the client did not send");
+    assert!(
+        both.expected.starts_with(&both.opened),
+        "data that the client did not send"
+    );
     match result {
         Ok(()) => assert!(both.opened == both.expected, "data was lost"),
         Err(fault) => {

@@ -21,7 +21,12 @@ fuzz_target!(|text: &str| {
             assert!(!error.problems.is_empty());
             let lines = text.lines().count();
             assert!(error.problems.is_sorted_by(|a, b| a.line < b.line));
-            assert!(error.problems.iter().all(|problem| (1..=lines).contains(&problem.line)));
+            assert!(
+                error
+                    .problems
+                    .iter()
+                    .all(|problem| (1..=lines).contains(&problem.line))
+            );
             assert!(!error.to_string().contains('\u{1b}'));
         }
     }

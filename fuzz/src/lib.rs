@@ -130,8 +130,8 @@ pub fn client(suite: u8) -> Handshake<UnbufferedClientConnection> {
     handshake
 }
 
-/// Two ends whose handshake is done.
-pub fn session(suite: u8) -> (UnbufferedClientConnection, UnbufferedServerConnection) {
+/// Two ends whose handshake is done, the client's with what it was sent behind it: session tickets.
+pub fn session(suite: u8) -> (Wire, UnbufferedServerConnection) {
     let (mut client, mut server) = (client(suite), server(suite));
     let (mut to_client, mut to_server) = (Vec::new(), Vec::new());
     let (mut client_done, mut server_done) = (false, false);
@@ -148,5 +148,6 @@ pub fn session(suite: u8) -> (UnbufferedClientConnection, UnbufferedServerConnec
             client_done = done;
         }
     }
-    (client.into_connection(), server.into_connection())
+    let client = Wire::new(client.into_connection(), &to_client);
+    (client, server.into_connection())
 }

@@ -34,18 +34,22 @@ pub struct Sealed<'a> {
 }
 
 impl Wire {
-    /// Takes a client over whose handshake is done.
-    pub fn new(connection: UnbufferedClientConnection) -> Self {
+    /// Takes a client over whose handshake is done, and opens the tickets that came behind it.
+    pub fn new(connection: UnbufferedClientConnection, mut tickets: &[u8]) -> Self {
         let (secrets, keys) = connection
             .dangerous_into_kernel_connection()
             .expect("the handshake is done");
         let tls13 = keys.protocol_version() == ProtocolVersion::TLSv1_3;
-        Self {
+        let mut wire = Self {
             sealing: Keys::new(secrets.tx, tls13),
             opening: Keys::new(secrets.rx, tls13),
             keys,
             tls13,
+        };
+        while let Some(record) = next_record(&mut tickets) {
+            wire.opening.open(record, tls13);
         }
+        wire
     }
 
     /// Whether the session is of TLS 1.3.
@@ -68,7 +72,9 @@ impl Wire {
         let mut bytes = vec![outer, 3, 3];
         // A content that is too long for the field is what the field says it is not; the layer must notice.
         bytes.extend_from_slice(&((body.len() + extra) as u16).to_be_bytes());
-        let additional = self.sealing.additional(&bytes, record.kind, body.len(), self.tls13);
+        let additional = self
+            .sealing
+            .additional(&bytes, record.kind, body.len(), self.tls13);
         if self.sealing.explicit_nonce {
             bytes.extend_from_slice(&self.sealing.sequence.to_be_bytes());
         }
@@ -91,10 +97,7 @@ impl Wire {
     /// Opens everything that the server has sent: content types and contents, in order. Follows its KeyUpdates.
     pub fn open_all(&mut self, mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
         let mut opened = Vec::new();
-        while !bytes.is_empty() {
-            let length = 5 + usize::from(u16::from_be_bytes([bytes[3], bytes[4]]));
-            let (record, rest) = bytes.split_at(length);
-            bytes = rest;
+        while let Some(record) = next_record(&mut bytes) {
             let (kind, content) = self.opening.open(record, self.tls13);
             if kind == 22 {
                 assert_eq!(content, [24, 0, 0, 1, 0], "the server's only message");
@@ -105,6 +108,16 @@ impl Wire {
         }
         opened
     }
+}
+
+/// Takes the record off whose header stands first.
+fn next_record<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let [_, _, _, a, b, ..] = **bytes else {
+        return None;
+    };
+    let (record, rest) = bytes.split_at(5 + usize::from(u16::from_be_bytes([a, b])));
+    *bytes = rest;
+    Some(record)
 }
 
 impl Keys {
@@ -127,7 +140,11 @@ impl Keys {
     fn nonce(&self, explicit: [u8; EXPLICIT_NONCE]) -> Nonce {
         let mut nonce = self.iv;
         for (slot, byte) in nonce[4..].iter_mut().zip(explicit) {
-            *slot = if self.explicit_nonce { byte } else { *slot ^ byte };
+            *slot = if self.explicit_nonce {
+                byte
+            } else {
+                *slot ^ byte
+            };
         }
         Nonce::assume_unique_for_key(nonce)
     }

@@ -239,7 +239,7 @@ impl Snapshot {
         out.counter(
             "accept_backoff",
             "Times that accepting was paused",
-            m.accept_backoff,
+            m.accept_backoff + m.runtime.accept_pauses,
         )
     }
 

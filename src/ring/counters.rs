@@ -13,6 +13,8 @@ pub struct Counters {
     pub enobufs: u64,
     /// Accepts or sockets that met the process or system file limit and were retried after a pause.
     pub emfile: u64,
+    /// Pauses of accepting for want of files or memory.
+    pub accept_pauses: u64,
     /// Operations that ended with a reset by the peer.
     pub resets: u64,
     /// Tasks that ended by a panic.
@@ -42,6 +44,7 @@ pub(super) struct Cells {
     pub completions: Cell<u64>,
     pub enobufs: Cell<u64>,
     pub emfile: Cell<u64>,
+    pub accept_pauses: Cell<u64>,
     pub resets: Cell<u64>,
     pub panics: Cell<u64>,
     pub cq_overflow: Cell<u64>,
@@ -63,6 +66,7 @@ impl Counters {
             completions,
             enobufs,
             emfile,
+            accept_pauses,
             resets,
             panics,
             cq_overflow,
@@ -78,6 +82,7 @@ impl Counters {
         *completions += other.completions;
         *enobufs += other.enobufs;
         *emfile += other.emfile;
+        *accept_pauses += other.accept_pauses;
         *resets += other.resets;
         *panics += other.panics;
         *cq_overflow += other.cq_overflow;

@@ -237,6 +237,7 @@ impl Core {
             completions: cells.completions.get(),
             enobufs: cells.enobufs.get(),
             emfile: cells.emfile.get(),
+            accept_pauses: cells.accept_pauses.get(),
             resets: cells.resets.get(),
             panics: cells.panics.get(),
             cq_overflow: cells.cq_overflow.get(),

@@ -85,6 +85,7 @@ impl TcpListener {
                 | libc::EPERM => {}
                 libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => {
                     bump(&self.core.cells.emfile);
+                    bump(&self.core.cells.accept_pauses);
                     sleep(EXHAUSTED_PAUSE).await;
                 }
                 code => return Err(io::Error::from_raw_os_error(code)),
