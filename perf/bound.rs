@@ -6,7 +6,6 @@
 
 use std::cell::Cell;
 use std::fs;
-use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -98,47 +97,57 @@ async fn session(
     backend: SocketAddr,
 ) -> Result<(), Failure> {
     let mut tls = ServerConnection::new(config)?;
+    let mut carry: Option<RingBuf> = None;
     while tls.is_handshaking() {
-        let Some(received) = client.recv().await? else {
+        let received = match carry.take() {
+            None => client.recv().await?,
+            Some(part) => {
+                let (count, part) = client.recv_into(part, usize::MAX).await;
+                (count? > 0).then_some(part)
+            }
+        };
+        let Some(mut bytes) = received else {
             return Ok(());
         };
-        let mut bytes = &received[..];
-        while !bytes.is_empty() {
-            tls.read_tls(&mut bytes)?;
+        // One record at a time: what comes behind the handshake is not rustls's.
+        while tls.is_handshaking()
+            && let Some(length) = record_length(&bytes).filter(|length| *length <= bytes.len())
+        {
+            tls.read_tls(&mut &bytes[..length])?;
             tls.process_new_packets()?;
+            bytes.consume(length);
         }
+        bytes.compact();
+        carry = (!bytes.is_empty()).then_some(bytes);
         let mut flight = Vec::new();
         while tls.wants_write() {
             tls.write_tls(&mut flight)?;
         }
         client.send(flight).await.0?;
     }
-    let mut early = Vec::new();
-    let mut reader = tls.reader();
-    let mut piece = [0; 4096];
-    while let Ok(count @ 1..) = reader.read(&mut piece) {
-        early.write_all(&piece[..count])?;
-    }
     let secrets = tls.dangerous_extract_secrets()?;
     let (receiving, sending) = (Keys::new(secrets.rx)?, Keys::new(secrets.tx)?);
     let server = TcpStream::connect(backend).await?;
-    if !early.is_empty() {
-        server.send(early).await.0?;
-    }
     let ends = Rc::new((client, server));
     let other = ends.clone();
     let _up = ring::spawn_owned(async move {
-        let _ = up(&other.0, &other.1, receiving).await;
+        let _ = up(&other.0, &other.1, receiving, carry).await;
         let _ = other.1.shutdown().await;
     });
     down(&ends.1, &ends.0, sending).await
 }
 
 /// Opens what comes from `client` and sends it to `server`.
-async fn up(client: &TcpStream, server: &TcpStream, keys: Keys) -> Result<(), Failure> {
-    let mut carry: Option<RingBuf> = None;
+async fn up(
+    client: &TcpStream,
+    server: &TcpStream,
+    keys: Keys,
+    mut carry: Option<RingBuf>,
+) -> Result<(), Failure> {
     loop {
+        let complete = |part: &RingBuf| record_length(part).is_some_and(|n| n <= part.len());
         let received = match carry.take() {
+            Some(part) if complete(&part) => Some(part),
             None => match client.is_bulk().then(RingBuf::large).flatten() {
                 Some(large) => {
                     let (count, large) = client.recv_into(large, usize::MAX).await;
@@ -162,14 +171,8 @@ async fn up(client: &TcpStream, server: &TcpStream, keys: Keys) -> Result<(), Fa
             return Ok(());
         };
         let mut pieces = Pieces::of(received);
-        while let Some(&[kind, _, _, a, b]) = pieces.rest().first_chunk::<HEADER>() {
-            let length = HEADER + usize::from(u16::from_be_bytes([a, b]));
-            if pieces.rest().len() < length {
-                break;
-            }
-            if kind != APPLICATION_DATA {
-                return Err("a record that is not protected".into());
-            }
+        while let Some(length) = record_length(pieces.rest()).filter(|n| *n <= pieces.rest().len())
+        {
             let content = keys.open(&mut pieces.rest()[..length])?;
             let Some(end) = content else { return Ok(()) };
             pieces.take(length, HEADER..HEADER + end);
@@ -194,6 +197,12 @@ async fn down(server: &TcpStream, client: &TcpStream, keys: Keys) -> Result<(), 
         client.send(buffer).await.0?;
     }
     Ok(())
+}
+
+/// Bytes of the record that begins here; `None` where its header is not complete.
+fn record_length(bytes: &[u8]) -> Option<usize> {
+    let &[_, _, _, a, b] = bytes.first_chunk::<HEADER>()?;
+    Some(HEADER + usize::from(u16::from_be_bytes([a, b])))
 }
 
 /// One direction's key, and the number of the next record.
