@@ -20,6 +20,7 @@ use crate::certs::{
     self, CertError, CertificateAuthority, IssueRequest, KeyType, MakeCa, Validity,
 };
 use crate::config::{self, ConfigError};
+use crate::limits::LOAD_OPEN_TIMEOUT;
 use crate::load::{
     self, BackendKind, Direction, LoadError, Mode as TunnelMode, Progress, Report, Scenario, Work,
 };
@@ -243,6 +244,7 @@ fn traffic(folder: &Path, address: SocketAddr, seconds: u64) -> Result<Report, Q
         size: request.len(),
         exchange: Some((request, answer)),
         rate: None,
+        open_timeout: LOAD_OPEN_TIMEOUT,
         direction: Direction::Down,
         warmup: Duration::from_millis(300),
         duration: Duration::from_secs(seconds.max(1)),

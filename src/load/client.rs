@@ -1,5 +1,6 @@
 //! One tunnel, as its client sees it.
 
+use std::fmt::Display;
 use std::io;
 use std::rc::Rc;
 
@@ -7,35 +8,113 @@ use rustls::HandshakeKind;
 use rustls::client::Resumption;
 
 use super::{Mode, Scenario};
-use crate::ring::{RingBuf, TcpStream};
+use crate::limits::{LOAD_REASON_TEXT_MAX, REQUEST_HEADER_MAX, REQUEST_HEADERS_MAX};
+use crate::ring::{RingBuf, TcpStream, try_join};
 use crate::tls::{ClientHandshake, ClientStream, Received, StreamError};
 
-/// The largest piece that is sealed at once.
+/// The largest piece that is sealed at once, and the longest message whose sending may be waited for before its echo is
+/// read: both directions' socket buffers hold it.
 const PIECE: usize = 32 * 1024;
 
 /// Why an operation failed, in the classes that the report counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
     Connect,
-    Tls,
-    Refused,
+    /// No session, and why.
+    Tls(String),
+    /// The peer's answer to CONNECT: its status and what Proxy-Status says, or what is wrong with the answer.
+    Refused(String),
     Cut,
+    /// Not open within [`Scenario::open_timeout`].
+    Timeout,
 }
 
 impl Failure {
-    pub fn word(self) -> &'static str {
+    /// More than the word says: the peer's answer, the fault of its certificate.
+    pub fn reason(&self) -> Option<String> {
         match self {
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Refused => "refused",
-            Self::Cut => "cut",
+            Self::Tls(reason) | Self::Refused(reason) => Some(format!("{}: {reason}", self.word())),
+            Self::Connect | Self::Cut | Self::Timeout => None,
         }
     }
+
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Tls(_) => "tls",
+            Self::Refused(_) => "refused",
+            Self::Cut => "cut",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+/// A handshake's failure.
+fn tls(error: impl Display) -> Failure {
+    Failure::Tls(reason(&error.to_string()))
+}
+
+/// A peer's words, short enough and without control characters, to be counted by.
+fn reason(text: &str) -> String {
+    let letters = text.chars().filter(|letter| !letter.is_control());
+    letters.take(LOAD_REASON_TEXT_MAX).collect()
 }
 
 enum Transport {
     Tcp(TcpStream),
     Tls(Box<ClientStream>),
+}
+
+impl Transport {
+    async fn send(&self, payload: &Rc<[u8]>) -> Result<(), Failure> {
+        match self {
+            Self::Tcp(stream) => stream
+                .send(payload.clone())
+                .await
+                .0
+                .map_err(|_| Failure::Cut),
+            Self::Tls(session) => {
+                for piece in payload.chunks(PIECE) {
+                    session
+                        .send_message(piece)
+                        .await
+                        .map_err(|_| Failure::Cut)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn recv(
+        &self,
+        carry: &mut Option<RingBuf>,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<usize, Failure> {
+        match self {
+            Self::Tcp(stream) => match stream.recv().await.map_err(|_: io::Error| Failure::Cut)? {
+                Some(bytes) => {
+                    take(&bytes);
+                    Ok(bytes.len())
+                }
+                None => Ok(0),
+            },
+            Self::Tls(session) => {
+                let received = session
+                    .recv(carry.take())
+                    .await
+                    .map_err(|_: StreamError| Failure::Cut)?;
+                match received {
+                    Received::Data(pieces) => {
+                        pieces.iter().for_each(&mut take);
+                        let count = pieces.len();
+                        *carry = pieces.into_rest();
+                        Ok(count)
+                    }
+                    Received::Closed => Ok(0),
+                }
+            }
+        }
+    }
 }
 
 /// An open tunnel.
@@ -57,15 +136,15 @@ impl Tunnel {
             (Some((config, name)), Mode::Tls | Mode::H1Connect) => {
                 let handshake = ClientHandshake::connected(stream, config.clone(), name.clone())
                     .await
-                    .map_err(|_| Failure::Tls)?;
+                    .map_err(tls)?;
                 let carry = handshake
                     .complete(|| std::future::ready(()))
                     .await
-                    .map_err(|_| Failure::Tls)?;
+                    .map_err(tls)?;
                 let resumed = handshake
                     .negotiated()
                     .is_some_and(|(_, kind)| kind == HandshakeKind::Resumed);
-                let session = handshake.into_session().map_err(|_| Failure::Tls)?;
+                let session = handshake.into_session().map_err(tls)?;
                 Self {
                     transport: Transport::Tls(Box::new(session)),
                     carry,
@@ -92,78 +171,47 @@ impl Tunnel {
         let mut head = Vec::new();
         loop {
             let more = self.recv(|bytes| head.extend_from_slice(bytes)).await?;
-            if let Some(end) = head.windows(4).position(|window| window == b"\r\n\r\n") {
-                self.surplus = head.len() - end - 4;
-                return if head.starts_with(b"HTTP/1.1 200") {
-                    Ok(())
-                } else {
-                    Err(Failure::Refused)
-                };
+            if let Some(length) = answered(&head)? {
+                self.surplus = head.len() - length;
+                return Ok(());
             }
-            if more == 0 || head.len() > 64 * 1024 {
-                return Err(Failure::Refused);
+            if more == 0 {
+                return Err(Failure::Cut);
+            }
+            if head.len() > REQUEST_HEADER_MAX {
+                return Err(Failure::Refused("a header without end".to_owned()));
             }
         }
     }
 
     /// Sends all of `payload`.
     pub async fn send(&mut self, payload: &Rc<[u8]>) -> Result<(), Failure> {
-        match &self.transport {
-            Transport::Tcp(stream) => stream
-                .send(payload.clone())
-                .await
-                .0
-                .map_err(|_| Failure::Cut),
-            Transport::Tls(session) => {
-                for piece in payload.chunks(PIECE) {
-                    session
-                        .send_message(piece)
-                        .await
-                        .map_err(|_| Failure::Cut)?;
-                }
-                Ok(())
-            }
-        }
+        self.transport.send(payload).await
     }
 
     /// Receives what has come, at least one byte; 0 at the end.
-    pub async fn recv(&mut self, mut take: impl FnMut(&[u8])) -> Result<usize, Failure> {
-        match &self.transport {
-            Transport::Tcp(stream) => {
-                match stream.recv().await.map_err(|_: io::Error| Failure::Cut)? {
-                    Some(bytes) => {
-                        take(&bytes);
-                        Ok(bytes.len())
-                    }
-                    None => Ok(0),
-                }
-            }
-            Transport::Tls(session) => {
-                let received = session
-                    .recv(self.carry.take())
-                    .await
-                    .map_err(|_: StreamError| Failure::Cut)?;
-                match received {
-                    Received::Data(pieces) => {
-                        pieces.iter().for_each(&mut take);
-                        let count = pieces.len();
-                        self.carry = pieces.into_rest();
-                        Ok(count)
-                    }
-                    Received::Closed => Ok(0),
-                }
-            }
-        }
+    pub async fn recv(&mut self, take: impl FnMut(&[u8])) -> Result<usize, Failure> {
+        self.transport.recv(&mut self.carry, take).await
     }
 
     /// Sends `payload` and waits until `answer` bytes have come back.
     pub async fn exchange(&mut self, payload: &Rc<[u8]>, answer: usize) -> Result<(), Failure> {
-        self.send(payload).await?;
-        while self.surplus < answer {
-            match self.recv(|_| ()).await? {
-                0 => return Err(Failure::Cut),
-                count => self.surplus += count,
+        let (transport, carry, surplus) = (&self.transport, &mut self.carry, &mut self.surplus);
+        let read = async {
+            while *surplus < answer {
+                match transport.recv(carry, |_| ()).await? {
+                    0 => return Err(Failure::Cut),
+                    count => *surplus += count,
+                }
             }
+            Ok(())
+        };
+        if payload.len() <= PIECE {
+            transport.send(payload).await?;
+            read.await?;
+        } else {
+            // A server that echoes stops reading once nobody takes what it sends.
+            try_join(transport.send(payload), read).await?;
         }
         self.surplus -= answer;
         Ok(())
@@ -176,6 +224,32 @@ impl Tunnel {
             Transport::Tls(session) => session.reset_on_close(),
         }
     }
+}
+
+/// The length of a complete answer to CONNECT at the start of `head` that says yes; `None` while it is incomplete.
+fn answered(head: &[u8]) -> Result<Option<usize>, Failure> {
+    let mut headers = [httparse::EMPTY_HEADER; REQUEST_HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut headers);
+    let length = match response.parse(head) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(error) => return Err(Failure::Refused(format!("not HTTP: {error}"))),
+    };
+    let status = response.code.unwrap_or_default();
+    if (200..300).contains(&status) {
+        return Ok(Some(length));
+    }
+    let statuses = response
+        .headers
+        .iter()
+        .filter(|header| header.name.eq_ignore_ascii_case("proxy-status"));
+    let mut text = status.to_string();
+    for header in statuses {
+        let value = String::from_utf8_lossy(header.value);
+        text.push(' ');
+        text.push_str(&value);
+    }
+    Err(Failure::Refused(reason(&text)))
 }
 
 /// A scenario for one slot: tickets of its own, or none.
@@ -193,4 +267,42 @@ pub(super) fn for_slot(scenario: &Scenario) -> Scenario {
         *config = own.into();
     }
     scenario
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> Result<Option<usize>, Failure> {
+        Err(Failure::Refused(text.to_owned()))
+    }
+
+    #[test]
+    fn an_answer_is_read_by_its_status_and_reason() {
+        let yes = b"HTTP/1.1 200 Connection established\r\n\r\n";
+        assert_eq!(
+            answered(&[&yes[..], b"early"].concat()),
+            Ok(Some(yes.len()))
+        );
+        for cut in 0..yes.len() {
+            assert_eq!(answered(&yes[..cut]), Ok(None), "{cut}");
+        }
+        assert_eq!(
+            answered(b"HTTP/1.1 403 Forbidden\r\nproxy-status: adit; error=x\r\n\r\n"),
+            refused("403 adit; error=x")
+        );
+        assert_eq!(answered(b"HTTP/1.0 502 no\r\n\r\n"), refused("502"));
+        assert!(matches!(
+            answered(b"SSH-2.0-x\r\n"),
+            Err(Failure::Refused(_))
+        ));
+        let long = format!(
+            "HTTP/1.1 500 a\r\nProxy-Status: {}\r\n\r\n",
+            "a".repeat(4096)
+        );
+        let Err(Failure::Refused(text)) = answered(long.as_bytes()) else {
+            panic!("a 500 is a refusal");
+        };
+        assert_eq!(text.len(), LOAD_REASON_TEXT_MAX);
+    }
 }

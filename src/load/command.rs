@@ -14,6 +14,9 @@ use rustls::{ClientConfig, NamedGroup, RootCertStore};
 use super::backend::BackendError;
 use super::{BackendKind, Direction, Mode, Progress, Report, Scenario, Work, execute, serve};
 use crate::certs::{self, CertError};
+use crate::limits::{
+    LOAD_MESSAGE_MAX, LOAD_OPEN_TIMEOUT, LOAD_RATE, LOAD_TIME_MAX, LOAD_TUNNELS_MAX,
+};
 use crate::observe::percentile_text;
 use crate::ring::{self, RingError};
 
@@ -47,6 +50,9 @@ pub struct LoadCommand {
     /// Operations a second over all tunnels (open loop; latency counts from the intended time).
     #[arg(long)]
     rate: Option<f64>,
+    /// How long a tunnel may take to open, in seconds (60 by default); beyond it is counted as failed.
+    #[arg(long, value_parser = seconds)]
+    open_timeout: Option<Duration>,
     /// Measured time, in seconds ("10" or "10s").
     #[arg(long, default_value = "10s", value_parser = seconds)]
     duration: Duration,
@@ -124,6 +130,9 @@ pub enum LoadError {
         "not one tunnel could be opened ({0}); check the peer, the certificates and the destination"
     )]
     NothingOpens(String),
+    /// No operation.
+    #[error("no operation was completed in the measured time ({0} failed)")]
+    NothingDone(u64),
     /// A file.
     #[error("cannot write {0}: {1}")]
     Write(String, std::io::Error),
@@ -148,7 +157,11 @@ pub fn run(command: &LoadCommand) -> Result<(), LoadError> {
         Progress::Measured => eprintln!("measured"),
         Progress::Working { .. } => {}
     })?;
-    write(command, &report)
+    write(command, &report)?;
+    if report.operations == 0 {
+        return Err(LoadError::NothingDone(report.failed()));
+    }
+    Ok(())
 }
 
 fn pin(core: Option<usize>) -> Result<(), LoadError> {
@@ -194,21 +207,14 @@ fn scenario(command: &LoadCommand) -> Result<Scenario, LoadError> {
     let address = address.ok_or_else(|| {
         LoadError::Usage(format!("--target {target} is not a reachable host:port"))
     })?;
-    if command.tunnels == 0
-        || command
-            .rate
-            .is_some_and(|rate| !(rate.is_finite() && rate > 0.0))
-    {
-        return Err(usage("--tunnels and --rate must be above zero"));
-    }
+    check_numbers(command)?;
     let tls = if command.mode == Mode::Tcp {
         None
     } else {
-        let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
         let name = command
             .server_name
             .clone()
-            .unwrap_or_else(|| host.to_owned());
+            .unwrap_or_else(|| host_of(target).to_owned());
         let name = ServerName::try_from(name).map_err(|_| usage("--server-name is not a name"))?;
         Some((client_config(command)?, name))
     };
@@ -222,11 +228,61 @@ fn scenario(command: &LoadCommand) -> Result<Scenario, LoadError> {
         size: command.size,
         exchange: None,
         rate: command.rate,
+        open_timeout: command.open_timeout.unwrap_or(LOAD_OPEN_TIMEOUT),
         direction: command.direction,
         warmup: command.warmup,
         duration: command.duration,
         tls,
     })
+}
+
+/// The host of `host:port`, without the brackets of an IPv6 address: what a certificate names.
+fn host_of(target: &str) -> &str {
+    let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
+    host.strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host)
+}
+
+/// Refuses numbers that ask for nothing, or for more than can be counted.
+fn check_numbers(command: &LoadCommand) -> Result<(), LoadError> {
+    let refuse = |text: String| Err(LoadError::Usage(text));
+    if !(1..=LOAD_TUNNELS_MAX).contains(&command.tunnels) {
+        return refuse(format!("--tunnels must be 1 to {LOAD_TUNNELS_MAX}"));
+    }
+    if !(1..=LOAD_MESSAGE_MAX).contains(&command.size) {
+        return refuse(format!("--size must be 1 to {LOAD_MESSAGE_MAX} bytes"));
+    }
+    let (lowest, highest) = LOAD_RATE;
+    if command
+        .rate
+        .is_some_and(|rate| !(lowest..=highest).contains(&rate))
+    {
+        return refuse(format!(
+            "--rate must be {lowest} to {highest} operations a second"
+        ));
+    }
+    if command.rate.is_some() && matches!(command.scenario, Work::Stream | Work::Idle) {
+        return refuse("--rate is for the scenarios handshake and echo".to_owned());
+    }
+    for (name, time, shortest) in [
+        ("--duration", command.duration, Duration::from_millis(1)),
+        (
+            "--open-timeout",
+            command.open_timeout.unwrap_or(LOAD_OPEN_TIMEOUT),
+            Duration::from_millis(1),
+        ),
+        ("--warmup", command.warmup, Duration::ZERO),
+    ] {
+        if !(shortest..=LOAD_TIME_MAX).contains(&time) {
+            return refuse(format!(
+                "{name} must be {} to {} seconds",
+                shortest.as_secs_f64(),
+                LOAD_TIME_MAX.as_secs()
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn client_config(command: &LoadCommand) -> Result<Arc<ClientConfig>, LoadError> {
@@ -273,4 +329,22 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .parse()
         .map_err(|_| "not a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_name_is_the_host_without_brackets() {
+        for (target, host) in [
+            ("gate.test:443", "gate.test"),
+            ("127.0.0.1:8443", "127.0.0.1"),
+            ("[::1]:8443", "::1"),
+            ("[2001:db8::5]:1", "2001:db8::5"),
+        ] {
+            assert_eq!(host_of(target), host);
+            assert!(ServerName::try_from(host).is_ok(), "{host}");
+        }
+    }
 }

@@ -75,6 +75,8 @@ pub struct Scenario {
     pub exchange: Option<(Vec<u8>, usize)>,
     /// Operations a second over all tunnels; `None` for a closed loop.
     pub rate: Option<f64>,
+    /// How long a tunnel may take to open, its first answer included.
+    pub open_timeout: Duration,
     /// Direction of a stream.
     pub direction: Direction,
     /// Not measured, at the start.

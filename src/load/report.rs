@@ -22,8 +22,14 @@ pub struct Report {
     pub bytes: u64,
     /// Latency of an operation in microseconds.
     pub latency: Histogram<u64>,
-    /// Failed operations, by kind.
+    /// Failed operations from the start of the run, by kind.
     pub errors: BTreeMap<&'static str, u64>,
+    /// Of these, those before the measured time: while tunnels were opened, or in the warm-up.
+    pub errors_before: u64,
+    /// Reasons of these failures, where there is more to say than the kind: the status and Proxy-Status of a refusal.
+    pub reasons: BTreeMap<String, u64>,
+    /// Operations a second that were asked for; `None` in a closed loop.
+    pub offered: Option<f64>,
     /// The generator's CPU time as a share of the measured time.
     pub cpu_share: f64,
 }
@@ -54,7 +60,7 @@ struct Latency {
 impl Serialize for Report {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let summary = summarize(&self.latency);
-        let mut out = serializer.serialize_struct("report", 9)?;
+        let mut out = serializer.serialize_struct("report", 12)?;
         out.serialize_field("operations", &self.operations)?;
         out.serialize_field("resumed", &self.resumed)?;
         out.serialize_field("seconds", &self.seconds)?;
@@ -70,6 +76,9 @@ impl Serialize for Report {
         out.serialize_field("latency_us", &latency)?;
         out.serialize_field("errors", &self.failed())?;
         out.serialize_field("errors_by_kind", &self.errors)?;
+        out.serialize_field("errors_before_measuring", &self.errors_before)?;
+        out.serialize_field("reasons", &self.reasons)?;
+        out.serialize_field("offered", &self.offered)?;
         out.serialize_field("cpu_share", &self.cpu_share)?;
         out.end()
     }
@@ -85,6 +94,9 @@ impl Display for Report {
             self.seconds,
             self.rate()
         )?;
+        if let Some(offered) = self.offered {
+            writeln!(f, "offered      {offered} a second")?;
+        }
         if self.bytes > 0 {
             writeln!(
                 f,
@@ -105,6 +117,13 @@ impl Display for Report {
         }
         for (kind, count) in &self.errors {
             writeln!(f, "failed       {count} ({kind})")?;
+        }
+        for (reason, count) in &self.reasons {
+            writeln!(f, "             {count} {reason}")?;
+        }
+        if self.errors_before > 0 {
+            let count = self.errors_before;
+            writeln!(f, "             {count} of these before the measured time")?;
         }
         write!(f, "generator    {:.0} % of a CPU", self.cpu_share * 100.0)?;
         if self.cpu_share > 0.9 {

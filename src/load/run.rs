@@ -9,11 +9,15 @@ use hdrhistogram::Histogram;
 
 use super::client::{Failure, Tunnel, for_slot};
 use super::{Direction, LoadError, Report, Scenario, Work};
+use crate::limits::LOAD_REASONS_MAX;
 use crate::observe::{latency_histogram, record_latency};
-use crate::ring::{self, Runtime, RuntimeConfig};
+use crate::ring::{self, Elapsed, Runtime, RuntimeConfig, Signal};
 
 /// Bytes of one piece of an upward stream.
 const STREAM_PIECE: usize = 32 * 1024;
+
+/// How long a slot rests after a handshake that failed.
+const FAILED_PAUSE: Duration = Duration::from_millis(10);
 
 /// What the caller is told while a run goes on.
 #[derive(Clone, Copy, Debug)]
@@ -37,11 +41,17 @@ struct Shared {
     stop: Cell<bool>,
     open: Cell<usize>,
     ended: Cell<usize>,
+    /// Tunnels that stood and have ended.
+    lost: Cell<usize>,
     operations: Cell<u64>,
     resumed: Cell<u64>,
     bytes: Cell<u64>,
     latency: RefCell<Histogram<u64>>,
     errors: RefCell<BTreeMap<&'static str, u64>>,
+    reasons: RefCell<BTreeMap<String, u64>>,
+    /// Raised when every tunnel stands or has failed; schedules begin at `start`.
+    go: Signal,
+    start: Cell<Instant>,
 }
 
 impl Shared {
@@ -51,11 +61,15 @@ impl Shared {
             stop: Cell::new(false),
             open: Cell::new(0),
             ended: Cell::new(0),
+            lost: Cell::new(0),
             operations: Cell::new(0),
             resumed: Cell::new(0),
             bytes: Cell::new(0),
             latency: RefCell::new(latency_histogram()),
             errors: RefCell::default(),
+            reasons: RefCell::default(),
+            go: Signal::default(),
+            start: Cell::new(Instant::now()),
         }
     }
 
@@ -67,8 +81,35 @@ impl Shared {
         }
     }
 
-    fn failed(&self, failure: Failure) {
+    fn failed(&self, failure: &Failure) {
         *self.errors.borrow_mut().entry(failure.word()).or_default() += 1;
+        if let Some(reason) = failure.reason() {
+            let mut reasons = self.reasons.borrow_mut();
+            let told = reasons.len() < LOAD_REASONS_MAX || reasons.contains_key(&reason);
+            let reason = if told { reason } else { "others".to_owned() };
+            *reasons.entry(reason).or_default() += 1;
+        }
+    }
+
+    fn failures(&self) -> u64 {
+        self.errors.borrow().values().sum()
+    }
+
+    /// The failures by kind, and their reasons, in one line.
+    fn what_failed(&self) -> String {
+        let errors = self.errors.borrow();
+        let mut parts: Vec<String> = errors
+            .iter()
+            .map(|(kind, count)| format!("{count} {kind}"))
+            .collect();
+        parts.extend(self.reasons.borrow().keys().cloned());
+        parts.join(", ")
+    }
+
+    /// Waits until all tunnels stand; a schedule that began earlier would count the set-up as latency.
+    async fn all_stand(&self) {
+        self.open.set(self.open.get() + 1);
+        self.go.wait().await;
     }
 }
 
@@ -90,36 +131,20 @@ async fn drive(
     mut progress: impl FnMut(Progress),
 ) -> Result<Report, LoadError> {
     let shared = Rc::new(Shared::new());
-    for slot in 0..scenario.tunnels {
-        let (shared, scenario) = (shared.clone(), for_slot(&scenario));
-        ring::spawn(async move {
-            if let Err(failure) = work(&scenario, slot, &shared).await
-                && !shared.stop.get()
-            {
-                shared.failed(failure);
-            }
-            shared.ended.set(shared.ended.get() + 1);
-        });
-    }
+    spawn_slots(&scenario, &shared);
     let all_ended = || shared.ended.get() == scenario.tunnels;
     while shared.open.get() + shared.ended.get() < scenario.tunnels {
         ring::sleep(Duration::from_millis(2)).await;
     }
     if shared.open.get() == 0 {
-        return Err(LoadError::NothingOpens(
-            shared
-                .errors
-                .borrow()
-                .keys()
-                .copied()
-                .collect::<Vec<_>>()
-                .join(", "),
-        ));
+        return Err(LoadError::NothingOpens(shared.what_failed()));
     }
+    shared.start.set(Instant::now());
+    shared.go.raise();
     ring::sleep(scenario.warmup).await;
     progress(Progress::Measuring);
     let (cpu, start) = (cpu_time(), Instant::now());
-    shared.errors.borrow_mut().clear();
+    let errors_before = shared.failures();
     shared.measuring.set(true);
     while start.elapsed() < scenario.duration && !all_ended() {
         ring::sleep(Duration::from_secs(1).min(scenario.duration.saturating_sub(start.elapsed())))
@@ -137,7 +162,7 @@ async fn drive(
     shared.stop.set(true);
     progress(Progress::Measured);
     let operations = if scenario.work == Work::Idle {
-        shared.open.get() as u64
+        (shared.open.get() - shared.lost.get()) as u64
     } else {
         shared.operations.get()
     };
@@ -148,36 +173,92 @@ async fn drive(
         bytes: shared.bytes.get(),
         latency: shared.latency.borrow().clone(),
         errors: shared.errors.borrow().clone(),
+        errors_before,
+        reasons: shared.reasons.borrow().clone(),
+        offered: scenario.rate,
         cpu_share: cpu.as_secs_f64() / seconds.max(1e-9),
     })
 }
 
-/// One slot: what one tunnel does after the other, or for its life.
-async fn work(scenario: &Scenario, slot: usize, shared: &Shared) -> Result<(), Failure> {
-    let (message, answer) = match &scenario.exchange {
-        Some((message, answer)) => (message.clone(), *answer),
-        None => (vec![0x61; scenario.size.max(1)], scenario.size.max(1)),
+/// Starts a task for each tunnel.
+fn spawn_slots(scenario: &Scenario, shared: &Rc<Shared>) {
+    let message = match &scenario.exchange {
+        Some((message, _)) => message.clone(),
+        None => vec![0x61; scenario.size],
     };
-    let payload: Rc<[u8]> = message.into();
-    let mut schedule = Schedule::new(scenario, slot);
-    if scenario.work == Work::Handshake {
-        return handshakes(scenario, shared, &mut schedule).await;
+    let message: Rc<[u8]> = message.into();
+    for slot in 0..scenario.tunnels {
+        let (shared, scenario, message) = (shared.clone(), for_slot(scenario), message.clone());
+        ring::spawn(async move {
+            let result = match open(&scenario, &message).await {
+                Ok(tunnel) => {
+                    shared.all_stand().await;
+                    let result = work(&scenario, slot, tunnel, &message, &shared).await;
+                    shared.lost.set(shared.lost.get() + 1);
+                    result
+                }
+                Err(failure) => Err(failure),
+            };
+            if let Err(failure) = result
+                && !shared.stop.get()
+            {
+                shared.failed(&failure);
+            }
+            shared.ended.set(shared.ended.get() + 1);
+        });
     }
-    let mut tunnel = Tunnel::open(scenario).await?;
-    // With TLS 1.3 a client is done before the server has looked at its certificate: only an answer shows that the tunnel
-    // is open.
-    match scenario.work {
-        Work::Echo => tunnel.exchange(&payload, answer).await?,
-        Work::Idle => tunnel.exchange(&[0x61].into(), 1).await?,
-        Work::Stream | Work::Handshake => {}
+}
+
+/// Opens a tunnel, with a first answer where the scenario has one, in the time allowed.
+///
+/// With TLS 1.3 a client is done before the server has looked at its certificate: only an answer shows that the tunnel
+/// is open.
+async fn open(scenario: &Scenario, message: &Rc<[u8]>) -> Result<Tunnel, Failure> {
+    let opened = async {
+        let mut tunnel = Tunnel::open(scenario).await?;
+        match scenario.work {
+            Work::Echo => tunnel.exchange(message, answer_length(scenario)).await?,
+            Work::Idle | Work::Handshake => tunnel.exchange(&[0x61].into(), 1).await?,
+            Work::Stream => {}
+        }
+        Ok(tunnel)
+    };
+    match ring::timeout(scenario.open_timeout, opened).await {
+        Ok(result) => result,
+        Err(Elapsed) => Err(Failure::Timeout),
     }
-    shared.open.set(shared.open.get() + 1);
+}
+
+/// Bytes that come back for a message.
+fn answer_length(scenario: &Scenario) -> usize {
+    scenario
+        .exchange
+        .as_ref()
+        .map_or(scenario.size, |(_, answer)| *answer)
+}
+
+/// One slot: what one tunnel does after the other, or for its life.
+async fn work(
+    scenario: &Scenario,
+    slot: usize,
+    mut tunnel: Tunnel,
+    message: &Rc<[u8]>,
+    shared: &Shared,
+) -> Result<(), Failure> {
+    let mut schedule = Schedule::new(scenario.rate, scenario.tunnels, slot, shared.start.get());
     match (scenario.work, scenario.direction) {
-        (Work::Echo, _) => loop {
-            let since = schedule.next().await;
-            tunnel.exchange(&payload, answer).await?;
-            shared.done(since, payload.len() + answer);
-        },
+        (Work::Handshake, _) => {
+            tunnel.drop_hard();
+            handshakes(scenario, message, shared, &mut schedule).await
+        }
+        (Work::Echo, _) => {
+            let answer = answer_length(scenario);
+            loop {
+                let since = schedule.next().await;
+                tunnel.exchange(message, answer).await?;
+                shared.done(since, message.len() + answer);
+            }
+        }
         (Work::Stream, Direction::Up) => {
             let piece: Rc<[u8]> = vec![0x61; STREAM_PIECE].into();
             loop {
@@ -193,7 +274,7 @@ async fn work(scenario: &Scenario, slot: usize, shared: &Shared) -> Result<(), F
                 count => shared.done(since, count),
             }
         },
-        (Work::Idle | Work::Handshake, _) => match tunnel.recv(|_| ()).await? {
+        (Work::Idle, _) => match tunnel.recv(|_| ()).await? {
             0 => Err(Failure::Cut),
             _ => std::future::pending().await,
         },
@@ -202,19 +283,13 @@ async fn work(scenario: &Scenario, slot: usize, shared: &Shared) -> Result<(), F
 
 async fn handshakes(
     scenario: &Scenario,
+    message: &Rc<[u8]>,
     shared: &Shared,
     schedule: &mut Schedule,
 ) -> Result<(), Failure> {
-    let byte: Rc<[u8]> = [0x61].into();
-    let mut first = true;
     loop {
         let since = schedule.next().await;
-        let opened = async {
-            let mut tunnel = Tunnel::open(scenario).await?;
-            tunnel.exchange(&byte, 1).await?;
-            Ok(tunnel)
-        };
-        match opened.await {
+        match open(scenario, message).await {
             Ok(tunnel) => {
                 shared.done(since, 0);
                 if tunnel.resumed && shared.measuring.get() {
@@ -222,15 +297,14 @@ async fn handshakes(
                 }
                 tunnel.drop_hard();
             }
-            Err(failure) if first => return Err(failure),
             Err(failure) => {
-                shared.failed(failure);
+                // What the end of the run cuts off has not failed.
+                if !shared.stop.get() {
+                    shared.failed(&failure);
+                }
                 // A peer that is down must not be asked in a tight loop.
-                ring::sleep(Duration::from_millis(10)).await;
+                ring::sleep(FAILED_PAUSE).await;
             }
-        }
-        if std::mem::take(&mut first) {
-            shared.open.set(shared.open.get() + 1);
         }
     }
 }
@@ -242,16 +316,15 @@ struct Schedule {
 }
 
 impl Schedule {
-    fn new(scenario: &Scenario, slot: usize) -> Self {
-        let interval = scenario
-            .rate
-            .map(|rate| Duration::from_secs_f64(scenario.tunnels as f64 / rate));
+    /// The schedule of one of `tunnels` slots that share `rate` operations a second; their turns are spread evenly.
+    fn new(rate: Option<f64>, tunnels: usize, slot: usize, start: Instant) -> Self {
+        let interval = rate.map(|rate| Duration::from_secs_f64(tunnels as f64 / rate));
         let offset = interval
             .unwrap_or_default()
-            .mul_f64(slot as f64 / scenario.tunnels as f64);
+            .mul_f64(slot as f64 / tunnels as f64);
         Self {
             interval,
-            next: Instant::now() + offset,
+            next: start + offset,
         }
     }
 
@@ -279,4 +352,28 @@ fn cpu_time() -> Duration {
         .and_then(|field| field.parse().ok())
         .unwrap_or(0);
     Duration::from_nanos(nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_operation_counts_from_its_intended_time() {
+        let runtime = Runtime::new(RuntimeConfig::default()).unwrap();
+        runtime.block_on(async {
+            // The set-up, or a stall, took a second: all that was due since then is due at once, each from its own time.
+            let start = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
+            let mut late = Schedule::new(Some(40.0), 4, 2, start);
+            for n in 0..9 {
+                let intended = start + Duration::from_millis(50 + 100 * n);
+                assert_eq!(late.next().await, intended);
+            }
+            let early = Instant::now();
+            let due = Schedule::new(Some(1000.0), 1, 0, early + Duration::from_millis(5))
+                .next()
+                .await;
+            assert!(due > early && Instant::now() >= due, "waited for");
+        });
+    }
 }
