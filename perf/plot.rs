@@ -13,6 +13,8 @@ use plotters::prelude::*;
 use serde::Deserialize;
 
 type Outcome = Result<(), Box<dyn Error>>;
+/// One figure of a point.
+type Of = fn(&Point) -> f64;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Plane<'a, 'b, Y> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, Y>>;
 
@@ -135,7 +137,7 @@ fn draw_latency(results: &Results, path: &Path) -> Outcome {
     caption(&root, title, &results.header)?;
     let (_, below) = root.split_vertically(60);
     let panels = below.split_evenly((1, 3));
-    let kinds: [(&str, fn(&Point) -> f64); 3] = [
+    let kinds: [(&str, Of); 3] = [
         ("p50", |point| point.p50),
         ("p99", |point| point.p99),
         ("p99.9", |point| point.p99_9),
