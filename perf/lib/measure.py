@@ -13,6 +13,7 @@ from lib.process import cpu_seconds, free_port, memory, spawn, stop, wait_for
 
 WARMUP = 0.5
 LIMIT = 90  # seconds that a run may take beyond its measured time, opening thousands of tunnels included
+AROUND = 5  # seconds that a second load is longer than the measured one, so that it is there from before to after
 
 
 class Failed(Exception):
@@ -57,19 +58,19 @@ class Bench:
         )  # fmt: skip
 
     def run(self, peer, arguments, kind="echo", workers=1, beside=()):
-        """The load's figures, with the server's CPU seconds over the measured time. `beside`: a second load, unmeasured."""
+        """The load's figures, with the server's CPU seconds over the measured time. `beside`: a second load around it."""
         server, port = self.start(peer, kind, workers)
         other = None
         try:
             if beside:
-                long = ["--duration", self.seconds + 60, *beside]
-                other = self.load(peer, port, kind, long, nice=10)
-                threading.Thread(target=other.communicate, daemon=True).start()
+                other = self.load(peer, port, kind, ["--duration", self.seconds + AROUND, *beside], nice=10)
                 time.sleep(1)
             load = self.load(peer, port, kind, ["--duration", self.seconds, *arguments])
             result = self.watch(load, server)
-            if other and other.poll() is not None:
-                raise Failed("the load beside it ended early")
+            if other:
+                if other.poll() is not None:
+                    raise Failed("the load beside it ended early")
+                result["beside"] = json.loads(other.communicate(timeout=LIMIT)[0] or "{}")
             return result
         finally:
             if other:

@@ -1,6 +1,7 @@
 """Processes of a comparison: started, pinned, counted and ended here."""
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -9,7 +10,9 @@ import time
 from pathlib import Path
 
 CHILDREN = []
-TICK = 0.05
+TICK = 0.05  # seconds between two looks
+START_LIMIT = 30  # seconds: Envoy takes its time on a busy machine
+PORTS = (12000, 30000)
 
 
 def spawn(*command, cpus=None, **options):
@@ -85,14 +88,22 @@ def memory(pid):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nothing listens on, below those that the kernel gives to the thousands of outgoing connections."""
+    for _ in range(1000):
+        port = random.randrange(*PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
+    sys.exit("perf/compare: no free port")
 
 
 def wait_for(port, child=None):
-    """Waits until something listens: False if the process ended before, or after ten seconds."""
-    for _ in range(200):
+    """Waits until something listens: False if the process ended before, or not in time."""
+    end = time.monotonic() + START_LIMIT
+    while time.monotonic() < end:
         if child is not None and child.poll() is not None:
             return False
         try:
