@@ -92,6 +92,10 @@ pub const TLS_WARNINGS_MAX: u8 = 4;
 /// Requests to renegotiate without data between them: each is answered with a refusal.
 pub const TLS_RENEGOTIATIONS_MAX: u8 = 2;
 
+/// Signatures on certificates that a core remembers to have checked: at 40 bytes each below 1 MiB a core. Beyond it the
+/// memory starts anew, which costs one check for each certificate that comes again.
+pub const SIGNATURES_REMEMBERED: usize = 16 * 1024;
+
 const _: () = assert!(TLS_RECORD_HEADER + TLS_PLAINTEXT_MAX + 256 <= crate::ring::SMALL_PAYLOAD);
 
 // ---- config: bounds on what a config file may ask for ----

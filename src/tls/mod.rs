@@ -9,6 +9,7 @@ mod handshake;
 mod identity;
 pub mod record;
 mod server;
+mod signatures;
 mod stream;
 mod verifier;
 

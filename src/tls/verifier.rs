@@ -22,6 +22,7 @@ use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::der::issuer_and_serial;
 use super::server::TlsError;
+use super::signatures::remembering;
 use crate::table::{Published, RevocationIndex, Status};
 
 /// What a missing or stale CRL means.
@@ -128,7 +129,7 @@ impl DeviceVerifier {
         let certificate = EndEntityCert::try_from(end_entity).map_err(rustls_error)?;
         let path = certificate
             .verify_for_usage(
-                self.algorithms.all,
+                remembering(),
                 &self.anchors,
                 intermediates,
                 now,
