@@ -133,6 +133,20 @@ fn openssl_talks_in_every_suite() {
     }
 }
 
+/// OpenSSL puts AES-256 first; the gateway's own order decides.
+#[test]
+fn the_gateway_chooses_the_suite() {
+    let (pki, gateway) = gateway();
+    for (version, suite) in [
+        ("-tls1_3", "TLS_AES_128_GCM_SHA256"),
+        ("-tls1_2", "ECDHE-ECDSA-AES128-GCM-SHA256"),
+    ] {
+        let mut client = openssl(&pki, &gateway, &[version]);
+        client.talk(None);
+        client.hears(1, &format!("Cipher is {suite}"));
+    }
+}
+
 /// s_client sends KeyUpdate for a line that begins with K (and asks for the gateway's new keys too) or k.
 #[test]
 fn openssl_takes_new_keys_on_the_way() {

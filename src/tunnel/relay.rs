@@ -76,7 +76,8 @@ impl Relay {
             Ok(()) => CloseReason::Closed,
             Err(reason) => {
                 if let Some(alert) = self.ends.alert.get() {
-                    let _ = ring::timeout(LINGER, self.client.alert(alert)).await;
+                    // In a box of its own: an open tunnel has no room for its alert.
+                    let _ = Box::pin(ring::timeout(LINGER, self.client.alert(alert))).await;
                 }
                 // Cut, not ended: neither side may take what it has for the whole.
                 self.client.reset_on_close();
