@@ -8,13 +8,12 @@ use adit::certs::{self, IssueRequest, KeyType, MakeCa, Validity};
 use adit::table::Published;
 use adit::tls::record::RecordLayer;
 use adit::tls::{
-    DeviceVerifier, RevocationPolicy, ServerTls, StalePolicy, server_config, ticketer,
+    DeviceVerifier, Handshake, RevocationPolicy, ServerTls, StalePolicy, server_config, ticketer,
 };
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 
 /// The server as a core configures it, and a client whose certificate it accepts.
@@ -102,45 +101,19 @@ impl Ends {
 
     /// A session whose server side is adit's record layer.
     pub fn session(&self) -> (ClientConnection, RecordLayer<UnbufferedServerConnection>) {
-        let mut server = UnbufferedServerConnection::new(self.server.clone()).expect("a server");
+        let server = UnbufferedServerConnection::new(self.server.clone()).expect("a server");
+        let mut server = Handshake::new(server);
         let mut client = self.client();
         let mut input = Vec::new();
         let mut done = false;
         while !done {
             input.extend_from_slice(&written(&mut client));
-            let mut output = Vec::new();
-            loop {
-                let UnbufferedStatus { discard, state, .. } =
-                    server.process_tls_records(&mut input);
-                let blocked = match state.expect("a good client") {
-                    ConnectionState::EncodeTlsData(mut data) => {
-                        let needed = match data.encode(&mut []) {
-                            Err(EncodeError::InsufficientSize(size)) => size.required_size,
-                            _ => unreachable!("no flight is empty"),
-                        };
-                        let start = output.len();
-                        output.resize(start + needed, 0);
-                        data.encode(&mut output[start..]).expect("enough room");
-                        false
-                    }
-                    ConnectionState::TransmitTlsData(data) => {
-                        data.done();
-                        false
-                    }
-                    ConnectionState::WriteTraffic(_) => {
-                        done = true;
-                        true
-                    }
-                    _ => true,
-                };
-                input.drain(..discard);
-                if blocked {
-                    break;
-                }
-            }
-            read(&mut client, &output);
+            let used;
+            (used, done) = server.read(&mut input).expect("a good client");
+            input.drain(..used);
+            read(&mut client, &server.take_outgoing());
         }
-        let layer = RecordLayer::take_over(server).expect("a finished handshake");
+        let layer = RecordLayer::take_over(server.into_connection()).expect("a finished handshake");
         (client, layer)
     }
 }

@@ -93,8 +93,8 @@ impl ClientHandshake {
 }
 
 impl<C: Connection> TlsHandshake<C> {
-    /// Completes the handshake; `pace` is awaited before each step that takes long. Returns the bytes that came behind it, to be given to the session's first
-    /// [`TlsStream::recv`].
+    /// Completes the handshake; `pace` is awaited before each step that takes long. Returns the bytes that came behind it,
+    /// to be given to the session's first [`TlsStream::recv`].
     ///
     /// # Errors
     /// [`StreamError`]; after [`StreamError::Tls`] the alert waits for [`TlsHandshake::linger`].
