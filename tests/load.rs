@@ -150,6 +150,30 @@ fn an_open_loop_begins_when_all_tunnels_stand() {
     assert!(figures["operations"].as_u64().unwrap() > 0, "{figures}");
 }
 
+/// Coordinated omission: what was due while the server stood still waited, though it was not sent yet.
+#[test]
+fn a_stall_is_in_the_latency_of_all_that_was_due_meanwhile() {
+    const STALL: Duration = Duration::from_millis(500);
+    let peer = server(|mut stream: TcpStream| {
+        let mut message = [0; 64];
+        let mut number = 0;
+        while stream.read_exact(&mut message).is_ok() {
+            number += 1;
+            if number == 20 {
+                std::thread::sleep(STALL);
+            }
+            let _ = stream.write_all(&message);
+        }
+    });
+    let open_loop = ["--tunnels", "1", "--rate", "200", "--duration", "1.2"];
+    let output = tcp(peer, &open_loop);
+    assert!(output.status.success(), "{output:?}");
+    let figures = figures(&output);
+    // 100 of the 240 operations were due in the stall. Only one was on its way: alone, it would be the maximum.
+    let p90 = figures["latency_us"]["p90"].as_u64().unwrap();
+    assert!(p90 > 200_000, "{figures}");
+}
+
 #[test]
 fn numbers_that_ask_for_nothing_are_refused() {
     let peer = server(echo);
@@ -231,5 +255,30 @@ fn a_refusal_is_counted_by_status_and_reason_and_a_tunnel_is_measured() {
     assert_eq!(figures["errors"], 0, "{figures}");
     assert!(figures["operations"].as_u64().unwrap() > 0, "{figures}");
     let text = std::fs::read_to_string(&hgrm).unwrap();
-    assert!(text.contains("Percentile"), "{text}");
+    let percentiles: Vec<Vec<f64>> = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with(['#', 'V']))
+        .map(|line| {
+            line.split_whitespace()
+                .filter_map(|word| word.parse().ok())
+                .collect()
+        })
+        .filter(|row: &Vec<f64>| row.len() >= 3)
+        .collect();
+    assert!(
+        percentiles.is_sorted_by(|a, b| a[0] <= b[0] && a[1] <= b[1] && a[2] <= b[2]),
+        "{text}"
+    );
+    let last = percentiles.last().unwrap();
+    assert_eq!(
+        last[1..3],
+        [1.0, figures["operations"].as_f64().unwrap()],
+        "{text}"
+    );
+    // The file is in milliseconds, the report in microseconds; a bucket may round up.
+    let max = figures["latency_us"]["max"].as_f64().unwrap();
+    assert!(
+        (last[0] * 1000.0 - max).abs() <= max * 0.002 + 1.0,
+        "{text}"
+    );
 }
