@@ -113,7 +113,7 @@ impl Ends {
             input.drain(..used);
             read(&mut client, &server.take_outgoing());
         }
-        let layer = RecordLayer::take_over(server.into_connection()).expect("a finished handshake");
+        let layer = RecordLayer::take_over(server).expect("a finished handshake");
         (client, layer)
     }
 }

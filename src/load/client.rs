@@ -259,6 +259,7 @@ pub(super) fn for_slot(scenario: &Scenario) -> Scenario {
         let mut own = rustls::ClientConfig::clone(config);
         // The record layer takes the secrets over when the handshake is done.
         own.enable_secret_extraction = true;
+        own.key_log = crate::tls::hand_over();
         own.resumption = if scenario.resumed {
             Resumption::in_memory_sessions(8)
         } else {

@@ -1,8 +1,10 @@
 //! Two futures in one task.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::task::Poll;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
 
 /// Which of two futures ended first, and with what.
 #[derive(Debug, PartialEq, Eq)]
@@ -67,14 +69,30 @@ pub async fn try_join<E>(
     .await
 }
 
-/// Runs both until the first ends, and drops the other: its operations are cancelled. The first argument wins a tie.
-pub async fn race<A: Future, B: Future>(a: A, b: B) -> Either<A::Output, B::Output> {
-    let (mut a, mut b) = (pin!(a), pin!(b));
-    poll_fn(move |context| {
-        if let Poll::Ready(value) = a.as_mut().poll(context) {
+pin_project! {
+    /// See [`race`]. A type of its own, because an `async fn` would keep its two arguments twice.
+    pub struct Race<A, B> {
+        #[pin]
+        a: A,
+        #[pin]
+        b: B,
+    }
+}
+
+/// Runs both until the first ends; the other is dropped with the race, and its operations are cancelled. The first
+/// argument wins a tie.
+pub fn race<A: Future, B: Future>(a: A, b: B) -> Race<A, B> {
+    Race { a, b }
+}
+
+impl<A: Future, B: Future> Future for Race<A, B> {
+    type Output = Either<A::Output, B::Output>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(value) = this.a.poll(context) {
             return Poll::Ready(Either::Left(value));
         }
-        b.as_mut().poll(context).map(Either::Right)
-    })
-    .await
+        this.b.poll(context).map(Either::Right)
+    }
 }

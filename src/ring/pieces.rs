@@ -128,40 +128,51 @@ impl Pieces {
     fn vectors(&self) -> *mut libc::iovec {
         vectors(&self.rest)
     }
+}
 
-    /// What is left to send: one run of bytes, or several with the message header that names them.
-    pub(super) fn to_send(&self) -> ToSend {
+impl ToSend for Pieces {
+    fn left(&mut self) -> Option<Left> {
         let (first, left) = (usize::from(self.sent), usize::from(self.count - self.sent));
+        if left == 0 {
+            return None;
+        }
         // SAFETY: vectors from `sent` to `count` are written, and lie in the control area of the slot.
         let vector = unsafe { self.vectors().add(first) };
         if left == 1 {
             // SAFETY: as above.
             let one = unsafe { *vector };
-            return ToSend::Bytes(one.iov_base.cast(), one.iov_len as u32);
+            return Some(Left::Bytes(one.iov_base.cast(), one.iov_len as u32));
         }
-        ToSend::Message(write_header(&self.rest, vector, left))
+        Some(Left::Message(write_header(&self.rest, vector, left)))
     }
 
-    /// Takes note of `count` bytes that were sent. Whether some are left.
-    pub(super) fn advance(&mut self, mut count: usize) -> bool {
+    fn advance(&mut self, mut count: usize) {
         while self.sent < self.count {
-            // SAFETY: as in `to_send`.
+            // SAFETY: as in `left`.
             let vector = unsafe { &mut *self.vectors().add(usize::from(self.sent)) };
             if count < vector.iov_len {
                 // SAFETY: the pointer stays inside the piece.
                 vector.iov_base = unsafe { vector.iov_base.cast::<u8>().add(count) }.cast();
                 vector.iov_len -= count;
-                return true;
+                return;
             }
             count -= vector.iov_len;
             self.sent += 1;
         }
-        false
     }
 }
 
-/// How the kernel is told what to send.
-pub(super) enum ToSend {
+/// What is sent in as many steps as it takes.
+pub(super) trait ToSend: Unpin + 'static {
+    /// What is left: bytes that `self` owns and that stay in place when `self` is moved. `None` when all is sent.
+    fn left(&mut self) -> Option<Left>;
+
+    /// Takes note of `count` bytes that were sent.
+    fn advance(&mut self, count: usize);
+}
+
+/// How the kernel is told what to send: one run of bytes, or several with the message header that names them.
+pub(super) enum Left {
     Bytes(*const u8, u32),
     Message(*mut libc::msghdr),
 }
@@ -280,13 +291,13 @@ mod tests {
         let (mut pieces, expected) = apart(&bytes, &[3000, 4000, 5000]);
         let mut seen = Vec::new();
         for step in [1, 2999, 3999, 1, 1, 10_000] {
-            let next: Vec<u8> = match pieces.to_send() {
+            let next: Vec<u8> = match pieces.left().unwrap() {
                 // SAFETY: both name bytes of the buffer that `pieces` owns.
-                ToSend::Bytes(at, len) => unsafe {
+                Left::Bytes(at, len) => unsafe {
                     std::slice::from_raw_parts(at, len as usize).to_vec()
                 },
                 // SAFETY: the header and what it points to live in the slot that `pieces` owns.
-                ToSend::Message(header) => unsafe {
+                Left::Message(header) => unsafe {
                     let vectors =
                         std::slice::from_raw_parts((*header).msg_iov, (*header).msg_iovlen);
                     vectors
@@ -299,9 +310,7 @@ mod tests {
             };
             let step = step.min(next.len());
             seen.extend_from_slice(&next[..step]);
-            if !pieces.advance(step) {
-                break;
-            }
+            pieces.advance(step);
         }
         assert_eq!(seen, expected);
     }

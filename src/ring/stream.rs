@@ -5,8 +5,9 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use io_uring::{opcode, squeue, types};
@@ -17,7 +18,7 @@ use super::counters::bump;
 use super::driver::{BUFFER_GROUP, Completion, Kind};
 use super::executor::{Core, SMALL_PAYLOAD, current};
 use super::op::Op;
-use super::pieces::{Pieces, Spacing, ToSend, spaced_header};
+use super::pieces::{Left, Pieces, Spacing, ToSend, spaced_header};
 
 /// Arms the poll before it tries to receive: saves an attempt that is known to find nothing (`IORING_RECVSEND_POLL_FIRST`).
 const POLL_FIRST: u16 = 1;
@@ -106,28 +107,47 @@ impl TcpStream {
     ///
     /// # Errors
     /// As there.
-    pub async fn recv_at_most(&self, limit: u32) -> io::Result<Option<RingBuf>> {
-        loop {
-            let entry = opcode::Recv::new(types::Fd(self.fd), std::ptr::null_mut(), limit)
-                .buf_group(BUFFER_GROUP)
-                .ioprio(self.poll_first())
-                .build()
-                .flags(squeue::Flags::BUFFER_SELECT);
-            let (completion, ()) = Op::new(&self.core, entry, Kind::Buffer, ()).await;
-            match completion.result {
-                Ok(0) => return Ok(None),
-                Ok(count) => {
-                    self.note_rest(completion.flags, count);
-                    return Ok(completion.buffer);
+    pub fn recv_at_most(
+        &self,
+        limit: u32,
+    ) -> impl Future<Output = io::Result<Option<RingBuf>>> + '_ {
+        // `None` while it waits for a buffer.
+        let mut receive = Some(self.start_recv(limit));
+        poll_fn(move |context| {
+            loop {
+                let Some(started) = &mut receive else {
+                    if !self.core.pool.has_posted() {
+                        self.core.pool.wait(context.waker());
+                        return Poll::Pending;
+                    }
+                    receive = Some(self.start_recv(limit));
+                    continue;
+                };
+                let (completion, ()) = ready!(Pin::new(started).poll(context));
+                match completion.result {
+                    Ok(0) => return Poll::Ready(Ok(None)),
+                    Ok(count) => {
+                        self.note_rest(completion.flags, count);
+                        return Poll::Ready(Ok(completion.buffer));
+                    }
+                    Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                        bump(&self.core.cells.enobufs);
+                        self.more_waits.set(true);
+                        receive = None;
+                    }
+                    Err(error) => return Poll::Ready(Err(error)),
                 }
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    bump(&self.core.cells.enobufs);
-                    self.more_waits.set(true);
-                    self.buffer_returned().await;
-                }
-                Err(error) => return Err(error),
             }
-        }
+        })
+    }
+
+    fn start_recv(&self, limit: u32) -> Op<()> {
+        let entry = opcode::Recv::new(types::Fd(self.fd), std::ptr::null_mut(), limit)
+            .buf_group(BUFFER_GROUP)
+            .ioprio(self.poll_first())
+            .build()
+            .flags(squeue::Flags::BUFFER_SELECT);
+        Op::new(&self.core, entry, Kind::Buffer, ())
     }
 
     /// Receives `limit` bytes at most behind those that `buffer` holds. `Ok(0)` at the end of the stream.
@@ -137,16 +157,12 @@ impl TcpStream {
     ///
     /// # Panics
     /// If the buffer has no room.
-    pub async fn recv_into(
+    pub fn recv_into(
         &self,
-        mut buffer: RingBuf,
+        buffer: RingBuf,
         limit: usize,
-    ) -> (io::Result<usize>, RingBuf) {
-        let entry = self
-            .recv_behind(&mut buffer, limit)
-            .ioprio(self.poll_first());
-        let completed = Op::new(&self.core, entry.build(), Kind::Plain, buffer).await;
-        self.received(completed, |count| count)
+    ) -> impl Future<Output = (io::Result<usize>, RingBuf)> + '_ {
+        self.recv_behind(buffer, limit, self.poll_first(), 0)
     }
 
     /// As [`TcpStream::recv_into`], but does not wait: `WouldBlock` when nothing is there.
@@ -156,23 +172,33 @@ impl TcpStream {
     ///
     /// # Panics
     /// As there.
-    pub async fn try_recv_into(
+    pub fn try_recv_into(
+        &self,
+        buffer: RingBuf,
+        limit: usize,
+    ) -> impl Future<Output = (io::Result<usize>, RingBuf)> + '_ {
+        self.recv_behind(buffer, limit, 0, libc::MSG_DONTWAIT)
+    }
+
+    fn recv_behind(
         &self,
         mut buffer: RingBuf,
         limit: usize,
-    ) -> (io::Result<usize>, RingBuf) {
-        let entry = self
-            .recv_behind(&mut buffer, limit)
-            .flags(libc::MSG_DONTWAIT);
-        let completed = Op::new(&self.core, entry.build(), Kind::Plain, buffer).await;
-        self.received(completed, |count| count)
-    }
-
-    fn recv_behind(&self, buffer: &mut RingBuf, limit: usize) -> opcode::Recv {
+        priority: u16,
+        flags: i32,
+    ) -> impl Future<Output = (io::Result<usize>, RingBuf)> + '_ {
         let (pointer, room) = buffer.spare_pointer();
         assert!(room > 0 && limit > 0, "receiving into a full buffer");
         let room = room.min(u32::try_from(limit).unwrap_or(u32::MAX));
-        opcode::Recv::new(types::Fd(self.fd), pointer, room)
+        let entry = opcode::Recv::new(types::Fd(self.fd), pointer, room)
+            .ioprio(priority)
+            .flags(flags)
+            .build();
+        let mut receive = Op::new(&self.core, entry, Kind::Plain, buffer);
+        poll_fn(move |context| {
+            let completed = ready!(Pin::new(&mut receive).poll(context));
+            Poll::Ready(self.received(completed, |count| count))
+        })
     }
 
     /// Takes note of what a receive has put behind the bytes of its buffer: `span` bytes for those received.
@@ -235,47 +261,58 @@ impl TcpStream {
     ///
     /// # Errors
     /// The system's; how much was sent before is not known then.
-    pub async fn send_pieces(&self, mut pieces: Pieces) -> (io::Result<()>, Pieces) {
-        let mut more = !pieces.is_empty();
-        while more {
-            let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
-            let entry = match pieces.to_send() {
-                ToSend::Bytes(pointer, len) => opcode::Send::new(types::Fd(self.fd), pointer, len)
-                    .flags(flags)
-                    .build(),
-                ToSend::Message(header) => opcode::SendMsg::new(types::Fd(self.fd), header)
-                    .flags(flags as u32)
-                    .build(),
-            };
-            let (completion, back) = Op::new(&self.core, entry, Kind::Plain, pieces).await;
-            pieces = back;
-            match completion.result {
-                Ok(count) => more = pieces.advance(count as usize),
-                Err(error) => return (Err(error), pieces),
-            }
-        }
-        (Ok(()), pieces)
+    pub fn send_pieces(
+        &self,
+        pieces: Pieces,
+    ) -> impl Future<Output = (io::Result<()>, Pieces)> + '_ {
+        self.send_all(pieces)
     }
 
     /// Sends all of `buffer`, which comes back for further use.
     ///
     /// # Errors
     /// The system's; how much was sent before is not known then.
-    pub async fn send<B: SendBuf + Unpin>(&self, mut buffer: B) -> (io::Result<()>, B) {
-        let mut sent = 0;
-        while sent < buffer.bytes().len() {
-            let rest = &buffer.bytes()[sent..];
-            let entry = opcode::Send::new(types::Fd(self.fd), rest.as_ptr(), rest.len() as u32)
-                .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
-                .build();
-            let (completion, back) = Op::new(&self.core, entry, Kind::Plain, buffer).await;
-            buffer = back;
-            match completion.result {
-                Ok(count) => sent += count as usize,
-                Err(error) => return (Err(error), buffer),
+    pub async fn send<B: SendBuf + Unpin>(&self, buffer: B) -> (io::Result<()>, B) {
+        let (sent, unsent) = self.send_all(Unsent { buffer, sent: 0 }).await;
+        (sent, unsent.buffer)
+    }
+
+    /// Sends until nothing is left. By hand, because an `async fn` would keep room for what is sent three times.
+    fn send_all<R: ToSend>(&self, rest: R) -> impl Future<Output = (io::Result<()>, R)> + '_ {
+        let mut step = self.send_step(rest);
+        poll_fn(move |context| {
+            loop {
+                let send = match &mut step {
+                    Ok(send) => send,
+                    Err(all_sent) => {
+                        let rest = all_sent.take().expect("not polled after its end");
+                        return Poll::Ready((Ok(()), rest));
+                    }
+                };
+                let (completion, mut rest) = ready!(Pin::new(send).poll(context));
+                match completion.result {
+                    Ok(count) => rest.advance(count as usize),
+                    Err(error) => return Poll::Ready((Err(error), rest)),
+                }
+                step = self.send_step(rest);
             }
-        }
-        (Ok(()), buffer)
+        })
+    }
+
+    /// Starts to send what is left; an error is that nothing is.
+    fn send_step<R: ToSend>(&self, mut rest: R) -> Result<Op<R>, Option<R>> {
+        const FLAGS: i32 = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+        let fd = types::Fd(self.fd);
+        let entry = match rest.left() {
+            None => return Err(Some(rest)),
+            Some(Left::Bytes(pointer, length)) => {
+                opcode::Send::new(fd, pointer, length).flags(FLAGS).build()
+            }
+            Some(Left::Message(header)) => {
+                opcode::SendMsg::new(fd, header).flags(FLAGS as u32).build()
+            }
+        };
+        Ok(Op::new(&self.core, entry, Kind::Plain, rest))
     }
 
     /// Ends the sending direction: the peer sees the end of the stream.
@@ -324,17 +361,22 @@ impl TcpStream {
         // SAFETY: the descriptor is open for as long as `self` lives: only drop closes it.
         unsafe { BorrowedFd::borrow_raw(self.fd) }
     }
+}
 
-    /// Waits until the pool has given a buffer to the ring again.
-    fn buffer_returned(&self) -> impl Future<Output = ()> {
-        let pool = self.core.pool.clone();
-        poll_fn(move |context| {
-            if pool.has_posted() {
-                return Poll::Ready(());
-            }
-            pool.wait(context.waker());
-            Poll::Pending
-        })
+/// A buffer of which a part is sent.
+struct Unsent<B> {
+    buffer: B,
+    sent: usize,
+}
+
+impl<B: SendBuf + Unpin> ToSend for Unsent<B> {
+    fn left(&mut self) -> Option<Left> {
+        let rest = &self.buffer.bytes()[self.sent..];
+        (!rest.is_empty()).then(|| Left::Bytes(rest.as_ptr(), rest.len() as u32))
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.sent += count;
     }
 }
 

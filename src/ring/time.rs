@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::combine::{Either, race};
+use pin_project_lite::pin_project;
+
+use super::combine::{Either, Race, race};
 use super::executor::{Core, current};
 
 /// The time at the start of this loop turn; costs no clock call.
@@ -82,13 +84,29 @@ impl Drop for Sleep {
 #[error("timed out")]
 pub struct Elapsed;
 
-/// Runs `future` for at most `duration`; then drops it, which cancels its operations.
-///
-/// # Errors
-/// [`Elapsed`] when the time is over first.
-pub async fn timeout<F: Future>(duration: Duration, future: F) -> Result<F::Output, Elapsed> {
-    match race(future, sleep(duration)).await {
-        Either::Left(value) => Ok(value),
-        Either::Right(()) => Err(Elapsed),
+pin_project! {
+    /// See [`timeout`].
+    pub struct Timeout<F> {
+        #[pin]
+        race: Race<F, Sleep>,
+    }
+}
+
+/// Runs `future` for at most `duration`; then drops it, which cancels its operations. [`Elapsed`] when the time is over
+/// first.
+pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
+    Timeout {
+        race: race(future, sleep(duration)),
+    }
+}
+
+impl<F: Future> Future for Timeout<F> {
+    type Output = Result<F::Output, Elapsed>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().race.poll(context).map(|first| match first {
+            Either::Left(value) => Ok(value),
+            Either::Right(()) => Err(Elapsed),
+        })
     }
 }

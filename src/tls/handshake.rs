@@ -12,12 +12,19 @@ use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, Un
 use rustls::{CommonState, ExtractedSecrets};
 
 use super::record::Fault;
+use super::secrets::TrafficSecrets;
 use crate::limits::TLS_RECORD_HEADER;
 
 /// Either end of a rustls connection; the two have the same methods and no trait in common.
 pub trait Connection: Deref<Target: Deref<Target = CommonState>> {
     /// rustls's data of this end.
     type Data;
+
+    /// What this end keeps for session tickets.
+    type Tickets;
+
+    /// Which end it is.
+    const IS_SERVER: bool;
 
     /// `process_tls_records` of this end.
     fn process<'c, 'i>(
@@ -29,18 +36,19 @@ pub trait Connection: Deref<Target: Deref<Target = CommonState>> {
     ///
     /// # Errors
     /// rustls's, if the handshake is not done.
-    fn take_over(self) -> Result<(ExtractedSecrets, KernelConnection<Self::Data>), rustls::Error>;
+    fn take_over(self) -> Result<(ExtractedSecrets, Self::Tickets), rustls::Error>;
 
     /// Takes note of a session ticket, which only a client may be given.
     ///
     /// # Errors
     /// [`Fault`], if it has no place here or does not parse.
-    fn ticket_received(keys: &mut KernelConnection<Self::Data>, ticket: &[u8])
-    -> Result<(), Fault>;
+    fn ticket_received(tickets: &mut Self::Tickets, ticket: &[u8]) -> Result<(), Fault>;
 }
 
 impl Connection for UnbufferedServerConnection {
     type Data = ServerConnectionData;
+    type Tickets = ();
+    const IS_SERVER: bool = true;
 
     fn process<'c, 'i>(
         &'c mut self,
@@ -49,20 +57,20 @@ impl Connection for UnbufferedServerConnection {
         self.process_tls_records(incoming)
     }
 
-    fn take_over(self) -> Result<(ExtractedSecrets, KernelConnection<Self::Data>), rustls::Error> {
-        self.dangerous_into_kernel_connection()
+    fn take_over(self) -> Result<(ExtractedSecrets, Self::Tickets), rustls::Error> {
+        let (secrets, _) = self.dangerous_into_kernel_connection()?;
+        Ok((secrets, ()))
     }
 
-    fn ticket_received(
-        _keys: &mut KernelConnection<Self::Data>,
-        _ticket: &[u8],
-    ) -> Result<(), Fault> {
+    fn ticket_received(_tickets: &mut Self::Tickets, _ticket: &[u8]) -> Result<(), Fault> {
         Err(Fault::Unexpected)
     }
 }
 
 impl Connection for UnbufferedClientConnection {
     type Data = ClientConnectionData;
+    type Tickets = Box<KernelConnection<ClientConnectionData>>;
+    const IS_SERVER: bool = false;
 
     fn process<'c, 'i>(
         &'c mut self,
@@ -71,15 +79,14 @@ impl Connection for UnbufferedClientConnection {
         self.process_tls_records(incoming)
     }
 
-    fn take_over(self) -> Result<(ExtractedSecrets, KernelConnection<Self::Data>), rustls::Error> {
-        self.dangerous_into_kernel_connection()
+    fn take_over(self) -> Result<(ExtractedSecrets, Self::Tickets), rustls::Error> {
+        let (secrets, connection) = self.dangerous_into_kernel_connection()?;
+        Ok((secrets, Box::new(connection)))
     }
 
-    fn ticket_received(
-        keys: &mut KernelConnection<Self::Data>,
-        ticket: &[u8],
-    ) -> Result<(), Fault> {
-        keys.handle_new_session_ticket(ticket)
+    fn ticket_received(tickets: &mut Self::Tickets, ticket: &[u8]) -> Result<(), Fault> {
+        tickets
+            .handle_new_session_ticket(ticket)
             .map_err(|_| Fault::Decode)
     }
 }
@@ -87,6 +94,7 @@ impl Connection for UnbufferedClientConnection {
 /// One end of one handshake. It does no I/O.
 pub struct Handshake<C> {
     connection: C,
+    secrets: TrafficSecrets,
     /// Records to be sent: flights, tickets, an alert.
     outgoing: Vec<u8>,
     /// Bytes at the start of the input that rustls has seen and wants again: a message that is not complete.
@@ -98,6 +106,7 @@ impl<C: Connection> Handshake<C> {
     pub fn new(connection: C) -> Self {
         Self {
             connection,
+            secrets: TrafficSecrets::default(),
             outgoing: Vec::new(),
             seen: 0,
         }
@@ -116,9 +125,9 @@ impl<C: Connection> Handshake<C> {
         &self.connection
     }
 
-    /// The rustls connection, when its handshake is done and everything is sent.
-    pub fn into_connection(self) -> C {
-        self.connection
+    /// The rustls connection and the traffic secrets, when the handshake is done and everything is sent.
+    pub fn into_parts(self) -> (C, TrafficSecrets) {
+        (self.connection, self.secrets)
     }
 
     /// Takes what has to be sent.
@@ -156,6 +165,7 @@ impl<C: Connection> Handshake<C> {
         let mut used = 0;
         loop {
             let UnbufferedStatus { discard, state } = self.connection.process(&mut window[used..]);
+            self.secrets.take_shown();
             used += discard;
             match state? {
                 ConnectionState::EncodeTlsData(mut data) => {

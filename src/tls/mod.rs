@@ -8,6 +8,7 @@ mod failure;
 mod handshake;
 mod identity;
 pub mod record;
+mod secrets;
 mod server;
 mod signatures;
 mod stream;
@@ -17,6 +18,7 @@ pub use crl::{CrlError, CrlErrors, CrlReport, load_crls};
 pub use failure::{HandshakeFailure, failure_of};
 pub use handshake::{Connection, Handshake};
 pub use identity::{IdentityError, PeerIdentity};
+pub use secrets::{TrafficSecrets, hand_over};
 pub use server::{ServerTls, TlsError, server_config, ticketer};
 pub use stream::{
     ClientHandshake, ClientStream, Received, ServerHandshake, ServerStream, StreamError,

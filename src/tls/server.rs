@@ -8,6 +8,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::{Error, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
 
+use super::secrets::hand_over;
 use super::verifier::DeviceVerifier;
 
 /// Why TLS cannot be set up.
@@ -104,6 +105,7 @@ pub fn server_config(tls: ServerTls) -> Result<ServerConfig, TlsError> {
     config.ticketer = tls.ticketer;
     // The record layer takes the secrets over when the handshake is done.
     config.enable_secret_extraction = true;
+    config.key_log = hand_over();
     // Tickets carry the state; a cache of each core would miss on the other cores.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     // One ticket is one sealing a handshake; a client that opens several sessions at once gets one with each.

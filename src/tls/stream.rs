@@ -125,10 +125,9 @@ impl<C: Connection> TlsHandshake<C> {
     /// # Errors
     /// rustls's, if it is not.
     pub fn into_session(self) -> Result<TlsStream<C>, rustls::Error> {
-        let connection = self.handshake.into_inner().into_connection();
         Ok(TlsStream {
             stream: self.stream,
-            layer: RefCell::new(RecordLayer::take_over(connection)?),
+            layer: RefCell::new(RecordLayer::take_over(self.handshake.into_inner())?),
             peer_closed: Cell::new(false),
             writing: Cell::new(false),
             predicted: Cell::new(0),
@@ -220,10 +219,18 @@ impl<C: Connection> TlsStream<C> {
                     return Ok(Received::Closed);
                 }
             }
-            carry = match self.more(carry).await? {
-                Some(buffer) => Some(buffer),
-                None => return Err(StreamError::Truncated),
+            let more = match carry {
+                None => self.first().await?,
+                Some(part) => {
+                    let (part, limit) = self.room_behind(part)?;
+                    let (count, buffer) = self.stream.recv_into(part, limit).await;
+                    (count? > 0).then_some(buffer)
+                }
             };
+            if more.is_none() {
+                return Err(StreamError::Truncated);
+            }
+            carry = more;
         }
     }
 
@@ -249,28 +256,30 @@ impl<C: Connection> TlsStream<C> {
         Ok(pieces)
     }
 
-    /// More ciphertext, behind what is carried over. A stream gets a large buffer while bytes wait, and as many whole
-    /// records as it holds, if they are as long as the last one, so that no part of one is left to be moved.
-    async fn more(&self, carry: Option<RingBuf>) -> Result<Option<RingBuf>, StreamError> {
+    /// Ciphertext of which nothing is there yet. A stream gets a large buffer while bytes wait, and as many whole records
+    /// as it holds, if they are as long as the last one, so that no part of one is left to be moved.
+    async fn first(&self) -> io::Result<Option<RingBuf>> {
         let predicted = self.predicted.get() as usize;
-        let Some(carry) = carry else {
-            if let Some(large) = self.stream.is_bulk().then(RingBuf::large).flatten() {
-                let limit = whole_records(large.spare(), 0, predicted);
-                let (count, buffer) = self.stream.try_recv_into(large, limit).await;
-                match count {
-                    Ok(0) => return Ok(None),
-                    Ok(_) => return Ok(Some(buffer)),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error.into()),
-                }
+        if let Some(large) = self.stream.is_bulk().then(RingBuf::large).flatten() {
+            let limit = whole_records(large.spare(), 0, predicted);
+            let (count, buffer) = self.stream.try_recv_into(large, limit).await;
+            match count {
+                Ok(0) => return Ok(None),
+                Ok(_) => return Ok(Some(buffer)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
             }
-            let limit = if predicted > 0 {
-                predicted
-            } else {
-                SMALL_PAYLOAD
-            };
-            return Ok(self.stream.recv_at_most(limit as u32).await?);
+        }
+        let limit = match self.predicted.get() {
+            0 => SMALL_PAYLOAD as u32,
+            predicted => predicted,
         };
+        self.stream.recv_at_most(limit).await
+    }
+
+    /// Where the bytes go that come behind `carry`, and how many are wanted.
+    fn room_behind(&self, carry: RingBuf) -> Result<(RingBuf, usize), Fault> {
+        let predicted = self.predicted.get() as usize;
         let carry = match self.stream.is_bulk() {
             true if !carry.is_large() => moved(RingBuf::large(), carry),
             // While it waits, a session holds no large buffer.
@@ -284,8 +293,7 @@ impl<C: Connection> TlsStream<C> {
             None => predicted.saturating_sub(carry.len()),
         };
         let limit = whole_records(carry.spare(), missing, predicted);
-        let (count, buffer) = self.stream.recv_into(carry, limit).await;
-        Ok((count? > 0).then_some(buffer))
+        Ok((carry, limit))
     }
 
     /// The gaps that [`TlsStream::send`] needs in a buffer with more than one record's content.
@@ -312,7 +320,7 @@ impl<C: Connection> TlsStream<C> {
             if first.is_empty() {
                 break;
             }
-            self.write(first).await?;
+            Box::pin(self.write(first)).await?;
         }
         {
             let mut layer = self.layer.borrow_mut();

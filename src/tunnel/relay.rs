@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use rustls::AlertDescription;
 use super::core::{Core, Live};
 use crate::limits::LINGER;
 use crate::observe::{CloseReason, Stage};
-use crate::ring::{self, Either, RingBuf, TcpStream};
+use crate::ring::{self, Either, RingBuf, TaskHandle, TcpStream};
 use crate::tls::{Received, ServerStream, StreamError};
 
 /// How a direction ended.
@@ -33,6 +34,12 @@ pub(super) struct Relay {
     pub ends: Ends,
 }
 
+/// What came behind the request: bytes for the server, and records that are not complete yet.
+pub(super) struct Behind {
+    pub early: Vec<u8>,
+    pub carry: Option<RingBuf>,
+}
+
 /// What the directions have come to.
 #[derive(Default)]
 pub(super) struct Ends {
@@ -47,25 +54,25 @@ pub(super) struct Ends {
 }
 
 impl Relay {
-    /// Runs until both directions have ended, one has failed, nothing moves any more or the node ends.
-    pub async fn run(self: &Rc<Self>, early: Vec<u8>, carry: Option<RingBuf>) -> CloseReason {
+    /// Starts both directions; they end with their handles.
+    pub fn start(self: &Rc<Self>, behind: Box<Behind>) -> [TaskHandle; 2] {
         let (up, down) = (self.clone(), self.clone());
-        let directions = (
+        [
             ring::spawn_owned(async move {
                 let ending = Ending(&up, |ends| &ends.up);
-                ending.with(up.up(early, carry).await);
+                ending.with(up.up(behind).await);
             }),
             ring::spawn_owned(async move {
                 let ending = Ending(&down, |ends| &ends.down);
                 ending.with(down.down().await);
             }),
-        );
-        let ended = match ring::race(
-            self.both_ended(),
-            ring::race(self.idle(), self.core.cut.wait()),
-        )
-        .await
-        {
+        ]
+    }
+
+    /// Waits until both directions have ended, one has failed, nothing moves any more or the node ends.
+    pub async fn end(&self, directions: [TaskHandle; 2]) -> CloseReason {
+        let stopped = ring::race(self.idle(), self.core.cut.wait());
+        let ended = match ring::race(self.both_ended(), stopped).await {
             Either::Left(end) => end,
             Either::Right(Either::Left(())) => Err(CloseReason::IdleTimeout),
             Either::Right(Either::Right(())) => Err(CloseReason::DrainTimeout),
@@ -88,13 +95,12 @@ impl Relay {
     }
 
     /// Client to server.
-    async fn up(&self, early: Vec<u8>, mut carry: Option<RingBuf>) -> End {
-        if !early.is_empty() {
-            self.moved(&self.live.up, early.len());
-            if self.server.send(early).await.0.is_err() {
-                return Err(CloseReason::ServerReset);
-            }
-        }
+    async fn up(&self, behind: Box<Behind>) -> End {
+        let mut carry = {
+            let Behind { early, carry } = *behind;
+            self.send_early(early).await?;
+            carry
+        };
         loop {
             match self.client.recv(carry).await {
                 Ok(Received::Data(pieces)) => {
@@ -116,6 +122,18 @@ impl Relay {
         }
     }
 
+    /// In a box of its own, like all that an open tunnel does once.
+    fn send_early(&self, early: Vec<u8>) -> Pin<Box<dyn Future<Output = End> + '_>> {
+        Box::pin(async move {
+            if early.is_empty() {
+                return Ok(());
+            }
+            self.moved(&self.live.up, early.len());
+            let sent = self.server.send(early).await.0;
+            sent.map_err(|_| CloseReason::ServerReset)
+        })
+    }
+
     /// Server to client.
     async fn down(&self) -> End {
         let spacing = self.client.spacing();
@@ -130,9 +148,8 @@ impl Relay {
                     self.client.send(buffer).await
                 }
                 Ok(None) => {
-                    return self
-                        .client
-                        .close()
+                    // In a box of its own: an open tunnel has no room for its end.
+                    return Box::pin(self.client.close())
                         .await
                         .map_err(|error| self.client_end(&error));
                 }
@@ -167,7 +184,7 @@ impl Relay {
     }
 
     /// Returns when both directions have ended well, or one has not.
-    async fn both_ended(&self) -> End {
+    fn both_ended(&self) -> impl Future<Output = End> {
         poll_fn(|context| {
             let (up, down) = (self.ends.up.get(), self.ends.down.get());
             match (up, down) {
@@ -179,7 +196,6 @@ impl Relay {
                 }
             }
         })
-        .await
     }
 
     fn client_end(&self, error: &StreamError) -> CloseReason {

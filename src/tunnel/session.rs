@@ -12,9 +12,10 @@ use rustls::{AlertDescription, HandshakeKind as Kind, ProtocolVersion};
 use super::core::{Core, Live, Snapshot};
 use super::policy::{authorize, route};
 use super::quota::Permit;
-use super::relay::{Ends, Relay};
+use super::relay::{Behind, Ends, Relay};
 use super::request::{ConnectRequest, RequestError, RequestParser};
 use super::response::{ESTABLISHED, refusal};
+use crate::config::HostPort;
 use crate::limits::LINGER;
 use crate::observe::{
     AuditEvent, AuditRecord, CloseReason, HandshakeKind, Stage, Subject, TlsVersion,
@@ -32,18 +33,18 @@ struct Accepted {
     at: Instant,
 }
 
-/// A request and what came behind it on the session: records that are not complete yet.
+/// A request and what came behind it on the session.
 struct Asked {
-    request: ConnectRequest,
-    carry: Option<RingBuf>,
+    target: HostPort,
+    behind: Behind,
 }
 
 /// A tunnel whose client has been told that it is open.
 struct Tunnel {
     relay: Rc<Relay>,
-    asked: Asked,
+    behind: Box<Behind>,
     target: String,
-    _permit: Permit,
+    permit: Permit,
 }
 
 /// What is known of a session so far, for the record of its end.
@@ -80,7 +81,7 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, counted: Counted) {
         };
         if let Some(tunnel) = session(&core, &snapshot, accepted).await {
             // A task of its own: what the handshake needed is not kept for the life of the tunnel.
-            ring::spawn(relay(core, tunnel, counted));
+            ring::spawn(relay(tunnel, counted));
         }
     }
 }
@@ -256,8 +257,9 @@ async fn request(tls: &ServerStream, mut carry: Option<RingBuf>) -> Result<Asked
             }
         }
         carry = pieces.into_rest();
-        if let Some(request) = request {
-            return Ok(Asked { request, carry });
+        if let Some(ConnectRequest { target, early }) = request {
+            let behind = Behind { early, carry };
+            return Ok(Asked { target, behind });
         }
     }
 }
@@ -267,7 +269,7 @@ struct Dialled {
     server: TcpStream,
     address: Arc<str>,
     service: Arc<str>,
-    asked: Asked,
+    behind: Behind,
     permit: Permit,
 }
 
@@ -281,7 +283,7 @@ async fn dial(
     outcome: &mut Outcome,
 ) -> Result<Dialled, CloseReason> {
     let started = Instant::now();
-    let target = &asked.request.target;
+    let target = &asked.target;
     outcome.target = Some(target.to_string());
     if core.draining.get() {
         return Err(CloseReason::Draining);
@@ -326,7 +328,7 @@ async fn dial(
         server,
         address,
         service: service.name.clone(),
-        asked,
+        behind: asked.behind,
         permit,
     })
 }
@@ -358,47 +360,51 @@ impl Dialled {
                 last: ring::now().into(),
                 ends: Ends::default(),
             }),
-            asked: self.asked,
+            behind: Box::new(self.behind),
             target: outcome.target.unwrap_or_default(),
-            _permit: self.permit,
+            permit: self.permit,
         }
     }
 }
 
-/// The open tunnel, between its two records.
-async fn relay(core: Rc<Core>, tunnel: Tunnel, _counted: Counted) {
+/// The open tunnel, between its two records. Not an `async fn`, which would keep the tunnel twice.
+fn relay(tunnel: Tunnel, counted: Counted) -> impl Future<Output = ()> {
     let Tunnel {
         relay,
-        asked,
+        behind,
         target,
-        _permit,
+        permit,
     } = tunnel;
-    let live = relay.live.clone();
-    let (service, server) = (live.service.clone(), live.server.clone());
-    let start = AuditEvent::TunnelStart {
-        tunnel: live.id,
-        service,
-        server,
-    };
-    audit(&core, &live.subject, Some(&target), start);
-    let listed = core.list(live.clone());
+    async move {
+        let (core, live) = (&relay.core, &relay.live);
+        let (service, server) = (live.service.clone(), live.server.clone());
+        let start = AuditEvent::TunnelStart {
+            tunnel: live.id,
+            service,
+            server,
+        };
+        audit(core, &live.subject, Some(&target), start);
+        let listed = core.list(live.clone());
 
-    let reason = relay.run(asked.request.early, asked.carry).await;
+        let directions = relay.start(behind);
+        let reason = relay.end(directions).await;
 
-    drop(listed);
-    let duration = ring::now().saturating_duration_since(live.opened);
-    core.metrics.borrow_mut().record(Stage::Lifetime, duration);
-    core.count(reason);
-    let end = AuditEvent::TunnelEnd {
-        tunnel: live.id,
-        service: live.service.clone(),
-        server: live.server.clone(),
-        bytes_up: live.up.get(),
-        bytes_down: live.down.get(),
-        duration,
-        reason,
-    };
-    audit(&core, &live.subject, Some(&target), end);
+        drop(listed);
+        let duration = ring::now().saturating_duration_since(live.opened);
+        core.metrics.borrow_mut().record(Stage::Lifetime, duration);
+        core.count(reason);
+        let end = AuditEvent::TunnelEnd {
+            tunnel: live.id,
+            service: live.service.clone(),
+            server: live.server.clone(),
+            bytes_up: live.up.get(),
+            bytes_down: live.down.get(),
+            duration,
+            reason,
+        };
+        audit(core, &live.subject, Some(&target), end);
+        drop((permit, counted));
+    }
 }
 
 /// Tells the client, in the way that the reason's row says, and waits a moment for it to be read.

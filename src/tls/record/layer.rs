@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use rustls::kernel::KernelConnection;
-use rustls::{AlertDescription, ContentType, ProtocolVersion};
+use rustls::{AlertDescription, ContentType};
 
 use super::fault::Fault;
 use super::protection::Protection;
@@ -11,7 +10,7 @@ use crate::limits::{
     TLS_EMPTY_RECORDS_MAX, TLS_HANDSHAKE_MESSAGE_MAX, TLS_KEY_UPDATES_MAX, TLS_PLAINTEXT_MAX,
     TLS_RECORD_HEADER, TLS_RENEGOTIATIONS_MAX, TLS_WARNINGS_MAX,
 };
-use crate::tls::handshake::Connection;
+use crate::tls::handshake::{Connection, Handshake};
 
 /// Handshake messages that can follow a handshake (RFC 8446, section 4; RFC 5246, section 7.4).
 const HELLO_REQUEST: u8 = 0;
@@ -46,8 +45,8 @@ struct Idle {
 pub struct RecordLayer<C: Connection> {
     opening: Protection,
     sealing: Protection,
-    keys: KernelConnection<C::Data>,
-    version: ProtocolVersion,
+    tickets: C::Tickets,
+    tls13: bool,
     /// A handshake message that came in pieces, so far.
     partial: Vec<u8>,
     /// Sealed records of the layer's own, to be sent before anything that is sealed later.
@@ -58,19 +57,30 @@ pub struct RecordLayer<C: Connection> {
 }
 
 impl<C: Connection> RecordLayer<C> {
-    /// Takes a connection over whose handshake is done.
+    /// Takes the connection of a handshake over that is done.
     ///
     /// # Errors
     /// rustls's, if it is not done or its secrets may not be extracted.
-    pub fn take_over(connection: C) -> Result<Self, rustls::Error> {
-        let (secrets, keys) = connection.take_over()?;
-        let version = keys.protocol_version();
+    pub fn take_over(handshake: Handshake<C>) -> Result<Self, rustls::Error> {
+        let (connection, shown) = handshake.into_parts();
+        let missing = || rustls::Error::General("a session whose secrets were not shown".into());
+        let suite = connection.negotiated_cipher_suite().ok_or_else(missing)?;
+        let (of_peer, own) = if C::IS_SERVER {
+            (shown.client, shown.server)
+        } else {
+            (shown.server, shown.client)
+        };
+        let tls13 = suite.tls13().is_some();
+        if tls13 && (of_peer.is_none() || own.is_none()) {
+            return Err(missing());
+        }
+        let (secrets, tickets) = connection.take_over()?;
         let internal = |_| rustls::Error::General("a cipher suite without a record layer".into());
         Ok(Self {
-            opening: Protection::new(&secrets.rx.1, secrets.rx.0, version).map_err(internal)?,
-            sealing: Protection::new(&secrets.tx.1, secrets.tx.0, version).map_err(internal)?,
-            keys,
-            version,
+            opening: Protection::new(&secrets.rx, suite, of_peer).map_err(internal)?,
+            sealing: Protection::new(&secrets.tx, suite, own).map_err(internal)?,
+            tickets,
+            tls13,
             partial: Vec::new(),
             outgoing: Vec::new(),
             update_due: false,
@@ -129,10 +139,6 @@ impl<C: Connection> RecordLayer<C> {
         Ok(Some((length, content)))
     }
 
-    fn tls13(&self) -> bool {
-        self.version == ProtocolVersion::TLSv1_3
-    }
-
     fn alert_received(&mut self, alert: &[u8]) -> Result<Content, Fault> {
         const WARNING: u8 = 1;
         let &[level, description] = alert else {
@@ -141,11 +147,11 @@ impl<C: Connection> RecordLayer<C> {
         match AlertDescription::from(description) {
             AlertDescription::CloseNotify => Ok(Content::Closed),
             // The level means nothing in TLS 1.3: all others are fatal (RFC 8446, section 6).
-            AlertDescription::UserCanceled if self.tls13() => {
+            AlertDescription::UserCanceled if self.tls13 => {
                 count(&mut self.idle.warnings, TLS_WARNINGS_MAX)?;
                 Ok(Content::Nothing)
             }
-            _ if level == WARNING && !self.tls13() => {
+            _ if level == WARNING && !self.tls13 => {
                 count(&mut self.idle.warnings, TLS_WARNINGS_MAX)?;
                 Ok(Content::Nothing)
             }
@@ -179,9 +185,9 @@ impl<C: Connection> RecordLayer<C> {
     /// One handshake message; `last`: nothing follows it in its record.
     fn message_received(&mut self, kind: u8, message: &[u8], last: bool) -> Result<(), Fault> {
         match kind {
-            KEY_UPDATE if self.tls13() => self.key_update_received(message, last),
-            NEW_SESSION_TICKET if self.tls13() => C::ticket_received(&mut self.keys, message),
-            CLIENT_HELLO | HELLO_REQUEST if !self.tls13() => {
+            KEY_UPDATE if self.tls13 => self.key_update_received(message, last),
+            NEW_SESSION_TICKET if self.tls13 => C::ticket_received(&mut self.tickets, message),
+            CLIENT_HELLO | HELLO_REQUEST if !self.tls13 => {
                 // RFC 5746, section 5 and RFC 5246, section 7.2.2: no renegotiation, and the session goes on.
                 count(&mut self.idle.renegotiations, TLS_RENEGOTIATIONS_MAX)?;
                 self.queue_alert(AlertDescription::NoRenegotiation)
@@ -205,9 +211,7 @@ impl<C: Connection> RecordLayer<C> {
             1 => self.update_due = true,
             _ => return Err(Fault::IllegalParameter),
         }
-        let (sequence, secrets) = self.keys.update_rx_secret().map_err(|_| Fault::Internal)?;
-        self.opening = Protection::new(&secrets, sequence, self.version)?;
-        Ok(())
+        self.opening.renew()
     }
 
     /// Bytes that a sealed record has in front of and behind its content.
@@ -222,15 +226,14 @@ impl<C: Connection> RecordLayer<C> {
     /// [`Fault`]
     pub fn before_sealing(&mut self) -> Result<Vec<u8>, Fault> {
         let near = self.sealing.left() <= KEY_UPDATE_MARGIN;
-        if self.tls13() && (self.update_due || near) {
+        if self.tls13 && (self.update_due || near) {
             self.update_due = false;
             const NOT_REQUESTED: u8 = 0;
             self.queue(
                 ContentType::Handshake,
                 &[KEY_UPDATE, 0, 0, 1, NOT_REQUESTED],
             )?;
-            let (sequence, secrets) = self.keys.update_tx_secret().map_err(|_| Fault::Internal)?;
-            self.sealing = Protection::new(&secrets, sequence, self.version)?;
+            self.sealing.renew()?;
         }
         Ok(std::mem::take(&mut self.outgoing))
     }

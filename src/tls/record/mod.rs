@@ -8,6 +8,7 @@
 mod fault;
 mod layer;
 mod protection;
+mod renewal;
 #[cfg(test)]
 mod tests;
 

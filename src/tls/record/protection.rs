@@ -5,13 +5,18 @@ use std::ops::Range;
 use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
 };
-use rustls::{ConnectionTrafficSecrets, ContentType, ProtocolVersion};
+use rustls::crypto::tls13::OkmBlock;
+use rustls::{ConnectionTrafficSecrets, ContentType, SupportedCipherSuite};
 
 use super::fault::Fault;
+use super::renewal::Renewal;
 use crate::limits::{AES_GCM_RECORDS_MAX, TLS_PLAINTEXT_MAX, TLS_RECORD_HEADER, TLS13_PADDED_MAX};
 
 /// Bytes of the authentication tag of every suite.
 const TAG: usize = 16;
+
+/// Bytes of the longest key of a suite.
+const KEY_MAX: usize = 32;
 
 /// Bytes of the nonce of every suite.
 const NONCE: usize = 12;
@@ -40,19 +45,21 @@ pub(super) struct Protection {
     sequence: u64,
     limit: u64,
     shape: Shape,
+    /// TLS 1.3 only.
+    renewal: Option<Renewal>,
 }
 
 impl Protection {
-    /// Keys that rustls has derived, from record number `sequence` on.
+    /// Keys that rustls has derived, from record number `sequence` on. The traffic secret is for those that follow.
     ///
     /// # Errors
     /// [`Fault::Internal`] for a suite that this layer does not know.
     pub fn new(
-        secrets: &ConnectionTrafficSecrets,
-        sequence: u64,
-        version: ProtocolVersion,
+        (sequence, secrets): &(u64, ConnectionTrafficSecrets),
+        suite: SupportedCipherSuite,
+        traffic_secret: Option<OkmBlock>,
     ) -> Result<Self, Fault> {
-        let tls13 = version == ProtocolVersion::TLSv1_3;
+        let tls13 = suite.tls13().is_some();
         let gcm = if tls13 { Shape::Tls13 } else { Shape::Tls12Gcm };
         let chacha = if tls13 {
             Shape::Tls13
@@ -67,7 +74,31 @@ impl Protection {
             }
             _ => return Err(Fault::Internal),
         };
-        Self::with_key(algorithm, key.as_ref(), iv.as_ref(), sequence, shape)
+        let keys = Self::with_key(algorithm, key.as_ref(), iv.as_ref(), *sequence, shape)?;
+        let renewal = suite.tls13().zip(traffic_secret);
+        Ok(Self {
+            renewal: renewal.map(|(suite, secret)| Renewal::new(suite, secret)),
+            ..keys
+        })
+    }
+
+    /// Goes over to the next keys, from record number 0 on (RFC 8446, section 7.2).
+    ///
+    /// # Errors
+    /// [`Fault::Internal`] where there are none.
+    pub fn renew(&mut self) -> Result<(), Fault> {
+        let mut renewal = self.renewal.take().ok_or(Fault::Internal)?;
+        let algorithm = self.key.algorithm();
+        let (mut key, mut iv) = ([0; KEY_MAX], [0; NONCE]);
+        let key_bytes = &mut key[..algorithm.key_len()];
+        renewal.next(key_bytes, &mut iv)?;
+        let keys = Self::with_key(algorithm, key_bytes, &iv, 0, self.shape);
+        key.fill(0);
+        *self = Self {
+            renewal: Some(renewal),
+            ..keys?
+        };
+        Ok(())
     }
 
     fn with_key(
@@ -89,6 +120,7 @@ impl Protection {
             sequence,
             limit,
             shape,
+            renewal: None,
         })
     }
 

@@ -18,6 +18,7 @@ use crate::limits::{
     TLS_EMPTY_RECORDS_MAX, TLS_KEY_UPDATES_MAX, TLS_PLAINTEXT_MAX, TLS_RENEGOTIATIONS_MAX,
     TLS_WARNINGS_MAX,
 };
+use crate::tls::hand_over;
 use crate::tls::handshake::Handshake;
 
 type Server = RecordLayer<UnbufferedServerConnection>;
@@ -81,6 +82,7 @@ fn session(suite: SupportedCipherSuite) -> (ClientConnection, Server) {
         .with_single_cert(issued.chain, issued.key)
         .unwrap();
     config.enable_secret_extraction = true;
+    config.key_log = hand_over();
     let mut roots = RootCertStore::empty();
     roots.add(ca.certificate().clone()).unwrap();
     let mut client = ClientConfig::builder_with_provider(provider)
@@ -103,10 +105,7 @@ fn session(suite: SupportedCipherSuite) -> (ClientConnection, Server) {
             break;
         }
     }
-    (
-        client,
-        RecordLayer::take_over(server.into_connection()).unwrap(),
-    )
+    (client, RecordLayer::take_over(server).unwrap())
 }
 
 fn written(client: &mut ClientConnection) -> Vec<u8> {
@@ -306,9 +305,8 @@ impl Forger {
     /// A session, and the client's keys from now on.
     fn new(suite: SupportedCipherSuite) -> (Self, Server) {
         let (client, server) = session(suite);
-        let version = client.protocol_version().unwrap();
         let secrets = client.dangerous_extract_secrets().unwrap();
-        let keys = Protection::new(&secrets.tx.1, secrets.tx.0, version).unwrap();
+        let keys = Protection::new(&secrets.tx, suite, None).unwrap();
         (Self { keys }, server)
     }
 
