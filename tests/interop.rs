@@ -1,4 +1,5 @@
-//! The record layer with the TLS stacks of others: OpenSSL and GnuTLS, each suite of both versions, and new keys on the way.
+//! The record layer with the TLS stacks of others: OpenSSL, GnuTLS and Go's, each suite of both versions that they let one
+//! choose, and new keys on the way.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
@@ -182,4 +183,63 @@ fn gnutls_takes_new_keys_on_the_way() {
     let (pki, gateway) = gateway();
     let mut client = gnutls(&pki, &gateway, "NORMAL:-VERS-ALL:+VERS-TLS1.3");
     client.talk(Some((b"^rekey^\n", "Rekey was completed")));
+}
+
+#[test]
+fn go_talks_and_resumes() {
+    let (pki, gateway) = gateway();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/client.go");
+    let client = pki.path("go-client");
+    let built = Command::new("go")
+        .args(["build", "-o"])
+        .args([client.as_os_str(), source.as_ref()])
+        .env("GOCACHE", pki.path("go-cache"))
+        .env("GOTOOLCHAIN", "local")
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{built:?}");
+    let run = |version: &str, suite: &str| {
+        let output = Command::new(&client)
+            .args([&gateway.address.to_string(), version, suite])
+            .current_dir(pki.folder.path())
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.success(), told)
+    };
+    let talks = |version: &str, suite: &str| {
+        let (ended_well, told) = run(version, suite);
+        assert!(ended_well, "{version} {suite}: {told}");
+        for (session, resumed) in [(1, false), (2, true)] {
+            let negotiated = format!("{suite} resumed {resumed}\n");
+            assert!(told.contains(&negotiated), "{version} {suite}: {told}");
+            let ended = format!("session {session} ended with 0 bytes left");
+            assert!(told.contains(&ended), "{version} {suite}: {told}");
+        }
+    };
+    talks("1.3", "TLS_AES_128_GCM_SHA256");
+    for suite in [
+        "AES_128_GCM_SHA256",
+        "AES_256_GCM_SHA384",
+        "CHACHA20_POLY1305_SHA256",
+    ] {
+        let suite = format!("TLS_ECDHE_ECDSA_WITH_{suite}");
+        if go_has_the_extended_master_secret() {
+            talks("1.2", &suite);
+        } else {
+            let (ended_well, told) = run("1.2", &suite);
+            assert!(!ended_well && told.contains("handshake failure"), "{told}");
+        }
+    }
+}
+
+/// Since Go 1.21. What has it not, gets no TLS 1.2 session.
+fn go_has_the_extended_master_secret() -> bool {
+    let output = Command::new("go")
+        .args(["env", "GOVERSION"])
+        .output()
+        .unwrap();
+    let version = String::from_utf8(output.stdout).unwrap();
+    let minor = version.trim().strip_prefix("go1.").unwrap();
+    minor.split('.').next().unwrap().parse::<u32>().unwrap() >= 21
 }

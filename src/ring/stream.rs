@@ -372,7 +372,7 @@ struct Unsent<B> {
 impl<B: SendBuf + Unpin> ToSend for Unsent<B> {
     fn left(&mut self) -> Option<Left> {
         let rest = &self.buffer.bytes()[self.sent..];
-        (!rest.is_empty()).then(|| Left::Bytes(rest.as_ptr(), rest.len() as u32))
+        (!rest.is_empty()).then_some(Left::Bytes(rest.as_ptr(), rest.len() as u32))
     }
 
     fn advance(&mut self, count: usize) {
