@@ -150,6 +150,20 @@ pub const MAX_VALIDITY_DAYS: u32 = 36_525;
 /// longer would only swell every audit line.
 pub const MAX_IDENTITY_NAME_BYTES: usize = 256;
 
+/// Parts of the device registry: a change copies the parts that it is about, and a pointer for each other. At 5 million
+/// devices a part holds 1220, about 36 KB.
+pub const DEVICE_SHARDS: usize = 4096;
+
+/// Most devices in the registry: four times the largest fleet that is planned for. At 30 to 40 bytes each below 1 GB.
+pub const DEVICES_MAX: usize = 20_000_000;
+
+/// Longest line of a text that names devices, in bytes: two names at their bound, each byte escaped, and room.
+pub const DEVICE_LINE_MAX: usize = 4096;
+
+/// Wrong lines after which a text that names devices is not read on. A registry with more is another kind of file; at
+/// about 100 bytes each they are 2 MB of messages.
+pub const DEVICE_PROBLEMS_MAX: usize = 20_000;
+
 /// How far in the future, in seconds, a CRL's `thisUpdate` may lie: the clocks of the CA and of the node differ.
 pub const CRL_CLOCK_SKEW_SECONDS: u64 = 300;
 
