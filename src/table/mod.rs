@@ -11,8 +11,8 @@ mod published;
 mod revocation;
 
 pub use devices::{
-    DeviceChanges, DeviceFormat, DeviceReader, DeviceRegistry, DeviceState, Entry as DeviceEntry,
-    RegistryError, RegistryFull, RegistryProblem,
+    DeviceChanges, DeviceCollector, DeviceFormat, DeviceReader, DeviceRegistry, DeviceState,
+    Entry as DeviceEntry, RegistryError, RegistryFull, RegistryProblem,
 };
 pub use load::CoreLoad;
 pub use published::Published;

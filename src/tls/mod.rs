@@ -16,7 +16,7 @@ mod verifier;
 pub use crl::{CrlError, CrlErrors, CrlReport, load_crls};
 pub use failure::{HandshakeFailure, failure_of};
 pub use handshake::{Connection, Handshake};
-pub use identity::{IdentityError, PeerIdentity};
+pub use identity::{IdentityError, PeerIdentity, earliest_expiry};
 pub use server::{ServerTls, TlsError, server_config, ticketer};
 pub use stream::{
     ClientHandshake, ClientStream, Received, ServerHandshake, ServerStream, StreamError,

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use rustls::pki_types::CertificateDer;
 use rustls::{AlertDescription, HandshakeKind as Kind, ProtocolVersion};
 
 use super::core::{Core, Live, Snapshot};
@@ -15,6 +16,8 @@ use super::quota::Permit;
 use super::relay::{Ends, Relay};
 use super::request::{ConnectRequest, RequestError, RequestParser};
 use super::response::{ESTABLISHED, refusal};
+use super::sweep::reconsider;
+use crate::config::HostPort;
 use crate::limits::LINGER;
 use crate::observe::{
     AuditEvent, AuditRecord, CloseReason, HandshakeKind, Stage, Subject, TlsVersion,
@@ -22,7 +25,7 @@ use crate::observe::{
 use crate::ring::{self, Either, RingBuf, TcpStream};
 use crate::tls::{
     HandshakeFailure, PeerIdentity, Received, ServerHandshake, ServerStream, StreamError,
-    failure_of,
+    earliest_expiry, failure_of,
 };
 
 /// A connection that was accepted and has not been read from.
@@ -30,6 +33,7 @@ struct Accepted {
     tls: ServerHandshake,
     subject: Subject,
     at: Instant,
+    epoch: u64,
 }
 
 /// A request and what came behind it on the session: records that are not complete yet.
@@ -41,15 +45,24 @@ struct Asked {
 /// A tunnel whose client has been told that it is open.
 struct Tunnel {
     relay: Rc<Relay>,
-    asked: Asked,
-    target: String,
+    /// What came behind the request.
+    early: Vec<u8>,
+    carry: Option<RingBuf>,
+    /// The core's epoch when the session began.
+    epoch: u64,
     _permit: Permit,
+}
+
+/// What a client has presented, for later checks.
+struct Presented {
+    chain: Box<[Rc<[u8]>]>,
+    good_until: u64,
 }
 
 /// What is known of a session so far, for the record of its end.
 struct Outcome {
     subject: Arc<Subject>,
-    target: Option<String>,
+    target: Option<HostPort>,
     service: Option<Arc<str>>,
 }
 
@@ -62,6 +75,7 @@ pub fn serve(core: Rc<Core>, stream: TcpStream) -> impl Future<Output = ()> {
 
 async fn serve_counted(core: Rc<Core>, stream: TcpStream, counted: Counted) {
     let snapshot = core.snapshot.borrow().clone();
+    let epoch = core.epoch.get();
     // A client that is gone already has no address; there is nobody to record.
     if let Ok(peer) = stream.peer_address()
         && let Ok(tls) = ServerHandshake::accepted(stream, snapshot.tls.clone())
@@ -77,6 +91,7 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, counted: Counted) {
             tls,
             subject,
             at: ring::now(),
+            epoch,
         };
         if let Some(tunnel) = session(&core, &snapshot, accepted).await {
             // A task of its own: what the handshake needed is not kept for the life of the tunnel.
@@ -106,7 +121,12 @@ impl Drop for Counted {
 /// From the handshake to an open tunnel or a refusal. `None`: refused and recorded, or the node ended while nothing was
 /// decided. A refusal is recorded when it is decided: the client may take its time to read of it.
 async fn session(core: &Rc<Core>, snapshot: &Snapshot, accepted: Accepted) -> Option<Tunnel> {
-    let Accepted { tls, subject, at } = accepted;
+    let Accepted {
+        tls,
+        subject,
+        at,
+        epoch,
+    } = accepted;
     let mut outcome = Outcome {
         subject: Arc::new(subject),
         target: None,
@@ -127,7 +147,12 @@ async fn session(core: &Rc<Core>, snapshot: &Snapshot, accepted: Accepted) -> Op
             return None;
         }
     };
-    let identity = identify(snapshot, &tls, shaken.resumed);
+    let presented = tls.peer_certificates();
+    let identity = identify(snapshot, &presented, shaken.resumed);
+    let presented = Presented {
+        good_until: earliest_expiry(&presented),
+        chain: core.keep_chain(&presented),
+    };
     let Ok(tls) = tls.into_session() else {
         record(core, &outcome, CloseReason::GatewayError);
         return None;
@@ -148,7 +173,9 @@ async fn session(core: &Rc<Core>, snapshot: &Snapshot, accepted: Accepted) -> Op
         Err(reason) => Err(reason),
     };
     match opened {
-        Ok(dialled) => Some(dialled.tunnel(core.clone(), snapshot, tls, outcome)),
+        Ok(dialled) => {
+            Some(dialled.tunnel(core.clone(), snapshot, tls, outcome, (presented, epoch)))
+        }
         Err(reason) => {
             record(core, &outcome, reason);
             refuse(&tls, reason).await;
@@ -206,17 +233,16 @@ async fn handshake(core: &Core, tls: &ServerHandshake, at: Instant) -> Result<Sh
 /// Who is at the other end. Resumed sessions are checked again: the certificate may have expired or been revoked since.
 fn identify(
     snapshot: &Snapshot,
-    tls: &ServerHandshake,
+    chain: &[CertificateDer<'_>],
     resumed: bool,
 ) -> Result<PeerIdentity, CloseReason> {
-    let chain = tls.peer_certificates();
     if resumed {
         snapshot
             .verifier
-            .recheck(&chain, SystemTime::now())
+            .recheck(chain, SystemTime::now())
             .map_err(|error| reason_of(failure_of(&error)))?;
     }
-    PeerIdentity::from_chain(&chain, &snapshot.identity).map_err(|_| CloseReason::IdentityMissing)
+    PeerIdentity::from_chain(chain, &snapshot.identity).map_err(|_| CloseReason::IdentityMissing)
 }
 
 fn subject_of(before: &Subject, identity: &PeerIdentity) -> Subject {
@@ -282,7 +308,7 @@ async fn dial(
 ) -> Result<Dialled, CloseReason> {
     let started = Instant::now();
     let target = &asked.request.target;
-    outcome.target = Some(target.to_string());
+    outcome.target = Some(target.clone());
     if core.draining.get() {
         return Err(CloseReason::Draining);
     }
@@ -338,15 +364,21 @@ impl Dialled {
         snapshot: &Snapshot,
         client: ServerStream,
         outcome: Outcome,
+        (presented, epoch): (Presented, u64),
     ) -> Tunnel {
         let live = Live {
             id: core.next_tunnel(),
             subject: outcome.subject,
             service: self.service,
             server: self.address,
+            target: self.asked.request.target,
+            chain: presented.chain,
+            good_until: presented.good_until.into(),
             opened: ring::now(),
             up: 0.into(),
             down: 0.into(),
+            closing: None.into(),
+            waiting: None.into(),
         };
         Tunnel {
             relay: Rc::new(Relay {
@@ -358,8 +390,9 @@ impl Dialled {
                 last: ring::now().into(),
                 ends: Ends::default(),
             }),
-            asked: self.asked,
-            target: outcome.target.unwrap_or_default(),
+            early: self.asked.request.early,
+            carry: self.asked.carry,
+            epoch,
             _permit: self.permit,
         }
     }
@@ -369,8 +402,9 @@ impl Dialled {
 async fn relay(core: Rc<Core>, tunnel: Tunnel, _counted: Counted) {
     let Tunnel {
         relay,
-        asked,
-        target,
+        early,
+        carry,
+        epoch,
         _permit,
     } = tunnel;
     let live = relay.live.clone();
@@ -380,10 +414,14 @@ async fn relay(core: Rc<Core>, tunnel: Tunnel, _counted: Counted) {
         service,
         server,
     };
-    audit(&core, &live.subject, Some(&target), start);
+    audit(&core, &live.subject, Some(&live.target), start);
     let listed = core.list(live.clone());
+    if core.epoch.get() != epoch {
+        // Something has changed since the session began, and the sweep for it did not see this tunnel.
+        reconsider(&core, &live);
+    }
 
-    let reason = relay.run(asked.request.early, asked.carry).await;
+    let reason = relay.run(early, carry).await;
 
     drop(listed);
     let duration = ring::now().saturating_duration_since(live.opened);
@@ -398,7 +436,7 @@ async fn relay(core: Rc<Core>, tunnel: Tunnel, _counted: Counted) {
         duration,
         reason,
     };
-    audit(&core, &live.subject, Some(&target), end);
+    audit(&core, &live.subject, Some(&live.target), end);
 }
 
 /// Tells the client, in the way that the reason's row says, and waits a moment for it to be read.
@@ -417,8 +455,8 @@ async fn refuse(tls: &ServerStream, reason: CloseReason) {
     let _ = ring::timeout(LINGER, telling).await;
 }
 
-/// The alert of a certificate that was refused behind the handshake.
-fn alert_of(reason: CloseReason) -> Option<AlertDescription> {
+/// The alert that a client gets behind the handshake.
+pub(super) fn alert_of(reason: CloseReason) -> Option<AlertDescription> {
     Some(match reason.alert()? {
         "access_denied" => AlertDescription::AccessDenied,
         "bad_certificate" => AlertDescription::BadCertificate,
@@ -437,15 +475,15 @@ fn record(core: &Core, outcome: &Outcome, reason: CloseReason) {
         service: outcome.service.clone(),
         reason,
     };
-    audit(core, &outcome.subject, outcome.target.as_deref(), event);
+    audit(core, &outcome.subject, outcome.target.as_ref(), event);
 }
 
-fn audit(core: &Core, subject: &Arc<Subject>, target: Option<&str>, event: AuditEvent) {
+fn audit(core: &Core, subject: &Arc<Subject>, target: Option<&HostPort>, event: AuditEvent) {
     if core.audit.is_on() {
         core.audit.write(AuditRecord {
             time: SystemTime::now(),
             subject: subject.clone(),
-            target: target.map(str::to_owned),
+            target: target.map(ToString::to_string),
             event,
         });
     }

@@ -206,20 +206,6 @@ impl DeviceChanges {
             .expect("one record is far below the bound")
     }
 
-    /// Collects what is said about several devices; of two that are said about one device, the first counts.
-    ///
-    /// # Errors
-    /// [`RegistryFull`].
-    pub fn collect<'a>(
-        entries: impl IntoIterator<Item = (&'a str, Entry<'a>)>,
-    ) -> Result<Self, RegistryFull> {
-        let mut collected = Collected::default();
-        for (name, entry) in entries {
-            collected.add(name, entry, 0);
-        }
-        collected.settle(|_| ())
-    }
-
     /// How many devices something is said about.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -238,6 +224,25 @@ impl DeviceChanges {
             .values()
             .flat_map(|shard| shard.records())
             .map(|record| (record.name(), record.entry()))
+    }
+}
+
+/// Collects what is said about devices one by one; of two that are said about one device, the first counts.
+#[derive(Default)]
+pub struct DeviceCollector(Collected);
+
+impl DeviceCollector {
+    /// Adds what is said about one device.
+    pub fn add(&mut self, name: &str, entry: Entry<'_>) {
+        self.0.add(name, entry, 0);
+    }
+
+    /// What was said.
+    ///
+    /// # Errors
+    /// [`RegistryFull`].
+    pub fn finish(self) -> Result<DeviceChanges, RegistryFull> {
+        self.0.settle(|_| ())
     }
 }
 

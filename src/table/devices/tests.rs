@@ -198,11 +198,12 @@ fn changes_do_to_the_registry_what_they_do_to_a_map() {
             let user = (random(2) == 0).then(|| format!("user-{}", random(9)));
             change.insert(format!("device-{}", random(500)), (state, user));
         }
-        let changes = DeviceChanges::collect(change.iter().map(|(name, (state, user))| {
+        let mut collector = DeviceCollector::default();
+        for (name, (state, user)) in &change {
             let (state, user) = (*state, user.as_deref());
-            (name.as_str(), Entry { state, user })
-        }));
-        let changes = changes.unwrap();
+            collector.add(name, Entry { state, user });
+        }
+        let changes = collector.finish().unwrap();
         assert_eq!(changes.len(), change.len());
         let before = registry.clone();
         registry = registry.with(&changes).unwrap();
