@@ -345,3 +345,6 @@ fn an_idle_connection_does_not_hold_up_the_end() {
     let mut rest = Vec::new();
     idle.read_to_end(&mut rest).unwrap();
 }
+
+#[path = "changes_tests.rs"]
+mod changes;
