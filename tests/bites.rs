@@ -192,7 +192,7 @@ fn a_tunnel_that_the_operator_closes() {
 fn tunnels_are_closed_by_each_of_their_names() {
     let pki = Pki::new();
     let device = pki.client("device", |request| {
-        request.upn = vec!["ann@corp.test".into()]
+        request.upn = vec!["ann@corp.test".into()];
     });
     let gateway = gateway(&pki, "unmanaged = 'allow'", &service(&[server(echo)]));
     let mut other = {

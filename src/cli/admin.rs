@@ -16,13 +16,13 @@ use crate::limits::{ADMIN_CONNECTION_LIFE, ADMIN_IMPORT_MAX};
 #[derive(Debug, clap::Args)]
 pub struct AdminCommand {
     /// The admin listener, as in admin.listen: an address with a port, or unix:PATH. Else the config file's.
-    #[arg(long)]
+    #[arg(long, global = true)]
     admin: Option<String>,
     /// The config file that names the admin listener and its token.
-    #[arg(long, default_value = "adit.toml")]
+    #[arg(long, global = true, default_value = "adit.toml")]
     config: PathBuf,
     /// The file with the token for changes, as in admin.token_file. Else the config file's.
-    #[arg(long)]
+    #[arg(long, global = true)]
     token_file: Option<PathBuf>,
 }
 
@@ -346,7 +346,10 @@ fn ask(
             return Err(error);
         }
     }
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        // A refusal that did not wait for the body ends in a reset.
+        Err(error) if answer.is_empty() => Err(error),
+        _ => Ok(String::from_utf8_lossy(&answer).into_owned()),
+    }
 }

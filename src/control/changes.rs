@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Device;
-use super::pages::{Page, Pages, Place, failure, gather, json_page, name_silent, tunnel_of};
+use super::pages::{Page, Pages, Place, failure, gather, json_page, name_silent, skip, tunnel_of};
 use super::query::{Query, decoded};
 use crate::engine::ChangeError;
 use crate::limits::{ADMIN_BODY_MAX, ADMIN_IMPORT_MAX, CHANGE_ANSWER, MAX_IDENTITY_NAME_BYTES};
@@ -25,7 +25,7 @@ impl Pages {
         place: Place<'_>,
         query: Query,
         parts: &Parts,
-        body: Incoming,
+        mut body: Incoming,
     ) -> Page {
         let result = match place {
             Place::Tunnel(id) => match tunnel_of(id) {
@@ -39,12 +39,18 @@ impl Pages {
             Place::Tunnels => Ok(self.close(query.tunnels).await),
             Place::Device(name) => match decoded(name) {
                 Ok(name) if parts.method == Method::DELETE => self.remove(&name).await,
-                Ok(name) => self.put(&name, parts, body).await,
+                Ok(name) => self.put(&name, parts, &mut body).await,
                 Err(error) => Err(failure(StatusCode::BAD_REQUEST, &error)),
             },
-            _ => self.import(parts, body).await,
+            _ => self.import(parts, &mut body).await,
         };
-        result.unwrap_or_else(|page| page)
+        match result {
+            Ok(page) => page,
+            Err(page) => {
+                skip(&mut body).await;
+                page
+            }
+        }
     }
 
     async fn close(&self, filter: TunnelFilter) -> Page {
@@ -60,8 +66,9 @@ impl Pages {
         page
     }
 
-    async fn put(&self, name: &str, parts: &Parts, body: Incoming) -> Result<Page, Page> {
-        expect_type(parts, &["application/json"])?;
+    async fn put(&self, name: &str, parts: &Parts, body: &mut Incoming) -> Result<Page, Page> {
+        let types = ["application/json"];
+        type_of(parts, &types).ok_or_else(|| wrong_type(&types))?;
         let body = Limited::new(body, ADMIN_BODY_MAX)
             .collect()
             .await
@@ -98,10 +105,12 @@ impl Pages {
     }
 
     /// Many devices: all of them or none.
-    async fn import(&self, parts: &Parts, body: Incoming) -> Result<Page, Page> {
-        let format = match expect_type(parts, &["application/x-ndjson", "text/csv"])? {
-            0 => DeviceFormat::Ndjson,
-            _ => DeviceFormat::Csv,
+    async fn import(&self, parts: &Parts, body: &mut Incoming) -> Result<Page, Page> {
+        let types = ["application/x-ndjson", "text/csv"];
+        let format = match type_of(parts, &types) {
+            Some(0) => DeviceFormat::Ndjson,
+            Some(_) => DeviceFormat::Csv,
+            None => return Err(wrong_type(&types)),
         };
         if self.importing.replace(true) {
             let error = "another import runs; try again";
@@ -172,22 +181,17 @@ impl Drop for Importing<'_> {
 }
 
 /// Which of the media types the request has. That it must have one keeps forms of web pages out.
-fn expect_type(parts: &Parts, types: &[&str]) -> Result<usize, Page> {
-    let given = parts
-        .headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .map(|value| value.split(';').next().unwrap_or_default().trim());
-    given
-        .and_then(|given| {
-            types
-                .iter()
-                .position(|known| known.eq_ignore_ascii_case(given))
-        })
-        .ok_or_else(|| {
-            let error = format!("the Content-Type is {}", types.join(" or "));
-            failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, &error)
-        })
+fn type_of(parts: &Parts, types: &[&str]) -> Option<usize> {
+    let given = parts.headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    let given = given.split(';').next().unwrap_or_default().trim();
+    types
+        .iter()
+        .position(|known| known.eq_ignore_ascii_case(given))
+}
+
+fn wrong_type(types: &[&str]) -> Page {
+    let error = format!("the Content-Type is {}", types.join(" or "));
+    failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, &error)
 }
 
 fn body_failure(limit: usize) -> Page {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -19,7 +19,9 @@ use super::permission::{Denied, Permission};
 use super::query::{Format, Query, decoded};
 use super::{Node, Reply};
 use crate::engine::ChangeError;
-use crate::limits::{CORE_ANSWER, DEVICES_LISTED, DEVICES_LISTED_MAX, TUNNELS_LISTED};
+use crate::limits::{
+    ADMIN_BODY_MAX, CORE_ANSWER, DEVICES_LISTED, DEVICES_LISTED_MAX, TUNNELS_LISTED,
+};
 use crate::observe::{
     CoreMetrics, OPENMETRICS, Stage, TunnelFilter, TunnelInfo, percentile_text, render, summarize,
 };
@@ -107,7 +109,7 @@ impl Pages {
     }
 
     /// Answers a request; a body is read where one is expected.
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Page {
+    pub(super) async fn answer(&self, mut request: Request<Incoming>) -> Page {
         if !self.is_meant_for_us(&request) {
             let error = "this host is not served here; ask for localhost or a loopback address";
             return failure(StatusCode::MISDIRECTED_REQUEST, error);
@@ -132,7 +134,11 @@ impl Pages {
             Err(error) => return failure(StatusCode::BAD_REQUEST, &error),
         };
         if method != Method::GET && method != Method::HEAD {
-            return match self.permission.check(request.headers()) {
+            let allowed = self.permission.check(request.headers());
+            if allowed.is_err() {
+                skip(request.body_mut()).await;
+            }
+            return match allowed {
                 Ok(()) => {
                     let (parts, body) = request.into_parts();
                     match Place::of(parts.uri.path()) {
@@ -407,6 +413,11 @@ pub(super) fn tunnel_of(id: &str) -> Result<TunnelFilter, String> {
         id: Some(id),
         ..TunnelFilter::default()
     })
+}
+
+/// Reads a small body away: to close on one that is not read is a reset, which can overtake the answer.
+pub(super) async fn skip(body: &mut Incoming) {
+    let _ = Limited::new(body, ADMIN_BODY_MAX).collect().await;
 }
 
 fn denied_page(denied: &Denied) -> Page {
