@@ -16,8 +16,8 @@ use crate::backend::{Dialer, OwnAddresses, ResolverHandle};
 use crate::config::Config;
 use crate::observe::{AuditHandle, CoreMetrics, TunnelFilter, TunnelInfo};
 use crate::ring::{Remote, RingError};
-use crate::table::{Published, RevocationIndex};
-use crate::tunnel::{Causes, Core, Quota};
+use crate::table::{CoreLoad, Published, RevocationIndex};
+use crate::tunnel::{Causes, Core, Quota, Snapshot};
 
 /// Why the node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -125,24 +125,8 @@ impl Node {
         let snapshots = material.snapshots(config.engine.cores.len(), &node.revocation)?;
         let handover = Arc::new(Handover::new(config.engine.cores.len()));
         for (index, (&cpu, snapshot)) in config.engine.cores.iter().zip(snapshots).enumerate() {
-            let (devices, quota, audit) = (
-                node.registry.table.clone(),
-                node.quota.clone(),
-                audit.clone(),
-            );
-            let (resolver, own) = (resolver.clone(), node.own.clone());
             let load = handover.load(index);
-            let make = move || {
-                Core::new(
-                    index,
-                    snapshot,
-                    devices,
-                    audit,
-                    quota,
-                    Dialer::new(resolver, own),
-                    load,
-                )
-            };
+            let make = node.core(index, snapshot, load, audit, resolver);
             let place = Place {
                 cpu,
                 address: node.address,
@@ -163,6 +147,23 @@ impl Node {
         }
         node.sweeper.start(node.cores.clone());
         Ok(node)
+    }
+
+    /// What makes a core, on the core's own thread.
+    fn core(
+        &self,
+        index: usize,
+        snapshot: Snapshot,
+        load: Arc<CoreLoad>,
+        audit: &AuditHandle,
+        resolver: &ResolverHandle,
+    ) -> impl FnOnce() -> Core + Send + 'static {
+        let (devices, quota) = (self.registry.table.clone(), self.quota.clone());
+        let (resolver, own, audit) = (resolver.clone(), self.own.clone(), audit.clone());
+        move || {
+            let dialer = Dialer::new(resolver, own);
+            Core::new(index, snapshot, devices, audit, quota, dialer, load)
+        }
     }
 
     /// The address that tunnels are opened to, with the port that the system chose for port 0.

@@ -244,11 +244,6 @@ impl Snapshot {
             m.dial_retries,
         )?;
         out.counter(
-            "sweeps",
-            "Sweeps over the open tunnels after a change",
-            m.sweeps,
-        )?;
-        out.counter(
             "accept_backoff",
             "Times that accepting was paused",
             m.accept_backoff + m.runtime.accept_pauses,
@@ -257,6 +252,11 @@ impl Snapshot {
 
     fn encode_runtime(&self, out: &mut Families<'_>) -> fmt::Result {
         let r = &self.metrics.runtime;
+        out.counter(
+            "sweeps",
+            "Sweeps over the open tunnels after a change",
+            self.metrics.sweeps,
+        )?;
         out.counter("runtime_turns", "Turns of the cores' loops", r.turns)?;
         out.counter(
             "runtime_completions",
