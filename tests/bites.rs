@@ -81,7 +81,7 @@ fn bites(
     change: impl FnOnce(&Pki, &Gateway, &Issued),
 ) -> String {
     let pki = Pki::new();
-    std::fs::write(pki.path("devices.csv"), "lost,managed\nkept,managed\n").unwrap();
+    std::fs::write(pki.path("devices.csv"), "lost,managed,ann\nkept,managed\n").unwrap();
     let lost = pki.client("lost", |_| ());
     let kept = pki.client("kept", |_| ());
     let gateway = gateway(&pki, auth, &service(&[server(echo)]));
@@ -183,7 +183,8 @@ fn a_tunnel_that_the_operator_closes() {
         );
         let (done, said) = adit(pki, &["tunnels", "--close"]);
         assert!(!done && said.contains("--device"), "{said}");
-        let (done, said) = adit(pki, &["tunnels", "--device", "lost", "--close"]);
+        // The user is the registry's.
+        let (done, said) = adit(pki, &["tunnels", "--user", "ann", "--close"]);
         assert!(done && said.contains("\"closed\":1"), "{said}");
     });
 }
@@ -318,28 +319,48 @@ fn a_certificate_that_expires() {
     });
 }
 
-/// A change between a session's start and its tunnel's opening is not missed: the device is blocked while its server's
-/// name is looked up, or whatever else takes long.
-#[test]
-fn a_change_while_the_tunnel_opens() {
-    let pki = Pki::new();
-    std::fs::write(pki.path("devices.csv"), "lost,managed\n").unwrap();
-    let lost = pki.client("lost", |_| ());
-    let gateway = gateway(&pki, REGISTRY, &service(&[server(echo)]));
-    // The session is up, its request half sent.
-    let mut session = connect(&pki, &gateway, Some(&lost));
-    let asked = request("a.test:1");
-    let (first, last) = asked.split_at(10);
-    session.write_all(first).unwrap();
+/// A session that is up when something changes, and asks for its tunnel after it.
+fn half_asked(pki: &Pki, gateway: &Gateway, device: &Issued) -> Session {
+    let mut session = connect(pki, gateway, Some(device));
+    session.write_all(&request("a.test:1")[..10]).unwrap();
     session.flush().unwrap();
     until("handshake", || {
         gateway.metric("adit_handshakes_total", "") == 1.0
     });
+    session
+}
+
+#[test]
+fn a_device_that_is_blocked_while_it_asks() {
+    let pki = Pki::new();
+    std::fs::write(pki.path("devices.csv"), "lost,managed\n").unwrap();
+    let lost = pki.client("lost", |_| ());
+    let gateway = gateway(&pki, REGISTRY, &service(&[server(echo)]));
+    let mut session = half_asked(&pki, &gateway, &lost);
     let (done, said) = adit(&pki, &["devices", "put", "lost", "--state", "blocked"]);
     assert!(done, "{said}");
-    let head = ask(&mut session, last).unwrap();
+    let head = ask(&mut session, &request("a.test:1")[10..]).unwrap();
     assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
     assert!(head.contains("device is blocked"), "{head}");
+}
+
+/// Its certificate was checked before the change, and its tunnel is not open when the change is swept for.
+#[test]
+fn a_certificate_that_is_revoked_while_its_device_asks() {
+    let pki = Pki::new();
+    let lost = pki.client("lost", |_| ());
+    let gateway = gateway(&pki, "unmanaged = 'allow'", &service(&[server(echo)]));
+    let mut session = half_asked(&pki, &gateway, &lost);
+    pki.write_crl(&[&lost]);
+    reload(&gateway);
+    until("swept", || gateway.metric("adit_sweeps_total", "") > 0.0);
+    let head = ask(&mut session, &request("a.test:1")[10..]).unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let said = cut(&mut session);
+    assert!(said.contains("CertificateRevoked"), "{said}");
+    until("counted", || {
+        gateway.ended("cut-certificate-revoked") == 1.0
+    });
 }
 
 /// Many tunnels, of which one in a hundred is lost: those end, and the others lose no byte.

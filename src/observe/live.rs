@@ -19,7 +19,7 @@ pub struct TunnelInfo {
     pub serial: Option<String>,
     /// The app, where the certificate names one.
     pub app: Option<String>,
-    /// The user, where the certificate names one.
+    /// The user, where the certificate or the registry names one.
     pub user: Option<String>,
     /// The service that a rule chose.
     pub service: String,

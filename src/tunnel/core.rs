@@ -10,7 +10,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use slab::Slab;
 
-use super::sweep::Causes;
+use super::sweep::{Causes, Changes};
 use crate::backend::{Dialer, RoundRobin};
 use crate::config::{HostPort, IdentityMapping, Rule, Service};
 use crate::limits::ISSUERS_KEPT;
@@ -87,8 +87,8 @@ pub struct Core {
     pub cut: Signal,
     pub(super) tunnels: RefCell<Slab<Rc<Live>>>,
     pub(super) sequence: Cell<u64>,
-    /// Raised by each change that open tunnels depend on.
-    pub(super) epoch: Cell<u64>,
+    /// The changes that open tunnels depend on.
+    pub(super) changes: Cell<Changes>,
     /// What the next sweep is for.
     pub(super) sweep_for: Cell<Causes>,
     pub(super) sweeping: Cell<bool>,
@@ -176,7 +176,7 @@ impl Core {
             cut: Signal::default(),
             tunnels: RefCell::new(Slab::new()),
             sequence: Cell::new(0),
-            epoch: Cell::new(0),
+            changes: Cell::default(),
             sweep_for: Cell::default(),
             sweeping: Cell::new(false),
             next_expiry: Cell::new(u64::MAX),

@@ -33,7 +33,7 @@ struct Accepted {
     tls: ServerHandshake,
     subject: Subject,
     at: Instant,
-    epoch: u64,
+    changes: u64,
 }
 
 /// A request and what came behind it on the session: records that are not complete yet.
@@ -48,8 +48,8 @@ struct Tunnel {
     /// What came behind the request.
     early: Vec<u8>,
     carry: Option<RingBuf>,
-    /// The core's epoch when the session began.
-    epoch: u64,
+    /// How many changes there were when the session began.
+    changes: u64,
     _permit: Permit,
 }
 
@@ -75,7 +75,7 @@ pub fn serve(core: Rc<Core>, stream: TcpStream) -> impl Future<Output = ()> {
 
 async fn serve_counted(core: Rc<Core>, stream: TcpStream, counted: Counted) {
     let snapshot = core.snapshot.borrow().clone();
-    let epoch = core.epoch.get();
+    let changes = core.changes.get().count();
     // A client that is gone already has no address; there is nobody to record.
     if let Ok(peer) = stream.peer_address()
         && let Ok(tls) = ServerHandshake::accepted(stream, snapshot.tls.clone())
@@ -91,7 +91,7 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, counted: Counted) {
             tls,
             subject,
             at: ring::now(),
-            epoch,
+            changes,
         };
         if let Some(tunnel) = session(&core, &snapshot, accepted).await {
             // A task of its own: what the handshake needed is not kept for the life of the tunnel.
@@ -125,7 +125,7 @@ async fn session(core: &Rc<Core>, snapshot: &Snapshot, accepted: Accepted) -> Op
         tls,
         subject,
         at,
-        epoch,
+        changes,
     } = accepted;
     let mut outcome = Outcome {
         subject: Arc::new(subject),
@@ -159,7 +159,7 @@ async fn session(core: &Rc<Core>, snapshot: &Snapshot, accepted: Accepted) -> Op
     };
     let opened = match identity {
         Ok(identity) => {
-            outcome.subject = Arc::new(subject_of(&outcome.subject, &identity));
+            outcome.subject = Arc::new(subject_of(core, &outcome.subject, &identity));
             let asking = request(&tls, shaken.carry);
             match ring::race(asking, interrupted(core, &mut deadline)).await {
                 Either::Left(Ok(asked)) => {
@@ -174,7 +174,7 @@ async fn session(core: &Rc<Core>, snapshot: &Snapshot, accepted: Accepted) -> Op
     };
     match opened {
         Ok(dialled) => {
-            Some(dialled.tunnel(core.clone(), snapshot, tls, outcome, (presented, epoch)))
+            Some(dialled.tunnel(core.clone(), snapshot, tls, outcome, (presented, changes)))
         }
         Err(reason) => {
             record(core, &outcome, reason);
@@ -245,11 +245,16 @@ fn identify(
     PeerIdentity::from_chain(chain, &snapshot.identity).map_err(|_| CloseReason::IdentityMissing)
 }
 
-fn subject_of(before: &Subject, identity: &PeerIdentity) -> Subject {
+/// The user is the one that the certificate names, or else the registry.
+fn subject_of(core: &Core, before: &Subject, identity: &PeerIdentity) -> Subject {
+    let registered = || {
+        core.devices
+            .read(|devices| devices.user(identity.device()).map(str::to_owned))
+    };
     Subject {
         peer: before.peer,
         device: Some(identity.device().to_owned()),
-        user: identity.user().map(str::to_owned),
+        user: identity.user().map(str::to_owned).or_else(registered),
         app: identity.app().map(str::to_owned),
         serial: Some(identity.serial().to_owned()),
     }
@@ -364,7 +369,7 @@ impl Dialled {
         snapshot: &Snapshot,
         client: ServerStream,
         outcome: Outcome,
-        (presented, epoch): (Presented, u64),
+        (presented, changes): (Presented, u64),
     ) -> Tunnel {
         let live = Live {
             id: core.next_tunnel(),
@@ -392,7 +397,7 @@ impl Dialled {
             }),
             early: self.asked.request.early,
             carry: self.asked.carry,
-            epoch,
+            changes,
             _permit: self.permit,
         }
     }
@@ -404,7 +409,7 @@ async fn relay(core: Rc<Core>, tunnel: Tunnel, _counted: Counted) {
         relay,
         early,
         carry,
-        epoch,
+        changes,
         _permit,
     } = tunnel;
     let live = relay.live.clone();
@@ -416,10 +421,7 @@ async fn relay(core: Rc<Core>, tunnel: Tunnel, _counted: Counted) {
     };
     audit(&core, &live.subject, Some(&live.target), start);
     let listed = core.list(live.clone());
-    if core.epoch.get() != epoch {
-        // Something has changed since the session began, and the sweep for it did not see this tunnel.
-        reconsider(&core, &live);
-    }
+    reconsider(&core, &live, changes);
 
     let reason = relay.run(early, carry).await;
 

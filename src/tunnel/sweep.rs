@@ -6,8 +6,8 @@
 //! where a look at serial numbers or dates gives a reason to. What it decides is what a new session would be told, but
 //! for one thing: that a status is not *known* any more (a CRL ran out) refuses new sessions and closes no tunnel.
 //!
-//! No tunnel slips through: a change raises the core's epoch before the sweep starts, and a tunnel that is listed under
-//! an older epoch than its session's start is looked at when it is listed.
+//! No tunnel slips through: a change is counted before its sweep starts, and a tunnel whose session began before a
+//! change and that is listed after it is looked at when it is listed.
 
 use std::rc::Rc;
 use std::time::SystemTime;
@@ -37,8 +37,6 @@ impl Causes {
     pub const TRUST: Self = Self(8);
     /// The time: certificates may have expired.
     pub const TIME: Self = Self(16);
-    /// All of them.
-    pub const ALL: Self = Self(31);
 
     /// These and others.
     #[must_use]
@@ -51,9 +49,43 @@ impl Causes {
     }
 }
 
+/// When each cause last came, by the core's count of changes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Changes {
+    count: u64,
+    last: [u64; 5],
+}
+
+impl Changes {
+    fn add(&mut self, causes: Causes) {
+        self.count += 1;
+        for (bit, last) in self.last.iter_mut().enumerate() {
+            if causes.has(Causes(1 << bit)) {
+                *last = self.count;
+            }
+        }
+    }
+
+    /// How many there were.
+    pub const fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The causes that have come since there were `count`.
+    pub fn since(&self, count: u64) -> Causes {
+        let bits = self.last.iter().enumerate();
+        bits.filter(|(_, last)| **last > count)
+            .fold(Causes::default(), |causes, (bit, _)| {
+                causes.and(Causes(1 << bit))
+            })
+    }
+}
+
 /// Sweeps the core's open tunnels for `causes`. While a sweep runs, what else comes is added to the next one.
 pub fn sweep(core: &Rc<Core>, causes: Causes) {
-    core.epoch.set(core.epoch.get() + 1);
+    let mut changes = core.changes.get();
+    changes.add(causes);
+    core.changes.set(changes);
     let waiting = core.sweep_for.get();
     core.sweep_for.set(waiting.and(causes));
     if !core.sweeping.replace(true) {
@@ -112,7 +144,17 @@ pub async fn watch_expiry(core: Rc<Core>) {
     }
 }
 
+/// That a sweep runs; also when it ends by a panic.
+struct Sweeping(Rc<Core>);
+
+impl Drop for Sweeping {
+    fn drop(&mut self) {
+        self.0.sweeping.set(false);
+    }
+}
+
 async fn run(core: Rc<Core>) {
+    let _sweeping = Sweeping(core.clone());
     loop {
         let causes = core.sweep_for.take();
         if causes == Causes::default() {
@@ -129,7 +171,6 @@ async fn run(core: Rc<Core>) {
         }
         core.metrics.borrow_mut().sweeps += 1;
     }
-    core.sweeping.set(false);
 }
 
 /// Looks at some tunnels from place `at` on. The place to go on at, if there are more.
@@ -166,14 +207,19 @@ fn chunk(core: &Core, causes: Causes, at: usize) -> Option<usize> {
     (place < end).then_some(place)
 }
 
-/// Looks at one tunnel for everything: one whose grant is older than the last change.
-pub(super) fn reconsider(core: &Core, live: &Live) {
+/// Looks at a tunnel that has just been listed for what has changed since its session began, when there were `count`
+/// changes.
+pub(super) fn reconsider(core: &Core, live: &Live, count: u64) {
+    let causes = core.changes.get().since(count);
+    if causes == Causes::default() {
+        return;
+    }
     let snapshot = core.snapshot.borrow().clone();
     let reason = core.devices.read(|devices| {
         let look = Look {
             snapshot: &snapshot,
             devices,
-            causes: Causes::ALL,
+            causes,
             now: SystemTime::now(),
         };
         look.at(live).0
@@ -273,4 +319,23 @@ fn unix(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_changed_since_is_known_for_each_cause() {
+        let mut changes = Changes::default();
+        changes.add(Causes::DEVICES);
+        let session = changes.count();
+        assert_eq!(changes.since(session), Causes::default());
+        changes.add(Causes::POLICY.and(Causes::TRUST));
+        changes.add(Causes::POLICY);
+        let expected = Causes::POLICY.and(Causes::TRUST);
+        assert_eq!(changes.since(session), expected);
+        assert_eq!(changes.since(session + 1), Causes::POLICY);
+        assert_eq!(changes.since(0), expected.and(Causes::DEVICES));
+    }
 }
