@@ -415,27 +415,28 @@ fn many(
             cut(session);
         }
         let took = changed.elapsed();
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(Duration::from_secs(1).saturating_sub(took));
         stop.store(true, Ordering::Relaxed);
         let (start, waits) = moving.join().unwrap();
         let at = changed.duration_since(start);
-        let p99 = |during: bool| {
+        // The second before the change, and the one that begins with it.
+        let p99 = |from: Duration| {
+            let within = from..from + Duration::from_secs(1);
             let mut chosen: Vec<Duration> = waits
                 .iter()
-                .filter(|(sent, _)| (*sent >= at && *sent < at + took) == during)
+                .filter(|(sent, _)| within.contains(sent))
                 .map(|(_, wait)| *wait)
                 .collect();
             chosen.sort_unstable();
-            chosen
-                .get(chosen.len() * 99 / 100)
-                .copied()
-                .unwrap_or_default()
+            let at = chosen.len() * 99 / 100;
+            chosen.get(at).copied().unwrap_or_default()
         };
+        let p99 = [p99(at.saturating_sub(Duration::from_secs(1))), p99(at)];
         assert_eq!(
             gateway.metric("adit_tunnels_live", "") as usize,
             count - lost.len()
         );
-        (took, [p99(false), p99(true)])
+        (took, p99)
     })
 }
 
@@ -464,6 +465,34 @@ fn one_in_a_hundred_ends_and_the_others_lose_no_byte() {
 #[test]
 #[ignore = "takes a minute; prints figures"]
 fn slow_fifty_of_five_thousand() {
+    for _ in 0..3 {
+        // What the change itself costs, on a machine that the client shares with the gateway.
+        let ([before, during], took) = unrelated(5000);
+        println!("other devices blocked: {took:?}; p99 {before:?} before, {during:?} during");
+    }
+    for _ in 0..3 {
+        fifty_of_five_thousand();
+    }
+}
+
+fn unrelated(count: usize) -> ([Duration; 2], Duration) {
+    let mut took = Duration::ZERO;
+    let (_, p99) = many(count, |pki, _, lost| {
+        let start = Instant::now();
+        let lines: String = (0..lost.len())
+            .map(|number| format!("absent-{number},blocked\n"))
+            .collect();
+        std::fs::write(pki.path("absent.csv"), lines).unwrap();
+        let (done, said) = adit(pki, &["devices", "import", "absent.csv"]);
+        assert!(done, "{said}");
+        took = start.elapsed();
+        std::thread::sleep(Duration::from_millis(1100));
+        block(pki, lost);
+    });
+    (p99, took)
+}
+
+fn fifty_of_five_thousand() {
     let (took, [before, during]) = many(5000, |pki, _, lost| block(pki, lost));
     println!("blocked: 50 of 5000 ended within {took:?}; p99 {before:?} before, {during:?} during");
     assert!(took < Duration::from_secs(5), "{took:?}");
