@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,6 +13,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use adit::table::{
+    DeviceChanges, DeviceEntry, DeviceFormat, DeviceReader, DeviceRegistry, DeviceState,
+};
 use common::{Gateway, Pki, config, free_port, service, until};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -450,4 +454,55 @@ fn slow_five_million_devices() {
         start.elapsed(),
         resident_mib(&gateway)
     );
+}
+
+/// Bytes and nanoseconds of the table itself, beside a plain map.
+#[test]
+#[ignore = "prints figures"]
+fn slow_look_ups() {
+    use std::hint::black_box;
+    const COUNT: usize = 5_000_000;
+    let name = |number: usize| format!("urn:device:{number:08}");
+    let mut reader = DeviceReader::new(DeviceFormat::Csv);
+    for number in 0..COUNT {
+        // Every second name that is asked for is there.
+        reader.push(format!("{},managed\n", name(2 * number)).as_bytes());
+    }
+    let start = Instant::now();
+    let changes = reader.finish().unwrap();
+    let registry = DeviceRegistry::default().with(&changes).unwrap();
+    drop(changes);
+    println!("made in {:?}", start.elapsed());
+    println!(
+        "{:.1} bytes a device",
+        registry.bytes() as f64 / COUNT as f64
+    );
+    let map: HashMap<Box<str>, (bool, Option<Box<str>>)> = (0..COUNT)
+        .map(|number| (name(2 * number).into_boxed_str(), (false, None)))
+        .collect();
+    // Far apart from each other, and those of the warm run in every cache.
+    for (what, span) in [("cold", 2 * COUNT), ("warm", 512)] {
+        let asked: Vec<String> = (0..1_000_000_usize)
+            .map(|turn| name(turn.wrapping_mul(7_919_317) % span))
+            .collect();
+        let time = |look: &dyn Fn(&str) -> bool| {
+            let start = Instant::now();
+            let found = asked.iter().filter(|name| look(black_box(name))).count();
+            assert!(found > 400_000 && found < 600_000, "{found}");
+            start.elapsed().as_nanos() as f64 / asked.len() as f64
+        };
+        let here = time(&|name| registry.state(name) == DeviceState::Managed);
+        let there = time(&|name| map.contains_key(name));
+        println!("{what}: registry {here:.0} ns, HashMap {there:.0} ns");
+    }
+    let blocked = DeviceEntry {
+        state: DeviceState::Blocked,
+        user: None,
+    };
+    let start = Instant::now();
+    for number in 0..200 {
+        let change = DeviceChanges::one(&name(number), blocked);
+        drop(black_box(registry.with(&change)));
+    }
+    println!("one change: {:?}", start.elapsed() / 200);
 }
