@@ -15,7 +15,7 @@ use std::sync::RwLock;
 use std::time::Duration;
 
 use adit::observe::{latency_histogram, record_latency};
-use adit::table::Published;
+use adit::table::{DeviceChanges, DeviceEntry, DeviceState, Published};
 use adit::tunnel::request::RequestParser;
 use common::{ISSUER, NOW};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
@@ -52,10 +52,28 @@ fn revocation(criterion: &mut Criterion) {
 /// Every second device is registered.
 fn registry(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("registry");
-    for count in [10_000, 100_000] {
+    // ADIT_BENCH_DEVICES=5000000 for another count.
+    let more = std::env::var("ADIT_BENCH_DEVICES");
+    let more = more.ok().and_then(|count| count.parse().ok());
+    for count in [10_000, 100_000].into_iter().chain(more) {
         let names: Vec<String> = (0..2 * count).map(common::device).collect();
         let mut asked = (0..).map(|turn: usize| &names[turn.wrapping_mul(7_919) % names.len()]);
-        let registry = Published::new(common::registry(count));
+        let registry = common::registry(count);
+        println!(
+            "{count} devices take {:.1} bytes each",
+            registry.bytes() as f64 / count as f64
+        );
+        let change = DeviceChanges::one(
+            &common::device(0),
+            DeviceEntry {
+                state: DeviceState::Blocked,
+                user: None,
+            },
+        );
+        group.bench_function(BenchmarkId::new("one-change", count), |bencher| {
+            bencher.iter(|| registry.with(black_box(&change)));
+        });
+        let registry = Published::new(registry);
         group.bench_function(BenchmarkId::new("registry", count), |bencher| {
             bencher.iter(|| {
                 let name = asked.next().expect("endless");

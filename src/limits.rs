@@ -40,6 +40,27 @@ pub const ADMIN_CONNECTION_LIFE: Duration = Duration::from_secs(60);
 /// The largest request header on the admin listener, in bytes: no real one comes near, and hyper takes no less.
 pub const ADMIN_REQUEST_BYTES: usize = 8192;
 
+/// The largest body of a request about one device, in bytes: two names at their bound and the words around them.
+pub const ADMIN_BODY_MAX: usize = 4096;
+
+/// The largest body of a request about many devices, in bytes: 10 million of 50 bytes. It is read piece by piece.
+pub const ADMIN_IMPORT_MAX: usize = 512 << 20;
+
+/// How long a change of the device registry may take to be on the disk: 5 million devices take half of it.
+pub const CHANGE_ANSWER: Duration = Duration::from_secs(100);
+
+/// Devices that `/devices` lists without `?limit=`.
+pub const DEVICES_LISTED: usize = 1_000;
+
+/// The most devices that `/devices` lists at a time: 1 MB of JSON or so. `?after=` gives the next ones.
+pub const DEVICES_LISTED_MAX: usize = 10_000;
+
+/// Shortest token that allows changes, in characters: 128 bits in hexadecimal are 32, in base64 22.
+pub const ADMIN_TOKEN_MIN: usize = 20;
+
+/// Longest token that allows changes, in characters: it has to fit into a request's header.
+pub const ADMIN_TOKEN_MAX: usize = 1024;
+
 /// How long the admin listener stops accepting when it runs out of file descriptors.
 pub const ADMIN_ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -57,6 +78,8 @@ pub const TUNNELS_LISTED: usize = 1_000;
 pub const TUNNELS_LISTED_MAX: usize = 100_000;
 
 const _: () = assert!(TUNNELS_LISTED <= TUNNELS_LISTED_MAX);
+const _: () = assert!(DEVICES_LISTED <= DEVICES_LISTED_MAX);
+const _: () = assert!(2 * ADMIN_TOKEN_MAX < ADMIN_REQUEST_BYTES);
 
 // ---- tls ----
 
@@ -150,6 +173,20 @@ pub const MAX_VALIDITY_DAYS: u32 = 36_525;
 /// longer would only swell every audit line.
 pub const MAX_IDENTITY_NAME_BYTES: usize = 256;
 
+/// Parts of the device registry: a change copies the parts that it is about, and a pointer for each other. At 5 million
+/// devices a part holds 1220, about 36 KB.
+pub const DEVICE_SHARDS: usize = 4096;
+
+/// Most devices in the registry: four times the largest fleet that is planned for. At 30 to 40 bytes each below 1 GB.
+pub const DEVICES_MAX: usize = 20_000_000;
+
+/// Longest line of a text that names devices, in bytes: two names at their bound, each byte escaped, and room.
+pub const DEVICE_LINE_MAX: usize = 4096;
+
+/// Wrong lines after which a text that names devices is not read on. A registry with more is another kind of file; at
+/// about 100 bytes each they are 2 MB of messages.
+pub const DEVICE_PROBLEMS_MAX: usize = 20_000;
+
 /// How far in the future, in seconds, a CRL's `thisUpdate` may lie: the clocks of the CA and of the node differ.
 pub const CRL_CLOCK_SKEW_SECONDS: u64 = 300;
 
@@ -181,6 +218,29 @@ pub const NAME_QUERIES_MAX: usize = 1024;
 
 /// Addresses of one name that are tried.
 pub const NAME_ADDRESSES_MAX: usize = 8;
+
+/// Work of a sweep between two rests, in looks at one tunnel: 100 ns each where the tunnel is in no cache, so about 50 µs
+/// of latency for the others. At 50 000 tunnels on a core a sweep is through in 0.2 to 0.4 s.
+pub const SWEEP_CHUNK: usize = 256;
+
+/// The complete check of a certificate (path, validity, usage, revocation) in the same unit: 10 to 40 µs.
+pub const SWEEP_COMPLETE_CHECK: usize = 32;
+
+/// How long a sweep rests between two chunks.
+pub const SWEEP_PAUSE: Duration = Duration::from_millis(1);
+
+/// How often a core looks whether the certificate of an open tunnel has expired: one comparison where none has.
+pub const EXPIRY_CHECK: Duration = Duration::from_millis(250);
+
+/// Seconds until a tunnel is looked at again whose client has sent an expired certificate that its chain does not need.
+pub const EXPIRY_LOOK_AGAIN_SECONDS: u64 = 30;
+
+/// How long the client of a tunnel that is closed by policy may take to read why: the tunnel is to be gone within a second
+/// of the change.
+pub const CUT_LINGER: Duration = Duration::from_millis(250);
+
+/// Certificates of issuers that a core keeps once for all tunnels whose clients have sent them.
+pub const ISSUERS_KEPT: usize = 64;
 
 // ---- engine ----
 
@@ -219,6 +279,25 @@ pub const BUFFER_TRIM_INTERVAL: Duration = Duration::from_secs(1);
 /// Buffers of each size that a core gives back at a time: below 100 µs of system calls, and a full pool is back within a
 /// minute.
 pub const BUFFERS_TRIMMED: usize = 256;
+
+/// Largest file of the device registry that is read, in bytes: 20 million devices of 50 bytes. Beyond it the path is far
+/// more likely to name the wrong file.
+pub const REGISTRY_FILE_MAX: u64 = 1 << 30;
+
+/// Bytes of the device registry's file that are read at a time.
+pub const REGISTRY_READ: usize = 256 * 1024;
+
+/// Bytes that the store of the device registry keeps in memory: the upper pages of a tree of millions.
+pub const REGISTRY_STORE_CACHE: usize = 64 << 20;
+
+/// Changes of the device registry that wait for the writer. Each comes from a connection of the admin listener, of which
+/// there are 64 at most.
+pub const REGISTRY_QUEUE: usize = 128;
+
+/// Changes of the device registry that go to the disk in one write.
+pub const REGISTRY_BATCH: usize = 64;
+
+const _: () = assert!(ADMIN_CONNECTIONS <= REGISTRY_QUEUE && REGISTRY_BATCH <= REGISTRY_QUEUE);
 
 // ---- load ----
 

@@ -85,7 +85,8 @@ fn a_reload_drops_no_tunnel_and_a_bad_one_changes_nothing() {
         head.starts_with("HTTP/1.1 403 ")
     };
     assert!(refused("a.example:1"));
-    let wider = backend.replace("*.test", "*.example");
+    let rule = "[[profile.rule]]\nhost = '*.example'\nport = '*'\nservice = 'echo'";
+    let wider = format!("{backend}\n{rule}");
     std::fs::write(
         pki.path("adit.toml"),
         config(gateway.admin, "", "unmanaged = 'allow'", &wider),
@@ -96,7 +97,7 @@ fn a_reload_drops_no_tunnel_and_a_bad_one_changes_nothing() {
         gateway.metric("adit_config_generation", "") == 2.0
     });
     until("the new rule", || {
-        !refused("a.example:1") && refused("a.test:1")
+        !refused("a.example:1") && !refused("a.test:1")
     });
     std::fs::write(pki.path("adit.toml"), "[profile]\nnmae = 'typo'").unwrap();
     gateway.signal("HUP");

@@ -4,10 +4,20 @@
 
 use std::path::Path;
 
-use adit::table::{DeviceRegistry, DeviceState};
+use adit::table::{DeviceFormat, DeviceReader, DeviceRegistry, DeviceState};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
+    let mut reader = DeviceReader::new(DeviceFormat::Ndjson);
+    if reader.push(text.as_bytes())
+        && let Ok(changes) = reader.finish()
+    {
+        assert!(changes.len() <= text.lines().count());
+        let registry = DeviceRegistry::default().with(&changes).expect("few devices");
+        for (name, entry) in changes.iter() {
+            assert_eq!(registry.state(name), entry.state);
+        }
+    }
     match DeviceRegistry::parse(text, Path::new("devices.csv")) {
         Ok(registry) => {
             assert!(registry.len() <= text.lines().count());

@@ -1,22 +1,108 @@
-//! Questions to the admin listener of a running node.
+//! Questions to the admin listener of a running node, and changes through it.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
 use crate::config::{self, AdminListen};
+use crate::control::read_token;
+use crate::limits::{ADMIN_CONNECTION_LIFE, ADMIN_IMPORT_MAX};
 
 /// Where the node is.
 #[derive(Debug, clap::Args)]
 pub struct AdminCommand {
     /// The admin listener, as in admin.listen: an address with a port, or unix:PATH. Else the config file's.
-    #[arg(long)]
+    #[arg(long, global = true)]
     admin: Option<String>,
-    /// The config file that names the admin listener.
-    #[arg(long, default_value = "adit.toml")]
+    /// The config file that names the admin listener and its token.
+    #[arg(long, global = true, default_value = "adit.toml")]
     config: PathBuf,
+    /// The file with the token for changes, as in admin.token_file. Else the config file's.
+    #[arg(long, global = true)]
+    token_file: Option<PathBuf>,
+}
+
+/// Lists or closes open tunnels.
+#[derive(Debug, clap::Args)]
+pub struct TunnelsCommand {
+    #[command(flatten)]
+    admin: AdminCommand,
+    /// Only the tunnel of this number.
+    #[arg(long)]
+    id: Option<u64>,
+    /// Only this device's tunnels.
+    #[arg(long)]
+    device: Option<String>,
+    /// Only this user's tunnels.
+    #[arg(long)]
+    user: Option<String>,
+    /// Only this app's tunnels.
+    #[arg(long)]
+    app: Option<String>,
+    /// Only tunnels of the certificate with this serial number, in hexadecimal.
+    #[arg(long)]
+    serial: Option<String>,
+    /// Only tunnels to this service.
+    #[arg(long)]
+    service: Option<String>,
+    /// Close the tunnels, instead of listing them.
+    #[arg(long)]
+    close: bool,
+}
+
+/// Reads or changes the device registry of a running node.
+#[derive(Debug, clap::Args)]
+pub struct DevicesCommand {
+    #[command(flatten)]
+    admin: AdminCommand,
+    #[command(subcommand)]
+    what: Devices,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Devices {
+    /// List devices in the order of their names.
+    List {
+        /// Only names that begin so.
+        #[arg(long, default_value = "")]
+        prefix: String,
+        /// Only names behind this one.
+        #[arg(long, default_value = "")]
+        after: String,
+        /// At most so many.
+        #[arg(long, default_value_t = crate::limits::DEVICES_LISTED)]
+        limit: usize,
+    },
+    /// Show one device.
+    Get {
+        /// Its name.
+        device: String,
+    },
+    /// Set one device.
+    Put {
+        /// Its name.
+        device: String,
+        /// managed or blocked.
+        #[arg(long, value_parser = ["managed", "blocked"])]
+        state: String,
+        /// Who has it.
+        #[arg(long)]
+        user: Option<String>,
+    },
+    /// Take one device out.
+    Delete {
+        /// Its name.
+        device: String,
+    },
+    /// Set many devices, all or none: CSV (device,state[,user]), or NDJSON where the name ends in .ndjson or .jsonl.
+    Import {
+        /// The file.
+        file: PathBuf,
+    },
 }
 
 /// Why there is no answer.
@@ -28,16 +114,34 @@ pub enum AdminError {
     /// The config.
     #[error("{0}")]
     Config(#[from] config::ConfigError),
+    /// The token.
+    #[error("{0}")]
+    Token(String),
+    /// The file.
+    #[error("cannot read {0}: {1}")]
+    File(String, io::Error),
     /// The connection.
     #[error("no answer from the admin listener at {0}: {1}; is the node running?")]
-    Io(String, std::io::Error),
+    Io(String, io::Error),
     /// The answer.
     #[error("the admin listener at {0} answered: {1}")]
     Refused(String, String),
+    /// The command line.
+    #[error(
+        "--close wants to know which tunnels: --id, --device, --user, --app, --serial or --service"
+    )]
+    CloseAll,
 }
 
 trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}
+
+/// What goes with a request.
+struct Body {
+    media_type: &'static str,
+    length: u64,
+    bytes: Box<dyn Read>,
+}
 
 impl AdminCommand {
     /// Prints the body of what the node answers to a GET of `path`.
@@ -45,21 +149,21 @@ impl AdminCommand {
     /// # Errors
     /// [`AdminError`].
     pub fn print(&self, path: &str) -> Result<(), AdminError> {
-        let listen = match &self.admin {
-            Some(text) => match text.strip_prefix("unix:") {
-                Some(path) => AdminListen::Unix(path.into()),
-                None => AdminListen::Tcp(
-                    text.parse()
-                        .map_err(|_| AdminError::Address(text.clone()))?,
-                ),
-            },
-            None => config::load(&self.config)?.admin,
+        self.request("GET", path, None)
+    }
+
+    fn request(&self, method: &str, path: &str, body: Option<Body>) -> Result<(), AdminError> {
+        let (listen, token_file) = self.find()?;
+        let token = match (method, token_file) {
+            ("GET", _) | (_, None) => None,
+            (_, Some(file)) => Some(read_token(&file).map_err(AdminError::Token)?),
         };
         let name = match &listen {
             AdminListen::Tcp(address) => address.to_string(),
             AdminListen::Unix(path) => path.display().to_string(),
         };
-        let answer = ask(&listen, path).map_err(|error| AdminError::Io(name.clone(), error))?;
+        let answer = ask(&listen, method, path, token.as_deref(), body)
+            .map_err(|error| AdminError::Io(name.clone(), error))?;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
         let status = head.lines().next().unwrap_or_default();
         if status.split(' ').nth(1) != Some("200") {
@@ -68,10 +172,142 @@ impl AdminCommand {
         println!("{}", body.trim_end());
         Ok(())
     }
+
+    fn find(&self) -> Result<(AdminListen, Option<PathBuf>), AdminError> {
+        let Some(text) = &self.admin else {
+            let config = config::load(&self.config)?;
+            let token = self.token_file.clone().or(config.admin_token);
+            return Ok((config.admin, token));
+        };
+        let listen = match text.strip_prefix("unix:") {
+            Some(path) => AdminListen::Unix(path.into()),
+            None => AdminListen::Tcp(
+                text.parse()
+                    .map_err(|_| AdminError::Address(text.clone()))?,
+            ),
+        };
+        Ok((listen, self.token_file.clone()))
+    }
 }
 
-fn ask(listen: &AdminListen, path: &str) -> std::io::Result<String> {
-    let timeout = Some(Duration::from_secs(10));
+impl TunnelsCommand {
+    /// Does it.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub fn run(&self) -> Result<(), AdminError> {
+        let filters = [
+            ("device", &self.device),
+            ("user", &self.user),
+            ("app", &self.app),
+            ("serial", &self.serial),
+            ("service", &self.service),
+        ];
+        let named: Vec<String> = filters
+            .iter()
+            .filter_map(|(name, value)| Some(format!("{name}={}", encoded(value.as_deref()?))))
+            .collect();
+        let mut path = match self.id {
+            Some(id) => format!("/tunnels/{id}"),
+            None => "/tunnels".to_owned(),
+        };
+        if !named.is_empty() {
+            path = format!("{path}?{}", named.join("&"));
+        }
+        if !self.close {
+            return self.admin.print(&path);
+        }
+        if self.id.is_none() && named.is_empty() {
+            return Err(AdminError::CloseAll);
+        }
+        self.admin.request("DELETE", &path, None)
+    }
+}
+
+impl DevicesCommand {
+    /// Does it.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub fn run(&self) -> Result<(), AdminError> {
+        let admin = &self.admin;
+        let place = |device: &str| format!("/devices/{}", encoded(device));
+        match &self.what {
+            Devices::List {
+                prefix,
+                after,
+                limit,
+            } => {
+                let (prefix, after) = (encoded(prefix), encoded(after));
+                admin.print(&format!(
+                    "/devices?prefix={prefix}&after={after}&limit={limit}"
+                ))
+            }
+            Devices::Get { device } => admin.print(&place(device)),
+            Devices::Put {
+                device,
+                state,
+                user,
+            } => {
+                let mut said = serde_json::json!({ "state": state });
+                if let Some(user) = user {
+                    said["user"] = user.as_str().into();
+                }
+                let bytes = said.to_string().into_bytes();
+                let body = Body {
+                    media_type: "application/json",
+                    length: bytes.len() as u64,
+                    bytes: Box::new(io::Cursor::new(bytes)),
+                };
+                admin.request("PUT", &place(device), Some(body))
+            }
+            Devices::Delete { device } => admin.request("DELETE", &place(device), None),
+            Devices::Import { file } => admin.request("POST", "/devices", Some(open(file)?)),
+        }
+    }
+}
+
+fn open(file: &Path) -> Result<Body, AdminError> {
+    let failed = |error| AdminError::File(file.display().to_string(), error);
+    let opened = std::fs::File::open(file).map_err(failed)?;
+    let length = opened.metadata().map_err(failed)?.len();
+    if length > ADMIN_IMPORT_MAX as u64 {
+        let message = format!("{length} bytes, and at most {ADMIN_IMPORT_MAX} are taken at a time");
+        return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, message)));
+    }
+    let ending = file.extension().and_then(|ending| ending.to_str());
+    Ok(Body {
+        media_type: match ending {
+            Some("ndjson" | "jsonl") => "application/x-ndjson",
+            _ => "text/csv",
+        },
+        length,
+        bytes: Box::new(opened.take(length)),
+    })
+}
+
+/// A name as a part of a path or a query (RFC 3986, section 2.3).
+fn encoded(name: &str) -> String {
+    const KEPT: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b'~');
+    utf8_percent_encode(name, KEPT).to_string()
+}
+
+fn ask(
+    listen: &AdminListen,
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+    body: Option<Body>,
+) -> io::Result<String> {
+    // A change of millions of devices takes its time.
+    let timeout = Some(match body {
+        Some(_) => 2 * ADMIN_CONNECTION_LIFE,
+        None => Duration::from_secs(10),
+    });
     let (mut stream, host): (Box<dyn Stream>, String) = match listen {
         AdminListen::Tcp(address) => {
             let stream = TcpStream::connect_timeout(address, Duration::from_secs(3))?;
@@ -85,8 +321,35 @@ fn ask(listen: &AdminListen, path: &str) -> std::io::Result<String> {
         }
     };
     // HTTP/1.0: the answer ends with the connection and is not chunked.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
+    let mut head = format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\n");
+    if let Some(token) = token {
+        head.push_str(&format!("Authorization: Bearer {token}\r\n"));
+    }
+    if let Some(Body {
+        media_type, length, ..
+    }) = &body
+    {
+        head.push_str(&format!(
+            "Content-Type: {media_type}\r\nContent-Length: {length}\r\n"
+        ));
+    }
+    head.push_str("\r\n");
+    stream.write_all(head.as_bytes())?;
+    if let Some(mut body) = body {
+        // A refusal may come before the body is read; it says more than the broken pipe.
+        if let Err(error) = io::copy(&mut body.bytes, &mut stream)
+            && !matches!(
+                error.kind(),
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+            )
+        {
+            return Err(error);
+        }
+    }
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        // A refusal that did not wait for the body ends in a reset.
+        Err(error) if answer.is_empty() => Err(error),
+        _ => Ok(String::from_utf8_lossy(&answer).into_owned()),
+    }
 }

@@ -10,10 +10,11 @@ use clap::{Parser, Subcommand};
 
 use crate::certs::{self, CertError, CertsCommand};
 use crate::config::{self, ConfigError};
+use crate::control::{self, ControlError};
 use crate::engine;
 use crate::load::{self, LoadCommand, LoadError};
 
-pub use admin::{AdminCommand, AdminError};
+pub use admin::{AdminCommand, AdminError, DevicesCommand, TunnelsCommand};
 pub use quickstart::{QuickstartCommand, QuickstartError};
 pub use run::{Gateway, RunError};
 
@@ -42,8 +43,10 @@ enum Command {
     Certs(CertsCommand),
     /// Put load on a gateway, or on any TLS or TCP peer, and measure it.
     Load(Box<LoadCommand>),
-    /// List the open tunnels of a running node.
-    Tunnels(AdminCommand),
+    /// List the open tunnels of a running node, or close some.
+    Tunnels(TunnelsCommand),
+    /// Read or change the device registry of a running node.
+    Devices(DevicesCommand),
     /// Print a latency histogram of a running node, in HdrHistogram's percentile format.
     Histogram(AdminCommand),
 }
@@ -88,7 +91,8 @@ impl CliError {
         match self {
             Self::Config(_) | Self::Files(_) => 2,
             Self::Run(RunError::Config(_) | RunError::Engine(engine::EngineError::Load(_))) => 2,
-            Self::Load(LoadError::Usage(_)) => 2,
+            Self::Load(LoadError::Usage(_)) | Self::Admin(AdminError::CloseAll) => 2,
+            Self::Run(RunError::Control(ControlError::Token(_))) => 2,
             _ => 1,
         }
     }
@@ -104,6 +108,10 @@ pub fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Check(file) => {
             let config = config::load(&file.config)?;
             engine::Material::check(&config)?;
+            if let Some(file) = &config.admin_token {
+                control::read_token(file)
+                    .map_err(|why| RunError::Control(ControlError::Token(why)))?;
+            }
             print!("{}", config.summary());
             println!("{} is right", file.config.display());
             Ok(())
@@ -111,7 +119,8 @@ pub fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Quickstart(command) => Ok(quickstart::run(&command)?),
         Command::Certs(command) => Ok(certs::run(command)?),
         Command::Load(command) => Ok(load::run(&command)?),
-        Command::Tunnels(command) => Ok(command.print("/tunnels")?),
+        Command::Tunnels(command) => Ok(command.run()?),
+        Command::Devices(command) => Ok(command.run()?),
         Command::Histogram(command) => Ok(command.print("/histograms?format=hgrm")?),
     }
 }

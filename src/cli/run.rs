@@ -74,7 +74,10 @@ impl Gateway {
             Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
         }
         certs::files::make_folder(&config.state_dir)?;
-        let control = Control::bind(&config.admin)?;
+        let mut control = Control::bind(&config.admin)?;
+        if let Some(file) = &config.admin_token {
+            control = control.with_token(file)?;
+        }
         let audit = AuditLog::start(match &config.log.audit {
             AuditSink::Stdout => observe::AuditSink::Stdout,
             AuditSink::Off => observe::AuditSink::Off,

@@ -173,7 +173,7 @@ pub(super) fn device_auth(raw: RawDeviceAuth, folder: &Folder, report: &mut Repo
             .or(false),
         device_registry: raw
             .device_registry
-            .parse(report, |text| folder.readable(&text))
+            .parse(report, |text| folder.path(&text))
             .given(),
         crl_enabled,
         crl_files,

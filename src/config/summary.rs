@@ -25,6 +25,7 @@ impl fmt::Display for Summary<'_> {
             state_dir,
             engine,
             admin,
+            admin_token,
             log,
             profile,
         } = self.0;
@@ -59,6 +60,13 @@ impl fmt::Display for Summary<'_> {
         match admin {
             AdminListen::Tcp(address) => writeln!(f, "admin           {address}")?,
             AdminListen::Unix(path) => writeln!(f, "admin           unix:{}", path.display())?,
+        }
+        match (admin_token, admin) {
+            (Some(file), _) => writeln!(f, "admin changes   with the token in {}", file.display())?,
+            (None, AdminListen::Unix(_)) => {
+                writeln!(f, "admin changes   by whoever may use the socket")?;
+            }
+            (None, AdminListen::Tcp(_)) => writeln!(f, "admin changes   refused: no token_file")?,
         }
         writeln!(f, "log             {}", logging(log))?;
         writeln!(f, "state           {}", state_dir.display())?;

@@ -20,6 +20,8 @@ pub struct Config {
     pub engine: Engine,
     /// Where the control core answers.
     pub admin: AdminListen,
+    /// File with the token that changes through the admin listener must carry.
+    pub admin_token: Option<PathBuf>,
     /// What is logged, and how.
     pub log: Log,
     /// What the gateway does for devices.
@@ -128,7 +130,7 @@ pub struct DeviceAuth {
     pub group_certificates: Vec<PathBuf>,
     /// Whether a device that is not in the registry may open tunnels.
     pub unmanaged_allowed: bool,
-    /// CSV file of known devices.
+    /// CSV file of known devices. Not necessarily there: the last good copy counts then.
     pub device_registry: Option<PathBuf>,
     /// Whether revocation is checked. True only together with at least one CRL file.
     pub crl_enabled: bool,

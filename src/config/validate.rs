@@ -64,6 +64,10 @@ fn config(raw: RawConfig, folder: &Folder, cpus: &Cpus, report: &mut Report) -> 
                 Ipv4Addr::LOCALHOST,
                 9901,
             )))),
+        admin_token: raw
+            .admin_token_file
+            .parse(report, |text| folder.readable(&text))
+            .given(),
         log: Log {
             format: raw
                 .log_format

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::ControlError;
+use super::permission::{Permission, read_token};
 use crate::config::AdminListen;
 
 /// Connections that the kernel keeps for a Unix listener until they are accepted; the standard library's for TCP.
@@ -20,6 +21,7 @@ const BACKLOG: i32 = 128;
 #[derive(Debug)]
 pub struct Control {
     pub(super) listener: Listener,
+    pub(super) permission: Permission,
 }
 
 /// A bound listener.
@@ -41,7 +43,25 @@ impl Control {
             AdminListen::Tcp(address) => bind_tcp(*address)?,
             AdminListen::Unix(path) => bind_unix(path)?,
         };
-        Ok(Self { listener })
+        let permission = match listener {
+            Listener::Tcp(..) => Permission::Never,
+            Listener::Unix(..) => Permission::Socket,
+        };
+        Ok(Self {
+            listener,
+            permission,
+        })
+    }
+
+    /// Lets changes be made with the token in `file`, and without it no more.
+    ///
+    /// # Errors
+    ///
+    /// The file holds no token, or others may read it.
+    pub fn with_token(mut self, file: &Path) -> Result<Self, ControlError> {
+        read_token(file).map_err(ControlError::Token)?;
+        self.permission = Permission::Token(file.to_owned());
+        Ok(self)
     }
 
     /// The TCP address, with the port that the system chose where the configured one was 0. `None` for a Unix socket.

@@ -4,26 +4,35 @@
 //! data cores questions through [`Node`] and never waits longer than [`CORE_ANSWER`](crate::limits::CORE_ANSWER) for
 //! one, so a stuck core shows in the answer instead of taking the admin listener down with it.
 //!
-//! The admin listener only reads: no request changes the node. It listens on loopback or a Unix socket, and answers only
-//! requests that were meant for it (see `host`). It has no authentication beyond that: who can log in to the machine,
-//! or for a Unix socket who is the same user, can read.
+//! The admin listener listens on loopback or a Unix socket, and answers only requests that were meant for it (see
+//! `host`). Reading has no authentication beyond that: who can log in to the machine, or for a Unix socket who is the
+//! same user, can read. Changes (devices, tunnels to be closed) are refused unless they carry the token of
+//! `admin.token_file` or, where none is configured, come over the Unix socket (see `permission`).
 
+mod changes;
+mod devices;
 mod host;
 mod listen;
 mod node;
 mod pages;
+mod permission;
+mod query;
 mod server;
 mod signals;
 
+pub use devices::Device;
 pub use listen::Control;
 pub use node::RunningNode;
+pub use permission::read_token;
 pub use signals::{Signal, Signals};
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::observe::{CoreMetrics, NodeGauges, TunnelInfo};
+use crate::engine::ChangeError;
+use crate::observe::{CoreMetrics, NodeGauges, TunnelFilter, TunnelInfo};
+use crate::table::DeviceChanges;
 
 /// Takes a core's answer. It may be called on any thread, and may be dropped without a call where the core cannot answer.
 pub type Reply<T> = Box<dyn FnOnce(T) + Send>;
@@ -38,8 +47,32 @@ pub trait Node: Send + Sync + 'static {
     /// Asks a core for a copy of its metrics.
     fn snapshot(&self, core: usize, reply: Reply<CoreMetrics>);
 
-    /// Asks a core for its open tunnels.
-    fn tunnels(&self, core: usize, reply: Reply<Vec<TunnelInfo>>);
+    /// Asks a core for its open tunnels that `filter` means.
+    fn tunnels(&self, core: usize, filter: TunnelFilter, reply: Reply<Vec<TunnelInfo>>);
+
+    /// Asks a core to close its open tunnels that `filter` means, and how many those were.
+    fn close_tunnels(&self, core: usize, filter: TunnelFilter, reply: Reply<usize>);
+
+    /// What the registry says about a device; `None` where it is unmanaged.
+    fn device(&self, name: &str) -> Option<Device>;
+
+    /// Asks for up to `limit` devices whose names begin with `prefix` and come behind `after`, in the order of their
+    /// names, and for the number of all devices.
+    fn devices(
+        &self,
+        prefix: String,
+        after: String,
+        limit: usize,
+        reply: Reply<(usize, Vec<Device>)>,
+    );
+
+    /// Changes devices; with `must_exist`, only if those that are taken out are there.
+    fn change_devices(
+        &self,
+        changes: DeviceChanges,
+        must_exist: bool,
+        reply: Reply<Result<(), ChangeError>>,
+    );
 
     /// Whether the node takes new tunnels, and why not.
     fn ready(&self) -> Readiness;
@@ -92,6 +125,9 @@ pub enum ControlError {
         /// Why.
         source: io::Error,
     },
+    /// The token of changes.
+    #[error("admin.token_file: {0}")]
+    Token(String),
     /// The thread's runtime could not be started.
     #[error(
         "cannot start the control core: {0}; it needs io_uring (see kernel.io_uring_disabled) and free file descriptors"

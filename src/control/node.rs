@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::{Node, Readiness, Reply};
-use crate::engine;
-use crate::observe::{AuditHandle, CoreMetrics, NodeGauges, TunnelInfo};
+use super::{Device, Node, Readiness, Reply};
+use crate::engine::{self, ChangeError};
+use crate::observe::{AuditHandle, CoreMetrics, NodeGauges, TunnelFilter, TunnelInfo};
+use crate::table::{DeviceChanges, DeviceRegistry};
 
 /// The engine and the audit log, as one node.
 pub struct RunningNode {
@@ -24,8 +25,42 @@ impl Node for RunningNode {
         self.engine.ask_metrics(core, reply);
     }
 
-    fn tunnels(&self, core: usize, reply: Reply<Vec<TunnelInfo>>) {
-        self.engine.ask_tunnels(core, reply);
+    fn tunnels(&self, core: usize, filter: TunnelFilter, reply: Reply<Vec<TunnelInfo>>) {
+        self.engine.ask_tunnels(core, filter, reply);
+    }
+
+    fn close_tunnels(&self, core: usize, filter: TunnelFilter, reply: Reply<usize>) {
+        self.engine.close_tunnels(core, filter, reply);
+    }
+
+    fn device(&self, name: &str) -> Option<Device> {
+        let table = &self.engine.registry().table;
+        table.read(|devices| devices.get(name).map(|entry| Device::new(name, entry)))
+    }
+
+    fn devices(
+        &self,
+        prefix: String,
+        after: String,
+        limit: usize,
+        reply: Reply<(usize, Vec<Device>)>,
+    ) {
+        let devices = self.engine.registry().table.read(DeviceRegistry::clone);
+        // Looks at every device: not on this thread, which answers probes.
+        std::thread::spawn(move || {
+            let listed = devices.list(&prefix, &after, limit);
+            let listed = listed.iter().map(|(name, entry)| Device::new(name, *entry));
+            reply((devices.len(), listed.collect()));
+        });
+    }
+
+    fn change_devices(
+        &self,
+        changes: DeviceChanges,
+        must_exist: bool,
+        reply: Reply<Result<(), ChangeError>>,
+    ) {
+        self.engine.registry().change(changes, must_exist, reply);
     }
 
     fn ready(&self) -> Readiness {
@@ -39,6 +74,11 @@ impl Node for RunningNode {
         let ready = reasons.is_empty();
         if self.audit.lost() > 0 {
             reasons.push(format!("{} audit records were lost", self.audit.lost()));
+        }
+        if let Some(why) = self.engine.registry().stale() {
+            reasons.push(format!(
+                "the last good copy of the device registry counts: {why}"
+            ));
         }
         Readiness { ready, reasons }
     }
@@ -57,6 +97,7 @@ impl Node for RunningNode {
             crl_entries: Some(entries),
             crl_next_update: next_update
                 .map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+            registry_stale: engine.registry().stale().is_some(),
             registry_devices: Some(engine.registered_devices()),
         }
     }

@@ -1,11 +1,12 @@
-//! What the admin listener answers, one function a page.
+//! What the admin listener answers, one function a page. Those that change something are in `changes`.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use serde::Serialize;
@@ -14,65 +15,160 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::host::names_this_machine;
+use super::permission::{Denied, Permission};
+use super::query::{Format, Query, decoded};
 use super::{Node, Reply};
-use crate::limits::{CORE_ANSWER, TUNNELS_LISTED, TUNNELS_LISTED_MAX};
+use crate::engine::ChangeError;
+use crate::limits::{
+    ADMIN_BODY_MAX, CORE_ANSWER, DEVICES_LISTED, DEVICES_LISTED_MAX, TUNNELS_LISTED,
+};
 use crate::observe::{
-    CoreMetrics, OPENMETRICS, Stage, TunnelInfo, percentile_text, render, summarize,
+    CoreMetrics, OPENMETRICS, Stage, TunnelFilter, TunnelInfo, percentile_text, render, summarize,
 };
 
-type Page = Response<Full<Bytes>>;
+pub(super) type Page = Response<Full<Bytes>>;
 
-const ENDPOINTS: [&str; 5] = ["/healthz", "/readyz", "/metrics", "/histograms", "/tunnels"];
+const ENDPOINTS: [&str; 6] = [
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/histograms",
+    "/tunnels",
+    "/devices",
+];
+
+/// What a request is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place<'p> {
+    Health,
+    Readiness,
+    Metrics,
+    Histograms,
+    Tunnels,
+    /// With its number, which need not be one.
+    Tunnel(&'p str),
+    Devices,
+    /// With its name, percent-encoded.
+    Device(&'p str),
+}
+
+impl<'p> Place<'p> {
+    fn of(path: &'p str) -> Option<Self> {
+        Some(match path {
+            "/healthz" => Self::Health,
+            "/readyz" => Self::Readiness,
+            "/metrics" => Self::Metrics,
+            "/histograms" => Self::Histograms,
+            "/tunnels" => Self::Tunnels,
+            "/devices" => Self::Devices,
+            _ => match path.split_once('/')?.1.split_once('/')? {
+                ("tunnels", id) => Self::Tunnel(id),
+                ("devices", name) if !name.is_empty() => Self::Device(name),
+                _ => return None,
+            },
+        })
+    }
+
+    const fn methods(self) -> &'static str {
+        match self {
+            Self::Tunnels | Self::Tunnel(_) => "GET, HEAD, DELETE",
+            Self::Devices => "GET, HEAD, POST",
+            Self::Device(_) => "GET, HEAD, PUT, DELETE",
+            _ => "GET, HEAD",
+        }
+    }
+}
 
 /// How many tunnels are open, where `/tunnels` lists fewer.
 const TUNNELS_TOTAL: HeaderName = HeaderName::from_static("adit-tunnels-total");
+
+/// How many devices are registered, where `/devices` lists fewer.
+const DEVICES_TOTAL: HeaderName = HeaderName::from_static("adit-devices-total");
 
 /// The cores whose part is missing in the answer.
 const SILENT_CORES: HeaderName = HeaderName::from_static("adit-silent-cores");
 
 /// The admin listener's pages.
 pub(super) struct Pages {
-    node: Arc<dyn Node>,
+    pub(super) node: Arc<dyn Node>,
+    pub(super) permission: Permission,
+    /// Many devices are being changed: one such request at a time.
+    pub(super) importing: Cell<bool>,
     /// The listener's address; `None` for a Unix socket, where any host may be named.
     host: Option<IpAddr>,
 }
 
 impl Pages {
-    pub(super) fn new(node: Arc<dyn Node>, host: Option<IpAddr>) -> Self {
-        Self { node, host }
+    pub(super) fn new(node: Arc<dyn Node>, host: Option<IpAddr>, permission: Permission) -> Self {
+        Self {
+            node,
+            permission,
+            importing: Cell::new(false),
+            host,
+        }
     }
 
-    /// Answers a request; its body is not read.
-    pub(super) async fn answer<B>(&self, request: &Request<B>) -> Page {
-        if !self.is_meant_for_us(request) {
+    /// Answers a request; a body is read where one is expected.
+    pub(super) async fn answer(&self, mut request: Request<Incoming>) -> Page {
+        if !self.is_meant_for_us(&request) {
             let error = "this host is not served here; ask for localhost or a loopback address";
             return failure(StatusCode::MISDIRECTED_REQUEST, error);
         }
         let path = request.uri().path();
-        if !ENDPOINTS.contains(&path) {
+        let Some(place) = Place::of(path) else {
             return json_page(
                 StatusCode::NOT_FOUND,
                 &json!({"error": "no such page", "pages": ENDPOINTS}),
             );
-        }
-        if request.method() != Method::GET && request.method() != Method::HEAD {
-            let mut page = failure(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD");
+        };
+        let method = request.method();
+        if !place.methods().split(", ").any(|known| known == method) {
+            let error = format!("only {}", place.methods());
+            let mut page = failure(StatusCode::METHOD_NOT_ALLOWED, &error);
             page.headers_mut()
-                .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+                .insert(header::ALLOW, HeaderValue::from_static(place.methods()));
             return page;
         }
-        let answer = match (
-            path,
-            Query::parse(request.uri().query().unwrap_or_default()),
-        ) {
-            (_, Err(error)) => Err(error),
-            ("/healthz", _) => Ok(self.health().await),
-            ("/readyz", _) => Ok(self.readiness()),
-            ("/metrics", _) => Ok(self.metrics().await),
-            ("/histograms", Ok(query)) => Ok(self.histograms(&query).await),
-            (_, Ok(query)) => Ok(self.tunnels(&query).await),
+        let query = match Query::parse(request.uri().query().unwrap_or_default()) {
+            Ok(query) => query,
+            Err(error) => return failure(StatusCode::BAD_REQUEST, &error),
         };
-        answer.unwrap_or_else(|error| failure(StatusCode::BAD_REQUEST, &error))
+        if method != Method::GET && method != Method::HEAD {
+            let allowed = self.permission.check(request.headers());
+            if allowed.is_err() {
+                skip(request.body_mut()).await;
+            }
+            return match allowed {
+                Ok(()) => {
+                    let (parts, body) = request.into_parts();
+                    match Place::of(parts.uri.path()) {
+                        Some(place) => self.change(place, query, &parts, body).await,
+                        None => failure(StatusCode::NOT_FOUND, "no such page"),
+                    }
+                }
+                Err(denied) => denied_page(&denied),
+            };
+        }
+        self.show(place, query).await
+    }
+
+    async fn show(&self, place: Place<'_>, query: Query) -> Page {
+        match place {
+            Place::Health => self.health().await,
+            Place::Readiness => self.readiness(),
+            Place::Metrics => self.metrics().await,
+            Place::Histograms => self.histograms(&query).await,
+            Place::Tunnels => self.tunnels(&query).await,
+            Place::Tunnel(id) => match tunnel_of(id) {
+                Ok(tunnels) => self.tunnels(&Query { tunnels, ..query }).await,
+                Err(error) => failure(StatusCode::BAD_REQUEST, &error),
+            },
+            Place::Devices => self.devices(query).await,
+            Place::Device(name) => match decoded(name) {
+                Ok(name) => self.device(&name),
+                Err(error) => failure(StatusCode::BAD_REQUEST, &error),
+            },
+        }
     }
 
     /// See [`host`](super::host). HTTP/1.0 may come without a host; no browser sends that.
@@ -152,7 +248,7 @@ impl Pages {
         let stages = Stage::ALL
             .into_iter()
             .filter(|stage| query.stage.is_none_or(|wanted| wanted == *stage));
-        let mut page = match query.format {
+        let mut page = match query.format.unwrap_or(Format::Json) {
             Format::Hgrm => {
                 let text = stages.map(|stage| {
                     // A line that starts with # is a comment to the tools that read the format.
@@ -191,18 +287,47 @@ impl Pages {
     /// The open tunnels, the oldest first.
     async fn tunnels(&self, query: &Query) -> Page {
         let answers = gather(self.node.cores(), CORE_ANSWER, |core, reply| {
-            self.node.tunnels(core, reply);
+            self.node.tunnels(core, query.tunnels.clone(), reply);
         })
         .await;
         let silent = answers.silent();
         let mut tunnels: Vec<TunnelInfo> = answers.0.into_iter().flatten().flatten().collect();
         let total = tunnels.len();
         tunnels.sort_unstable_by_key(|tunnel| (std::cmp::Reverse(tunnel.age_ms), tunnel.id));
-        tunnels.truncate(query.limit);
+        tunnels.truncate(query.limit.unwrap_or(TUNNELS_LISTED));
         let mut page = json_page(StatusCode::OK, &tunnels);
         page.headers_mut()
             .insert(TUNNELS_TOTAL, HeaderValue::from(total));
         name_silent(page.headers_mut(), &silent);
+        page
+    }
+
+    fn device(&self, name: &str) -> Page {
+        match self.node.device(name) {
+            Some(device) => json_page(StatusCode::OK, &device),
+            None => failure(StatusCode::NOT_FOUND, &ChangeError::Unknown.to_string()),
+        }
+    }
+
+    /// Devices in the order of their names.
+    async fn devices(&self, query: Query) -> Page {
+        let limit = query
+            .limit
+            .unwrap_or(DEVICES_LISTED)
+            .min(DEVICES_LISTED_MAX);
+        let (sender, receiver) = oneshot::channel();
+        self.node.devices(
+            query.prefix.unwrap_or_default(),
+            query.after.unwrap_or_default(),
+            limit,
+            Box::new(move |answer| drop(sender.send(answer))),
+        );
+        let Ok((total, devices)) = receiver.await else {
+            return failure(StatusCode::SERVICE_UNAVAILABLE, "the node ends");
+        };
+        let mut page = json_page(StatusCode::OK, &devices);
+        page.headers_mut()
+            .insert(DEVICES_TOTAL, HeaderValue::from(total));
         page
     }
 
@@ -215,10 +340,10 @@ impl Pages {
 }
 
 /// What each core answered, in the cores' order; `None` where it did not in time.
-struct Answers<T>(Vec<Option<T>>);
+pub(super) struct Answers<T>(pub Vec<Option<T>>);
 
 impl<T> Answers<T> {
-    fn silent(&self) -> Vec<usize> {
+    pub fn silent(&self) -> Vec<usize> {
         self.0
             .iter()
             .enumerate()
@@ -238,7 +363,7 @@ impl Answers<CoreMetrics> {
 }
 
 /// Asks every core at once and waits for all of them, no longer than `patience` in all.
-async fn gather<T: Send + 'static>(
+pub(super) async fn gather<T: Send + 'static>(
     cores: usize,
     patience: Duration,
     ask: impl Fn(usize, Reply<T>),
@@ -264,55 +389,7 @@ async fn gather<T: Send + 'static>(
     Answers(answers)
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
-    Json,
-    Hgrm,
-}
-
-/// The parameters of a request's query. Their values are plain words and numbers, so nothing is decoded.
-#[derive(Debug, PartialEq, Eq)]
-struct Query {
-    format: Format,
-    stage: Option<Stage>,
-    limit: usize,
-}
-
-impl Query {
-    fn parse(query: &str) -> Result<Self, String> {
-        let mut parsed = Self {
-            format: Format::Json,
-            stage: None,
-            limit: TUNNELS_LISTED,
-        };
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            match pair.split_once('=').unwrap_or((pair, "")) {
-                ("format", "json") => parsed.format = Format::Json,
-                ("format", "hgrm") => parsed.format = Format::Hgrm,
-                ("format", _) => return Err("format is json or hgrm".to_owned()),
-                ("stage", word) => {
-                    let stages = Stage::ALL.map(Stage::word).join(", ");
-                    parsed.stage = Some(
-                        Stage::from_word(word)
-                            .ok_or_else(|| format!("stage is one of {stages}"))?,
-                    );
-                }
-                ("limit", number) => {
-                    let limit = number
-                        .parse()
-                        .ok()
-                        .filter(|limit| *limit <= TUNNELS_LISTED_MAX);
-                    parsed.limit = limit
-                        .ok_or_else(|| format!("limit is a number up to {TUNNELS_LISTED_MAX}"))?;
-                }
-                _ => return Err("the parameters are format, stage and limit".to_owned()),
-            }
-        }
-        Ok(parsed)
-    }
-}
-
-fn name_silent(headers: &mut HeaderMap, silent: &[usize]) {
+pub(super) fn name_silent(headers: &mut HeaderMap, silent: &[usize]) {
     if silent.is_empty() {
         return;
     }
@@ -327,11 +404,38 @@ fn name_silent(headers: &mut HeaderMap, silent: &[usize]) {
     );
 }
 
-fn failure(status: StatusCode, error: &str) -> Page {
+/// The one tunnel of this number.
+pub(super) fn tunnel_of(id: &str) -> Result<TunnelFilter, String> {
+    let id = id
+        .parse()
+        .map_err(|_| "a tunnel's number is its id in /tunnels".to_owned())?;
+    Ok(TunnelFilter {
+        id: Some(id),
+        ..TunnelFilter::default()
+    })
+}
+
+/// Reads a small body away: to close on one that is not read is a reset, which can overtake the answer.
+pub(super) async fn skip(body: &mut Incoming) {
+    let _ = Limited::new(body, ADMIN_BODY_MAX).collect().await;
+}
+
+fn denied_page(denied: &Denied) -> Page {
+    let mut page = failure(denied.status, &denied.why);
+    if denied.status == StatusCode::UNAUTHORIZED {
+        page.headers_mut().insert(
+            header::WWW_AUTHENTICATE,
+            HeaderValue::from_static("Bearer realm=\"adit\""),
+        );
+    }
+    page
+}
+
+pub(super) fn failure(status: StatusCode, error: &str) -> Page {
     json_page(status, &json!({"error": error}))
 }
 
-fn json_page(status: StatusCode, body: &impl Serialize) -> Page {
+pub(super) fn json_page(status: StatusCode, body: &impl Serialize) -> Page {
     let mut bytes = serde_json::to_vec(body).expect("plain values into memory");
     bytes.push(b'\n');
     page(status, "application/json", bytes)
@@ -373,37 +477,5 @@ mod tests {
             .unwrap()
             .into_iter()
             .for_each(|reply| reply(0));
-    }
-
-    #[test]
-    fn query_takes_what_is_documented() {
-        assert_eq!(
-            Query::parse(""),
-            Ok(Query {
-                format: Format::Json,
-                stage: None,
-                limit: TUNNELS_LISTED
-            })
-        );
-        assert_eq!(
-            Query::parse("format=hgrm&stage=first-byte&limit=0"),
-            Ok(Query {
-                format: Format::Hgrm,
-                stage: Some(Stage::FirstByte),
-                limit: 0
-            })
-        );
-        for wrong in [
-            "format=xml",
-            "format",
-            "stage=",
-            "stage=Handshake",
-            "limit=-1",
-            "limit=100001",
-            "limit=x",
-            "colour=red",
-        ] {
-            assert!(Query::parse(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! The control core's thread: its runtime, the admin listener's accept loop and its connections.
 //!
-//! Connections are bounded in number and in life, requests in size and in time; a request's body is never read.
+//! Connections are bounded in number and in life, requests in size and in time.
 
 use std::convert::Infallible;
 use std::future::{Future, pending};
@@ -43,7 +43,7 @@ impl Control {
         let runtime =
             tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(ControlError::Runtime)?;
         runtime.block_on(async move {
-            let pages = Rc::new(Pages::new(node, self.host()));
+            let pages = Rc::new(Pages::new(node, self.host(), self.permission));
             let acceptor = Acceptor::new(self.listener).map_err(ControlError::Runtime)?;
             let jobs = async {
                 extra.await;
@@ -123,7 +123,7 @@ async fn converse(
 ) {
     let service = service_fn(|request| {
         let pages = Rc::clone(&pages);
-        async move { Ok::<_, Infallible>(pages.answer(&request).await) }
+        async move { Ok::<_, Infallible>(pages.answer(request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

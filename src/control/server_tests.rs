@@ -3,19 +3,24 @@
 use std::io::{Read, Write};
 use std::net::{self, SocketAddr};
 use std::os::unix;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::super::{Readiness, Reply};
+use super::super::{Device, Readiness, Reply};
 use super::*;
 use crate::config::AdminListen;
-use crate::observe::{CloseReason, CoreMetrics, NodeGauges, Stage, TunnelInfo};
+use crate::engine::ChangeError;
+use crate::observe::{CloseReason, CoreMetrics, NodeGauges, Stage, TunnelFilter, TunnelInfo};
+use crate::table::{DeviceChanges, DeviceRegistry};
 
 #[derive(Default)]
 struct Fake {
     draining: AtomicBool,
     second_core_is_stuck: AtomicBool,
+    devices: Mutex<DeviceRegistry>,
+    closed: Mutex<Vec<TunnelFilter>>,
 }
 
 impl Node for Fake {
@@ -35,12 +40,13 @@ impl Node for Fake {
         thread::spawn(move || reply(metrics));
     }
 
-    fn tunnels(&self, core: usize, reply: Reply<Vec<TunnelInfo>>) {
+    fn tunnels(&self, core: usize, _: TunnelFilter, reply: Reply<Vec<TunnelInfo>>) {
         let tunnel = |id, age_ms| TunnelInfo {
             id,
             core,
             peer: "192.0.2.1:5".parse().unwrap(),
             device: "d".to_owned(),
+            serial: None,
             app: None,
             user: None,
             service: "wiki".to_owned(),
@@ -54,6 +60,44 @@ impl Node for Fake {
             tunnel(core_base, 5 + core_base),
             tunnel(core_base + 1, 3),
         ]);
+    }
+
+    fn close_tunnels(&self, core: usize, filter: TunnelFilter, reply: Reply<usize>) {
+        self.closed.lock().unwrap().push(filter);
+        reply(core + 1);
+    }
+
+    fn device(&self, name: &str) -> Option<Device> {
+        let devices = self.devices.lock().unwrap();
+        devices.get(name).map(|entry| Device::new(name, entry))
+    }
+
+    fn devices(
+        &self,
+        prefix: String,
+        after: String,
+        limit: usize,
+        reply: Reply<(usize, Vec<Device>)>,
+    ) {
+        let devices = self.devices.lock().unwrap();
+        let listed = devices.list(&prefix, &after, limit);
+        let listed = listed.iter().map(|(name, entry)| Device::new(name, *entry));
+        reply((devices.len(), listed.collect()));
+    }
+
+    fn change_devices(
+        &self,
+        changes: DeviceChanges,
+        must_exist: bool,
+        reply: Reply<Result<(), ChangeError>>,
+    ) {
+        let mut devices = self.devices.lock().unwrap();
+        let missing = changes.iter().any(|(name, _)| devices.get(name).is_none());
+        if must_exist && missing {
+            return reply(Err(ChangeError::Unknown));
+        }
+        *devices = devices.with(&changes).unwrap();
+        reply(Ok(()));
     }
 
     fn ready(&self) -> Readiness {
@@ -301,3 +345,6 @@ fn an_idle_connection_does_not_hold_up_the_end() {
     let mut rest = Vec::new();
     idle.read_to_end(&mut rest).unwrap();
 }
+
+#[path = "changes_tests.rs"]
+mod changes;

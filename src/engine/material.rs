@@ -1,16 +1,16 @@
 //! From a configuration to what cores run on: files read, certificates and CRLs checked, TLS set up.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::ProducesTickets;
 
+use super::registry::{self, StoreError};
 use crate::backend::RoundRobin;
 use crate::certs::{self, CertError};
 use crate::config::{Config, Stale};
-use crate::table::{DeviceRegistry, Published, RegistryError, RevocationIndex};
+use crate::table::{Published, RegistryError, RevocationIndex};
 use crate::tls::{
     self, CrlErrors, DeviceVerifier, RevocationPolicy, ServerTls, StalePolicy, TlsError,
 };
@@ -31,6 +31,12 @@ pub enum LoadError {
     /// A file that cannot be read.
     #[error("cannot read {0}: {1}")]
     Read(String, std::io::Error),
+    /// A file of the state folder that cannot be written.
+    #[error("cannot write {0}: {1}")]
+    Write(String, std::io::Error),
+    /// What is kept of the device registry.
+    #[error("device registry: {0}")]
+    Store(#[from] StoreError),
     /// TLS cannot be set up with these certificates.
     #[error("{0}")]
     Tls(#[from] TlsError),
@@ -43,8 +49,6 @@ pub struct Material {
     key: PrivateKeyDer<'static>,
     group: Vec<CertificateDer<'static>>,
     ticketer: Arc<dyn ProducesTickets>,
-    /// The device registry.
-    pub devices: DeviceRegistry,
     /// The revoked certificates.
     pub revocation: RevocationIndex,
     /// When the first CRL runs out, in seconds since 1970.
@@ -78,10 +82,6 @@ impl Material {
         } else {
             (RevocationIndex::builder().build(), Vec::new())
         };
-        let devices = match &auth.device_registry {
-            Some(file) => DeviceRegistry::parse(&read(file)?, file)?,
-            None => DeviceRegistry::default(),
-        };
         let ticketer = tls::ticketer()?;
         let crl_next_update = reports.iter().filter_map(|report| report.next_update).min();
         Ok(Self {
@@ -90,7 +90,6 @@ impl Material {
             key,
             group,
             ticketer,
-            devices,
             revocation,
             crl_next_update,
         })
@@ -107,14 +106,16 @@ impl Material {
         if config.profile.server_certificate.is_none() {
             config.state_dir.clone_from(&scratch);
         }
-        let result = Self::load(&config).and_then(|mut material| {
-            let empty = RevocationIndex::builder().build();
-            let revocation = Arc::new(Published::new(std::mem::replace(
-                &mut material.revocation,
-                empty,
-            )));
-            material.snapshots(1, &revocation).map(|_| ())
-        });
+        let result = registry::check(&config)
+            .and_then(|()| Self::load(&config))
+            .and_then(|mut material| {
+                let empty = RevocationIndex::builder().build();
+                let revocation = Arc::new(Published::new(std::mem::replace(
+                    &mut material.revocation,
+                    empty,
+                )));
+                material.snapshots(1, &revocation).map(|_| ())
+            });
         let _ = std::fs::remove_dir_all(&scratch);
         result
     }
@@ -180,9 +181,4 @@ impl Material {
             },
         })
     }
-}
-
-fn read(file: &Path) -> Result<String, LoadError> {
-    std::fs::read_to_string(file)
-        .map_err(|error| LoadError::Read(file.display().to_string(), error))
 }

@@ -5,7 +5,10 @@
 mod handover;
 mod material;
 mod node;
+mod registry;
+mod sweeper;
 mod worker;
 
 pub use material::{LoadError, Material};
 pub use node::{EngineError, Node, ReloadError};
+pub use registry::{ChangeError, ChangeReply, Registry, StoreError};

@@ -9,13 +9,15 @@ use std::time::SystemTime;
 
 use super::handover::Handover;
 use super::material::{LoadError, Material};
+use super::registry::Registry;
+use super::sweeper::Sweeper;
 use super::worker::{self, Place};
 use crate::backend::{Dialer, OwnAddresses, ResolverHandle};
 use crate::config::Config;
-use crate::observe::{AuditHandle, CoreMetrics, TunnelInfo};
+use crate::observe::{AuditHandle, CoreMetrics, TunnelFilter, TunnelInfo};
 use crate::ring::{Remote, RingError};
-use crate::table::{DeviceRegistry, Published, RevocationIndex};
-use crate::tunnel::{Core, Quota};
+use crate::table::{CoreLoad, Published, RevocationIndex};
+use crate::tunnel::{Causes, Core, Quota, Snapshot};
 
 /// Why the node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +71,8 @@ pub struct Node {
     cores: Vec<Remote>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     address: SocketAddr,
-    devices: Arc<Published<DeviceRegistry>>,
+    registry: Registry,
+    sweeper: Arc<Sweeper>,
     revocation: Arc<Published<RevocationIndex>>,
     own: Arc<Published<OwnAddresses>>,
     quota: Arc<Quota>,
@@ -91,7 +94,9 @@ impl Node {
         resolver: &ResolverHandle,
     ) -> Result<Self, EngineError> {
         let mut material = Material::load(&config)?;
-        let devices = Arc::new(Published::new(std::mem::take(&mut material.devices)));
+        let sweeper = Arc::new(Sweeper::default());
+        let told = sweeper.clone();
+        let registry = Registry::start(&config, move || told.changed(Causes::DEVICES))?;
         let empty = RevocationIndex::builder().build();
         let revocation = Arc::new(Published::new(std::mem::replace(
             &mut material.revocation,
@@ -110,7 +115,8 @@ impl Node {
             crl_next_update: AtomicU64::new(material.crl_next_update.unwrap_or(0)),
             started: SystemTime::now(),
             config: Mutex::new(config.clone()),
-            devices,
+            registry,
+            sweeper,
             revocation,
             own,
             quota,
@@ -119,20 +125,8 @@ impl Node {
         let snapshots = material.snapshots(config.engine.cores.len(), &node.revocation)?;
         let handover = Arc::new(Handover::new(config.engine.cores.len()));
         for (index, (&cpu, snapshot)) in config.engine.cores.iter().zip(snapshots).enumerate() {
-            let (devices, quota, audit) = (node.devices.clone(), node.quota.clone(), audit.clone());
-            let (resolver, own) = (resolver.clone(), node.own.clone());
             let load = handover.load(index);
-            let make = move || {
-                Core::new(
-                    index,
-                    snapshot,
-                    devices,
-                    audit,
-                    quota,
-                    Dialer::new(resolver, own),
-                    load,
-                )
-            };
+            let make = node.core(index, snapshot, load, audit, resolver);
             let place = Place {
                 cpu,
                 address: node.address,
@@ -151,7 +145,25 @@ impl Node {
                 }
             }
         }
+        node.sweeper.start(node.cores.clone());
         Ok(node)
+    }
+
+    /// What makes a core, on the core's own thread.
+    fn core(
+        &self,
+        index: usize,
+        snapshot: Snapshot,
+        load: Arc<CoreLoad>,
+        audit: &AuditHandle,
+        resolver: &ResolverHandle,
+    ) -> impl FnOnce() -> Core + Send + 'static {
+        let (devices, quota) = (self.registry.table.clone(), self.quota.clone());
+        let (resolver, own, audit) = (resolver.clone(), self.own.clone(), audit.clone());
+        move || {
+            let dialer = Dialer::new(resolver, own);
+            Core::new(index, snapshot, devices, audit, quota, dialer, load)
+        }
     }
 
     /// The address that tunnels are opened to, with the port that the system chose for port 0.
@@ -177,9 +189,24 @@ impl Node {
         self.cores[core].run(move || worker::with_core(|core| reply(core.metrics())));
     }
 
-    /// Asks a core for its open tunnels. `reply` is dropped if the core has ended.
-    pub fn ask_tunnels(&self, core: usize, reply: impl FnOnce(Vec<TunnelInfo>) + Send + 'static) {
-        self.cores[core].run(move || worker::with_core(|core| reply(core.tunnels())));
+    /// Asks a core for its open tunnels that `filter` means. `reply` is dropped if the core has ended.
+    pub fn ask_tunnels(
+        &self,
+        core: usize,
+        filter: TunnelFilter,
+        reply: impl FnOnce(Vec<TunnelInfo>) + Send + 'static,
+    ) {
+        self.cores[core].run(move || worker::with_core(|core| reply(core.tunnels(&filter))));
+    }
+
+    /// Closes a core's open tunnels that `filter` means; `reply` gets their number, and is dropped if the core has ended.
+    pub fn close_tunnels(
+        &self,
+        core: usize,
+        filter: TunnelFilter,
+        reply: impl FnOnce(usize) + Send + 'static,
+    ) {
+        self.cores[core].run(move || worker::close_tunnels(filter, reply));
     }
 
     /// Puts a new configuration into effect for new sessions. Reads files: not for a data core.
@@ -205,26 +232,35 @@ impl Node {
             ),
             (current.engine.cores != config.engine.cores, "engine.cores"),
             (current.admin != config.admin, "admin.listen"),
+            (
+                current.admin_token != config.admin_token,
+                "admin.token_file",
+            ),
             (current.log != config.log, "log"),
             (current.state_dir != config.state_dir, "state_dir"),
         ];
         if let Some((_, key)) = fixed.into_iter().find(|(changed, _)| *changed) {
             return Err(ReloadError::NeedsRestart(key));
         }
+        let source = self.registry.read(&config)?;
         let material = Material::load(&config)?;
         let snapshots = material.snapshots(self.cores.len(), &self.revocation)?;
+        self.registry.rebase(source)?;
         self.crl_next_update
             .store(material.crl_next_update.unwrap_or(0), Ordering::Relaxed);
-        self.devices.publish(material.devices);
         self.revocation.publish(material.revocation);
         for (core, snapshot) in self.cores.iter().zip(snapshots) {
-            core.run(move || {
-                worker::with_core(|core| *core.snapshot.borrow_mut() = snapshot.into());
-            });
+            core.run(move || worker::replace_snapshot(snapshot));
         }
+        self.revocation_changed();
         *current = config;
         self.generation.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// To be called when another revocation index was published: open tunnels whose certificates it revokes are closed.
+    pub fn revocation_changed(&self) {
+        self.sweeper.changed(Causes::REVOCATION);
     }
 
     /// Reads the machine's addresses again; interfaces come and go.
@@ -297,7 +333,13 @@ impl Node {
     /// Devices in the registry.
     #[must_use]
     pub fn registered_devices(&self) -> u64 {
-        self.devices.read(|devices| devices.len() as u64)
+        self.registry.table.read(|devices| devices.len() as u64)
+    }
+
+    /// The device registry.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// When the node started.

@@ -15,8 +15,9 @@ use crate::limits::{
     ACCEPT_BACKLOG, ACCEPT_PAUSE, BUFFER_TRIM_INTERVAL, BUFFERS_TRIMMED, DRAIN_POLL,
     HANDSHAKES_PER_TURN, SESSIONS_BEYOND_TUNNELS,
 };
+use crate::observe::TunnelFilter;
 use crate::ring::{self, Either, Remote, Runtime, RuntimeConfig, Signal, TcpListener, TcpStream};
-use crate::tunnel::{Core, serve};
+use crate::tunnel::{self, Causes, Core, Snapshot, serve};
 
 /// What another thread needs to know about a started core.
 pub(super) struct Started {
@@ -81,6 +82,30 @@ pub(super) fn with_core(f: impl FnOnce(&Core)) {
     let here = HERE.with_borrow(Clone::clone);
     if let Some(here) = here {
         f(&here.core);
+    }
+}
+
+/// Looks at the open tunnels of this thread's core again.
+pub(super) fn sweep(causes: Causes) {
+    let here = HERE.with_borrow(Clone::clone);
+    if let Some(here) = here {
+        tunnel::sweep(&here.core, causes);
+    }
+}
+
+/// Puts a new configuration into force on this thread's core.
+pub(super) fn replace_snapshot(snapshot: Snapshot) {
+    let here = HERE.with_borrow(Clone::clone);
+    if let Some(here) = here {
+        tunnel::replace_snapshot(&here.core, snapshot);
+    }
+}
+
+/// Closes the tunnels of this thread's core that the filter means.
+pub(super) fn close_tunnels(filter: TunnelFilter, reply: impl FnOnce(usize) + 'static) {
+    let here = HERE.with_borrow(Clone::clone);
+    if let Some(here) = here {
+        tunnel::close_matching(&here.core, filter, reply);
     }
 }
 
@@ -158,6 +183,7 @@ fn run(
             address: listener.local_address(),
         }));
         let _trimming = ring::spawn_owned(trim_buffers());
+        let _expiring = ring::spawn_owned(tunnel::watch_expiry(here.core.clone()));
         accept(&here, listener, max_tunnels).await;
         while here.core.sessions() > 0 {
             ring::sleep(DRAIN_POLL).await;

@@ -15,6 +15,8 @@ pub struct TunnelInfo {
     pub peer: SocketAddr,
     /// The device, as its identity certificate says.
     pub device: String,
+    /// Serial number of the client certificate in hexadecimal.
+    pub serial: Option<String>,
     /// The app, where the certificate names one.
     pub app: Option<String>,
     /// The user, where the certificate or the registry names one.
@@ -29,4 +31,29 @@ pub struct TunnelInfo {
     pub bytes_up: u64,
     /// Payload bytes from the server to the client.
     pub bytes_down: u64,
+}
+
+/// Which tunnels are meant: those that every given value fits. Values are exact.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TunnelFilter {
+    /// The tunnel's number.
+    pub id: Option<u64>,
+    /// The device.
+    pub device: Option<String>,
+    /// The user.
+    pub user: Option<String>,
+    /// The app.
+    pub app: Option<String>,
+    /// Serial number of the client certificate in hexadecimal.
+    pub serial: Option<String>,
+    /// The service.
+    pub service: Option<String>,
+}
+
+impl TunnelFilter {
+    /// Whether every tunnel is meant.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }

@@ -127,6 +127,8 @@ pub struct CoreMetrics {
     pub handshakes: HandshakeCounters,
     /// Dials that were tried again with the next server.
     pub dial_retries: u64,
+    /// Sweeps over the open tunnels.
+    pub sweeps: u64,
     /// Times that accepting was paused, at a limit or for want of file descriptors.
     pub accept_backoff: u64,
     /// The runtime's own numbers; filled when a copy is taken.
@@ -155,6 +157,7 @@ impl CoreMetrics {
             bytes_server_to_client: 0,
             handshakes: HandshakeCounters::default(),
             dial_retries: 0,
+            sweeps: 0,
             accept_backoff: 0,
             runtime: ring::Counters::default(),
             ends: [0; CloseReason::COUNT],
@@ -214,6 +217,7 @@ impl CoreMetrics {
             bytes_server_to_client,
             handshakes,
             dial_retries,
+            sweeps,
             accept_backoff,
             runtime,
             ends,
@@ -227,6 +231,7 @@ impl CoreMetrics {
         *bytes_client_to_server += other.bytes_client_to_server;
         *bytes_server_to_client += other.bytes_server_to_client;
         *dial_retries += other.dial_retries;
+        *sweeps += other.sweeps;
         *accept_backoff += other.accept_backoff;
         runtime.merge(&other.runtime);
         let counts = handshakes

@@ -15,7 +15,7 @@ pub use audit::{
     AuditEvent, AuditHandle, AuditLog, AuditLogError, AuditRecord, AuditSink, Subject,
 };
 pub use hgrm::{HistogramSummary, percentile_text, plot, summarize};
-pub use live::TunnelInfo;
+pub use live::{TunnelFilter, TunnelInfo};
 pub use metrics::{
     CoreMetrics, HandshakeCounters, HandshakeKind, Stage, TlsVersion, latency_histogram,
     record_latency,

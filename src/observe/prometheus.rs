@@ -72,6 +72,8 @@ pub struct NodeGauges {
     pub crl_next_update: Option<SystemTime>,
     /// Devices in the registry; absent without one.
     pub registry_devices: Option<u64>,
+    /// Whether the registry's file could not be read and its last good copy counts.
+    pub registry_stale: bool,
 }
 
 /// Renders the merged metrics of the cores that answered, with whether each core did (`core_up`), and the node's own.
@@ -160,6 +162,11 @@ impl Snapshot {
         if let Some(devices) = node.registry_devices {
             out.gauge("registry_devices", "Devices in the registry", devices)?;
         }
+        out.gauge(
+            "registry_stale",
+            "1 while the last good copy of the registry's file counts",
+            u64::from(node.registry_stale),
+        )?;
         let mut up = out.family(
             "core_up",
             "1 if the core answered this reading",
@@ -245,6 +252,11 @@ impl Snapshot {
 
     fn encode_runtime(&self, out: &mut Families<'_>) -> fmt::Result {
         let r = &self.metrics.runtime;
+        out.counter(
+            "sweeps",
+            "Sweeps over the open tunnels after a change",
+            self.metrics.sweeps,
+        )?;
         out.counter("runtime_turns", "Turns of the cores' loops", r.turns)?;
         out.counter(
             "runtime_completions",

@@ -149,6 +149,24 @@ close_reasons! {
     IdleTimeout = "idle-timeout" Client End (silent);
     /// The tunnel was still open when the drain timeout ran out.
     DrainTimeout = "drain-timeout" Gateway End (silent);
+    /// The registry says now that the device is blocked.
+    CutDeviceBlocked = "cut-device-blocked" Policy End (alert "access_denied");
+    /// The device is not in the registry any more, and unmanaged devices are blocked.
+    CutDeviceUnmanaged = "cut-device-unmanaged" Policy End (alert "access_denied");
+    /// The client certificate was revoked while the tunnel was open.
+    CutCertificateRevoked = "cut-certificate-revoked" Policy End (alert "certificate_revoked");
+    /// The client certificate, or one of its issuers, expired while the tunnel was open.
+    CutCertificateExpired = "cut-certificate-expired" Policy End (alert "certificate_expired");
+    /// The client certificate does not chain to a group certificate any more.
+    CutCertificateUntrusted = "cut-certificate-untrusted" Policy End (alert "unknown_ca");
+    /// The profile reads other names in the client certificate now.
+    CutIdentityChanged = "cut-identity-changed" Policy End (alert "access_denied");
+    /// No rule allows this app to reach this destination any more.
+    CutNoRule = "cut-no-rule" Policy End (alert "access_denied");
+    /// The rules lead to another service now.
+    CutRerouted = "cut-rerouted" Policy End (alert "access_denied");
+    /// The tunnel was closed through the admin listener.
+    CutByAdmin = "cut-by-admin" Policy End (alert "access_denied");
     /// A fault of the node itself; the status is for a fault before the tunnel was open.
     GatewayError = "gateway-error" Gateway End (http 500 "proxy_internal_error" "internal error");
 
@@ -330,10 +348,11 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_tells_the_client_and_nothing_else_but_a_fault_does() {
+    fn what_policy_ends_and_each_refusal_tell_the_client_and_nothing_else_but_a_fault_does() {
         for reason in CloseReason::ALL {
             let told = reason.status().is_some() || reason.alert().is_some();
-            let may_tell = reason.is_refusal() || *reason == CloseReason::GatewayError;
+            let cut = reason.row().kind == Kind::End && reason.who() == Who::Policy;
+            let may_tell = reason.is_refusal() || cut || *reason == CloseReason::GatewayError;
             assert_eq!(told, may_tell, "{reason:?}");
         }
     }

@@ -10,7 +10,10 @@ mod load;
 mod published;
 mod revocation;
 
-pub use devices::{DeviceRegistry, DeviceState, RegistryError, RegistryProblem};
+pub use devices::{
+    DeviceChanges, DeviceCollector, DeviceFormat, DeviceReader, DeviceRegistry, DeviceState,
+    Entry as DeviceEntry, RegistryError, RegistryFull, RegistryProblem,
+};
 pub use load::CoreLoad;
 pub use published::Published;
 pub use revocation::{RevocationIndex, RevocationIndexBuilder, Status, canonical_serial};

@@ -63,6 +63,12 @@ impl<T> Published<T> {
     }
 }
 
+impl<T: Default> Default for Published<T> {
+    fn default() -> Self {
+        Published::new(T::default())
+    }
+}
+
 impl<T> Published<T> {
     /// Replaces the value: readers that come after this see `value`. Frees what earlier calls left behind, and the
     /// value replaced now if no reader is in the way; else the next [`publish`](Self::publish) or

@@ -150,6 +150,20 @@ impl PeerIdentity {
     }
 }
 
+/// When the first of these certificates expires, in unix seconds. One that cannot be read has expired.
+#[must_use]
+pub fn earliest_expiry(chain: &[CertificateDer<'_>]) -> u64 {
+    let expiry = |certificate: &CertificateDer<'_>| {
+        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+        u64::try_from(certificate.validity().not_after.timestamp()).ok()
+    };
+    chain
+        .iter()
+        .map(|certificate| expiry(certificate).unwrap_or(0))
+        .min()
+        .unwrap_or(0)
+}
+
 enum ReadError {
     Malformed,
     Name(NameProblem),

@@ -17,7 +17,7 @@ mod verifier;
 pub use crl::{CrlError, CrlErrors, CrlReport, load_crls};
 pub use failure::{HandshakeFailure, failure_of};
 pub use handshake::{Connection, Handshake};
-pub use identity::{IdentityError, PeerIdentity};
+pub use identity::{IdentityError, PeerIdentity, earliest_expiry};
 pub use secrets::{TrafficSecrets, hand_over};
 pub use server::{ServerTls, TlsError, server_config, ticketer};
 pub use stream::{

@@ -60,6 +60,7 @@ pub struct DeviceVerifier {
 }
 
 /// What a certificate is revoked by.
+#[derive(PartialEq, Eq)]
 struct CertificateId {
     issuer: Vec<u8>,
     serial: Vec<u8>,
@@ -118,6 +119,38 @@ impl DeviceVerifier {
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
         self.check(end_entity, intermediates, UnixTime::since_unix_epoch(since))
+    }
+
+    /// Whether a certificate of the chain is known to be revoked, or a group certificate by one above it. Cheaper than
+    /// [`recheck`](Self::recheck), and no verdict: a certificate that is presented need not be part of the path.
+    pub fn is_any_revoked<'c>(
+        &self,
+        mut chain: impl Iterator<Item = &'c [u8]>,
+        now: SystemTime,
+    ) -> bool {
+        if !self.policy.enabled {
+            return false;
+        }
+        let now = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        self.index.read(|index| {
+            let revoked = |certificate: &[u8]| {
+                issuer_and_serial(certificate).is_some_and(|(issuer, serial)| {
+                    index.status(issuer, serial, now) == Status::Revoked
+                })
+            };
+            let mut above = self.lineages.iter().flatten();
+            chain.any(revoked) || above.any(|id| is_revoked(index, id, now))
+        })
+    }
+
+    /// Whether a chain that `other` accepts is accepted here too, as far as group certificates and the policy decide.
+    pub fn has_trust_of(&self, other: &DeviceVerifier) -> bool {
+        self.policy == other.policy
+            && self.anchors == other.anchors
+            && self.lineages == other.lineages
     }
 
     fn check(

@@ -3,14 +3,18 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use slab::Slab;
 
+use super::sweep::{Causes, Changes};
 use crate::backend::{Dialer, RoundRobin};
-use crate::config::{IdentityMapping, Rule, Service};
-use crate::observe::{AuditHandle, CloseReason, CoreMetrics, Subject, TunnelInfo};
+use crate::config::{HostPort, IdentityMapping, Rule, Service};
+use crate::limits::ISSUERS_KEPT;
+use crate::observe::{AuditHandle, CloseReason, CoreMetrics, Subject, TunnelFilter, TunnelInfo};
 use crate::ring::{self, Signal};
 use crate::table::{CoreLoad, DeviceRegistry, Published};
 use crate::tls::DeviceVerifier;
@@ -83,6 +87,15 @@ pub struct Core {
     pub cut: Signal,
     pub(super) tunnels: RefCell<Slab<Rc<Live>>>,
     pub(super) sequence: Cell<u64>,
+    /// The changes that open tunnels depend on.
+    pub(super) changes: Cell<Changes>,
+    /// What the next sweep is for.
+    pub(super) sweep_for: Cell<Causes>,
+    pub(super) sweeping: Cell<bool>,
+    /// No open tunnel's certificate expires before, in seconds since 1970.
+    pub(super) next_expiry: Cell<u64>,
+    /// Issuers' certificates that clients have sent.
+    pub(super) issuers: RefCell<Vec<Rc<[u8]>>>,
 }
 
 /// An open tunnel, as it is listed.
@@ -91,9 +104,51 @@ pub(super) struct Live {
     pub subject: Arc<Subject>,
     pub service: Arc<str>,
     pub server: Arc<str>,
+    pub target: HostPort,
+    /// What the client has presented, for a later check. Issuers' certificates are shared.
+    pub chain: Box<[Rc<[u8]>]>,
+    /// When to look whether one of these certificates has expired, in seconds since 1970.
+    pub good_until: Cell<u64>,
     pub opened: Instant,
     pub up: Cell<u64>,
     pub down: Cell<u64>,
+    /// Why the tunnel is to be closed.
+    pub closing: Cell<Option<CloseReason>>,
+    /// Of the relay, which waits for an end.
+    pub waiting: RefCell<Option<Waker>>,
+}
+
+impl Live {
+    /// Closes the tunnel, if it is not being closed already.
+    pub fn close(&self, reason: CloseReason) -> bool {
+        if self.closing.get().is_some() {
+            return false;
+        }
+        self.closing.set(Some(reason));
+        self.wake();
+        true
+    }
+
+    /// Lets the relay look whether it has ended.
+    pub fn wake(&self) {
+        if let Some(waker) = self.waiting.take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether the filter means this tunnel.
+    pub fn is_chosen(&self, filter: &TunnelFilter) -> bool {
+        fn fits<'a>(wanted: Option<&'a str>, value: Option<&'a str>) -> bool {
+            wanted.is_none_or(|wanted| value == Some(wanted))
+        }
+        let subject = &self.subject;
+        filter.id.is_none_or(|id| id == self.id)
+            && fits(filter.device.as_deref(), subject.device.as_deref())
+            && fits(filter.user.as_deref(), subject.user.as_deref())
+            && fits(filter.app.as_deref(), subject.app.as_deref())
+            && fits(filter.serial.as_deref(), subject.serial.as_deref())
+            && fits(filter.service.as_deref(), Some(&self.service))
+    }
 }
 
 impl Core {
@@ -121,6 +176,11 @@ impl Core {
             cut: Signal::default(),
             tunnels: RefCell::new(Slab::new()),
             sequence: Cell::new(0),
+            changes: Cell::default(),
+            sweep_for: Cell::default(),
+            sweeping: Cell::new(false),
+            next_expiry: Cell::new(u64::MAX),
+            issuers: RefCell::default(),
         }
     }
 
@@ -136,15 +196,16 @@ impl Core {
         metrics
     }
 
-    /// The open tunnels.
+    /// The open tunnels that the filter means.
     #[must_use]
-    pub fn tunnels(&self) -> Vec<TunnelInfo> {
+    pub fn tunnels(&self, filter: &TunnelFilter) -> Vec<TunnelInfo> {
         let now = ring::now();
         let info = |live: &Live| TunnelInfo {
             id: live.id,
             core: self.index,
             peer: live.subject.peer,
             device: live.subject.device.clone().unwrap_or_default(),
+            serial: live.subject.serial.clone(),
             app: live.subject.app.clone(),
             user: live.subject.user.clone(),
             service: live.service.to_string(),
@@ -156,8 +217,38 @@ impl Core {
         self.tunnels
             .borrow()
             .iter()
+            .filter(|(_, live)| live.is_chosen(filter))
             .map(|(_, live)| info(live))
             .collect()
+    }
+
+    /// Takes note that a tunnel's certificate expires.
+    pub(super) fn note_expiry(&self, good_until: u64) {
+        self.next_expiry.set(self.next_expiry.get().min(good_until));
+    }
+
+    /// The certificates that a client has presented, those of issuers shared with other tunnels.
+    pub(super) fn keep_chain(&self, chain: &[CertificateDer<'_>]) -> Box<[Rc<[u8]>]> {
+        let mut issuers = self.issuers.borrow_mut();
+        let mut keep = |(at, certificate): (usize, &CertificateDer<'_>)| {
+            let known = issuers.iter().find(|known| ***known == **certificate);
+            match known {
+                Some(known) if at > 0 => known.clone(),
+                _ => {
+                    let new: Rc<[u8]> = Rc::from(&**certificate);
+                    if at > 0 {
+                        if issuers.len() >= ISSUERS_KEPT {
+                            issuers.retain(|kept| Rc::strong_count(kept) > 1);
+                        }
+                        if issuers.len() < ISSUERS_KEPT {
+                            issuers.push(new.clone());
+                        }
+                    }
+                    new
+                }
+            }
+        };
+        chain.iter().enumerate().map(&mut keep).collect()
     }
 
     /// Sessions that have not ended.
@@ -169,6 +260,7 @@ impl Core {
     /// Lists an open tunnel for as long as the result lives.
     pub(super) fn list(&self, live: Rc<Live>) -> Listed<'_> {
         self.metrics.borrow_mut().tunnels_opened += 1;
+        self.note_expiry(live.good_until.get());
         Listed {
             core: self,
             key: self.tunnels.borrow_mut().insert(live),

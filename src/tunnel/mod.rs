@@ -9,7 +9,9 @@ mod relay;
 pub mod request;
 mod response;
 mod session;
+mod sweep;
 
 pub use self::core::{Core, Limits, ServiceState, Snapshot};
 pub use quota::Quota;
 pub use session::serve;
+pub use sweep::{Causes, close_matching, replace_snapshot, sweep, watch_expiry};

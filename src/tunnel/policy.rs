@@ -1,15 +1,16 @@
 //! Who may go where. Denied is the default at each step.
 //!
-//! The steps are types: only [`authorize`] makes a [`Grant`], and [`route`] asks for one.
+//! The steps are types: only [`authorize`] and, for a tunnel that is open, [`still_granted`] make a [`Grant`], and
+//! [`route`] asks for one.
 
 use crate::config::{HostPort, Rule};
-use crate::observe::CloseReason;
+use crate::observe::{CloseReason, Subject};
 use crate::table::DeviceState;
 use crate::tls::PeerIdentity;
 
 /// The device may use the gateway.
 pub(super) struct Grant<'a> {
-    identity: &'a PeerIdentity,
+    app: Option<&'a str>,
 }
 
 /// The rule's service for a destination.
@@ -25,9 +26,26 @@ pub(super) fn authorize(
     state: DeviceState,
     unmanaged_allowed: bool,
 ) -> Result<Grant<'_>, CloseReason> {
+    granted(identity.app(), state, unmanaged_allowed)
+}
+
+/// Looks at the device's state again, for an open tunnel: its subject was made from the identity of its session.
+pub(super) fn still_granted(
+    subject: &Subject,
+    state: DeviceState,
+    unmanaged_allowed: bool,
+) -> Result<Grant<'_>, CloseReason> {
+    granted(subject.app.as_deref(), state, unmanaged_allowed)
+}
+
+fn granted(
+    app: Option<&str>,
+    state: DeviceState,
+    unmanaged_allowed: bool,
+) -> Result<Grant<'_>, CloseReason> {
     match state {
-        DeviceState::Managed => Ok(Grant { identity }),
-        DeviceState::Unmanaged if unmanaged_allowed => Ok(Grant { identity }),
+        DeviceState::Managed => Ok(Grant { app }),
+        DeviceState::Unmanaged if unmanaged_allowed => Ok(Grant { app }),
         DeviceState::Unmanaged => Err(CloseReason::DeviceUnmanaged),
         DeviceState::Blocked => Err(CloseReason::DeviceBlocked),
     }
@@ -41,7 +59,7 @@ pub(super) fn route(
 ) -> Result<Route, CloseReason> {
     rules
         .iter()
-        .find(|rule| rule.matches(grant.identity.app(), &target.host, target.port))
+        .find(|rule| rule.matches(grant.app, &target.host, target.port))
         .map(|rule| Route {
             service: rule.service,
         })

@@ -4,17 +4,18 @@
 //! and none while it waits for whole records: a reader that does not read stops the writer at the other end, and nothing
 //! grows with the transfer. The end of one direction is carried through to the other side.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use rustls::AlertDescription;
 
 use super::core::{Core, Live};
-use crate::limits::LINGER;
+use super::session::alert_of;
+use crate::limits::{CUT_LINGER, LINGER};
 use crate::observe::{CloseReason, Stage};
 use crate::ring::{self, Either, RingBuf, TaskHandle, TcpStream};
 use crate::tls::{Received, ServerStream, StreamError};
@@ -45,8 +46,6 @@ pub(super) struct Behind {
 pub(super) struct Ends {
     up: Cell<Option<End>>,
     down: Cell<Option<End>>,
-    /// Of the relay, which waits for both.
-    waiting: RefCell<Option<Waker>>,
     /// The server reads no more, but may still send.
     server_gone: Cell<bool>,
     /// What the client is to be told before the session is cut.
@@ -82,9 +81,11 @@ impl Relay {
             Ok(()) if self.ends.server_gone.get() => CloseReason::ServerReset,
             Ok(()) => CloseReason::Closed,
             Err(reason) => {
-                if let Some(alert) = self.ends.alert.get() {
+                let cut = self.live.closing.get().and_then(alert_of);
+                let linger = if cut.is_some() { CUT_LINGER } else { LINGER };
+                if let Some(alert) = cut.or(self.ends.alert.get()) {
                     // In a box of its own: an open tunnel has no room for its alert.
-                    let _ = Box::pin(ring::timeout(LINGER, self.client.alert(alert))).await;
+                    let _ = Box::pin(ring::timeout(linger, self.client.alert(alert))).await;
                 }
                 // Cut, not ended: neither side may take what it has for the whole.
                 self.client.reset_on_close();
@@ -183,15 +184,18 @@ impl Relay {
         }
     }
 
-    /// Returns when both directions have ended well, or one has not.
+    /// Returns when both directions have ended well, one has not, or the tunnel is to be closed.
     fn both_ended(&self) -> impl Future<Output = End> {
         poll_fn(|context| {
+            if let Some(reason) = self.live.closing.get() {
+                return Poll::Ready(Err(reason));
+            }
             let (up, down) = (self.ends.up.get(), self.ends.down.get());
             match (up, down) {
                 (Some(Err(reason)), _) | (_, Some(Err(reason))) => Poll::Ready(Err(reason)),
                 (Some(Ok(())), Some(Ok(()))) => Poll::Ready(Ok(())),
                 _ => {
-                    *self.ends.waiting.borrow_mut() = Some(context.waker().clone());
+                    *self.live.waiting.borrow_mut() = Some(context.waker().clone());
                     Poll::Pending
                 }
             }
@@ -225,8 +229,6 @@ impl Drop for Ending<'_> {
         if end.get().is_none() {
             end.set(Some(Err(CloseReason::GatewayError)));
         }
-        if let Some(waker) = self.0.ends.waiting.take() {
-            waker.wake();
-        }
+        self.0.live.wake();
     }
 }

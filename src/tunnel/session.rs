@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use rustls::pki_types::CertificateDer;
 use rustls::{AlertDescription, HandshakeKind as Kind, ProtocolVersion};
 
 use super::core::{Core, Live, Snapshot};
@@ -15,6 +16,7 @@ use super::quota::Permit;
 use super::relay::{Behind, Ends, Relay};
 use super::request::{ConnectRequest, RequestError, RequestParser};
 use super::response::{ESTABLISHED, refusal};
+use super::sweep::reconsider;
 use crate::config::HostPort;
 use crate::limits::LINGER;
 use crate::observe::{
@@ -23,7 +25,7 @@ use crate::observe::{
 use crate::ring::{self, Either, RingBuf, TcpStream};
 use crate::tls::{
     HandshakeFailure, PeerIdentity, Received, ServerHandshake, ServerStream, StreamError,
-    failure_of,
+    earliest_expiry, failure_of,
 };
 
 /// A connection that was accepted and has not been read from.
@@ -31,6 +33,7 @@ struct Accepted {
     tls: ServerHandshake,
     subject: Subject,
     at: Instant,
+    changes: u64,
 }
 
 /// A request and what came behind it on the session.
@@ -43,14 +46,21 @@ struct Asked {
 struct Tunnel {
     relay: Rc<Relay>,
     behind: Box<Behind>,
-    target: String,
+    /// How many changes there were when the session began.
+    changes: u64,
     permit: Permit,
+}
+
+/// What a client has presented, for later checks.
+struct Presented {
+    chain: Box<[Rc<[u8]>]>,
+    good_until: u64,
 }
 
 /// What is known of a session so far, for the record of its end.
 struct Outcome {
     subject: Arc<Subject>,
-    target: Option<String>,
+    target: Option<HostPort>,
     service: Option<Arc<str>>,
 }
 
@@ -63,6 +73,7 @@ pub fn serve(core: Rc<Core>, stream: TcpStream) -> impl Future<Output = ()> {
 
 async fn serve_counted(core: Rc<Core>, stream: TcpStream, counted: Counted) {
     let snapshot = core.snapshot.borrow().clone();
+    let changes = core.changes.get().count();
     // A client that is gone already has no address; there is nobody to record.
     if let Ok(peer) = stream.peer_address()
         && let Ok(tls) = ServerHandshake::accepted(stream, snapshot.tls.clone())
@@ -78,6 +89,7 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, counted: Counted) {
             tls,
             subject,
             at: ring::now(),
+            changes,
         };
         if let Some(tunnel) = session(&core, &snapshot, accepted).await {
             // A task of its own: what the handshake needed is not kept for the life of the tunnel.
@@ -107,7 +119,12 @@ impl Drop for Counted {
 /// From the handshake to an open tunnel or a refusal. `None`: refused and recorded, or the node ended while nothing was
 /// decided. A refusal is recorded when it is decided: the client may take its time to read of it.
 async fn session(core: &Rc<Core>, snapshot: &Snapshot, accepted: Accepted) -> Option<Tunnel> {
-    let Accepted { tls, subject, at } = accepted;
+    let Accepted {
+        tls,
+        subject,
+        at,
+        changes,
+    } = accepted;
     let mut outcome = Outcome {
         subject: Arc::new(subject),
         target: None,
@@ -128,14 +145,19 @@ async fn session(core: &Rc<Core>, snapshot: &Snapshot, accepted: Accepted) -> Op
             return None;
         }
     };
-    let identity = identify(snapshot, &tls, shaken.resumed);
+    let presented = tls.peer_certificates();
+    let identity = identify(snapshot, &presented, shaken.resumed);
+    let presented = Presented {
+        good_until: earliest_expiry(&presented),
+        chain: core.keep_chain(&presented),
+    };
     let Ok(tls) = tls.into_session() else {
         record(core, &outcome, CloseReason::GatewayError);
         return None;
     };
     let opened = match identity {
         Ok(identity) => {
-            outcome.subject = Arc::new(subject_of(&outcome.subject, &identity));
+            outcome.subject = Arc::new(subject_of(core, &outcome.subject, &identity));
             let asking = request(&tls, shaken.carry);
             match ring::race(asking, interrupted(core, &mut deadline)).await {
                 Either::Left(Ok(asked)) => {
@@ -149,7 +171,9 @@ async fn session(core: &Rc<Core>, snapshot: &Snapshot, accepted: Accepted) -> Op
         Err(reason) => Err(reason),
     };
     match opened {
-        Ok(dialled) => Some(dialled.tunnel(core.clone(), snapshot, tls, outcome)),
+        Ok(dialled) => {
+            Some(dialled.tunnel(core.clone(), snapshot, tls, outcome, (presented, changes)))
+        }
         Err(reason) => {
             record(core, &outcome, reason);
             refuse(&tls, reason).await;
@@ -207,24 +231,28 @@ async fn handshake(core: &Core, tls: &ServerHandshake, at: Instant) -> Result<Sh
 /// Who is at the other end. Resumed sessions are checked again: the certificate may have expired or been revoked since.
 fn identify(
     snapshot: &Snapshot,
-    tls: &ServerHandshake,
+    chain: &[CertificateDer<'_>],
     resumed: bool,
 ) -> Result<PeerIdentity, CloseReason> {
-    let chain = tls.peer_certificates();
     if resumed {
         snapshot
             .verifier
-            .recheck(&chain, SystemTime::now())
+            .recheck(chain, SystemTime::now())
             .map_err(|error| reason_of(failure_of(&error)))?;
     }
-    PeerIdentity::from_chain(&chain, &snapshot.identity).map_err(|_| CloseReason::IdentityMissing)
+    PeerIdentity::from_chain(chain, &snapshot.identity).map_err(|_| CloseReason::IdentityMissing)
 }
 
-fn subject_of(before: &Subject, identity: &PeerIdentity) -> Subject {
+/// The user is the one that the certificate names, or else the registry.
+fn subject_of(core: &Core, before: &Subject, identity: &PeerIdentity) -> Subject {
+    let registered = || {
+        core.devices
+            .read(|devices| devices.user(identity.device()).map(str::to_owned))
+    };
     Subject {
         peer: before.peer,
         device: Some(identity.device().to_owned()),
-        user: identity.user().map(str::to_owned),
+        user: identity.user().map(str::to_owned).or_else(registered),
         app: identity.app().map(str::to_owned),
         serial: Some(identity.serial().to_owned()),
     }
@@ -269,7 +297,7 @@ struct Dialled {
     server: TcpStream,
     address: Arc<str>,
     service: Arc<str>,
-    behind: Behind,
+    asked: Asked,
     permit: Permit,
 }
 
@@ -284,7 +312,7 @@ async fn dial(
 ) -> Result<Dialled, CloseReason> {
     let started = Instant::now();
     let target = &asked.target;
-    outcome.target = Some(target.to_string());
+    outcome.target = Some(target.clone());
     if core.draining.get() {
         return Err(CloseReason::Draining);
     }
@@ -328,7 +356,7 @@ async fn dial(
         server,
         address,
         service: service.name.clone(),
-        behind: asked.behind,
+        asked,
         permit,
     })
 }
@@ -340,15 +368,21 @@ impl Dialled {
         snapshot: &Snapshot,
         client: ServerStream,
         outcome: Outcome,
+        (presented, changes): (Presented, u64),
     ) -> Tunnel {
         let live = Live {
             id: core.next_tunnel(),
             subject: outcome.subject,
             service: self.service,
             server: self.address,
+            target: self.asked.target,
+            chain: presented.chain,
+            good_until: presented.good_until.into(),
             opened: ring::now(),
             up: 0.into(),
             down: 0.into(),
+            closing: None.into(),
+            waiting: None.into(),
         };
         Tunnel {
             relay: Rc::new(Relay {
@@ -360,8 +394,8 @@ impl Dialled {
                 last: ring::now().into(),
                 ends: Ends::default(),
             }),
-            behind: Box::new(self.behind),
-            target: outcome.target.unwrap_or_default(),
+            behind: Box::new(self.asked.behind),
+            changes,
             permit: self.permit,
         }
     }
@@ -372,7 +406,7 @@ fn relay(tunnel: Tunnel, counted: Counted) -> impl Future<Output = ()> {
     let Tunnel {
         relay,
         behind,
-        target,
+        changes,
         permit,
     } = tunnel;
     async move {
@@ -383,8 +417,9 @@ fn relay(tunnel: Tunnel, counted: Counted) -> impl Future<Output = ()> {
             service,
             server,
         };
-        audit(core, &live.subject, Some(&target), start);
+        audit(core, &live.subject, Some(&live.target), start);
         let listed = core.list(live.clone());
+        reconsider(core, live, changes);
 
         let directions = relay.start(behind);
         let reason = relay.end(directions).await;
@@ -402,7 +437,7 @@ fn relay(tunnel: Tunnel, counted: Counted) -> impl Future<Output = ()> {
             duration,
             reason,
         };
-        audit(core, &live.subject, Some(&target), end);
+        audit(core, &live.subject, Some(&live.target), end);
         drop((permit, counted));
     }
 }
@@ -423,8 +458,8 @@ async fn refuse(tls: &ServerStream, reason: CloseReason) {
     let _ = ring::timeout(LINGER, telling).await;
 }
 
-/// The alert of a certificate that was refused behind the handshake.
-fn alert_of(reason: CloseReason) -> Option<AlertDescription> {
+/// The alert that a client gets behind the handshake.
+pub(super) fn alert_of(reason: CloseReason) -> Option<AlertDescription> {
     Some(match reason.alert()? {
         "access_denied" => AlertDescription::AccessDenied,
         "bad_certificate" => AlertDescription::BadCertificate,
@@ -443,15 +478,15 @@ fn record(core: &Core, outcome: &Outcome, reason: CloseReason) {
         service: outcome.service.clone(),
         reason,
     };
-    audit(core, &outcome.subject, outcome.target.as_deref(), event);
+    audit(core, &outcome.subject, outcome.target.as_ref(), event);
 }
 
-fn audit(core: &Core, subject: &Arc<Subject>, target: Option<&str>, event: AuditEvent) {
+fn audit(core: &Core, subject: &Arc<Subject>, target: Option<&HostPort>, event: AuditEvent) {
     if core.audit.is_on() {
         core.audit.write(AuditRecord {
             time: SystemTime::now(),
             subject: subject.clone(),
-            target: target.map(str::to_owned),
+            target: target.map(ToString::to_string),
             event,
         });
     }

@@ -182,6 +182,7 @@ fn the_contract() {
             drain_timeout: Duration::from_secs(30),
         },
         admin: AdminListen::Tcp("127.0.0.1:9901".parse().unwrap()),
+        admin_token: None,
         log: Log {
             format: LogFormat::Json,
             audit: AuditSink::Stdout,

@@ -1,0 +1,210 @@
+//! What the admin listener changes: devices, and tunnels that it closes. Who may do so is decided before (`permission`).
+//!
+//! The answer to a change of devices comes when it is on the disk and in force.
+
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::http::request::Parts;
+use hyper::{Method, StatusCode, header};
+use serde_json::json;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::Device;
+use super::pages::{Page, Pages, Place, failure, gather, json_page, name_silent, skip, tunnel_of};
+use super::query::{Query, decoded};
+use crate::engine::ChangeError;
+use crate::limits::{ADMIN_BODY_MAX, ADMIN_IMPORT_MAX, CHANGE_ANSWER, MAX_IDENTITY_NAME_BYTES};
+use crate::observe::TunnelFilter;
+use crate::table::{DeviceChanges, DeviceEntry, DeviceFormat, DeviceReader, DeviceState};
+
+impl Pages {
+    /// Makes a change that is permitted.
+    pub(super) async fn change(
+        &self,
+        place: Place<'_>,
+        query: Query,
+        parts: &Parts,
+        mut body: Incoming,
+    ) -> Page {
+        let result = match place {
+            Place::Tunnel(id) => match tunnel_of(id) {
+                Ok(filter) => Ok(self.close(filter).await),
+                Err(error) => Err(failure(StatusCode::BAD_REQUEST, &error)),
+            },
+            Place::Tunnels if query.tunnels.is_empty() => {
+                let error = "name the tunnels: device, user, app, serial or service";
+                Err(failure(StatusCode::BAD_REQUEST, error))
+            }
+            Place::Tunnels => Ok(self.close(query.tunnels).await),
+            Place::Device(name) => match decoded(name) {
+                Ok(name) if parts.method == Method::DELETE => self.remove(&name).await,
+                Ok(name) => self.put(&name, parts, &mut body).await,
+                Err(error) => Err(failure(StatusCode::BAD_REQUEST, &error)),
+            },
+            _ => self.import(parts, &mut body).await,
+        };
+        match result {
+            Ok(page) => page,
+            Err(page) => {
+                skip(&mut body).await;
+                page
+            }
+        }
+    }
+
+    async fn close(&self, filter: TunnelFilter) -> Page {
+        let answers = gather(self.node.cores(), CHANGE_ANSWER, |core, reply| {
+            self.node.close_tunnels(core, filter.clone(), reply);
+        })
+        .await;
+        let silent = answers.silent();
+        let closed: usize = answers.0.into_iter().flatten().sum();
+        tracing::info!(?filter, closed, "tunnels closed through the admin listener");
+        let mut page = json_page(StatusCode::OK, &json!({"closed": closed}));
+        name_silent(page.headers_mut(), &silent);
+        page
+    }
+
+    async fn put(&self, name: &str, parts: &Parts, body: &mut Incoming) -> Result<Page, Page> {
+        let types = ["application/json"];
+        type_of(parts, &types).ok_or_else(|| wrong_type(&types))?;
+        let body = Limited::new(body, ADMIN_BODY_MAX)
+            .collect()
+            .await
+            .map_err(|_| body_failure(ADMIN_BODY_MAX))?
+            .to_bytes();
+        let said = DeviceEntry::from_json(name, &body, |entry| {
+            (DeviceChanges::one(name, entry), Device::new(name, entry))
+        });
+        let (changes, device) = said.map_err(|error| failure(StatusCode::BAD_REQUEST, &error))?;
+        self.apply(changes, false).await?;
+        tracing::info!(
+            device = device.device,
+            state = device.state,
+            "device set through the admin listener"
+        );
+        Ok(json_page(StatusCode::OK, &device))
+    }
+
+    async fn remove(&self, name: &str) -> Result<Page, Page> {
+        if name.len() > MAX_IDENTITY_NAME_BYTES {
+            return Err(change_failure(&ChangeError::Unknown));
+        }
+        let entry = DeviceEntry {
+            state: DeviceState::Unmanaged,
+            user: None,
+        };
+        self.apply(DeviceChanges::one(name, entry), true).await?;
+        tracing::info!(device = name, "device taken out through the admin listener");
+        let state = DeviceState::Unmanaged.word();
+        Ok(json_page(
+            StatusCode::OK,
+            &json!({"device": name, "state": state}),
+        ))
+    }
+
+    /// Many devices: all of them or none.
+    async fn import(&self, parts: &Parts, body: &mut Incoming) -> Result<Page, Page> {
+        let types = ["application/x-ndjson", "text/csv"];
+        let format = match type_of(parts, &types) {
+            Some(0) => DeviceFormat::Ndjson,
+            Some(_) => DeviceFormat::Csv,
+            None => return Err(wrong_type(&types)),
+        };
+        if self.importing.replace(true) {
+            let error = "another import runs; try again";
+            return Err(failure(StatusCode::SERVICE_UNAVAILABLE, error));
+        }
+        let _importing = Importing(self);
+        let mut reader = DeviceReader::new(format);
+        let mut body = std::pin::pin!(Limited::new(body, ADMIN_IMPORT_MAX));
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| body_failure(ADMIN_IMPORT_MAX))?;
+            if let Some(bytes) = frame.data_ref()
+                && !reader.push(bytes)
+            {
+                break;
+            }
+        }
+        // Sorts millions of records: not on this thread, which answers probes.
+        let finished = tokio::task::spawn_blocking(move || reader.finish()).await;
+        let changes = match finished {
+            Ok(Ok(changes)) => changes,
+            Ok(Err(problems)) => {
+                let problems: Vec<_> = problems
+                    .iter()
+                    .map(|problem| json!({"line": problem.line, "error": problem.message}))
+                    .collect();
+                let error = format!("{} wrong lines, so nothing was changed", problems.len());
+                return Err(json_page(
+                    StatusCode::BAD_REQUEST,
+                    &json!({"error": error, "lines": problems}),
+                ));
+            }
+            Err(_) => {
+                let error = "the import failed";
+                return Err(failure(StatusCode::INTERNAL_SERVER_ERROR, error));
+            }
+        };
+        let devices = changes.len();
+        if devices > 0 {
+            self.apply(changes, false).await?;
+        }
+        tracing::info!(devices, "devices set through the admin listener");
+        Ok(json_page(StatusCode::OK, &json!({"devices": devices})))
+    }
+
+    async fn apply(&self, changes: DeviceChanges, must_exist: bool) -> Result<(), Page> {
+        let (sender, receiver) = oneshot::channel();
+        let reply = Box::new(move |answer| drop(sender.send(answer)));
+        self.node.change_devices(changes, must_exist, reply);
+        match timeout(CHANGE_ANSWER, receiver).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(error))) => Err(change_failure(&error)),
+            Ok(Err(_)) => Err(change_failure(&ChangeError::Ended)),
+            Err(_) => Err(failure(
+                StatusCode::GATEWAY_TIMEOUT,
+                "the change is not on the disk yet, and may still come into force",
+            )),
+        }
+    }
+}
+
+/// One import at a time, also where its request is given up.
+struct Importing<'p>(&'p Pages);
+
+impl Drop for Importing<'_> {
+    fn drop(&mut self) {
+        self.0.importing.set(false);
+    }
+}
+
+/// Which of the media types the request has. That it must have one keeps forms of web pages out.
+fn type_of(parts: &Parts, types: &[&str]) -> Option<usize> {
+    let given = parts.headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    let given = given.split(';').next().unwrap_or_default().trim();
+    types
+        .iter()
+        .position(|known| known.eq_ignore_ascii_case(given))
+}
+
+fn wrong_type(types: &[&str]) -> Page {
+    let error = format!("the Content-Type is {}", types.join(" or "));
+    failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, &error)
+}
+
+fn body_failure(limit: usize) -> Page {
+    let error = format!("the body did not come whole, or is larger than {limit} bytes");
+    failure(StatusCode::PAYLOAD_TOO_LARGE, &error)
+}
+
+fn change_failure(error: &ChangeError) -> Page {
+    let status = match error {
+        ChangeError::Unknown => StatusCode::NOT_FOUND,
+        ChangeError::Full(_) => StatusCode::CONFLICT,
+        ChangeError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        ChangeError::Busy | ChangeError::Ended => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    failure(status, &error.to_string())
+}

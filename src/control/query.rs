@@ -1,0 +1,145 @@
+//! The parameters of a request's query.
+
+use percent_encoding::percent_decode_str;
+
+use crate::limits::{DEVICES_LISTED_MAX, TUNNELS_LISTED_MAX};
+use crate::observe::{Stage, TunnelFilter};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Json,
+    Hgrm,
+}
+
+/// The parameters; `None` and empty where they are not given. Each is given once at most.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Query {
+    pub format: Option<Format>,
+    pub stage: Option<Stage>,
+    pub limit: Option<usize>,
+    /// Which tunnels.
+    pub tunnels: TunnelFilter,
+    /// How the names of devices begin.
+    pub prefix: Option<String>,
+    /// The name behind which devices are listed.
+    pub after: Option<String>,
+}
+
+impl Query {
+    pub fn parse(query: &str) -> Result<Self, String> {
+        let mut parsed = Self::default();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let value = decoded(value)?;
+            let filter = &mut parsed.tunnels;
+            let is_new = match name {
+                "format" => put(&mut parsed.format, format(&value)?),
+                "stage" => put(&mut parsed.stage, stage(&value)?),
+                "limit" => put(&mut parsed.limit, limit(&value)?),
+                "device" => put(&mut filter.device, value),
+                "user" => put(&mut filter.user, value),
+                "app" => put(&mut filter.app, value),
+                "serial" => put(&mut filter.serial, value.to_ascii_lowercase()),
+                "service" => put(&mut filter.service, value),
+                "prefix" => put(&mut parsed.prefix, value),
+                "after" => put(&mut parsed.after, value),
+                _ => {
+                    return Err(
+                        "the parameters are format, stage, limit, device, user, app, serial, \
+                                service, prefix and after"
+                            .to_owned(),
+                    );
+                }
+            };
+            if !is_new {
+                return Err(format!("{name} is given twice"));
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+/// Whether there was nothing yet.
+fn put<T>(place: &mut Option<T>, value: T) -> bool {
+    place.replace(value).is_none()
+}
+
+/// A value or a part of a path, with its percent-encoding (RFC 3986, section 2.1) taken off.
+pub(super) fn decoded(text: &str) -> Result<String, String> {
+    let decoded = percent_decode_str(text).decode_utf8();
+    decoded
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|_| "a name is not UTF-8 text in percent-encoding".to_owned())
+}
+
+fn format(word: &str) -> Result<Format, String> {
+    match word {
+        "json" => Ok(Format::Json),
+        "hgrm" => Ok(Format::Hgrm),
+        _ => Err("format is json or hgrm".to_owned()),
+    }
+}
+
+fn stage(word: &str) -> Result<Stage, String> {
+    Stage::from_word(word).ok_or_else(|| {
+        let stages = Stage::ALL.map(Stage::word).join(", ");
+        format!("stage is one of {stages}")
+    })
+}
+
+fn limit(number: &str) -> Result<usize, String> {
+    number
+        .parse()
+        .ok()
+        .filter(|limit| *limit <= TUNNELS_LISTED_MAX)
+        .ok_or_else(|| {
+            format!(
+                "limit is a number, up to {TUNNELS_LISTED_MAX} for tunnels and {DEVICES_LISTED_MAX} for devices"
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn query_takes_what_is_documented() {
+        assert_eq!(Query::parse(""), Ok(Query::default()));
+        assert_eq!(
+            Query::parse("format=hgrm&stage=first-byte&limit=0"),
+            Ok(Query {
+                format: Some(Format::Hgrm),
+                stage: Some(Stage::FirstByte),
+                limit: Some(0),
+                ..Query::default()
+            })
+        );
+        let named = Query::parse("device=urn%3Adevice%2f1&serial=0A&user=a%40b&app=m&service=w");
+        assert_eq!(
+            named.unwrap().tunnels,
+            TunnelFilter {
+                id: None,
+                device: Some("urn:device/1".to_owned()),
+                user: Some("a@b".to_owned()),
+                app: Some("m".to_owned()),
+                serial: Some("0a".to_owned()),
+                service: Some("w".to_owned()),
+            }
+        );
+        for wrong in [
+            "format=xml",
+            "format",
+            "stage=",
+            "stage=Handshake",
+            "limit=-1",
+            "limit=100001",
+            "limit=x",
+            "colour=red",
+            "device=a&device=b",
+            "device=%ff",
+        ] {
+            assert!(Query::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

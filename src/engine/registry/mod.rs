@@ -1,0 +1,329 @@
+//! The device registry's life: the file of the config, what the admin listener says beside it, and what a restart
+//! finds.
+//!
+//! The last one who says something about a device counts. What the admin listener says holds until the device's own line
+//! in the file changes (comes, goes or says something else); a block that the admin listener has set is lifted by the
+//! admin listener only. A file that cannot be read or has a wrong line changes nothing: at a start the last good copy
+//! counts, and the node says so.
+//!
+//! One thread writes. It answers when a change is on the disk and in force; changes that wait for it are written
+//! together.
+
+mod source;
+mod store;
+
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+pub(crate) use source::Source;
+use store::Store;
+pub use store::StoreError;
+
+use super::material::LoadError;
+use crate::config::Config;
+use crate::limits::{REGISTRY_BATCH, REGISTRY_QUEUE};
+use crate::table::{
+    DeviceChanges, DeviceCollector, DeviceRegistry, DeviceState, Published, RegistryFull,
+};
+
+/// Why a change did not come into force. Nothing of it has.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The device to be taken out is not there.
+    #[error("the device is not in the registry")]
+    Unknown,
+    /// More devices than are taken.
+    #[error(transparent)]
+    Full(#[from] RegistryFull),
+    /// The disk.
+    #[error("{0}")]
+    Store(Arc<StoreError>),
+    /// Too many changes wait.
+    #[error("too many changes wait; try again")]
+    Busy,
+    /// The node ends.
+    #[error("the node ends")]
+    Ended,
+}
+
+/// Takes the answer to a change, on the writer's thread.
+pub type ChangeReply = Box<dyn FnOnce(Result<(), ChangeError>) + Send>;
+
+enum Job {
+    Change {
+        changes: DeviceChanges,
+        /// Refuse if a device that is to be taken out is not there.
+        must_exist: bool,
+        reply: ChangeReply,
+    },
+    Rebase {
+        source: Option<Source>,
+        reply: mpsc::SyncSender<Result<(), LoadError>>,
+    },
+}
+
+/// The registry in force and the way to change it.
+pub struct Registry {
+    /// What the data cores read.
+    pub table: Arc<Published<DeviceRegistry>>,
+    jobs: Sender<Job>,
+    /// Why the file does not count, while the last good copy does.
+    stale: Mutex<Option<String>>,
+}
+
+impl Registry {
+    /// Reads what `config` names and what earlier runs have left. `changed` is called after each change in force.
+    ///
+    /// # Errors
+    /// [`LoadError`]: the file is not right and there is no good copy, or what was kept cannot be read.
+    pub fn start(config: &Config, changed: impl Fn() + Send + 'static) -> Result<Self, LoadError> {
+        let store = Store::open(&config.state_dir)?;
+        let mut writer = Writer {
+            store,
+            base: DeviceRegistry::default(),
+            table: Arc::default(),
+            changed: Box::new(|| ()),
+        };
+        let mut stale = None;
+        if let Some(file) = &config.profile.device_auth.device_registry {
+            let last = source::last(&config.state_dir);
+            let unchanged = source::is_unchanged(file, &config.state_dir);
+            match (last, source::load(file, &config.state_dir)) {
+                (Ok(Some(last)), Err(error)) => {
+                    tracing::error!("the last good copy of the device registry counts: {error}");
+                    stale = Some(first_line(&error));
+                    writer.base = last;
+                }
+                (_, Err(error)) => return Err(error),
+                (Ok(Some(last)), Ok(source)) if unchanged => {
+                    drop(source);
+                    writer.base = last;
+                }
+                (last, Ok(source)) => {
+                    // A copy that cannot be read any more is nothing to compare with.
+                    writer.base = last.ok().flatten().unwrap_or_default();
+                    writer.rebase(Some(source))?;
+                }
+            }
+        }
+        writer.publish_all()?;
+        writer.changed = Box::new(changed);
+        let table = writer.table.clone();
+        let (jobs, queue) = bounded(REGISTRY_QUEUE);
+        thread::Builder::new()
+            .name("adit-registry".to_owned())
+            .spawn(move || writer.run(&queue))
+            .map_err(|error| LoadError::Read("the device registry's thread".to_owned(), error))?;
+        Ok(Self {
+            table,
+            jobs,
+            stale: Mutex::new(stale),
+        })
+    }
+
+    /// Changes devices. `reply` is called when the change is on the disk and in force, or refused; it is dropped if the
+    /// node ends before. Never waits.
+    pub fn change(&self, changes: DeviceChanges, must_exist: bool, reply: ChangeReply) {
+        let job = Job::Change {
+            changes,
+            must_exist,
+            reply,
+        };
+        let (job, error) = match self.jobs.try_send(job) {
+            Ok(()) => return,
+            Err(TrySendError::Full(job)) => (job, ChangeError::Busy),
+            Err(TrySendError::Disconnected(job)) => (job, ChangeError::Ended),
+        };
+        if let Job::Change { reply, .. } = job {
+            reply(Err(error));
+        }
+    }
+
+    /// Reads the file that a new configuration names. Nothing changes before [`Registry::rebase`].
+    ///
+    /// # Errors
+    /// [`LoadError`], which names the file and its wrong lines.
+    pub(crate) fn read(&self, config: &Config) -> Result<Option<Source>, LoadError> {
+        match &config.profile.device_auth.device_registry {
+            Some(file) => source::load(file, &config.state_dir).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Puts the file's devices into force, and waits for it: not for a data core.
+    ///
+    /// # Errors
+    /// [`LoadError::Store`]; nothing has changed then.
+    pub(crate) fn rebase(&self, source: Option<Source>) -> Result<(), LoadError> {
+        let (reply, answer) = mpsc::sync_channel(1);
+        let ended = || LoadError::Read("the device registry".to_owned(), ended());
+        self.jobs
+            .send(Job::Rebase { source, reply })
+            .map_err(|_| ended())?;
+        answer.recv().map_err(|_| ended())??;
+        *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
+    }
+
+    /// Why the file does not count, while the last good copy does.
+    #[must_use]
+    pub fn stale(&self) -> Option<String> {
+        self.stale
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+fn ended() -> std::io::Error {
+    std::io::Error::other("its writer has ended")
+}
+
+fn first_line(error: &LoadError) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// The one who writes.
+struct Writer {
+    store: Store,
+    /// What the file says.
+    base: DeviceRegistry,
+    /// What is in force: the file, and what the admin listener says.
+    table: Arc<Published<DeviceRegistry>>,
+    changed: Box<dyn Fn() + Send>,
+}
+
+impl Writer {
+    fn run(mut self, queue: &Receiver<Job>) {
+        let mut next = queue.recv().ok();
+        while let Some(job) = next.take() {
+            match job {
+                Job::Rebase { source, reply } => {
+                    let result = self.rebase(source).and_then(|()| self.publish_all());
+                    if result.is_ok() {
+                        (self.changed)();
+                    }
+                    let _ = reply.send(result);
+                }
+                Job::Change {
+                    changes,
+                    must_exist,
+                    reply,
+                } => {
+                    let mut batch = vec![(changes, must_exist, reply)];
+                    while batch.len() < REGISTRY_BATCH && next.is_none() {
+                        match queue.try_recv() {
+                            Ok(Job::Change {
+                                changes,
+                                must_exist,
+                                reply,
+                            }) => batch.push((changes, must_exist, reply)),
+                            Ok(other) => next = Some(other),
+                            Err(_) => break,
+                        }
+                    }
+                    self.change(batch);
+                }
+            }
+            if next.is_none() {
+                next = queue.recv().ok();
+            }
+        }
+    }
+
+    /// Makes the changes that are possible, one after the other, in one write.
+    fn change(&mut self, batch: Vec<(DeviceChanges, bool, ChangeReply)>) {
+        let mut registry = self.table.read(DeviceRegistry::clone);
+        let mut accepted = Vec::with_capacity(batch.len());
+        for (changes, must_exist, reply) in batch {
+            let missing = |registry: &DeviceRegistry| {
+                let mut said = changes.iter();
+                must_exist && said.any(|(name, _)| registry.get(name).is_none())
+            };
+            if missing(&registry) {
+                reply(Err(ChangeError::Unknown));
+                continue;
+            }
+            match registry.with(&changes) {
+                Ok(changed) => {
+                    registry = changed;
+                    accepted.push((changes, reply));
+                }
+                Err(full) => reply(Err(full.into())),
+            }
+        }
+        let changes: Vec<&DeviceChanges> = accepted.iter().map(|(changes, _)| changes).collect();
+        if changes.is_empty() {
+            return;
+        }
+        match self.store.apply(&changes, &self.base) {
+            Ok(()) => {
+                self.table.publish(registry);
+                (self.changed)();
+                accepted.into_iter().for_each(|(_, reply)| reply(Ok(())));
+            }
+            Err(error) => {
+                tracing::error!(%error, "a change of the device registry is refused");
+                let error = Arc::new(error);
+                for (_, reply) in accepted {
+                    reply(Err(ChangeError::Store(error.clone())));
+                }
+            }
+        }
+    }
+
+    /// Takes a new file over. What was said about devices whose line it changes is forgotten first: a crash between the
+    /// two finds the line changed still.
+    fn rebase(&mut self, source: Option<Source>) -> Result<(), LoadError> {
+        let Some(mut source) = source else {
+            // No file is named any more: it says nothing, so it says nothing new about any device.
+            self.base = DeviceRegistry::default();
+            return Ok(());
+        };
+        let said = self.store.load()?;
+        let mut superseded = DeviceCollector::default();
+        let mut count = 0_usize;
+        for (name, entry) in said.iter() {
+            let blocked = entry.state == DeviceState::Blocked;
+            if !blocked && self.base.get(name) != source.registry.get(name) {
+                superseded.add(name, entry);
+                count += 1;
+            }
+        }
+        if count > 0 {
+            self.store
+                .forget(&superseded.finish().map_err(StoreError::from)?)?;
+            tracing::info!(
+                devices = count,
+                "the registry's file has changed what the admin listener had said"
+            );
+        }
+        source
+            .keep()
+            .map_err(|error| LoadError::Write("the device registry's copy".to_owned(), error))?;
+        self.base = std::mem::take(&mut source.registry);
+        Ok(())
+    }
+
+    /// Puts the file, and what was said beside it, into force.
+    fn publish_all(&mut self) -> Result<(), LoadError> {
+        let said = self.store.load()?;
+        let registry = self.base.with(&said).map_err(StoreError::from)?;
+        self.table.publish(registry);
+        Ok(())
+    }
+}
+
+/// Whether the file that the config names is right; changes nothing.
+///
+/// # Errors
+/// [`LoadError`], which names the file and its wrong lines.
+pub(crate) fn check(config: &Config) -> Result<(), LoadError> {
+    match &config.profile.device_auth.device_registry {
+        Some(file) => source::check(file).map(|_| ()),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,341 @@
+//! Looks again at open tunnels when something has changed that they were granted on, and closes those that would be
+//! refused now.
+//!
+//! A sweep goes through a core's list in chunks and rests between them, so that it takes a small share of the core. It
+//! asks only what the change can have altered, and the complete check of a certificate (webpki's path and all) only
+//! where a look at serial numbers or dates gives a reason to. What it decides is what a new session would be told, but
+//! for one thing: that a status is not *known* any more (a CRL ran out) refuses new sessions and closes no tunnel.
+//!
+//! No tunnel slips through: a change is counted before its sweep starts, and a tunnel whose session began before a
+//! change and that is listed after it is looked at when it is listed.
+
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use rustls::pki_types::CertificateDer;
+
+use super::core::{Core, Live, Snapshot};
+use super::policy::{route, still_granted};
+use crate::limits::{EXPIRY_LOOK_AGAIN_SECONDS, SWEEP_CHUNK, SWEEP_COMPLETE_CHECK, SWEEP_PAUSE};
+use crate::observe::{CloseReason, TunnelFilter};
+use crate::ring;
+use crate::table::DeviceRegistry;
+use crate::tls::{HandshakeFailure, PeerIdentity, failure_of};
+
+/// What has changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Causes(u8);
+
+impl Causes {
+    /// The device registry.
+    pub const DEVICES: Self = Self(1);
+    /// The revocation index.
+    pub const REVOCATION: Self = Self(2);
+    /// Rules, services, or what unmanaged devices may do.
+    pub const POLICY: Self = Self(4);
+    /// Group certificates, or where names are read in a certificate.
+    pub const TRUST: Self = Self(8);
+    /// The time: certificates may have expired.
+    pub const TIME: Self = Self(16);
+
+    /// These and others.
+    #[must_use]
+    pub const fn and(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
+    const fn has(self, cause: Self) -> bool {
+        self.0 & cause.0 != 0
+    }
+}
+
+/// When each cause last came, by the core's count of changes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Changes {
+    count: u64,
+    last: [u64; 5],
+}
+
+impl Changes {
+    fn add(&mut self, causes: Causes) {
+        self.count += 1;
+        for (bit, last) in self.last.iter_mut().enumerate() {
+            if causes.has(Causes(1 << bit)) {
+                *last = self.count;
+            }
+        }
+    }
+
+    /// How many there were.
+    pub const fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The causes that have come since there were `count`.
+    pub fn since(&self, count: u64) -> Causes {
+        let bits = self.last.iter().enumerate();
+        bits.filter(|(_, last)| **last > count)
+            .fold(Causes::default(), |causes, (bit, _)| {
+                causes.and(Causes(1 << bit))
+            })
+    }
+}
+
+/// Sweeps the core's open tunnels for `causes`. While a sweep runs, what else comes is added to the next one.
+pub fn sweep(core: &Rc<Core>, causes: Causes) {
+    let mut changes = core.changes.get();
+    changes.add(causes);
+    core.changes.set(changes);
+    let waiting = core.sweep_for.get();
+    core.sweep_for.set(waiting.and(causes));
+    if !core.sweeping.replace(true) {
+        ring::spawn(run(core.clone()));
+    }
+}
+
+/// Puts a new configuration into force for new sessions, and sweeps for what it changes.
+pub fn replace_snapshot(core: &Rc<Core>, snapshot: Snapshot) {
+    let old = core.snapshot.replace(Rc::new(snapshot));
+    let new = core.snapshot.borrow().clone();
+    let trusted = new.verifier.has_trust_of(&old.verifier) && new.identity == old.identity;
+    let causes = if trusted {
+        Causes::POLICY
+    } else {
+        Causes::POLICY.and(Causes::TRUST)
+    };
+    sweep(core, causes);
+}
+
+/// Closes, in chunks, the tunnels that `filter` chooses; `reply` gets their number.
+pub fn close_matching(core: &Rc<Core>, filter: TunnelFilter, reply: impl FnOnce(usize) + 'static) {
+    let core = core.clone();
+    ring::spawn(async move {
+        let (mut at, mut closed) = (0, 0);
+        loop {
+            let end = at + SWEEP_CHUNK;
+            {
+                let tunnels = core.tunnels.borrow();
+                for key in at..end {
+                    if let Some(live) = tunnels.get(key)
+                        && live.is_chosen(&filter)
+                        && live.close(CloseReason::CutByAdmin)
+                    {
+                        closed += 1;
+                    }
+                }
+                if end >= tunnels.capacity() {
+                    break;
+                }
+            }
+            at = end;
+            ring::sleep(SWEEP_PAUSE).await;
+        }
+        reply(closed);
+    });
+}
+
+/// Closes tunnels as their certificates expire, for as long as the core runs.
+pub async fn watch_expiry(core: Rc<Core>) {
+    loop {
+        ring::sleep(crate::limits::EXPIRY_CHECK).await;
+        if unix_now() > core.next_expiry.get() {
+            sweep(&core, Causes::TIME);
+        }
+    }
+}
+
+/// That a sweep runs; also when it ends by a panic.
+struct Sweeping(Rc<Core>);
+
+impl Drop for Sweeping {
+    fn drop(&mut self) {
+        self.0.sweeping.set(false);
+    }
+}
+
+async fn run(core: Rc<Core>) {
+    let _sweeping = Sweeping(core.clone());
+    loop {
+        let causes = core.sweep_for.take();
+        if causes == Causes::default() {
+            break;
+        }
+        if causes.has(Causes::TIME) {
+            // Found anew by the sweep; a tunnel that is listed meanwhile lowers it.
+            core.next_expiry.set(u64::MAX);
+        }
+        let mut at = 0;
+        while let Some(next) = chunk(&core, causes, at) {
+            at = next;
+            ring::sleep(SWEEP_PAUSE).await;
+        }
+        core.metrics.borrow_mut().sweeps += 1;
+    }
+}
+
+/// Looks at some tunnels from place `at` on. The place to go on at, if there are more.
+fn chunk(core: &Core, causes: Causes, at: usize) -> Option<usize> {
+    let snapshot = core.snapshot.borrow().clone();
+    let mut doomed = Vec::new();
+    let mut place = at;
+    let end = core.devices.read(|devices| {
+        let tunnels = core.tunnels.borrow();
+        let mut spent = 0;
+        while spent < SWEEP_CHUNK && place < tunnels.capacity() {
+            if let Some(live) = tunnels.get(place) {
+                let look = Look {
+                    snapshot: &snapshot,
+                    devices,
+                    causes,
+                    now: SystemTime::now(),
+                };
+                let (reason, cost) = look.at(live);
+                spent += cost;
+                match reason {
+                    Some(reason) => doomed.push((live.clone(), reason)),
+                    None => core.note_expiry(live.good_until.get()),
+                }
+            }
+            spent += 1;
+            place += 1;
+        }
+        tunnels.capacity()
+    });
+    for (live, reason) in doomed {
+        live.close(reason);
+    }
+    (place < end).then_some(place)
+}
+
+/// Looks at a tunnel that has just been listed for what has changed since its session began, when there were `count`
+/// changes.
+pub(super) fn reconsider(core: &Core, live: &Live, count: u64) {
+    let causes = core.changes.get().since(count);
+    if causes == Causes::default() {
+        return;
+    }
+    let snapshot = core.snapshot.borrow().clone();
+    let reason = core.devices.read(|devices| {
+        let look = Look {
+            snapshot: &snapshot,
+            devices,
+            causes,
+            now: SystemTime::now(),
+        };
+        look.at(live).0
+    });
+    if let Some(reason) = reason {
+        live.close(reason);
+    }
+}
+
+/// What a tunnel is compared with.
+struct Look<'a> {
+    snapshot: &'a Snapshot,
+    devices: &'a DeviceRegistry,
+    causes: Causes,
+    now: SystemTime,
+}
+
+impl Look<'_> {
+    /// Why the tunnel may not stay, and what it took to find out beyond the least.
+    fn at(&self, live: &Live) -> (Option<CloseReason>, usize) {
+        let verifier = &self.snapshot.verifier;
+        let revoked = self.causes.has(Causes::REVOCATION)
+            && verifier.is_any_revoked(
+                live.chain.iter().map(|certificate| &**certificate),
+                self.now,
+            );
+        let expired = self.causes.has(Causes::TIME) && unix(self.now) > live.good_until.get();
+        let mut cost = 0;
+        if revoked || expired || self.causes.has(Causes::TRUST) {
+            cost = SWEEP_COMPLETE_CHECK;
+            if let Some(reason) = self.certificate(live, revoked) {
+                return (Some(reason), cost);
+            }
+            if expired {
+                // Not one that the path needs; another may expire later.
+                live.good_until
+                    .set(unix(self.now) + EXPIRY_LOOK_AGAIN_SECONDS);
+            }
+        }
+        let asks_policy = self.causes.has(Causes::DEVICES.and(Causes::POLICY));
+        let reason = asks_policy.then(|| self.policy(live)).flatten();
+        (reason, cost)
+    }
+
+    fn certificate(&self, live: &Live, revoked: bool) -> Option<CloseReason> {
+        let chain: Vec<_> = live
+            .chain
+            .iter()
+            .map(|certificate| CertificateDer::from(&**certificate))
+            .collect();
+        if let Err(error) = self.snapshot.verifier.recheck(&chain, self.now) {
+            return match failure_of(&error) {
+                HandshakeFailure::Revoked => Some(CloseReason::CutCertificateRevoked),
+                HandshakeFailure::Expired => Some(CloseReason::CutCertificateExpired),
+                // What is known of one certificate counts, even where nothing is known of another.
+                HandshakeFailure::RevocationUnknown => {
+                    revoked.then_some(CloseReason::CutCertificateRevoked)
+                }
+                _ => Some(CloseReason::CutCertificateUntrusted),
+            };
+        }
+        if self.causes.has(Causes::TRUST) {
+            let identity = PeerIdentity::from_chain(&chain, &self.snapshot.identity).ok();
+            let same = identity.is_some_and(|identity| {
+                Some(identity.device()) == live.subject.device.as_deref()
+                    && identity.app() == live.subject.app.as_deref()
+            });
+            return (!same).then_some(CloseReason::CutIdentityChanged);
+        }
+        None
+    }
+
+    fn policy(&self, live: &Live) -> Option<CloseReason> {
+        let device = live.subject.device.as_deref().unwrap_or_default();
+        let state = self.devices.state(device);
+        let grant = match still_granted(&live.subject, state, self.snapshot.unmanaged_allowed) {
+            Ok(grant) => grant,
+            Err(CloseReason::DeviceBlocked) => return Some(CloseReason::CutDeviceBlocked),
+            Err(_) => return Some(CloseReason::CutDeviceUnmanaged),
+        };
+        if !self.causes.has(Causes::POLICY) {
+            return None;
+        }
+        match route(&grant, &self.snapshot.rules, &live.target) {
+            Ok(route) if self.snapshot.services[route.service].name == live.service => None,
+            Ok(_) => Some(CloseReason::CutRerouted),
+            Err(_) => Some(CloseReason::CutNoRule),
+        }
+    }
+}
+
+fn unix_now() -> u64 {
+    unix(SystemTime::now())
+}
+
+fn unix(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_changed_since_is_known_for_each_cause() {
+        let mut changes = Changes::default();
+        changes.add(Causes::DEVICES);
+        let session = changes.count();
+        assert_eq!(changes.since(session), Causes::default());
+        changes.add(Causes::POLICY.and(Causes::TRUST));
+        changes.add(Causes::POLICY);
+        let expected = Causes::POLICY.and(Causes::TRUST);
+        assert_eq!(changes.since(session), expected);
+        assert_eq!(changes.since(session + 1), Causes::POLICY);
+        assert_eq!(changes.since(0), expected.and(Causes::DEVICES));
+    }
+}
