@@ -30,7 +30,7 @@ pub struct Cli {
 enum Command {
     /// Run the gateway.
     ///
-    /// SIGHUP reads the config again, for new sessions; SIGTERM and SIGINT drain, a second one ends at once.
+    /// SIGHUP reads the config again, for new sessions, and closes open tunnels that it allows no more; SIGTERM and SIGINT drain, a second one ends at once.
     Run(ConfigFile),
     /// Check a config and the files that it names, and say what it means.
     Check(ConfigFile),
