@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::observe::{AuditHandle, CoreMetrics, TunnelInfo};
 use crate::ring::{Remote, RingError};
 use crate::table::{DeviceRegistry, Published, RevocationIndex};
+use crate::tls::Resumption;
 use crate::tunnel::{Core, Quota};
 
 /// Why the node cannot start.
@@ -71,6 +72,7 @@ pub struct Node {
     address: SocketAddr,
     devices: Arc<Published<DeviceRegistry>>,
     revocation: Arc<Published<RevocationIndex>>,
+    resumption: Mutex<Arc<Resumption>>,
     own: Arc<Published<OwnAddresses>>,
     quota: Arc<Quota>,
     draining: AtomicBool,
@@ -112,6 +114,7 @@ impl Node {
             config: Mutex::new(config.clone()),
             devices,
             revocation,
+            resumption: Mutex::new(material.resumption.clone()),
             own,
             quota,
         };
@@ -211,7 +214,8 @@ impl Node {
         if let Some((_, key)) = fixed.into_iter().find(|(changed, _)| *changed) {
             return Err(ReloadError::NeedsRestart(key));
         }
-        let material = Material::load(&config)?;
+        let mut material = Material::load(&config)?;
+        material.continue_sessions(&self.resumption())?;
         let snapshots = material.snapshots(self.cores.len(), &self.revocation)?;
         self.crl_next_update
             .store(material.crl_next_update.unwrap_or(0), Ordering::Relaxed);
@@ -222,9 +226,31 @@ impl Node {
                 worker::with_core(|core| *core.snapshot.borrow_mut() = snapshot.into());
             });
         }
+        *self.lock_resumption() = material.resumption;
         *current = config;
         self.generation.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Takes new ticket keys when it is time, and erases sessions that have expired. Reads a file: not for a data core.
+    pub fn refresh_sessions(&self) {
+        match self.resumption().refresh() {
+            Ok(true) => tracing::info!("the ticket keys have changed"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!("the new ticket keys are refused and the old ones stay: {error}");
+            }
+        }
+    }
+
+    fn resumption(&self) -> Arc<Resumption> {
+        self.lock_resumption().clone()
+    }
+
+    fn lock_resumption(&self) -> std::sync::MutexGuard<'_, Arc<Resumption>> {
+        self.resumption
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the machine's addresses again; interfaces come and go.

@@ -8,20 +8,26 @@ mod failure;
 mod handshake;
 mod identity;
 pub mod record;
+mod resumption;
 mod server;
 mod signatures;
 mod stream;
+mod ticket_keys;
+mod tickets;
 mod verifier;
 
 pub use crl::{CrlError, CrlErrors, CrlReport, load_crls};
 pub use failure::{HandshakeFailure, failure_of};
 pub use handshake::{Connection, Handshake};
 pub use identity::{IdentityError, PeerIdentity};
-pub use server::{ServerTls, TlsError, server_config, ticketer};
+pub use resumption::{Resumption, Scope};
+pub use server::{ServerTls, TlsError, server_config};
 pub use stream::{
     ClientHandshake, ClientStream, Received, ServerHandshake, ServerStream, StreamError,
     TlsHandshake, TlsStream,
 };
+pub use ticket_keys::{TicketKey, TicketKeys, TicketKeysError};
+pub use tickets::Tickets;
 pub use verifier::{DeviceVerifier, RevocationPolicy, StalePolicy};
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::*;
 use crate::certs::make::Usage;
 use crate::certs::revoke::{CrlRequest, Reason, serial_of_issued};
 use crate::certs::{self, CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity};
-use crate::config::{Field, IdentityMapping};
+use crate::config::{self, Field, IdentityMapping};
 use crate::table::{Published, RevocationIndex};
 
 fn authority(name: &str) -> CertificateAuthority {
@@ -41,6 +41,10 @@ struct Gateway {
 }
 
 fn gateway(tls12: bool) -> Gateway {
+    gateway_with(tls12, &config::Resumption::default())
+}
+
+fn gateway_with(tls12: bool, resumption: &config::Resumption) -> Gateway {
     let ca = authority("group");
     let group = [ca.certificate().clone()];
     let revocation = Arc::new(Published::new(index_of(&ca, &[])));
@@ -52,13 +56,14 @@ fn gateway(tls12: bool) -> Gateway {
     let mut request = IssueRequest::new(Usage::Server, "gateway", Validity::days(1).unwrap());
     request.dns = vec!["gateway.test".into()];
     let server = certs::issue(&ca, &request).unwrap();
+    let resumption = Resumption::new(resumption, Scope::new("test", &group)).unwrap();
     let config = server_config(ServerTls {
         chain: server.chain,
         key: server.key,
         verifier: verifier.clone(),
         tls12,
         tls13: !tls12,
-        ticketer: ticketer().unwrap(),
+        resumption: Arc::new(resumption),
     });
     Gateway {
         ca,
