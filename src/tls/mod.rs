@@ -33,4 +33,6 @@ pub use verifier::{DeviceVerifier, RevocationPolicy, StalePolicy};
 #[cfg(test)]
 mod chain_tests;
 #[cfg(test)]
+mod resumption_tests;
+#[cfg(test)]
 mod tests;

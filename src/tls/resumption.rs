@@ -114,16 +114,26 @@ impl Resumption {
     pub(super) fn apply(&self, config: &mut ServerConfig) {
         // One ticket is one sealing a handshake; a client that opens several sessions at once gets one with each.
         config.send_tls13_tickets = 1;
-        if let Some(tickets) = &self.tickets {
+        if let Some(tickets) = self.tickets() {
             config.ticketer = tickets.clone();
         }
-        config.session_storage = match &self.cache {
+        config.session_storage = self.sessions();
+    }
+
+    /// The tickets, if there are any.
+    pub(super) fn tickets(&self) -> Option<&Arc<Tickets>> {
+        self.tickets.as_ref()
+    }
+
+    /// The table, as rustls wants it.
+    pub(super) fn sessions(&self) -> Arc<dyn StoresServerSessions> {
+        match &self.cache {
             Some(cache) => Arc::new(Sessions {
                 cache: cache.clone(),
                 scope: self.scope,
             }),
             None => Arc::new(NoServerSessionStorage {}),
-        };
+        }
     }
 }
 
