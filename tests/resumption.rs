@@ -77,13 +77,18 @@ fn is_resumed(client: &Arc<ClientConfig>, gateway: &Gateway) -> bool {
     open(client, gateway).1
 }
 
-/// The core of the tunnel from this port.
+/// The core of the tunnel from this port. It is listed a moment after its client has been told.
 fn core_of(gateway: &Gateway, session: &Session) -> usize {
     let port = session.sock.local_addr().unwrap().port();
-    let (_, body) = gateway.get("/tunnels");
-    let listed: Vec<TunnelInfo> = serde_json::from_str(&body).unwrap();
-    let tunnel = listed.iter().find(|tunnel| tunnel.peer.port() == port);
-    tunnel.unwrap().core
+    let mut core = None;
+    until("the tunnel is listed", || {
+        let (_, body) = gateway.get("/tunnels");
+        let listed: Vec<TunnelInfo> = serde_json::from_str(&body).unwrap();
+        let tunnel = listed.iter().find(|tunnel| tunnel.peer.port() == port);
+        core = tunnel.map(|tunnel| tunnel.core);
+        core.is_some()
+    });
+    core.unwrap()
 }
 
 #[test]
@@ -111,6 +116,11 @@ fn a_session_is_resumed_on_another_core_with_its_full_record() {
             sessions.push(session);
             tries += 1;
         }
+        let starts = || {
+            let audit = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+            audit.matches("tunnel-start").count()
+        };
+        until("recorded", || starts() >= tries);
         let audit = std::fs::read_to_string(pki.path("audit.log")).unwrap();
         let known: Vec<_> = audit
             .lines()
@@ -118,7 +128,7 @@ fn a_session_is_resumed_on_another_core_with_its_full_record() {
             .filter(|line| line["event"] == "tunnel-start")
             .map(|line| [&line["device"], &line["app"], &line["serial"]].map(Clone::clone))
             .collect();
-        assert!(known.len() >= tries - 1, "{name}: {audit}");
+        assert!(known.len() >= tries, "{name}: {audit}");
         assert!(
             known.iter().all(|line| *line == known[0]),
             "{name}: {audit}"
