@@ -294,7 +294,7 @@ fn a_reload_keeps_what_is_still_in_scope() {
     assert!(!opens(&before, &other) && !finds(&before, &other));
     let shorter = config::Resumption {
         lifetime: config.lifetime / 2,
-        ..config.clone()
+        ..config
     };
     let shorter = resumption(&shorter, &["a"]).continuing(&before).unwrap();
     assert!(!opens(&before, &shorter) && !finds(&before, &shorter));
