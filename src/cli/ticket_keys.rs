@@ -21,6 +21,8 @@ pub enum TicketKeysCommand {
         file: PathBuf,
     },
     /// Add a key to a file, and remove those whose tickets have all ended.
+    ///
+    /// The file is written anew, for the user that runs this alone: let it be the user that runs the gateway.
     Rotate {
         /// The file.
         file: PathBuf,

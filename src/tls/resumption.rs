@@ -5,6 +5,7 @@
 //! (validity, revocation, the device's state, the rules) is asked again at each session, and is no part of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{self, SHA256};
@@ -48,6 +49,8 @@ pub struct Resumption {
     scope: Scope,
     cache: Option<Arc<SessionCache>>,
     tickets: Option<Arc<Tickets>>,
+    /// When the table was last searched for what has expired, in seconds since 1970.
+    purged: AtomicU64,
 }
 
 impl Resumption {
@@ -70,6 +73,7 @@ impl Resumption {
             scope,
             cache: cached.then(|| Arc::new(SessionCache::new(config.cache_bytes, lifetime))),
             tickets,
+            purged: AtomicU64::new(now()),
         })
     }
 
@@ -95,6 +99,7 @@ impl Resumption {
             scope: self.scope,
             cache,
             tickets,
+            purged: AtomicU64::new(previous.purged.load(Ordering::Relaxed)),
         })
     }
 
@@ -104,7 +109,12 @@ impl Resumption {
     /// [`TicketKeysError`]; the keys stay. Told once for each state of the file.
     pub fn refresh(&self) -> Result<bool, TicketKeysError> {
         if let Some(cache) = &self.cache {
-            cache.purge(now());
+            // Expired sessions are never resumed; this is for their secrets, which would lie there until they are overwritten.
+            let (now, last) = (now(), self.purged.load(Ordering::Relaxed));
+            if now >= last.saturating_add((cache.lifetime() / 8).max(1)) {
+                self.purged.store(now, Ordering::Relaxed);
+                cache.purge(now);
+            }
         }
         self.tickets
             .as_ref()
