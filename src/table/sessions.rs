@@ -22,7 +22,7 @@
 //! again from being taken for the one before: it repeats after 65536 turns of the directory.
 //!
 //! Eviction is first in, first out, which is least recently used where a session is taken at its use and the new one is put
-//! (TLS 1.3). A session that is only looked at (TLS 1.2) moves to the young end when it is found in the older half.
+//! (TLS 1.3). A session that is only looked at (TLS 1.2) moves to the young end when it is found in the oldest quarter.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -300,25 +300,47 @@ impl<'c, const DIR: usize, const WORDS: usize> Page<'c, DIR, WORDS> {
             .all(|(at, chunk)| self.ring(start + at).load(Ordering::Relaxed) == word_of(chunk))
     }
 
-    /// So many bytes from a word of the ring on.
-    fn bytes(&self, (start, length): (usize, usize)) -> Vec<u8> {
+    /// So many words of the ring, in two pieces where they go around its end. `start` may be one turn ahead.
+    fn span(&self, start: usize, words: usize) -> (&'c [AtomicU64], &'c [AtomicU64]) {
+        let ring = &self.words[HEAD + DIR..];
         let start = if start < Self::RING {
             start
         } else {
             start - Self::RING
         };
-        let words = length.div_ceil(8);
         let before = words.min(Self::RING - start);
-        let ring = &self.words[HEAD + DIR..];
-        let mut bytes = Vec::with_capacity(words * 8);
-        for word in ring[start..start + before]
-            .iter()
-            .chain(&ring[..words - before])
-        {
-            bytes.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+        (&ring[start..start + before], &ring[..words - before])
+    }
+
+    /// So many bytes from a word of the ring on.
+    fn bytes(&self, (start, length): (usize, usize)) -> Vec<u8> {
+        let words = length.div_ceil(8);
+        let (first, second) = self.span(start, words);
+        let mut bytes = vec![0; words * 8];
+        let (before, after) = bytes.as_chunks_mut::<8>().0.split_at_mut(first.len());
+        for (words, chunks) in [(first, before), (second, after)] {
+            for (word, chunk) in words.iter().zip(chunks) {
+                *chunk = word.load(Ordering::Relaxed).to_le_bytes();
+            }
         }
         bytes.truncate(length);
         bytes
+    }
+
+    /// Writes bytes from a word of the ring on.
+    fn write(&self, start: usize, bytes: &[u8]) {
+        let (chunks, rest) = bytes.as_chunks::<8>();
+        let (first, second) = self.span(start, chunks.len());
+        let (before, after) = chunks.split_at(first.len());
+        for (words, chunks) in [(first, before), (second, after)] {
+            for (word, chunk) in words.iter().zip(chunks) {
+                word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
+            }
+        }
+        if !rest.is_empty() {
+            self.ring(start + chunks.len())
+                .store(word_of(rest), Ordering::Relaxed);
+        }
     }
 
     /// Whether what was read of a session so far was whole.
@@ -349,7 +371,7 @@ impl<'c, const DIR: usize, const WORDS: usize> Page<'c, DIR, WORDS> {
         })
     }
 
-    /// Moves a session that is in use to the young end, if it is among the older half of a page that fills up. `value` is
+    /// Moves a session that is in use to the young end, if it is in the oldest quarter of a page that fills up. `value` is
     /// its value, as it was found.
     fn refresh(&self, found: &Found, tag: u32, key: &[u8], value: &[u8]) {
         let (next, oldest) = (self.count(NEXT), self.count(OLDEST));
@@ -357,8 +379,10 @@ impl<'c, const DIR: usize, const WORDS: usize> Page<'c, DIR, WORDS> {
         let turn = found.entry.version() * DIR as u64 + found.slot as u64;
         // The version has lost its upper bits, so this is how many came since, and not which one it is.
         let age = next.wrapping_sub(turn) % (DIR as u64 * 0x1_0000);
-        let old = age > next.saturating_sub(oldest) / 2;
-        let filling = end.saturating_sub(start) > Self::RING as u64 / 2;
+        // Others may be at work, so that these do not fit together: then this is a move too many or too few.
+        let (count, used) = (next.saturating_sub(oldest), end.saturating_sub(start));
+        let old = age * 4 > count * 3;
+        let filling = used * 4 > Self::RING as u64 * 3 || count * 4 > DIR as u64 * 3;
         if old
             && filling
             && let Some(writer) = self.writer()
@@ -406,8 +430,10 @@ impl<const DIR: usize, const WORDS: usize> Page<'_, DIR, WORDS> {
     fn wipe(&self, session: &Session) {
         // As in `is_still`: the change of the directory word comes before what is written here.
         fence(Ordering::Release);
-        for at in session.content() {
-            self.ring(at).store(0, Ordering::Relaxed);
+        let content = session.content();
+        let (first, second) = self.span(content.start, content.len());
+        for word in first.iter().chain(second) {
+            word.store(0, Ordering::Relaxed);
         }
     }
 }
@@ -442,13 +468,11 @@ impl<const DIR: usize, const WORDS: usize> Writer<'_, DIR, WORDS> {
         let start = (end % Page::<DIR, WORDS>::RING as u64) as usize;
         // As in `is_still`: what was retired comes before what is written here.
         fence(Ordering::Release);
-        let put = |at: usize, word: u64| page.ring(start + at).store(word, Ordering::Relaxed);
-        put(0, (key.len() as u64) << 32 | value.len() as u64);
-        put(1, expiry);
-        let content = key.chunks(8).chain(value.chunks(8)).map(word_of);
-        content
-            .enumerate()
-            .for_each(|(at, word)| put(SESSION_HEAD + at, word));
+        let lengths = (key.len() as u64) << 32 | value.len() as u64;
+        page.ring(start).store(lengths, Ordering::Relaxed);
+        page.ring(start + 1).store(expiry, Ordering::Relaxed);
+        page.write(start + SESSION_HEAD, key);
+        page.write(start + SESSION_HEAD + key.len().div_ceil(8), value);
         let slot = (next % DIR as u64) as usize;
         let entry = Entry::full(start, next / DIR as u64, tag);
         page.word(NEXT).store(next + 1, Ordering::Relaxed);

@@ -104,7 +104,8 @@ impl Model {
             return None;
         }
         let age = self.turns.len() - at;
-        if age > self.turns.len() / 2 && self.used() > RING / 2 {
+        let filling = self.used() * 4 > RING * 3 || self.turns.len() > 3;
+        if age * 4 > self.turns.len() * 3 && filling {
             self.put(number, value.clone(), expiry);
         }
         Some(value)

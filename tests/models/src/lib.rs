@@ -117,8 +117,9 @@ mod tests {
         loom::model(|| {
             let cache = cache();
             assert!(cache.put(b"a", b"1", 0));
+            assert!(cache.put(b"b", b"2", 0));
             let other = cache.clone();
-            // A page that is half full: a reader moves the session to the young end.
+            // The oldest of a page that is full: a reader moves the session to the young end.
             let thread = thread::spawn(move || other.get(b"a", 0));
             let taken = cache.take(b"a", 0);
             let read = thread.join().unwrap();
