@@ -267,6 +267,41 @@ fn churn(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// No time, but what a policy keeps: of sessions that are taken once, up to one and a half capacities after they were put,
+/// the share that is still there, and the memory that the process has grown by.
+fn kept(_: &mut Criterion) {
+    for bounded in ["adit", "rustls", "moka", "quick_cache"] {
+        let before = resident();
+        let (_, store) = stores()
+            .into_iter()
+            .find(|(name, _)| *name == bounded)
+            .expect("one of them");
+        let capacity = 2 * SESSIONS as u64;
+        let (mut random, mut asked, mut found) = (Random(1), 0, 0);
+        for number in 0..8 * capacity {
+            store.put(key(number), vec![7; VALUE]);
+            let ago = random.next() % (capacity * 3 / 2);
+            if number > 2 * capacity {
+                asked += 1;
+                found += u32::from(store.take(&key(number - ago)).is_some());
+            }
+        }
+        let share = f64::from(found) / f64::from(asked);
+        let grown = resident().saturating_sub(before) >> 20;
+        println!("session-kept/{bounded}: {share:.3} found, {grown} MiB");
+    }
+}
+
+/// Bytes of memory of this process.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+    let pages = statm
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse::<usize>().ok());
+    pages.expect("a number of pages") * 4096
+}
+
 /// Whole handshakes, client and server, by what the session is resumed.
 fn resumed(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("resumed-handshake");
@@ -287,5 +322,5 @@ fn resumed(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, reads, churn, resumed);
+criterion_group!(benches, reads, churn, kept, resumed);
 criterion_main!(benches);
