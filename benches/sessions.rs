@@ -268,10 +268,9 @@ fn churn(criterion: &mut Criterion) {
 }
 
 /// No time, but what a policy keeps: of sessions that are taken once, up to one and a half capacities after they were put,
-/// the share that is still there, and the memory that the process has grown by.
+/// the share that is still there.
 fn kept(_: &mut Criterion) {
     for bounded in ["adit", "rustls", "moka", "quick_cache"] {
-        let before = resident();
         let (_, store) = stores()
             .into_iter()
             .find(|(name, _)| *name == bounded)
@@ -287,19 +286,8 @@ fn kept(_: &mut Criterion) {
             }
         }
         let share = f64::from(found) / f64::from(asked);
-        let grown = resident().saturating_sub(before) >> 20;
-        println!("session-kept/{bounded}: {share:.3} found, {grown} MiB");
+        println!("session-kept/{bounded}: {share:.3} found");
     }
-}
-
-/// Bytes of memory of this process.
-fn resident() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
-    let pages = statm
-        .split(' ')
-        .nth(1)
-        .and_then(|pages| pages.parse::<usize>().ok());
-    pages.expect("a number of pages") * 4096
 }
 
 /// Whole handshakes, client and server, by what the session is resumed.
