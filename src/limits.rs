@@ -119,6 +119,28 @@ pub const TLS_RENEGOTIATIONS_MAX: u8 = 2;
 /// memory starts anew, which costs one check for each certificate that comes again.
 pub const SIGNATURES_REMEMBERED: usize = 16 * 1024;
 
+/// Smallest `profile.tls.session_cache`, in bytes: 64 pages, so that two cores seldom meet in one.
+pub const SESSION_CACHE_MIN: usize = 1 << 20;
+
+/// Largest `profile.tls.session_cache`, in bytes: room for more than fifty million sessions.
+pub const SESSION_CACHE_MAX: usize = 64 << 30;
+
+/// Longest `profile.tls.session_lifetime` (RFC 8446, section 4.6.1: seven days).
+pub const SESSION_LIFETIME_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// How often the file of ticket keys is looked at, and keys in memory for their age. A new key does not seal before
+/// `adit ticket-keys rotate --in` has passed, which is longer.
+pub const TICKET_KEYS_POLL: Duration = Duration::from_secs(5);
+
+/// Largest file of ticket keys, in bytes: ten times what [`TICKET_KEYS_MAX`] keys need.
+pub const TICKET_KEYS_FILE_MAX: u64 = 64 * 1024;
+
+/// Most ticket keys. Two or three are in use where keys change at half a lifetime.
+pub const TICKET_KEYS_MAX: usize = 64;
+
+/// How far in the future, in seconds, a ticket may have been sealed: the clocks of two nodes differ.
+pub const TICKET_CLOCK_SKEW: u64 = 300;
+
 const _: () = assert!(TLS_RECORD_HEADER + TLS_PLAINTEXT_MAX + 256 <= crate::ring::SMALL_PAYLOAD);
 
 // ---- config: bounds on what a config file may ask for ----

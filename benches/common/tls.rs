@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use adit::certs::make::Usage;
 use adit::certs::{self, IssueRequest, KeyType, MakeCa, Validity};
+use adit::config::Resumption as Resume;
 use adit::table::Published;
 use adit::tls::record::RecordLayer;
 use adit::tls::{
-    DeviceVerifier, Handshake, RevocationPolicy, ServerTls, StalePolicy, server_config, ticketer,
+    DeviceVerifier, Handshake, Resumption as Sessions, RevocationPolicy, Scope, ServerTls,
+    StalePolicy, server_config,
 };
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
@@ -25,6 +27,11 @@ pub struct Ends {
 impl Ends {
     /// TLS 1.3, P-256 on both sides, with the revocation status checked.
     pub fn new(resume: bool) -> Self {
+        Self::resumed_by(resume, &Resume::default())
+    }
+
+    /// The same with a choice of how sessions are resumed.
+    pub fn resumed_by(resume: bool, sessions: &Resume) -> Self {
         let ca = certs::make_ca(&MakeCa {
             common_name: "group".into(),
             days: 10,
@@ -46,13 +53,14 @@ impl Ends {
         let index = Arc::new(Published::new(super::revocation(&super::serials(1000))));
         let group = [ca.certificate().clone()];
         let verifier = DeviceVerifier::new(&group, index, policy).expect("a group certificate");
+        let sessions = Sessions::new(sessions, Scope::new("bench", &group)).expect("random bytes");
         let server = server_config(ServerTls {
             chain: server.chain,
             key: server.key,
             verifier: Arc::new(verifier),
             tls12: false,
             tls13: true,
-            ticketer: ticketer().expect("random bytes"),
+            resumption: Arc::new(sessions),
         })
         .expect("a configuration");
         let mut roots = RootCertStore::empty();

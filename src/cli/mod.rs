@@ -3,6 +3,7 @@
 mod admin;
 mod quickstart;
 mod run;
+mod ticket_keys;
 
 use std::path::PathBuf;
 
@@ -13,10 +14,12 @@ use crate::config::{self, ConfigError};
 use crate::control::{self, ControlError};
 use crate::engine;
 use crate::load::{self, LoadCommand, LoadError};
+use crate::tls::TicketKeysError;
 
 pub use admin::{AdminCommand, AdminError, DevicesCommand, TunnelsCommand};
 pub use quickstart::{QuickstartCommand, QuickstartError};
 pub use run::{Gateway, RunError};
+pub use ticket_keys::TicketKeysCommand;
 
 /// A per-app tunnel gateway: mutual TLS in, policy, one io_uring per core.
 #[derive(Debug, Parser)]
@@ -41,6 +44,9 @@ enum Command {
     /// Make and inspect certificates for devices and servers.
     #[command(subcommand)]
     Certs(CertsCommand),
+    /// Make and rotate the keys with which the nodes of a deployment seal session tickets.
+    #[command(subcommand)]
+    TicketKeys(TicketKeysCommand),
     /// Put load on a gateway, or on any TLS or TCP peer, and measure it.
     Load(Box<LoadCommand>),
     /// List the open tunnels of a running node, or close some.
@@ -76,6 +82,9 @@ pub enum CliError {
     /// Certificates.
     #[error(transparent)]
     Certs(#[from] CertError),
+    /// Ticket keys.
+    #[error(transparent)]
+    TicketKeys(#[from] TicketKeysError),
     /// Load.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -118,6 +127,7 @@ pub fn execute(cli: Cli) -> Result<(), CliError> {
         }
         Command::Quickstart(command) => Ok(quickstart::run(&command)?),
         Command::Certs(command) => Ok(certs::run(command)?),
+        Command::TicketKeys(command) => Ok(command.run()?),
         Command::Load(command) => Ok(load::run(&command)?),
         Command::Tunnels(command) => Ok(command.run()?),
         Command::Devices(command) => Ok(command.run()?),

@@ -13,7 +13,7 @@ use crate::certs::{self, CertError};
 use crate::config::{self, AuditSink, Config, ConfigError, Log, LogFormat};
 use crate::control::{Control, ControlError, RunningNode, Signal, Signals};
 use crate::engine::{EngineError, Node};
-use crate::limits::{DRAIN_POLL, OWN_ADDRESSES_REFRESH, SESSIONS_END};
+use crate::limits::{DRAIN_POLL, OWN_ADDRESSES_REFRESH, SESSIONS_END, TICKET_KEYS_POLL};
 use crate::observe::{self, AuditLog, AuditLogError};
 use crate::ring;
 
@@ -122,6 +122,7 @@ impl Gateway {
                 tokio::join!(
                     names.run(),
                     refresh_addresses(&node),
+                    refresh_sessions(&node),
                     signals(&node, &audit, file, &stops),
                     end(&node, &stops, drain_timeout, ended),
                 );
@@ -143,6 +144,15 @@ async fn refresh_addresses(node: &Node) {
     loop {
         tokio::time::sleep(OWN_ADDRESSES_REFRESH).await;
         node.refresh_own_addresses();
+    }
+}
+
+async fn refresh_sessions(node: &Arc<Node>) {
+    loop {
+        tokio::time::sleep(TICKET_KEYS_POLL).await;
+        let node = node.clone();
+        // Reads a file and walks through a table: not on this thread, which answers probes.
+        let _ = tokio::task::spawn_blocking(move || node.refresh_sessions()).await;
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::document::{List, Slot, Value};
 use super::error::{Fault, Report};
-use super::raw::{RawCrl, RawDeviceAuth, RawIdentity, RawServerCertificate, RawTls, RawTlsSide};
+use super::raw::{RawCrl, RawDeviceAuth, RawIdentity, RawServerCertificate, RawTlsSide};
 use super::types::{DeviceAuth, Field, IdentityMapping, ServerCertificate, Stale};
 use super::values::{Folder, duration, refuse_nonempty, without_repetition, word};
 
@@ -80,10 +80,10 @@ fn refuse_endings(
 }
 
 /// Whether TLS 1.2 and 1.3 are spoken with devices.
-pub(super) fn tls(raw: RawTls, report: &mut Report) -> (bool, bool) {
-    let inbound = protocols(raw.inbound, report);
-    let outbound_place = raw.outbound.protocols.place.clone();
-    if protocols(raw.outbound, report) != (true, true) {
+pub(super) fn tls(inbound: RawTlsSide, outbound: RawTlsSide, report: &mut Report) -> (bool, bool) {
+    let inbound = protocols(inbound, report);
+    let outbound_place = outbound.protocols.place.clone();
+    if protocols(outbound, report) != (true, true) {
         let fault = Fault::unsupported(
             "TLS to servers",
             "write [\"1.2\", \"1.3\"], or leave the key out",

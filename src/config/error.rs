@@ -77,6 +77,12 @@ impl Fault {
     }
 }
 
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; remedy: {}", self.message, self.remedy)
+    }
+}
+
 /// Collects problems.
 #[derive(Debug, Default)]
 pub(super) struct Report {

@@ -16,6 +16,7 @@ mod cores;
 mod document;
 mod error;
 mod raw;
+mod resumption;
 mod routing;
 mod summary;
 mod types;
@@ -28,13 +29,14 @@ mod tests;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
 pub use address::{AddressError, Host, HostPattern, HostPort};
 pub use error::{ConfigError, Problem};
 pub use summary::Summary;
 pub use types::{
     AdminListen, AuditSink, Config, DeviceAuth, Engine, Field, IdentityMapping, Log, LogFormat,
-    Profile, Rule, ServerCertificate, Service, ServiceKind, Stale,
+    Profile, Resumption, ResumptionKind, Rule, ServerCertificate, Service, ServiceKind, Stale,
 };
 
 use error::{Fault, Place, Report};
@@ -58,6 +60,15 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 /// All problems of the text.
 pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
     validate::check(text, file, cores::cpus())
+}
+
+/// Reads a duration as the config file has it, such as `500ms`, `10s`, `5m` or `24h`; not zero.
+///
+/// # Errors
+///
+/// What is wrong, and a remedy.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    values::duration(text).map_err(|fault| fault.to_string())
 }
 
 /// The file's text, bounded.

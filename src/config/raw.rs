@@ -57,6 +57,14 @@ pub(super) struct RawServerCertificate {
 pub(super) struct RawTls {
     pub(super) inbound: RawTlsSide,
     pub(super) outbound: RawTlsSide,
+    pub(super) resumption: RawResumption,
+}
+
+pub(super) struct RawResumption {
+    pub(super) by: Slot<String>,
+    pub(super) session_cache: Slot<String>,
+    pub(super) session_lifetime: Slot<String>,
+    pub(super) ticket_keys: Slot<String>,
 }
 
 pub(super) struct RawTlsSide {
@@ -204,6 +212,12 @@ impl RawTls {
         let tls = Self {
             inbound: RawTlsSide::read(section.section("inbound")),
             outbound: RawTlsSide::read(section.section("outbound")),
+            resumption: RawResumption {
+                by: section.string("resumption"),
+                session_cache: section.string("session_cache"),
+                session_lifetime: section.string("session_lifetime"),
+                ticket_keys: section.string("ticket_keys"),
+            },
         };
         section.finish();
         tls

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::authentication::FIELDS;
 use super::types::{
-    AdminListen, AuditSink, Config, Field, Log, LogFormat, Profile, Rule, ServiceKind, Stale,
+    AdminListen, AuditSink, Config, Field, Log, LogFormat, Profile, Resumption, ResumptionKind,
+    Rule, ServiceKind, Stale,
 };
 
 /// Displays what a [`Config`] means; made by [`Config::summary`].
@@ -41,6 +42,7 @@ impl fmt::Display for Summary<'_> {
             profile.listen,
             versions(profile)
         )?;
+        writeln!(f, "resumption      {}", resumption(&profile.resumption))?;
         writeln!(f, "certificate     {}", certificate(profile))?;
         let device_limit = engine.max_tunnels_per_device;
         writeln!(f, "cores           {}", join(&engine.cores))?;
@@ -90,6 +92,27 @@ fn versions(profile: &Profile) -> &'static str {
         (true, false) => "TLS 1.2 only",
         (false, true) => "TLS 1.3 only",
         (false, false) => "no TLS version",
+    }
+}
+
+fn resumption(resumption: &Resumption) -> String {
+    let cache = match resumption.cache_bytes {
+        0 => "no cache".to_owned(),
+        bytes => format!("a cache of {} MiB", bytes >> 20),
+    };
+    let lifetime = span(resumption.lifetime);
+    match (resumption.by, &resumption.ticket_keys) {
+        (ResumptionKind::Off, _) => "off".to_owned(),
+        (ResumptionKind::Cache, _) => format!("by {cache}, for {lifetime}"),
+        (ResumptionKind::Tickets, Some(keys)) => {
+            format!(
+                "by tickets with the keys of {} and {cache}, for {lifetime}",
+                keys.display()
+            )
+        }
+        (ResumptionKind::Tickets, None) => {
+            format!("by tickets of this node and {cache}, for {lifetime}")
+        }
     }
 }
 

@@ -105,6 +105,8 @@ pub struct Profile {
     pub tls12: bool,
     /// Whether TLS 1.3 is spoken with devices.
     pub tls13: bool,
+    /// How sessions are resumed.
+    pub resumption: Resumption,
     /// How a device proves who it is.
     pub device_auth: DeviceAuth,
     /// The services. Names are unique.
@@ -121,6 +123,42 @@ pub struct ServerCertificate {
     pub primary: PathBuf,
     /// PEM file with the key.
     pub key: Option<PathBuf>,
+}
+
+/// How sessions are resumed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resumption {
+    /// By what.
+    pub by: ResumptionKind,
+    /// Bytes of the table of sessions; 0 for none. With tickets it serves TLS 1.2 clients without them.
+    pub cache_bytes: usize,
+    /// How long a session may be resumed; at least a second, at most a week.
+    pub lifetime: Duration,
+    /// File of the keys that all nodes share. It existed and could be opened when the config was read. `None` for keys
+    /// that are made in memory, and end with the process.
+    pub ticket_keys: Option<PathBuf>,
+}
+
+impl Default for Resumption {
+    fn default() -> Self {
+        Self {
+            by: ResumptionKind::Tickets,
+            cache_bytes: 64 << 20,
+            lifetime: Duration::from_secs(12 * 60 * 60),
+            ticket_keys: None,
+        }
+    }
+}
+
+/// What sessions are resumed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResumptionKind {
+    /// What the client keeps, sealed.
+    Tickets,
+    /// What the node keeps.
+    Cache,
+    /// Not at all.
+    Off,
 }
 
 /// How a device proves who it is. Paths are of files that existed and could be opened when the config was read.

@@ -15,6 +15,7 @@ use super::cores::Cpus;
 use super::document::{Numbers, Reader, Section, Slot};
 use super::error::{ConfigError, Fault, Place, Report, nearest, quoted};
 use super::raw::{RawConfig, RawEngine, RawListener, RawProfile};
+use super::resumption::resumption;
 use super::routing::routing;
 use super::types::{AdminListen, AuditSink, Config, Engine, Log, LogFormat, Profile};
 use super::values::{
@@ -277,7 +278,8 @@ fn profile(raw: RawProfile, folder: &Folder, report: &mut Report) -> Profile {
             }) => (address.to_string(), port),
             None => (listen.ip().to_string(), listen.port()),
         };
-    let (tls12, tls13) = tls(raw.tls, report);
+    let resumption = resumption(raw.tls.resumption, folder, report);
+    let (tls12, tls13) = tls(raw.tls.inbound, raw.tls.outbound, report);
     let (services, rules) = routing(raw.services, raw.rules, &raw.place, report);
     Profile {
         name: name.or("default".to_owned()),
@@ -290,6 +292,7 @@ fn profile(raw: RawProfile, folder: &Folder, report: &mut Report) -> Profile {
             .map(|raw| server_certificate(raw, folder, report)),
         tls12,
         tls13,
+        resumption,
         device_auth: device_auth(raw.device_auth, folder, report),
         services,
         rules,

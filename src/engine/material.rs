@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::ProducesTickets;
 
 use super::registry::{self, StoreError};
 use crate::backend::RoundRobin;
@@ -12,7 +11,8 @@ use crate::certs::{self, CertError};
 use crate::config::{Config, Stale};
 use crate::table::{Published, RegistryError, RevocationIndex};
 use crate::tls::{
-    self, CrlErrors, DeviceVerifier, RevocationPolicy, ServerTls, StalePolicy, TlsError,
+    self, CrlErrors, DeviceVerifier, Resumption, RevocationPolicy, Scope, ServerTls, StalePolicy,
+    TlsError,
 };
 use crate::tunnel::{Limits, ServiceState, Snapshot};
 
@@ -48,7 +48,8 @@ pub struct Material {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     group: Vec<CertificateDer<'static>>,
-    ticketer: Arc<dyn ProducesTickets>,
+    /// How sessions are resumed.
+    pub resumption: Arc<Resumption>,
     /// The revoked certificates.
     pub revocation: RevocationIndex,
     /// When the first CRL runs out, in seconds since 1970.
@@ -82,17 +83,31 @@ impl Material {
         } else {
             (RevocationIndex::builder().build(), Vec::new())
         };
-        let ticketer = tls::ticketer()?;
+        let resumption = Resumption::new(&profile.resumption, Scope::new(&profile.name, &group))
+            .map_err(TlsError::from)?;
         let crl_next_update = reports.iter().filter_map(|report| report.next_update).min();
         Ok(Self {
             config: config.clone(),
             chain,
             key,
             group,
-            ticketer,
+            resumption: Arc::new(resumption),
             revocation,
             crl_next_update,
         })
+    }
+
+    /// Keeps what sessions are resumed with, where it still fits: a reload ends none that is in scope.
+    ///
+    /// # Errors
+    /// [`LoadError`], if the ticket keys changed in this moment and are wrong.
+    pub fn continue_sessions(&mut self, previous: &Resumption) -> Result<(), LoadError> {
+        self.resumption = Arc::new(
+            self.resumption
+                .continuing(previous)
+                .map_err(TlsError::from)?,
+        );
+        Ok(())
     }
 
     /// Reads and checks everything that a start would, and keeps nothing.
@@ -158,7 +173,7 @@ impl Material {
             verifier: verifier.clone(),
             tls12: profile.tls12,
             tls13: profile.tls13,
-            ticketer: self.ticketer.clone(),
+            resumption: self.resumption.clone(),
         })?;
         let services = profile.services.iter().map(|service| ServiceState {
             service: service.clone(),

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::observe::{AuditHandle, CoreMetrics, TunnelFilter, TunnelInfo};
 use crate::ring::{Remote, RingError};
 use crate::table::{CoreLoad, Published, RevocationIndex};
+use crate::tls::Resumption;
 use crate::tunnel::{Causes, Core, Quota, Snapshot};
 
 /// Why the node cannot start.
@@ -74,6 +75,7 @@ pub struct Node {
     registry: Registry,
     sweeper: Arc<Sweeper>,
     revocation: Arc<Published<RevocationIndex>>,
+    resumption: Mutex<Arc<Resumption>>,
     own: Arc<Published<OwnAddresses>>,
     quota: Arc<Quota>,
     draining: AtomicBool,
@@ -118,6 +120,7 @@ impl Node {
             registry,
             sweeper,
             revocation,
+            resumption: Mutex::new(material.resumption.clone()),
             own,
             quota,
         };
@@ -243,7 +246,8 @@ impl Node {
             return Err(ReloadError::NeedsRestart(key));
         }
         let source = self.registry.read(&config)?;
-        let material = Material::load(&config)?;
+        let mut material = Material::load(&config)?;
+        material.continue_sessions(&self.resumption())?;
         let snapshots = material.snapshots(self.cores.len(), &self.revocation)?;
         self.registry.rebase(source)?;
         self.crl_next_update
@@ -253,6 +257,7 @@ impl Node {
             core.run(move || worker::replace_snapshot(snapshot));
         }
         self.revocation_changed();
+        *self.lock_resumption() = material.resumption;
         *current = config;
         self.generation.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -261,6 +266,27 @@ impl Node {
     /// To be called when another revocation index was published: open tunnels whose certificates it revokes are closed.
     pub fn revocation_changed(&self) {
         self.sweeper.changed(Causes::REVOCATION);
+    }
+
+    /// Takes new ticket keys when it is time, and erases sessions that have expired. Reads a file: not for a data core.
+    pub fn refresh_sessions(&self) {
+        match self.resumption().refresh() {
+            Ok(true) => tracing::info!("the ticket keys have changed"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!("the new ticket keys are refused and the old ones stay: {error}");
+            }
+        }
+    }
+
+    fn resumption(&self) -> Arc<Resumption> {
+        self.lock_resumption().clone()
+    }
+
+    fn lock_resumption(&self) -> std::sync::MutexGuard<'_, Arc<Resumption>> {
+        self.resumption
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the machine's addresses again; interfaces come and go.

@@ -1,14 +1,18 @@
 //! Tables that all cores share and read without a lock: what is published to them, what is revoked, which devices
-//! are managed.
+//! are managed, and the TLS sessions that may be resumed.
 //!
-//! Writers work off the data cores, build a whole new table and swap it in with [`Published`]; a reader sees either
+//! But for the sessions, writers work off the data cores, build a whole new table and swap it in with [`Published`]; a reader sees either
 //! the old table or the new one, never a mixture, and never waits, allocates or frees. Nothing here does I/O or knows
 //! TLS: a table gets its contents from the rooms below it.
 
+mod atomic;
 mod devices;
 mod load;
 mod published;
 mod revocation;
+mod sessions;
+#[cfg(test)]
+mod sessions_tests;
 
 pub use devices::{
     DeviceChanges, DeviceCollector, DeviceFormat, DeviceReader, DeviceRegistry, DeviceState,
@@ -17,3 +21,4 @@ pub use devices::{
 pub use load::CoreLoad;
 pub use published::Published;
 pub use revocation::{RevocationIndex, RevocationIndexBuilder, Status, canonical_serial};
+pub use sessions::SessionCache;

@@ -8,25 +8,33 @@ mod failure;
 mod handshake;
 mod identity;
 pub mod record;
+mod resumption;
 mod secrets;
 mod server;
 mod signatures;
 mod stream;
+mod ticket_keys;
+mod tickets;
 mod verifier;
 
 pub use crl::{CrlError, CrlErrors, CrlReport, load_crls};
 pub use failure::{HandshakeFailure, failure_of};
 pub use handshake::{Connection, Handshake};
 pub use identity::{IdentityError, PeerIdentity, earliest_expiry};
+pub use resumption::{Resumption, Scope};
 pub use secrets::{TrafficSecrets, hand_over};
-pub use server::{ServerTls, TlsError, server_config, ticketer};
+pub use server::{ServerTls, TlsError, server_config};
 pub use stream::{
     ClientHandshake, ClientStream, Received, ServerHandshake, ServerStream, StreamError,
     TlsHandshake, TlsStream,
 };
+pub use ticket_keys::{TicketKey, TicketKeys, TicketKeysError};
+pub use tickets::Tickets;
 pub use verifier::{DeviceVerifier, RevocationPolicy, StalePolicy};
 
 #[cfg(test)]
 mod chain_tests;
+#[cfg(test)]
+mod resumption_tests;
 #[cfg(test)]
 mod tests;

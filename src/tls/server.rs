@@ -5,10 +5,11 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::{Error, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
 
+use super::resumption::Resumption;
 use super::secrets::hand_over;
+use super::ticket_keys::TicketKeysError;
 use super::verifier::DeviceVerifier;
 
 /// Why TLS cannot be set up.
@@ -35,8 +36,8 @@ pub enum TlsError {
     #[error("these protocol versions cannot be used: {0}; see profile.tls.inbound")]
     Versions(Error),
     /// The tickets.
-    #[error("no key for session tickets: {0}")]
-    Tickets(Error),
+    #[error("{0}")]
+    Tickets(#[from] TicketKeysError),
 }
 
 /// All suites, the gateway's preference first, as BoringSSL's servers prefer them: AES-128-GCM is the cheapest where there
@@ -65,20 +66,11 @@ pub struct ServerTls {
     pub tls12: bool,
     /// Whether TLS 1.3 is offered.
     pub tls13: bool,
-    /// Session tickets, of all cores.
-    pub ticketer: Arc<dyn ProducesTickets>,
+    /// How sessions are resumed, on all cores.
+    pub resumption: Arc<Resumption>,
 }
 
-/// Ticket keys that rotate, made in memory. A new one for each loaded configuration: a ticket never outlives the group
-/// certificates under which it was given.
-///
-/// # Errors
-/// If the system gives no random bytes.
-pub fn ticketer() -> Result<Arc<dyn ProducesTickets>, TlsError> {
-    aws_lc_rs::Ticketer::new().map_err(TlsError::Tickets)
-}
-
-/// Builds the configuration: client certificate required, ALPN `http/1.1`, stateless tickets.
+/// Builds the configuration: client certificate required, ALPN `http/1.1`.
 ///
 /// # Errors
 /// [`TlsError`].
@@ -102,14 +94,10 @@ pub fn server_config(tls: ServerTls) -> Result<ServerConfig, TlsError> {
         .map_err(TlsError::ServerCertificate)?;
     config.ignore_client_order = true;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config.ticketer = tls.ticketer;
+    tls.resumption.apply(&mut config);
     // The record layer takes the secrets over when the handshake is done.
     config.enable_secret_extraction = true;
     config.key_log = hand_over();
-    // Tickets carry the state; a cache of each core would miss on the other cores.
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    // One ticket is one sealing a handshake; a client that opens several sessions at once gets one with each.
-    config.send_tls13_tickets = 1;
     // Without the extended master secret a resumed TLS 1.2 session can be spliced between two servers, and with it the
     // client's identity (RFC 7627, section 1). Go's clients before 1.21 have none; they have TLS 1.3.
     config.require_ems = true;

@@ -14,7 +14,7 @@ use super::*;
 use crate::certs::make::Usage;
 use crate::certs::revoke::{CrlRequest, Reason, serial_of_issued};
 use crate::certs::{self, CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity};
-use crate::config::{Field, IdentityMapping};
+use crate::config::{self, Field, IdentityMapping};
 use crate::table::{Published, RevocationIndex};
 
 fn authority(name: &str) -> CertificateAuthority {
@@ -41,6 +41,10 @@ struct Gateway {
 }
 
 fn gateway(tls12: bool) -> Gateway {
+    gateway_with(tls12, &config::Resumption::default())
+}
+
+fn gateway_with(tls12: bool, resumption: &config::Resumption) -> Gateway {
     let ca = authority("group");
     let group = [ca.certificate().clone()];
     let revocation = Arc::new(Published::new(index_of(&ca, &[])));
@@ -52,13 +56,14 @@ fn gateway(tls12: bool) -> Gateway {
     let mut request = IssueRequest::new(Usage::Server, "gateway", Validity::days(1).unwrap());
     request.dns = vec!["gateway.test".into()];
     let server = certs::issue(&ca, &request).unwrap();
+    let resumption = Resumption::new(resumption, Scope::new("test", &group)).unwrap();
     let config = server_config(ServerTls {
         chain: server.chain,
         key: server.key,
         verifier: verifier.clone(),
         tls12,
         tls13: !tls12,
-        ticketer: ticketer().unwrap(),
+        resumption: Arc::new(resumption),
     });
     Gateway {
         ca,
@@ -203,16 +208,39 @@ fn each_bad_certificate_has_its_own_failure_in_both_versions() {
     }
 }
 
+/// By tickets, out of the table, and the table alone.
+fn resumptions() -> [config::Resumption; 2] {
+    let tickets = config::Resumption::default();
+    let cache = config::Resumption {
+        by: config::ResumptionKind::Cache,
+        ..tickets.clone()
+    };
+    [tickets, cache]
+}
+
 #[test]
-fn a_resumed_session_is_found_revoked_when_it_is_checked_again() {
-    for tls12 in [true, false] {
-        let gateway = gateway(tls12);
+fn a_resumed_session_is_known_in_full_and_checked_again() {
+    for (tls12, resumption) in [true, false]
+        .into_iter()
+        .flat_map(|tls12| resumptions().map(|resumption| (tls12, resumption)))
+    {
+        let gateway = gateway_with(tls12, &resumption);
         let device = client(&gateway.ca, |_| ());
         let config = client_config(&gateway.ca, Some(&device));
-        shake(&gateway.config, &config).unwrap();
+        let first = shake(&gateway.config, &config).unwrap();
         let resumed = shake(&gateway.config, &config).unwrap();
         assert_eq!(resumed.handshake_kind(), Some(HandshakeKind::Resumed));
         let chain = resumed.peer_certificates().unwrap();
+        assert_eq!(first.peer_certificates().unwrap(), chain);
+        let mapping = IdentityMapping {
+            device: vec![Field::Cn],
+            user: Vec::new(),
+            app: vec![Field::Ou],
+        };
+        let identity = PeerIdentity::from_chain(chain, &mapping).unwrap();
+        let known = PeerIdentity::from_chain(&device.chain, &mapping).unwrap();
+        assert_eq!(identity, known);
+        assert_eq!(identity.device(), "device-1");
         assert_eq!(gateway.verifier.recheck(chain, SystemTime::now()), Ok(()));
         gateway
             .revocation
@@ -225,6 +253,23 @@ fn a_resumed_session_is_found_revoked_when_it_is_checked_again() {
         let later = SystemTime::now() + Duration::from_secs(2 * 24 * 3600);
         let error = gateway.verifier.recheck(chain, later).unwrap_err();
         assert_eq!(failure_of(&error), HandshakeFailure::Expired);
+    }
+}
+
+#[test]
+fn no_session_is_resumed_where_that_is_off() {
+    let off = config::Resumption {
+        by: config::ResumptionKind::Off,
+        ..config::Resumption::default()
+    };
+    for tls12 in [true, false] {
+        let gateway = gateway_with(tls12, &off);
+        let device = client(&gateway.ca, |_| ());
+        let config = client_config(&gateway.ca, Some(&device));
+        for _ in 0..2 {
+            let kind = shake(&gateway.config, &config).unwrap().handshake_kind();
+            assert_ne!(kind, Some(HandshakeKind::Resumed));
+        }
     }
 }
 

@@ -49,6 +49,10 @@ key = "server.key"
 [profile.tls]
 inbound = { protocols = ["1.2", "1.3"], cipher_suites = [] }
 outbound = { protocols = ["1.2", "1.3"], cipher_suites = [] }
+resumption = "tickets"
+session_cache = "64 MiB"
+session_lifetime = "12h"
+ticket_keys = "tickets.key"
 
 [profile.device_auth]
 group_certificates = ["group-ca.pem"]
@@ -110,6 +114,7 @@ impl Scratch {
             "group-ca.pem",
             "group-ca.crl",
             "devices.csv",
+            "tickets.key",
         ] {
             std::fs::write(dir.path().join(name), "x").unwrap();
         }
@@ -199,6 +204,12 @@ fn the_contract() {
             }),
             tls12: true,
             tls13: true,
+            resumption: Resumption {
+                by: ResumptionKind::Tickets,
+                cache_bytes: 64 << 20,
+                lifetime: Duration::from_secs(12 * 3600),
+                ticket_keys: Some(place.path("tickets.key")),
+            },
             device_auth: DeviceAuth {
                 group_certificates: vec![place.path("group-ca.pem")],
                 unmanaged_allowed: false,
@@ -436,6 +447,7 @@ fn the_summary_says_what_the_config_means() {
         "profile         corp, for devices at tunnel.example.com:443\n",
         "listen          0.0.0.0:8443, TLS 1.2 and 1.3\n",
         "cores           0, 1, 4\n",
+        "tickets.key and a cache of 64 MiB, for 12h\n",
         "timeouts        handshake 10s, connect 5s, idle 1m, drain 30s\n",
         "devices.csv; others are blocked\n",
         "group-ca.crl; a stale or missing one refuses\n",

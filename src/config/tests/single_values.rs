@@ -151,6 +151,56 @@ fn what_this_version_cannot_do_is_refused() {
 }
 
 #[test]
+fn resumption() {
+    let resumption = |lines: &str| {
+        right(&with(&format!("[profile.tls]\n{lines}"), ""))
+            .profile
+            .resumption
+    };
+    assert_eq!(resumption(""), Resumption::default());
+    assert_eq!(resumption("resumption = \"off\"").by, ResumptionKind::Off);
+    for (text, bytes) in [
+        ("1024 KiB", 1 << 20),
+        ("16MiB", 16 << 20),
+        ("64 GiB", 64 << 30),
+        ("off", 0),
+    ] {
+        let shown = format!("session_cache = {text:?}");
+        assert_eq!(resumption(&shown).cache_bytes, bytes, "{text}");
+    }
+    let week = "session_lifetime = \"168h\"";
+    assert_eq!(resumption(week).lifetime, Duration::from_secs(604_800));
+    for (lines, parts) in [
+        ("session_cache = \"1 MB\"", ["is not a size", "64 MiB"]),
+        ("session_cache = \"64  MiB\"", ["is not a size", "64 MiB"]),
+        ("session_cache = \"MiB\"", ["is out of range", "1 MiB"]),
+        ("session_cache = \"1023 KiB\"", ["is out of range", "1 MiB"]),
+        ("session_cache = \"65 GiB\"", ["is out of range", "64 GiB"]),
+        (
+            "session_cache = \"99999999999999 GiB\"",
+            ["is out of range", "64 GiB"],
+        ),
+        ("session_lifetime = \"169h\"", ["is out of range", "168h"]),
+        ("session_lifetime = \"999ms\"", ["is out of range", "1s"]),
+        (
+            "ticket_keys = \"none.key\"",
+            ["profile.tls.ticket_keys", "cannot be found"],
+        ),
+        (
+            "resumption = \"cache\"\nticket_keys = \"tickets.key\"",
+            ["profile.tls.ticket_keys", "no tickets are given"],
+        ),
+        (
+            "resumption = \"cache\"\nsession_cache = \"off\"",
+            ["profile.tls.session_cache", "a cache that is off"],
+        ),
+        ("resumption = \"ticket\"", ["did you mean \"tickets\"", ""]),
+    ] {
+        one_problem(&with(&format!("[profile.tls]\n{lines}"), ""), &parts);
+    }
+}
+
+#[test]
 fn tls_versions() {
     let inbound = |list: &str| {
         with(
