@@ -9,8 +9,18 @@ mod devices;
 mod load;
 mod published;
 mod revocation;
+mod serials;
 
 pub use devices::{DeviceRegistry, DeviceState, RegistryError, RegistryProblem};
 pub use load::CoreLoad;
 pub use published::Published;
-pub use revocation::{RevocationIndex, RevocationIndexBuilder, Status, canonical_serial};
+pub use revocation::{
+    Holders, RevocationIndex, RevocationIndexBuilder, RevocationList, Scope, Status, Subject,
+    canonical_serial,
+};
+pub use serials::SerialSet;
+
+/// Bytes of a page, and of a huge one, on the systems that adit runs on. On one with larger pages, advice about them
+/// is refused and nothing is lost.
+const PAGE: usize = 4096;
+const HUGE_PAGE: usize = 2 << 20;
