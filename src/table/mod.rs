@@ -19,8 +19,3 @@ pub use revocation::{
     canonical_serial,
 };
 pub use serials::SerialSet;
-
-/// Bytes of a page, and of a huge one, on the systems that adit runs on. On one with larger pages, advice about them
-/// is refused and nothing is lost.
-const PAGE: usize = 4096;
-const HUGE_PAGE: usize = 2 << 20;

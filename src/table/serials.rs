@@ -1,31 +1,29 @@
-//! An exact set of serial numbers of which one look-up costs about one miss of the cache, at any size.
+//! An exact set of serial numbers in which a look-up costs one miss of the cache where the serial is not in it, and two
+//! where it is, at any size.
 //!
-//! Serials of one length lie in one array of slots, ordered by a keyed hash: a serial's hash, scaled to the number of
-//! slots, is where it lies or a few slots before. So a look-up reads one short stretch of memory, needs no directory, and
-//! stops at the first slot that is empty or whose hash is larger. Equal lengths need no offsets; the share of empty
-//! slots is chosen so that a serial of up to 20 octets (RFC 5280, section 4.1.2.2) costs at most 24 bytes.
+//! The serials of one length lie end to end, ordered by a keyed hash. Beside them is an array of blocks, one cache line
+//! each: a block tells where the serials of its share of the hashes begin, and 16 bits of the hash of each of them. So
+//! that a serial is not listed shows in one line, with one serial in three thousand to be compared in vain; that is
+//! nearly every look-up of a gateway. A serial costs its own octets and 3.2 bytes of blocks.
 //!
 //! The order does not depend on how a CA numbers: sequential serials are as good as random ones, and the key is new
-//! for each table. Measured against other layouts in `docs/decisions/0013-revocation.md`.
+//! for each table. Serials whose hashes crowd into one block are compared one by one. Measured against other layouts
+//! in `docs/decisions/0013-revocation.md`.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 
-/// Bytes that an entry may take, empty slots included, unless it is so long that it needs more itself.
-const ENTRY_BYTES: usize = 23;
+/// Hashes that a block holds: what fits into a cache line.
+const BLOCK: usize = 29;
 
-/// Most and fewest slots in use, as shares of a hundred. Beyond 87 the stretches that are read grow fast; below 70 an
-/// emptier array gains nothing.
-const FILL: (usize, usize) = (70, 87);
-
-/// Slots that are compared before the first look at whether the search is over: nearly every search ends here, without
-/// a branch that the processor has to guess.
-const WINDOW: usize = 4;
+/// Serials to a block in the mean. Their number varies as chance has it: with 20, one block in fifty has more than it
+/// holds hashes of, and those beyond are compared themselves.
+const MEAN: usize = 20;
 
 /// Serials of any length, each in its canonical form; see [`canonical_serial`](super::canonical_serial).
 #[derive(Debug, Default)]
 pub struct SerialSet {
-    /// One table for each length, shortest first.
+    /// One table for each length.
     tables: Box<[Table]>,
 }
 
@@ -33,18 +31,29 @@ pub struct SerialSet {
 #[derive(Debug)]
 struct Table {
     width: usize,
-    len: usize,
-    /// Slots that hashes are scaled to; behind them lie those into which the last ones were pushed, and a window more.
-    capacity: usize,
-    /// An empty slot is all zero. Of the canonical serials only the single octet 0 looks like that, and is kept apart.
-    slots: Box<[u8]>,
-    /// Whether the serial 0 is in the set.
-    zero: bool,
+    /// In the order of their hashes, each once.
+    serials: Box<[u8]>,
+    /// One for each equal share of all hashes, and one more that ends the last.
+    blocks: Box<[Block]>,
     keys: [u64; 2],
 }
 
+/// What is known of the serials in a share of the hashes.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(align(64))]
+struct Block {
+    /// The position of the first of them.
+    first: u32,
+    /// How many of `marks` are in use. All: there may be more serials, up to the `first` of the next block.
+    count: u16,
+    marks: [u16; BLOCK],
+}
+
+const _: () = assert!(size_of::<Block>() == 64);
+
 impl SerialSet {
-    /// Gathers serials, which must be canonical. Takes twice the serials' own bytes meanwhile, and 16 for each.
+    /// Gathers serials, which must be canonical; 2^32 of one length at most. Takes twice the serials' own octets
+    /// meanwhile, and 16 bytes for each.
     pub fn collect<'a>(serials: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut by_width: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
         for serial in serials {
@@ -71,124 +80,154 @@ impl SerialSet {
 
     /// The number of different serials.
     pub fn len(&self) -> usize {
-        self.tables.iter().map(|table| table.len).sum()
+        self.tables
+            .iter()
+            .map(|table| table.serials.len() / table.width)
+            .sum()
     }
 
     /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.tables.is_empty()
     }
 
-    /// The memory that the serials take, in bytes.
+    /// The memory that the set takes, in bytes.
     pub fn bytes(&self) -> usize {
-        self.tables.iter().map(|table| table.slots.len()).sum()
+        self.tables
+            .iter()
+            .map(|table| table.serials.len() + size_of_val(&*table.blocks))
+            .sum()
     }
 
     /// Every serial once, in no useful order.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        self.tables.iter().flat_map(|table| {
-            let zero = table.zero.then_some([0].as_slice());
-            let slots = table.slots.chunks_exact(table.width);
-            slots.filter(|slot| !is_empty(slot)).chain(zero)
-        })
+        self.tables
+            .iter()
+            .flat_map(|table| table.serials.chunks_exact(table.width))
     }
 }
 
 impl Table {
-    /// `bytes` holds serials of `width` octets end to end.
+    /// `bytes` holds serials of `width` octets end to end; at least one.
     fn build(width: usize, bytes: &[u8]) -> Self {
         let random = RandomState::new();
-        let mut table = Table {
-            width,
-            len: 0,
-            capacity: capacity(width, bytes.len() / width),
-            slots: Box::default(),
-            zero: false,
-            keys: [random.hash_one(1u8), random.hash_one(2u8)],
-        };
+        let keys = [random.hash_one(1u8), random.hash_one(2u8)];
         let mut order: Vec<(u64, u32)> = bytes
             .chunks_exact(width)
             .zip(0..)
-            .map(|(serial, at)| (table.hash(serial), at))
+            .map(|(serial, at)| (hash(keys, serial), at))
             .collect();
         order.sort_unstable();
-        let mut used = 0;
-        for (hash, _) in &order {
-            used = table.home(*hash).max(used) + 1;
-        }
-        table.slots = zeroed((used + WINDOW) * width);
-        let mut next = 0;
-        let mut last: &[u8] = &[];
-        for (hash, at) in order {
-            let serial = &bytes[at as usize * width..][..width];
-            if is_empty(serial) {
-                table.zero = true;
-            } else if serial != last && !table.is_before(next, hash, serial) {
-                let slot = table.home(hash).max(next);
-                table.slots[slot * width..][..width].copy_from_slice(serial);
-                table.len += 1;
-                next = slot + 1;
-                last = serial;
+        let serial = |at: u32| &bytes[at as usize * width..][..width];
+        let mut serials = Vec::with_capacity(bytes.len());
+        advise_huge_pages(serials.spare_capacity_mut());
+        let shares = order.len() / MEAN + 1;
+        let mut blocks = Vec::with_capacity(shares + 1);
+        advise_huge_pages(blocks.spare_capacity_mut());
+        blocks.resize(shares + 1, Block::default());
+        let mut open = 0;
+        for same in order.chunk_by(|one, other| one.0 == other.0) {
+            let hash = same[0].0;
+            let at = share(hash, shares);
+            let begun = serials.len();
+            for block in &mut blocks[open..at] {
+                // Those without serials begin where the next one does.
+                if block.count == 0 {
+                    block.first = position(begun / width);
+                }
+            }
+            open = at;
+            let block = &mut blocks[at];
+            if block.count == 0 {
+                block.first = position(begun / width);
+            }
+            for (_, at) in same {
+                let known = serials[begun..].chunks_exact(width);
+                if known.into_iter().all(|known| known != serial(*at)) {
+                    serials.extend_from_slice(serial(*at));
+                    if let Some(mark) = block.marks.get_mut(usize::from(block.count)) {
+                        *mark = mark_of(hash);
+                        block.count += 1;
+                    }
+                }
             }
         }
-        table.len += usize::from(table.zero);
-        table
-    }
-
-    /// Whether `serial` lies right before slot `end`, among those of the same hash.
-    fn is_before(&self, end: usize, hash: u64, serial: &[u8]) -> bool {
-        self.slots[..end * self.width]
-            .rchunks_exact(self.width)
-            .take_while(|slot| !is_empty(slot) && self.hash(slot) == hash)
-            .any(|slot| slot == serial)
+        let end = position(serials.len() / width);
+        for block in &mut blocks[open + 1..] {
+            block.first = end;
+        }
+        Table {
+            width,
+            serials: serials.into(),
+            blocks: blocks.into(),
+            keys,
+        }
     }
 
     fn contains(&self, serial: &[u8]) -> bool {
-        if is_empty(serial) {
-            return self.zero;
+        let hash = hash(self.keys, serial);
+        let at = share(hash, self.blocks.len() - 1);
+        let block = &self.blocks[at];
+        let first = block.first as usize;
+        let mark = mark_of(hash);
+        // All marks are compared, so that there is nothing to guess for the processor; those not in use are cut off.
+        let mut found = 0u32;
+        for (bit, known) in block.marks.iter().enumerate() {
+            found |= u32::from(*known == mark) << bit;
         }
-        let hash = self.hash(serial);
-        let mut at = self.home(hash) * self.width;
-        let last_word = tail(serial);
-        // The last slot is empty, so the array does not end before the search does.
-        while let Some(window) = self.slots.get(at..at + WINDOW * self.width) {
-            // The last octets differ in nearly every pair of serials; comparing them costs no call.
-            let mut like = false;
-            for slot in window.chunks_exact(self.width) {
-                like |= tail(slot) == last_word;
-            }
-            if like && window.chunks_exact(self.width).any(|slot| slot == serial) {
+        found &= (1 << block.count) - 1;
+        while found != 0 {
+            if self.serial(first + found.trailing_zeros() as usize) == serial {
                 return true;
             }
-            let last = &window[(WINDOW - 1) * self.width..];
-            if is_empty(last) || self.hash(last) > hash {
-                return false;
-            }
-            at += WINDOW * self.width;
+            found &= found - 1;
         }
-        false
+        usize::from(block.count) == BLOCK
+            && (first + BLOCK..self.blocks[at + 1].first as usize)
+                .any(|at| self.serial(at) == serial)
     }
 
-    /// The slot from which on a serial of this hash lies.
-    fn home(&self, hash: u64) -> usize {
-        // Below `capacity`, which is a usize.
-        ((u128::from(hash) * self.capacity as u128) >> 64) as usize
+    fn serial(&self, at: usize) -> &[u8] {
+        &self.serials[at * self.width..][..self.width]
     }
+}
 
-    #[inline]
-    fn hash(&self, serial: &[u8]) -> u64 {
-        let [first, second] = self.keys;
-        let mut state = first;
-        let mut rest = serial;
-        while let Some((word, behind)) = rest.split_first_chunk::<8>()
-            && !behind.is_empty()
-        {
-            state = fold(state ^ u64::from_le_bytes(*word), second | 1);
-            rest = behind;
-        }
-        // One to eight octets are left; reaching back over those that were taken saves a copy.
-        fold(state ^ tail(serial), second | 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+/// The share of all hashes that one falls into: its high bits, scaled.
+#[inline]
+fn share(hash: u64, shares: usize) -> usize {
+    // Below `shares`, which is a usize.
+    ((u128::from(hash) * shares as u128) >> 64) as usize
+}
+
+/// The low bits, on which the share hardly depends.
+#[inline]
+fn mark_of(hash: u64) -> u16 {
+    hash as u16
+}
+
+fn position(at: usize) -> u32 {
+    u32::try_from(at).expect("positions are counted in 32 bits from the start")
+}
+
+#[inline]
+fn hash(keys: [u64; 2], serial: &[u8]) -> u64 {
+    let [first, second] = keys;
+    let mut state = first;
+    let mut rest = serial;
+    while let Some((word, behind)) = rest.split_first_chunk::<8>()
+        && !behind.is_empty()
+    {
+        state = fold(state ^ u64::from_le_bytes(*word), second | 1);
+        rest = behind;
     }
+    // One to eight octets are left; reaching back over those that were taken saves a copy.
+    let tail = match serial.last_chunk::<8>() {
+        Some(word) => u64::from_le_bytes(*word),
+        None => serial
+            .iter()
+            .fold(0, |word, octet| word << 8 | u64::from(*octet)),
+    };
+    fold(fold(state ^ tail, second | 1), 0x9e37_79b9_7f4a_7c15)
 }
 
 /// Both halves of a product: each bit of both factors reaches the result.
@@ -198,48 +237,31 @@ fn fold(one: u64, other: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// The last eight octets, or all of fewer.
-#[inline]
-fn tail(serial: &[u8]) -> u64 {
-    match serial.last_chunk::<8>() {
-        Some(word) => u64::from_le_bytes(*word),
-        None => serial
-            .iter()
-            .fold(0, |word, octet| word << 8 | u64::from(*octet)),
-    }
-}
-
-#[inline]
-fn is_empty(slot: &[u8]) -> bool {
-    tail(slot) == 0 && slot.iter().all(|octet| *octet == 0)
-}
-
-/// The number of slots for `count` serials of `width` octets.
-fn capacity(width: usize, count: usize) -> usize {
-    let slots = count.saturating_mul(ENTRY_BYTES) / width;
-    slots.clamp(count * 100 / FILL.1, count * 100 / FILL.0) + 1
-}
-
-/// A zeroed array, in huge pages where the kernel has them: with small ones, most look-ups in a large table would miss
-/// the translation of the address too.
-fn zeroed(length: usize) -> Box<[u8]> {
-    let mut bytes = vec![0; length].into_boxed_slice();
+/// Asks for huge pages where the kernel has them: with small ones, most look-ups in a large table would miss the
+/// translation of the address too.
+fn advise_huge_pages<T>(memory: &mut [T]) {
     #[cfg(not(miri))]
-    if length >= super::HUGE_PAGE {
-        // SAFETY: the range is that of a living allocation, which `&mut` proves nobody else uses now, and the advice
-        // changes neither its contents nor its access rights. An address between page bounds is refused by the kernel
-        // without effect, so it is rounded up to one, inside the allocation since that is longer than a page.
-        unsafe {
-            let start = bytes.as_mut_ptr();
-            let skipped = start.align_offset(super::PAGE).min(length);
-            libc::madvise(
-                start.add(skipped).cast(),
-                length - skipped,
-                libc::MADV_HUGEPAGE,
-            );
+    {
+        const PAGE: usize = 4096;
+        const HUGE_PAGE: usize = 2 << 20;
+        let length = size_of_val(memory);
+        if length >= HUGE_PAGE {
+            let start = memory.as_mut_ptr().cast::<u8>();
+            let skipped = start.align_offset(PAGE).min(length);
+            // SAFETY: `skipped <= length`, so the range lies in the allocation that `memory` borrows for this call. The
+            // advice changes neither contents nor access rights. On a system with larger pages the kernel refuses an
+            // address between two of them, without effect.
+            unsafe {
+                libc::madvise(
+                    start.add(skipped).cast(),
+                    length - skipped,
+                    libc::MADV_HUGEPAGE,
+                );
+            }
         }
     }
-    bytes
+    #[cfg(miri)]
+    let _ = memory;
 }
 
 #[cfg(test)]
@@ -305,13 +327,37 @@ mod tests {
     }
 
     #[test]
-    fn zero_is_a_serial_and_an_empty_slot_is_none() {
+    fn zero_is_a_serial_like_any_other() {
         let none = SerialSet::collect([[5].as_slice()]);
         assert!(!none.contains(&[0]) && none.contains(&[5]) && none.len() == 1);
         let zero = SerialSet::collect([[0].as_slice(), &[5], &[0]]);
         assert!(zero.contains(&[0]) && zero.contains(&[5]) && zero.len() == 2);
-        assert_eq!(zero.iter().count(), 2);
         assert!(SerialSet::default().is_empty() && !SerialSet::default().contains(&[0]));
+    }
+
+    /// More serials to a block than it has marks, which the hash alone seldom brings about.
+    #[test]
+    fn serials_that_crowd_into_one_block_are_found() {
+        let mut state = 3;
+        let serials: Vec<Vec<u8>> = (0..200).map(|_| serial(&mut state, 16)).collect();
+        let mut table = Table::build(16, &serials.concat());
+        table.blocks = Box::new([
+            Block {
+                first: 0,
+                count: BLOCK as u16,
+                marks: std::array::from_fn(|at| mark_of(hash(table.keys, table.serial(at)))),
+            },
+            Block {
+                first: 200,
+                ..Block::default()
+            },
+        ]);
+        for serial in &serials {
+            assert!(table.contains(serial));
+        }
+        for _ in 0..200 {
+            assert!(!table.contains(&serial(&mut state, 16)));
+        }
     }
 
     #[test]
