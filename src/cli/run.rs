@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::backend::{ResolverTask, resolver};
+use crate::backend::{ResolverHandle, ResolverTask, resolver};
 use crate::certs::{self, CertError};
 use crate::config::{self, AuditSink, Config, ConfigError, Log, LogFormat};
-use crate::control::{Control, ControlError, RunningNode, Signal, Signals};
+use crate::control::{
+    Control, ControlError, RunningNode, Signal, Signals, fetch_crls, watch_crl_files,
+};
 use crate::engine::{EngineError, Node};
 use crate::limits::{DRAIN_POLL, OWN_ADDRESSES_REFRESH, SESSIONS_END};
 use crate::observe::{self, AuditLog, AuditLogError};
@@ -53,6 +55,7 @@ pub struct Gateway {
     audit: AuditLog,
     control: Control,
     names: ResolverTask,
+    resolver: ResolverHandle,
     drain_timeout: Duration,
 }
 
@@ -81,6 +84,7 @@ impl Gateway {
             AuditSink::File(path) => observe::AuditSink::File(path.clone()),
         })?;
         let (handle, names) = resolver();
+        let resolver = handle.clone();
         let drain_timeout = config.engine.drain_timeout;
         let node = Arc::new(Node::start(config, &audit.handle(), &handle)?);
         Ok(Self {
@@ -88,6 +92,7 @@ impl Gateway {
             audit,
             control,
             names,
+            resolver,
             drain_timeout,
         })
     }
@@ -108,6 +113,7 @@ impl Gateway {
             audit,
             control,
             names,
+            resolver,
             drain_timeout,
         } = self;
         let (ended, shutdown) = watch::channel(false);
@@ -119,6 +125,8 @@ impl Gateway {
                 tokio::join!(
                     names.run(),
                     refresh_addresses(&node),
+                    watch_crl_files(node.clone()),
+                    fetch_crls(node.clone(), resolver),
                     signals(&node, &audit, file, &stops),
                     end(&node, &stops, drain_timeout, ended),
                 );

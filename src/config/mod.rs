@@ -30,11 +30,12 @@ use std::io::Read;
 use std::path::Path;
 
 pub use address::{AddressError, Host, HostPattern, HostPort};
+pub use authentication::url_host;
 pub use error::{ConfigError, Problem};
 pub use summary::Summary;
 pub use types::{
-    AdminListen, AuditSink, Config, DeviceAuth, Engine, Field, IdentityMapping, Log, LogFormat,
-    Profile, Rule, ServerCertificate, Service, ServiceKind, Stale,
+    AdminListen, AuditSink, Config, CrlFetch, DeviceAuth, Engine, Field, IdentityMapping, Log,
+    LogFormat, Profile, Rule, ServerCertificate, Service, ServiceKind, Stale,
 };
 
 use error::{Fault, Place, Report};

@@ -8,6 +8,8 @@
 //! requests that were meant for it (see `host`). It has no authentication beyond that: who can log in to the machine,
 //! or for a Unix socket who is the same user, can read.
 
+mod crls;
+mod fetch;
 mod host;
 mod listen;
 mod node;
@@ -15,6 +17,7 @@ mod pages;
 mod server;
 mod signals;
 
+pub use crls::{fetch_crls, watch_crl_files};
 pub use listen::Control;
 pub use node::RunningNode;
 pub use signals::{Signal, Signals};

@@ -57,6 +57,7 @@ impl Node for RunningNode {
             crl_entries: Some(entries),
             crl_next_update: next_update
                 .map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+            crls: engine.crls(),
             registry_devices: Some(engine.registered_devices()),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -17,7 +17,7 @@ use super::host::names_this_machine;
 use super::{Node, Reply};
 use crate::limits::{CORE_ANSWER, TUNNELS_LISTED, TUNNELS_LISTED_MAX};
 use crate::observe::{
-    CoreMetrics, OPENMETRICS, Stage, TunnelInfo, percentile_text, render, summarize,
+    CoreMetrics, CrlInfo, OPENMETRICS, Stage, TunnelInfo, percentile_text, render, summarize,
 };
 
 type Page = Response<Full<Bytes>>;
@@ -128,6 +128,7 @@ impl Pages {
             "draining": gauges.draining,
             "config_generation": gauges.config_generation,
             "audit_lost": gauges.audit_lost,
+            "crls": crls(&gauges.crls),
         });
         json_page(status, &body)
     }
@@ -310,6 +311,21 @@ impl Query {
         }
         Ok(parsed)
     }
+}
+
+/// Each CRL with its state.
+fn crls(crls: &[CrlInfo]) -> Value {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    crls.iter()
+        .map(|crl| {
+            let mut line = json!(crl);
+            line["state"] = crl.state(now).into();
+            line["age_seconds"] = crl.this_update.map(|made| now.saturating_sub(made)).into();
+            line
+        })
+        .collect()
 }
 
 fn name_silent(headers: &mut HeaderMap, silent: &[usize]) {

@@ -5,6 +5,7 @@
 mod handover;
 mod material;
 mod node;
+mod revocation;
 mod worker;
 
 pub use material::{LoadError, Material};

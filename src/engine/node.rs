@@ -9,12 +9,13 @@ use std::time::SystemTime;
 
 use super::handover::Handover;
 use super::material::{LoadError, Material};
+use super::revocation::Revocation;
 use super::worker::{self, Place};
 use crate::backend::{Dialer, OwnAddresses, ResolverHandle};
 use crate::config::Config;
 use crate::observe::{AuditHandle, CoreMetrics, TunnelInfo};
 use crate::ring::{Remote, RingError};
-use crate::table::{DeviceRegistry, Published, RevocationIndex};
+use crate::table::{DeviceRegistry, Published};
 use crate::tunnel::{Core, Quota};
 
 /// Why the node cannot start.
@@ -70,13 +71,12 @@ pub struct Node {
     threads: Mutex<Vec<JoinHandle<()>>>,
     address: SocketAddr,
     devices: Arc<Published<DeviceRegistry>>,
-    revocation: Arc<Published<RevocationIndex>>,
+    pub(super) revocation: Revocation,
     own: Arc<Published<OwnAddresses>>,
     quota: Arc<Quota>,
     draining: AtomicBool,
     generation: AtomicU64,
     reload_failures: AtomicU64,
-    crl_next_update: AtomicU64,
     started: SystemTime,
 }
 
@@ -92,11 +92,7 @@ impl Node {
     ) -> Result<Self, EngineError> {
         let mut material = Material::load(&config)?;
         let devices = Arc::new(Published::new(std::mem::take(&mut material.devices)));
-        let empty = RevocationIndex::builder().build();
-        let revocation = Arc::new(Published::new(std::mem::replace(
-            &mut material.revocation,
-            empty,
-        )));
+        let revocation = Revocation::new(std::mem::take(&mut material.crls));
         let own = OwnAddresses::read().map_err(EngineError::Interfaces)?;
         let own = Arc::new(Published::new(own));
         let quota = Arc::new(Quota::default());
@@ -107,7 +103,6 @@ impl Node {
             draining: AtomicBool::new(false),
             generation: AtomicU64::new(1),
             reload_failures: AtomicU64::new(0),
-            crl_next_update: AtomicU64::new(material.crl_next_update.unwrap_or(0)),
             started: SystemTime::now(),
             config: Mutex::new(config.clone()),
             devices,
@@ -211,17 +206,17 @@ impl Node {
         if let Some((_, key)) = fixed.into_iter().find(|(changed, _)| *changed) {
             return Err(ReloadError::NeedsRestart(key));
         }
-        let material = Material::load(&config)?;
+        let _turn = self.revocation.turn();
+        let material = Material::load_beside(&config, Some(&self.revocation))?;
         let snapshots = material.snapshots(self.cores.len(), &self.revocation)?;
-        self.crl_next_update
-            .store(material.crl_next_update.unwrap_or(0), Ordering::Relaxed);
         self.devices.publish(material.devices);
-        self.revocation.publish(material.revocation);
+        self.revocation.replace(material.crls);
         for (core, snapshot) in self.cores.iter().zip(snapshots) {
             core.run(move || {
                 worker::with_core(|core| *core.snapshot.borrow_mut() = snapshot.into());
             });
         }
+        self.revocation_changed();
         *current = config;
         self.generation.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -287,10 +282,9 @@ impl Node {
     /// Revoked certificates known, and when the first CRL runs out, in seconds since 1970.
     #[must_use]
     pub fn revocation(&self) -> (u64, Option<u64>) {
-        let next = self.crl_next_update.load(Ordering::Relaxed);
         (
-            self.revocation.read(|index| index.len() as u64),
-            (next > 0).then_some(next),
+            self.revocation.index.read(|index| index.len() as u64),
+            self.crls().iter().filter_map(|crl| crl.next_update).min(),
         )
     }
 
