@@ -81,7 +81,48 @@ const _: () = assert!(TUNNELS_LISTED <= TUNNELS_LISTED_MAX);
 const _: () = assert!(DEVICES_LISTED <= DEVICES_LISTED_MAX);
 const _: () = assert!(2 * ADMIN_TOKEN_MAX < ADMIN_REQUEST_BYTES);
 
+/// How often CRL files are looked at for a change, and what is due is looked for: a revocation in a file bites within
+/// this and the time that the list takes to read.
+pub const CRL_POLL: Duration = Duration::from_secs(1);
+
+/// CRLs that are fetched at once: each may hold a list of [`MAX_CRL_FILE`] bytes in memory.
+pub const CRL_FETCHES: usize = 2;
+
+/// URLs of CRLs, those found in certificates included. A large CA has 128 partitions.
+pub const CRL_SOURCES_MAX: usize = 512;
+
+/// Shortest and longest time between two requests for a CRL that could be fetched. A conditional request is cheap, and
+/// an authority may publish before it said it would.
+pub const CRL_UPDATE_MIN: Duration = Duration::from_secs(60);
+/// See [`CRL_UPDATE_MIN`].
+pub const CRL_UPDATE_MAX: Duration = Duration::from_secs(3600);
+
+/// How long after a first failure a CRL is asked for again; doubled with each further one.
+pub const CRL_RETRY: Duration = Duration::from_secs(10);
+
+/// The longest such wait.
+pub const CRL_RETRY_MAX: Duration = Duration::from_secs(600);
+
+/// How long a CRL's server may take to be resolved, to be connected to, and to agree on TLS, each.
+pub const CRL_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a CRL's server may pause, before its header or between two pieces of the list.
+pub const CRL_PIECE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long fetching a CRL may take in all: 500 MB at 14 Mbit/s. Who drips bytes keeps no more than one of
+/// [`CRL_FETCHES`] busy for so long, and waits twice as long for each next attempt.
+pub const CRL_FETCH_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Redirections that are followed for one CRL.
+pub const CRL_REDIRECTS_MAX: usize = 5;
+
+const _: () = assert!(CRL_RETRY.as_secs() < CRL_RETRY_MAX.as_secs());
+const _: () = assert!(CRL_UPDATE_MIN.as_secs() < CRL_UPDATE_MAX.as_secs());
+
 // ---- tls ----
+
+/// Distribution points of client certificates that wait to be looked at.
+pub const CRL_POINTS_QUEUE: usize = 64;
 
 /// Bytes of a TLS record's header (RFC 8446, section 5.1).
 pub const TLS_RECORD_HEADER: usize = 5;
@@ -180,9 +221,9 @@ pub const HOST_LABEL_MAX: usize = 63;
 /// a mistyped path (a disk image, a log) from being read into memory.
 pub const MAX_CERTIFICATE_FILE: u64 = 4 * 1024 * 1024;
 
-/// Largest CRL file that is read, in bytes. The largest public CRLs are about 100 MB in DER and 135 MB in PEM; one million
-/// entries are about 40 MB. This is also the largest PEM block that the PEM reader accepts.
-pub const MAX_CRL_FILE: u64 = 256 * 1024 * 1024;
+/// Largest CRL file that is read, in bytes. The largest public CRLs are about 100 MB in DER; ten million entries with
+/// reasons are about 520 MB. A single PEM block ends at 256 MiB, where the PEM reader does: larger lists are kept in DER.
+pub const MAX_CRL_FILE: u64 = 768 * 1024 * 1024;
 
 /// Longest validity that `adit certs` signs, in days: a hundred years, so that date arithmetic stays far from the year 9999
 /// where the encoding of RFC 5280 section 4.1.2.5 ends.

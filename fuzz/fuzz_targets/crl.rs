@@ -67,7 +67,7 @@ fuzz_target!(|data: &[u8]| {
         let Ok((index, reports)) = load_crls(&files, &group, SystemTime::now()) else {
             return;
         };
-        assert!(!reports.is_empty() && index.issuers() == reports.len());
+        assert!(!reports.is_empty() && index.issuers() <= reports.len());
         assert!(index.len() <= reports.iter().map(|report| report.entries).sum());
         assert_ne!(index.status(b"nobody", &[1], 0), Status::Revoked);
     });

@@ -17,6 +17,7 @@
 pub mod command;
 pub mod describe;
 pub mod files;
+mod frame;
 pub mod make;
 pub mod read;
 pub mod revoke;
@@ -34,7 +35,7 @@ pub use describe::{Description, describe};
 pub use make::{
     CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity, issue, make_ca,
 };
-pub use read::{key_matches, read_certificates, read_crls, read_private_key};
+pub use read::{crls_in, key_matches, read_certificates, read_crls, read_private_key};
 pub use revoke::{Crl, CrlRequest, Reason, revoke};
 pub use self_signed::{ensure_self_signed, self_signed};
 pub use serial::Serial;

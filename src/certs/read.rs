@@ -1,8 +1,8 @@
 //! Reading certificates, private keys and revocation lists from files.
 //!
 //! A file is PEM or DER by its content. In PEM, blocks of other kinds, text between blocks and any order are accepted, so that
-//! one bundle can hold a chain, its key and a CRL. Every certificate and CRL that is returned has been parsed once,
-//! to its last byte; every key has been accepted by the cryptographic library. Truncation is always an error.
+//! one bundle can hold a chain, its key and a CRL. Every certificate that is returned has been parsed once,
+//! to its last byte, of a CRL its frame alone; every key has been accepted by the cryptographic library. Truncation is always an error.
 //!
 //! Nothing is verified here: not a signature, not a date, not the order of a chain. PKCS#7 and PKCS#12 are not read yet.
 
@@ -16,9 +16,9 @@ use rustls_pki_types::pem::{self, PemObject, SectionKind};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
-use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::CertError;
+use super::frame::{der_length, is_crl, is_encrypted};
 use crate::limits::{MAX_CERTIFICATE_FILE, MAX_CRL_FILE};
 
 const BEGIN: &[u8] = b"-----BEGIN ";
@@ -45,14 +45,26 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Ce
 /// # Errors
 /// Where the file can not be read, holds no CRL, or holds one that is broken or truncated.
 pub fn read_crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, CertError> {
-    let bytes = load(path, MAX_CRL_FILE)?;
-    let ders = items(
-        path,
-        &bytes,
-        SectionKind::Crl,
-        "CRL",
-        |der| matches!(CertificateRevocationList::from_der(der), Ok((rest, _)) if rest.is_empty()),
-    )?;
+    crls_in(path, load(path, MAX_CRL_FILE)?)
+}
+
+/// Reads every certificate revocation list of what a file or a server gave; errors call it `path`.
+///
+/// # Errors
+/// As [`read_crls`].
+pub fn crls_in(
+    path: &Path,
+    bytes: Vec<u8>,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, CertError> {
+    if Encoding::of(&bytes) == Encoding::Der {
+        // Half a gigabyte is not copied.
+        check_length(path, &bytes)?;
+        if !is_crl(&bytes) {
+            return Err(no_item(path, "CRL", &[]));
+        }
+        return Ok(vec![bytes.into()]);
+    }
+    let ders = items(path, &bytes, SectionKind::Crl, "CRL", is_crl)?;
     Ok(ders
         .into_iter()
         .map(CertificateRevocationListDer::from)
@@ -205,26 +217,12 @@ fn private_key_from_pem(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'stat
 
 fn private_key_from_der(path: &Path, bytes: Vec<u8>) -> Result<PrivateKeyDer<'static>, CertError> {
     check_length(path, &bytes)?;
-    if is_encrypted_der(&bytes) {
+    if is_encrypted(&bytes) {
         return Err(CertError::EncryptedKey {
             path: path.to_path_buf(),
         });
     }
     PrivateKeyDer::try_from(bytes).map_err(|_| no_item(path, "private key", &[]))
-}
-
-/// `EncryptedPrivateKeyInfo` (RFC 5958 section 3) is an AlgorithmIdentifier and an OCTET STRING, nothing else; a certificate also
-/// begins with a SEQUENCE, but no OCTET STRING follows that.
-fn is_encrypted_der(bytes: &[u8]) -> bool {
-    const SEQUENCE: u8 = 0x30;
-    const OCTET_STRING: u8 = 0x04;
-    let Some(inner) = header_length(bytes).and_then(|header| bytes.get(header..)) else {
-        return false;
-    };
-    let after = der_length(inner)
-        .and_then(|length| usize::try_from(length).ok())
-        .and_then(|length| inner.get(length));
-    inner.first() == Some(&SEQUENCE) && after == Some(&OCTET_STRING)
 }
 
 /// One block of a PEM file; its line is that of its BEGIN, from 1; its text includes BEGIN and END.
@@ -326,29 +324,6 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, usize, &[u8])> {
             offset += line.len() + 1;
             (index + 1, start, line.trim_ascii_end())
         })
-}
-
-/// The length of the header of the DER SEQUENCE at the start of `bytes`.
-fn header_length(bytes: &[u8]) -> Option<usize> {
-    match bytes {
-        [0x30, length, ..] if *length < 0x80 => Some(2),
-        // Up to four octets of length: more than any file that is read here.
-        [0x30, form @ 0x81..=0x84, ..] => Some(2 + usize::from(form & 0x7f)),
-        _ => None,
-    }
-}
-
-/// The length, header included, of the DER SEQUENCE at the start of `bytes`, whether or not `bytes` has it all. `None` where
-/// no SEQUENCE begins there.
-fn der_length(bytes: &[u8]) -> Option<u64> {
-    let header = header_length(bytes)?;
-    let content = match bytes.get(2..header)? {
-        [] => u64::from(bytes[1]),
-        octets => octets
-            .iter()
-            .fold(0, |length, octet| length << 8 | u64::from(*octet)),
-    };
-    Some(header as u64 + content)
 }
 
 fn check_length(path: &Path, bytes: &[u8]) -> Result<(), CertError> {

@@ -456,7 +456,16 @@ fn a_crl_file_cut_anywhere_or_with_a_broken_entry_is_refused() {
     let mut broken = crl.der.to_vec();
     broken[at - 2] = 0x05; // INTEGER becomes NULL: the second entry must not simply be lost.
     fs::write(&path, &broken).unwrap();
-    assert!(read_crls(&path).is_err());
+    assert!(describe(&path).is_err());
+    let read = read_crls(&path).unwrap().remove(0);
+    assert!(
+        revoke(
+            &ca,
+            Some(&read),
+            &crl_request(Vec::new(), Reason::default())
+        )
+        .is_err()
+    );
 
     let pem = super::make::pem_block("X509 CRL", &crl.der);
     fs::write(&path, pem.clone() + &pem).unwrap();

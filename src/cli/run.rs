@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::backend::{ResolverTask, resolver};
+use crate::backend::{ResolverHandle, ResolverTask, resolver};
 use crate::certs::{self, CertError};
 use crate::config::{self, AuditSink, Config, ConfigError, Log, LogFormat};
-use crate::control::{Control, ControlError, RunningNode, Signal, Signals};
+use crate::control::{
+    Control, ControlError, RunningNode, Signal, Signals, fetch_crls, watch_crl_files,
+};
 use crate::engine::{EngineError, Node};
 use crate::limits::{DRAIN_POLL, OWN_ADDRESSES_REFRESH, SESSIONS_END, TICKET_KEYS_POLL};
 use crate::observe::{self, AuditLog, AuditLogError};
@@ -53,6 +55,7 @@ pub struct Gateway {
     audit: AuditLog,
     control: Control,
     names: ResolverTask,
+    resolver: ResolverHandle,
     drain_timeout: Duration,
 }
 
@@ -84,6 +87,7 @@ impl Gateway {
             AuditSink::File(path) => observe::AuditSink::File(path.clone()),
         })?;
         let (handle, names) = resolver();
+        let resolver = handle.clone();
         let drain_timeout = config.engine.drain_timeout;
         let node = Arc::new(Node::start(config, &audit.handle(), &handle)?);
         Ok(Self {
@@ -91,6 +95,7 @@ impl Gateway {
             audit,
             control,
             names,
+            resolver,
             drain_timeout,
         })
     }
@@ -111,6 +116,7 @@ impl Gateway {
             audit,
             control,
             names,
+            resolver,
             drain_timeout,
         } = self;
         let (ended, shutdown) = watch::channel(false);
@@ -123,6 +129,8 @@ impl Gateway {
                     names.run(),
                     refresh_addresses(&node),
                     refresh_sessions(&node),
+                    watch_crl_files(node.clone()),
+                    fetch_crls(node.clone(), resolver),
                     signals(&node, &audit, file, &stops),
                     end(&node, &stops, drain_timeout, ended),
                 );

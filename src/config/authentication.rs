@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::document::{List, Slot, Value};
-use super::error::{Fault, Report};
+use super::error::{Fault, Report, quoted};
 use super::raw::{RawCrl, RawDeviceAuth, RawIdentity, RawServerCertificate, RawTlsSide};
-use super::types::{DeviceAuth, Field, IdentityMapping, ServerCertificate, Stale};
-use super::values::{Folder, duration, refuse_nonempty, without_repetition, word};
+use super::types::{CrlFetch, DeviceAuth, Field, IdentityMapping, ServerCertificate, Stale};
+use super::values::{Folder, duration, networks, refuse_nonempty, without_repetition, word};
 
 pub(super) fn server_certificate(
     raw: RawServerCertificate,
@@ -162,7 +162,7 @@ pub(super) fn device_auth(raw: RawDeviceAuth, folder: &Folder, report: &mut Repo
             .parse(report, |text| folder.readable(&text));
         group_certificates.push(file);
     }
-    let (crl_enabled, crl_files, stale) = crl(raw.crl, folder, report);
+    let (crl_enabled, crl_files, crl_fetch, stale) = crl(raw.crl, folder, report);
     DeviceAuth {
         group_certificates: without_repetition(group_certificates, report),
         unmanaged_allowed: raw
@@ -177,18 +177,18 @@ pub(super) fn device_auth(raw: RawDeviceAuth, folder: &Folder, report: &mut Repo
             .given(),
         crl_enabled,
         crl_files,
+        crl_fetch,
         stale,
         identity: identity(raw.identity, report),
     }
 }
 
-fn crl(raw: RawCrl, folder: &Folder, report: &mut Report) -> (bool, Vec<PathBuf>, Stale) {
-    refuse_nonempty(
-        raw.urls,
-        "fetching CRLs",
-        "fetch them by other means, list them in files, and reload",
-        report,
-    );
+fn crl(raw: RawCrl, folder: &Folder, report: &mut Report) -> (bool, Vec<PathBuf>, CrlFetch, Stale) {
+    let fetched = match &raw.urls.value {
+        Value::Absent => false,
+        Value::Refused => true,
+        Value::Given(urls) => !urls.is_empty(),
+    };
     let enabled_place = raw.enabled.place.clone();
     let enabled = raw.enabled.or(true);
     let none_named = match &raw.files.value {
@@ -196,13 +196,13 @@ fn crl(raw: RawCrl, folder: &Folder, report: &mut Report) -> (bool, Vec<PathBuf>
         Value::Refused => false,
         Value::Given(files) => files.is_empty(),
     };
-    if enabled && none_named {
+    if enabled && none_named && !fetched {
         let message = "revocation is to be checked (the default), and no CRL is named";
-        let remedy =
-            "name CRLs in files = [...], or write enabled = false under [profile.device_auth.crl]";
+        let remedy = "name CRLs in files = [...] or urls = [...], or write enabled = false under [profile.device_auth.crl]";
         report.add(&enabled_place, Fault::new(message, remedy));
     }
     let files = folder.readable_all(raw.files.or(Vec::new()), report);
+    let fetch = crl_fetch(raw.urls, raw.allowed_hosts, raw.allow, report);
     let grace = raw
         .grace
         .parse(report, |text| duration(&text))
@@ -216,7 +216,74 @@ fn crl(raw: RawCrl, folder: &Folder, report: &mut Report) -> (bool, Vec<PathBuf>
         .stale
         .parse(report, |text| word(&text, &known))
         .or(Stale::Hard);
-    (enabled, files, stale)
+    (enabled, files, fetch, stale)
+}
+
+fn crl_fetch(
+    urls: Slot<List>,
+    allowed_hosts: Slot<List>,
+    allow: Slot<List>,
+    report: &mut Report,
+) -> CrlFetch {
+    const FROM_CERTIFICATES: &str = "cdp";
+    let urls_place = urls.place.clone();
+    let urls = urls
+        .or(Vec::new())
+        .into_iter()
+        .map(|url| {
+            url.parse(report, |url| match url_host(&url) {
+                Some(_) => Ok(url),
+                None if url == FROM_CERTIFICATES => Ok(url),
+                None => Err(Fault::new(
+                    format!("{} is no URL of a CRL", quoted(&url)),
+                    "write one as in \"http://pki.example.com/group-ca.crl\", or \"cdp\" for those in the certificates",
+                )),
+            })
+        })
+        .collect();
+    let mut urls = without_repetition(urls, report);
+    let given = urls.len();
+    urls.retain(|url| url != FROM_CERTIFICATES);
+    let from_certificates = urls.len() < given;
+    let allowed = allowed_hosts.or(Vec::new()).into_iter().map(|host| {
+        host.parse(report, |host| match url_host(&format!("http://{host}/")) {
+            Some(name) if name.eq_ignore_ascii_case(&host) => Ok(name),
+            _ => Err(Fault::new(
+                format!("{} is no host", quoted(&host)),
+                "write a name or an address without port, as in \"pki.example.com\"",
+            )),
+        })
+    });
+    let allowed = allowed.collect();
+    let mut hosts = without_repetition(allowed, report);
+    hosts.extend(urls.iter().filter_map(|url| url_host(url)));
+    if from_certificates && hosts.is_empty() {
+        report.add(
+            &urls_place,
+            Fault::new(
+                "\"cdp\" without a host that may be asked",
+                "name the hosts of the distribution points in allowed_hosts = [...]",
+            ),
+        );
+    }
+    CrlFetch {
+        urls,
+        from_certificates,
+        hosts,
+        allow: networks(allow, report),
+    }
+}
+
+/// The host of an http or https URL, in lower case and with the brackets of an IPv6 address. `None`: it is no such URL,
+/// or has a user or a fragment.
+pub fn url_host(url: &str) -> Option<String> {
+    let uri: hyper::Uri = url.parse().ok()?;
+    let authority = uri.authority()?;
+    let plain = matches!(uri.scheme_str(), Some("http" | "https"))
+        && !authority.as_str().contains('@')
+        && !authority.host().is_empty()
+        && !url.contains('#');
+    plain.then(|| authority.host().to_ascii_lowercase())
 }
 
 fn identity(raw: RawIdentity, report: &mut Report) -> IdentityMapping {

@@ -32,11 +32,13 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use address::{AddressError, Host, HostPattern, HostPort};
+pub use authentication::url_host;
 pub use error::{ConfigError, Problem};
 pub use summary::Summary;
 pub use types::{
-    AdminListen, AuditSink, Config, DeviceAuth, Engine, Field, IdentityMapping, Log, LogFormat,
-    Profile, Resumption, ResumptionKind, Rule, ServerCertificate, Service, ServiceKind, Stale,
+    AdminListen, AuditSink, Config, CrlFetch, DeviceAuth, Engine, Field, IdentityMapping, Log,
+    LogFormat, Profile, Resumption, ResumptionKind, Rule, ServerCertificate, Service, ServiceKind,
+    Stale,
 };
 
 use error::{Fault, Place, Report};

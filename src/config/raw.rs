@@ -84,6 +84,8 @@ pub(super) struct RawCrl {
     pub(super) enabled: Slot<bool>,
     pub(super) files: Slot<List>,
     pub(super) urls: Slot<List>,
+    pub(super) allowed_hosts: Slot<List>,
+    pub(super) allow: Slot<List>,
     pub(super) stale: Slot<String>,
     pub(super) grace: Slot<String>,
 }
@@ -255,6 +257,8 @@ impl RawCrl {
             enabled: section.boolean("enabled"),
             files: section.strings("files"),
             urls: section.strings("urls"),
+            allowed_hosts: section.strings("allowed_hosts"),
+            allow: section.strings("allow"),
             stale: section.string("stale"),
             grace: section.string("grace"),
         };

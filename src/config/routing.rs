@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::address::{HostPattern, network};
+use super::address::HostPattern;
 use super::document::{List, Numbers, Slot, Value};
 use super::error::{Fault, Place, Report, nearest, quoted};
 use super::raw::{RawRule, RawService};
 use super::types::{Rule, Service, ServiceKind};
-use super::values::{address_fault, host_port, port, without_repetition, word};
+use super::values::{address_fault, host_port, networks, port, without_repetition, word};
 use crate::limits::SERVICE_NAME_MAX;
 
 /// The names that stand for the destination that the app asks for. They may be used without being declared.
@@ -196,15 +196,7 @@ fn allow(list: Slot<List>, special: bool, report: &mut Report) -> Vec<ipnet::IpN
             "remove it: servers that are listed may have any address",
         ))
     });
-    let networks = list.or(Vec::new()).into_iter().map(|text| {
-        text.parse(report, |text| {
-            network(&text).map_err(|error| {
-                address_fault(&text, error, "write a network, as in \"10.0.0.0/8\"")
-            })
-        })
-    });
-    let networks = networks.collect();
-    without_repetition(networks, report)
+    networks(list, report)
 }
 
 fn refuse_unsupported(

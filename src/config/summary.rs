@@ -163,7 +163,15 @@ fn device_auth(f: &mut fmt::Formatter<'_>, profile: &Profile) -> fmt::Result {
         Stale::Soft => "a stale one counts on, a missing one is let pass".to_owned(),
     };
     if auth.crl_enabled {
-        writeln!(f, "revocation      {}; {stale}", paths(&auth.crl_files))?;
+        let mut lists: Vec<String> = Vec::new();
+        if !auth.crl_files.is_empty() {
+            lists.push(paths(&auth.crl_files));
+        }
+        lists.extend(auth.crl_fetch.urls.iter().cloned());
+        if auth.crl_fetch.from_certificates {
+            lists.push("what certificates name".into());
+        }
+        writeln!(f, "revocation      {}; {stale}", lists.join(", "))?;
     } else {
         writeln!(f, "revocation      not checked")?;
     }

@@ -170,14 +170,30 @@ pub struct DeviceAuth {
     pub unmanaged_allowed: bool,
     /// CSV file of known devices. Not necessarily there: the last good copy counts then.
     pub device_registry: Option<PathBuf>,
-    /// Whether revocation is checked. True only together with at least one CRL file.
+    /// Whether revocation is checked. True only together with at least one CRL file or a place to fetch one.
     pub crl_enabled: bool,
     /// Files of certificate revocation lists.
     pub crl_files: Vec<PathBuf>,
+    /// Where certificate revocation lists are fetched.
+    pub crl_fetch: CrlFetch,
     /// What an expired or missing CRL means.
     pub stale: Stale,
     /// Where names are read from in the identity certificate.
     pub identity: IdentityMapping,
+}
+
+/// Where certificate revocation lists are fetched, and where none may be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CrlFetch {
+    /// URLs, http or https, each with a host.
+    pub urls: Vec<String>,
+    /// Whether the distribution points of certificates are fetched too (`"cdp"`).
+    pub from_certificates: bool,
+    /// The hosts that may be asked, in lower case: those of `urls`, and those that are allowed beside them for
+    /// redirections and for distribution points.
+    pub hosts: Vec<String>,
+    /// Guarded addresses (loopback, link-local, cloud metadata ...) that may be connected to all the same.
+    pub allow: Vec<IpNet>,
 }
 
 /// What an expired or missing CRL means for the certificates that it should speak about.

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::address::{AddressError, HostPort};
+use ipnet::IpNet;
+
+use super::address::{AddressError, HostPort, network};
 use super::document::{List, Slot};
 use super::error::{Fault, Report, alternatives, nearest, quoted};
 use crate::limits::CONFIG_DURATION_MAX;
@@ -210,6 +212,19 @@ pub(super) fn refuse_nonempty(list: Slot<List>, what: &str, remedy: &str, report
             Err(Fault::unsupported(what, remedy))
         }
     });
+}
+
+/// Networks, none twice.
+pub(super) fn networks(list: Slot<List>, report: &mut Report) -> Vec<IpNet> {
+    let networks = list.or(Vec::new()).into_iter().map(|text| {
+        text.parse(report, |text| {
+            network(&text).map_err(|error| {
+                address_fault(&text, error, "write a network, as in \"10.0.0.0/8\"")
+            })
+        })
+    });
+    let networks = networks.collect();
+    without_repetition(networks, report)
 }
 
 /// Keeps each value of a list once; each repetition is reported.

@@ -10,7 +10,9 @@
 //! `admin.token_file` or, where none is configured, come over the Unix socket (see `permission`).
 
 mod changes;
+mod crls;
 mod devices;
+mod fetch;
 mod host;
 mod listen;
 mod node;
@@ -20,6 +22,7 @@ mod query;
 mod server;
 mod signals;
 
+pub use crls::{fetch_crls, watch_crl_files};
 pub use devices::Device;
 pub use listen::Control;
 pub use node::RunningNode;

@@ -98,6 +98,7 @@ impl Node for RunningNode {
             crl_next_update: next_update
                 .map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
             registry_stale: engine.registry().stale().is_some(),
+            crls: engine.crls(),
             registry_devices: Some(engine.registered_devices()),
         }
     }

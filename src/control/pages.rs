@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -23,7 +23,8 @@ use crate::limits::{
     ADMIN_BODY_MAX, CORE_ANSWER, DEVICES_LISTED, DEVICES_LISTED_MAX, TUNNELS_LISTED,
 };
 use crate::observe::{
-    CoreMetrics, OPENMETRICS, Stage, TunnelFilter, TunnelInfo, percentile_text, render, summarize,
+    CoreMetrics, CrlInfo, OPENMETRICS, Stage, TunnelFilter, TunnelInfo, percentile_text, render,
+    summarize,
 };
 
 pub(super) type Page = Response<Full<Bytes>>;
@@ -224,6 +225,7 @@ impl Pages {
             "draining": gauges.draining,
             "config_generation": gauges.config_generation,
             "audit_lost": gauges.audit_lost,
+            "crls": crls(&gauges.crls),
         });
         json_page(status, &body)
     }
@@ -387,6 +389,21 @@ pub(super) async fn gather<T: Send + 'static>(
         );
     }
     Answers(answers)
+}
+
+/// Each CRL with its state.
+fn crls(crls: &[CrlInfo]) -> Value {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    crls.iter()
+        .map(|crl| {
+            let mut line = json!(crl);
+            line["state"] = crl.state(now).into();
+            line["age_seconds"] = crl.this_update.map(|made| now.saturating_sub(made)).into();
+            line
+        })
+        .collect()
 }
 
 pub(super) fn name_silent(headers: &mut HeaderMap, silent: &[usize]) {

@@ -1,15 +1,15 @@
 //! From a configuration to what cores run on: files read, certificates and CRLs checked, TLS set up.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::registry::{self, StoreError};
+use super::revocation::{Crls, Revocation};
 use crate::backend::RoundRobin;
 use crate::certs::{self, CertError};
 use crate::config::{Config, Stale};
-use crate::table::{Published, RegistryError, RevocationIndex};
+use crate::table::RegistryError;
 use crate::tls::{
     self, CrlErrors, DeviceVerifier, Resumption, RevocationPolicy, Scope, ServerTls, StalePolicy,
     TlsError,
@@ -50,10 +50,8 @@ pub struct Material {
     group: Vec<CertificateDer<'static>>,
     /// How sessions are resumed.
     pub resumption: Arc<Resumption>,
-    /// The revoked certificates.
-    pub revocation: RevocationIndex,
-    /// When the first CRL runs out, in seconds since 1970.
-    pub crl_next_update: Option<u64>,
+    /// The CRLs.
+    pub(super) crls: Crls,
 }
 
 impl Material {
@@ -62,6 +60,14 @@ impl Material {
     /// # Errors
     /// [`LoadError`], which names the file.
     pub fn load(config: &Config) -> Result<Self, LoadError> {
+        Self::load_beside(config, None)
+    }
+
+    /// As [`load`](Self::load), while a node runs whose CRLs stand in for bad ones.
+    pub(super) fn load_beside(
+        config: &Config,
+        running: Option<&Revocation>,
+    ) -> Result<Self, LoadError> {
         let profile = &config.profile;
         let auth = &profile.device_auth;
         let (chain, key) = match &profile.server_certificate {
@@ -78,22 +84,19 @@ impl Material {
         for file in &auth.group_certificates {
             group.extend(certs::read_certificates(file)?);
         }
-        let (revocation, reports) = if auth.crl_enabled {
-            tls::load_crls(&auth.crl_files, &group, SystemTime::now())?
-        } else {
-            (RevocationIndex::builder().build(), Vec::new())
+        let crls = match running {
+            Some(running) => running.load(config, &group)?,
+            None => Crls::load(config, &group, None)?,
         };
         let resumption = Resumption::new(&profile.resumption, Scope::new(&profile.name, &group))
             .map_err(TlsError::from)?;
-        let crl_next_update = reports.iter().filter_map(|report| report.next_update).min();
         Ok(Self {
             config: config.clone(),
             chain,
             key,
             group,
             resumption: Arc::new(resumption),
-            revocation,
-            crl_next_update,
+            crls,
         })
     }
 
@@ -124,11 +127,7 @@ impl Material {
         let result = registry::check(&config)
             .and_then(|()| Self::load(&config))
             .and_then(|mut material| {
-                let empty = RevocationIndex::builder().build();
-                let revocation = Arc::new(Published::new(std::mem::replace(
-                    &mut material.revocation,
-                    empty,
-                )));
+                let revocation = Revocation::new(std::mem::take(&mut material.crls));
                 material.snapshots(1, &revocation).map(|_| ())
             });
         let _ = std::fs::remove_dir_all(&scratch);
@@ -139,10 +138,10 @@ impl Material {
     ///
     /// # Errors
     /// [`TlsError`].
-    pub fn snapshots(
+    pub(super) fn snapshots(
         &self,
         cores: usize,
-        revocation: &Arc<Published<RevocationIndex>>,
+        revocation: &Revocation,
     ) -> Result<Vec<Snapshot>, LoadError> {
         let auth = &self.config.profile.device_auth;
         let stale = match auth.stale {
@@ -154,11 +153,11 @@ impl Material {
             enabled: auth.crl_enabled,
             stale,
         };
-        let verifier = Arc::new(DeviceVerifier::new(
-            &self.group,
-            revocation.clone(),
-            policy,
-        )?);
+        let mut verifier = DeviceVerifier::new(&self.group, revocation.index.clone(), policy)?;
+        if auth.crl_enabled && auth.crl_fetch.from_certificates {
+            verifier = verifier.noting(revocation.points.clone());
+        }
+        let verifier = Arc::new(verifier);
         (0..cores)
             .map(|core| self.snapshot(core, &verifier))
             .collect()

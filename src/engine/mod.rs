@@ -6,6 +6,7 @@ mod handover;
 mod material;
 mod node;
 mod registry;
+mod revocation;
 mod sweeper;
 mod worker;
 

@@ -10,13 +10,14 @@ use std::time::SystemTime;
 use super::handover::Handover;
 use super::material::{LoadError, Material};
 use super::registry::Registry;
+use super::revocation::Revocation;
 use super::sweeper::Sweeper;
 use super::worker::{self, Place};
 use crate::backend::{Dialer, OwnAddresses, ResolverHandle};
 use crate::config::Config;
 use crate::observe::{AuditHandle, CoreMetrics, TunnelFilter, TunnelInfo};
 use crate::ring::{Remote, RingError};
-use crate::table::{CoreLoad, Published, RevocationIndex};
+use crate::table::{CoreLoad, Published};
 use crate::tls::Resumption;
 use crate::tunnel::{Causes, Core, Quota, Snapshot};
 
@@ -73,15 +74,14 @@ pub struct Node {
     threads: Mutex<Vec<JoinHandle<()>>>,
     address: SocketAddr,
     registry: Registry,
-    sweeper: Arc<Sweeper>,
-    revocation: Arc<Published<RevocationIndex>>,
+    pub(super) sweeper: Arc<Sweeper>,
+    pub(super) revocation: Revocation,
     resumption: Mutex<Arc<Resumption>>,
     own: Arc<Published<OwnAddresses>>,
     quota: Arc<Quota>,
     draining: AtomicBool,
     generation: AtomicU64,
     reload_failures: AtomicU64,
-    crl_next_update: AtomicU64,
     started: SystemTime,
 }
 
@@ -99,11 +99,7 @@ impl Node {
         let sweeper = Arc::new(Sweeper::default());
         let told = sweeper.clone();
         let registry = Registry::start(&config, move || told.changed(Causes::DEVICES))?;
-        let empty = RevocationIndex::builder().build();
-        let revocation = Arc::new(Published::new(std::mem::replace(
-            &mut material.revocation,
-            empty,
-        )));
+        let revocation = Revocation::new(std::mem::take(&mut material.crls));
         let own = OwnAddresses::read().map_err(EngineError::Interfaces)?;
         let own = Arc::new(Published::new(own));
         let quota = Arc::new(Quota::default());
@@ -114,7 +110,6 @@ impl Node {
             draining: AtomicBool::new(false),
             generation: AtomicU64::new(1),
             reload_failures: AtomicU64::new(0),
-            crl_next_update: AtomicU64::new(material.crl_next_update.unwrap_or(0)),
             started: SystemTime::now(),
             config: Mutex::new(config.clone()),
             registry,
@@ -246,13 +241,12 @@ impl Node {
             return Err(ReloadError::NeedsRestart(key));
         }
         let source = self.registry.read(&config)?;
-        let mut material = Material::load(&config)?;
+        let _turn = self.revocation.turn();
+        let mut material = Material::load_beside(&config, Some(&self.revocation))?;
         material.continue_sessions(&self.resumption())?;
         let snapshots = material.snapshots(self.cores.len(), &self.revocation)?;
         self.registry.rebase(source)?;
-        self.crl_next_update
-            .store(material.crl_next_update.unwrap_or(0), Ordering::Relaxed);
-        self.revocation.publish(material.revocation);
+        self.revocation.replace(material.crls);
         for (core, snapshot) in self.cores.iter().zip(snapshots) {
             core.run(move || worker::replace_snapshot(snapshot));
         }
@@ -261,11 +255,6 @@ impl Node {
         *current = config;
         self.generation.fetch_add(1, Ordering::Relaxed);
         Ok(())
-    }
-
-    /// To be called when another revocation index was published: open tunnels whose certificates it revokes are closed.
-    pub fn revocation_changed(&self) {
-        self.sweeper.changed(Causes::REVOCATION);
     }
 
     /// Takes new ticket keys when it is time, and erases sessions that have expired. Reads a file: not for a data core.
@@ -349,10 +338,9 @@ impl Node {
     /// Revoked certificates known, and when the first CRL runs out, in seconds since 1970.
     #[must_use]
     pub fn revocation(&self) -> (u64, Option<u64>) {
-        let next = self.crl_next_update.load(Ordering::Relaxed);
         (
-            self.revocation.read(|index| index.len() as u64),
-            (next > 0).then_some(next),
+            self.revocation.index.read(|index| index.len() as u64),
+            self.crls().iter().filter_map(|crl| crl.next_update).min(),
         )
     }
 

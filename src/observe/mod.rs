@@ -5,6 +5,7 @@
 //! merging, formatting and writing happen elsewhere. This room opens no socket: `control` serves what is made here.
 
 mod audit;
+mod crl;
 mod hgrm;
 mod live;
 mod metrics;
@@ -14,6 +15,7 @@ mod reason;
 pub use audit::{
     AuditEvent, AuditHandle, AuditLog, AuditLogError, AuditRecord, AuditSink, Subject,
 };
+pub use crl::CrlInfo;
 pub use hgrm::{HistogramSummary, percentile_text, plot, summarize};
 pub use live::{TunnelFilter, TunnelInfo};
 pub use metrics::{

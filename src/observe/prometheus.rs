@@ -14,6 +14,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
+use super::crl::CrlInfo;
 use super::metrics::{CoreMetrics, Stage};
 use super::reason::CloseReason;
 
@@ -70,6 +71,8 @@ pub struct NodeGauges {
     pub crl_entries: Option<u64>,
     /// When the first of the CRLs expires (its `nextUpdate`); absent without CRLs.
     pub crl_next_update: Option<SystemTime>,
+    /// Each CRL.
+    pub crls: Arc<[CrlInfo]>,
     /// Devices in the registry; absent without one.
     pub registry_devices: Option<u64>,
     /// Whether the registry's file could not be read and its last good copy counts.
@@ -159,6 +162,7 @@ impl Snapshot {
                 unix_seconds(expiry),
             )?;
         }
+        self.encode_crls(out)?;
         if let Some(devices) = node.registry_devices {
             out.gauge("registry_devices", "Devices in the registry", devices)?;
         }
@@ -178,6 +182,58 @@ impl Snapshot {
                 .encode_gauge(&u64::from(*answered))?;
         }
         Ok(())
+    }
+
+    /// One time series a list: their number is that of the configured places and of the bounded set found in certificates.
+    fn encode_crls(&self, out: &mut Families<'_>) -> fmt::Result {
+        let crls = &self.node.crls;
+        if crls.is_empty() {
+            return Ok(());
+        }
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        // A file may hold several lists of one issuer.
+        let position = |at: usize| {
+            let before = crls[..at].iter();
+            before.filter(|crl| crl.source == crls[at].source).count()
+        };
+        let labels = |at: usize| {
+            [
+                ("source", crls[at].source.clone()),
+                ("list", position(at).to_string()),
+                ("issuer", crls[at].issuer.clone()),
+                ("delta", crls[at].delta.to_string()),
+            ]
+        };
+        let each = |mut family: MetricEncoder<'_>, value: &dyn Fn(&CrlInfo) -> Option<u64>| {
+            for (at, crl) in crls.iter().enumerate() {
+                if let Some(value) = value(crl) {
+                    family.encode_family(&labels(at))?.encode_gauge(&value)?;
+                }
+            }
+            Ok(())
+        };
+        let gauge = MetricType::Gauge;
+        let family = out.family("crl_list_entries", "Entries of the CRL", gauge)?;
+        each(family, &|crl| crl.this_update.map(|_| crl.entries))?;
+        let family = out.family("crl_list_number", "Number of the CRL", gauge)?;
+        each(family, &|crl| crl.number.as_ref()?.parse().ok())?;
+        let family = out.family("crl_list_age_seconds", "Time since the CRL was made", gauge)?;
+        each(family, &|crl| {
+            crl.this_update.map(|made| now.saturating_sub(made))
+        })?;
+        let help = "When the CRL expires, in Unix time";
+        let family = out.family("crl_list_next_update_seconds", help, gauge)?;
+        each(family, &|crl| crl.next_update)?;
+        let family = out.family("crl_list_current", "1 while the CRL is in force", gauge)?;
+        each(family, &|crl| Some(u64::from(crl.state(now) == "current")))?;
+        let help = "1 while there is no CRL of this source";
+        let family = out.family("crl_list_missing", help, gauge)?;
+        each(family, &|crl| Some(u64::from(crl.this_update.is_none())))?;
+        let help = "1 while the last CRL of this source is not used";
+        let family = out.family("crl_list_refused", help, gauge)?;
+        each(family, &|crl| Some(u64::from(crl.problem.is_some())))
     }
 
     fn encode_traffic(&self, out: &mut Families<'_>) -> fmt::Result {
@@ -408,6 +464,12 @@ mod tests {
             audit_lost: 7,
             crl_entries: Some(9),
             crl_next_update: Some(UNIX_EPOCH),
+            crls: Arc::new([CrlInfo {
+                number: Some("7".into()),
+                this_update: Some(1),
+                next_update: Some(2),
+                ..CrlInfo::default()
+            }]),
             registry_devices: Some(0),
             ..NodeGauges::default()
         };

@@ -10,6 +10,7 @@ mod devices;
 mod load;
 mod published;
 mod revocation;
+mod serials;
 mod sessions;
 #[cfg(test)]
 mod sessions_tests;
@@ -20,5 +21,9 @@ pub use devices::{
 };
 pub use load::CoreLoad;
 pub use published::Published;
-pub use revocation::{RevocationIndex, RevocationIndexBuilder, Status, canonical_serial};
+pub use revocation::{
+    Holders, RevocationIndex, RevocationIndexBuilder, RevocationList, Scope, Status, Subject,
+    canonical_serial,
+};
+pub use serials::SerialSet;
 pub use sessions::SessionCache;

@@ -4,7 +4,10 @@
 //! Guarantees: no false answer in either direction; a look-up allocates nothing. It does not read CRLs, check
 //! signatures or decide what a missing or stale list means: `src/tls` does the first two, the profile's policy the last.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use super::serials::SerialSet;
 
 /// What the index knows about one certificate at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +16,7 @@ pub enum Status {
     Good,
     /// A list of the issuer names the certificate. A list past its `nextUpdate` still revokes.
     Revoked,
-    /// There is no list of this issuer.
+    /// There is no list of this issuer, or none that speaks for this certificate.
     Unknown,
     /// The issuer's list does not name the certificate, but is out of date and so proves nothing.
     Stale {
@@ -22,26 +25,91 @@ pub enum Status {
     },
 }
 
+/// For which certificates of its issuer a list speaks: what is in none of its scopes has no status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Which kind of certificate.
+    pub holders: Holders,
+    /// If given, only certificates that name one of these distribution points.
+    pub points: Option<Box<[Box<[u8]>]>>,
+    /// The list gives only some reasons for a revocation: it can revoke, but never prove that nothing is revoked.
+    pub some_reasons: bool,
+}
+
+/// The kind of certificates that a list speaks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Holders {
+    /// Every kind.
+    #[default]
+    All,
+    /// Those that are not of an authority.
+    EndEntities,
+    /// Those of authorities.
+    Authorities,
+}
+
+/// What a certificate says that decides whether a list speaks for it. Asked only where an issuer's lists are partial.
+pub trait Subject {
+    /// Whether it is the certificate of an authority.
+    fn is_authority(&self) -> bool;
+
+    /// Whether it names this distribution point, given as in [`Scope::points`].
+    fn names_point(&self, point: &[u8]) -> bool;
+}
+
+/// One list: what it revokes, for which certificates it speaks, and until when.
+#[derive(Clone, Debug)]
+pub struct RevocationList {
+    /// Its issuer's `Name` in DER.
+    pub issuer: Box<[u8]>,
+    /// Who signed it, in whatever form tells keys apart: two authorities may have one name.
+    pub signer: Box<[u8]>,
+    /// The serials that it names.
+    pub serials: Arc<SerialSet>,
+    /// For which certificates it speaks.
+    pub scope: Scope,
+    /// The moment from which it is out of date, in unix seconds.
+    pub next_update: u64,
+}
+
 /// An exact index of revoked certificates by issuer and serial number.
 #[derive(Debug, Default)]
 pub struct RevocationIndex {
-    issuers: HashMap<Box<[u8]>, IssuerList>,
+    /// Sorted by length and octets of the name: there are few issuers, and a hash of a name would cost more than the
+    /// whole look-up.
+    issuers: Box<[Issuer]>,
 }
 
 #[derive(Debug)]
-struct IssuerList {
-    /// One table for each length of serial, shortest first: equal lengths need no offsets, so an entry costs its
-    /// own bytes and nothing else.
-    tables: Box<[SerialTable]>,
-    /// The moment from which the list is out of date, in unix seconds.
+struct Issuer {
+    name: Box<[u8]>,
+    /// What any list of the issuer names.
+    serials: Arc<SerialSet>,
+    /// What proves that nothing is revoked, those of one signer side by side.
+    proofs: Box<[Proof]>,
+}
+
+/// A list without its serials.
+#[derive(Debug)]
+struct Proof {
+    signer: Box<[u8]>,
+    scope: Scope,
     next_update: u64,
 }
 
-/// Serials of one length, sorted, without duplicates, end to end.
-#[derive(Debug)]
-struct SerialTable {
-    width: usize,
-    bytes: Box<[u8]>,
+impl Scope {
+    fn covers(&self, subject: Option<&dyn Subject>) -> bool {
+        let holder = match self.holders {
+            Holders::All => true,
+            Holders::EndEntities => subject.is_some_and(|subject| !subject.is_authority()),
+            Holders::Authorities => subject.is_some_and(Subject::is_authority),
+        };
+        holder
+            && !self.some_reasons
+            && self.points.as_ref().is_none_or(|points| {
+                subject.is_some_and(|subject| points.iter().any(|point| subject.names_point(point)))
+            })
+    }
 }
 
 impl RevocationIndex {
@@ -50,32 +118,56 @@ impl RevocationIndex {
         RevocationIndexBuilder::default()
     }
 
+    /// Looks up one certificate of which no more is known: lists that speak only for a part of their issuer's
+    /// certificates revoke, and prove nothing. Else as [`status_of`](Self::status_of).
+    pub fn status(&self, issuer: &[u8], serial: &[u8], now: u64) -> Status {
+        self.look_up(issuer, serial, now, None)
+    }
+
     /// Looks up one certificate.
     ///
     /// `issuer` is the certificate's issuer `Name` in DER, byte for byte (as webpki compares names too); `serial` the
     /// contents of its serial `INTEGER`, with or without redundant leading octets; `now` is in unix seconds.
-    pub fn status(&self, issuer: &[u8], serial: &[u8], now: u64) -> Status {
-        let Some(list) = self.issuers.get(issuer) else {
+    ///
+    /// What any list of the issuer names is revoked. To be good, a certificate needs a list in force that speaks for
+    /// it, from each key that signs lists in the issuer's name.
+    pub fn status_of(
+        &self,
+        issuer: &[u8],
+        serial: &[u8],
+        now: u64,
+        subject: &dyn Subject,
+    ) -> Status {
+        self.look_up(issuer, serial, now, Some(subject))
+    }
+
+    fn look_up(
+        &self,
+        issuer: &[u8],
+        serial: &[u8],
+        now: u64,
+        subject: Option<&dyn Subject>,
+    ) -> Status {
+        let Ok(at) = self
+            .issuers
+            .binary_search_by(|known| order(&known.name, issuer))
+        else {
             return Status::Unknown;
         };
-        if list.contains(canonical_serial(serial)) {
-            Status::Revoked
-        } else if now >= list.next_update {
-            Status::Stale {
-                since: list.next_update,
-            }
-        } else {
-            Status::Good
+        let known = &self.issuers[at];
+        if known.serials.contains(canonical_serial(serial)) {
+            return Status::Revoked;
+        }
+        match known.proven_until(subject) {
+            None => Status::Unknown,
+            Some(since) if now >= since => Status::Stale { since },
+            Some(_) => Status::Good,
         }
     }
 
     /// The number of revoked certificates, over all issuers.
     pub fn len(&self) -> usize {
-        self.issuers
-            .values()
-            .flat_map(|list| &list.tables)
-            .map(SerialTable::len)
-            .sum()
+        self.issuers.iter().map(|issuer| issuer.serials.len()).sum()
     }
 
     /// Whether no certificate is revoked; the index may know issuers nevertheless.
@@ -87,64 +179,73 @@ impl RevocationIndex {
     pub fn issuers(&self) -> usize {
         self.issuers.len()
     }
-}
 
-impl IssuerList {
-    fn contains(&self, serial: &[u8]) -> bool {
-        self.tables
-            .binary_search_by_key(&serial.len(), |table| table.width)
-            .is_ok_and(|at| self.tables[at].contains(serial))
+    /// The memory that the serials take, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.issuers
+            .iter()
+            .map(|issuer| issuer.serials.bytes())
+            .sum()
     }
 }
 
-impl SerialTable {
-    /// Sorts `bytes`, which holds serials of `width` octets end to end, and drops duplicates.
-    fn build(width: usize, bytes: Vec<u8>) -> Self {
-        let mut serials: Vec<&[u8]> = bytes.chunks_exact(width).collect();
-        serials.sort_unstable();
-        serials.dedup();
-        SerialTable {
-            width,
-            bytes: serials.concat().into(),
-        }
-    }
+fn order(one: &[u8], other: &[u8]) -> Ordering {
+    one.len().cmp(&other.len()).then_with(|| one.cmp(other))
+}
 
-    fn len(&self) -> usize {
-        self.bytes.len() / self.width
-    }
-
-    fn contains(&self, serial: &[u8]) -> bool {
-        let (mut from, mut to) = (0, self.len());
-        while from < to {
-            let middle = from + (to - from) / 2;
-            let at = middle * self.width;
-            match self.bytes[at..at + self.width].cmp(serial) {
-                std::cmp::Ordering::Equal => return true,
-                std::cmp::Ordering::Less => from = middle + 1,
-                std::cmp::Ordering::Greater => to = middle,
+impl Issuer {
+    /// Joins the lists of one issuer. The set of a single list is shared, not copied.
+    fn of(lists: &mut [RevocationList]) -> Self {
+        lists.sort_by(|one, other| one.signer.cmp(&other.signer));
+        let serials = match &*lists {
+            [only] => only.serials.clone(),
+            several => {
+                let all = several.iter().flat_map(|list| list.serials.iter());
+                Arc::new(SerialSet::collect(all))
             }
+        };
+        Issuer {
+            name: lists
+                .first()
+                .map(|list| list.issuer.clone())
+                .unwrap_or_default(),
+            serials,
+            proofs: lists
+                .iter()
+                .map(|list| Proof {
+                    signer: list.signer.clone(),
+                    scope: list.scope.clone(),
+                    next_update: list.next_update,
+                })
+                .collect(),
         }
-        false
+    }
+
+    /// Until when the lists prove that what they do not name is good. `None`: they do not speak for it.
+    fn proven_until(&self, subject: Option<&dyn Subject>) -> Option<u64> {
+        self.proofs
+            .chunk_by(|one, other| one.signer == other.signer)
+            .map(|lists| {
+                let speaking = lists.iter().filter(|list| list.scope.covers(subject));
+                speaking.map(|list| list.next_update).max()
+            })
+            // No list that speaks for it from one of the keys is less than any date.
+            .min()
+            .flatten()
     }
 }
 
 /// Gathers the lists of all issuers; see [`RevocationIndex::builder`].
 #[derive(Debug, Default)]
 pub struct RevocationIndexBuilder {
-    issuers: HashMap<Box<[u8]>, Gathered>,
-}
-
-#[derive(Debug)]
-struct Gathered {
-    by_width: BTreeMap<usize, Vec<u8>>,
-    next_update: u64,
+    lists: Vec<RevocationList>,
 }
 
 impl RevocationIndexBuilder {
-    /// Adds a list: its issuer's `Name` in DER, the contents of each revoked serial `INTEGER`, and `nextUpdate` in
-    /// unix seconds.
+    /// Adds a list that speaks for all certificates of its issuer: the issuer's `Name` in DER, the contents of each
+    /// revoked serial `INTEGER`, and `nextUpdate` in unix seconds.
     ///
-    /// Lists of one issuer *name* are joined: what one of them revokes is revoked, and the answer goes stale with the
+    /// Each call counts as another signer: what one of them revokes is revoked, and the answer goes stale with the
     /// first that does. That is right for a CA that changed its key and still signs with both; to leave out a list
     /// that a newer one replaces is the caller's business.
     pub fn add<'a>(
@@ -153,41 +254,31 @@ impl RevocationIndexBuilder {
         serials: impl IntoIterator<Item = &'a [u8]>,
         next_update: u64,
     ) {
-        let gathered = self
-            .issuers
-            .entry(issuer.into())
-            .or_insert_with(|| Gathered {
-                by_width: BTreeMap::new(),
-                next_update: u64::MAX,
-            });
-        gathered.next_update = gathered.next_update.min(next_update);
-        for serial in serials {
-            let serial = canonical_serial(serial);
-            gathered
-                .by_width
-                .entry(serial.len())
-                .or_default()
-                .extend_from_slice(serial);
-        }
+        let serials = SerialSet::collect(serials.into_iter().map(canonical_serial));
+        self.add_list(RevocationList {
+            issuer: issuer.into(),
+            signer: self.lists.len().to_ne_bytes().into(),
+            serials: Arc::new(serials),
+            scope: Scope::default(),
+            next_update,
+        });
     }
 
-    /// Sorts what was added and makes the index.
-    pub fn build(self) -> RevocationIndex {
-        let issuers = self.issuers.into_iter().map(|(issuer, gathered)| {
-            let tables = gathered
-                .by_width
-                .into_iter()
-                .map(|(width, bytes)| SerialTable::build(width, bytes));
-            (
-                issuer,
-                IssuerList {
-                    tables: tables.collect(),
-                    next_update: gathered.next_update,
-                },
-            )
-        });
+    /// Adds a list.
+    pub fn add_list(&mut self, list: RevocationList) {
+        self.lists.push(list);
+    }
+
+    /// Makes the index. Where an issuer has several lists, their serials are copied into one set.
+    pub fn build(mut self) -> RevocationIndex {
+        self.lists
+            .sort_by(|one, other| order(&one.issuer, &other.issuer));
         RevocationIndex {
-            issuers: issuers.collect(),
+            issuers: self
+                .lists
+                .chunk_by_mut(|one, other| one.issuer == other.issuer)
+                .map(Issuer::of)
+                .collect(),
         }
     }
 }
@@ -268,6 +359,94 @@ mod tests {
         assert_eq!(index.status(b"ca", &[1], 1), Status::Revoked);
         assert_eq!(index.status(b"ca", &[2], 1), Status::Revoked);
         assert_eq!(index.status(b"ca", &[3], 150), Status::Stale { since: 100 });
+    }
+
+    struct Device(&'static [u8]);
+
+    impl Subject for Device {
+        fn is_authority(&self) -> bool {
+            false
+        }
+        fn names_point(&self, point: &[u8]) -> bool {
+            point == self.0
+        }
+    }
+
+    fn partial(signer: u8, serial: u8, scope: Scope, next_update: u64) -> RevocationList {
+        RevocationList {
+            issuer: (*b"ca").into(),
+            signer: [signer].into(),
+            serials: Arc::new(SerialSet::collect([[serial].as_slice()])),
+            scope,
+            next_update,
+        }
+    }
+
+    fn at(point: &[u8]) -> Scope {
+        Scope {
+            points: Some([point.into()].into()),
+            ..Scope::default()
+        }
+    }
+
+    fn index_of(lists: &[RevocationList]) -> RevocationIndex {
+        let mut builder = RevocationIndex::builder();
+        for list in lists {
+            builder.add_list(list.clone());
+        }
+        builder.build()
+    }
+
+    #[test]
+    fn a_partition_speaks_for_its_own_certificates_alone_and_revokes_any() {
+        let index = index_of(&[
+            partial(0, 7, at(b"one"), 100),
+            partial(0, 8, at(b"two"), 50),
+        ]);
+        let ask = |serial: u8, point, now| index.status_of(b"ca", &[serial], now, &Device(point));
+        assert_eq!(ask(1, b"one", 60), Status::Good);
+        assert_eq!(ask(1, b"two", 60), Status::Stale { since: 50 });
+        assert_eq!(ask(1, b"three", 60), Status::Unknown);
+        assert_eq!(ask(8, b"one", 60), Status::Revoked);
+        assert_eq!(index.status(b"ca", &[1], 1), Status::Unknown);
+        assert_eq!(index.status(b"ca", &[7], 1), Status::Revoked);
+    }
+
+    #[test]
+    fn lists_for_a_kind_of_certificate_or_some_reasons_prove_no_more_than_that() {
+        let kind = |holders| Scope {
+            holders,
+            ..Scope::default()
+        };
+        let ask =
+            |scope| index_of(&[partial(0, 7, scope, 100)]).status_of(b"ca", &[1], 1, &Device(b""));
+        assert_eq!(ask(kind(Holders::EndEntities)), Status::Good);
+        assert_eq!(ask(kind(Holders::Authorities)), Status::Unknown);
+        let some = Scope {
+            some_reasons: true,
+            ..Scope::default()
+        };
+        assert_eq!(ask(some), Status::Unknown);
+    }
+
+    #[test]
+    fn each_signer_must_speak_for_a_certificate_and_its_best_list_counts() {
+        let lists = [
+            partial(0, 7, Scope::default(), 100),
+            partial(0, 8, at(b"one"), 200),
+            partial(1, 9, at(b"one"), 150),
+        ];
+        let status = |count, point, now| {
+            index_of(&lists[..count]).status_of(b"ca", &[1], now, &Device(point))
+        };
+        assert_eq!(status(2, b"one", 150), Status::Good);
+        assert_eq!(status(2, b"two", 150), Status::Stale { since: 100 });
+        assert_eq!(status(3, b"one", 150), Status::Stale { since: 150 });
+        assert_eq!(
+            status(3, b"two", 1),
+            Status::Unknown,
+            "the second key says nothing of it"
+        );
     }
 
     proptest! {

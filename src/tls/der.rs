@@ -4,10 +4,18 @@
 
 /// Tag octets of the types that are read.
 pub(super) mod tag {
+    pub const BOOLEAN: u8 = 0x01;
     pub const INTEGER: u8 = 0x02;
+    pub const BIT_STRING: u8 = 0x03;
+    pub const OCTET_STRING: u8 = 0x04;
+    pub const OBJECT_IDENTIFIER: u8 = 0x06;
+    pub const ENUMERATED: u8 = 0x0a;
     pub const UTF8_STRING: u8 = 0x0c;
+    pub const UTC_TIME: u8 = 0x17;
+    pub const GENERALIZED_TIME: u8 = 0x18;
     pub const SEQUENCE: u8 = 0x30;
     pub const CONTEXT_0: u8 = 0xa0;
+    pub const CONTEXT_3: u8 = 0xa3;
 }
 
 /// One element: its contents, and the whole with its header.
@@ -84,6 +92,54 @@ pub(super) fn issuer_and_serial(certificate: &[u8]) -> Option<(&[u8], &[u8])> {
     tbs.expect(tag::SEQUENCE)?;
     let issuer = tbs.expect(tag::SEQUENCE)?.whole;
     Some((issuer, serial))
+}
+
+/// One X.509 extension (RFC 5280, section 4.2).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extension<'a> {
+    /// The contents of its object identifier.
+    pub oid: &'a [u8],
+    pub critical: bool,
+    /// What the octet string holds.
+    pub value: &'a [u8],
+}
+
+/// Reads the next extension of a list of them.
+pub(super) fn next_extension<'a>(list: &mut Reader<'a>) -> Option<Extension<'a>> {
+    let mut extension = list.enter(tag::SEQUENCE)?;
+    let oid = extension.expect(tag::OBJECT_IDENTIFIER)?.contents;
+    let critical = extension.peek() == Some(tag::BOOLEAN) && boolean(extension.next()?.contents)?;
+    let value = extension.expect(tag::OCTET_STRING)?.contents;
+    extension.is_at_end().then_some(Extension {
+        oid,
+        critical,
+        value,
+    })
+}
+
+/// The value of a `BOOLEAN`. Some authorities write another octet than DER's 0xff for true.
+pub(super) fn boolean(contents: &[u8]) -> Option<bool> {
+    match contents {
+        [octet] => Some(*octet != 0),
+        _ => None,
+    }
+}
+
+/// What an extension of a certificate holds, if it has it. A certificate that webpki accepted has it once at most.
+pub(super) fn certificate_extension<'a>(certificate: &'a [u8], oid: &[u8]) -> Option<&'a [u8]> {
+    let mut tbs = Reader(certificate)
+        .enter(tag::SEQUENCE)?
+        .enter(tag::SEQUENCE)?;
+    while tbs.peek()? != tag::CONTEXT_3 {
+        tbs.next()?;
+    }
+    let mut list = tbs.enter(tag::CONTEXT_3)?.enter(tag::SEQUENCE)?;
+    loop {
+        let extension = next_extension(&mut list)?;
+        if extension.oid == oid {
+            return Some(extension.value);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,10 @@ mod ticket_keys;
 mod tickets;
 mod verifier;
 
-pub use crl::{CrlError, CrlErrors, CrlReport, load_crls};
+pub use crl::{
+    Admission, CheckedCrl, CrlError, CrlErrors, CrlReport, CrlShelf, CrlSource, PointsSeen,
+    check_crls, crl_urls, load_crls, public_keys, read_crl_file,
+};
 pub use failure::{HandshakeFailure, failure_of};
 pub use handshake::{Connection, Handshake};
 pub use identity::{IdentityError, PeerIdentity, earliest_expiry};

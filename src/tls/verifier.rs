@@ -20,6 +20,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
+use super::crl::{CertificateSubject, PointsSeen};
 use super::der::issuer_and_serial;
 use super::server::TlsError;
 use super::signatures::remembering;
@@ -57,6 +58,7 @@ pub struct DeviceVerifier {
     algorithms: WebPkiSupportedAlgorithms,
     policy: RevocationPolicy,
     index: Arc<Published<RevocationIndex>>,
+    points: Option<Arc<PointsSeen>>,
 }
 
 /// What a certificate is revoked by.
@@ -103,7 +105,15 @@ impl DeviceVerifier {
                 .signature_verification_algorithms,
             policy,
             index,
+            points: None,
         })
+    }
+
+    /// Notes the distribution points of the certificates that are presented, so that their lists can be fetched.
+    #[must_use]
+    pub fn noting(mut self, points: Arc<PointsSeen>) -> Self {
+        self.points = Some(points);
+        self
     }
 
     /// Runs the complete check again on the chain of a resumed session or an open tunnel, the end-entity
@@ -171,6 +181,11 @@ impl DeviceVerifier {
                 None,
             )
             .map_err(rustls_error)?;
+        if let Some(points) = &self.points {
+            points.note(end_entity);
+            path.intermediate_certificates()
+                .for_each(|certificate| points.note(&certificate.der()));
+        }
         if self.policy.enabled {
             self.index
                 .read(|index| self.check_revocation(index, end_entity, &path, now.as_secs()))?;
@@ -215,7 +230,9 @@ impl DeviceVerifier {
     ) -> Result<(), CertificateError> {
         let (issuer, serial) =
             issuer_and_serial(certificate).ok_or(CertificateError::BadEncoding)?;
-        match (index.status(issuer, serial, now), self.policy.stale) {
+        let subject = CertificateSubject(certificate);
+        let status = index.status_of(issuer, serial, now, &subject);
+        match (status, self.policy.stale) {
             (Status::Good, _) => Ok(()),
             (Status::Revoked, _) => Err(CertificateError::Revoked),
             (Status::Unknown | Status::Stale { .. }, StalePolicy::Soft) => Ok(()),

@@ -216,6 +216,7 @@ fn the_contract() {
                 device_registry: Some(place.path("devices.csv")),
                 crl_enabled: true,
                 crl_files: vec![place.path("group-ca.crl")],
+                crl_fetch: CrlFetch::default(),
                 stale: Stale::Hard,
                 identity: IdentityMapping {
                     device: vec![Field::SanUri, Field::Cn],

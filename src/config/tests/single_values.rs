@@ -126,7 +126,6 @@ fn what_this_version_cannot_do_is_refused() {
         one_problem(&with(lines, ""), &["is not supported in this version"]);
     }
     let replaced = [
-        ("urls = []", "urls = [\"cdp\"]"),
         ("\"round-robin\"", "\"least-tunnels\""),
         ("tls = false", "tls = true"),
         (
@@ -338,4 +337,38 @@ fn revocation_is_off_only_where_the_file_says_so() {
     );
     let off = LEAST.replace("files = [\"group-ca.crl\"]", "enabled = false");
     assert!(!right(&off).profile.device_auth.crl_enabled);
+}
+
+#[test]
+fn places_to_fetch_crls_from() {
+    let fetch = |lines: &str| {
+        right(&CONTRACT.replace("urls = []", lines))
+            .profile
+            .device_auth
+            .crl_fetch
+    };
+    let found = fetch(
+        "urls = [\"http://PKI.example.com/a.crl\", \"https://[2001:db8::1]:8443/b\", \"cdp\"]\n\
+         allowed_hosts = [\"cdn.example.com\"]\nallow = [\"127.0.0.0/8\"]",
+    );
+    assert_eq!(found.urls.len(), 2);
+    assert!(found.from_certificates);
+    assert_eq!(
+        found.hosts,
+        ["cdn.example.com", "pki.example.com", "[2001:db8::1]"]
+    );
+    assert_eq!(found.allow.len(), 1);
+    for (lines, part) in [
+        ("urls = [\"ftp://a.example.com/a.crl\"]", "is no URL"),
+        ("urls = [\"http://user@a.example.com/\"]", "is no URL"),
+        ("urls = [\"http:///a.crl\"]", "is no URL"),
+        ("urls = [\"cdp\"]", "allowed_hosts"),
+        (
+            "urls = []\nallowed_hosts = [\"a.example.com:80\"]",
+            "is no host",
+        ),
+        ("urls = []\nallow = [\"localhost\"]", "write a network"),
+    ] {
+        one_problem(&CONTRACT.replace("urls = []", lines), &[part]);
+    }
 }

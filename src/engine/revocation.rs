@@ -1,0 +1,391 @@
+//! The CRLs of the node: which are in use, and how a new one comes into use while the node runs.
+//!
+//! A new list replaces the index alone: no core is asked, no configuration is loaded. A list that cannot be used leaves
+//! the one before in place, and is told in [`Node::crls`].
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use rustls::pki_types::CertificateDer;
+
+use super::node::Node;
+use crate::certs::{self, CertError, files};
+use crate::config::{Config, CrlFetch};
+use crate::observe::CrlInfo;
+use crate::table::{Published, RevocationIndex};
+use crate::tls::{
+    Admission, CheckedCrl, CrlErrors, CrlShelf, CrlSource, PointsSeen, check_crls, public_keys,
+    read_crl_file,
+};
+use crate::tunnel::Causes;
+
+/// What tells a file from the one that had its name before.
+type Mark = Option<(SystemTime, u64, u64)>;
+
+/// The CRLs of a configuration, and whose they may be.
+#[derive(Clone, Default)]
+pub(super) struct Crls {
+    shelf: CrlShelf,
+    group: Arc<[CertificateDer<'static>]>,
+    files: BTreeMap<PathBuf, Mark>,
+    /// By source, why its last list was not taken.
+    problems: BTreeMap<CrlSource, String>,
+    /// Places that have been asked or named, with a list or without.
+    wanted: Vec<CrlSource>,
+    fetch: CrlFetch,
+    folder: PathBuf,
+}
+
+/// What of the CRLs the whole node shares.
+pub(super) struct Revocation {
+    pub index: Arc<Published<RevocationIndex>>,
+    /// What client certificates name.
+    pub points: Arc<PointsSeen>,
+    /// Held by a reload from reading its files until they are in use, so that no list that comes meanwhile is lost.
+    turn: Mutex<()>,
+    /// Held while an index is made, which may take seconds.
+    crls: Mutex<Crls>,
+    /// For those who may not wait for that.
+    told: Mutex<Arc<[CrlInfo]>>,
+}
+
+impl Crls {
+    /// Reads what `config` names, and what was fetched before. A list of `before` stays in use where its successor is
+    /// bad or older.
+    ///
+    /// # Errors
+    /// [`CrlErrors`]: a file cannot be used, and nothing is there to stand in for it.
+    pub fn load(
+        config: &Config,
+        group: &[CertificateDer<'static>],
+        before: Option<&Self>,
+    ) -> Result<Self, CrlErrors> {
+        let auth = &config.profile.device_auth;
+        let mut crls = Self {
+            group: group.into(),
+            fetch: auth.crl_fetch.clone(),
+            folder: config.state_dir.join("crls"),
+            ..Self::default()
+        };
+        if !auth.crl_enabled {
+            return Ok(crls);
+        }
+        let mut errors = Vec::new();
+        for file in &auth.crl_files {
+            crls.files.insert(file.clone(), mark(file));
+            let source = CrlSource::File(file.clone());
+            let stands_in = crls.carry_over(before, &source);
+            match read_crl_file(file, group, SystemTime::now()) {
+                Ok(lists) => drop(crls.admit(source, lists)),
+                Err(error) if stands_in => crls.problem(source, error.to_string()),
+                Err(CrlErrors(found)) => errors.extend(found),
+            }
+        }
+        let urls = auth.crl_fetch.urls.iter().cloned().map(CrlSource::Url);
+        let mut urls: Vec<CrlSource> = urls.collect();
+        if auth.crl_fetch.from_certificates {
+            let found = before.map_or(&[][..], |before| &before.wanted);
+            urls.extend(found.iter().filter(|source| is_url(source)).cloned());
+            urls.sort();
+            urls.dedup();
+        }
+        for source in urls {
+            if !crls.carry_over(before, &source) {
+                crls.take_kept(source);
+            }
+        }
+        if errors.is_empty() {
+            Ok(crls)
+        } else {
+            Err(CrlErrors(errors))
+        }
+    }
+
+    pub fn index(&self) -> RevocationIndex {
+        self.shelf.index()
+    }
+
+    fn want(&mut self, source: &CrlSource) {
+        if !self.wanted.contains(source) {
+            self.wanted.push(source.clone());
+        }
+    }
+
+    fn carry_over(&mut self, before: Option<&Self>, source: &CrlSource) -> bool {
+        self.want(source);
+        let trusted = public_keys(&self.group);
+        before.is_some_and(|before| self.shelf.carry_over(&before.shelf, source, &trusted))
+    }
+
+    /// The list that was fetched last before the node started, if it is there and good.
+    fn take_kept(&mut self, source: CrlSource) {
+        self.want(&source);
+        let file = kept_file(&self.folder, &source);
+        if !file.exists() {
+            return;
+        }
+        let read = certs::read_crls(&file).map_err(|error| CrlErrors(vec![error.into()]));
+        match read.and_then(|lists| check_crls(&source, &lists, &self.group, SystemTime::now())) {
+            Ok(lists) => drop(self.admit(source, lists)),
+            Err(error) => self.problem(source, error.to_string()),
+        }
+    }
+
+    fn admit(&mut self, source: CrlSource, lists: Vec<CheckedCrl>) -> Admission {
+        let admission = self.shelf.admit(source.clone(), lists);
+        match &admission {
+            Admission::Older(problem) => self.problem(source, problem.clone()),
+            Admission::Taken | Admission::Unchanged => drop(self.problems.remove(&source)),
+        }
+        admission
+    }
+
+    fn problem(&mut self, source: CrlSource, problem: String) {
+        tracing::warn!(%source, "a CRL is not used: {problem}");
+        self.problems.insert(source, problem);
+    }
+
+    fn told(&self) -> Arc<[CrlInfo]> {
+        let reports = self.shelf.reports();
+        let info = |source: &CrlSource| CrlInfo {
+            source: source.to_string(),
+            problem: self.problems.get(source).cloned(),
+            ..CrlInfo::default()
+        };
+        let missing = self
+            .wanted
+            .iter()
+            .filter(|source| !reports.iter().any(|report| report.source == **source))
+            .map(info);
+        let held = reports.iter().map(|report| CrlInfo {
+            issuer: report.issuer.clone(),
+            number: report.number.as_ref().map(ToString::to_string),
+            this_update: Some(report.this_update),
+            next_update: report.next_update,
+            entries: report.entries as u64,
+            delta: report.delta,
+            ..info(&report.source)
+        });
+        held.chain(missing).collect()
+    }
+}
+
+fn is_url(source: &CrlSource) -> bool {
+    matches!(source, CrlSource::Url(_))
+}
+
+fn mark(file: &Path) -> Mark {
+    let metadata = std::fs::metadata(file).ok()?;
+    Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
+}
+
+/// Where the last good list of a URL is kept.
+fn kept_file(folder: &Path, source: &CrlSource) -> PathBuf {
+    use aws_lc_rs::digest::{SHA256, digest};
+    let name: String = digest(&SHA256, source.to_string().as_bytes()).as_ref()[..16]
+        .iter()
+        .map(|octet| format!("{octet:02x}"))
+        .collect();
+    folder.join(name + ".crl")
+}
+
+impl Revocation {
+    pub fn new(crls: Crls) -> Self {
+        Self {
+            index: Arc::new(Published::new(crls.index())),
+            points: Arc::default(),
+            told: Mutex::new(crls.told()),
+            crls: Mutex::new(crls),
+            turn: Mutex::default(),
+        }
+    }
+
+    /// Waits until no reload is on the way, and keeps others from starting.
+    pub fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn crls(&self) -> MutexGuard<'_, Crls> {
+        self.crls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, crls: &Crls) {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = crls.told();
+    }
+
+    /// Reads what a new configuration names, with what is in use to stand in for what is bad.
+    pub fn load(
+        &self,
+        config: &Config,
+        group: &[CertificateDer<'static>],
+    ) -> Result<Crls, CrlErrors> {
+        // A copy shares the tables, and holds nobody up.
+        let before = self.crls().clone();
+        Crls::load(config, group, Some(&before))
+    }
+
+    pub fn replace(&self, crls: Crls) {
+        self.index.publish(crls.index());
+        self.tell(&crls);
+        *self.crls() = crls;
+    }
+}
+
+impl Node {
+    /// Called after each change of the revocation index, on the thread that changed it, which is no data core's: open
+    /// tunnels whose certificates it revokes are closed.
+    pub(super) fn revocation_changed(&self) {
+        self.sweeper.changed(Causes::REVOCATION);
+    }
+
+    /// Reads the CRL files that are not what they were. Blocks while it reads.
+    pub fn read_changed_crl_files(&self) {
+        let changed: Vec<PathBuf> = {
+            let mut crls = self.revocation.crls();
+            let files = crls.files.iter_mut();
+            files
+                .filter_map(|(file, known)| {
+                    let now = mark(file);
+                    let changed = *known != now;
+                    *known = now;
+                    changed.then(|| file.clone())
+                })
+                .collect()
+        };
+        for file in changed {
+            let group = self.revocation.crls().group.clone();
+            let lists = read_crl_file(&file, &group, SystemTime::now());
+            self.settle(CrlSource::File(file), lists);
+        }
+    }
+
+    /// Takes what a server gave for `url`, if it is good, and keeps it for the next start. Blocks while it reads.
+    ///
+    /// Gives whether it is in use, now or before.
+    pub fn offer_fetched_crl(&self, url: &str, bytes: Vec<u8>) -> bool {
+        let source = CrlSource::Url(url.to_owned());
+        let (group, folder) = {
+            let crls = self.revocation.crls();
+            (crls.group.clone(), crls.folder.clone())
+        };
+        let kept = kept_file(&folder, &source);
+        let ders = match certs::crls_in(Path::new(url), bytes) {
+            Ok(ders) => ders,
+            Err(error) => {
+                self.settle(source, Err(CrlErrors(vec![error.into()])));
+                return false;
+            }
+        };
+        let lists = check_crls(&source, &ders, &group, SystemTime::now());
+        let admission = self.settle(source, lists);
+        if admission == Some(Admission::Taken)
+            && let Err(error) = keep(&kept, &ders)
+        {
+            tracing::warn!(%error, url, "a fetched CRL is in use but cannot be kept for the next start");
+        }
+        matches!(admission, Some(Admission::Taken | Admission::Unchanged))
+    }
+
+    /// Begins to want the list of a URL that was found in a certificate: takes the one that was kept, if any.
+    pub fn want_crl(&self, url: &str) {
+        let source = CrlSource::Url(url.to_owned());
+        let _turn = self.revocation.turn();
+        let mut crls = self.revocation.crls();
+        if !crls.wanted.contains(&source) {
+            crls.take_kept(source);
+            if crls.shelf.has(&CrlSource::Url(url.to_owned())) {
+                self.publish(&crls);
+            } else {
+                self.revocation.tell(&crls);
+            }
+        }
+    }
+
+    /// Tells that the list of a URL could not be fetched; the one before stays.
+    pub fn crl_not_fetched(&self, url: &str, problem: String) {
+        let _turn = self.revocation.turn();
+        let mut crls = self.revocation.crls();
+        crls.problem(CrlSource::Url(url.to_owned()), problem);
+        self.revocation.tell(&crls);
+    }
+
+    /// Where CRLs are to be fetched, and the group certificates.
+    pub fn crl_fetch(&self) -> (CrlFetch, Arc<[CertificateDer<'static>]>) {
+        let crls = self.revocation.crls();
+        (crls.fetch.clone(), crls.group.clone())
+    }
+
+    /// The URLs of CRLs that client certificates have named, a bounded number of them.
+    pub fn crl_points(&self) -> Vec<String> {
+        self.revocation.points.all()
+    }
+
+    /// What each CRL says of itself, and each that is missing.
+    #[must_use]
+    pub fn crls(&self) -> Arc<[CrlInfo]> {
+        let told = self.revocation.told.lock();
+        told.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn settle(
+        &self,
+        source: CrlSource,
+        lists: Result<Vec<CheckedCrl>, CrlErrors>,
+    ) -> Option<Admission> {
+        let _turn = self.revocation.turn();
+        let mut crls = self.revocation.crls();
+        // The configuration may have changed while the list was read.
+        if !crls.wanted.contains(&source) {
+            return None;
+        }
+        let trusted = public_keys(&crls.group);
+        let admission = match lists {
+            Ok(lists)
+                if lists
+                    .iter()
+                    .all(|list| trusted.iter().any(|key| **key == *list.signer())) =>
+            {
+                Some(crls.admit(source, lists))
+            }
+            Ok(_) => None,
+            Err(error) => {
+                crls.problem(source, error.to_string());
+                None
+            }
+        };
+        if admission == Some(Admission::Taken) {
+            self.publish(&crls);
+        } else {
+            self.revocation.tell(&crls);
+        }
+        admission
+    }
+
+    fn publish(&self, crls: &Crls) {
+        self.revocation.index.publish(crls.index());
+        self.revocation.tell(crls);
+        self.revocation_changed();
+    }
+}
+
+fn keep(file: &Path, ders: &[impl AsRef<[u8]>]) -> Result<(), CertError> {
+    if let Some(folder) = file.parent() {
+        files::make_folder(folder)?;
+    }
+    match ders {
+        [only] => files::replace(file, only.as_ref(), files::Mode::Public),
+        several => {
+            let blocks = several
+                .iter()
+                .map(|der| certs::make::pem_block("X509 CRL", der.as_ref()));
+            files::replace(
+                file,
+                blocks.collect::<String>().as_bytes(),
+                files::Mode::Public,
+            )
+        }
+    }
+}

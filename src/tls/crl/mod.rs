@@ -1,0 +1,290 @@
+//! CRLs into the index that handshakes look in. Each signature is verified here, once.
+//!
+//! A list that has run out is taken too: it still revokes, and the profile decides what it means for certificates that
+//! it does not name. What is taken: complete lists; lists that an issuing distribution point restricts to a kind of
+//! certificate, to distribution points or to some reasons; and delta lists on top of either. What is refused: whatever is
+//! not signed by a group certificate that may sign lists, not valid yet, broken, of version 1, indirect, or has a
+//! critical extension that is not understood (RFC 5280, section 5.2).
+
+mod parse;
+mod points;
+mod shelf;
+mod subject;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::pki_types::CertificateDer;
+use x509_parser::oid_registry::asn1_rs::BitString;
+use x509_parser::prelude::{AlgorithmIdentifier, FromDer, X509Certificate, X509Name};
+
+use crate::certs::{self, CertError};
+use crate::limits::CRL_CLOCK_SKEW_SECONDS;
+use crate::table::{RevocationIndex, RevocationList, SerialSet, canonical_serial};
+pub use parse::Number;
+use parse::Parsed;
+pub use points::PointsSeen;
+pub use shelf::{Admission, CrlShelf, CrlSource};
+pub(super) use subject::CertificateSubject;
+pub use subject::urls as crl_urls;
+
+/// Why a CRL is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum CrlError {
+    /// The file.
+    #[error("{0}")]
+    File(#[from] CertError),
+    /// What is wrong with the list.
+    #[error("CRL {file}: {problem}; remedy: {remedy}")]
+    Invalid {
+        /// Its file.
+        file: String,
+        /// The problem.
+        problem: String,
+        /// What would be right.
+        remedy: &'static str,
+    },
+}
+
+/// Every CRL that is not used, one a line: who repairs one wants to know of the others.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", lines(.0))]
+pub struct CrlErrors(pub Vec<CrlError>);
+
+fn lines(errors: &[CrlError]) -> String {
+    let lines: Vec<String> = errors.iter().map(CrlError::to_string).collect();
+    lines.join("\n")
+}
+
+/// What a loaded CRL says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CrlReport {
+    /// Where it is from.
+    pub source: CrlSource,
+    /// Its issuer, as text.
+    pub issuer: String,
+    /// Its number.
+    pub number: Option<Number>,
+    /// When it was made, in seconds since 1970.
+    pub this_update: u64,
+    /// When it runs out, in seconds since 1970.
+    pub next_update: Option<u64>,
+    /// Entries in it.
+    pub entries: usize,
+    /// Whether it is a delta CRL.
+    pub delta: bool,
+}
+
+/// A CRL that can be used: parsed, signed by a group certificate, its dates looked at.
+#[derive(Debug, Clone)]
+pub struct CheckedCrl {
+    report: CrlReport,
+    /// The list, without what a delta CRL takes out.
+    list: RevocationList,
+    /// For a delta CRL, the number of the list that it continues.
+    base: Option<Number>,
+    /// What a delta CRL takes out.
+    removed: Arc<SerialSet>,
+    /// Tells lists apart that have one number: no two are signed alike.
+    signature: Box<[u8]>,
+}
+
+/// Loads every CRL of `files`.
+///
+/// # Errors
+/// [`CrlErrors`], each of which names its file: a list that is not signed by a group certificate, is broken, not valid
+/// yet, or has a critical extension that is not understood (RFC 5280, section 5.2).
+pub fn load_crls(
+    files: &[PathBuf],
+    group: &[CertificateDer<'_>],
+    now: SystemTime,
+) -> Result<(RevocationIndex, Vec<CrlReport>), CrlErrors> {
+    let mut shelf = CrlShelf::default();
+    let mut errors = Vec::new();
+    for file in files {
+        let source = CrlSource::File(file.clone());
+        match read_crl_file(file, group, now) {
+            Ok(lists) => drop(shelf.admit(source, lists)),
+            Err(CrlErrors(found)) => errors.extend(found),
+        }
+    }
+    if errors.is_empty() {
+        Ok((shelf.index(), shelf.reports()))
+    } else {
+        Err(CrlErrors(errors))
+    }
+}
+
+/// Reads and checks every CRL of a file.
+///
+/// # Errors
+/// As [`load_crls`].
+pub fn read_crl_file(
+    file: &std::path::Path,
+    group: &[CertificateDer<'_>],
+    now: SystemTime,
+) -> Result<Vec<CheckedCrl>, CrlErrors> {
+    let lists = certs::read_crls(file).map_err(|error| CrlErrors(vec![error.into()]))?;
+    check_crls(&CrlSource::File(file.to_owned()), &lists, group, now)
+}
+
+/// Checks the CRLs of one source.
+///
+/// # Errors
+/// [`CrlErrors`], each of which names the source.
+pub fn check_crls(
+    source: &CrlSource,
+    lists: &[impl AsRef<[u8]>],
+    group: &[CertificateDer<'_>],
+    now: SystemTime,
+) -> Result<Vec<CheckedCrl>, CrlErrors> {
+    let now = unix_seconds(now);
+    let mut errors = Vec::new();
+    let mut checked = Vec::new();
+    for der in lists {
+        match check(source, der.as_ref(), group, now) {
+            Ok(list) => checked.push(list),
+            Err((problem, remedy)) => errors.push(CrlError::Invalid {
+                file: source.to_string(),
+                problem,
+                remedy,
+            }),
+        }
+    }
+    if errors.is_empty() {
+        Ok(checked)
+    } else {
+        Err(CrlErrors(errors))
+    }
+}
+
+/// The public keys of certificates, in DER.
+pub fn public_keys(group: &[CertificateDer<'_>]) -> Vec<Box<[u8]>> {
+    let parsed = group
+        .iter()
+        .filter_map(|der| X509Certificate::from_der(der).ok());
+    parsed
+        .map(|(_, certificate)| certificate.public_key().raw.into())
+        .collect()
+}
+
+impl CheckedCrl {
+    /// The public key that has signed the list, in DER.
+    pub fn signer(&self) -> &[u8] {
+        &self.list.signer
+    }
+}
+
+fn unix_seconds(now: SystemTime) -> u64 {
+    now.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+type Problem = (String, &'static str);
+
+fn check(
+    source: &CrlSource,
+    der: &[u8],
+    group: &[CertificateDer<'_>],
+    now: u64,
+) -> Result<CheckedCrl, Problem> {
+    let parsed = Parsed::read(der)?;
+    let issuer = X509Name::from_der(parsed.issuer)
+        .map(|(_, name)| name.to_string())
+        .map_err(|_| {
+            let remedy = "fetch it again from the CA";
+            ("has a broken issuer".to_owned(), remedy)
+        })?;
+    let signer = verify_signature(&parsed, &issuer, group)?;
+    if parsed.this_update > now + CRL_CLOCK_SKEW_SECONDS {
+        return Err((
+            "is not valid yet".into(),
+            "check this machine's clock, or the CA's",
+        ));
+    }
+    let serials = |removed| {
+        let entries = parsed
+            .entries()
+            .filter(move |entry| entry.removed == removed);
+        let serials = entries.map(|entry| canonical_serial(entry.serial));
+        Arc::new(SerialSet::collect(serials))
+    };
+    Ok(CheckedCrl {
+        list: RevocationList {
+            issuer: parsed.issuer.into(),
+            signer,
+            serials: serials(false),
+            scope: parsed.scope.clone(),
+            // Without nextUpdate (which RFC 5280 demands) a list can never be known to be in force.
+            next_update: parsed.next_update.unwrap_or(0),
+        },
+        removed: serials(true),
+        signature: parsed.signature.into(),
+        report: CrlReport {
+            source: source.clone(),
+            issuer,
+            this_update: parsed.this_update,
+            next_update: parsed.next_update,
+            entries: parsed.entries,
+            delta: parsed.base.is_some(),
+            number: parsed.number,
+        },
+        base: parsed.base,
+    })
+}
+
+/// Finds the group certificate that signed the list and gives its public key.
+fn verify_signature(
+    list: &Parsed<'_>,
+    issuer: &str,
+    group: &[CertificateDer<'_>],
+) -> Result<Box<[u8]>, Problem> {
+    let parts = AlgorithmIdentifier::from_der(list.algorithm)
+        .ok()
+        .zip(BitString::from_der(list.signature).ok());
+    let Some(((_, algorithm), (_, signature))) = parts else {
+        let remedy = "fetch it again from the CA";
+        return Err(("has a broken signature".into(), remedy));
+    };
+    let mut known = false;
+    let mut may_not_sign = false;
+    for der in group {
+        let Ok((_, ca)) = X509Certificate::from_der(der) else {
+            continue;
+        };
+        if ca.subject().as_raw() != list.issuer {
+            continue;
+        }
+        known = true;
+        let key = ca.public_key();
+        if x509_parser::verify::verify_signature(key, &algorithm, &signature, list.tbs).is_err() {
+            continue;
+        }
+        // A certificate without key usage may do anything (RFC 5280, section 4.2.1.3); with a broken one, nothing.
+        if ca
+            .key_usage()
+            .is_ok_and(|usage| usage.is_none_or(|usage| usage.value.crl_sign()))
+        {
+            return Ok(key.raw.into());
+        }
+        may_not_sign = true;
+    }
+    let remedy = "name the CRL that the CA of profile.device_auth.group_certificates has signed";
+    if may_not_sign {
+        Err((
+            format!("is signed by {issuer}, whose key usage lacks cRLSign"),
+            "let the CA's certificate be made again with the key usage cRLSign",
+        ))
+    } else if known {
+        Err((format!("is not signed by {issuer}"), remedy))
+    } else {
+        Err((
+            format!("is from {issuer}, which is not a group certificate"),
+            remedy,
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests;
