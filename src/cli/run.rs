@@ -12,7 +12,7 @@ use crate::backend::{ResolverHandle, ResolverTask, resolver};
 use crate::certs::{self, CertError};
 use crate::config::{self, AuditSink, Config, ConfigError, Log, LogFormat};
 use crate::control::{
-    Control, ControlError, RunningNode, Signal, Signals, fetch_crls, watch_crl_files,
+    Control, ControlError, EarlySignals, RunningNode, Signal, Signals, fetch_crls, watch_crl_files,
 };
 use crate::engine::{EngineError, Node};
 use crate::limits::{DRAIN_POLL, OWN_ADDRESSES_REFRESH, SESSIONS_END, TICKET_KEYS_POLL};
@@ -37,6 +37,9 @@ pub enum RunError {
     /// The state directory.
     #[error("state_dir: {0}")]
     StateDir(#[from] CertError),
+    /// The signals.
+    #[error("cannot take signals: {0}")]
+    Signals(std::io::Error),
 }
 
 /// `adit run`.
@@ -57,6 +60,7 @@ pub struct Gateway {
     names: ResolverTask,
     resolver: ResolverHandle,
     drain_timeout: Duration,
+    early: EarlySignals,
 }
 
 impl Gateway {
@@ -76,6 +80,7 @@ impl Gateway {
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
         }
+        let early = EarlySignals::note().map_err(RunError::Signals)?;
         certs::files::make_folder(&config.state_dir)?;
         let mut control = Control::bind(&config.admin)?;
         if let Some(file) = &config.admin_token {
@@ -97,6 +102,7 @@ impl Gateway {
             names,
             resolver,
             drain_timeout,
+            early,
         })
     }
 
@@ -118,6 +124,7 @@ impl Gateway {
             names,
             resolver,
             drain_timeout,
+            early,
         } = self;
         let (ended, shutdown) = watch::channel(false);
         let audit = Arc::new(audit);
@@ -131,7 +138,7 @@ impl Gateway {
                     refresh_sessions(&node),
                     watch_crl_files(node.clone()),
                     fetch_crls(node.clone(), resolver),
-                    signals(&node, &audit, file, &stops),
+                    signals(&node, &audit, (early, file), &stops),
                     end(&node, &stops, drain_timeout, ended),
                 );
             }
@@ -165,8 +172,13 @@ async fn refresh_sessions(node: &Arc<Node>) {
 }
 
 /// Reload and stop, as signals ask for them.
-async fn signals(node: &Arc<Node>, audit: &AuditLog, file: Option<PathBuf>, stops: &AtomicUsize) {
-    let signals = match Signals::install() {
+async fn signals(
+    node: &Arc<Node>,
+    audit: &AuditLog,
+    (early, file): (EarlySignals, Option<PathBuf>),
+    stops: &AtomicUsize,
+) {
+    let signals = match Signals::install(early) {
         Ok(signals) => signals,
         Err(error) => {
             tracing::error!(%error, "cannot take signals");

@@ -27,7 +27,7 @@ pub use devices::Device;
 pub use listen::Control;
 pub use node::RunningNode;
 pub use permission::read_token;
-pub use signals::{Signal, Signals};
+pub use signals::{EarlySignals, Signal, Signals};
 
 use std::io;
 use std::net::SocketAddr;

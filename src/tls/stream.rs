@@ -368,6 +368,11 @@ impl<C: Connection> TlsStream<C> {
         }
     }
 
+    /// Gives back what the session does not need while nothing moves.
+    pub fn rest(&self) {
+        self.layer.borrow_mut().rest();
+    }
+
     /// Ends the sending direction and reads the peer's bytes away until it closes, so that no reset overtakes what was
     /// sent. The caller bounds the time.
     pub async fn linger(&self) {

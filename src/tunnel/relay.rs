@@ -15,7 +15,7 @@ use rustls::AlertDescription;
 
 use super::core::{Core, Live};
 use super::session::alert_of;
-use crate::limits::{CUT_LINGER, LINGER};
+use crate::limits::{CUT_LINGER, LINGER, SESSION_REST};
 use crate::observe::{CloseReason, Stage};
 use crate::ring::{self, Either, RingBuf, TaskHandle, TcpStream};
 use crate::tls::{Received, ServerStream, StreamError};
@@ -171,16 +171,24 @@ impl Relay {
         self.last.set(ring::now());
     }
 
-    /// Returns when nothing has moved for the idle timeout. The timer is set anew only when it has run out.
+    /// Returns when nothing has moved for the idle timeout. Before that, the session rests. The timer is set anew only when
+    /// it has run out.
     async fn idle(&self) {
-        let mut timer = ring::sleep(self.idle_timeout);
+        let mut timer = ring::sleep(self.idle_timeout.min(SESSION_REST));
         loop {
             (&mut timer).await;
-            let deadline = self.last.get() + self.idle_timeout;
-            if ring::now() >= deadline {
+            let now = ring::now();
+            let (rest, end) = (
+                self.last.get() + SESSION_REST,
+                self.last.get() + self.idle_timeout,
+            );
+            if now >= end {
                 return;
             }
-            timer.reset(deadline);
+            if now >= rest {
+                self.client.rest();
+            }
+            timer.reset(if now >= rest { end } else { rest.min(end) });
         }
     }
 

@@ -88,6 +88,12 @@ impl<C: Connection> RecordLayer<C> {
         })
     }
 
+    /// Keeps only what an idle session needs; the next record makes ready what it wants.
+    pub fn rest(&mut self) {
+        self.opening.rest();
+        self.sealing.rest();
+    }
+
     /// Bytes of the record at the start of `bytes`, its header included; `None` where the header is not complete.
     ///
     /// # Errors

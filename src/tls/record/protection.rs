@@ -8,6 +8,8 @@ use aws_lc_rs::aead::{
 use rustls::crypto::tls13::OkmBlock;
 use rustls::{ConnectionTrafficSecrets, ContentType, SupportedCipherSuite};
 
+use zeroize::Zeroizing;
+
 use super::fault::Fault;
 use super::renewal::Renewal;
 use crate::limits::{AES_GCM_RECORDS_MAX, TLS_PLAINTEXT_MAX, TLS_RECORD_HEADER, TLS13_PADDED_MAX};
@@ -27,6 +29,11 @@ const EXPLICIT_NONCE: usize = 8;
 /// The version on the wire of both TLS 1.2 and 1.3 (RFC 8446, section 5.2).
 const WIRE_VERSION: [u8; 2] = [3, 3];
 
+fn made_ready(algorithm: &'static Algorithm, key: &[u8]) -> Result<LessSafeKey, Fault> {
+    let key = UnboundKey::new(algorithm, key).map_err(|_| Fault::Internal)?;
+    Ok(LessSafeKey::new(key))
+}
+
 /// How a record is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
@@ -40,7 +47,11 @@ enum Shape {
 
 /// The keys of one direction and the number of the next record.
 pub(super) struct Protection {
-    key: LessSafeKey,
+    /// The key's schedule and tables, ten times the size of all else here. Made anew after a rest.
+    ready: Option<LessSafeKey>,
+    algorithm: &'static Algorithm,
+    /// As many bytes as the algorithm's key has.
+    key: Zeroizing<[u8; KEY_MAX]>,
     iv: [u8; NONCE],
     sequence: u64,
     limit: u64,
@@ -88,17 +99,27 @@ impl Protection {
     /// [`Fault::Internal`] where there are none.
     pub fn renew(&mut self) -> Result<(), Fault> {
         let mut renewal = self.renewal.take().ok_or(Fault::Internal)?;
-        let algorithm = self.key.algorithm();
-        let (mut key, mut iv) = ([0; KEY_MAX], [0; NONCE]);
-        let key_bytes = &mut key[..algorithm.key_len()];
-        renewal.next(key_bytes, &mut iv)?;
-        let keys = Self::with_key(algorithm, key_bytes, &iv, 0, self.shape);
-        key.fill(0);
+        let (mut key, mut iv) = (Zeroizing::new([0; KEY_MAX]), [0; NONCE]);
+        let key = &mut key[..self.algorithm.key_len()];
+        renewal.next(key, &mut iv)?;
         *self = Self {
             renewal: Some(renewal),
-            ..keys?
+            ..Self::with_key(self.algorithm, key, &iv, 0, self.shape)?
         };
         Ok(())
+    }
+
+    /// Keeps only what the keys can be made ready from again.
+    pub fn rest(&mut self) {
+        self.ready = None;
+    }
+
+    fn ready(&mut self) -> Result<&LessSafeKey, Fault> {
+        if self.ready.is_none() {
+            let key = &self.key[..self.algorithm.key_len()];
+            self.ready = Some(made_ready(self.algorithm, key)?);
+        }
+        self.ready.as_ref().ok_or(Fault::Internal)
     }
 
     fn with_key(
@@ -113,9 +134,14 @@ impl Protection {
         } else {
             AES_GCM_RECORDS_MAX
         };
-        let key = UnboundKey::new(algorithm, key).map_err(|_| Fault::Internal)?;
+        let mut own = Zeroizing::new([0; KEY_MAX]);
+        own.get_mut(..key.len())
+            .ok_or(Fault::Internal)?
+            .copy_from_slice(key);
         Ok(Self {
-            key: LessSafeKey::new(key),
+            ready: Some(made_ready(algorithm, key)?),
+            algorithm,
+            key: own,
             iv: iv.try_into().map_err(|_| Fault::Internal)?,
             sequence,
             limit,
@@ -186,7 +212,7 @@ impl Protection {
                 let aad: [u8; TLS_RECORD_HEADER] =
                     head.try_into().expect("a TLS 1.3 front is the header");
                 let kind = [u8::from(kind)];
-                self.key.seal_in_place_scatter(
+                self.ready()?.seal_in_place_scatter(
                     Nonce::assume_unique_for_key(nonce),
                     Aad::from(aad),
                     content,
@@ -197,7 +223,7 @@ impl Protection {
             Shape::Tls12Gcm | Shape::Tls12ChaCha => {
                 let aad = self.aad12(kind, content.len());
                 head[TLS_RECORD_HEADER..].copy_from_slice(&nonce[NONCE - (front - 5)..]);
-                self.key.seal_in_place_scatter(
+                self.ready()?.seal_in_place_scatter(
                     Nonce::assume_unique_for_key(nonce),
                     Aad::from(aad),
                     content,
@@ -231,7 +257,7 @@ impl Protection {
             Shape::Tls13 => {
                 let aad: [u8; TLS_RECORD_HEADER] =
                     (&*head).try_into().expect("a TLS 1.3 front is the header");
-                self.key.open_in_place_separate_tag(
+                self.ready()?.open_in_place_separate_tag(
                     Nonce::assume_unique_for_key(nonce),
                     Aad::from(aad),
                     tag,
@@ -245,7 +271,7 @@ impl Protection {
                     nonce[..NONCE - explicit].copy_from_slice(&self.iv[..NONCE - explicit]);
                 }
                 let aad = self.aad12(outer, content.len());
-                self.key.open_in_place_separate_tag(
+                self.ready()?.open_in_place_separate_tag(
                     Nonce::assume_unique_for_key(nonce),
                     Aad::from(aad),
                     tag,

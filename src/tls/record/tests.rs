@@ -237,6 +237,9 @@ fn every_suite_carries_random_streams_to_and_from_rustls() {
         for _ in 0..24 {
             let up = message(&mut random);
             let records = write(&mut client, &up);
+            if random.bytes(1)[0] < 128 {
+                server.rest();
+            }
             assert!(
                 open_in_portions(&mut server, &records, &mut random) == up,
                 "{suite:?} up"
@@ -339,6 +342,7 @@ fn new_keys_come_when_the_peer_asks_and_when_it_does_not() {
     for round in 0..3 {
         // rustls asks for new keys of this end too.
         client.refresh_traffic_keys().unwrap();
+        server.rest();
         let mut records = write(&mut client, b"under new keys");
         let (plain, _) = open_all(&mut server, &mut records).unwrap();
         assert_eq!(plain, b"under new keys", "round {round}");
