@@ -16,7 +16,7 @@ use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use clap::Parser;
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ConnectionTrafficSecrets, RootCertStore, ServerConfig, ServerConnection};
 
@@ -45,6 +45,9 @@ struct Options {
     /// The authority of client certificates, PEM.
     #[arg(long)]
     ca: PathBuf,
+    /// The CRL of that authority, PEM: it is checked by webpki then.
+    #[arg(long)]
+    crl: Option<PathBuf>,
     /// CPU to run on.
     #[arg(long)]
     core: Option<usize>,
@@ -80,8 +83,13 @@ fn server_config(options: &Options) -> Result<Arc<ServerConfig>, Failure> {
         cipher_suites: vec![provider::cipher_suite::TLS13_AES_128_GCM_SHA256],
         ..provider::default_provider()
     });
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone()).build()?;
+    let mut verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+    if let Some(crl) = &options.crl {
+        verifier = verifier.with_crls([CertificateRevocationListDer::from_pem_slice(&fs::read(
+            crl,
+        )?)?]);
+    }
+    let verifier = verifier.build()?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)

@@ -101,6 +101,16 @@ class Bound(Peer):
         ]  # fmt: skip
 
 
+class Webpki(Bound):
+    """The same with webpki's own check of the CRL, which reads and hashes the whole list for each certificate."""
+
+    name = "webpki"
+    refuses_revoked = True
+
+    def command(self, folder, port, backend, workers):
+        return [*super().command(folder, port, backend, workers), "--crl", folder / "ca.crl"]
+
+
 class HAProxy(Peer):
     name, program, packages = "haproxy", "haproxy", ("haproxy",)
 

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Callable
 
+from lib import pki
 from lib.measure import Failed
 
 LATENCY = (("p50", "p50"), ("p99", "p99"), ("p99.9", "p99_9"))
 CURVE = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1)  # of HAProxy's own top rate
+MANY_REVOKED = 1_000_000
 STORM_RATE = 2000  # round trips a second over the 500 open tunnels: far from what a core can do
 LOWER, HIGHER = "lower", "higher"
 
@@ -62,6 +64,27 @@ def opens(options):
         return result
 
     yield Row("opens", "resumed handshake + tunnel", resumed, figures)
+
+
+def revocation(options):
+    """Full handshakes with the CRL of the other rows, which has one entry, and with one of a million and one."""
+    base = ["--scenario", "handshake", "--tunnels", "16"]
+
+    def run(bench, peer):
+        short = per_operation(bench.run(peer, base))
+        kept = pki.lengthen_crl(bench.folder, MANY_REVOKED)
+        try:
+            long = per_operation(bench.run(peer, base))
+        finally:
+            (bench.folder / "ca.crl").write_text(kept)
+        return {"short": short, "long": long}
+
+    figures = [
+        Figure("CPU µs each, 1 entry", lambda r: r["short"]),
+        Figure("CPU µs each, 1,000,001 entries", lambda r: r["long"]),
+        Figure("the second by the first", lambda r: r["long"] / r["short"]),
+    ]
+    yield Row("crl", "full handshake with a CRL", run, figures, only=("adit", "baseline", "haproxy", "webpki"))
 
 
 def round_trips(options):
@@ -144,7 +167,7 @@ def workers(options):
 
 ALL = {
     "opens": opens, "echo": round_trips, "stream": streams, "latency": latency,
-    "memory": memory, "storm": storm, "workers": workers,
+    "memory": memory, "crl": revocation, "storm": storm, "workers": workers,
 }  # fmt: skip
 
 
