@@ -5,12 +5,17 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use adit::certs::Issued;
-use common::{Gateway, Pki, ask, connect, crl_of, echo, request, server, service, until};
+use adit::certs::{self, Issued};
+use common::{
+    Gateway, Pki, ask, config, connect, crl_of, echo, free_port, request, server, service, until,
+};
+use rustls::crypto::aws_lc_rs;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use time::OffsetDateTime;
 
 const HOST: &str = "a.test:1";
@@ -65,22 +70,116 @@ fn a_changed_file_bites_without_a_reload_and_a_worse_one_does_not() {
 }
 
 /// A server that gives what `content` holds, and counts.
-fn serve(content: Arc<Mutex<(Vec<u8>, usize)>>) -> std::net::SocketAddr {
-    server(move |mut stream: TcpStream| {
-        let mut header = Vec::new();
-        let mut byte = [0];
-        while !header.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).is_ok() {
-            header.push(byte[0]);
+fn serve(content: Arc<Mutex<(Vec<u8>, usize)>>) -> SocketAddr {
+    server(move |stream: TcpStream| give(stream, &content))
+}
+
+fn give(mut stream: impl Read + Write, content: &Mutex<(Vec<u8>, usize)>) {
+    let mut header = Vec::new();
+    let mut byte = [0];
+    while !header.ends_with(b"\r\n\r\n") {
+        if stream.read_exact(&mut byte).is_err() {
+            return;
         }
-        let mut content = content.lock().unwrap();
-        content.1 += 1;
-        let head = format!(
-            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n",
-            content.0.len()
-        );
-        let _ = stream.write_all(head.as_bytes());
-        let _ = stream.write_all(&content.0);
+        header.push(byte[0]);
+    }
+    let mut content = content.lock().unwrap();
+    content.1 += 1;
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n",
+        content.0.len()
+    );
+    let _ = stream.write_all(head.as_bytes());
+    let _ = stream.write_all(&content.0);
+}
+
+/// The same over TLS, as `localhost`.
+fn serve_tls(pki: &Pki, content: Arc<Mutex<(Vec<u8>, usize)>>) -> SocketAddr {
+    let chain = certs::read_certificates(&pki.path("server.pem")).unwrap();
+    let key = certs::read_private_key(&pki.path("server.key")).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let config = Arc::new(config);
+    server(move |stream: TcpStream| {
+        let session = ServerConnection::new(config.clone()).unwrap();
+        let mut tls = StreamOwned::new(session, stream);
+        give(&mut tls, &content);
+        tls.conn.send_close_notify();
+        let _ = tls.flush();
     })
+}
+
+/// A gateway that trusts the authority of `pki` for https, if it is to.
+fn fetching(pki: &Pki, crl: &str, trusting: bool) -> Gateway {
+    let admin = free_port();
+    let rest = format!("{crl}\n{}", service(&[server(echo)]));
+    let text = config(admin, "", "unmanaged = 'allow'", &rest);
+    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    std::fs::write(pki.path("ca.crl"), list(pki, &[], 300)).unwrap();
+    let roots = if trusting { "ca.pem" } else { "none.pem" };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+    command
+        .args(["run", "--config"])
+        .arg(pki.path("adit.toml"))
+        .env("SSL_CERT_FILE", pki.path(roots))
+        .env_remove("SSL_CERT_DIR");
+    Gateway::spawn(command, admin)
+}
+
+#[test]
+fn https_is_fetched_from_whom_the_system_trusts_only() {
+    let pki = Pki::new();
+    let lost = pki.client("lost", |_| ());
+    let content = Arc::new(Mutex::new((list(&pki, &[&lost], 0), 0)));
+    let port = serve_tls(&pki, content.clone()).port();
+    let other = common::authority("other");
+    std::fs::create_dir(pki.path("other")).unwrap();
+    other.write(&pki.path("other")).unwrap();
+    std::fs::copy(pki.path("other/ca.pem"), pki.path("none.pem")).unwrap();
+    let crl =
+        format!("urls = ['https://localhost:{port}/ca.crl']\nallow = ['127.0.0.0/8', '::1/128']");
+
+    let gateway = fetching(&pki, &crl, false);
+    until("told", || {
+        gateway.get("/readyz").1.contains("UnknownIssuer")
+    });
+    assert!(is_let_in(&pki, &gateway, &lost));
+    assert_eq!(content.lock().unwrap().1, 0);
+    drop(gateway);
+
+    let gateway = fetching(&pki, &crl, true);
+    until("fetched", || !is_let_in(&pki, &gateway, &lost));
+}
+
+#[test]
+fn the_places_that_certificates_name_are_asked_if_their_hosts_are_allowed() {
+    let pki = Pki::new();
+    let content = Arc::new(Mutex::new((Vec::new(), 0)));
+    let lists = serve(content.clone());
+    let lost = pki.client("lost", |request| {
+        request.crl_urls = vec![format!("http://{lists}/ca.crl")];
+    });
+    content.lock().unwrap().0 = list(&pki, &[&lost], 0);
+
+    let open = "urls = ['cdp']\nallow = ['127.0.0.1/32']\nallowed_hosts = ['127.0.0.1']";
+    let elsewhere = "urls = ['cdp']\nallow = ['127.0.0.1/32']\nallowed_hosts = ['crl.example.com']";
+    let gateway = fetching(&pki, elsewhere, true);
+    assert!(is_let_in(&pki, &gateway, &lost));
+    std::thread::sleep(Duration::from_millis(2500));
+    assert!(
+        is_let_in(&pki, &gateway, &lost),
+        "its list was not asked for"
+    );
+    assert_eq!(content.lock().unwrap().1, 0);
+    drop(gateway);
+
+    let gateway = fetching(&pki, open, true);
+    until("fetched", || !is_let_in(&pki, &gateway, &lost));
+    assert!(gateway.get("/readyz").1.contains("/ca.crl"));
 }
 
 #[test]

@@ -86,6 +86,9 @@ pub struct IssueArgs {
     /// Subject alternative name: user principal name.
     #[arg(long, value_name = "NAME")]
     upn: Vec<String>,
+    /// URL at which the authority's revocation list is to be had.
+    #[arg(long, value_name = "URL")]
+    crl_url: Vec<String>,
     /// Organizational unit of the subject: the app.
     #[arg(long, value_name = "OU")]
     app: Option<String>,
@@ -231,6 +234,7 @@ fn issue_request(arguments: &IssueArgs, ca_end: OffsetDateTime) -> Result<IssueR
     request.uri.clone_from(&arguments.uri);
     request.email.clone_from(&arguments.email);
     request.upn.clone_from(&arguments.upn);
+    request.crl_urls.clone_from(&arguments.crl_url);
     request.serial.clone_from(&arguments.serial);
     request.key_type = arguments.key_type;
     if arguments.kind == Usage::Server && request.dns.is_empty() && request.ip.is_empty() {

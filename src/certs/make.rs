@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384,
-    PKCS_RSA_SHA256, RsaKeySize, SanType,
+    BasicConstraints, CertificateParams, CrlDistributionPoint, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256, RsaKeySize, SanType,
 };
 use rustls_pki_types::{CertificateDer, DnsName, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::{Duration, OffsetDateTime, UtcOffset};
@@ -299,6 +299,8 @@ pub struct IssueRequest {
     pub email: Vec<String>,
     /// User principal names.
     pub upn: Vec<String>,
+    /// URLs at which the authority's CRL is to be had (RFC 5280 section 4.2.1.13).
+    pub crl_urls: Vec<String>,
     /// The serial number; `None`: a random one.
     pub serial: Option<Serial>,
     /// When it is valid.
@@ -321,6 +323,7 @@ impl IssueRequest {
             uri: Vec::new(),
             email: Vec::new(),
             upn: Vec::new(),
+            crl_urls: Vec::new(),
             serial: None,
             validity,
             key_type: KeyType::default(),
@@ -360,6 +363,13 @@ impl IssueRequest {
         params.not_before = self.validity.not_before;
         params.not_after = self.validity.not_after;
         params.is_ca = IsCa::ExplicitNoCa;
+        if !self.crl_urls.is_empty() {
+            for url in &self.crl_urls {
+                ia5(url)?;
+            }
+            let uris = self.crl_urls.clone();
+            params.crl_distribution_points = vec![CrlDistributionPoint { uris }];
+        }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = self.usages.iter().map(|usage| usage.purpose()).collect();
         Ok(params)
