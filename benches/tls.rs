@@ -49,6 +49,13 @@ fn sealing(criterion: &mut Criterion) {
                 layer.seal(&mut record).expect("keys are not used up");
             });
         });
+        group.bench_function(BenchmarkId::new("adit after a rest", size), |bencher| {
+            bencher.iter(|| {
+                layer.rest();
+                layer.before_sealing().expect("new keys");
+                layer.seal(&mut record).expect("keys are not used up");
+            });
+        });
         let (_, mut server) = Ends::new(false).shake();
         let (data, mut out) = (vec![7; size], Vec::new());
         group.bench_function(BenchmarkId::new("rustls", size), |bencher| {

@@ -94,7 +94,9 @@ fn bites(
     assert!(echoes(&mut other), "a tunnel that qualifies was closed");
     until("counted", || gateway.ended(reason) == 1.0);
     assert_eq!(gateway.metric("adit_tunnels_live", ""), 1.0);
-    let audit = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+    let log = || std::fs::read_to_string(pki.path("audit.log")).unwrap();
+    until("recorded", || log().contains(reason));
+    let audit = log();
     let line = audit.lines().find(|line| line.contains(reason)).unwrap();
     assert!(
         line.contains("\"tunnel-end\"") && line.contains("\"lost\""),
@@ -203,6 +205,8 @@ fn tunnels_are_closed_by_each_of_their_names() {
     let names = ["id", "user", "app", "serial"];
     for name in names {
         let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
+        // A tunnel is listed when its bytes begin to move, not yet when its client reads the 200.
+        assert!(echoes(&mut session));
         let (_, listed) = gateway.get("/tunnels?device=device");
         let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
         let value = &listed[0][name];
