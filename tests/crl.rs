@@ -212,6 +212,14 @@ fn a_fetched_list_is_used_and_kept_for_a_start_without_its_server() {
         page.contains("\"state\":\"current\"") && page.contains("/ca.crl"),
         "{page}"
     );
+    // It counts before it is kept.
+    until("kept", || {
+        std::fs::read_dir(pki.path("state/crls")).is_ok_and(|files| {
+            files
+                .flatten()
+                .any(|file| file.path().extension().is_some_and(|kind| kind == "crl"))
+        })
+    });
     drop(gateway);
 
     // The server's answers are of no use any more; what was kept counts from the first handshake on.
