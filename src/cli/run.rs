@@ -192,7 +192,10 @@ async fn signals(
                 if let Some(file) = &file {
                     let (node, file) = (node.clone(), file.clone());
                     // Reads files and checks signatures: not on this thread, which answers probes.
-                    std::thread::spawn(move || reload(&node, &file));
+                    std::thread::spawn(move || {
+                        ring::yield_to_others();
+                        reload(&node, &file);
+                    });
                 }
             }
             Signal::Stop => {

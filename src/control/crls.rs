@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep};
 
 use super::fetch::{Bounds, Fetched, Fetcher, Validators};
@@ -19,6 +19,7 @@ use crate::limits::{
     CRL_FETCHES, CRL_POLL, CRL_RETRY, CRL_RETRY_MAX, CRL_SOURCES_MAX, CRL_UPDATE_MAX,
     CRL_UPDATE_MIN,
 };
+use crate::ring;
 use crate::tls::crl_urls;
 
 /// Reads the CRL files again that have changed, for ever.
@@ -26,8 +27,16 @@ pub async fn watch_crl_files(node: Arc<Node>) {
     loop {
         sleep(CRL_POLL).await;
         let node = node.clone();
-        let _ = spawn_blocking(move || node.read_changed_crl_files()).await;
+        let _ = in_background(move || node.read_changed_crl_files()).await;
     }
+}
+
+/// Runs what may take seconds of a CPU: behind everything else, so that the data cores do not feel it.
+fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    spawn_blocking(|| {
+        ring::yield_to_others();
+        work()
+    })
 }
 
 /// Fetches the CRLs of URLs, for ever.
@@ -100,7 +109,7 @@ async fn turn(
         Ok(Fetched::NotModified) => Some(known.clone()),
         Ok(Fetched::List(bytes, validators)) => {
             let (node, name) = (node.clone(), url.to_owned());
-            let offered = spawn_blocking(move || node.offer_fetched_crl(&name, bytes));
+            let offered = in_background(move || node.offer_fetched_crl(&name, bytes));
             // A list that was not taken is asked for again, whole and soon.
             offered.await.ok()?.then_some(validators)
         }

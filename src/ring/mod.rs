@@ -45,7 +45,7 @@ pub use executor::{
 pub use listener::TcpListener;
 pub use permit::permit;
 pub use pieces::{Pieces, Spacing};
-pub use process::{pin_to_cpu, raise_descriptor_limit};
+pub use process::{pin_to_cpu, raise_descriptor_limit, yield_to_others};
 pub use remote::{OneshotReceiver, OneshotSender, Remote, oneshot};
 pub use signal::Signal;
 pub use stream::TcpStream;

@@ -1,4 +1,4 @@
-//! Two settings of the process that a runtime needs: the CPU of a thread and the number of descriptors.
+//! Settings of the process and its threads that a runtime needs: CPU, priority, number of descriptors.
 
 use std::io;
 
@@ -19,6 +19,15 @@ pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// Lets every other thread of the machine go first (nice 19, of this thread alone: sched(7)). For long work beside the data
+/// cores. Where the system refuses, the work is done all the same.
+pub fn yield_to_others() {
+    const LOWEST: libc::c_int = 19;
+    const THIS_THREAD: libc::id_t = 0;
+    // SAFETY: takes no pointer.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, THIS_THREAD, LOWEST) };
 }
 
 /// Raises the limit of open descriptors to the most that is allowed, and returns it.
