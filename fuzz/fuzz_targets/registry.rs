@@ -13,7 +13,9 @@ fuzz_target!(|text: &str| {
         && let Ok(changes) = reader.finish()
     {
         assert!(changes.len() <= text.lines().count());
-        let registry = DeviceRegistry::default().with(&changes).expect("few devices");
+        let registry = DeviceRegistry::default()
+            .with(&changes)
+            .expect("few devices");
         for (name, entry) in changes.iter() {
             assert_eq!(registry.state(name), entry.state);
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use adit::certs::make::Usage;
 use adit::certs::{self, CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity};
-use adit::tls::Handshake;
+use adit::tls::{Handshake, hand_over};
 use rustls::client::UnbufferedClientConnection;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
@@ -100,6 +100,7 @@ fn configs(suite: SupportedCipherSuite) -> Result<Configs, rustls::Error> {
         .with_no_client_auth()
         .with_single_cert(SERVER.chain.clone(), SERVER.key.clone_key())?;
     server.enable_secret_extraction = true;
+    server.key_log = hand_over();
     let mut roots = RootCertStore::empty();
     roots.add(CA.certificate().clone())?;
     let mut client = ClientConfig::builder_with_provider(provider)
@@ -131,7 +132,7 @@ pub fn client(suite: u8) -> Handshake<UnbufferedClientConnection> {
 }
 
 /// Two ends whose handshake is done, the client's with what it was sent behind it: session tickets.
-pub fn session(suite: u8) -> (Wire, UnbufferedServerConnection) {
+pub fn session(suite: u8) -> (Wire, Handshake<UnbufferedServerConnection>) {
     let (mut client, mut server) = (client(suite), server(suite));
     let (mut to_client, mut to_server) = (Vec::new(), Vec::new());
     let (mut client_done, mut server_done) = (false, false);
@@ -148,6 +149,6 @@ pub fn session(suite: u8) -> (Wire, UnbufferedServerConnection) {
             client_done = done;
         }
     }
-    let client = Wire::new(client.into_connection(), &to_client);
-    (client, server.into_connection())
+    let (connection, _) = client.into_parts();
+    (Wire::new(connection, &to_client), server)
 }
