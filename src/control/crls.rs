@@ -49,8 +49,8 @@ pub async fn fetch_crls(node: Arc<Node>, resolver: ResolverHandle) {
     let mut running = JoinSet::new();
     loop {
         let asked = node.clone();
-        // Behind a lock that may be held while an index is made.
-        let Ok((rules, urls)) = spawn_blocking(move || wanted(&asked)).await else {
+        // Behind a lock that may be held while an index is made, and may make one itself, of a list that was kept.
+        let Ok((rules, urls)) = in_background(move || wanted(&asked)).await else {
             return;
         };
         schedule.keep(urls, Instant::now());

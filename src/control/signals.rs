@@ -133,15 +133,13 @@ mod tests {
     }
 
     fn kill(name: &str) {
-        {
-            let command = format!("kill -{name} {}", std::process::id());
-            assert!(
-                std::process::Command::new("sh")
-                    .args(["-c", &command])
-                    .status()
-                    .unwrap()
-                    .success()
-            );
-        }
+        let command = format!("kill -{name} {}", std::process::id());
+        assert!(
+            std::process::Command::new("sh")
+                .args(["-c", &command])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 }
