@@ -87,7 +87,7 @@ fn external(profile: &Profile) -> String {
 }
 
 fn versions(profile: &Profile) -> &'static str {
-    match (profile.tls12, profile.tls13) {
+    match (profile.inbound.tls12, profile.inbound.tls13) {
         (true, true) => "TLS 1.2 and 1.3",
         (true, false) => "TLS 1.2 only",
         (false, true) => "TLS 1.3 only",
