@@ -347,6 +347,18 @@ pub const CONNECT_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// How long the one tunnel that tries a dead server keeps others from trying it too, if nothing is heard of it.
 pub const TRIAL_TIME: Duration = Duration::from_secs(5);
 
+/// How long a tunnel waits before it looks again for a free buffer.
+pub const BUFFER_WAIT: Duration = Duration::from_millis(1);
+
+/// Longest header of an upstream proxy's answer to CONNECT, in bytes.
+pub const PROXY_ANSWER_MAX: usize = 8 * 1024;
+
+/// Most header fields of such an answer.
+pub const PROXY_ANSWER_HEADERS: usize = 64;
+
+/// Sessions with servers that a core keeps for resumption, for each service that has TLS to its servers.
+pub const OUTBOUND_SESSIONS: usize = 256;
+
 // ---- engine ----
 
 /// Connections that the kernel keeps for a core until it accepts them; the kernel caps it at net.core.somaxconn.

@@ -224,7 +224,12 @@ mod tests {
     }
 
     /// Steps at these seconds.
-    fn steps(health: &mut Health, policy: &config::Health, start: Instant, events: &[(u64, Event)]) {
+    fn steps(
+        health: &mut Health,
+        policy: &config::Health,
+        start: Instant,
+        events: &[(u64, Event)],
+    ) {
         for (at, event) in events {
             health.step(*event, policy, start + seconds(*at));
         }
@@ -235,7 +240,12 @@ mod tests {
         let (policy, start) = (policy(), Instant::now());
         let failed = Event::Failed(WHY);
         let mut health = Health::default();
-        steps(&mut health, &policy, start, &[(0, failed), (1, failed), (2, Event::Connected)]);
+        steps(
+            &mut health,
+            &policy,
+            start,
+            &[(0, failed), (1, failed), (2, Event::Connected)],
+        );
         steps(&mut health, &policy, start, &[(3, failed), (4, failed)]);
         assert!(is_alive(&health) && !health.is_clean());
         // Two seconds beyond the window: the first of the three counts no more.
@@ -276,15 +286,28 @@ mod tests {
         let (policy, start) = (checked(), Instant::now());
         let (passed, bad) = (Event::CheckPassed, Event::CheckFailed(WHY));
         let mut health = Health::default();
-        steps(&mut health, &policy, start, &[(0, bad), (1, bad), (2, passed), (3, bad), (4, bad)]);
+        steps(
+            &mut health,
+            &policy,
+            start,
+            &[(0, bad), (1, bad), (2, passed), (3, bad), (4, bad)],
+        );
         assert!(is_alive(&health));
         health.step(bad, &policy, start + seconds(5));
-        let State::Dead { until, by_check, .. } = health.state() else {
+        let State::Dead {
+            until, by_check, ..
+        } = health.state()
+        else {
             panic!("three bad checks in a row");
         };
         assert!(by_check && until == start + seconds(10));
         assert_eq!(health.trial_at(&policy), None, "a check has to say so");
-        steps(&mut health, &policy, start, &[(6, passed), (7, passed), (8, passed)]);
+        steps(
+            &mut health,
+            &policy,
+            start,
+            &[(6, passed), (7, passed), (8, passed)],
+        );
         assert!(!is_alive(&health), "not before its time");
         steps(&mut health, &policy, start, &[(9, bad), (10, passed)]);
         assert!(!is_alive(&health), "one good check");

@@ -164,7 +164,13 @@ impl ServerState {
         match (before, after) {
             (State::Alive { .. }, State::Dead { why, by_check, .. }) => {
                 let found_by = if by_check { "a check" } else { "tunnels" };
-                tracing::warn!(service, server, why = why.word(), found_by, "a server is dead");
+                tracing::warn!(
+                    service,
+                    server,
+                    why = why.word(),
+                    found_by,
+                    "a server is dead"
+                );
             }
             (State::Dead { .. }, State::Alive { .. }) => {
                 tracing::info!(service, server, "a server is alive again");
@@ -264,6 +270,14 @@ impl Group {
         &self.health
     }
 
+    /// Whether none of its servers is alive or to be tried.
+    #[must_use]
+    pub fn all_are_dead(&self, now: Instant) -> bool {
+        self.members.iter().all(|(state, _)| {
+            state.drained.load(Relaxed) || state.standing(&self.health, now) == Standing::Dead
+        })
+    }
+
     /// The server for one more attempt of a dial that has tried those in `tried` (by place) in vain. A dead server whose
     /// time is over comes first, and so to one dial alone. With `dead_too`, those that are dead are taken for alive.
     #[must_use]
@@ -274,9 +288,8 @@ impl Group {
         dead_too: bool,
         now: Instant,
     ) -> Option<Claim> {
-        let is_open = |index: usize| {
-            !tried.contains(&index) && !self.members[index].0.drained.load(Relaxed)
-        };
+        let is_open =
+            |index: usize| !tried.contains(&index) && !self.members[index].0.drained.load(Relaxed);
         let standing = |index: usize| self.members[index].0.standing(&self.health, now);
         let tries = |index: &usize| match standing(*index) {
             Standing::Trial(at) if is_open(*index) => self.members[*index].0.take_trial(at, now),
@@ -398,9 +411,8 @@ impl Fleet {
     /// Takes new tunnels away from a server, or gives them back. What is known of it then; `None` if there is no such one.
     pub fn drain(&self, service: &str, server: &str, drained: bool) -> Option<ServerInfo> {
         let groups = self.groups();
-        let is_meant = |state: &&Arc<ServerState>| {
-            *state.service == *service && *state.text == *server
-        };
+        let is_meant =
+            |state: &&Arc<ServerState>| *state.service == *service && *state.text == *server;
         let state = groups
             .iter()
             .flatten()

@@ -31,7 +31,9 @@ fn group(servers: &[(&str, u32)], reach: Reach) -> (Fleet, Arc<Group>) {
 
 fn kill(group: &Group, index: usize, now: Instant) {
     for _ in 0..group.health.failures {
-        group.members[index].0.step(Event::Failed(WHY), &group.health, now);
+        group.members[index]
+            .0
+            .step(Event::Failed(WHY), &group.health, now);
     }
 }
 
@@ -53,7 +55,11 @@ fn a_dead_server_is_left_out_and_one_tunnel_alone_tries_it() {
     let later = now + seconds(6);
     let trial = group.choose(&turn, &[], false, later).unwrap();
     assert_eq!(trial.index, 0);
-    assert_eq!(picks(&group, &turn, 10, later), [0, 10], "others wait for its outcome");
+    assert_eq!(
+        picks(&group, &turn, 10, later),
+        [0, 10],
+        "others wait for its outcome"
+    );
     trial.server.step(Event::Connected, &group.health, later);
     assert_eq!(picks(&group, &turn, 10, later), [5, 5]);
     // A trial of which nothing is heard does not keep the server dead for ever.
@@ -61,7 +67,10 @@ fn a_dead_server_is_left_out_and_one_tunnel_alone_tries_it() {
     let again = later + seconds(6);
     assert_eq!(group.choose(&turn, &[], false, again).unwrap().index, 0);
     let much_later = again + TRIAL_TIME;
-    assert_eq!(group.choose(&turn, &[], false, much_later).unwrap().index, 0);
+    assert_eq!(
+        group.choose(&turn, &[], false, much_later).unwrap().index,
+        0
+    );
 }
 
 #[test]
@@ -72,7 +81,10 @@ fn where_all_are_dead_they_are_tried_if_asked_for() {
     kill(&group, 1, now);
     assert!(group.choose(&turn, &[], false, now).is_none());
     let first = group.choose(&turn, &[], true, now).unwrap().index;
-    assert_ne!(group.choose(&turn, &[first], true, now).unwrap().index, first);
+    assert_ne!(
+        group.choose(&turn, &[first], true, now).unwrap().index,
+        first
+    );
     assert!(group.choose(&turn, &[0, 1], true, now).is_none());
 }
 
@@ -81,13 +93,19 @@ fn a_drained_server_gets_nothing_even_where_no_other_is_alive() {
     let (fleet, group) = group(&[("10.0.0.1:1", 1), ("10.0.0.2:1", 1)], Reach::default());
     let (turn, now) = (Turn::default(), Instant::now());
     assert!(fleet.drain("wiki", "10.0.0.9:1", true).is_none());
-    assert_eq!(fleet.drain("wiki", "10.0.0.1:1", true).unwrap().state, "drained");
+    assert_eq!(
+        fleet.drain("wiki", "10.0.0.1:1", true).unwrap().state,
+        "drained"
+    );
     kill(&group, 1, now);
     assert!(group.choose(&turn, &[], false, now).is_none());
     assert_eq!(group.choose(&turn, &[], true, now).unwrap().index, 1);
     // Brought back, it is taken for alive, also where it had died meanwhile.
     kill(&group, 0, now);
-    assert_eq!(fleet.drain("wiki", "10.0.0.1:1", false).unwrap().state, "up");
+    assert_eq!(
+        fleet.drain("wiki", "10.0.0.1:1", false).unwrap().state,
+        "up"
+    );
     assert_eq!(picks(&group, &turn, 3, now), [3, 0]);
 }
 
@@ -99,7 +117,9 @@ fn what_came_back_takes_a_growing_share() {
     let now = Instant::now();
     assert_eq!(picks(&group, &Turn::default(), 300, now), [200, 100]);
     kill(&group, 0, now);
-    group.members[0].0.step(Event::Connected, &group.health, now);
+    group.members[0]
+        .0
+        .step(Event::Connected, &group.health, now);
     assert_eq!(fleet.list()[0].state, "slow-start");
     let mut shares = Vec::new();
     for at in [0, 2, 5, 8, 10] {
@@ -140,7 +160,9 @@ fn a_reload_keeps_the_state_of_a_server_that_stays() {
     fleet.commit(fleet.prepare(&[service("wiki", &both, Reach::default())]));
     fleet.drain("wiki", "10.0.0.2:1", true).unwrap();
     let old = fleet.groups()[0].clone().unwrap();
-    let claim = old.choose(&Turn::default(), &[], false, Instant::now()).unwrap();
+    let claim = old
+        .choose(&Turn::default(), &[], false, Instant::now())
+        .unwrap();
     let more = [("10.0.0.3:1", 1), ("10.0.0.2:1", 7), ("10.0.0.1:1", 2)];
     fleet.commit(fleet.prepare(&[
         service("other", &both, Reach::default()),

@@ -269,9 +269,15 @@ fn bind(list: Slot<List>, report: &mut Report) -> Vec<IpAddr> {
                     "write an address of this machine, or leave the key out",
                 ));
             }
-            if kept.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
+            if kept
+                .iter()
+                .any(|other| other.is_ipv4() == address.is_ipv4())
+            {
                 let message = "there is another address of this family";
-                return Err(Fault::new(message, "write one IPv4 and one IPv6 address at most"));
+                return Err(Fault::new(
+                    message,
+                    "write one IPv4 and one IPv6 address at most",
+                ));
             }
             Ok(address)
         });
@@ -307,7 +313,10 @@ fn keepalive(raw: RawKeepalive, report: &mut Report) -> Keepalive {
         .parse(report, |number| count(number, KEEPALIVE_COUNT_MAX));
     Keepalive {
         idle: raw.idle.parse(report, seconds).or(Duration::from_secs(60)),
-        interval: raw.interval.parse(report, seconds).or(Duration::from_secs(10)),
+        interval: raw
+            .interval
+            .parse(report, seconds)
+            .or(Duration::from_secs(10)),
         count: probes.or(6) as u32,
     }
 }
@@ -342,7 +351,10 @@ fn health(raw: RawHealth, has_tls: bool, report: &mut Report) -> Health {
     };
     let (rise, fall) = (times(raw.rise, 2), times(raw.fall, 3));
     let mut time = |slot: Slot<String>| slot.parse(report, |text| duration(&text)).given();
-    let (window, dead_time) = (time(raw.window), time(raw.dead_time).unwrap_or(usual.dead_time));
+    let (window, dead_time) = (
+        time(raw.window),
+        time(raw.dead_time).unwrap_or(usual.dead_time),
+    );
     let slow_start = time(raw.slow_start);
     let dead_time_max = raw.dead_time_max.parse(report, |text| {
         let most = duration(&text)?;

@@ -15,8 +15,8 @@ use super::cores::Cpus;
 use super::document::{Numbers, Reader, Section, Slot};
 use super::error::{ConfigError, Fault, Place, Report, nearest, quoted};
 use super::raw::{RawConfig, RawEngine, RawListener, RawProfile};
-use super::resumption::resumption;
 use super::reach::Tcp;
+use super::resumption::resumption;
 use super::routing::routing;
 use super::servers::tcp;
 use super::types::{AdminListen, AuditSink, Config, Engine, Log, LogFormat, Profile};
@@ -286,13 +286,7 @@ fn profile(raw: RawProfile, tcp: Tcp, folder: &Folder, report: &mut Report) -> P
         };
     let resumption = resumption(raw.tls.resumption, folder, report);
     let (inbound, outbound) = (tls(raw.tls.inbound, report), tls(raw.tls.outbound, report));
-    let (services, rules) = routing(
-        raw.services,
-        raw.rules,
-        &raw.place,
-        (tcp, folder),
-        report,
-    );
+    let (services, rules) = routing(raw.services, raw.rules, &raw.place, (tcp, folder), report);
     Profile {
         name: name.or("default".to_owned()),
         description: raw.description.or(String::new()),

@@ -22,6 +22,7 @@ mod error;
 mod executor;
 mod listener;
 mod op;
+mod options;
 mod permit;
 mod pieces;
 mod pool;
@@ -43,8 +44,9 @@ pub use executor::{
     spawn_owned, trim_buffers, yield_now,
 };
 pub use listener::TcpListener;
+pub use options::TcpOptions;
 pub use permit::permit;
-pub use pieces::{Pieces, Spacing};
+pub use pieces::{Pieces, Rest, Spaced, Spacing};
 pub use process::{pin_to_cpu, raise_descriptor_limit, yield_to_others};
 pub use remote::{OneshotReceiver, OneshotSender, Remote, oneshot};
 pub use signal::Signal;

@@ -2,6 +2,7 @@
 //!
 //! Only this room makes a [`PeerIdentity`], and only from a chain that [`DeviceVerifier`] has accepted.
 
+mod client;
 mod crl;
 mod der;
 mod failure;
@@ -17,13 +18,14 @@ mod ticket_keys;
 mod tickets;
 mod verifier;
 
+pub use client::{ClientTls, ServerFailure};
 pub use crl::{
     Admission, CheckedCrl, CrlError, CrlErrors, CrlReport, CrlShelf, CrlSource, PointsSeen,
     check_crls, crl_urls, load_crls, public_keys, read_crl_file,
 };
 pub use failure::{HandshakeFailure, failure_of};
 pub use handshake::{Connection, Handshake};
-pub use identity::{IdentityError, PeerIdentity, earliest_expiry};
+pub use identity::{IdentityError, PeerIdentity, common_name, earliest_expiry};
 pub use resumption::{Resumption, Scope};
 pub use secrets::{TrafficSecrets, hand_over};
 pub use server::{ServerTls, TlsError, server_config};

@@ -4,6 +4,7 @@
 
 mod core;
 mod ends;
+mod introduction;
 mod open;
 mod outcome;
 mod policy;
@@ -13,6 +14,7 @@ pub mod request;
 mod response;
 mod session;
 mod sweep;
+mod tls_server;
 
 pub use self::core::{Core, Limits, ServiceState, Snapshot};
 pub use quota::Quota;
