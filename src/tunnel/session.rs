@@ -53,9 +53,10 @@ pub fn serve(core: Rc<Core>, stream: TcpStream) -> impl Future<Output = ()> {
 async fn serve_counted(core: Rc<Core>, stream: TcpStream, counted: Counted) {
     let snapshot = core.snapshot.borrow().clone();
     let changes = core.changes.get().count();
+    // What the kernel refuses (it was checked with the config) is no reason to refuse the app.
+    let _ = stream.set_options(&snapshot.limits.tcp);
     // A client that is gone already has no address; there is nobody to record.
     if let Ok(peer) = stream.peer_address()
-        && stream.set_options(&snapshot.limits.tcp).is_ok()
         && let local = snapshot.introduces().then(|| stream.local_address())
         && let Ok(tls) = ServerHandshake::accepted(stream, snapshot.tls.clone())
     {
