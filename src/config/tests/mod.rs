@@ -184,6 +184,7 @@ fn the_contract() {
             handshake_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(60),
+            drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
         },
         admin: AdminListen::Tcp("127.0.0.1:9901".parse().unwrap()),
