@@ -293,9 +293,18 @@ pub const HTTP2_UP_BATCH: usize = 64 << 10;
 /// Shortest time between two measurements of an HTTP/2 session's bandwidth-delay product; a measurement is a PING.
 pub const HTTP2_PROBE_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long an HTTP/2 session may hold bytes back by its flow control while nothing at all moves. A client that has opened
-/// tunnels and reads none of them for so long is gone or means harm; a slow one reads something.
-pub const HTTP2_STALL: Duration = Duration::from_secs(20);
+/// Longest such time, where the last measurements changed nothing.
+pub const HTTP2_PROBE_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// Most bytes of a decoded header block that are kept, in the count of RFC 9113, section 6.5.2: [`REQUEST_HEADERS_MAX`]
+/// fields from the table of 4 KiB that HPACK has at first, and one block of text. What is over [`REQUEST_HEADER_MAX`] is
+/// refused with a reason; this is where decoding itself ends.
+pub const HTTP2_HEADER_LIST_MAX: u32 = 320 << 10;
+
+/// Share of the idle timeout, in percent, for which an HTTP/2 session may hold bytes back by its flow control while nothing
+/// at all moves. A client that has opened tunnels and reads none of them for so long is gone or means harm; a slow one
+/// reads something. Below 100, so that it is told before its tunnels are idle.
+pub const HTTP2_STALL_PERCENT: u32 = 75;
 
 /// CONTINUATION frames of one header block. [`REQUEST_HEADER_MAX`] bytes fit into one frame: real clients send none.
 pub const HTTP2_CONTINUATIONS_MAX: u32 = 4;
@@ -317,9 +326,12 @@ pub const HTTP2_IGNORED: (u32, u32) = (512, 33);
 /// See [`HTTP2_RESETS`].
 pub const HTTP2_CREDIT_BYTES: u32 = 16 << 10;
 
-const _: () = assert!(HTTP2_TUNNELS_MAX as u64 * HTTP2_WINDOW_MIN as u64 <= HTTP2_SESSION_WINDOW as u64);
-const _: () = assert!(HTTP2_WINDOW_START <= HTTP2_WINDOW_MAX && HTTP2_WINDOW_MAX <= HTTP2_SESSION_WINDOW);
-const _: () = assert!(HTTP2_FRAME_MAX <= HTTP2_WINDOW_MIN && HTTP2_FRAME_MAX as usize >= REQUEST_HEADER_MAX);
+const _: () =
+    assert!(HTTP2_TUNNELS_MAX as u64 * HTTP2_WINDOW_MIN as u64 <= HTTP2_SESSION_WINDOW as u64);
+const _: () =
+    assert!(HTTP2_WINDOW_START <= HTTP2_WINDOW_MAX && HTTP2_WINDOW_MAX <= HTTP2_SESSION_WINDOW);
+const _: () =
+    assert!(HTTP2_FRAME_MAX <= HTTP2_WINDOW_MIN && HTTP2_FRAME_MAX as usize >= REQUEST_HEADER_MAX);
 
 /// How long a refused client may take to read why, before the connection is closed.
 pub const LINGER: Duration = Duration::from_secs(1);

@@ -24,6 +24,9 @@ struct Message {
 }
 
 impl Gather {
+    /// Most runs that one system call takes.
+    pub const RUNS_AT_ONCE: usize = VECTORS;
+
     /// Adds a run; an empty one is left out.
     pub fn push(&mut self, run: Bytes) {
         if !run.is_empty() {
@@ -115,7 +118,11 @@ mod tests {
         for step in [1, 7, 100, 101, 5000] {
             let mut gather = Gather::default();
             let mut expected = Vec::new();
-            for (index, size) in [100, 0, 1, 250, 3000].into_iter().chain([10; 30]).enumerate() {
+            for (index, size) in [100, 0, 1, 250, 3000]
+                .into_iter()
+                .chain([10; 30])
+                .enumerate()
+            {
                 let run = vec![index as u8; size];
                 expected.extend_from_slice(&run);
                 gather.push(run.into());

@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::handshake::Connection;
@@ -36,9 +37,16 @@ pub trait ByteStream: 'static {
 
     /// Says that nothing more comes.
     fn close(&self) -> impl Future<Output = Result<(), StreamError>> + '_;
+
+    /// Ends this end, with a fatal alert where there is one and alerts are spoken, and reads the peer's bytes away until it
+    /// closes, so that no reset overtakes what was sent. The caller bounds the time.
+    fn end(&self, alert: Option<AlertDescription>) -> impl Future<Output = ()> + '_;
+
+    /// Gives back what is not needed while nothing moves.
+    fn rest(&self) {}
 }
 
-impl<C: Connection> ByteStream for TlsStream<C> {
+impl<C: Connection + 'static> ByteStream for TlsStream<C> {
     fn recv(
         &self,
         carry: Option<RingBuf>,
@@ -56,6 +64,17 @@ impl<C: Connection> ByteStream for TlsStream<C> {
 
     fn close(&self) -> impl Future<Output = Result<(), StreamError>> + '_ {
         self.close()
+    }
+
+    async fn end(&self, alert: Option<AlertDescription>) {
+        match alert {
+            Some(alert) => self.alert(alert).await,
+            None => self.linger().await,
+        }
+    }
+
+    fn rest(&self) {
+        self.rest();
     }
 }
 
@@ -86,6 +105,12 @@ impl ByteStream for TcpStream {
 
     async fn close(&self) -> Result<(), StreamError> {
         Ok(self.shutdown().await?)
+    }
+
+    async fn end(&self, _alert: Option<AlertDescription>) {
+        if self.shutdown().await.is_ok() {
+            while let Ok(Some(_)) = self.recv().await {}
+        }
     }
 }
 
@@ -142,6 +167,14 @@ impl<S: ByteStream> Duplex<S> {
     #[must_use]
     pub fn take_failure(&self) -> Option<StreamError> {
         self.0.failure.take()
+    }
+
+    /// Ends this end ([`ByteStream::end`]); nothing is read or written any more. The caller bounds the time.
+    pub async fn end(&self, alert: Option<AlertDescription>) {
+        // What they wait for is cancelled, so that the end has the stream for itself.
+        self.0.input.borrow_mut().pump = None;
+        self.0.output.borrow_mut().pump = None;
+        self.0.stream.end(alert).await;
     }
 
     /// Sends what has been written. Ready when all is with the kernel.

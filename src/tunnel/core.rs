@@ -81,8 +81,8 @@ pub struct Core {
     pub quota: Arc<Quota>,
     /// Reaches servers.
     pub dialer: Dialer,
-    /// New tunnels are refused.
-    pub draining: Cell<bool>,
+    /// Raised when new tunnels are refused.
+    pub draining: Signal,
     /// Raised when the drain timeout is over.
     pub cut: Signal,
     pub(super) tunnels: RefCell<Slab<Rc<Live>>>,
@@ -172,7 +172,7 @@ impl Core {
             audit,
             quota,
             dialer,
-            draining: Cell::new(false),
+            draining: Signal::default(),
             cut: Signal::default(),
             tunnels: RefCell::new(Slab::new()),
             sequence: Cell::new(0),

@@ -431,7 +431,7 @@ mod tests {
             let block = [&[0x3f, 0xe1, 0x1f], &vec![0x82; fields][..]].concat();
             let plain = frame(HEADERS, END_HEADERS, &block);
             assert_eq!(guard(now).push(&plain, now), expected);
-            let around = [&[3], &[0; 5], &block[..], &[0; 3]].concat();
+            let around = [&[3][..], &[0; 5], &block, &[0; 3]].concat();
             let padded = frame(HEADERS, END_HEADERS | PADDED | PRIORITY, &around);
             assert_eq!(guard(now).push(&padded, now), expected, "{fields}");
         }
