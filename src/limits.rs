@@ -450,6 +450,15 @@ pub const LOAD_MESSAGE_MAX: usize = 1 << 30;
 /// them a tunnel's interval is a duration that can be counted.
 pub const LOAD_RATE: (f64, f64) = (0.001, 1e9);
 
+/// Receive window of a tunnel of an HTTP/2 load run, in bytes: what browsers have.
+pub const LOAD_HTTP2_WINDOW: u32 = 6 << 20;
+
+/// Receive window of a session of an HTTP/2 load run, in bytes: what browsers have.
+pub const LOAD_HTTP2_SESSION_WINDOW: u32 = 15 << 20;
+
+/// Bytes that a tunnel of an HTTP/2 load run has queued at most.
+pub const LOAD_HTTP2_QUEUE: usize = 256 << 10;
+
 /// Longest time of a load run, warm-up or opening: a week.
 pub const LOAD_TIME_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
