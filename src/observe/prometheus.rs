@@ -15,7 +15,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
 use super::crl::CrlInfo;
-use super::metrics::{CoreMetrics, Stage};
+use super::metrics::{Abuse, CoreMetrics, Stage};
 use super::reason::CloseReason;
 
 /// The media type of what [`render`] makes.
@@ -293,6 +293,16 @@ impl Snapshot {
                 ("who", row.who.word()),
             ];
             count_labelled(&mut ends, &labels, m.ends(*reason))?;
+        }
+        out.counter("http2_sessions", "HTTP/2 sessions begun", m.http2_sessions)?;
+        let mut abuse = out.family(
+            "http2_abuse",
+            "HTTP/2 sessions ended for what the client did",
+            MetricType::Counter,
+        )?;
+        for kind in Abuse::ALL {
+            let count = m.http2_abuse[kind.index()];
+            count_labelled(&mut abuse, &[("kind", kind.word())], count)?;
         }
         out.counter(
             "dial_retries",

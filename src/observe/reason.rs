@@ -145,7 +145,13 @@ close_reasons! {
     ClientReset = "client-reset" Client End (silent);
     /// The server reset the connection.
     ServerReset = "server-reset" Server End (silent);
-    /// No byte in either direction for the idle timeout.
+    /// The client sent what it must not in an HTTP/2 session; `adit_http2_abuse_total` says what.
+    ClientFlood = "client-flood" Client End (silent);
+    /// The client of an HTTP/2 session let no byte through its flow control for so long that it is taken to be gone.
+    ClientStalled = "client-stalled" Client End (silent);
+    /// The client broke the HTTP/2 protocol.
+    Http2Protocol = "http2-protocol" Client End (silent);
+    /// No byte in either direction for the idle timeout; for an HTTP/2 session, no tunnel.
     IdleTimeout = "idle-timeout" Client End (silent);
     /// The tunnel was still open when the drain timeout ran out.
     DrainTimeout = "drain-timeout" Gateway End (silent);
@@ -202,6 +208,11 @@ close_reasons! {
     // The tunnel request.
     /// Not a valid CONNECT request.
     Malformed = "malformed-request" Client Refusal (http 400 "http_request_error" "malformed CONNECT request");
+    /// A request for something else than a tunnel.
+    NotConnect = "not-connect" Client Refusal (http 405 "http_request_error" "only CONNECT is served");
+    /// An extended CONNECT (RFC 8441) for a protocol that is not spoken here.
+    ProtocolUnsupported = "protocol-unsupported" Client Refusal
+        (http 501 "http_request_error" "protocol is not supported");
     /// The request was not complete within the handshake timeout.
     RequestTimeout = "request-timeout" Client Refusal (http 408 "http_request_error" "request not complete in time");
     /// The client left before its request was complete or answered.

@@ -17,6 +17,7 @@ use super::buffers::{RingBuf, SendBuf};
 use super::counters::bump;
 use super::driver::{BUFFER_GROUP, Completion, Kind};
 use super::executor::{Core, SMALL_PAYLOAD, current};
+use super::gather::Gather;
 use super::op::Op;
 use super::pieces::{Left, Pieces, Spacing, ToSend, spaced_header};
 
@@ -266,6 +267,17 @@ impl TcpStream {
         pieces: Pieces,
     ) -> impl Future<Output = (io::Result<()>, Pieces)> + '_ {
         self.send_all(pieces)
+    }
+
+    /// Sends all runs, which come back.
+    ///
+    /// # Errors
+    /// The system's; how much was sent before is not known then.
+    pub fn send_gather(
+        &self,
+        gather: Gather,
+    ) -> impl Future<Output = (io::Result<()>, Gather)> + '_ {
+        self.send_all(gather)
     }
 
     /// Sends all of `buffer`, which comes back for further use.

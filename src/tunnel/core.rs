@@ -81,8 +81,10 @@ pub struct Core {
     pub quota: Arc<Quota>,
     /// Reaches servers.
     pub dialer: Dialer,
+    /// Raised when new tunnels are refused.
+    pub draining: Signal,
     /// New tunnels are refused.
-    pub draining: Cell<bool>,
+    pub refuses: Cell<bool>,
     /// Raised when the drain timeout is over.
     pub cut: Signal,
     pub(super) tunnels: RefCell<Slab<Rc<Live>>>,
@@ -172,7 +174,8 @@ impl Core {
             audit,
             quota,
             dialer,
-            draining: Cell::new(false),
+            draining: Signal::default(),
+            refuses: Cell::new(false),
             cut: Signal::default(),
             tunnels: RefCell::new(Slab::new()),
             sequence: Cell::new(0),

@@ -39,6 +39,12 @@ pub(super) trait AppEnd: 'static {
         alert: Option<(AlertDescription, Duration)>,
     ) -> impl Future<Output = ()>;
 
+    /// Ready when the app has given the tunnel up after it has said that it sends no more. Only for ends that can tell: a
+    /// connection's end is seen when something is sent.
+    fn given_up(&self) -> impl Future<Output = Broken> {
+        std::future::pending()
+    }
+
     /// Gives back what is not needed while nothing moves.
     fn rest(&self);
 }

@@ -4,6 +4,7 @@
 
 mod core;
 mod ends;
+pub mod http2;
 mod open;
 mod outcome;
 mod policy;

@@ -58,7 +58,7 @@ pub(super) async fn open(
     let identity = &peer.identity;
     let started = Instant::now();
     outcome.target = Some(target.clone());
-    if core.draining.get() {
+    if core.refuses.get() {
         return Err(CloseReason::Draining);
     }
     let state = core

@@ -139,7 +139,12 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
         let spacing = self.app.spacing();
         let mut first = true;
         loop {
-            let sent = match self.server.recv(spacing).await? {
+            let received = ring::race(self.server.recv(spacing), self.app.given_up()).await;
+            let received = match received {
+                Either::Left(received) => received?,
+                Either::Right(broken) => return Err(self.app_end(broken)),
+            };
+            let sent = match received {
                 Some((count, buffer)) => {
                     self.moved(&self.live.down, count);
                     if std::mem::take(&mut first) {

@@ -11,6 +11,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::{HandshakeKind as Kind, ProtocolVersion};
 
 use super::core::{Core, Snapshot};
+use super::http2;
 use super::open::{Opened, Peer, open, relay};
 use super::outcome::{Outcome, alert_of, record};
 use super::relay::Behind;
@@ -121,6 +122,7 @@ async fn session(core: &Rc<Core>, snapshot: &Snapshot, accepted: Accepted, count
         &subject,
         changes,
     );
+    let http2 = tls.is_http2();
     let Ok(tls) = tls.into_session() else {
         record(
             core,
@@ -137,6 +139,11 @@ async fn session(core: &Rc<Core>, snapshot: &Snapshot, accepted: Accepted, count
             return;
         }
     };
+    if http2 {
+        // A task of its own: what the handshake needed is not kept for the life of the session.
+        ring::spawn(http2::serve(core.clone(), tls, shaken.carry, peer, counted));
+        return;
+    }
     http1(
         core,
         snapshot,
