@@ -58,8 +58,11 @@ impl Ends {
             chain: server.chain,
             key: server.key,
             verifier: Arc::new(verifier),
-            tls12: false,
-            tls13: true,
+            choice: TlsChoice {
+                tls12: false,
+                tls13: true,
+                suites: Vec::new(),
+            },
             resumption: Arc::new(sessions),
         })
         .expect("a configuration");

@@ -16,8 +16,11 @@ mod cores;
 mod document;
 mod error;
 mod raw;
+mod raw_reach;
+mod reach;
 mod resumption;
 mod routing;
+mod servers;
 mod summary;
 mod types;
 mod validate;
@@ -34,6 +37,10 @@ use std::time::Duration;
 pub use address::{AddressError, Host, HostPattern, HostPort};
 pub use authentication::url_host;
 pub use error::{ConfigError, Problem};
+pub use reach::{
+    Balance, CIPHER_SUITES, Check, CheckKind, Health, Keepalive, OutboundTls, ProxyVersion, Reach,
+    Server, Tcp, TlsChoice, UpstreamProxy,
+};
 pub use summary::Summary;
 pub use types::{
     AdminListen, AuditSink, Config, CrlFetch, DeviceAuth, Engine, Field, IdentityMapping, Log,

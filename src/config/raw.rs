@@ -2,6 +2,7 @@
 //! here has a meaning yet; `validate` gives it one.
 
 use super::document::{List, Numbers, Section, Slot};
+use super::raw_reach::{RawReach, RawServer, RawTcp, raw_servers};
 
 pub(super) struct RawConfig {
     pub(super) state_dir: Slot<String>,
@@ -22,6 +23,7 @@ pub(super) struct RawEngine {
     pub(super) idle_timeout: Slot<String>,
     pub(super) drain_delay: Slot<String>,
     pub(super) drain_timeout: Slot<String>,
+    pub(super) tcp: RawTcp,
 }
 
 pub(super) struct RawProfile {
@@ -99,10 +101,8 @@ pub(super) struct RawIdentity {
 
 pub(super) struct RawService {
     pub(super) name: Slot<String>,
-    pub(super) servers: Slot<List>,
-    pub(super) balance: Slot<String>,
-    pub(super) tls: Slot<bool>,
-    pub(super) proxy_protocol: Slot<String>,
+    pub(super) servers: Slot<Vec<RawServer>>,
+    pub(super) reach: RawReach,
     pub(super) allow: Slot<List>,
 }
 
@@ -147,6 +147,7 @@ impl RawEngine {
             idle_timeout: section.string("idle_timeout"),
             drain_delay: section.string("drain_delay"),
             drain_timeout: section.string("drain_timeout"),
+            tcp: RawTcp::read(&mut section),
         };
         section.finish();
         engine
@@ -285,10 +286,8 @@ impl RawService {
     fn read(mut section: Section<'_>) -> Self {
         let service = Self {
             name: section.string("name"),
-            servers: section.strings("servers"),
-            balance: section.string("balance"),
-            tls: section.boolean("tls"),
-            proxy_protocol: section.string("proxy_protocol"),
+            servers: raw_servers(&mut section),
+            reach: RawReach::read(&mut section),
             allow: section.strings("allow"),
         };
         section.finish();

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::address::{Host, HostPattern, HostPort};
+use super::address::{Host, HostPattern};
+use super::reach::{Reach, Server, Tcp, TlsChoice};
 
 /// Everything that one node is configured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub struct Engine {
     pub drain_delay: Duration,
     /// Time that open tunnels get to finish when the node stops.
     pub drain_timeout: Duration,
+    /// Options of the connections with apps, and of those with servers where a service has none of its own.
+    pub tcp: Tcp,
 }
 
 /// Where the control core answers. Never reachable from another machine.
@@ -103,10 +106,10 @@ pub struct Profile {
     pub listen: SocketAddr,
     /// The server certificate; `None` stands for the self-signed one in the state folder.
     pub server_certificate: Option<ServerCertificate>,
-    /// Whether TLS 1.2 is spoken with devices. At least one of `tls12` and `tls13` is true.
-    pub tls12: bool,
-    /// Whether TLS 1.3 is spoken with devices.
-    pub tls13: bool,
+    /// What is spoken with devices.
+    pub inbound: TlsChoice,
+    /// What is spoken with the servers of services that have TLS.
+    pub outbound: TlsChoice,
     /// How sessions are resumed.
     pub resumption: Resumption,
     /// How a device proves who it is.
@@ -251,13 +254,15 @@ pub struct Service {
     /// Guarded addresses (loopback, link-local, cloud metadata ...) that a service of kind [`ServiceKind::Any`] may dial
     /// all the same. Empty for a server list.
     pub allow: Vec<IpNet>,
+    /// How its servers are reached.
+    pub reach: Reach,
 }
 
 /// Where the tunnels of a service lead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServiceKind {
     /// To one of these servers; at least one, none twice.
-    Servers(Vec<HostPort>),
+    Servers(Vec<Server>),
     /// To the destination that the app asks for.
     Any,
 }

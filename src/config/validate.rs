@@ -15,8 +15,10 @@ use super::cores::Cpus;
 use super::document::{Numbers, Reader, Section, Slot};
 use super::error::{ConfigError, Fault, Place, Report, nearest, quoted};
 use super::raw::{RawConfig, RawEngine, RawListener, RawProfile};
+use super::reach::Tcp;
 use super::resumption::resumption;
 use super::routing::routing;
+use super::servers::tcp;
 use super::types::{AdminListen, AuditSink, Config, Engine, Log, LogFormat, Profile};
 use super::values::{
     Folder, count, duration, host_port, listen_address, refuse_nonempty, without_repetition, word,
@@ -52,12 +54,14 @@ pub(super) fn check(text: &str, file: &Path, cpus: &Cpus) -> Result<Config, Conf
 }
 
 fn config(raw: RawConfig, folder: &Folder, cpus: &Cpus, report: &mut Report) -> Config {
+    let engine = engine(raw.engine, cpus, report);
+    let tcp = engine.tcp;
     Config {
         state_dir: raw
             .state_dir
             .parse(report, |text| folder.path(&text))
             .or(PathBuf::from("/var/lib/adit")),
-        engine: engine(raw.engine, cpus, report),
+        engine,
         admin: raw
             .admin_listen
             .parse(report, |text| admin_listen(&text, folder))
@@ -84,7 +88,7 @@ fn config(raw: RawConfig, folder: &Folder, cpus: &Cpus, report: &mut Report) -> 
                 .parse(report, |text| audit(&text, folder))
                 .or(AuditSink::Stdout),
         },
-        profile: profile(raw.profile, folder, report),
+        profile: profile(raw.profile, tcp, folder, report),
     }
 }
 
@@ -102,6 +106,7 @@ fn engine(raw: RawEngine, cpus: &Cpus, report: &mut Report) -> Engine {
         .max_tunnels
         .parse(report, |n| count(n, CONFIG_TUNNELS_MAX))
         .or(100_000);
+    let tcp = tcp(raw.tcp, report);
     Engine {
         cores: cores(raw.cores, cpus, report),
         max_tunnels,
@@ -116,6 +121,7 @@ fn engine(raw: RawEngine, cpus: &Cpus, report: &mut Report) -> Engine {
         idle_timeout,
         drain_delay,
         drain_timeout,
+        tcp,
     }
 }
 
@@ -256,7 +262,7 @@ fn audit(text: &str, folder: &Folder) -> Result<AuditSink, Fault> {
     Ok(AuditSink::File(path))
 }
 
-fn profile(raw: RawProfile, folder: &Folder, report: &mut Report) -> Profile {
+fn profile(raw: RawProfile, tcp: Tcp, folder: &Folder, report: &mut Report) -> Profile {
     let name = raw.name.parse(report, |name| {
         if name.trim().is_empty() {
             Err(Fault::new(
@@ -281,8 +287,8 @@ fn profile(raw: RawProfile, folder: &Folder, report: &mut Report) -> Profile {
             None => (listen.ip().to_string(), listen.port()),
         };
     let resumption = resumption(raw.tls.resumption, folder, report);
-    let (tls12, tls13) = tls(raw.tls.inbound, raw.tls.outbound, report);
-    let (services, rules) = routing(raw.services, raw.rules, &raw.place, report);
+    let (inbound, outbound) = (tls(raw.tls.inbound, report), tls(raw.tls.outbound, report));
+    let (services, rules) = routing(raw.services, raw.rules, &raw.place, (tcp, folder), report);
     Profile {
         name: name.or("default".to_owned()),
         description: raw.description.or(String::new()),
@@ -292,8 +298,8 @@ fn profile(raw: RawProfile, folder: &Folder, report: &mut Report) -> Profile {
         server_certificate: raw
             .server_certificate
             .map(|raw| server_certificate(raw, folder, report)),
-        tls12,
-        tls13,
+        inbound,
+        outbound,
         resumption,
         device_auth: device_auth(raw.device_auth, folder, report),
         services,

@@ -6,7 +6,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::registry::{self, StoreError};
 use super::revocation::{Crls, Revocation};
-use crate::backend::RoundRobin;
+use crate::backend::{self, Fleet, Group, Means, Watch, Way};
 use crate::certs::{self, CertError};
 use crate::config::{Config, Stale};
 use crate::table::RegistryError;
@@ -37,6 +37,9 @@ pub enum LoadError {
     /// What is kept of the device registry.
     #[error("device registry: {0}")]
     Store(#[from] StoreError),
+    /// What a service's servers are reached with.
+    #[error("service {0}: {1}")]
+    Service(String, String),
     /// TLS cannot be set up with these certificates.
     #[error("{0}")]
     Tls(#[from] TlsError),
@@ -48,6 +51,8 @@ pub struct Material {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     group: Vec<CertificateDer<'static>>,
+    /// What the servers of each service are reached with.
+    means: Vec<Means>,
     /// How sessions are resumed.
     pub resumption: Arc<Resumption>,
     /// The CRLs.
@@ -90,7 +95,12 @@ impl Material {
         };
         let resumption = Resumption::new(&profile.resumption, Scope::new(&profile.name, &group))
             .map_err(TlsError::from)?;
+        let means = profile.services.iter().map(|service| {
+            Means::load(service, &profile.outbound)
+                .map_err(|why| LoadError::Service(service.name.clone(), why))
+        });
         Ok(Self {
+            means: means.collect::<Result<_, _>>()?,
             config: config.clone(),
             chain,
             key,
@@ -128,7 +138,8 @@ impl Material {
             .and_then(|()| Self::load(&config))
             .and_then(|mut material| {
                 let revocation = Revocation::new(std::mem::take(&mut material.crls));
-                material.snapshots(1, &revocation).map(|_| ())
+                let groups = Fleet::default().prepare(&config.profile.services);
+                material.snapshots(1, &revocation, &groups).map(|_| ())
             });
         let _ = std::fs::remove_dir_all(&scratch);
         result
@@ -142,6 +153,7 @@ impl Material {
         &self,
         cores: usize,
         revocation: &Revocation,
+        groups: &[Option<Arc<Group>>],
     ) -> Result<Vec<Snapshot>, LoadError> {
         let auth = &self.config.profile.device_auth;
         let stale = match auth.stale {
@@ -159,32 +171,48 @@ impl Material {
         }
         let verifier = Arc::new(verifier);
         (0..cores)
-            .map(|core| self.snapshot(core, &verifier))
+            .map(|core| self.snapshot(core, &verifier, groups))
             .collect()
     }
 
-    fn snapshot(&self, core: usize, verifier: &Arc<DeviceVerifier>) -> Result<Snapshot, LoadError> {
+    /// The servers that are to be checked.
+    pub(super) fn watches(&self, groups: &[Option<Arc<Group>>]) -> Result<Arc<[Watch]>, LoadError> {
+        let services = self.config.profile.services.iter();
+        let all = services.zip(groups).zip(&self.means);
+        let watches = all.filter_map(|((service, group), means)| {
+            Watch::new(service, group.clone()?, means).transpose()
+        });
+        Ok(watches.collect::<Result<_, TlsError>>()?)
+    }
+
+    fn snapshot(
+        &self,
+        core: usize,
+        verifier: &Arc<DeviceVerifier>,
+        groups: &[Option<Arc<Group>>],
+    ) -> Result<Snapshot, LoadError> {
         let profile = &self.config.profile;
         let engine = &self.config.engine;
         let tls = tls::server_config(ServerTls {
             chain: self.chain.clone(),
             key: self.key.clone_key(),
             verifier: verifier.clone(),
-            tls12: profile.tls12,
-            tls13: profile.tls13,
+            choice: profile.inbound.clone(),
             resumption: self.resumption.clone(),
         })?;
-        let services = profile.services.iter().map(|service| ServiceState {
-            service: service.clone(),
-            name: service.name.as_str().into(),
-            turn: RoundRobin::starting_at(core),
+        let services = profile.services.iter().zip(groups).zip(&self.means);
+        let services = services.map(|((service, group), means)| {
+            Ok(ServiceState {
+                name: service.name.as_str().into(),
+                way: Way::new(service, group.clone(), means, core)?,
+            })
         });
         Ok(Snapshot {
             tls: Arc::new(tls),
             verifier: verifier.clone(),
             identity: profile.device_auth.identity.clone(),
             unmanaged_allowed: profile.device_auth.unmanaged_allowed,
-            services: services.collect(),
+            services: services.collect::<Result<_, TlsError>>()?,
             rules: profile.rules.clone(),
             limits: Limits {
                 max_tunnels: engine.max_tunnels,
@@ -192,6 +220,7 @@ impl Material {
                 handshake_timeout: engine.handshake_timeout,
                 connect_timeout: engine.connect_timeout,
                 idle_timeout: engine.idle_timeout,
+                tcp: backend::options(&engine.tcp),
             },
         })
     }

@@ -15,7 +15,7 @@ use super::revocation::Revocation;
 use super::succession::Predecessor;
 use super::sweeper::Sweeper;
 use super::worker::{self, Place};
-use crate::backend::{Dialer, OwnAddresses, ResolverHandle};
+use crate::backend::{Dialer, Fleet, Group, OwnAddresses, ResolverHandle, Watch};
 use crate::config::Config;
 use crate::observe::{AuditHandle, CoreMetrics, TunnelFilter, TunnelInfo};
 use crate::ring::{Remote, RingError};
@@ -82,6 +82,9 @@ pub struct Node {
     pub(super) revocation: Revocation,
     resumption: Mutex<Arc<Resumption>>,
     own: Arc<Published<OwnAddresses>>,
+    fleet: Fleet,
+    /// The servers that are checked.
+    watches: Mutex<Arc<[Watch]>>,
     quota: Arc<Quota>,
     predecessor: Option<Arc<Predecessor>>,
     leaving: AtomicBool,
@@ -134,10 +137,14 @@ impl Node {
             revocation,
             resumption: Mutex::new(material.resumption.clone()),
             own,
+            fleet: Fleet::default(),
+            watches: Mutex::new(Arc::new([])),
             quota,
             predecessor,
         };
-        let snapshots = material.snapshots(cores, &node.revocation)?;
+        let groups = node.fleet.prepare(&config.profile.services);
+        let snapshots = material.snapshots(cores, &node.revocation, &groups)?;
+        node.commit(material.watches(&groups)?, groups);
         let handover = Arc::new(Handover::new(cores));
         let each = config.engine.cores.iter().zip(snapshots).zip(of_cores);
         for (index, ((&cpu, snapshot), sockets)) in each.enumerate() {
@@ -261,9 +268,12 @@ impl Node {
         let _turn = self.revocation.turn();
         let mut material = Material::load_beside(&config, Some(&self.revocation))?;
         material.continue_sessions(&self.resumption())?;
-        let snapshots = material.snapshots(self.cores.len(), &self.revocation)?;
+        let groups = self.fleet.prepare(&config.profile.services);
+        let watches = material.watches(&groups)?;
+        let snapshots = material.snapshots(self.cores.len(), &self.revocation, &groups)?;
         self.registry.rebase(source)?;
         self.revocation.replace(material.crls);
+        self.commit(watches, groups);
         for (core, snapshot) in self.cores.iter().zip(snapshots) {
             core.run(move || worker::replace_snapshot(snapshot));
         }
@@ -275,6 +285,24 @@ impl Node {
             predecessor.reload();
         }
         Ok(())
+    }
+
+    fn commit(&self, watches: Arc<[Watch]>, groups: Arc<[Option<Arc<Group>>]>) {
+        self.fleet.commit(groups);
+        *self.watches.lock().unwrap_or_else(PoisonError::into_inner) = watches;
+    }
+
+    /// The servers of all services.
+    #[must_use]
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// The servers that are to be checked, as the configuration in force says.
+    #[must_use]
+    pub fn watches(&self) -> Arc<[Watch]> {
+        let watches = self.watches.lock();
+        watches.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes new ticket keys when it is time, and erases sessions that have expired. Reads a file: not for a data core.

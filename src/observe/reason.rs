@@ -151,6 +151,10 @@ close_reasons! {
     ClientStalled = "client-stalled" Client End (silent);
     /// The client broke the HTTP/2 protocol.
     Http2Protocol = "http2-protocol" Client End (silent);
+    /// The server's connection ended without `close_notify`, so its last bytes may be missing.
+    ServerTruncated = "server-truncated" Server End (silent);
+    /// TLS with the server broke: an alert, or a breach of the protocol.
+    ServerTlsBroken = "server-tls-broken" Server End (silent);
     /// No byte in either direction for the idle timeout; for an HTTP/2 session, no tunnel.
     IdleTimeout = "idle-timeout" Client End (silent);
     /// The tunnel was still open when the drain timeout ran out.
@@ -242,6 +246,30 @@ close_reasons! {
     NameTimeout = "name-timeout" Server Refusal (http 504 "dns_timeout" "name not resolved in time");
     /// The server did not answer within the connect timeout.
     ConnectTimeout = "connect-timeout" Server Refusal (http 504 "connection_timeout" "server did not answer in time");
+    /// TLS with the server failed: a breach of the protocol, or nothing in common.
+    ServerTls = "server-tls" Server Refusal (http 502 "tls_protocol_error" "TLS with the server failed");
+    /// The server ended the handshake with an alert, for example because it wants a client certificate.
+    ServerTlsAlert = "server-tls-alert" Server Refusal (http 502 "tls_alert_received" "server refused TLS with an alert");
+    /// The server's certificate is expired, of an unknown CA, or for another name.
+    ServerCertificate = "server-certificate" Server Refusal
+        (http 502 "tls_certificate_error" "server's certificate is not accepted");
+    /// Each server of the service is drained, or dead where dead ones are not tried.
+    NoServer = "no-server" Server Refusal (http 503 "destination_unavailable" "no server takes tunnels");
+    /// The upstream proxy cannot be connected to.
+    UpstreamUnreachable = "upstream-proxy-unreachable" Server Refusal
+        (http 502 "destination_unavailable" "upstream proxy is unreachable");
+    /// The upstream proxy does not accept the credentials that are configured.
+    UpstreamAuthentication = "upstream-proxy-authentication" Policy Refusal
+        (http 502 "proxy_configuration_error" "upstream proxy wants other credentials");
+    /// The upstream proxy refuses this destination.
+    UpstreamRefused = "upstream-proxy-refused" Server Refusal
+        (http 502 "connection_refused" "upstream proxy refused the destination");
+    /// The upstream proxy did not reach the server.
+    UpstreamFailed = "upstream-proxy-failed" Server Refusal
+        (http 502 "destination_unavailable" "upstream proxy did not reach the server");
+    /// The upstream proxy's answer is not HTTP, or too long.
+    UpstreamProtocol = "upstream-proxy-protocol" Server Refusal
+        (http 502 "http_protocol_error" "upstream proxy gave no valid answer");
 
     // Limits.
     /// The node holds as many tunnels as it may.
@@ -324,7 +352,13 @@ mod tests {
     use super::*;
 
     /// RFC 9209, section 2.3, those that the table uses.
-    const PROXY_ERRORS: [&str; 11] = [
+    const PROXY_ERRORS: [&str; 17] = [
+        "destination_unavailable",
+        "tls_protocol_error",
+        "tls_certificate_error",
+        "tls_alert_received",
+        "http_protocol_error",
+        "proxy_configuration_error",
         "dns_timeout",
         "dns_error",
         "destination_ip_prohibited",

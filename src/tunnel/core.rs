@@ -11,11 +11,11 @@ use rustls::pki_types::CertificateDer;
 use slab::Slab;
 
 use super::sweep::{Causes, Changes};
-use crate::backend::{Dialer, RoundRobin};
-use crate::config::{HostPort, IdentityMapping, Rule, Service};
+use crate::backend::{Dialer, Way};
+use crate::config::{HostPort, IdentityMapping, Rule};
 use crate::limits::ISSUERS_KEPT;
 use crate::observe::{AuditHandle, CloseReason, CoreMetrics, Subject, TunnelFilter, TunnelInfo};
-use crate::ring::{self, Signal};
+use crate::ring::{self, Signal, TcpOptions};
 use crate::table::{CoreLoad, DeviceRegistry, Published};
 use crate::tls::DeviceVerifier;
 use crate::tunnel::Quota;
@@ -33,16 +33,16 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// Without a byte in either direction.
     pub idle_timeout: Duration,
+    /// Options of the connections with apps.
+    pub tcp: TcpOptions,
 }
 
-/// A service and where its next tunnel goes on this core.
+/// A service on this core.
 pub struct ServiceState {
-    /// As configured.
-    pub service: Service,
     /// The name, shared by records.
     pub name: Arc<str>,
-    /// Which server is next.
-    pub turn: RoundRobin,
+    /// How its servers are reached.
+    pub way: Way,
 }
 
 /// The configuration of a core's sessions. A session keeps the one that it started with.
@@ -63,6 +63,14 @@ pub struct Snapshot {
     pub limits: Limits,
 }
 
+impl Snapshot {
+    /// Whether a server is told where an app's connection came in.
+    pub(super) fn introduces(&self) -> bool {
+        let mut services = self.services.iter();
+        services.any(|service| service.way.introduction.is_some())
+    }
+}
+
 /// The state of one data core.
 pub struct Core {
     /// Number of the core, from 0.
@@ -81,7 +89,7 @@ pub struct Core {
     pub quota: Arc<Quota>,
     /// Reaches servers.
     pub dialer: Dialer,
-    /// Raised when new tunnels are refused.
+    /// Raised when no more connections are accepted: sessions of many tunnels are told.
     pub draining: Signal,
     /// New tunnels are refused.
     pub refuses: Cell<bool>,

@@ -5,6 +5,7 @@
 mod core;
 mod ends;
 pub mod http2;
+mod introduction;
 mod open;
 mod outcome;
 mod policy;
@@ -14,6 +15,7 @@ pub mod request;
 mod response;
 mod session;
 mod sweep;
+mod tls_server;
 
 pub use self::core::{Core, Limits, ServiceState, Snapshot};
 pub use quota::Quota;

@@ -190,6 +190,7 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
             }
             if now >= rest {
                 self.app.rest();
+                self.server.rest();
             }
             timer.reset(if now >= rest { end } else { rest.min(end) });
         }

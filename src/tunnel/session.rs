@@ -2,6 +2,7 @@
 //!
 //! [`Accepted`] → [`PeerIdentity`] (the handshake) → `Grant` (authorize) → `Route` (route) → [`Relay`] → [`Outcome`].
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use rustls::{HandshakeKind as Kind, ProtocolVersion};
 
 use super::core::{Core, Snapshot};
 use super::http2;
-use super::open::{Opened, Peer, open, relay};
+use super::introduction::Arrival;
+use super::open::{Opened, Peer, open};
 use super::outcome::{Outcome, alert_of, record};
 use super::relay::Behind;
 use super::request::{ConnectRequest, RequestError, RequestParser};
@@ -30,6 +32,8 @@ use crate::tls::{
 struct Accepted {
     tls: ServerHandshake,
     subject: Subject,
+    /// The address that the app connected to, if a server wants to know.
+    local: Option<SocketAddr>,
     at: Instant,
     changes: u64,
 }
@@ -52,6 +56,8 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, counted: Counted) {
     let changes = core.changes.get().count();
     // A client that is gone already has no address; there is nobody to record.
     if let Ok(peer) = stream.peer_address()
+        && stream.set_options(&snapshot.limits.tcp).is_ok()
+        && let local = snapshot.introduces().then(|| stream.local_address())
         && let Ok(tls) = ServerHandshake::accepted(stream, snapshot.tls.clone())
     {
         let subject = Subject {
@@ -64,6 +70,7 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, counted: Counted) {
         let accepted = Accepted {
             tls,
             subject,
+            local: local.and_then(Result::ok),
             at: ring::now(),
             changes,
         };
@@ -95,6 +102,7 @@ async fn session(core: &Rc<Core>, snapshot: &Snapshot, accepted: Accepted, count
     let Accepted {
         tls,
         subject,
+        local,
         at,
         changes,
     } = accepted;
@@ -118,7 +126,10 @@ async fn session(core: &Rc<Core>, snapshot: &Snapshot, accepted: Accepted, count
         core,
         snapshot,
         &presented,
-        shaken.resumed,
+        Arrival {
+            local,
+            ..shaken.arrival
+        },
         &subject,
         changes,
     );
@@ -174,9 +185,7 @@ async fn http1(
     };
     match connect(core, snapshot, &tls, &peer, asked, &mut outcome).await {
         Ok((opened, behind)) => {
-            let tunnel = opened.tunnel(core.clone(), snapshot, &peer, tls, behind);
-            // A task of its own: what the handshake needed is not kept for the life of the tunnel.
-            ring::spawn(relay(tunnel, counted));
+            opened.run(core.clone(), snapshot, &peer, (tls, behind), counted);
         }
         Err(reason) => {
             record(core, &outcome, reason);
@@ -200,7 +209,7 @@ async fn interrupted(core: &Core, deadline: &mut ring::Sleep) -> Interrupt {
 
 /// A completed handshake.
 struct Shaken {
-    resumed: bool,
+    arrival: Arrival,
     /// What came behind it.
     carry: Option<RingBuf>,
 }
@@ -228,7 +237,12 @@ async fn handshake(core: &Core, tls: &ServerHandshake, at: Instant) -> Result<Sh
     let mut metrics = core.metrics.borrow_mut();
     metrics.count_handshake(version, kind);
     metrics.record(Stage::Handshake, ring::now().saturating_duration_since(at));
-    Ok(Shaken { resumed, carry })
+    let arrival = Arrival {
+        local: None,
+        tls: Some(version),
+        resumed,
+    };
+    Ok(Shaken { arrival, carry })
 }
 
 /// Who is at the other end. Resumed sessions are checked again: the certificate may have expired or been revoked since.
@@ -236,11 +250,11 @@ fn identify(
     core: &Core,
     snapshot: &Snapshot,
     chain: &[CertificateDer<'_>],
-    resumed: bool,
+    arrival: Arrival,
     before: &Subject,
     changes: u64,
 ) -> Result<Peer, CloseReason> {
-    if resumed {
+    if arrival.resumed {
         snapshot
             .verifier
             .recheck(chain, SystemTime::now())
@@ -254,6 +268,7 @@ fn identify(
         chain: core.keep_chain(chain),
         good_until: earliest_expiry(chain),
         changes,
+        arrival,
     })
 }
 
@@ -314,7 +329,7 @@ async fn connect(
     peer: &Peer,
     asked: Result<Asked, CloseReason>,
     outcome: &mut Outcome,
-) -> Result<(Opened<TcpStream>, Behind), CloseReason> {
+) -> Result<(Opened, Behind), CloseReason> {
     let Asked { target, behind } = asked?;
     let opened = open(core, snapshot, peer, target, outcome).await?;
     tls.send_message(ESTABLISHED)
