@@ -2,6 +2,12 @@
 
 use std::time::Duration;
 
+// ---- proxy_protocol ----
+
+/// Most bytes of a PROXY protocol header of version 1, its line end included: what the specification has a receiver take
+/// (section 2.1). Version 2 says its own length, at most 65 551 bytes.
+pub const PROXY_V1_MAX: usize = 107;
+
 // ---- observe ----
 
 /// The shortest latency that a histogram tells apart from zero.
