@@ -3,6 +3,9 @@
 //! [`session`] reads from top to bottom as the life of a tunnel. `request` and `policy` do no I/O.
 
 mod core;
+mod ends;
+mod open;
+mod outcome;
 mod policy;
 mod quota;
 mod relay;

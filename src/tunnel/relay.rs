@@ -14,20 +14,20 @@ use std::time::{Duration, Instant};
 use rustls::AlertDescription;
 
 use super::core::{Core, Live};
-use super::session::alert_of;
+use super::ends::{AppEnd, Broken, Data, ServerEnd};
+use super::outcome::alert_of;
 use crate::limits::{CUT_LINGER, LINGER, SESSION_REST};
 use crate::observe::{CloseReason, Stage};
-use crate::ring::{self, Either, RingBuf, TaskHandle, TcpStream};
-use crate::tls::{Received, ServerStream, StreamError};
+use crate::ring::{self, Either, RingBuf, TaskHandle};
 
 /// How a direction ended.
 type End = Result<(), CloseReason>;
 
 /// The two ends of a tunnel and what is known about it.
-pub(super) struct Relay {
+pub(super) struct Relay<A, S> {
     pub core: Rc<Core>,
-    pub client: ServerStream,
-    pub server: TcpStream,
+    pub app: A,
+    pub server: S,
     pub live: Rc<Live>,
     pub idle_timeout: Duration,
     /// When a byte last moved.
@@ -52,17 +52,17 @@ pub(super) struct Ends {
     alert: Cell<Option<AlertDescription>>,
 }
 
-impl Relay {
+impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
     /// Starts both directions; they end with their handles.
     pub fn start(self: &Rc<Self>, behind: Box<Behind>) -> [TaskHandle; 2] {
         let (up, down) = (self.clone(), self.clone());
         [
             ring::spawn_owned(async move {
-                let ending = Ending(&up, |ends| &ends.up);
+                let ending = Ending::of(&up, |ends| &ends.up);
                 ending.with(up.up(behind).await);
             }),
             ring::spawn_owned(async move {
-                let ending = Ending(&down, |ends| &ends.down);
+                let ending = Ending::of(&down, |ends| &ends.down);
                 ending.with(down.down().await);
             }),
         ]
@@ -82,20 +82,20 @@ impl Relay {
             Ok(()) => CloseReason::Closed,
             Err(reason) => {
                 let cut = self.live.closing.get().and_then(alert_of);
-                let linger = if cut.is_some() { CUT_LINGER } else { LINGER };
-                if let Some(alert) = cut.or(self.ends.alert.get()) {
-                    // In a box of its own: an open tunnel has no room for its alert.
-                    let _ = Box::pin(ring::timeout(linger, self.client.alert(alert))).await;
-                }
-                // Cut, not ended: neither side may take what it has for the whole.
-                self.client.reset_on_close();
+                let alert = match cut {
+                    Some(alert) => Some((alert, CUT_LINGER)),
+                    None => self.ends.alert.get().map(|alert| (alert, LINGER)),
+                };
+                // Cut, not ended: neither side may take what it has for the whole. In a box of its own: an open tunnel
+                // has no room for its alert.
+                Box::pin(self.app.cut(reason, alert)).await;
                 self.server.reset_on_close();
                 reason
             }
         }
     }
 
-    /// Client to server.
+    /// App to server.
     async fn up(&self, behind: Box<Behind>) -> End {
         let mut carry = {
             let Behind { early, carry } = *behind;
@@ -103,22 +103,22 @@ impl Relay {
             carry
         };
         loop {
-            match self.client.recv(carry).await {
-                Ok(Received::Data(pieces)) => {
-                    self.moved(&self.live.up, pieces.len());
-                    let (sent, pieces) = self.server.send_pieces(pieces).await;
+            match self.app.recv(carry).await {
+                Ok(Some(data)) => {
+                    self.moved(&self.live.up, data.len());
+                    let (sent, data) = self.server.send(data).await;
                     if sent.is_err() {
-                        // The server reads no more. What it has already answered is still the client's.
+                        // The server reads no more. What it has already answered is still the app's.
                         self.ends.server_gone.set(true);
                         return Ok(());
                     }
-                    carry = pieces.into_rest();
+                    carry = data.into_rest();
                 }
-                Ok(Received::Closed) => {
-                    let _ = self.server.shutdown().await;
+                Ok(None) => {
+                    self.server.close().await;
                     return Ok(());
                 }
-                Err(error) => return Err(self.client_end(&error)),
+                Err(broken) => return Err(self.app_end(broken)),
             }
         }
     }
@@ -130,33 +130,31 @@ impl Relay {
                 return Ok(());
             }
             self.moved(&self.live.up, early.len());
-            let sent = self.server.send(early).await.0;
-            sent.map_err(|_| CloseReason::ServerReset)
+            self.server.send(early).await.0
         })
     }
 
-    /// Server to client.
+    /// Server to app.
     async fn down(&self) -> End {
-        let spacing = self.client.spacing();
+        let spacing = self.app.spacing();
         let mut first = true;
         loop {
-            let sent = match self.server.recv_spaced(spacing).await {
-                Ok(Some((count, buffer))) => {
+            let sent = match self.server.recv(spacing).await? {
+                Some((count, buffer)) => {
                     self.moved(&self.live.down, count);
                     if std::mem::take(&mut first) {
                         self.first_byte();
                     }
-                    self.client.send(buffer).await
+                    self.app.send(buffer).await
                 }
-                Ok(None) => {
+                None => {
                     // In a box of its own: an open tunnel has no room for its end.
-                    return Box::pin(self.client.close())
+                    return Box::pin(self.app.close())
                         .await
-                        .map_err(|error| self.client_end(&error));
+                        .map_err(|broken| self.app_end(broken));
                 }
-                Err(_) => return Err(CloseReason::ServerReset),
             };
-            sent.map_err(|error| self.client_end(&error))?;
+            sent.map_err(|broken| self.app_end(broken))?;
         }
     }
 
@@ -186,7 +184,7 @@ impl Relay {
                 return;
             }
             if now >= rest {
-                self.client.rest();
+                self.app.rest();
             }
             timer.reset(if now >= rest { end } else { rest.min(end) });
         }
@@ -210,33 +208,36 @@ impl Relay {
         })
     }
 
-    fn client_end(&self, error: &StreamError) -> CloseReason {
-        if let StreamError::Record(fault) = error {
-            self.ends.alert.set(fault.alert());
-        }
-        match error {
-            StreamError::Tls(_) | StreamError::Record(_) => CloseReason::TlsProtocol,
-            StreamError::Io(_) => CloseReason::ClientReset,
-            StreamError::Truncated => CloseReason::ClientTruncated,
-        }
+    fn app_end(&self, broken: Broken) -> CloseReason {
+        self.ends.alert.set(broken.alert);
+        broken.reason
     }
 }
 
 /// Tells the relay how a direction ended; also when its task panics, which is a fault of the gateway.
-struct Ending<'a>(&'a Relay, fn(&Ends) -> &Cell<Option<End>>);
+struct Ending<'a> {
+    end: &'a Cell<Option<End>>,
+    live: &'a Live,
+}
 
-impl Ending<'_> {
+impl<'a> Ending<'a> {
+    fn of<A, S>(relay: &'a Relay<A, S>, direction: fn(&Ends) -> &Cell<Option<End>>) -> Self {
+        Self {
+            end: direction(&relay.ends),
+            live: &relay.live,
+        }
+    }
+
     fn with(self, end: End) {
-        (self.1)(&self.0.ends).set(Some(end));
+        self.end.set(Some(end));
     }
 }
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        let end = (self.1)(&self.0.ends);
-        if end.get().is_none() {
-            end.set(Some(Err(CloseReason::GatewayError)));
+        if self.end.get().is_none() {
+            self.end.set(Some(Err(CloseReason::GatewayError)));
         }
-        self.0.live.wake();
+        self.live.wake();
     }
 }
