@@ -47,7 +47,9 @@ pub(super) fn run(file: &Path) -> Result<(), RunError> {
     let config = config::load(file)?;
     start_logging(&config.log);
     let gateway = Gateway::start(config)?;
-    tracing::info!(address = %gateway.node.address(), cores = gateway.node.core_count(), "taking tunnels");
+    let (address, plain) = (gateway.node.address(), gateway.node.plain_address());
+    let plain = plain.map(tracing::field::display);
+    tracing::info!(%address, plain, cores = gateway.node.core_count(), "taking tunnels");
     gateway.run(Some(file.to_owned()))
 }
 

@@ -15,9 +15,11 @@ mod authentication;
 mod cores;
 mod document;
 mod error;
+mod listener;
 mod raw;
 mod resumption;
 mod routing;
+mod sni;
 mod summary;
 mod types;
 mod validate;
@@ -34,6 +36,8 @@ use std::time::Duration;
 pub use address::{AddressError, Host, HostPattern, HostPort};
 pub use authentication::url_host;
 pub use error::{ConfigError, Problem};
+pub use listener::{ClientIdentity, Listener, ListenerKind, ProxyProtocol};
+pub use sni::Sni;
 pub use summary::Summary;
 pub use types::{
     AdminListen, AuditSink, Config, CrlFetch, DeviceAuth, Engine, Field, IdentityMapping, Log,

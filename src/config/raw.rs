@@ -1,7 +1,7 @@
 //! The keys of the contract as they are written: present or not, of the right TOML type, each with its place. Nothing
 //! here has a meaning yet; `validate` gives it one.
 
-use super::document::{List, Numbers, Section, Slot};
+use super::document::{List, Numbers, Section, Slot, Value};
 
 pub(super) struct RawConfig {
     pub(super) state_dir: Slot<String>,
@@ -44,6 +44,9 @@ pub(super) struct RawListener {
     pub(super) http: Slot<String>,
     pub(super) proxy_protocol: Slot<String>,
     pub(super) trusted_proxies: Slot<List>,
+    pub(super) client_identity: Slot<String>,
+    pub(super) health_path: Slot<String>,
+    pub(super) health_from: Slot<List>,
 }
 
 pub(super) struct RawServerCertificate {
@@ -103,6 +106,14 @@ pub(super) struct RawService {
     pub(super) tls: Slot<bool>,
     pub(super) proxy_protocol: Slot<String>,
     pub(super) allow: Slot<List>,
+    pub(super) sni: RawSni,
+}
+
+pub(super) struct RawSni {
+    pub(super) names: Slot<List>,
+    pub(super) certificate: Slot<String>,
+    pub(super) key: Slot<String>,
+    pub(super) protocols: Slot<List>,
 }
 
 pub(super) struct RawRule {
@@ -112,6 +123,13 @@ pub(super) struct RawRule {
     pub(super) service: Slot<String>,
     /// The rule itself, for problems of the whole of it.
     pub(super) place: super::error::Place,
+}
+
+impl RawSni {
+    /// Where the names are, if there are any.
+    pub(super) fn place(&self) -> Option<&super::error::Place> {
+        (!matches!(self.names.value, Value::Absent)).then_some(&self.names.place)
+    }
 }
 
 impl RawConfig {
@@ -189,6 +207,9 @@ impl RawListener {
             http: section.string("http"),
             proxy_protocol: section.string("proxy_protocol"),
             trusted_proxies: section.strings("trusted_proxies"),
+            client_identity: section.string("client_identity"),
+            health_path: section.string("health_path"),
+            health_from: section.strings("health_from"),
         };
         section.finish();
         listener
@@ -288,6 +309,12 @@ impl RawService {
             tls: section.boolean("tls"),
             proxy_protocol: section.string("proxy_protocol"),
             allow: section.strings("allow"),
+            sni: RawSni {
+                names: section.strings("sni"),
+                certificate: section.string("sni_certificate"),
+                key: section.string("sni_key"),
+                protocols: section.strings("sni_alpn"),
+            },
         };
         section.finish();
         service

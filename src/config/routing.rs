@@ -6,6 +6,7 @@ use super::address::HostPattern;
 use super::document::{List, Numbers, Slot, Value};
 use super::error::{Fault, Place, Report, nearest, quoted};
 use super::raw::{RawRule, RawService};
+use super::sni::SniNames;
 use super::types::{Rule, Service, ServiceKind};
 use super::values::{address_fault, host_port, networks, port, without_repetition, word};
 use crate::limits::SERVICE_NAME_MAX;
@@ -22,6 +23,7 @@ pub(super) fn routing(
     raw_services: Vec<RawService>,
     raw_rules: Vec<RawRule>,
     profile: &Place,
+    mut names: SniNames<'_>,
     report: &mut Report,
 ) -> (Vec<Service>, Vec<Rule>) {
     if raw_services.is_empty() && raw_rules.is_empty() {
@@ -36,7 +38,7 @@ pub(super) fn routing(
     }
     let mut services = Services::default();
     for raw in raw_services {
-        services.declare(raw, report);
+        services.declare(raw, &mut names, report);
     }
     let rules = rules(raw_rules, &mut services, report);
     (services.list, rules)
@@ -53,7 +55,7 @@ struct Services {
 
 impl Services {
     /// Adds a written service. One with faults is added all the same, so that rules that name it are not reported too.
-    fn declare(&mut self, raw: RawService, report: &mut Report) {
+    fn declare(&mut self, raw: RawService, names: &mut SniNames<'_>, report: &mut Report) {
         let line = raw.name.place.line;
         let name = raw.name.clone().given();
         raw.name
@@ -72,10 +74,16 @@ impl Services {
             servers_kind(raw.servers, report)
         };
         let allow = allow(raw.allow, special, report);
+        let sni = names.of(raw.sni, special, report);
         refuse_unsupported(raw.balance, raw.tls, raw.proxy_protocol, report);
         if let Some(name) = name.filter(|name| !self.by_name.contains_key(name)) {
             self.lines.push(line);
-            self.add(Service { name, kind, allow });
+            self.add(Service {
+                name,
+                kind,
+                allow,
+                sni,
+            });
         }
     }
 
@@ -108,6 +116,7 @@ impl Services {
                 name: name.to_owned(),
                 kind: ServiceKind::Any,
                 allow: Vec::new(),
+                sni: None,
             }));
         }
         let known = self

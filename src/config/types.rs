@@ -10,6 +10,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::address::{Host, HostPattern, HostPort};
+use super::listener::Listener;
+use super::sni::Sni;
 
 /// Everything that one node is configured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,8 +99,8 @@ pub struct Profile {
     pub external_host: String,
     /// Port that devices use. The listener's port where none is configured.
     pub external_port: u16,
-    /// Where sessions are accepted. Port 0 lets the kernel choose.
-    pub listen: SocketAddr,
+    /// Where sessions are accepted.
+    pub listener: Listener,
     /// The server certificate; `None` stands for the self-signed one in the state folder.
     pub server_certificate: Option<ServerCertificate>,
     /// Whether TLS 1.2 is spoken with devices. At least one of `tls12` and `tls13` is true.
@@ -249,6 +251,8 @@ pub struct Service {
     /// Guarded addresses (loopback, link-local, cloud metadata ...) that a service of kind [`ServiceKind::Any`] may dial
     /// all the same. Empty for a server list.
     pub allow: Vec<IpNet>,
+    /// The names by which TLS sessions reach it without a request. Only with a server list.
+    pub sni: Option<Sni>,
 }
 
 /// Where the tunnels of a service lead.

@@ -14,7 +14,7 @@ use super::revocation::Revocation;
 use super::sweeper::Sweeper;
 use super::worker::{self, Place};
 use crate::backend::{Dialer, OwnAddresses, ResolverHandle};
-use crate::config::Config;
+use crate::config::{Config, ListenerKind};
 use crate::observe::{AuditHandle, CoreMetrics, TunnelFilter, TunnelInfo};
 use crate::ring::{Remote, RingError};
 use crate::table::{CoreLoad, Published};
@@ -72,7 +72,7 @@ pub struct Node {
     config: Mutex<Config>,
     cores: Vec<Remote>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    address: SocketAddr,
+    listening: Vec<(ListenerKind, SocketAddr)>,
     registry: Registry,
     pub(super) sweeper: Arc<Sweeper>,
     pub(super) revocation: Revocation,
@@ -106,7 +106,7 @@ impl Node {
         let mut node = Self {
             cores: Vec::new(),
             threads: Mutex::default(),
-            address: config.profile.listen,
+            listening: config.profile.listener.addresses().collect(),
             draining: AtomicBool::new(false),
             generation: AtomicU64::new(1),
             reload_failures: AtomicU64::new(0),
@@ -119,7 +119,9 @@ impl Node {
             own,
             quota,
         };
-        refuse_taken(node.address)?;
+        for &(_, address) in &node.listening {
+            refuse_taken(address)?;
+        }
         let snapshots = material.snapshots(config.engine.cores.len(), &node.revocation)?;
         let handover = Arc::new(Handover::new(config.engine.cores.len()));
         for (index, (&cpu, snapshot)) in config.engine.cores.iter().zip(snapshots).enumerate() {
@@ -127,13 +129,13 @@ impl Node {
             let make = node.core(index, snapshot, load, audit, resolver);
             let place = Place {
                 cpu,
-                address: node.address,
+                listening: node.listening.clone(),
                 max_tunnels: config.engine.max_tunnels,
                 handover: handover.clone(),
             };
             match worker::start(place, make) {
                 Ok((started, thread)) => {
-                    node.address = started.address;
+                    node.listening = started.listening;
                     node.cores.push(started.remote);
                     node.threads_mut().push(thread);
                 }
@@ -164,10 +166,18 @@ impl Node {
         }
     }
 
-    /// The address that tunnels are opened to, with the port that the system chose for port 0.
+    /// The address that tunnels are opened to, with the port that the system chose for port 0: that of the TLS listener,
+    /// if there is one.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listening[0].1
+    }
+
+    /// The address of the plain listener, if there is one.
+    #[must_use]
+    pub fn plain_address(&self) -> Option<SocketAddr> {
+        let mut listening = self.listening.iter();
+        listening.find_map(|(by, address)| (*by == ListenerKind::Http).then_some(*address))
     }
 
     /// Number of cores.
@@ -225,8 +235,12 @@ impl Node {
         let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let fixed = [
             (
-                current.profile.listen != config.profile.listen,
-                "profile.listener.https",
+                !current
+                    .profile
+                    .listener
+                    .addresses()
+                    .eq(config.profile.listener.addresses()),
+                "an address of profile.listener",
             ),
             (current.engine.cores != config.engine.cores, "engine.cores"),
             (current.admin != config.admin, "admin.listen"),

@@ -3,14 +3,14 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use super::handover::Handover;
+use super::handover::{Accepted, Handover};
 use super::node::EngineError;
+use crate::config::ListenerKind;
 use crate::limits::{
     ACCEPT_BACKLOG, ACCEPT_PAUSE, BUFFER_TRIM_INTERVAL, BUFFERS_TRIMMED, DRAIN_POLL,
     HANDSHAKES_PER_TURN, SESSIONS_BEYOND_TUNNELS,
@@ -22,13 +22,13 @@ use crate::tunnel::{self, Causes, Core, Snapshot, serve};
 /// What another thread needs to know about a started core.
 pub(super) struct Started {
     pub remote: Remote,
-    pub address: SocketAddr,
+    pub listening: Vec<(ListenerKind, SocketAddr)>,
 }
 
 /// Where a core runs and what it shares with the others.
 pub(super) struct Place {
     pub cpu: usize,
-    pub address: SocketAddr,
+    pub listening: Vec<(ListenerKind, SocketAddr)>,
     pub max_tunnels: usize,
     pub handover: Arc<Handover>,
 }
@@ -42,25 +42,24 @@ struct Here {
 
 impl Here {
     /// Serves an accepted connection, here or on a core that has less to do.
-    fn accepted(&self, stream: TcpStream) {
+    fn accepted(&self, stream: TcpStream, by: ListenerKind) {
         let core = &self.core;
         let Some(to) = self.handover.better_than(core.index) else {
-            ring::spawn(serve(core.clone(), stream));
+            ring::spawn(serve(core.clone(), stream, by));
             return;
         };
-        match self
-            .handover
-            .give(to, stream.into_descriptor(), serve_given)
-        {
+        let socket = stream.into_descriptor();
+        let accepted = Accepted { socket, by };
+        match self.handover.give(to, accepted, serve_given) {
             Ok(()) => core.metrics.borrow_mut().sessions_handed_over += 1,
-            Err(sockets) => self.serve(sockets),
+            Err(back) => self.serve(back),
         }
     }
 
-    fn serve(&self, sockets: Vec<OwnedFd>) {
-        for socket in sockets {
+    fn serve(&self, accepted: Vec<Accepted>) {
+        for Accepted { socket, by } in accepted {
             let stream = TcpStream::from_descriptor(socket);
-            ring::spawn(serve(self.core.clone(), stream));
+            ring::spawn(serve(self.core.clone(), stream, by));
         }
     }
 }
@@ -143,7 +142,7 @@ fn run(
 ) {
     let Place {
         cpu,
-        address,
+        listening,
         max_tunnels,
         handover,
     } = place;
@@ -170,21 +169,22 @@ fn run(
     HERE.set(Some(here.clone()));
     let started = started.clone();
     runtime.block_on(async move {
-        let listener = match TcpListener::bind(address, ACCEPT_BACKLOG) {
-            Ok(listener) => listener,
-            Err(source) => {
-                let _ = started.send(Err(EngineError::Listen { address, source }));
+        let listeners = match listen(&listening) {
+            Ok(listeners) => listeners,
+            Err(error) => {
+                let _ = started.send(Err(error));
                 return;
             }
         };
+        let bound = |(by, listener): &(_, TcpListener)| (*by, listener.local_address());
         here.handover.join(here.core.index, ring::remote());
         let _ = started.send(Ok(Started {
             remote: ring::remote(),
-            address: listener.local_address(),
+            listening: listeners.iter().map(bound).collect(),
         }));
         let _trimming = ring::spawn_owned(trim_buffers());
         let _expiring = ring::spawn_owned(tunnel::watch_expiry(here.core.clone()));
-        accept(&here, listener, max_tunnels).await;
+        accept_all(&here, listeners, max_tunnels).await;
         while here.core.sessions() > 0 {
             ring::sleep(DRAIN_POLL).await;
         }
@@ -200,8 +200,33 @@ async fn trim_buffers() {
     }
 }
 
+/// The core's own sockets; ports that the system is to choose are chosen now.
+fn listen(
+    addresses: &[(ListenerKind, SocketAddr)],
+) -> Result<Vec<(ListenerKind, TcpListener)>, EngineError> {
+    let bind = |&(by, address)| match TcpListener::bind(address, ACCEPT_BACKLOG) {
+        Ok(listener) => Ok((by, listener)),
+        Err(source) => Err(EngineError::Listen { address, source }),
+    };
+    addresses.iter().map(bind).collect()
+}
+
+/// Accepts by one or two listeners until the core drains.
+async fn accept_all(here: &Here, listeners: Vec<(ListenerKind, TcpListener)>, max_tunnels: usize) {
+    let mut listeners = listeners.into_iter();
+    match (listeners.next(), listeners.next()) {
+        (Some(first), Some(second)) => {
+            let both = [first, second].map(|one| accept(here, one, max_tunnels));
+            let [first, second] = both;
+            ring::race(first, second).await;
+        }
+        (Some(one), None) => accept(here, one, max_tunnels).await,
+        (None, _) => here.stop.wait().await,
+    }
+}
+
 /// Accepts until the core drains.
-async fn accept(here: &Here, listener: TcpListener, max_tunnels: usize) {
+async fn accept(here: &Here, (by, listener): (ListenerKind, TcpListener), max_tunnels: usize) {
     let core = &here.core;
     let limit = max_tunnels.saturating_add(SESSIONS_BEYOND_TUNNELS);
     loop {
@@ -215,7 +240,7 @@ async fn accept(here: &Here, listener: TcpListener, max_tunnels: usize) {
         };
         match ring::race(here.stop.wait(), accepting).await {
             Either::Left(()) => return,
-            Either::Right(Ok(stream)) => here.accepted(stream),
+            Either::Right(Ok(stream)) => here.accepted(stream, by),
             Either::Right(Err(error)) => {
                 tracing::error!(%error, "accept failed; trying again");
                 ring::sleep(Duration::from_secs(1)).await;

@@ -138,7 +138,7 @@ impl Tunnel {
                     .await
                     .map_err(tls)?;
                 let carry = handshake
-                    .complete(|| std::future::ready(()))
+                    .complete(None, || std::future::ready(()))
                     .await
                     .map_err(tls)?;
                 let resumed = handshake

@@ -6,6 +6,7 @@ mod crl;
 mod der;
 mod failure;
 mod handshake;
+mod hello;
 mod identity;
 pub mod record;
 mod resumption;
@@ -23,10 +24,11 @@ pub use crl::{
 };
 pub use failure::{HandshakeFailure, failure_of};
 pub use handshake::{Connection, Handshake};
+pub use hello::{Hello, HelloReader};
 pub use identity::{IdentityError, PeerIdentity, earliest_expiry};
 pub use resumption::{Resumption, Scope};
 pub use secrets::{TrafficSecrets, hand_over};
-pub use server::{ServerTls, TlsError, server_config};
+pub use server::{ServerTls, TlsError, named_config, server_config};
 pub use stream::{
     ClientHandshake, ClientStream, Received, ServerHandshake, ServerStream, StreamError,
     TlsHandshake, TlsStream,

@@ -4,8 +4,12 @@
 
 mod core;
 mod ends;
+mod entrance;
+pub mod forwarded;
+mod named;
 mod open;
 mod outcome;
+mod plain;
 mod policy;
 mod quota;
 mod relay;
@@ -15,6 +19,7 @@ mod session;
 mod sweep;
 
 pub use self::core::{Core, Limits, ServiceState, Snapshot};
+pub use named::Names;
 pub use quota::Quota;
 pub use session::serve;
 pub use sweep::{Causes, close_matching, replace_snapshot, sweep, watch_expiry};
