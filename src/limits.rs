@@ -218,6 +218,12 @@ pub const UNIX_SOCKET_PATH_MAX: usize = 107;
 /// the first length and the root).
 pub const HOST_NAME_MAX: usize = 253;
 
+/// Longest name of a protocol in ALPN, in bytes (RFC 7301, section 3.1).
+pub const ALPN_NAME_MAX: usize = 255;
+
+/// Longest path of the health page, in bytes: no check's is longer.
+pub const HEALTH_PATH_MAX: usize = 255;
+
 /// Longest label of a host name, in bytes (RFC 1035 section 2.3.4).
 pub const HOST_LABEL_MAX: usize = 63;
 

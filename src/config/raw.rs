@@ -1,7 +1,7 @@
 //! The keys of the contract as they are written: present or not, of the right TOML type, each with its place. Nothing
 //! here has a meaning yet; `validate` gives it one.
 
-use super::document::{List, Numbers, Section, Slot};
+use super::document::{List, Numbers, Section, Slot, Value};
 use super::raw_reach::{RawReach, RawServer, RawTcp, raw_servers};
 
 pub(super) struct RawConfig {
@@ -47,6 +47,9 @@ pub(super) struct RawListener {
     pub(super) http: Slot<String>,
     pub(super) proxy_protocol: Slot<String>,
     pub(super) trusted_proxies: Slot<List>,
+    pub(super) client_identity: Slot<String>,
+    pub(super) health_path: Slot<String>,
+    pub(super) health_from: Slot<List>,
 }
 
 pub(super) struct RawServerCertificate {
@@ -104,6 +107,14 @@ pub(super) struct RawService {
     pub(super) servers: Slot<Vec<RawServer>>,
     pub(super) reach: RawReach,
     pub(super) allow: Slot<List>,
+    pub(super) sni: RawSni,
+}
+
+pub(super) struct RawSni {
+    pub(super) names: Slot<List>,
+    pub(super) certificate: Slot<String>,
+    pub(super) key: Slot<String>,
+    pub(super) protocols: Slot<List>,
 }
 
 pub(super) struct RawRule {
@@ -113,6 +124,13 @@ pub(super) struct RawRule {
     pub(super) service: Slot<String>,
     /// The rule itself, for problems of the whole of it.
     pub(super) place: super::error::Place,
+}
+
+impl RawSni {
+    /// Where the names are, if there are any.
+    pub(super) fn place(&self) -> Option<&super::error::Place> {
+        (!matches!(self.names.value, Value::Absent)).then_some(&self.names.place)
+    }
 }
 
 impl RawConfig {
@@ -192,6 +210,9 @@ impl RawListener {
             http: section.string("http"),
             proxy_protocol: section.string("proxy_protocol"),
             trusted_proxies: section.strings("trusted_proxies"),
+            client_identity: section.string("client_identity"),
+            health_path: section.string("health_path"),
+            health_from: section.strings("health_from"),
         };
         section.finish();
         listener
@@ -289,6 +310,12 @@ impl RawService {
             servers: raw_servers(&mut section),
             reach: RawReach::read(&mut section),
             allow: section.strings("allow"),
+            sni: RawSni {
+                names: section.strings("sni"),
+                certificate: section.string("sni_certificate"),
+                key: section.string("sni_key"),
+                protocols: section.strings("sni_alpn"),
+            },
         };
         section.finish();
         service

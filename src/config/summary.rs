@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::authentication::FIELDS;
+use super::listener;
 use super::reach::{Balance, OutboundTls, ProxyVersion, Reach, Server};
 use super::types::{
     AdminListen, AuditSink, Config, Field, Log, LogFormat, Profile, Resumption, ResumptionKind,
@@ -40,7 +41,7 @@ impl fmt::Display for Summary<'_> {
         writeln!(
             f,
             "listen          {}, {}",
-            profile.listen,
+            listener::summary(&profile.listener),
             versions(profile)
         )?;
         writeln!(f, "resumption      {}", resumption(&profile.resumption))?;
@@ -193,6 +194,9 @@ fn services(f: &mut fmt::Formatter<'_>, profile: &Profile) -> fmt::Result {
         match &service.kind {
             ServiceKind::Servers(servers) => write!(f, "{}", join(&servers_of(servers)))?,
             ServiceKind::Any => f.write_str("the destination that the app asks for")?,
+        }
+        if let Some(sni) = &service.sni {
+            write!(f, ", by the name {}", join(&sni.names))?;
         }
         if !service.allow.is_empty() {
             write!(f, ", also in {}", join(&service.allow))?;

@@ -10,7 +10,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::address::{Host, HostPattern};
+use super::listener::Listener;
 use super::reach::{Reach, Server, Tcp, TlsChoice};
+use super::sni::Sni;
 
 /// Everything that one node is configured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,8 +104,8 @@ pub struct Profile {
     pub external_host: String,
     /// Port that devices use. The listener's port where none is configured.
     pub external_port: u16,
-    /// Where sessions are accepted. Port 0 lets the kernel choose.
-    pub listen: SocketAddr,
+    /// Where sessions are accepted.
+    pub listener: Listener,
     /// The server certificate; `None` stands for the self-signed one in the state folder.
     pub server_certificate: Option<ServerCertificate>,
     /// What is spoken with devices.
@@ -256,6 +258,8 @@ pub struct Service {
     pub allow: Vec<IpNet>,
     /// How its servers are reached.
     pub reach: Reach,
+    /// The names by which TLS sessions reach it without a request. Only with a server list.
+    pub sni: Option<Sni>,
 }
 
 /// Where the tunnels of a service lead.

@@ -1,20 +1,22 @@
 //! From a configuration to what cores run on: files read, certificates and CRLs checked, TLS set up.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::registry::{self, StoreError};
 use super::revocation::{Crls, Revocation};
 use crate::backend::{self, Fleet, Group, Means, Watch, Way};
 use crate::certs::{self, CertError};
-use crate::config::{Config, Stale};
+use crate::config::{Config, ServerCertificate, Stale};
 use crate::table::RegistryError;
 use crate::tls::{
     self, CrlErrors, DeviceVerifier, Resumption, RevocationPolicy, Scope, ServerTls, StalePolicy,
     TlsError,
 };
-use crate::tunnel::{Limits, ServiceState, Snapshot};
+use crate::tunnel::{Limits, Names, ServiceState, Snapshot};
 
 /// Why a valid config cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +52,8 @@ pub struct Material {
     config: Config,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    /// Of the services that have certificates of their own, by their index.
+    named: HashMap<usize, (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
     group: Vec<CertificateDer<'static>>,
     /// What the servers of each service are reached with.
     means: Vec<Means>,
@@ -76,15 +80,22 @@ impl Material {
         let profile = &config.profile;
         let auth = &profile.device_auth;
         let (chain, key) = match &profile.server_certificate {
-            Some(files) => (
-                certs::read_certificates(&files.primary)?,
-                certs::read_private_key(files.key.as_deref().unwrap_or(&files.primary))?,
-            ),
+            Some(files) => read_certificate(files)?,
             None => certs::ensure_self_signed(
                 &config.state_dir,
                 std::slice::from_ref(&profile.external_host),
             )?,
         };
+        let mut named = HashMap::new();
+        for (index, service) in profile.services.iter().enumerate() {
+            let own = service
+                .sni
+                .as_ref()
+                .and_then(|sni| sni.certificate.as_ref());
+            if let Some(files) = own {
+                named.insert(index, read_certificate(files)?);
+            }
+        }
         let mut group = Vec::new();
         for file in &auth.group_certificates {
             group.extend(certs::read_certificates(file)?);
@@ -104,6 +115,7 @@ impl Material {
             config: config.clone(),
             chain,
             key,
+            named,
             group,
             resumption: Arc::new(resumption),
             crls,
@@ -185,6 +197,20 @@ impl Material {
         Ok(watches.collect::<Result<_, TlsError>>()?)
     }
 
+    /// The names that make a session a tunnel, with the TLS of each service that has some.
+    fn names(&self, general: &ServerConfig) -> Result<Names, LoadError> {
+        let mut names = Names::default();
+        for (index, service) in self.config.profile.services.iter().enumerate() {
+            if let Some(sni) = &service.sni {
+                let own = self.named.get(&index);
+                let own = own.map(|(chain, key)| (chain.clone(), key.clone_key()));
+                let tls = tls::named_config(general, own, &sni.protocols)?;
+                names.add(&sni.names, index, Arc::new(tls));
+            }
+        }
+        Ok(names)
+    }
+
     fn snapshot(
         &self,
         core: usize,
@@ -208,7 +234,10 @@ impl Material {
             })
         });
         Ok(Snapshot {
+            names: self.names(&tls)?,
             tls: Arc::new(tls),
+            listener: profile.listener.clone(),
+            external_port: profile.external_port,
             verifier: verifier.clone(),
             identity: profile.device_auth.identity.clone(),
             unmanaged_allowed: profile.device_auth.unmanaged_allowed,
@@ -224,4 +253,13 @@ impl Material {
             },
         })
     }
+}
+
+fn read_certificate(
+    files: &ServerCertificate,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CertError> {
+    Ok((
+        certs::read_certificates(&files.primary)?,
+        certs::read_private_key(files.key.as_deref().unwrap_or(&files.primary))?,
+    ))
 }

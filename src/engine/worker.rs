@@ -3,14 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::TcpListener as Socket;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use super::handover::Handover;
+use super::handover::{Accepted, Handover};
 use super::node::EngineError;
+use crate::config::ListenerKind;
 use crate::limits::{
     ACCEPT_PAUSE, BUFFER_TRIM_INTERVAL, BUFFERS_TRIMMED, DRAIN_POLL, HANDSHAKES_PER_TURN,
     SESSIONS_BEYOND_TUNNELS,
@@ -22,7 +22,7 @@ use crate::tunnel::{self, Causes, Core, Snapshot, serve};
 /// Where a core runs and what it shares with the others.
 pub(super) struct Place {
     pub cpu: usize,
-    pub sockets: Vec<Socket>,
+    pub sockets: Vec<(ListenerKind, Socket)>,
     pub max_tunnels: usize,
     pub handover: Arc<Handover>,
 }
@@ -39,25 +39,24 @@ struct Here {
 
 impl Here {
     /// Serves an accepted connection, here or on a core that has less to do.
-    fn accepted(&self, stream: TcpStream) {
+    fn accepted(&self, stream: TcpStream, by: ListenerKind) {
         let core = &self.core;
         let Some(to) = self.handover.better_than(core.index) else {
-            ring::spawn(serve(core.clone(), stream));
+            ring::spawn(serve(core.clone(), stream, by));
             return;
         };
-        match self
-            .handover
-            .give(to, stream.into_descriptor(), serve_given)
-        {
+        let socket = stream.into_descriptor();
+        let accepted = Accepted { socket, by };
+        match self.handover.give(to, accepted, serve_given) {
             Ok(()) => core.metrics.borrow_mut().sessions_handed_over += 1,
-            Err(sockets) => self.serve(sockets),
+            Err(back) => self.serve(back),
         }
     }
 
-    fn serve(&self, sockets: Vec<OwnedFd>) {
-        for socket in sockets {
+    fn serve(&self, accepted: Vec<Accepted>) {
+        for Accepted { socket, by } in accepted {
             let stream = TcpStream::from_descriptor(socket);
-            ring::spawn(serve(self.core.clone(), stream));
+            ring::spawn(serve(self.core.clone(), stream, by));
         }
     }
 }
@@ -169,9 +168,10 @@ fn run(
     HERE.set(Some(here.clone()));
     let started = started.clone();
     runtime.block_on(async move {
-        let listeners: io::Result<Vec<_>> =
-            sockets.into_iter().map(TcpListener::from_socket).collect();
-        let listeners = match listeners {
+        let listeners = sockets
+            .into_iter()
+            .map(|(by, socket)| Ok((by, TcpListener::from_socket(socket)?)));
+        let listeners = match listeners.collect::<io::Result<Vec<_>>>() {
             Ok(listeners) => listeners,
             Err(error) => {
                 let _ = started.send(Err(EngineError::Thread(error)));
@@ -203,7 +203,7 @@ async fn trim_buffers() {
 }
 
 /// Accepts until the core stops.
-async fn accept(here: Rc<Here>, listener: TcpListener) {
+async fn accept(here: Rc<Here>, (by, listener): (ListenerKind, TcpListener)) {
     let core = &here.core;
     let limit = here.max_tunnels.saturating_add(SESSIONS_BEYOND_TUNNELS);
     loop {
@@ -217,7 +217,7 @@ async fn accept(here: Rc<Here>, listener: TcpListener) {
         };
         match ring::race(here.stop.wait(), accepting).await {
             Either::Left(()) => break,
-            Either::Right(Ok(stream)) => here.accepted(stream),
+            Either::Right(Ok(stream)) => here.accepted(stream, by),
             Either::Right(Err(error)) => {
                 tracing::error!(%error, "accept failed; trying again");
                 ring::sleep(Duration::from_secs(1)).await;
@@ -225,7 +225,7 @@ async fn accept(here: Rc<Here>, listener: TcpListener) {
         }
     }
     for stream in listener.stop().await {
-        here.accepted(stream);
+        here.accepted(stream, by);
     }
     here.listeners.set(here.listeners.get() - 1);
 }

@@ -180,6 +180,18 @@ close_reasons! {
     /// A fault of the node itself; the status is for a fault before the tunnel was open.
     GatewayError = "gateway-error" Gateway End (http 500 "proxy_internal_error" "internal error");
 
+    // In front of the session.
+    /// The connection ended before its first byte, as the check of a load balancer does. Not audited.
+    Unused = "unused" Client Abandoned (silent);
+    /// The plain listener has answered a health check. Not audited.
+    HealthCheck = "health-check" Client Abandoned (silent);
+    /// Only trusted proxies may send a PROXY protocol header, or use the plain listener, and this was none.
+    ProxyUntrusted = "proxy-untrusted" Policy Refusal (alert "access_denied");
+    /// The connection of a trusted proxy did not begin with the PROXY protocol header that is required.
+    ProxyMissing = "proxy-missing" Client Refusal (alert "decode_error");
+    /// A PROXY protocol header that breaks its specification.
+    ProxyMalformed = "proxy-malformed" Client Refusal (alert "decode_error");
+
     // The TLS handshake.
     /// The handshake was not complete within the handshake timeout.
     HandshakeTimeout = "handshake-timeout" Client Abandoned (silent);
@@ -225,6 +237,10 @@ close_reasons! {
     HeaderTooLarge = "header-too-large" Client Refusal (http 431 "http_request_error" "request header too large");
 
     // Policy.
+    /// A request on the plain listener names a client certificate in a place that does not count, beside or instead of
+    /// the one that does.
+    IdentityConflict = "identity-conflict" Policy Refusal
+        (http 403 "http_request_denied" "client certificate in a place that does not count");
     /// The device is not in the registry, and unmanaged devices are blocked.
     DeviceUnmanaged = "device-unmanaged" Policy Refusal (http 403 "http_request_denied" "device is not managed");
     /// The registry says that the device is blocked.

@@ -127,6 +127,16 @@ impl RingBuf {
         self.end += bytes.len() as u32;
     }
 
+    /// Moves the bytes behind those of `to`, and gives this buffer back.
+    ///
+    /// # Panics
+    /// If they do not fit.
+    #[must_use]
+    pub fn moved_to(self, mut to: Self) -> Self {
+        to.append(&self);
+        to
+    }
+
     /// Where the kernel may write more bytes, and how many.
     pub(super) fn spare_pointer(&mut self) -> (*mut u8, u32) {
         let end = self.end as usize;

@@ -8,6 +8,7 @@ mod der;
 mod duplex;
 mod failure;
 mod handshake;
+mod hello;
 mod identity;
 pub mod record;
 mod resumption;
@@ -27,10 +28,11 @@ pub use crl::{
 pub use duplex::{ByteStream, Duplex};
 pub use failure::{HandshakeFailure, failure_of};
 pub use handshake::{Connection, Handshake};
+pub use hello::{Hello, HelloReader};
 pub use identity::{IdentityError, PeerIdentity, common_name, earliest_expiry};
 pub use resumption::{Resumption, Scope};
 pub use secrets::{TrafficSecrets, hand_over};
-pub use server::{ALPN_HTTP2, ServerTls, TlsError, server_config};
+pub use server::{ALPN_HTTP2, ServerTls, TlsError, named_config, server_config};
 pub use stream::{
     ClientHandshake, ClientStream, Received, ServerHandshake, ServerStream, StreamError,
     TlsHandshake, TlsStream,

@@ -10,9 +10,10 @@ use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use slab::Slab;
 
+use super::named::Names;
 use super::sweep::{Causes, Changes};
 use crate::backend::{Dialer, Way};
-use crate::config::{HostPort, IdentityMapping, Rule};
+use crate::config::{HostPort, IdentityMapping, Listener, Rule};
 use crate::limits::ISSUERS_KEPT;
 use crate::observe::{AuditHandle, CloseReason, CoreMetrics, Subject, TunnelFilter, TunnelInfo};
 use crate::ring::{self, Signal, TcpOptions};
@@ -49,6 +50,12 @@ pub struct ServiceState {
 pub struct Snapshot {
     /// TLS of this core.
     pub tls: Arc<ServerConfig>,
+    /// Names that make a session a tunnel.
+    pub names: Names,
+    /// What stands in front of sessions.
+    pub listener: Listener,
+    /// The port that devices use.
+    pub external_port: u16,
     /// The check of client certificates, for resumed sessions.
     pub verifier: Arc<DeviceVerifier>,
     /// Where names are read in a certificate.

@@ -4,10 +4,14 @@
 
 mod core;
 mod ends;
+mod entrance;
+pub mod forwarded;
 pub mod http2;
 mod introduction;
+mod named;
 mod open;
 mod outcome;
+mod plain;
 mod policy;
 mod quota;
 mod relay;
@@ -18,6 +22,7 @@ mod sweep;
 mod tls_server;
 
 pub use self::core::{Core, Limits, ServiceState, Snapshot};
+pub use named::Names;
 pub use quota::Quota;
 pub use session::serve;
 pub use sweep::{Causes, close_matching, replace_snapshot, sweep, watch_expiry};

@@ -31,6 +31,8 @@ pub(super) struct Peer {
     /// How many changes there were when they were checked.
     pub changes: u64,
     pub arrival: Arrival,
+    /// The one service that the session may reach, by its index, where its name chooses one.
+    pub service: Option<usize>,
 }
 
 /// A server that was reached for a request that is granted.
@@ -72,7 +74,11 @@ pub(super) async fn open(
         .devices
         .read(|devices| devices.state(identity.device()));
     let grant = authorize(identity, state, snapshot.unmanaged_allowed)?;
-    let service = &snapshot.services[route(&grant, &snapshot.rules, &target)?.service];
+    let routed = route(&grant, &snapshot.rules, &target)?.service;
+    if peer.service.is_some_and(|only| only != routed) {
+        return Err(CloseReason::NoRule);
+    }
+    let service = &snapshot.services[routed];
     outcome.service = Some(service.name.clone());
     let limits = &snapshot.limits;
     let permit = core.quota.acquire(

@@ -7,9 +7,11 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod listener;
 mod robust;
 mod routing;
 mod single_values;
+mod sni;
 
 /// The contract, with what this version cannot do at its default.
 const CONTRACT: &str = r#"state_dir = "/var/lib/adit"
@@ -202,7 +204,7 @@ fn the_contract() {
             description: String::new(),
             external_host: "tunnel.example.com".into(),
             external_port: 443,
-            listen: "0.0.0.0:8443".parse().unwrap(),
+            listener: Listener::default(),
             server_certificate: Some(ServerCertificate {
                 primary: place.path("server.pem"),
                 key: Some(place.path("server.key")),
@@ -236,6 +238,7 @@ fn the_contract() {
                     "10.0.0.6:443".parse().unwrap(),
                 ]),
                 allow: vec![],
+                sni: None,
             }],
             rules: vec![Rule {
                 app: None,
@@ -256,7 +259,7 @@ fn what_is_left_out_has_the_contracts_defaults() {
     assert_eq!(least.engine, contract.engine);
     assert_eq!(least.admin, contract.admin);
     assert_eq!(least.log, contract.log);
-    assert_eq!(least.profile.listen, contract.profile.listen);
+    assert_eq!(least.profile.listener, contract.profile.listener);
     assert_eq!(
         least.profile.device_auth.identity,
         contract.profile.device_auth.identity
@@ -451,7 +454,7 @@ fn the_summary_says_what_the_config_means() {
     let shown = right(&format!("{CONTRACT}{more}")).summary().to_string();
     for part in [
         "profile         corp, for devices at tunnel.example.com:443\n",
-        "listen          0.0.0.0:8443, TLS 1.2 and 1.3\n",
+        "listen          https 0.0.0.0:8443, TLS 1.2 and 1.3\n",
         "cores           0, 1, 4\n",
         "tickets.key and a cache of 64 MiB, for 12h\n",
         "timeouts        handshake 10s, connect 5s, idle 1m, drain 30s\n",

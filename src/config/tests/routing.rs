@@ -75,7 +75,8 @@ fn special_services() {
         Service {
             name: "<ANY>".into(),
             kind: ServiceKind::Any,
-            allow: vec![]
+            allow: vec![],
+            sni: None,
         }
     );
 

@@ -108,11 +108,6 @@ fn the_audit_sink() {
 #[test]
 fn what_this_version_cannot_do_is_refused() {
     let before = [
-        "[profile.listener]\nprotocol = \"http\"",
-        "[profile.listener]\nprotocol = \"both\"",
-        "[profile.listener]\nhttp = \"0.0.0.0:8081\"",
-        "[profile.listener]\nproxy_protocol = \"required\"",
-        "[profile.listener]\ntrusted_proxies = [\"10.0.0.0/8\"]",
         "[profile.server_certificate]\nprimary = \"server.p12\"",
         "[profile.server_certificate]\nprimary = \"server.PFX\"",
         "[profile.server_certificate]\nprimary = \"server.pem\"\npassword_file = \"x\"",
