@@ -19,6 +19,7 @@ mod raw;
 mod resumption;
 mod routing;
 mod summary;
+mod traffic;
 mod types;
 mod validate;
 mod values;
@@ -36,9 +37,9 @@ pub use authentication::url_host;
 pub use error::{ConfigError, Problem};
 pub use summary::Summary;
 pub use types::{
-    AdminListen, AuditSink, Config, CrlFetch, DeviceAuth, Engine, Field, IdentityMapping, Log,
-    LogFormat, Profile, Resumption, ResumptionKind, Rule, ServerCertificate, Service, ServiceKind,
-    Stale,
+    AdminListen, AppLimits, AuditSink, Config, CrlFetch, DeviceAuth, Engine, Field,
+    IdentityMapping, Log, LogFormat, Profile, Rate, Resumption, ResumptionKind, Rule,
+    ServerCertificate, Service, ServiceKind, Stale, TrafficLimits,
 };
 
 use error::{Fault, Place, Report};

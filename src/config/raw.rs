@@ -20,6 +20,9 @@ pub(super) struct RawEngine {
     pub(super) handshake_timeout: Slot<String>,
     pub(super) connect_timeout: Slot<String>,
     pub(super) idle_timeout: Slot<String>,
+    pub(super) idle_timeout_min: Slot<String>,
+    pub(super) idle_timeout_max: Slot<String>,
+    pub(super) max_lifetime: Slot<String>,
     pub(super) drain_timeout: Slot<String>,
 }
 
@@ -33,6 +36,7 @@ pub(super) struct RawProfile {
     pub(super) tls: RawTls,
     pub(super) device_auth: RawDeviceAuth,
     pub(super) services: Vec<RawService>,
+    pub(super) app_limits: Vec<RawAppLimits>,
     pub(super) rules: Vec<RawRule>,
     /// The profile itself, for problems of the whole of it.
     pub(super) place: super::error::Place,
@@ -103,6 +107,30 @@ pub(super) struct RawService {
     pub(super) tls: Slot<bool>,
     pub(super) proxy_protocol: Slot<String>,
     pub(super) allow: Slot<List>,
+    /// `None` where the table is absent.
+    pub(super) limits: Option<RawServiceLimits>,
+}
+
+pub(super) struct RawLimits {
+    pub(super) tunnels: Slot<i64>,
+    pub(super) new_tunnels_per_second: Slot<i64>,
+    pub(super) new_tunnels_burst: Slot<i64>,
+    pub(super) bytes_per_second: Slot<String>,
+    pub(super) bytes_burst: Slot<String>,
+}
+
+pub(super) struct RawServiceLimits {
+    pub(super) limits: RawLimits,
+    pub(super) max_lifetime: Slot<String>,
+    /// The table itself, for problems of the whole of it.
+    pub(super) place: super::error::Place,
+}
+
+pub(super) struct RawAppLimits {
+    pub(super) app: Slot<String>,
+    pub(super) limits: RawLimits,
+    /// The table itself, for problems of the whole of it.
+    pub(super) place: super::error::Place,
 }
 
 pub(super) struct RawRule {
@@ -144,6 +172,9 @@ impl RawEngine {
             handshake_timeout: section.string("handshake_timeout"),
             connect_timeout: section.string("connect_timeout"),
             idle_timeout: section.string("idle_timeout"),
+            idle_timeout_min: section.string("idle_timeout_min"),
+            idle_timeout_max: section.string("idle_timeout_max"),
+            max_lifetime: section.string("max_lifetime"),
             drain_timeout: section.string("drain_timeout"),
         };
         section.finish();
@@ -168,6 +199,11 @@ impl RawProfile {
                 .sections("service")
                 .into_iter()
                 .map(RawService::read)
+                .collect(),
+            app_limits: section
+                .sections("app_limits")
+                .into_iter()
+                .map(RawAppLimits::read)
                 .collect(),
             rules: section
                 .sections("rule")
@@ -281,6 +317,7 @@ impl RawIdentity {
 
 impl RawService {
     fn read(mut section: Section<'_>) -> Self {
+        let limits = section.section("limits");
         let service = Self {
             name: section.string("name"),
             servers: section.strings("servers"),
@@ -288,9 +325,46 @@ impl RawService {
             tls: section.boolean("tls"),
             proxy_protocol: section.string("proxy_protocol"),
             allow: section.strings("allow"),
+            limits: limits.is_present().then(|| RawServiceLimits::read(limits)),
         };
         section.finish();
         service
+    }
+}
+
+impl RawLimits {
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
+            tunnels: section.integer("tunnels"),
+            new_tunnels_per_second: section.integer("new_tunnels_per_second"),
+            new_tunnels_burst: section.integer("new_tunnels_burst"),
+            bytes_per_second: section.string("bytes_per_second"),
+            bytes_burst: section.string("bytes_burst"),
+        }
+    }
+}
+
+impl RawServiceLimits {
+    fn read(mut section: Section<'_>) -> Self {
+        let limits = Self {
+            limits: RawLimits::read(&mut section),
+            max_lifetime: section.string("max_lifetime"),
+            place: section.place().clone(),
+        };
+        section.finish();
+        limits
+    }
+}
+
+impl RawAppLimits {
+    fn read(mut section: Section<'_>) -> Self {
+        let limits = Self {
+            app: section.string("app"),
+            limits: RawLimits::read(&mut section),
+            place: section.place().clone(),
+        };
+        section.finish();
+        limits
     }
 }
 

@@ -6,7 +6,8 @@ use super::address::HostPattern;
 use super::document::{List, Numbers, Slot, Value};
 use super::error::{Fault, Place, Report, nearest, quoted};
 use super::raw::{RawRule, RawService};
-use super::types::{Rule, Service, ServiceKind};
+use super::traffic::service_limits;
+use super::types::{Rule, Service, ServiceKind, TrafficLimits};
 use super::values::{address_fault, host_port, networks, port, without_repetition, word};
 use crate::limits::SERVICE_NAME_MAX;
 
@@ -73,9 +74,19 @@ impl Services {
         };
         let allow = allow(raw.allow, special, report);
         refuse_unsupported(raw.balance, raw.tls, raw.proxy_protocol, report);
+        let (limits, max_lifetime) = raw
+            .limits
+            .map(|raw| service_limits(raw, report))
+            .unwrap_or_default();
         if let Some(name) = name.filter(|name| !self.by_name.contains_key(name)) {
             self.lines.push(line);
-            self.add(Service { name, kind, allow });
+            self.add(Service {
+                name,
+                kind,
+                allow,
+                limits,
+                max_lifetime,
+            });
         }
     }
 
@@ -108,6 +119,8 @@ impl Services {
                 name: name.to_owned(),
                 kind: ServiceKind::Any,
                 allow: Vec::new(),
+                limits: TrafficLimits::default(),
+                max_lifetime: None,
             }));
         }
         let known = self

@@ -17,6 +17,7 @@ use super::error::{ConfigError, Fault, Place, Report, nearest, quoted};
 use super::raw::{RawConfig, RawEngine, RawListener, RawProfile};
 use super::resumption::resumption;
 use super::routing::routing;
+use super::traffic::{app_limits, idle};
 use super::types::{AdminListen, AuditSink, Config, Engine, Log, LogFormat, Profile};
 use super::values::{
     Folder, count, duration, host_port, listen_address, refuse_nonempty, without_repetition, word,
@@ -89,13 +90,18 @@ fn config(raw: RawConfig, folder: &Folder, cpus: &Cpus, report: &mut Report) -> 
 }
 
 fn engine(raw: RawEngine, cpus: &Cpus, report: &mut Report) -> Engine {
+    let idle = idle(
+        raw.idle_timeout,
+        raw.idle_timeout_min,
+        raw.idle_timeout_max,
+        report,
+    );
     let mut timeout = |slot: Slot<String>, seconds| {
         slot.parse(report, |text| duration(&text))
             .or(Duration::from_secs(seconds))
     };
     let handshake_timeout = timeout(raw.handshake_timeout, 10);
     let connect_timeout = timeout(raw.connect_timeout, 5);
-    let idle_timeout = timeout(raw.idle_timeout, 60);
     let drain_timeout = timeout(raw.drain_timeout, 30);
     let max_tunnels = raw
         .max_tunnels
@@ -112,7 +118,13 @@ fn engine(raw: RawEngine, cpus: &Cpus, report: &mut Report) -> Engine {
             .min(max_tunnels),
         handshake_timeout,
         connect_timeout,
-        idle_timeout,
+        idle_timeout: idle.0,
+        idle_timeout_min: idle.1,
+        idle_timeout_max: idle.2,
+        max_lifetime: raw
+            .max_lifetime
+            .parse(report, |text| duration(&text))
+            .given(),
         drain_timeout,
     }
 }
@@ -295,6 +307,7 @@ fn profile(raw: RawProfile, folder: &Folder, report: &mut Report) -> Profile {
         resumption,
         device_auth: device_auth(raw.device_auth, folder, report),
         services,
+        app_limits: app_limits(raw.app_limits, report),
         rules,
     }
 }

@@ -78,6 +78,29 @@ pub(super) fn word<T: Copy>(text: &str, known: &[(&str, T)]) -> Result<T, Fault>
     ))
 }
 
+/// Reads a size such as `64 MiB`, in bytes.
+pub(super) fn size(text: &str) -> Result<u64, Fault> {
+    const REMEDY: &str = "write a whole number and KiB, MiB or GiB, as in \"64 MiB\"";
+    let unit_at = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (digits, unit) = text.split_at(unit_at);
+    let shift = match unit.strip_prefix(' ').unwrap_or(unit) {
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => {
+            let message = format!("{} is not a size", quoted(text));
+            return Err(Fault::new(message, REMEDY));
+        }
+    };
+    digits
+        .parse()
+        .ok()
+        .and_then(|number: u64| number.checked_mul(1 << shift))
+        .ok_or_else(|| Fault::new(format!("{} is not a size", quoted(text)), REMEDY))
+}
+
 /// Reads a count from 1 to `max`.
 pub(super) fn count(number: i64, max: usize) -> Result<usize, Fault> {
     usize::try_from(number)

@@ -1,5 +1,6 @@
 //! From a configuration to what cores run on: files read, certificates and CRLs checked, TLS set up.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -14,7 +15,7 @@ use crate::tls::{
     self, CrlErrors, DeviceVerifier, Resumption, RevocationPolicy, Scope, ServerTls, StalePolicy,
     TlsError,
 };
-use crate::tunnel::{Limits, ServiceState, Snapshot};
+use crate::tunnel::{Gate, Gates, Limits, ServiceState, Snapshot};
 
 /// Why a valid config cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,9 @@ pub enum LoadError {
     #[error("{0}")]
     Tls(#[from] TlsError),
 }
+
+/// The gates of a profile's services, by index, and those of its apps.
+type ProfileGates = (Vec<Option<Arc<Gate>>>, Arc<HashMap<String, Arc<Gate>>>);
 
 /// Everything that is read from files, checked.
 pub struct Material {
@@ -128,7 +132,9 @@ impl Material {
             .and_then(|()| Self::load(&config))
             .and_then(|mut material| {
                 let revocation = Revocation::new(std::mem::take(&mut material.crls));
-                material.snapshots(1, &revocation).map(|_| ())
+                material
+                    .snapshots(1, &revocation, &Gates::default())
+                    .map(|_| ())
             });
         let _ = std::fs::remove_dir_all(&scratch);
         result
@@ -142,6 +148,7 @@ impl Material {
         &self,
         cores: usize,
         revocation: &Revocation,
+        gates: &Gates,
     ) -> Result<Vec<Snapshot>, LoadError> {
         let auth = &self.config.profile.device_auth;
         let stale = match auth.stale {
@@ -158,12 +165,19 @@ impl Material {
             verifier = verifier.noting(revocation.points.clone());
         }
         let verifier = Arc::new(verifier);
+        let (services, apps) = gates.of(&self.config.profile);
+        let gates = (services, Arc::new(apps));
         (0..cores)
-            .map(|core| self.snapshot(core, &verifier))
+            .map(|core| self.snapshot(core, &verifier, &gates))
             .collect()
     }
 
-    fn snapshot(&self, core: usize, verifier: &Arc<DeviceVerifier>) -> Result<Snapshot, LoadError> {
+    fn snapshot(
+        &self,
+        core: usize,
+        verifier: &Arc<DeviceVerifier>,
+        (gates, apps): &ProfileGates,
+    ) -> Result<Snapshot, LoadError> {
         let profile = &self.config.profile;
         let engine = &self.config.engine;
         let tls = tls::server_config(ServerTls {
@@ -174,10 +188,12 @@ impl Material {
             tls13: profile.tls13,
             resumption: self.resumption.clone(),
         })?;
-        let services = profile.services.iter().map(|service| ServiceState {
+        let services = profile.services.iter().zip(gates);
+        let services = services.map(|(service, gate)| ServiceState {
             service: service.clone(),
             name: service.name.as_str().into(),
             turn: RoundRobin::starting_at(core),
+            gate: gate.clone(),
         });
         Ok(Snapshot {
             tls: Arc::new(tls),
@@ -186,12 +202,15 @@ impl Material {
             unmanaged_allowed: profile.device_auth.unmanaged_allowed,
             services: services.collect(),
             rules: profile.rules.clone(),
+            apps: apps.clone(),
             limits: Limits {
                 max_tunnels: engine.max_tunnels,
                 max_tunnels_per_device: engine.max_tunnels_per_device,
                 handshake_timeout: engine.handshake_timeout,
                 connect_timeout: engine.connect_timeout,
                 idle_timeout: engine.idle_timeout,
+                idle_bounds: (engine.idle_timeout_min, engine.idle_timeout_max),
+                max_lifetime: engine.max_lifetime,
             },
         })
     }

@@ -19,7 +19,7 @@ use crate::observe::{AuditHandle, CoreMetrics, TunnelFilter, TunnelInfo};
 use crate::ring::{Remote, RingError};
 use crate::table::{CoreLoad, Published};
 use crate::tls::Resumption;
-use crate::tunnel::{Causes, Core, Quota, Snapshot};
+use crate::tunnel::{Causes, Core, Gates, Quota, Snapshot};
 
 /// Why the node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +79,7 @@ pub struct Node {
     resumption: Mutex<Arc<Resumption>>,
     own: Arc<Published<OwnAddresses>>,
     quota: Arc<Quota>,
+    gates: Gates,
     draining: AtomicBool,
     generation: AtomicU64,
     reload_failures: AtomicU64,
@@ -118,9 +119,11 @@ impl Node {
             resumption: Mutex::new(material.resumption.clone()),
             own,
             quota,
+            gates: Gates::default(),
         };
         refuse_taken(node.address)?;
-        let snapshots = material.snapshots(config.engine.cores.len(), &node.revocation)?;
+        let snapshots =
+            material.snapshots(config.engine.cores.len(), &node.revocation, &node.gates)?;
         let handover = Arc::new(Handover::new(config.engine.cores.len()));
         for (index, (&cpu, snapshot)) in config.engine.cores.iter().zip(snapshots).enumerate() {
             let load = handover.load(index);
@@ -244,9 +247,10 @@ impl Node {
         let _turn = self.revocation.turn();
         let mut material = Material::load_beside(&config, Some(&self.revocation))?;
         material.continue_sessions(&self.resumption())?;
-        let snapshots = material.snapshots(self.cores.len(), &self.revocation)?;
+        let snapshots = material.snapshots(self.cores.len(), &self.revocation, &self.gates)?;
         self.registry.rebase(source)?;
         self.revocation.replace(material.crls);
+        self.gates.configure(&config.profile);
         for (core, snapshot) in self.cores.iter().zip(snapshots) {
             core.run(move || worker::replace_snapshot(snapshot));
         }

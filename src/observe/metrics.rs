@@ -127,6 +127,10 @@ pub struct CoreMetrics {
     pub handshakes: HandshakeCounters,
     /// Dials that were tried again with the next server.
     pub dial_retries: u64,
+    /// Receives that were put off by a limit of bytes a second.
+    pub rate_waits: u64,
+    /// For how long, in nanoseconds.
+    pub rate_wait_nanos: u64,
     /// Sweeps over the open tunnels.
     pub sweeps: u64,
     /// Times that accepting was paused, at a limit or for want of file descriptors.
@@ -157,6 +161,8 @@ impl CoreMetrics {
             bytes_server_to_client: 0,
             handshakes: HandshakeCounters::default(),
             dial_retries: 0,
+            rate_waits: 0,
+            rate_wait_nanos: 0,
             sweeps: 0,
             accept_backoff: 0,
             runtime: ring::Counters::default(),
@@ -217,6 +223,8 @@ impl CoreMetrics {
             bytes_server_to_client,
             handshakes,
             dial_retries,
+            rate_waits,
+            rate_wait_nanos,
             sweeps,
             accept_backoff,
             runtime,
@@ -231,6 +239,8 @@ impl CoreMetrics {
         *bytes_client_to_server += other.bytes_client_to_server;
         *bytes_server_to_client += other.bytes_server_to_client;
         *dial_retries += other.dial_retries;
+        *rate_waits += other.rate_waits;
+        *rate_wait_nanos += other.rate_wait_nanos;
         *sweeps += other.sweeps;
         *accept_backoff += other.accept_backoff;
         runtime.merge(&other.runtime);

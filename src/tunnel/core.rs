@@ -1,6 +1,7 @@
 //! What the sessions of one core share.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -10,6 +11,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use slab::Slab;
 
+use super::gates::Gate;
 use super::sweep::{Causes, Changes};
 use crate::backend::{Dialer, RoundRobin};
 use crate::config::{HostPort, IdentityMapping, Rule, Service};
@@ -33,6 +35,10 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// Without a byte in either direction.
     pub idle_timeout: Duration,
+    /// What a client may propose in its place, at least and at most.
+    pub idle_bounds: (Duration, Duration),
+    /// From a tunnel's opening; a service may have one of its own.
+    pub max_lifetime: Option<Duration>,
 }
 
 /// A service and where its next tunnel goes on this core.
@@ -43,6 +49,8 @@ pub struct ServiceState {
     pub name: Arc<str>,
     /// Which server is next.
     pub turn: RoundRobin,
+    /// What its tunnels may take; `None` for as much as there is.
+    pub gate: Option<Arc<Gate>>,
 }
 
 /// The configuration of a core's sessions. A session keeps the one that it started with.
@@ -59,6 +67,8 @@ pub struct Snapshot {
     pub services: Vec<ServiceState>,
     /// Rules, in order.
     pub rules: Vec<Rule>,
+    /// What the tunnels of an app may take, by the app's name.
+    pub apps: Arc<HashMap<String, Arc<Gate>>>,
     /// Limits.
     pub limits: Limits,
 }

@@ -2,7 +2,9 @@
 //!
 //! [`session`] reads from top to bottom as the life of a tunnel. `request` and `policy` do no I/O.
 
+mod bucket;
 mod core;
+mod gates;
 mod policy;
 mod quota;
 mod relay;
@@ -12,6 +14,7 @@ mod session;
 mod sweep;
 
 pub use self::core::{Core, Limits, ServiceState, Snapshot};
+pub use gates::{Gate, Gates};
 pub use quota::Quota;
 pub use session::serve;
 pub use sweep::{Causes, close_matching, replace_snapshot, sweep, watch_expiry};

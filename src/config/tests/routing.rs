@@ -75,7 +75,9 @@ fn special_services() {
         Service {
             name: "<ANY>".into(),
             kind: ServiceKind::Any,
-            allow: vec![]
+            allow: vec![],
+            limits: TrafficLimits::default(),
+            max_lifetime: None,
         }
     );
 
