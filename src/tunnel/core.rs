@@ -116,7 +116,7 @@ pub(super) struct Live {
     pub server: Arc<str>,
     pub target: HostPort,
     /// What the client has presented, for a later check. Issuers' certificates are shared.
-    pub chain: Box<[Rc<[u8]>]>,
+    pub chain: Rc<[Rc<[u8]>]>,
     /// When to look whether one of these certificates has expired, in seconds since 1970.
     pub good_until: Cell<u64>,
     pub opened: Instant,
@@ -238,7 +238,7 @@ impl Core {
     }
 
     /// The certificates that a client has presented, those of issuers shared with other tunnels.
-    pub(super) fn keep_chain(&self, chain: &[CertificateDer<'_>]) -> Box<[Rc<[u8]>]> {
+    pub(super) fn keep_chain(&self, chain: &[CertificateDer<'_>]) -> Rc<[Rc<[u8]>]> {
         let mut issuers = self.issuers.borrow_mut();
         let mut keep = |(at, certificate): (usize, &CertificateDer<'_>)| {
             let known = issuers.iter().find(|known| ***known == **certificate);

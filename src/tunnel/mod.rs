@@ -4,7 +4,10 @@
 
 mod bucket;
 mod core;
+mod ends;
 mod gates;
+mod open;
+mod outcome;
 mod policy;
 mod quota;
 mod relay;

@@ -14,22 +14,28 @@ use std::time::{Duration, Instant};
 use rustls::AlertDescription;
 
 use super::core::{Core, Live};
-use super::session::alert_of;
+use super::ends::{AppEnd, Broken, Data, ServerEnd};
+use super::gates::{Direction, Pass};
+use super::open::Terms;
+use super::outcome::alert_of;
 use crate::limits::{CUT_LINGER, LINGER, SESSION_REST};
 use crate::observe::{CloseReason, Stage};
-use crate::ring::{self, Either, RingBuf, TaskHandle, TcpStream};
-use crate::tls::{Received, ServerStream, StreamError};
+use crate::ring::{self, Either, RingBuf, TaskHandle};
 
 /// How a direction ended.
 type End = Result<(), CloseReason>;
 
 /// The two ends of a tunnel and what is known about it.
-pub(super) struct Relay {
+pub(super) struct Relay<A, S> {
     pub core: Rc<Core>,
-    pub client: ServerStream,
-    pub server: TcpStream,
+    pub app: A,
+    pub server: S,
     pub live: Rc<Live>,
-    pub idle_timeout: Duration,
+    pub terms: Terms,
+    /// What its service and its app may take.
+    pub pass: Pass,
+    /// Directions that wait until more may move.
+    pub paced: Cell<u8>,
     /// When a byte last moved.
     pub last: Cell<Instant>,
     pub ends: Ends,
@@ -52,17 +58,17 @@ pub(super) struct Ends {
     alert: Cell<Option<AlertDescription>>,
 }
 
-impl Relay {
+impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
     /// Starts both directions; they end with their handles.
     pub fn start(self: &Rc<Self>, behind: Box<Behind>) -> [TaskHandle; 2] {
         let (up, down) = (self.clone(), self.clone());
         [
             ring::spawn_owned(async move {
-                let ending = Ending(&up, |ends| &ends.up);
+                let ending = Ending::of(&up, |ends| &ends.up);
                 ending.with(up.up(behind).await);
             }),
             ring::spawn_owned(async move {
-                let ending = Ending(&down, |ends| &ends.down);
+                let ending = Ending::of(&down, |ends| &ends.down);
                 ending.with(down.down().await);
             }),
         ]
@@ -70,10 +76,10 @@ impl Relay {
 
     /// Waits until both directions have ended, one has failed, nothing moves any more or the node ends.
     pub async fn end(&self, directions: [TaskHandle; 2]) -> CloseReason {
-        let stopped = ring::race(self.idle(), self.core.cut.wait());
+        let stopped = ring::race(self.time_over(), self.core.cut.wait());
         let ended = match ring::race(self.both_ended(), stopped).await {
             Either::Left(end) => end,
-            Either::Right(Either::Left(())) => Err(CloseReason::IdleTimeout),
+            Either::Right(Either::Left(reason)) => Err(reason),
             Either::Right(Either::Right(())) => Err(CloseReason::DrainTimeout),
         };
         drop(directions);
@@ -82,20 +88,20 @@ impl Relay {
             Ok(()) => CloseReason::Closed,
             Err(reason) => {
                 let cut = self.live.closing.get().and_then(alert_of);
-                let linger = if cut.is_some() { CUT_LINGER } else { LINGER };
-                if let Some(alert) = cut.or(self.ends.alert.get()) {
-                    // In a box of its own: an open tunnel has no room for its alert.
-                    let _ = Box::pin(ring::timeout(linger, self.client.alert(alert))).await;
-                }
-                // Cut, not ended: neither side may take what it has for the whole.
-                self.client.reset_on_close();
+                let alert = match cut {
+                    Some(alert) => Some((alert, CUT_LINGER)),
+                    None => self.ends.alert.get().map(|alert| (alert, LINGER)),
+                };
+                // Cut, not ended: neither side may take what it has for the whole. In a box of its own: an open tunnel
+                // has no room for its alert.
+                Box::pin(self.app.cut(reason, alert)).await;
                 self.server.reset_on_close();
                 reason
             }
         }
     }
 
-    /// Client to server.
+    /// App to server.
     async fn up(&self, behind: Box<Behind>) -> End {
         let mut carry = {
             let Behind { early, carry } = *behind;
@@ -103,22 +109,26 @@ impl Relay {
             carry
         };
         loop {
-            match self.client.recv(carry).await {
-                Ok(Received::Data(pieces)) => {
-                    self.moved(&self.live.up, pieces.len());
-                    let (sent, pieces) = self.server.send_pieces(pieces).await;
+            match self.app.recv(carry).await {
+                Ok(Some(data)) => {
+                    let count = data.len();
+                    self.moved(&self.live.up, count);
+                    let (sent, data) = self.server.send(data).await;
                     if sent.is_err() {
-                        // The server reads no more. What it has already answered is still the client's.
+                        // The server reads no more. What it has already answered is still the app's.
                         self.ends.server_gone.set(true);
                         return Ok(());
                     }
-                    carry = pieces.into_rest();
+                    carry = data.into_rest();
+                    if let Some(wait) = self.pass.moved(Direction::Up, count) {
+                        self.pace(wait).await;
+                    }
                 }
-                Ok(Received::Closed) => {
-                    let _ = self.server.shutdown().await;
+                Ok(None) => {
+                    self.server.close().await;
                     return Ok(());
                 }
-                Err(error) => return Err(self.client_end(&error)),
+                Err(broken) => return Err(self.app_end(broken)),
             }
         }
     }
@@ -129,35 +139,57 @@ impl Relay {
             if early.is_empty() {
                 return Ok(());
             }
-            self.moved(&self.live.up, early.len());
-            let sent = self.server.send(early).await.0;
-            sent.map_err(|_| CloseReason::ServerReset)
+            let count = early.len();
+            self.moved(&self.live.up, count);
+            self.server.send(early).await.0?;
+            if let Some(wait) = self.pass.moved(Direction::Up, count) {
+                self.pace(wait).await;
+            }
+            Ok(())
         })
     }
 
-    /// Server to client.
+    /// Server to app.
     async fn down(&self) -> End {
-        let spacing = self.client.spacing();
+        let spacing = self.app.spacing();
         let mut first = true;
         loop {
-            let sent = match self.server.recv_spaced(spacing).await {
-                Ok(Some((count, buffer))) => {
+            match self.server.recv(spacing).await? {
+                Some((count, buffer)) => {
                     self.moved(&self.live.down, count);
                     if std::mem::take(&mut first) {
                         self.first_byte();
                     }
-                    self.client.send(buffer).await
+                    let sent = self.app.send(buffer).await;
+                    sent.map_err(|broken| self.app_end(broken))?;
+                    if let Some(wait) = self.pass.moved(Direction::Down, count) {
+                        self.pace(wait).await;
+                    }
                 }
-                Ok(None) => {
+                None => {
                     // In a box of its own: an open tunnel has no room for its end.
-                    return Box::pin(self.client.close())
+                    return Box::pin(self.app.close())
                         .await
-                        .map_err(|error| self.client_end(&error));
+                        .map_err(|broken| self.app_end(broken));
                 }
-                Err(_) => return Err(CloseReason::ServerReset),
-            };
-            sent.map_err(|error| self.client_end(&error))?;
+            }
         }
+    }
+
+    /// Waits until what has moved is paid for. Nothing is read meanwhile, so that TCP stops the sender; no buffer is held
+    /// but that of an incomplete record. In a box of its own: most tunnels have no limit.
+    fn pace(&self, wait: Duration) -> Pin<Box<dyn Future<Output = ()> + '_>> {
+        {
+            let mut metrics = self.core.metrics.borrow_mut();
+            metrics.rate_waits += 1;
+            metrics.rate_wait_nanos += wait.as_nanos() as u64;
+        }
+        Box::pin(async move {
+            self.paced.set(self.paced.get() + 1);
+            ring::sleep(wait).await;
+            self.paced.set(self.paced.get() - 1);
+            self.last.set(ring::now());
+        })
     }
 
     fn first_byte(&self) {
@@ -171,24 +203,38 @@ impl Relay {
         self.last.set(ring::now());
     }
 
-    /// Returns when nothing has moved for the idle timeout. Before that, the session rests. The timer is set anew only when
-    /// it has run out.
-    async fn idle(&self) {
-        let mut timer = ring::sleep(self.idle_timeout.min(SESSION_REST));
+    /// Returns when nothing has moved for the idle timeout, or the tunnel's time is over. Before that, the session rests. The
+    /// timer is set anew only when it has run out. A tunnel that waits because of a limit is not idle.
+    async fn time_over(&self) -> CloseReason {
+        let Terms {
+            idle_timeout,
+            max_lifetime,
+        } = self.terms;
+        let lifetime = max_lifetime.unwrap_or(Duration::MAX);
+        let mut timer = ring::sleep(idle_timeout.min(SESSION_REST).min(lifetime));
         loop {
             (&mut timer).await;
             let now = ring::now();
-            let (rest, end) = (
-                self.last.get() + SESSION_REST,
-                self.last.get() + self.idle_timeout,
-            );
+            let age = now.saturating_duration_since(self.live.opened);
+            if age >= lifetime {
+                return CloseReason::LifetimeOver;
+            }
+            let last = if self.paced.get() > 0 {
+                now
+            } else {
+                self.last.get()
+            };
+            let (rest, end) = (last + SESSION_REST, last + idle_timeout);
             if now >= end {
-                return;
+                return CloseReason::IdleTimeout;
             }
             if now >= rest {
-                self.client.rest();
+                self.app.rest();
             }
-            timer.reset(if now >= rest { end } else { rest.min(end) });
+            let next = if now >= rest { end } else { rest.min(end) };
+            // The lifetime that is left may be too long to be added to a time.
+            let left = (next - now).min(lifetime - age);
+            timer.reset(now + left);
         }
     }
 
@@ -210,33 +256,36 @@ impl Relay {
         })
     }
 
-    fn client_end(&self, error: &StreamError) -> CloseReason {
-        if let StreamError::Record(fault) = error {
-            self.ends.alert.set(fault.alert());
-        }
-        match error {
-            StreamError::Tls(_) | StreamError::Record(_) => CloseReason::TlsProtocol,
-            StreamError::Io(_) => CloseReason::ClientReset,
-            StreamError::Truncated => CloseReason::ClientTruncated,
-        }
+    fn app_end(&self, broken: Broken) -> CloseReason {
+        self.ends.alert.set(broken.alert);
+        broken.reason
     }
 }
 
 /// Tells the relay how a direction ended; also when its task panics, which is a fault of the gateway.
-struct Ending<'a>(&'a Relay, fn(&Ends) -> &Cell<Option<End>>);
+struct Ending<'a> {
+    end: &'a Cell<Option<End>>,
+    live: &'a Live,
+}
 
-impl Ending<'_> {
+impl<'a> Ending<'a> {
+    fn of<A, S>(relay: &'a Relay<A, S>, direction: fn(&Ends) -> &Cell<Option<End>>) -> Self {
+        Self {
+            end: direction(&relay.ends),
+            live: &relay.live,
+        }
+    }
+
     fn with(self, end: End) {
-        (self.1)(&self.0.ends).set(Some(end));
+        self.end.set(Some(end));
     }
 }
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        let end = (self.1)(&self.0.ends);
-        if end.get().is_none() {
-            end.set(Some(Err(CloseReason::GatewayError)));
+        if self.end.get().is_none() {
+            self.end.set(Some(Err(CloseReason::GatewayError)));
         }
-        self.0.live.wake();
+        self.live.wake();
     }
 }

@@ -8,20 +8,17 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use rustls::pki_types::CertificateDer;
-use rustls::{AlertDescription, HandshakeKind as Kind, ProtocolVersion};
+use rustls::{HandshakeKind as Kind, ProtocolVersion};
 
-use super::core::{Core, Live, Snapshot};
-use super::policy::{authorize, route};
-use super::quota::Permit;
-use super::relay::{Behind, Ends, Relay};
+use super::core::{Core, Snapshot};
+use super::open::{Opened, Peer, open, relay};
+use super::outcome::{Outcome, alert_of, record};
+use super::relay::Behind;
 use super::request::{ConnectRequest, RequestError, RequestParser};
-use super::response::{ESTABLISHED, refusal};
-use super::sweep::reconsider;
+use super::response::{established, refusal};
 use crate::config::HostPort;
 use crate::limits::LINGER;
-use crate::observe::{
-    AuditEvent, AuditRecord, CloseReason, HandshakeKind, Stage, Subject, TlsVersion,
-};
+use crate::observe::{CloseReason, HandshakeKind, Stage, Subject, TlsVersion};
 use crate::ring::{self, Either, RingBuf, TcpStream};
 use crate::tls::{
     HandshakeFailure, PeerIdentity, Received, ServerHandshake, ServerStream, StreamError,
@@ -39,29 +36,8 @@ struct Accepted {
 /// A request and what came behind it on the session.
 struct Asked {
     target: HostPort,
+    idle: Option<u32>,
     behind: Behind,
-}
-
-/// A tunnel whose client has been told that it is open.
-struct Tunnel {
-    relay: Rc<Relay>,
-    behind: Box<Behind>,
-    /// How many changes there were when the session began.
-    changes: u64,
-    permit: Permit,
-}
-
-/// What a client has presented, for later checks.
-struct Presented {
-    chain: Box<[Rc<[u8]>]>,
-    good_until: u64,
-}
-
-/// What is known of a session so far, for the record of its end.
-struct Outcome {
-    subject: Arc<Subject>,
-    target: Option<HostPort>,
-    service: Option<Arc<str>>,
 }
 
 /// Serves one accepted connection to its end. It counts as a session at once, and not when it first runs: what is
@@ -91,10 +67,7 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, counted: Counted) {
             at: ring::now(),
             changes,
         };
-        if let Some(tunnel) = session(&core, &snapshot, accepted).await {
-            // A task of its own: what the handshake needed is not kept for the life of the tunnel.
-            ring::spawn(relay(tunnel, counted));
-        }
+        session(&core, &snapshot, accepted, counted).await;
     }
 }
 
@@ -116,68 +89,92 @@ impl Drop for Counted {
     }
 }
 
-/// From the handshake to an open tunnel or a refusal. `None`: refused and recorded, or the node ended while nothing was
-/// decided. A refusal is recorded when it is decided: the client may take its time to read of it.
-async fn session(core: &Rc<Core>, snapshot: &Snapshot, accepted: Accepted) -> Option<Tunnel> {
+/// From the handshake to an open tunnel or a refusal. A refusal is recorded when it is decided: the client may take its
+/// time to read of it. Nothing is recorded where the node ends before anything is decided.
+async fn session(core: &Rc<Core>, snapshot: &Snapshot, accepted: Accepted, counted: Counted) {
     let Accepted {
         tls,
         subject,
         at,
         changes,
     } = accepted;
-    let mut outcome = Outcome {
-        subject: Arc::new(subject),
-        target: None,
-        service: None,
-    };
     let mut deadline = pin!(ring::sleep(snapshot.limits.handshake_timeout));
     let shaken = match ring::race(handshake(core, &tls, at), interrupted(core, &mut deadline)).await
     {
         Either::Left(shaken) => shaken,
-        Either::Right(Interrupt::NodeEnds) => return None,
+        Either::Right(Interrupt::NodeEnds) => return,
         Either::Right(Interrupt::Timeout) => Err(CloseReason::HandshakeTimeout),
     };
     let shaken = match shaken {
         Ok(shaken) => shaken,
         Err(reason) => {
-            record(core, &outcome, reason);
+            record(core, &Outcome::of(subject.into()), reason);
             let _ = ring::timeout(LINGER, tls.linger()).await;
-            return None;
+            return;
         }
     };
     let presented = tls.peer_certificates();
-    let identity = identify(snapshot, &presented, shaken.resumed);
-    let presented = Presented {
-        good_until: earliest_expiry(&presented),
-        chain: core.keep_chain(&presented),
-    };
+    let peer = identify(
+        core,
+        snapshot,
+        &presented,
+        shaken.resumed,
+        &subject,
+        changes,
+    );
     let Ok(tls) = tls.into_session() else {
-        record(core, &outcome, CloseReason::GatewayError);
-        return None;
+        record(
+            core,
+            &Outcome::of(subject.into()),
+            CloseReason::GatewayError,
+        );
+        return;
     };
-    let opened = match identity {
-        Ok(identity) => {
-            outcome.subject = Arc::new(subject_of(core, &outcome.subject, &identity));
-            let asking = request(&tls, shaken.carry);
-            match ring::race(asking, interrupted(core, &mut deadline)).await {
-                Either::Left(Ok(asked)) => {
-                    dial(core, snapshot, &tls, &identity, asked, &mut outcome).await
-                }
-                Either::Left(Err(reason)) => Err(reason),
-                Either::Right(Interrupt::NodeEnds) => return None,
-                Either::Right(Interrupt::Timeout) => Err(CloseReason::RequestTimeout),
-            }
+    let peer = match peer {
+        Ok(peer) => peer,
+        Err(reason) => {
+            record(core, &Outcome::of(subject.into()), reason);
+            refuse(&tls, reason).await;
+            return;
         }
-        Err(reason) => Err(reason),
     };
-    match opened {
-        Ok(dialled) => {
-            Some(dialled.tunnel(core.clone(), snapshot, tls, outcome, (presented, changes)))
+    http1(
+        core,
+        snapshot,
+        tls,
+        peer,
+        shaken.carry,
+        &mut deadline,
+        counted,
+    )
+    .await;
+}
+
+/// HTTP/1.1: the session has one request, and becomes its tunnel.
+async fn http1(
+    core: &Rc<Core>,
+    snapshot: &Snapshot,
+    tls: ServerStream,
+    peer: Peer,
+    carry: Option<RingBuf>,
+    deadline: &mut ring::Sleep,
+    counted: Counted,
+) {
+    let mut outcome = Outcome::of(peer.subject.clone());
+    let asked = match ring::race(request(&tls, carry), interrupted(core, deadline)).await {
+        Either::Left(asked) => asked,
+        Either::Right(Interrupt::NodeEnds) => return,
+        Either::Right(Interrupt::Timeout) => Err(CloseReason::RequestTimeout),
+    };
+    match connect(core, snapshot, &tls, &peer, asked, &mut outcome).await {
+        Ok((opened, behind)) => {
+            let tunnel = opened.tunnel(core.clone(), &peer, tls, behind);
+            // A task of its own: what the handshake needed is not kept for the life of the tunnel.
+            ring::spawn(relay(tunnel, counted));
         }
         Err(reason) => {
             record(core, &outcome, reason);
             refuse(&tls, reason).await;
-            None
         }
     }
 }
@@ -230,17 +227,28 @@ async fn handshake(core: &Core, tls: &ServerHandshake, at: Instant) -> Result<Sh
 
 /// Who is at the other end. Resumed sessions are checked again: the certificate may have expired or been revoked since.
 fn identify(
+    core: &Core,
     snapshot: &Snapshot,
     chain: &[CertificateDer<'_>],
     resumed: bool,
-) -> Result<PeerIdentity, CloseReason> {
+    before: &Subject,
+    changes: u64,
+) -> Result<Peer, CloseReason> {
     if resumed {
         snapshot
             .verifier
             .recheck(chain, SystemTime::now())
             .map_err(|error| reason_of(failure_of(&error)))?;
     }
-    PeerIdentity::from_chain(chain, &snapshot.identity).map_err(|_| CloseReason::IdentityMissing)
+    let identity = PeerIdentity::from_chain(chain, &snapshot.identity)
+        .map_err(|_| CloseReason::IdentityMissing)?;
+    Ok(Peer {
+        subject: Arc::new(subject_of(core, before, &identity)),
+        identity,
+        chain: core.keep_chain(chain),
+        good_until: earliest_expiry(chain),
+        changes,
+    })
 }
 
 /// The user is the one that the certificate names, or else the registry.
@@ -285,161 +293,42 @@ async fn request(tls: &ServerStream, mut carry: Option<RingBuf>) -> Result<Asked
             }
         }
         carry = pieces.into_rest();
-        if let Some(ConnectRequest { target, early }) = request {
+        if let Some(ConnectRequest {
+            target,
+            idle,
+            early,
+        }) = request
+        {
             let behind = Behind { early, carry };
-            return Ok(Asked { target, behind });
+            return Ok(Asked {
+                target,
+                idle,
+                behind,
+            });
         }
     }
 }
 
-/// A server that was reached for a request that is granted.
-struct Dialled {
-    server: TcpStream,
-    address: Arc<str>,
-    service: Arc<str>,
-    asked: Asked,
-    permit: Permit,
-}
-
-/// Authorize, route, dial, answer. An error is a refusal that the client has not been told yet.
-async fn dial(
+/// Opens the tunnel that is asked for, and says so. An error is a refusal that the client has not been told yet.
+async fn connect(
     core: &Core,
     snapshot: &Snapshot,
     tls: &ServerStream,
-    identity: &PeerIdentity,
-    asked: Asked,
+    peer: &Peer,
+    asked: Result<Asked, CloseReason>,
     outcome: &mut Outcome,
-) -> Result<Dialled, CloseReason> {
-    let started = Instant::now();
-    let target = &asked.target;
-    outcome.target = Some(target.clone());
-    if core.draining.get() {
-        return Err(CloseReason::Draining);
-    }
-    let state = core
-        .devices
-        .read(|devices| devices.state(identity.device()));
-    let grant = authorize(identity, state, snapshot.unmanaged_allowed)?;
-    let service = &snapshot.services[route(&grant, &snapshot.rules, target)?.service];
-    outcome.service = Some(service.name.clone());
-    let limits = &snapshot.limits;
-    let permit = core.quota.acquire(
-        identity.device(),
-        limits.max_tunnels,
-        limits.max_tunnels_per_device,
-    )?;
-    core.metrics
-        .borrow_mut()
-        .record(Stage::Authorize, started.elapsed());
-
-    let dialling = ring::now();
-    let dialled = core
-        .dialer
-        .dial(
-            &service.service,
-            &service.turn,
-            target,
-            limits.connect_timeout,
-        )
-        .await;
-    core.metrics.borrow_mut().dial_retries += u64::from(dialled.retries);
-    let (server, address) = dialled.result?;
-    core.metrics.borrow_mut().record(
-        Stage::Connect,
-        ring::now().saturating_duration_since(dialling),
-    );
-
-    tls.send_message(ESTABLISHED)
+) -> Result<(Opened<TcpStream>, Behind), CloseReason> {
+    let Asked {
+        target,
+        idle,
+        behind,
+    } = asked?;
+    let mut opened = open(core, snapshot, peer, target, outcome).await?;
+    let idle = opened.propose_idle(idle, &snapshot.limits);
+    tls.send_message(&established(idle))
         .await
         .map_err(|_| CloseReason::RequestAborted)?;
-    Ok(Dialled {
-        server,
-        address,
-        service: service.name.clone(),
-        asked,
-        permit,
-    })
-}
-
-impl Dialled {
-    fn tunnel(
-        self,
-        core: Rc<Core>,
-        snapshot: &Snapshot,
-        client: ServerStream,
-        outcome: Outcome,
-        (presented, changes): (Presented, u64),
-    ) -> Tunnel {
-        let live = Live {
-            id: core.next_tunnel(),
-            subject: outcome.subject,
-            service: self.service,
-            server: self.address,
-            target: self.asked.target,
-            chain: presented.chain,
-            good_until: presented.good_until.into(),
-            opened: ring::now(),
-            up: 0.into(),
-            down: 0.into(),
-            closing: None.into(),
-            waiting: None.into(),
-        };
-        Tunnel {
-            relay: Rc::new(Relay {
-                core,
-                client,
-                server: self.server,
-                live: Rc::new(live),
-                idle_timeout: snapshot.limits.idle_timeout,
-                last: ring::now().into(),
-                ends: Ends::default(),
-            }),
-            behind: Box::new(self.asked.behind),
-            changes,
-            permit: self.permit,
-        }
-    }
-}
-
-/// The open tunnel, between its two records. Not an `async fn`, which would keep the tunnel twice.
-fn relay(tunnel: Tunnel, counted: Counted) -> impl Future<Output = ()> {
-    let Tunnel {
-        relay,
-        behind,
-        changes,
-        permit,
-    } = tunnel;
-    async move {
-        let (core, live) = (&relay.core, &relay.live);
-        let (service, server) = (live.service.clone(), live.server.clone());
-        let start = AuditEvent::TunnelStart {
-            tunnel: live.id,
-            service,
-            server,
-        };
-        audit(core, &live.subject, Some(&live.target), start);
-        let listed = core.list(live.clone());
-        reconsider(core, live, changes);
-
-        let directions = relay.start(behind);
-        let reason = relay.end(directions).await;
-
-        drop(listed);
-        let duration = ring::now().saturating_duration_since(live.opened);
-        core.metrics.borrow_mut().record(Stage::Lifetime, duration);
-        core.count(reason);
-        let end = AuditEvent::TunnelEnd {
-            tunnel: live.id,
-            service: live.service.clone(),
-            server: live.server.clone(),
-            bytes_up: live.up.get(),
-            bytes_down: live.down.get(),
-            duration,
-            reason,
-        };
-        audit(core, &live.subject, Some(&live.target), end);
-        drop((permit, counted));
-    }
+    Ok((opened, behind))
 }
 
 /// Tells the client, in the way that the reason's row says, and waits a moment for it to be read.
@@ -456,40 +345,6 @@ async fn refuse(tls: &ServerStream, reason: CloseReason) {
         }
     };
     let _ = ring::timeout(LINGER, telling).await;
-}
-
-/// The alert that a client gets behind the handshake.
-pub(super) fn alert_of(reason: CloseReason) -> Option<AlertDescription> {
-    Some(match reason.alert()? {
-        "access_denied" => AlertDescription::AccessDenied,
-        "bad_certificate" => AlertDescription::BadCertificate,
-        "certificate_expired" => AlertDescription::CertificateExpired,
-        "certificate_revoked" => AlertDescription::CertificateRevoked,
-        "unknown_ca" => AlertDescription::UnknownCA,
-        "unsupported_certificate" => AlertDescription::UnsupportedCertificate,
-        _ => AlertDescription::HandshakeFailure,
-    })
-}
-
-/// Counts and records a session that came to no tunnel.
-fn record(core: &Core, outcome: &Outcome, reason: CloseReason) {
-    core.count(reason);
-    let event = AuditEvent::Refused {
-        service: outcome.service.clone(),
-        reason,
-    };
-    audit(core, &outcome.subject, outcome.target.as_ref(), event);
-}
-
-fn audit(core: &Core, subject: &Arc<Subject>, target: Option<&HostPort>, event: AuditEvent) {
-    if core.audit.is_on() {
-        core.audit.write(AuditRecord {
-            time: SystemTime::now(),
-            subject: subject.clone(),
-            target: target.map(ToString::to_string),
-            event,
-        });
-    }
 }
 
 fn handshake_end(error: &StreamError) -> CloseReason {

@@ -1,0 +1,181 @@
+//! The two ends of a tunnel, whatever they are made of. The relay is compiled for each pair: no byte passes a table of
+//! functions.
+
+use std::io;
+use std::time::Duration;
+
+use rustls::AlertDescription;
+
+use crate::observe::CloseReason;
+use crate::ring::{self, Pieces, RingBuf, Spacing, TcpStream};
+use crate::tls::{Received, ServerStream, StreamError};
+
+/// The app's end of a tunnel.
+pub(super) trait AppEnd: 'static {
+    /// What one receive brings.
+    type Data: Data;
+
+    /// Receives the next bytes; `None` when the app sends no more. `carry` is the rest of the last receive
+    /// ([`Data::into_rest`]).
+    fn recv(
+        &self,
+        carry: Option<RingBuf>,
+    ) -> impl Future<Output = Result<Option<Self::Data>, Broken>>;
+
+    /// The gaps that [`AppEnd::send`] needs in a buffer with more than one piece.
+    fn spacing(&self) -> Spacing;
+
+    /// Sends what `buffer` holds, spaced.
+    fn send(&self, buffer: RingBuf) -> impl Future<Output = Result<(), Broken>>;
+
+    /// Says that nothing more comes.
+    fn close(&self) -> impl Future<Output = Result<(), Broken>>;
+
+    /// Ends the tunnel before its time, so that the app cannot take what it has for the whole: for `reason`, told by the
+    /// alert where there is one, for which it is waited so long at most.
+    fn cut(
+        &self,
+        reason: CloseReason,
+        alert: Option<(AlertDescription, Duration)>,
+    ) -> impl Future<Output = ()>;
+
+    /// Gives back what is not needed while nothing moves.
+    fn rest(&self);
+}
+
+/// The server's end of a tunnel.
+pub(super) trait ServerEnd: 'static {
+    /// Sends all of `data`, which comes back with its rest.
+    fn send<D: Data>(&self, data: D) -> impl Future<Output = (Result<(), CloseReason>, D)>;
+
+    /// Receives bytes with gaps as the app's end needs them, and how many; `None` when the server sends no more.
+    fn recv(
+        &self,
+        spacing: Spacing,
+    ) -> impl Future<Output = Result<Option<(usize, RingBuf)>, CloseReason>>;
+
+    /// Says that nothing more comes.
+    fn close(&self) -> impl Future<Output = ()>;
+
+    /// Makes the coming close a reset.
+    fn reset_on_close(&self);
+}
+
+/// Bytes on their way to a server.
+pub(super) trait Data: 'static {
+    /// How many.
+    fn len(&self) -> usize;
+
+    /// Sends them on a connection.
+    fn send_to(self, stream: &TcpStream) -> impl Future<Output = (io::Result<()>, Self)>
+    where
+        Self: Sized;
+
+    /// What was received behind them and is not opened yet.
+    fn into_rest(self) -> Option<RingBuf>;
+}
+
+/// The app's end broke.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Broken {
+    pub reason: CloseReason,
+    /// What the app is to be told.
+    pub alert: Option<AlertDescription>,
+}
+
+impl From<StreamError> for Broken {
+    fn from(error: StreamError) -> Self {
+        let alert = match &error {
+            StreamError::Record(fault) => fault.alert(),
+            _ => None,
+        };
+        let reason = match error {
+            StreamError::Tls(_) | StreamError::Record(_) => CloseReason::TlsProtocol,
+            StreamError::Io(_) => CloseReason::ClientReset,
+            StreamError::Truncated => CloseReason::ClientTruncated,
+        };
+        Self { reason, alert }
+    }
+}
+
+impl AppEnd for ServerStream {
+    type Data = Pieces;
+
+    async fn recv(&self, carry: Option<RingBuf>) -> Result<Option<Pieces>, Broken> {
+        match self.recv(carry).await? {
+            Received::Data(pieces) => Ok(Some(pieces)),
+            Received::Closed => Ok(None),
+        }
+    }
+
+    fn spacing(&self) -> Spacing {
+        self.spacing()
+    }
+
+    async fn send(&self, buffer: RingBuf) -> Result<(), Broken> {
+        Ok(self.send(buffer).await?)
+    }
+
+    async fn close(&self) -> Result<(), Broken> {
+        Ok(self.close().await?)
+    }
+
+    async fn cut(&self, _reason: CloseReason, alert: Option<(AlertDescription, Duration)>) {
+        if let Some((alert, linger)) = alert {
+            let _ = ring::timeout(linger, self.alert(alert)).await;
+        }
+        self.reset_on_close();
+    }
+
+    fn rest(&self) {
+        self.rest();
+    }
+}
+
+impl ServerEnd for TcpStream {
+    async fn send<D: Data>(&self, data: D) -> (Result<(), CloseReason>, D) {
+        let (sent, data) = data.send_to(self).await;
+        (sent.map_err(|_| CloseReason::ServerReset), data)
+    }
+
+    async fn recv(&self, spacing: Spacing) -> Result<Option<(usize, RingBuf)>, CloseReason> {
+        let received = self.recv_spaced(spacing).await;
+        received.map_err(|_| CloseReason::ServerReset)
+    }
+
+    async fn close(&self) {
+        let _ = self.shutdown().await;
+    }
+
+    fn reset_on_close(&self) {
+        self.reset_on_close();
+    }
+}
+
+impl Data for Pieces {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    async fn send_to(self, stream: &TcpStream) -> (io::Result<()>, Self) {
+        stream.send_pieces(self).await
+    }
+
+    fn into_rest(self) -> Option<RingBuf> {
+        self.into_rest()
+    }
+}
+
+impl Data for Vec<u8> {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    async fn send_to(self, stream: &TcpStream) -> (io::Result<()>, Self) {
+        stream.send(self).await
+    }
+
+    fn into_rest(self) -> Option<RingBuf> {
+        None
+    }
+}
