@@ -78,7 +78,7 @@ pub(super) fn word<T: Copy>(text: &str, known: &[(&str, T)]) -> Result<T, Fault>
     ))
 }
 
-/// Reads a size such as `64 MiB`, in bytes.
+/// Reads a size such as `64 MiB`, in bytes; one that is too large to be counted is `u64::MAX`.
 pub(super) fn size(text: &str) -> Result<u64, Fault> {
     const REMEDY: &str = "write a whole number and KiB, MiB or GiB, as in \"64 MiB\"";
     let unit_at = text
@@ -86,19 +86,16 @@ pub(super) fn size(text: &str) -> Result<u64, Fault> {
         .unwrap_or(text.len());
     let (digits, unit) = text.split_at(unit_at);
     let shift = match unit.strip_prefix(' ').unwrap_or(unit) {
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
+        "KiB" if !digits.is_empty() => 10,
+        "MiB" if !digits.is_empty() => 20,
+        "GiB" if !digits.is_empty() => 30,
         _ => {
             let message = format!("{} is not a size", quoted(text));
             return Err(Fault::new(message, REMEDY));
         }
     };
-    digits
-        .parse()
-        .ok()
-        .and_then(|number: u64| number.checked_mul(1 << shift))
-        .ok_or_else(|| Fault::new(format!("{} is not a size", quoted(text)), REMEDY))
+    let number: u64 = digits.parse().unwrap_or(u64::MAX);
+    Ok(number.saturating_mul(1 << shift))
 }
 
 /// Reads a count from 1 to `max`.

@@ -229,13 +229,15 @@ mod tests {
     use super::*;
     use crate::config::Rate;
 
+    /// A gate that is older than the times that the tests count from.
     fn gate(tunnels: Option<usize>, new: Option<Rate>, bytes: Option<Rate>) -> Arc<Gate> {
         let limits = TrafficLimits {
             tunnels,
             new_tunnels: new,
             bytes,
         };
-        Arc::new(Gate::new(Instant::now(), &limits))
+        let epoch = Instant::now() - Duration::from_secs(1);
+        Arc::new(Gate::new(epoch, &limits))
     }
 
     const ONE: Option<Rate> = Some(Rate {

@@ -10,6 +10,7 @@ use super::*;
 mod robust;
 mod routing;
 mod single_values;
+mod traffic;
 
 /// The contract, with what this version cannot do at its default.
 const CONTRACT: &str = r#"state_dir = "/var/lib/adit"
