@@ -5,6 +5,7 @@ mod export;
 mod quickstart;
 mod run;
 mod ticket_keys;
+mod upgrade;
 
 use std::path::PathBuf;
 

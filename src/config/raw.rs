@@ -23,6 +23,7 @@ pub(super) struct RawEngine {
     pub(super) idle_timeout_min: Slot<String>,
     pub(super) idle_timeout_max: Slot<String>,
     pub(super) max_lifetime: Slot<String>,
+    pub(super) drain_delay: Slot<String>,
     pub(super) drain_timeout: Slot<String>,
 }
 
@@ -175,6 +176,7 @@ impl RawEngine {
             idle_timeout_min: section.string("idle_timeout_min"),
             idle_timeout_max: section.string("idle_timeout_max"),
             max_lifetime: section.string("max_lifetime"),
+            drain_delay: section.string("drain_delay"),
             drain_timeout: section.string("drain_timeout"),
         };
         section.finish();

@@ -50,6 +50,8 @@ pub struct Engine {
     pub idle_timeout_max: Duration,
     /// Time that a tunnel may be open, for services that name none of their own.
     pub max_lifetime: Option<Duration>,
+    /// Time between the first sign that the node stops (it is not ready any more) and its taking no more tunnels.
+    pub drain_delay: Duration,
     /// Time that open tunnels get to finish when the node stops.
     pub drain_timeout: Duration,
 }

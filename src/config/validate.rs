@@ -103,6 +103,7 @@ fn engine(raw: RawEngine, cpus: &Cpus, report: &mut Report) -> Engine {
     let handshake_timeout = timeout(raw.handshake_timeout, 10);
     let connect_timeout = timeout(raw.connect_timeout, 5);
     let drain_timeout = timeout(raw.drain_timeout, 30);
+    let drain_delay = timeout(raw.drain_delay, 0);
     let max_tunnels = raw
         .max_tunnels
         .parse(report, |n| count(n, CONFIG_TUNNELS_MAX))
@@ -125,6 +126,7 @@ fn engine(raw: RawEngine, cpus: &Cpus, report: &mut Report) -> Engine {
             .max_lifetime
             .parse(report, |text| duration(&text))
             .given(),
+        drain_delay,
         drain_timeout,
     }
 }
