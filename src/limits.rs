@@ -208,6 +208,27 @@ pub const CONFIG_DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60
 /// files for a process (`fs.nr_open`) is below 2^31.
 pub const CONFIG_TUNNELS_MAX: usize = 1 << 30;
 
+/// Most new tunnels a second that a limit may name: more than a machine does, so that a larger number is a mistake.
+pub const TUNNEL_RATE_MAX: usize = 1_000_000;
+
+/// Lowest byte rate that a limit may name, a second: one full TLS record. Below it a single receive would hold a tunnel up
+/// for many seconds.
+pub const BYTE_RATE_MIN: u64 = 16 * 1024;
+
+/// Highest byte rate that a limit may name, a second: eight times the fastest port of a NIC.
+pub const BYTE_RATE_MAX: u64 = 1 << 40;
+
+/// Largest burst of bytes. The time that it stands for, in nanoseconds, fits 64 bits at any rate.
+pub const BYTE_BURST_MAX: u64 = 1 << 40;
+
+/// The usual burst of bytes: what flows in this part of a second. Long enough that a short answer is not slowed down, short
+/// enough that a second looks like its rate.
+pub const BYTE_BURST_PART: u64 = 10;
+
+const _: () = assert!(
+    BYTE_BURST_MAX as u128 * 1_000_000_000 / (BYTE_RATE_MIN as u128) < u64::MAX as u128 / 4
+);
+
 /// Longest service name, in bytes: it is repeated in metric labels and in each audit line.
 pub const SERVICE_NAME_MAX: usize = 128;
 

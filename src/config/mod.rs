@@ -24,6 +24,7 @@ mod routing;
 mod servers;
 mod sni;
 mod summary;
+mod traffic;
 mod types;
 mod validate;
 mod values;
@@ -47,9 +48,9 @@ pub use reach::{
 pub use sni::Sni;
 pub use summary::Summary;
 pub use types::{
-    AdminListen, AuditSink, Config, CrlFetch, DeviceAuth, Engine, Field, IdentityMapping, Log,
-    LogFormat, Profile, Resumption, ResumptionKind, Rule, ServerCertificate, Service, ServiceKind,
-    Stale,
+    AdminListen, AppLimits, AuditSink, Config, CrlFetch, DeviceAuth, Engine, Field,
+    IdentityMapping, Log, LogFormat, Profile, Rate, Resumption, ResumptionKind, Rule,
+    ServerCertificate, Service, ServiceKind, Stale, TrafficLimits,
 };
 
 use error::{Fault, Place, Report};

@@ -9,7 +9,8 @@ use super::raw::{RawRule, RawService};
 use super::reach::{Reach, Tcp};
 use super::servers::{any_kind, reach, servers_kind};
 use super::sni::SniNames;
-use super::types::{Rule, Service, ServiceKind};
+use super::traffic::service_limits;
+use super::types::{Rule, Service, ServiceKind, TrafficLimits};
 use super::values::{Folder, address_fault, networks, port};
 use crate::limits::SERVICE_NAME_MAX;
 
@@ -87,6 +88,10 @@ impl Services<'_> {
         let allow = allow(raw.allow, special, report);
         let reach = reach(raw.reach, special, self.tcp, self.folder, report);
         let sni = names.of(raw.sni, special, report);
+        let (limits, max_lifetime) = raw
+            .limits
+            .map(|raw| service_limits(raw, report))
+            .unwrap_or_default();
         if let Some(name) = name.filter(|name| !self.by_name.contains_key(name)) {
             self.lines.push(line);
             self.add(Service {
@@ -95,6 +100,8 @@ impl Services<'_> {
                 allow,
                 reach,
                 sni,
+                limits,
+                max_lifetime,
             });
         }
     }
@@ -133,6 +140,8 @@ impl Services<'_> {
                     ..Reach::default()
                 },
                 sni: None,
+                limits: TrafficLimits::default(),
+                max_lifetime: None,
             }));
         }
         let known = self

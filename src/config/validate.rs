@@ -22,6 +22,7 @@ use super::resumption::resumption;
 use super::routing::routing;
 use super::servers::tcp;
 use super::sni::SniNames;
+use super::traffic::{app_limits, idle};
 use super::types::{AdminListen, AuditSink, Config, Engine, Log, LogFormat, Profile};
 use super::values::{Folder, count, duration, host_port, listen_address, without_repetition, word};
 use crate::limits::{CONFIG_SYNTAX_ERRORS_MAX, CONFIG_TUNNELS_MAX, UNIX_SOCKET_PATH_MAX};
@@ -94,13 +95,18 @@ fn config(raw: RawConfig, folder: &Folder, cpus: &Cpus, report: &mut Report) -> 
 }
 
 fn engine(raw: RawEngine, cpus: &Cpus, report: &mut Report) -> Engine {
+    let idle = idle(
+        raw.idle_timeout,
+        raw.idle_timeout_min,
+        raw.idle_timeout_max,
+        report,
+    );
     let mut timeout = |slot: Slot<String>, seconds| {
         slot.parse(report, |text| duration(&text))
             .or(Duration::from_secs(seconds))
     };
     let handshake_timeout = timeout(raw.handshake_timeout, 10);
     let connect_timeout = timeout(raw.connect_timeout, 5);
-    let idle_timeout = timeout(raw.idle_timeout, 60);
     let drain_timeout = timeout(raw.drain_timeout, 30);
     let drain_delay = timeout(raw.drain_delay, 0);
     let max_tunnels = raw
@@ -119,7 +125,13 @@ fn engine(raw: RawEngine, cpus: &Cpus, report: &mut Report) -> Engine {
             .min(max_tunnels),
         handshake_timeout,
         connect_timeout,
-        idle_timeout,
+        idle_timeout: idle.0,
+        idle_timeout_min: idle.1,
+        idle_timeout_max: idle.2,
+        max_lifetime: raw
+            .max_lifetime
+            .parse(report, |text| duration(&text))
+            .given(),
         drain_delay,
         drain_timeout,
         tcp,
@@ -329,6 +341,7 @@ fn profile(raw: RawProfile, tcp: Tcp, folder: &Folder, report: &mut Report) -> P
         resumption,
         device_auth: device_auth(raw.device_auth, folder, report),
         services,
+        app_limits: app_limits(raw.app_limits, report),
         rules,
     }
 }

@@ -16,7 +16,7 @@ use crate::tls::{
     self, CrlErrors, DeviceVerifier, Resumption, RevocationPolicy, Scope, ServerTls, StalePolicy,
     TlsError,
 };
-use crate::tunnel::{Limits, Names, ServiceState, Snapshot};
+use crate::tunnel::{Gate, Gates, Limits, Names, ServiceState, Snapshot};
 
 /// Why a valid config cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +46,9 @@ pub enum LoadError {
     #[error("{0}")]
     Tls(#[from] TlsError),
 }
+
+/// The gates of a profile's services, by index, and those of its apps.
+type ProfileGates = (Vec<Option<Arc<Gate>>>, Arc<HashMap<String, Arc<Gate>>>);
 
 /// Everything that is read from files, checked.
 pub struct Material {
@@ -151,7 +154,9 @@ impl Material {
             .and_then(|mut material| {
                 let revocation = Revocation::new(std::mem::take(&mut material.crls));
                 let groups = Fleet::default().prepare(&config.profile.services);
-                material.snapshots(1, &revocation, &groups).map(|_| ())
+                material
+                    .snapshots(1, &revocation, &groups, &Gates::default())
+                    .map(|_| ())
             });
         let _ = std::fs::remove_dir_all(&scratch);
         result
@@ -166,6 +171,7 @@ impl Material {
         cores: usize,
         revocation: &Revocation,
         groups: &[Option<Arc<Group>>],
+        gates: &Gates,
     ) -> Result<Vec<Snapshot>, LoadError> {
         let auth = &self.config.profile.device_auth;
         let stale = match auth.stale {
@@ -182,8 +188,10 @@ impl Material {
             verifier = verifier.noting(revocation.points.clone());
         }
         let verifier = Arc::new(verifier);
+        let (services, apps) = gates.of(&self.config.profile);
+        let gates = (services, Arc::new(apps));
         (0..cores)
-            .map(|core| self.snapshot(core, &verifier, groups))
+            .map(|core| self.snapshot(core, &verifier, groups, &gates))
             .collect()
     }
 
@@ -216,6 +224,7 @@ impl Material {
         core: usize,
         verifier: &Arc<DeviceVerifier>,
         groups: &[Option<Arc<Group>>],
+        (gates, apps): &ProfileGates,
     ) -> Result<Snapshot, LoadError> {
         let profile = &self.config.profile;
         let engine = &self.config.engine;
@@ -227,10 +236,13 @@ impl Material {
             resumption: self.resumption.clone(),
         })?;
         let services = profile.services.iter().zip(groups).zip(&self.means);
-        let services = services.map(|((service, group), means)| {
+        let services = services.zip(gates);
+        let services = services.map(|(((service, group), means), gate)| {
             Ok(ServiceState {
                 name: service.name.as_str().into(),
                 way: Way::new(service, group.clone(), means, core)?,
+                gate: gate.clone(),
+                max_lifetime: service.max_lifetime,
             })
         });
         Ok(Snapshot {
@@ -243,6 +255,7 @@ impl Material {
             unmanaged_allowed: profile.device_auth.unmanaged_allowed,
             services: services.collect::<Result<_, TlsError>>()?,
             rules: profile.rules.clone(),
+            apps: apps.clone(),
             limits: Limits {
                 max_tunnels: engine.max_tunnels,
                 max_tunnels_per_device: engine.max_tunnels_per_device,
@@ -250,6 +263,8 @@ impl Material {
                 connect_timeout: engine.connect_timeout,
                 idle_timeout: engine.idle_timeout,
                 tcp: backend::options(&engine.tcp),
+                idle_bounds: (engine.idle_timeout_min, engine.idle_timeout_max),
+                max_lifetime: engine.max_lifetime,
             },
         })
     }

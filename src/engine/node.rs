@@ -21,7 +21,7 @@ use crate::observe::{AuditHandle, CoreMetrics, TunnelFilter, TunnelInfo};
 use crate::ring::{Remote, RingError};
 use crate::table::{CoreLoad, Published};
 use crate::tls::Resumption;
-use crate::tunnel::{Causes, Core, Quota, Snapshot};
+use crate::tunnel::{Causes, Core, Gates, Quota, Snapshot};
 
 /// Why the node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +86,7 @@ pub struct Node {
     /// The servers that are checked.
     watches: Mutex<Arc<[Watch]>>,
     quota: Arc<Quota>,
+    gates: Gates,
     predecessor: Option<Arc<Predecessor>>,
     leaving: AtomicBool,
     draining: AtomicBool,
@@ -140,9 +141,10 @@ impl Node {
             watches: Mutex::new(Arc::new([])),
             quota,
             predecessor,
+            gates: Gates::default(),
         };
         let groups = node.fleet.prepare(&config.profile.services);
-        let snapshots = material.snapshots(cores, &node.revocation, &groups)?;
+        let snapshots = material.snapshots(cores, &node.revocation, &groups, &node.gates)?;
         node.commit(material.watches(&groups)?, groups);
         let handover = Arc::new(Handover::new(cores));
         let each = config
@@ -286,10 +288,12 @@ impl Node {
         material.continue_sessions(&self.resumption())?;
         let groups = self.fleet.prepare(&config.profile.services);
         let watches = material.watches(&groups)?;
-        let snapshots = material.snapshots(self.cores.len(), &self.revocation, &groups)?;
+        let snapshots =
+            material.snapshots(self.cores.len(), &self.revocation, &groups, &self.gates)?;
         self.registry.rebase(source)?;
         self.revocation.replace(material.crls);
         self.commit(watches, groups);
+        self.gates.configure(&config.profile);
         for (core, snapshot) in self.cores.iter().zip(snapshots) {
             core.run(move || worker::replace_snapshot(snapshot));
         }

@@ -310,6 +310,20 @@ impl Snapshot {
             m.dial_retries,
         )?;
         out.counter(
+            "rate_waits",
+            "Receives put off by a limit of bytes a second",
+            m.rate_waits,
+        )?;
+        out.family(
+            "rate_wait_seconds",
+            "For how long, added up over all tunnels",
+            MetricType::Counter,
+        )?
+        .encode_counter(
+            &(m.rate_wait_nanos as f64 / 1e9),
+            None::<&Exemplar<[(&str, &str); 0], f64>>,
+        )?;
+        out.counter(
             "accept_backoff",
             "Times that accepting was paused",
             m.accept_backoff + m.runtime.accept_pauses,

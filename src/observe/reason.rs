@@ -157,6 +157,8 @@ close_reasons! {
     ServerTlsBroken = "server-tls-broken" Server End (silent);
     /// No byte in either direction for the idle timeout; for an HTTP/2 session, no tunnel.
     IdleTimeout = "idle-timeout" Client End (silent);
+    /// The tunnel has been open for as long as it may.
+    LifetimeOver = "lifetime-over" Gateway End (silent);
     /// The tunnel was still open when the drain timeout ran out.
     DrainTimeout = "drain-timeout" Gateway End (silent);
     /// The registry says now that the device is blocked.
@@ -292,6 +294,14 @@ close_reasons! {
     NodeLimit = "node-limit" Gateway Refusal (http 503 "connection_limit_reached" "node is at its tunnel limit");
     /// The device holds as many tunnels as it may.
     DeviceLimit = "device-limit" Gateway Refusal (http 503 "connection_limit_reached" "device is at its tunnel limit");
+    /// The service holds as many tunnels as it may.
+    ServiceLimit = "service-limit" Gateway Refusal (http 503 "connection_limit_reached" "service is at its tunnel limit");
+    /// The service has had as many new tunnels as it may for the moment.
+    ServiceRate = "service-rate" Gateway Refusal (http 503 "connection_limit_reached" "too many new tunnels to the service");
+    /// The app holds as many tunnels as it may.
+    AppLimit = "app-limit" Gateway Refusal (http 503 "connection_limit_reached" "app is at its tunnel limit");
+    /// The app has had as many new tunnels as it may for the moment.
+    AppRate = "app-rate" Gateway Refusal (http 503 "connection_limit_reached" "too many new tunnels of the app");
     /// The node is shutting down and takes no new tunnels.
     Draining = "draining" Gateway Refusal (http 503 "proxy_internal_response" "node is draining");
 }

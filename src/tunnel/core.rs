@@ -1,6 +1,7 @@
 //! What the sessions of one core share.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -10,6 +11,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use slab::Slab;
 
+use super::gates::Gate;
 use super::named::Names;
 use super::sweep::{Causes, Changes};
 use crate::backend::{Dialer, Way};
@@ -36,6 +38,10 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Options of the connections with apps.
     pub tcp: TcpOptions,
+    /// What a client may propose in its place, at least and at most.
+    pub idle_bounds: (Duration, Duration),
+    /// From a tunnel's opening; a service may have one of its own.
+    pub max_lifetime: Option<Duration>,
 }
 
 /// A service on this core.
@@ -44,6 +50,10 @@ pub struct ServiceState {
     pub name: Arc<str>,
     /// How its servers are reached.
     pub way: Way,
+    /// What its tunnels may take; `None` for as much as there is.
+    pub gate: Option<Arc<Gate>>,
+    /// Time that a tunnel may be open, if it has one of its own.
+    pub max_lifetime: Option<Duration>,
 }
 
 /// The configuration of a core's sessions. A session keeps the one that it started with.
@@ -66,6 +76,8 @@ pub struct Snapshot {
     pub services: Vec<ServiceState>,
     /// Rules, in order.
     pub rules: Vec<Rule>,
+    /// What the tunnels of an app may take, by the app's name.
+    pub apps: Arc<HashMap<String, Arc<Gate>>>,
     /// Limits.
     pub limits: Limits,
 }

@@ -131,7 +131,7 @@ pub(super) async fn session(
         Ok(opened) => {
             let early = Vec::new();
             let behind = Behind { early, carry };
-            opened.run(core.clone(), snapshot, &peer, (tls, behind), counted);
+            opened.run(core.clone(), &peer, (tls, behind), counted);
         }
         Err(reason) => {
             record(core, &outcome, reason);

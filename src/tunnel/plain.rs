@@ -14,7 +14,7 @@ use super::open::{Opened, Peer, open};
 use super::outcome::{Outcome, record};
 use super::relay::Behind;
 use super::request::{ConnectRequest, RequestParser};
-use super::response::{ESTABLISHED, health};
+use super::response::{established, health};
 use super::session::{Interrupt, identify, interrupted, refused_request, subject_before};
 use crate::config::ListenerKind;
 use crate::limits::{LINGER, REQUEST_HEADER_MAX};
@@ -69,7 +69,7 @@ pub(super) async fn session(
     match connect(core, snapshot, &stream, asked, &mut outcome).await {
         Ok((opened, peer, behind)) => {
             let app = PlainApp(stream);
-            opened.run(core.clone(), snapshot, &peer, (app, behind), counted);
+            opened.run(core.clone(), &peer, (app, behind), counted);
         }
         Err(reason) => {
             record(core, &outcome, reason);
@@ -105,7 +105,7 @@ async fn connect(
     let request = RequestParser::new()
         .push(head.bytes())
         .map_err(refused_request)?;
-    let Some(ConnectRequest { target, .. }) = request else {
+    let Some(ConnectRequest { target, idle, .. }) = request else {
         return Err(CloseReason::Malformed);
     };
     outcome.target = Some(target.clone());
@@ -126,8 +126,9 @@ async fn connect(
     let subject = &outcome.subject;
     let peer = identify(core, snapshot, &presented, true, arrival, subject, changes)?;
     outcome.subject = peer.subject.clone();
-    let opened = open(core, snapshot, &peer, target, outcome).await?;
-    let (sent, _) = stream.send(ESTABLISHED.to_vec()).await;
+    let mut opened = open(core, snapshot, &peer, target, outcome).await?;
+    let idle = opened.propose_idle(idle, &snapshot.limits);
+    let (sent, _) = stream.send(established(idle).into_owned()).await;
     sent.map_err(|_| CloseReason::RequestAborted)?;
     let behind = Behind {
         early: head.bytes[head.length..].to_vec(),

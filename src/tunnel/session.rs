@@ -21,7 +21,7 @@ use super::outcome::{Outcome, alert_of, record};
 use super::plain;
 use super::relay::Behind;
 use super::request::{ConnectRequest, RequestError, RequestParser};
-use super::response::{ESTABLISHED, refusal};
+use super::response::{established, refusal};
 use crate::config::{HostPort, ListenerKind};
 use crate::limits::LINGER;
 use crate::observe::{CloseReason, HandshakeKind, Stage, Subject, TlsVersion};
@@ -48,6 +48,7 @@ struct Accepted {
 /// A request and what came behind it on the session.
 struct Asked {
     target: HostPort,
+    idle: Option<u32>,
     behind: Behind,
 }
 
@@ -262,7 +263,7 @@ async fn http1(
     };
     match connect(core, snapshot, &tls, &peer, asked, &mut outcome).await {
         Ok((opened, behind)) => {
-            opened.run(core.clone(), snapshot, &peer, (tls, behind), counted);
+            opened.run(core.clone(), &peer, (tls, behind), counted);
         }
         Err(reason) => {
             record(core, &outcome, reason);
@@ -396,9 +397,18 @@ async fn request(tls: &ServerStream, mut carry: Option<RingBuf>) -> Result<Asked
             }
         }
         carry = pieces.into_rest();
-        if let Some(ConnectRequest { target, early }) = request {
+        if let Some(ConnectRequest {
+            target,
+            idle,
+            early,
+        }) = request
+        {
             let behind = Behind { early, carry };
-            return Ok(Asked { target, behind });
+            return Ok(Asked {
+                target,
+                idle,
+                behind,
+            });
         }
     }
 }
@@ -420,9 +430,14 @@ async fn connect(
     asked: Result<Asked, CloseReason>,
     outcome: &mut Outcome,
 ) -> Result<(Opened, Behind), CloseReason> {
-    let Asked { target, behind } = asked?;
-    let opened = open(core, snapshot, peer, target, outcome).await?;
-    tls.send_message(ESTABLISHED)
+    let Asked {
+        target,
+        idle,
+        behind,
+    } = asked?;
+    let mut opened = open(core, snapshot, peer, target, outcome).await?;
+    let idle = opened.propose_idle(idle, &snapshot.limits);
+    tls.send_message(&established(idle))
         .await
         .map_err(|_| CloseReason::RequestAborted)?;
     Ok((opened, behind))

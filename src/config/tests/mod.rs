@@ -12,6 +12,7 @@ mod robust;
 mod routing;
 mod single_values;
 mod sni;
+mod traffic;
 
 /// The contract, with what this version cannot do at its default.
 const CONTRACT: &str = r#"state_dir = "/var/lib/adit"
@@ -181,6 +182,9 @@ fn engine_of_the_contract() -> Engine {
         handshake_timeout: Duration::from_secs(10),
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(60),
+        idle_timeout_min: Duration::from_secs(60),
+        idle_timeout_max: Duration::from_secs(60),
+        max_lifetime: None,
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(30),
     }
@@ -239,7 +243,10 @@ fn the_contract() {
                 ]),
                 allow: vec![],
                 sni: None,
+                limits: TrafficLimits::default(),
+                max_lifetime: None,
             }],
+            app_limits: vec![],
             rules: vec![Rule {
                 app: None,
                 host: HostPattern::Suffix("corp.example.com".into()),

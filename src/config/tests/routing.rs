@@ -77,6 +77,8 @@ fn special_services() {
             kind: ServiceKind::Any,
             allow: vec![],
             sni: None,
+            limits: TrafficLimits::default(),
+            max_lifetime: None,
         }
     );
 

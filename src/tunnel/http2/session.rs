@@ -212,7 +212,7 @@ async fn tunnel(
         early: Vec::new(),
         carry: None,
     };
-    opened.run(core.clone(), &snapshot, &session.peer, (app, behind), kept);
+    opened.run(core.clone(), &session.peer, (app, behind), kept);
 }
 
 /// Tells the client why its request is refused: status and `Proxy-Status` of the reason's row, its word as content.
