@@ -87,6 +87,15 @@ const _: () = assert!(TUNNELS_LISTED <= TUNNELS_LISTED_MAX);
 const _: () = assert!(DEVICES_LISTED <= DEVICES_LISTED_MAX);
 const _: () = assert!(2 * ADMIN_TOKEN_MAX < ADMIN_REQUEST_BYTES);
 
+/// Servers that have time series in the metrics: a dashboard that shows more shows none.
+pub const SERVERS_SHOWN: usize = 1024;
+
+/// Checks of servers that run at once. One that waits for its turn is late by the timeout of another at most.
+pub const CHECKS_AT_ONCE: usize = 64;
+
+/// How often the servers to be checked are looked at: a reload counts from then on.
+pub const CHECK_POLL: Duration = Duration::from_millis(250);
+
 /// How often CRL files are looked at for a change, and what is due is looked for: a revocation in a file bites within
 /// this and the time that the list takes to read.
 pub const CRL_POLL: Duration = Duration::from_secs(1);

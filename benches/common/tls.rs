@@ -6,6 +6,7 @@ use std::sync::Arc;
 use adit::certs::make::Usage;
 use adit::certs::{self, IssueRequest, KeyType, MakeCa, Validity};
 use adit::config::Resumption as Resume;
+use adit::config::TlsChoice;
 use adit::table::Published;
 use adit::tls::record::RecordLayer;
 use adit::tls::{

@@ -467,8 +467,8 @@ mod tests {
             };
             let expected: &[u16] = match (reason.row().kind, reason.who()) {
                 (Kind::Refusal, Who::Client) => &[400, 408, 431],
-                (Kind::Refusal, Who::Policy) => &[403],
-                (Kind::Refusal, Who::Server) => &[502, 504],
+                (Kind::Refusal, Who::Policy) => &[403, 502],
+                (Kind::Refusal, Who::Server) => &[502, 503, 504],
                 (Kind::Refusal, Who::Gateway) => &[503],
                 _ => &[500],
             };

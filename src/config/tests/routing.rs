@@ -79,6 +79,7 @@ fn special_services() {
             sni: None,
             limits: TrafficLimits::default(),
             max_lifetime: None,
+            reach: Reach::default(),
         }
     );
 
