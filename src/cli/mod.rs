@@ -4,6 +4,7 @@ mod admin;
 mod quickstart;
 mod run;
 mod ticket_keys;
+mod upgrade;
 
 use std::path::PathBuf;
 

@@ -20,6 +20,7 @@ pub(super) struct RawEngine {
     pub(super) handshake_timeout: Slot<String>,
     pub(super) connect_timeout: Slot<String>,
     pub(super) idle_timeout: Slot<String>,
+    pub(super) drain_delay: Slot<String>,
     pub(super) drain_timeout: Slot<String>,
 }
 
@@ -162,6 +163,7 @@ impl RawEngine {
             handshake_timeout: section.string("handshake_timeout"),
             connect_timeout: section.string("connect_timeout"),
             idle_timeout: section.string("idle_timeout"),
+            drain_delay: section.string("drain_delay"),
             drain_timeout: section.string("drain_timeout"),
         };
         section.finish();

@@ -46,6 +46,8 @@ pub struct Engine {
     pub connect_timeout: Duration,
     /// Time without a byte in either direction after which a tunnel is closed.
     pub idle_timeout: Duration,
+    /// Time between the first sign that the node stops (it is not ready any more) and its taking no more tunnels.
+    pub drain_delay: Duration,
     /// Time that open tunnels get to finish when the node stops.
     pub drain_timeout: Duration,
 }

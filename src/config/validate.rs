@@ -98,6 +98,7 @@ fn engine(raw: RawEngine, cpus: &Cpus, report: &mut Report) -> Engine {
     let connect_timeout = timeout(raw.connect_timeout, 5);
     let idle_timeout = timeout(raw.idle_timeout, 60);
     let drain_timeout = timeout(raw.drain_timeout, 30);
+    let drain_delay = timeout(raw.drain_delay, 0);
     let max_tunnels = raw
         .max_tunnels
         .parse(report, |n| count(n, CONFIG_TUNNELS_MAX))
@@ -114,6 +115,7 @@ fn engine(raw: RawEngine, cpus: &Cpus, report: &mut Report) -> Engine {
         handshake_timeout,
         connect_timeout,
         idle_timeout,
+        drain_delay,
         drain_timeout,
     }
 }

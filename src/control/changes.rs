@@ -204,7 +204,9 @@ fn change_failure(error: &ChangeError) -> Page {
         ChangeError::Unknown => StatusCode::NOT_FOUND,
         ChangeError::Full(_) => StatusCode::CONFLICT,
         ChangeError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        ChangeError::Busy | ChangeError::Ended => StatusCode::SERVICE_UNAVAILABLE,
+        ChangeError::Busy | ChangeError::Succeeded | ChangeError::Ended => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
     };
     failure(status, &error.to_string())
 }

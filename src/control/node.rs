@@ -67,6 +67,8 @@ impl Node for RunningNode {
         let mut reasons = Vec::new();
         if self.engine.is_draining() {
             reasons.push("draining: new tunnels are refused".to_owned());
+        } else if self.engine.is_leaving() {
+            reasons.push("leaving: new tunnels are refused soon".to_owned());
         }
         if !self.engine.all_cores_run() {
             reasons.push("a core has ended".to_owned());

@@ -12,6 +12,7 @@ use super::super::{Device, Readiness, Reply};
 use super::*;
 use crate::config::AdminListen;
 use crate::engine::ChangeError;
+use crate::engine::Inherited;
 use crate::observe::{CloseReason, CoreMetrics, NodeGauges, Stage, TunnelFilter, TunnelInfo};
 use crate::table::{DeviceChanges, DeviceRegistry};
 
@@ -127,12 +128,13 @@ struct Running {
 
 impl Running {
     fn start(listen: &AdminListen) -> Self {
-        let control = Control::bind(listen).unwrap();
+        let control = Control::bind(listen, &mut Inherited::default()).unwrap();
         let address = control.local_addr();
         let node = Arc::new(Fake::default());
         let (stop, stopped) = watch::channel(false);
         let served: Arc<Fake> = Arc::clone(&node);
-        let thread = thread::spawn(move || control.run(served, stopped, async {}));
+        let (_, retired) = watch::channel(false);
+        let thread = thread::spawn(move || control.run(served, stopped, retired, async {}));
         Self {
             node,
             address,

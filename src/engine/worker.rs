@@ -1,8 +1,8 @@
 //! One core's thread: from pinning to the end of its last session.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
+use std::net::TcpListener as Socket;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -12,23 +12,17 @@ use super::handover::{Accepted, Handover};
 use super::node::EngineError;
 use crate::config::ListenerKind;
 use crate::limits::{
-    ACCEPT_BACKLOG, ACCEPT_PAUSE, BUFFER_TRIM_INTERVAL, BUFFERS_TRIMMED, DRAIN_POLL,
-    HANDSHAKES_PER_TURN, SESSIONS_BEYOND_TUNNELS,
+    ACCEPT_PAUSE, BUFFER_TRIM_INTERVAL, BUFFERS_TRIMMED, DRAIN_POLL, HANDSHAKES_PER_TURN,
+    SESSIONS_BEYOND_TUNNELS,
 };
 use crate::observe::TunnelFilter;
 use crate::ring::{self, Either, Remote, Runtime, RuntimeConfig, Signal, TcpListener, TcpStream};
 use crate::tunnel::{self, Causes, Core, Snapshot, serve};
 
-/// What another thread needs to know about a started core.
-pub(super) struct Started {
-    pub remote: Remote,
-    pub listening: Vec<(ListenerKind, SocketAddr)>,
-}
-
 /// Where a core runs and what it shares with the others.
 pub(super) struct Place {
     pub cpu: usize,
-    pub listening: Vec<(ListenerKind, SocketAddr)>,
+    pub sockets: Vec<(ListenerKind, Socket)>,
     pub max_tunnels: usize,
     pub handover: Arc<Handover>,
 }
@@ -38,6 +32,9 @@ struct Here {
     core: Rc<Core>,
     stop: Signal,
     handover: Arc<Handover>,
+    /// Listeners that are accepted from.
+    listeners: Cell<usize>,
+    max_tunnels: usize,
 }
 
 impl Here {
@@ -108,11 +105,11 @@ pub(super) fn close_tunnels(filter: TunnelFilter, reply: impl FnOnce(usize) + 's
     }
 }
 
-/// Stops accepting and refuses new tunnels on this thread's core; its thread ends with the last session.
-pub(super) fn drain() {
+/// Stops accepting on this thread's core; its thread ends with the last session. `refuse`: new tunnels are refused.
+pub(super) fn stop(refuse: bool) {
     let here = HERE.with_borrow(Clone::clone);
     if let Some(here) = here {
-        here.core.draining.set(true);
+        here.core.draining.set(refuse);
         // What was accepted for this core is its own, as if it had accepted it.
         here.serve(here.handover.leave(here.core.index));
         here.stop.raise();
@@ -123,7 +120,7 @@ pub(super) fn drain() {
 pub(super) fn start(
     place: Place,
     make_core: impl FnOnce() -> Core + Send + 'static,
-) -> Result<(Started, thread::JoinHandle<()>), EngineError> {
+) -> Result<(Remote, thread::JoinHandle<()>), EngineError> {
     let (sender, receiver) = mpsc::channel();
     let thread = thread::Builder::new()
         .name(format!("core-{}", place.cpu))
@@ -138,11 +135,11 @@ pub(super) fn start(
 fn run(
     place: Place,
     make_core: impl FnOnce() -> Core,
-    started: &mpsc::Sender<Result<Started, EngineError>>,
+    started: &mpsc::Sender<Result<Remote, EngineError>>,
 ) {
     let Place {
         cpu,
-        listening,
+        sockets,
         max_tunnels,
         handover,
     } = place;
@@ -160,32 +157,35 @@ fn run(
             return;
         }
     };
-    let core = Rc::new(make_core());
     let here = Rc::new(Here {
-        core,
+        core: Rc::new(make_core()),
         stop: Signal::default(),
         handover,
+        listeners: Cell::new(0),
+        max_tunnels,
     });
     HERE.set(Some(here.clone()));
     let started = started.clone();
     runtime.block_on(async move {
-        let listeners = match listen(&listening) {
+        let adopt = |(by, socket)| TcpListener::from_socket(socket).map(|socket| (by, socket));
+        let listeners: io::Result<Vec<_>> = sockets.into_iter().map(adopt).collect();
+        let listeners = match listeners {
             Ok(listeners) => listeners,
             Err(error) => {
-                let _ = started.send(Err(error));
+                let _ = started.send(Err(EngineError::Thread(error)));
                 return;
             }
         };
-        let bound = |(by, listener): &(_, TcpListener)| (*by, listener.local_address());
         here.handover.join(here.core.index, ring::remote());
-        let _ = started.send(Ok(Started {
-            remote: ring::remote(),
-            listening: listeners.iter().map(bound).collect(),
-        }));
+        let _ = started.send(Ok(ring::remote()));
         let _trimming = ring::spawn_owned(trim_buffers());
         let _expiring = ring::spawn_owned(tunnel::watch_expiry(here.core.clone()));
-        accept_all(&here, listeners, max_tunnels).await;
-        while here.core.sessions() > 0 {
+        for listener in listeners {
+            here.listeners.set(here.listeners.get() + 1);
+            ring::spawn(accept(here.clone(), listener));
+        }
+        here.stop.wait().await;
+        while here.listeners.get() + here.core.sessions() > 0 {
             ring::sleep(DRAIN_POLL).await;
         }
     });
@@ -200,35 +200,10 @@ async fn trim_buffers() {
     }
 }
 
-/// The core's own sockets; ports that the system is to choose are chosen now.
-fn listen(
-    addresses: &[(ListenerKind, SocketAddr)],
-) -> Result<Vec<(ListenerKind, TcpListener)>, EngineError> {
-    let bind = |&(by, address)| match TcpListener::bind(address, ACCEPT_BACKLOG) {
-        Ok(listener) => Ok((by, listener)),
-        Err(source) => Err(EngineError::Listen { address, source }),
-    };
-    addresses.iter().map(bind).collect()
-}
-
-/// Accepts by one or two listeners until the core drains.
-async fn accept_all(here: &Here, listeners: Vec<(ListenerKind, TcpListener)>, max_tunnels: usize) {
-    let mut listeners = listeners.into_iter();
-    match (listeners.next(), listeners.next()) {
-        (Some(first), Some(second)) => {
-            let both = [first, second].map(|one| accept(here, one, max_tunnels));
-            let [first, second] = both;
-            ring::race(first, second).await;
-        }
-        (Some(one), None) => accept(here, one, max_tunnels).await,
-        (None, _) => here.stop.wait().await,
-    }
-}
-
-/// Accepts until the core drains.
-async fn accept(here: &Here, (by, listener): (ListenerKind, TcpListener), max_tunnels: usize) {
+/// Accepts until the core stops.
+async fn accept(here: Rc<Here>, (by, listener): (ListenerKind, TcpListener)) {
     let core = &here.core;
-    let limit = max_tunnels.saturating_add(SESSIONS_BEYOND_TUNNELS);
+    let limit = here.max_tunnels.saturating_add(SESSIONS_BEYOND_TUNNELS);
     loop {
         let accepting = async {
             while core.sessions() >= limit {
@@ -239,7 +214,7 @@ async fn accept(here: &Here, (by, listener): (ListenerKind, TcpListener), max_tu
             listener.accept().await
         };
         match ring::race(here.stop.wait(), accepting).await {
-            Either::Left(()) => return,
+            Either::Left(()) => break,
             Either::Right(Ok(stream)) => here.accepted(stream, by),
             Either::Right(Err(error)) => {
                 tracing::error!(%error, "accept failed; trying again");
@@ -247,4 +222,8 @@ async fn accept(here: &Here, (by, listener): (ListenerKind, TcpListener), max_tu
             }
         }
     }
+    for stream in listener.stop().await {
+        here.accepted(stream, by);
+    }
+    here.listeners.set(here.listeners.get() - 1);
 }

@@ -88,6 +88,8 @@ pub struct Core {
     pub quota: Arc<Quota>,
     /// Reaches servers.
     pub dialer: Dialer,
+    /// Load balancers are told to send sessions elsewhere.
+    pub leaving: Cell<bool>,
     /// New tunnels are refused.
     pub draining: Cell<bool>,
     /// Raised when the drain timeout is over.
@@ -179,6 +181,7 @@ impl Core {
             audit,
             quota,
             dialer,
+            leaving: Cell::new(false),
             draining: Cell::new(false),
             cut: Signal::default(),
             tunnels: RefCell::new(Slab::new()),

@@ -57,7 +57,8 @@ pub(super) async fn session(
         && is_health_check(head.bytes(), snapshot)
     {
         record(core, &outcome, CloseReason::HealthCheck);
-        answer_check(&stream, !core.draining.get()).await;
+        let ready = !core.leaving.get() && !core.draining.get();
+        answer_check(&stream, ready).await;
         return;
     }
     let asked = Asked {

@@ -173,21 +173,26 @@ fn one_problem(text: &str, parts: &[&str]) {
     }
 }
 
+fn engine_of_the_contract() -> Engine {
+    Engine {
+        cores: vec![0, 1, 4],
+        max_tunnels: 100_000,
+        max_tunnels_per_device: 256,
+        handshake_timeout: Duration::from_secs(10),
+        connect_timeout: Duration::from_secs(5),
+        idle_timeout: Duration::from_secs(60),
+        drain_delay: Duration::ZERO,
+        drain_timeout: Duration::from_secs(30),
+    }
+}
+
 #[test]
 fn the_contract() {
     let place = Scratch::new();
     let config = place.parse(CONTRACT).unwrap();
     let expected = Config {
         state_dir: PathBuf::from("/var/lib/adit"),
-        engine: Engine {
-            cores: vec![0, 1, 4],
-            max_tunnels: 100_000,
-            max_tunnels_per_device: 256,
-            handshake_timeout: Duration::from_secs(10),
-            connect_timeout: Duration::from_secs(5),
-            idle_timeout: Duration::from_secs(60),
-            drain_timeout: Duration::from_secs(30),
-        },
+        engine: engine_of_the_contract(),
         admin: AdminListen::Tcp("127.0.0.1:9901".parse().unwrap()),
         admin_token: None,
         log: Log {
