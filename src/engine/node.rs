@@ -364,6 +364,9 @@ impl Node {
     /// Says that it is not ready any more, so that load balancers send sessions elsewhere; takes those that come still.
     pub fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
+        for core in &self.cores {
+            core.run(|| worker::with_core(|core| core.leaving.set(true)));
+        }
     }
 
     /// Whether [`Node::leave`] or [`Node::drain`] was called.

@@ -168,10 +168,9 @@ fn run(
     HERE.set(Some(here.clone()));
     let started = started.clone();
     runtime.block_on(async move {
-        let listeners = sockets
-            .into_iter()
-            .map(|(by, socket)| Ok((by, TcpListener::from_socket(socket)?)));
-        let listeners = match listeners.collect::<io::Result<Vec<_>>>() {
+        let adopt = |(by, socket)| TcpListener::from_socket(socket).map(|socket| (by, socket));
+        let listeners: io::Result<Vec<_>> = sockets.into_iter().map(adopt).collect();
+        let listeners = match listeners {
             Ok(listeners) => listeners,
             Err(error) => {
                 let _ = started.send(Err(EngineError::Thread(error)));

@@ -110,6 +110,8 @@ pub struct Core {
     pub dialer: Dialer,
     /// Raised when no more connections are accepted: sessions of many tunnels are told.
     pub draining: Signal,
+    /// Load balancers are told to send sessions elsewhere.
+    pub leaving: Cell<bool>,
     /// New tunnels are refused.
     pub refuses: Cell<bool>,
     /// Raised when the drain timeout is over.
@@ -203,6 +205,7 @@ impl Core {
             dialer,
             draining: Signal::default(),
             refuses: Cell::new(false),
+            leaving: Cell::new(false),
             cut: Signal::default(),
             tunnels: RefCell::new(Slab::new()),
             sequence: Cell::new(0),

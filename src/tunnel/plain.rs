@@ -58,7 +58,8 @@ pub(super) async fn session(
         && is_health_check(head.bytes(), snapshot)
     {
         record(core, &outcome, CloseReason::HealthCheck);
-        answer_check(&stream, !core.draining.is_raised()).await;
+        let ready = !core.leaving.get() && !core.draining.is_raised();
+        answer_check(&stream, ready).await;
         return;
     }
     let asked = Asked {
