@@ -146,9 +146,8 @@ impl Node {
         let config = self.pki.path("adit.toml");
         let command = command.arg("servers").arg("--config").arg(config);
         let output = command.args(words).stdin(Stdio::null()).output().unwrap();
-        let text =
-            String::from_utf8_lossy(&output.stdout) + &*String::from_utf8_lossy(&output.stderr);
-        (output.status.success(), text.into_owned())
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(text).unwrap())
     }
 }
 
