@@ -357,7 +357,7 @@ async fn handshake(
     let handshake = ClientHandshake::connected(stream, config, name)
         .await
         .map_err(|error| of_handshake(&error))?;
-    let carry = match handshake.complete(ring::permit).await {
+    let carry = match handshake.complete(None, ring::permit).await {
         Ok(carry) => carry,
         Err(error) => {
             let reason = of_handshake(&error);
@@ -376,9 +376,10 @@ async fn handshake(
 fn of_handshake(error: &StreamError) -> CloseReason {
     match error {
         StreamError::Tls(error) => of_tls(error),
-        StreamError::Record(_) | StreamError::Io(_) | StreamError::Truncated => {
-            CloseReason::ServerTls
-        }
+        StreamError::Record(_)
+        | StreamError::Io(_)
+        | StreamError::Unused
+        | StreamError::Truncated => CloseReason::ServerTls,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The shared state of servers, with a clock of the test's own.
 
 use super::*;
-use crate::config::{Reach, Server};
+use crate::config::{Reach, Server, TrafficLimits};
 
 const WHY: CloseReason = CloseReason::ServerRefused;
 
@@ -19,6 +19,9 @@ fn service(name: &str, servers: &[(&str, u32)], reach: Reach) -> Service {
         kind: ServiceKind::Servers(servers.collect()),
         allow: Vec::new(),
         reach,
+        sni: None,
+        limits: TrafficLimits::default(),
+        max_lifetime: None,
     }
 }
 

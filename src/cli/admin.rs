@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::export::{ExportCommand, ExportError};
 use crate::config::{self, AdminListen};
 use crate::control::read_token;
 use crate::limits::{ADMIN_CONNECTION_LIFE, ADMIN_IMPORT_MAX};
@@ -98,6 +99,10 @@ enum Devices {
         /// Its name.
         device: String,
     },
+    /// Write what makes a device use this gateway: a profile or a declaration with a network relay, or a PAC file.
+    ///
+    /// It is made from the config's rules, asks no running node, and replaces on a device what was exported before.
+    Export(Box<ExportCommand>),
     /// Set many devices, all or none: CSV (device,state[,user]), or NDJSON where the name ends in .ndjson or .jsonl.
     Import {
         /// The file.
@@ -145,6 +150,9 @@ pub enum AdminError {
     /// The config.
     #[error("{0}")]
     Config(#[from] config::ConfigError),
+    /// What makes devices use the gateway.
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// The token.
     #[error("{0}")]
     Token(String),
@@ -287,6 +295,7 @@ impl DevicesCommand {
                 admin.request("PUT", &place(device), Some(Body::json(&said)))
             }
             Devices::Delete { device } => admin.request("DELETE", &place(device), None),
+            Devices::Export(export) => Ok(export.run(&admin.config)?),
             Devices::Import { file } => admin.request("POST", "/devices", Some(open(file)?)),
         }
     }

@@ -62,7 +62,9 @@ pub(super) fn run(file: &Path) -> Result<(), RunError> {
     start_logging(&config.log);
     let inheritance = Inheritance::take().map_err(RunError::Inherited)?;
     let gateway = Gateway::start(config, inheritance)?;
-    tracing::info!(address = %gateway.node.address(), cores = gateway.node.core_count(), "taking tunnels");
+    let (address, plain) = (gateway.node.address(), gateway.node.plain_address());
+    let plain = plain.map(tracing::field::display);
+    tracing::info!(%address, plain, cores = gateway.node.core_count(), "taking tunnels");
     gateway.run(Some(file.to_owned()))
 }
 

@@ -8,7 +8,9 @@ use super::error::{Fault, Place, Report, nearest, quoted};
 use super::raw::{RawRule, RawService};
 use super::reach::{Reach, Tcp};
 use super::servers::{any_kind, reach, servers_kind};
-use super::types::{Rule, Service, ServiceKind};
+use super::sni::SniNames;
+use super::traffic::service_limits;
+use super::types::{Rule, Service, ServiceKind, TrafficLimits};
 use super::values::{Folder, address_fault, networks, port};
 use crate::limits::SERVICE_NAME_MAX;
 
@@ -25,6 +27,7 @@ pub(super) fn routing(
     raw_rules: Vec<RawRule>,
     profile: &Place,
     (tcp, folder): (Tcp, &Folder),
+    mut names: SniNames<'_>,
     report: &mut Report,
 ) -> (Vec<Service>, Vec<Rule>) {
     if raw_services.is_empty() && raw_rules.is_empty() {
@@ -45,7 +48,7 @@ pub(super) fn routing(
         lines: Vec::new(),
     };
     for raw in raw_services {
-        services.declare(raw, report);
+        services.declare(raw, &mut names, report);
     }
     let rules = rules(raw_rules, &mut services, report);
     (services.list, rules)
@@ -64,7 +67,7 @@ struct Services<'f> {
 
 impl Services<'_> {
     /// Adds a written service. One with faults is added all the same, so that rules that name it are not reported too.
-    fn declare(&mut self, raw: RawService, report: &mut Report) {
+    fn declare(&mut self, raw: RawService, names: &mut SniNames<'_>, report: &mut Report) {
         let line = raw.name.place.line;
         let name = raw.name.clone().given();
         raw.name
@@ -84,6 +87,11 @@ impl Services<'_> {
         };
         let allow = allow(raw.allow, special, report);
         let reach = reach(raw.reach, special, self.tcp, self.folder, report);
+        let sni = names.of(raw.sni, special, report);
+        let (limits, max_lifetime) = raw
+            .limits
+            .map(|raw| service_limits(raw, report))
+            .unwrap_or_default();
         if let Some(name) = name.filter(|name| !self.by_name.contains_key(name)) {
             self.lines.push(line);
             self.add(Service {
@@ -91,6 +99,9 @@ impl Services<'_> {
                 kind,
                 allow,
                 reach,
+                sni,
+                limits,
+                max_lifetime,
             });
         }
     }
@@ -128,6 +139,9 @@ impl Services<'_> {
                     tcp: self.tcp,
                     ..Reach::default()
                 },
+                sni: None,
+                limits: TrafficLimits::default(),
+                max_lifetime: None,
             }));
         }
         let known = self

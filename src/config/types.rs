@@ -10,7 +10,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::address::{Host, HostPattern};
+use super::listener::Listener;
 use super::reach::{Reach, Server, Tcp, TlsChoice};
+use super::sni::Sni;
 
 /// Everything that one node is configured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +47,12 @@ pub struct Engine {
     pub connect_timeout: Duration,
     /// Time without a byte in either direction after which a tunnel is closed.
     pub idle_timeout: Duration,
+    /// Shortest idle timeout that a client may propose; at most `idle_timeout`.
+    pub idle_timeout_min: Duration,
+    /// Longest idle timeout that a client may propose; at least `idle_timeout`.
+    pub idle_timeout_max: Duration,
+    /// Time that a tunnel may be open, for services that name none of their own.
+    pub max_lifetime: Option<Duration>,
     /// Time between the first sign that the node stops (it is not ready any more) and its taking no more tunnels.
     pub drain_delay: Duration,
     /// Time that open tunnels get to finish when the node stops.
@@ -102,8 +110,8 @@ pub struct Profile {
     pub external_host: String,
     /// Port that devices use. The listener's port where none is configured.
     pub external_port: u16,
-    /// Where sessions are accepted. Port 0 lets the kernel choose.
-    pub listen: SocketAddr,
+    /// Where sessions are accepted.
+    pub listener: Listener,
     /// The server certificate; `None` stands for the self-signed one in the state folder.
     pub server_certificate: Option<ServerCertificate>,
     /// What is spoken with devices.
@@ -116,6 +124,8 @@ pub struct Profile {
     pub device_auth: DeviceAuth,
     /// The services. Names are unique.
     pub services: Vec<Service>,
+    /// Limits of apps. No app is named twice.
+    pub app_limits: Vec<AppLimits>,
     /// The rules, in the order in which they are tried. What no rule matches is refused.
     pub rules: Vec<Rule>,
 }
@@ -256,6 +266,41 @@ pub struct Service {
     pub allow: Vec<IpNet>,
     /// How its servers are reached.
     pub reach: Reach,
+    /// The names by which TLS sessions reach it without a request. Only with a server list.
+    pub sni: Option<Sni>,
+    /// What its tunnels may take.
+    pub limits: TrafficLimits,
+    /// Time that a tunnel may be open; `None` for that of [`Engine::max_lifetime`].
+    pub max_lifetime: Option<Duration>,
+}
+
+/// What the tunnels of one service, or of one app, may take together on the whole node. `None`: as much as there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TrafficLimits {
+    /// Tunnels open at once; at least 1.
+    pub tunnels: Option<usize>,
+    /// New tunnels.
+    pub new_tunnels: Option<Rate>,
+    /// Payload bytes, in each direction.
+    pub bytes: Option<Rate>,
+}
+
+/// A rate with a burst: a token bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Units a second over a long time; at least 1.
+    pub per_second: u64,
+    /// Units that may come at once after a pause; at least 1.
+    pub burst: u64,
+}
+
+/// Limits of one app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppLimits {
+    /// The app's name, exactly.
+    pub app: String,
+    /// What its tunnels may take.
+    pub limits: TrafficLimits,
 }
 
 /// Where the tunnels of a service lead.

@@ -15,7 +15,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
 use super::crl::CrlInfo;
-use super::metrics::{CoreMetrics, Stage};
+use super::metrics::{Abuse, CoreMetrics, Stage};
 use super::reason::CloseReason;
 use super::servers::{ServerInfo, encode_servers};
 
@@ -298,10 +298,34 @@ impl Snapshot {
             ];
             count_labelled(&mut ends, &labels, m.ends(*reason))?;
         }
+        out.counter("http2_sessions", "HTTP/2 sessions begun", m.http2_sessions)?;
+        let mut abuse = out.family(
+            "http2_abuse",
+            "HTTP/2 sessions ended for what the client did",
+            MetricType::Counter,
+        )?;
+        for kind in Abuse::ALL {
+            let count = m.http2_abuse[kind.index()];
+            count_labelled(&mut abuse, &[("kind", kind.word())], count)?;
+        }
         out.counter(
             "dial_retries",
             "Dials tried again with the next server",
             m.dial_retries,
+        )?;
+        out.counter(
+            "rate_waits",
+            "Receives put off by a limit of bytes a second",
+            m.rate_waits,
+        )?;
+        out.family(
+            "rate_wait_seconds",
+            "For how long, added up over all tunnels",
+            MetricType::Counter,
+        )?
+        .encode_counter(
+            &(m.rate_wait_nanos as f64 / 1e9),
+            None::<&Exemplar<[(&str, &str); 0], f64>>,
         )?;
         out.counter(
             "accept_backoff",

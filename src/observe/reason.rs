@@ -145,12 +145,20 @@ close_reasons! {
     ClientReset = "client-reset" Client End (silent);
     /// The server reset the connection.
     ServerReset = "server-reset" Server End (silent);
+    /// The client sent what it must not in an HTTP/2 session; `adit_http2_abuse_total` says what.
+    ClientFlood = "client-flood" Client End (silent);
+    /// The client of an HTTP/2 session let no byte through its flow control for so long that it is taken to be gone.
+    ClientStalled = "client-stalled" Client End (silent);
+    /// The client broke the HTTP/2 protocol.
+    Http2Protocol = "http2-protocol" Client End (silent);
     /// The server's connection ended without `close_notify`, so its last bytes may be missing.
     ServerTruncated = "server-truncated" Server End (silent);
     /// TLS with the server broke: an alert, or a breach of the protocol.
     ServerTlsBroken = "server-tls-broken" Server End (silent);
-    /// No byte in either direction for the idle timeout.
+    /// No byte in either direction for the idle timeout; for an HTTP/2 session, no tunnel.
     IdleTimeout = "idle-timeout" Client End (silent);
+    /// The tunnel has been open for as long as it may.
+    LifetimeOver = "lifetime-over" Gateway End (silent);
     /// The tunnel was still open when the drain timeout ran out.
     DrainTimeout = "drain-timeout" Gateway End (silent);
     /// The registry says now that the device is blocked.
@@ -173,6 +181,18 @@ close_reasons! {
     CutByAdmin = "cut-by-admin" Policy End (alert "access_denied");
     /// A fault of the node itself; the status is for a fault before the tunnel was open.
     GatewayError = "gateway-error" Gateway End (http 500 "proxy_internal_error" "internal error");
+
+    // In front of the session.
+    /// The connection ended before its first byte, as the check of a load balancer does. Not audited.
+    Unused = "unused" Client Abandoned (silent);
+    /// The plain listener has answered a health check. Not audited.
+    HealthCheck = "health-check" Client Abandoned (silent);
+    /// Only trusted proxies may send a PROXY protocol header, or use the plain listener, and this was none.
+    ProxyUntrusted = "proxy-untrusted" Policy Refusal (alert "access_denied");
+    /// The connection of a trusted proxy did not begin with the PROXY protocol header that is required.
+    ProxyMissing = "proxy-missing" Client Refusal (alert "decode_error");
+    /// A PROXY protocol header that breaks its specification.
+    ProxyMalformed = "proxy-malformed" Client Refusal (alert "decode_error");
 
     // The TLS handshake.
     /// The handshake was not complete within the handshake timeout.
@@ -206,6 +226,11 @@ close_reasons! {
     // The tunnel request.
     /// Not a valid CONNECT request.
     Malformed = "malformed-request" Client Refusal (http 400 "http_request_error" "malformed CONNECT request");
+    /// A request for something else than a tunnel.
+    NotConnect = "not-connect" Client Refusal (http 405 "http_request_error" "only CONNECT is served");
+    /// An extended CONNECT (RFC 8441) for a protocol that is not spoken here.
+    ProtocolUnsupported = "protocol-unsupported" Client Refusal
+        (http 501 "http_request_error" "protocol is not supported");
     /// The request was not complete within the handshake timeout.
     RequestTimeout = "request-timeout" Client Refusal (http 408 "http_request_error" "request not complete in time");
     /// The client left before its request was complete or answered.
@@ -214,6 +239,10 @@ close_reasons! {
     HeaderTooLarge = "header-too-large" Client Refusal (http 431 "http_request_error" "request header too large");
 
     // Policy.
+    /// A request on the plain listener names a client certificate in a place that does not count, beside or instead of
+    /// the one that does.
+    IdentityConflict = "identity-conflict" Policy Refusal
+        (http 403 "http_request_denied" "client certificate in a place that does not count");
     /// The device is not in the registry, and unmanaged devices are blocked.
     DeviceUnmanaged = "device-unmanaged" Policy Refusal (http 403 "http_request_denied" "device is not managed");
     /// The registry says that the device is blocked.
@@ -265,6 +294,14 @@ close_reasons! {
     NodeLimit = "node-limit" Gateway Refusal (http 503 "connection_limit_reached" "node is at its tunnel limit");
     /// The device holds as many tunnels as it may.
     DeviceLimit = "device-limit" Gateway Refusal (http 503 "connection_limit_reached" "device is at its tunnel limit");
+    /// The service holds as many tunnels as it may.
+    ServiceLimit = "service-limit" Gateway Refusal (http 503 "connection_limit_reached" "service is at its tunnel limit");
+    /// The service has had as many new tunnels as it may for the moment.
+    ServiceRate = "service-rate" Gateway Refusal (http 503 "connection_limit_reached" "too many new tunnels to the service");
+    /// The app holds as many tunnels as it may.
+    AppLimit = "app-limit" Gateway Refusal (http 503 "connection_limit_reached" "app is at its tunnel limit");
+    /// The app has had as many new tunnels as it may for the moment.
+    AppRate = "app-rate" Gateway Refusal (http 503 "connection_limit_reached" "too many new tunnels of the app");
     /// The node is shutting down and takes no new tunnels.
     Draining = "draining" Gateway Refusal (http 503 "proxy_internal_response" "node is draining");
 }

@@ -3,6 +3,8 @@
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
+use bytes::Bytes;
+
 use super::executor::current;
 use super::pool::{BufferPool, Size};
 
@@ -125,6 +127,16 @@ impl RingBuf {
         self.end += bytes.len() as u32;
     }
 
+    /// Moves the bytes behind those of `to`, and gives this buffer back.
+    ///
+    /// # Panics
+    /// If they do not fit.
+    #[must_use]
+    pub fn moved_to(self, mut to: Self) -> Self {
+        to.append(&self);
+        to
+    }
+
     /// Where the kernel may write more bytes, and how many.
     pub(super) fn spare_pointer(&mut self) -> (*mut u8, u32) {
         let end = self.end as usize;
@@ -211,6 +223,13 @@ unsafe impl SendBuf for Vec<u8> {
 
 // SAFETY: static memory neither moves nor ends.
 unsafe impl SendBuf for &'static [u8] {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
+// SAFETY: the bytes are shared and immutable, and do not move with the handle.
+unsafe impl SendBuf for Bytes {
     fn bytes(&self) -> &[u8] {
         self
     }

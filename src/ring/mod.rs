@@ -20,6 +20,7 @@ mod driver;
 mod enter;
 mod error;
 mod executor;
+mod gather;
 mod listener;
 mod op;
 mod options;
@@ -43,6 +44,7 @@ pub use executor::{
     LARGE_PAYLOAD, Runtime, RuntimeConfig, SMALL_PAYLOAD, TaskHandle, counters, remote, spawn,
     spawn_owned, trim_buffers, yield_now,
 };
+pub use gather::Gather;
 pub use listener::TcpListener;
 pub use options::TcpOptions;
 pub use permit::permit;

@@ -17,6 +17,7 @@ use super::buffers::{RingBuf, SendBuf};
 use super::counters::bump;
 use super::driver::{BUFFER_GROUP, Completion, Kind};
 use super::executor::{Core, SMALL_PAYLOAD, current};
+use super::gather::Gather;
 use super::op::Op;
 use super::options::{TcpOptions, bind_without_port};
 use super::pieces::{Left, Pieces, Spacing, ToSend, spaced_header};
@@ -190,6 +191,28 @@ impl TcpStream {
         self.recv_behind(buffer, limit, self.poll_first(), 0)
     }
 
+    /// Receives behind all that has come so far and is to stay together: in a small buffer, and in a large one when that is
+    /// full. `None` at the end of the stream.
+    ///
+    /// # Errors
+    /// The system's; `StorageFull` when the buffer is full and there is no larger one.
+    pub async fn recv_more(&self, so_far: Option<RingBuf>) -> io::Result<Option<RingBuf>> {
+        let Some(mut buffer) = so_far else {
+            return self.recv().await;
+        };
+        if buffer.len() >= SMALL_PAYLOAD
+            && !buffer.is_large()
+            && let Some(large) = RingBuf::large()
+        {
+            buffer = buffer.moved_to(large);
+        }
+        if buffer.spare() == 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let (count, buffer) = self.recv_into(buffer, usize::MAX).await;
+        Ok((count? > 0).then_some(buffer))
+    }
+
     /// As [`TcpStream::recv_into`], but does not wait: `WouldBlock` when nothing is there.
     ///
     /// # Errors
@@ -306,6 +329,17 @@ impl TcpStream {
         pieces: Pieces,
     ) -> impl Future<Output = (io::Result<()>, Pieces)> + '_ {
         self.send_all(pieces)
+    }
+
+    /// Sends all runs, which come back.
+    ///
+    /// # Errors
+    /// The system's; how much was sent before is not known then.
+    pub fn send_gather(
+        &self,
+        gather: Gather,
+    ) -> impl Future<Output = (io::Result<()>, Gather)> + '_ {
+        self.send_all(gather)
     }
 
     /// Sends all of `buffer`, which comes back for further use.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{Error, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
 
 use super::resumption::Resumption;
@@ -60,6 +61,9 @@ const CIPHER_SUITES: [SupportedCipherSuite; 9] = [
     cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 ];
 
+/// The name of HTTP/2 in ALPN (RFC 9113, section 3.2).
+pub const ALPN_HTTP2: &[u8] = b"h2";
+
 /// What a core's TLS is made of.
 pub struct ServerTls {
     /// The server certificate, then its issuers.
@@ -97,7 +101,7 @@ pub(super) fn versions(choice: &TlsChoice) -> Vec<&'static SupportedProtocolVers
     chosen.map(|(_, version)| version).collect()
 }
 
-/// Builds the configuration: client certificate required, ALPN `http/1.1`.
+/// Builds the configuration: client certificate required, ALPN `h2` and `http/1.1`.
 ///
 /// # Errors
 /// [`TlsError`].
@@ -110,7 +114,7 @@ pub fn server_config(tls: ServerTls) -> Result<ServerConfig, TlsError> {
         .with_single_cert(tls.chain, tls.key)
         .map_err(TlsError::ServerCertificate)?;
     config.ignore_client_order = true;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), b"http/1.1".to_vec()];
     tls.resumption.apply(&mut config);
     // The record layer takes the secrets over when the handshake is done.
     config.enable_secret_extraction = true;
@@ -118,6 +122,32 @@ pub fn server_config(tls: ServerTls) -> Result<ServerConfig, TlsError> {
     // Without the extended master secret a resumed TLS 1.2 session can be spliced between two servers, and with it the
     // client's identity (RFC 7627, section 1). Go's clients before 1.21 have none; they have TLS 1.3.
     config.require_ems = true;
+    Ok(config)
+}
+
+/// Of sessions whose name (SNI) makes them a tunnel: as `general`, but with a certificate of their own where they have one,
+/// and the protocols (ALPN) of the service. Without any, what a client offers is left unanswered.
+///
+/// Sessions are resumed by the same means as those of `general`, and none under another name: rustls keeps the name with
+/// the session and compares it (RFC 6066, section 3).
+///
+/// # Errors
+/// [`TlsError::ServerCertificate`].
+pub fn named_config(
+    general: &ServerConfig,
+    certificate: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    protocols: &[String],
+) -> Result<ServerConfig, TlsError> {
+    let mut config = general.clone();
+    if let Some((chain, key)) = certificate {
+        let certified = CertifiedKey::from_der(chain, key, config.crypto_provider())
+            .map_err(TlsError::ServerCertificate)?;
+        config.cert_resolver = Arc::new(SingleCertAndKey::from(certified));
+    }
+    config.alpn_protocols = protocols
+        .iter()
+        .map(|name| name.clone().into_bytes())
+        .collect();
     Ok(config)
 }
 

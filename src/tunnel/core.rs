@@ -1,6 +1,7 @@
 //! What the sessions of one core share.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -10,9 +11,11 @@ use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use slab::Slab;
 
+use super::gates::Gate;
+use super::named::Names;
 use super::sweep::{Causes, Changes};
 use crate::backend::{Dialer, Way};
-use crate::config::{HostPort, IdentityMapping, Rule};
+use crate::config::{HostPort, IdentityMapping, Listener, Rule};
 use crate::limits::ISSUERS_KEPT;
 use crate::observe::{AuditHandle, CloseReason, CoreMetrics, Subject, TunnelFilter, TunnelInfo};
 use crate::ring::{self, Signal, TcpOptions};
@@ -35,6 +38,10 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Options of the connections with apps.
     pub tcp: TcpOptions,
+    /// What a client may propose in its place, at least and at most.
+    pub idle_bounds: (Duration, Duration),
+    /// From a tunnel's opening; a service may have one of its own.
+    pub max_lifetime: Option<Duration>,
 }
 
 /// A service on this core.
@@ -43,12 +50,22 @@ pub struct ServiceState {
     pub name: Arc<str>,
     /// How its servers are reached.
     pub way: Way,
+    /// What its tunnels may take; `None` for as much as there is.
+    pub gate: Option<Arc<Gate>>,
+    /// Time that a tunnel may be open, if it has one of its own.
+    pub max_lifetime: Option<Duration>,
 }
 
 /// The configuration of a core's sessions. A session keeps the one that it started with.
 pub struct Snapshot {
     /// TLS of this core.
     pub tls: Arc<ServerConfig>,
+    /// Names that make a session a tunnel.
+    pub names: Names,
+    /// What stands in front of sessions.
+    pub listener: Listener,
+    /// The port that devices use.
+    pub external_port: u16,
     /// The check of client certificates, for resumed sessions.
     pub verifier: Arc<DeviceVerifier>,
     /// Where names are read in a certificate.
@@ -59,6 +76,8 @@ pub struct Snapshot {
     pub services: Vec<ServiceState>,
     /// Rules, in order.
     pub rules: Vec<Rule>,
+    /// What the tunnels of an app may take, by the app's name.
+    pub apps: Arc<HashMap<String, Arc<Gate>>>,
     /// Limits.
     pub limits: Limits,
 }
@@ -89,8 +108,12 @@ pub struct Core {
     pub quota: Arc<Quota>,
     /// Reaches servers.
     pub dialer: Dialer,
+    /// Raised when no more connections are accepted: sessions of many tunnels are told.
+    pub draining: Signal,
+    /// Load balancers are told to send sessions elsewhere.
+    pub leaving: Cell<bool>,
     /// New tunnels are refused.
-    pub draining: Cell<bool>,
+    pub refuses: Cell<bool>,
     /// Raised when the drain timeout is over.
     pub cut: Signal,
     pub(super) tunnels: RefCell<Slab<Rc<Live>>>,
@@ -180,7 +203,9 @@ impl Core {
             audit,
             quota,
             dialer,
-            draining: Cell::new(false),
+            draining: Signal::default(),
+            refuses: Cell::new(false),
+            leaving: Cell::new(false),
             cut: Signal::default(),
             tunnels: RefCell::new(Slab::new()),
             sequence: Cell::new(0),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustls::AlertDescription;
 
+use crate::limits::TLS_PLAINTEXT_MAX;
 use crate::observe::CloseReason;
 use crate::ring::{self, Pieces, RingBuf, Spacing, TcpStream};
 use crate::tls::{ClientStream, Received, ServerStream, StreamError};
@@ -38,6 +39,12 @@ pub(super) trait AppEnd: 'static {
         reason: CloseReason,
         alert: Option<(AlertDescription, Duration)>,
     ) -> impl Future<Output = ()>;
+
+    /// Ready when the app has given the tunnel up after it has said that it sends no more. Only for ends that can tell: a
+    /// connection's end is seen when something is sent.
+    fn given_up(&self) -> impl Future<Output = Broken> {
+        std::future::pending()
+    }
 
     /// Gives back what is not needed while nothing moves.
     fn rest(&self);
@@ -103,7 +110,7 @@ impl From<StreamError> for Broken {
         let reason = match error {
             StreamError::Tls(_) | StreamError::Record(_) => CloseReason::TlsProtocol,
             StreamError::Io(_) => CloseReason::ClientReset,
-            StreamError::Truncated => CloseReason::ClientTruncated,
+            StreamError::Truncated | StreamError::Unused => CloseReason::ClientTruncated,
         };
         Self { reason, alert }
     }
@@ -142,6 +149,52 @@ impl AppEnd for ServerStream {
         self.rest();
     }
 }
+
+/// An app behind a front end that has ended TLS.
+pub(super) struct PlainApp(pub TcpStream);
+
+/// One receive of a plain end: no gaps, in pieces as long as a record's content.
+const CONTIGUOUS: Spacing = Spacing {
+    piece: TLS_PLAINTEXT_MAX,
+    gap: 0,
+};
+
+impl AppEnd for PlainApp {
+    type Data = Pieces;
+
+    async fn recv(&self, _carry: Option<RingBuf>) -> Result<Option<Pieces>, Broken> {
+        let received = self.0.recv_spaced(CONTIGUOUS).await.map_err(|_| RESET)?;
+        Ok(received.map(|(count, buffer)| {
+            let mut pieces = Pieces::of(buffer);
+            pieces.take(count, 0..count);
+            pieces
+        }))
+    }
+
+    fn spacing(&self) -> Spacing {
+        CONTIGUOUS
+    }
+
+    async fn send(&self, buffer: RingBuf) -> Result<(), Broken> {
+        self.0.send(buffer).await.0.map_err(|_| RESET)
+    }
+
+    async fn close(&self) -> Result<(), Broken> {
+        self.0.shutdown().await.map_err(|_| RESET)
+    }
+
+    async fn cut(&self, _reason: CloseReason, _alert: Option<(AlertDescription, Duration)>) {
+        self.0.reset_on_close();
+    }
+
+    fn rest(&self) {}
+}
+
+/// The front end reset the connection.
+const RESET: Broken = Broken {
+    reason: CloseReason::ClientReset,
+    alert: None,
+};
 
 impl ServerEnd for TcpStream {
     async fn send<D: Data>(&self, data: D) -> (Result<(), CloseReason>, D) {

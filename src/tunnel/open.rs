@@ -5,8 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::core::{Core, Live, Snapshot};
+use super::core::{Core, Limits, Live, Snapshot};
 use super::ends::{AppEnd, ServerEnd};
+use super::gates::Pass;
 use super::introduction::{Arrival, introduction};
 use super::outcome::{Outcome, audit};
 use super::policy::{authorize, route};
@@ -31,6 +32,8 @@ pub(super) struct Peer {
     /// How many changes there were when they were checked.
     pub changes: u64,
     pub arrival: Arrival,
+    /// The one service that the session may reach, by its index, where its name chooses one.
+    pub service: Option<usize>,
 }
 
 /// A server that was reached for a request that is granted.
@@ -40,6 +43,17 @@ pub(super) struct Opened {
     service: Arc<str>,
     target: HostPort,
     permit: Permit,
+    pass: Pass,
+    terms: Terms,
+}
+
+/// How long a tunnel may be open.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    /// Without a byte in either direction.
+    pub idle_timeout: Duration,
+    /// From its opening.
+    pub max_lifetime: Option<Duration>,
 }
 
 /// A tunnel whose app has been told that it is open.
@@ -65,15 +79,21 @@ pub(super) async fn open(
     let identity = &peer.identity;
     let started = Instant::now();
     outcome.target = Some(target.clone());
-    if core.draining.get() {
+    if core.refuses.get() {
         return Err(CloseReason::Draining);
     }
     let state = core
         .devices
         .read(|devices| devices.state(identity.device()));
     let grant = authorize(identity, state, snapshot.unmanaged_allowed)?;
-    let service = &snapshot.services[route(&grant, &snapshot.rules, &target)?.service];
+    let routed = route(&grant, &snapshot.rules, &target)?.service;
+    if peer.service.is_some_and(|only| only != routed) {
+        return Err(CloseReason::NoRule);
+    }
+    let service = &snapshot.services[routed];
     outcome.service = Some(service.name.clone());
+    let app = identity.app().and_then(|app| snapshot.apps.get(app));
+    let pass = Pass::enter(service.gate.as_ref(), app, ring::now())?;
     let limits = &snapshot.limits;
     let permit = core.quota.acquire(
         identity.device(),
@@ -107,16 +127,29 @@ pub(super) async fn open(
         service: service.name.clone(),
         target,
         permit,
+        pass,
+        terms: Terms {
+            idle_timeout: limits.idle_timeout,
+            max_lifetime: service.max_lifetime.or(limits.max_lifetime),
+        },
     })
 }
 
 impl Opened {
+    /// Takes the idle timeout that the app proposes, in seconds, as far as the bounds allow. The one in force, for the
+    /// answer; `None` where nothing was proposed.
+    pub fn propose_idle(&mut self, seconds: Option<u32>, limits: &Limits) -> Option<Duration> {
+        let proposed = Duration::from_secs(seconds?.into());
+        let (min, max) = limits.idle_bounds;
+        self.terms.idle_timeout = proposed.clamp(min, max);
+        Some(self.terms.idle_timeout)
+    }
+
     /// Runs the tunnel to `app`, whose bytes begin with those `behind` the request, in a task of its own: what it took to
     /// open it is not kept for its life. `session`: kept until it has ended.
     pub fn run<A: AppEnd>(
         self,
         core: Rc<Core>,
-        snapshot: &Snapshot,
         peer: &Peer,
         (app, behind): (A, Behind),
         session: impl Sized + 'static,
@@ -139,7 +172,8 @@ impl Opened {
             core,
             app,
             live: Rc::new(live),
-            idle_timeout: snapshot.limits.idle_timeout,
+            terms: self.terms,
+            pass: self.pass,
             behind: Box::new(behind),
             changes: peer.changes,
             holds: (self.permit, self.server.claim),
@@ -159,7 +193,8 @@ struct Parts<A> {
     core: Rc<Core>,
     app: A,
     live: Rc<Live>,
-    idle_timeout: Duration,
+    terms: Terms,
+    pass: Pass,
     behind: Box<Behind>,
     changes: u64,
     holds: Holds,
@@ -173,7 +208,9 @@ impl<A: AppEnd> Parts<A> {
                 app: self.app,
                 server,
                 live: self.live,
-                idle_timeout: self.idle_timeout,
+                terms: self.terms,
+                pass: self.pass,
+                paced: 0.into(),
                 last: ring::now().into(),
                 ends: Ends::default(),
             }),

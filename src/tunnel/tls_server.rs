@@ -116,6 +116,6 @@ fn reason_of(error: &StreamError) -> CloseReason {
     match error {
         StreamError::Tls(_) | StreamError::Record(_) => CloseReason::ServerTlsBroken,
         StreamError::Io(_) => CloseReason::ServerReset,
-        StreamError::Truncated => CloseReason::ServerTruncated,
+        StreamError::Truncated | StreamError::Unused => CloseReason::ServerTruncated,
     }
 }

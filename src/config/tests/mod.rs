@@ -7,10 +7,13 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod listener;
 mod robust;
 mod routing;
 mod servers;
 mod single_values;
+mod sni;
+mod traffic;
 
 /// The contract, with what this version cannot do at its default.
 const CONTRACT: &str = r#"state_dir = "/var/lib/adit"
@@ -196,6 +199,9 @@ fn engine_of_the_contract() -> Engine {
         handshake_timeout: Duration::from_secs(10),
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(60),
+        idle_timeout_min: Duration::from_secs(60),
+        idle_timeout_max: Duration::from_secs(60),
+        max_lifetime: None,
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(30),
         tcp: Tcp::default(),
@@ -220,7 +226,7 @@ fn the_contract() {
             description: String::new(),
             external_host: "tunnel.example.com".into(),
             external_port: 443,
-            listen: "0.0.0.0:8443".parse().unwrap(),
+            listener: Listener::default(),
             server_certificate: Some(ServerCertificate {
                 primary: place.path("server.pem"),
                 key: Some(place.path("server.key")),
@@ -254,8 +260,12 @@ fn the_contract() {
                     server("10.0.0.6:443", 1),
                 ]),
                 allow: vec![],
+                sni: None,
+                limits: TrafficLimits::default(),
+                max_lifetime: None,
                 reach: Reach::default(),
             }],
+            app_limits: vec![],
             rules: vec![Rule {
                 app: None,
                 host: HostPattern::Suffix("corp.example.com".into()),
@@ -275,7 +285,7 @@ fn what_is_left_out_has_the_contracts_defaults() {
     assert_eq!(least.engine, contract.engine);
     assert_eq!(least.admin, contract.admin);
     assert_eq!(least.log, contract.log);
-    assert_eq!(least.profile.listen, contract.profile.listen);
+    assert_eq!(least.profile.listener, contract.profile.listener);
     assert_eq!(
         least.profile.device_auth.identity,
         contract.profile.device_auth.identity
@@ -470,7 +480,7 @@ fn the_summary_says_what_the_config_means() {
     let shown = right(&format!("{CONTRACT}{more}")).summary().to_string();
     for part in [
         "profile         corp, for devices at tunnel.example.com:443\n",
-        "listen          0.0.0.0:8443, TLS 1.2 and 1.3\n",
+        "listen          https 0.0.0.0:8443, TLS 1.2 and 1.3\n",
         "cores           0, 1, 4\n",
         "tickets.key and a cache of 64 MiB, for 12h\n",
         "timeouts        handshake 10s, connect 5s, idle 1m, drain 30s\n",

@@ -76,6 +76,9 @@ fn special_services() {
             name: "<ANY>".into(),
             kind: ServiceKind::Any,
             allow: vec![],
+            sni: None,
+            limits: TrafficLimits::default(),
+            max_lifetime: None,
             reach: Reach::default(),
         }
     );

@@ -108,11 +108,6 @@ fn the_audit_sink() {
 #[test]
 fn what_this_version_cannot_do_is_refused() {
     let before = [
-        "[profile.listener]\nprotocol = \"http\"",
-        "[profile.listener]\nprotocol = \"both\"",
-        "[profile.listener]\nhttp = \"0.0.0.0:8081\"",
-        "[profile.listener]\nproxy_protocol = \"required\"",
-        "[profile.listener]\ntrusted_proxies = [\"10.0.0.0/8\"]",
         "[profile.server_certificate]\nprimary = \"server.p12\"",
         "[profile.server_certificate]\nprimary = \"server.PFX\"",
         "[profile.server_certificate]\nprimary = \"server.pem\"\npassword_file = \"x\"",
@@ -163,7 +158,7 @@ fn resumption() {
     for (lines, parts) in [
         ("session_cache = \"1 MB\"", ["is not a size", "64 MiB"]),
         ("session_cache = \"64  MiB\"", ["is not a size", "64 MiB"]),
-        ("session_cache = \"MiB\"", ["is out of range", "1 MiB"]),
+        ("session_cache = \"MiB\"", ["is not a size", "64 MiB"]),
         ("session_cache = \"1023 KiB\"", ["is out of range", "1 MiB"]),
         ("session_cache = \"65 GiB\"", ["is out of range", "64 GiB"]),
         (
