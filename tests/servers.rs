@@ -440,3 +440,45 @@ fn node_with_hosts(hosts: &str, service: &str) -> Node {
         gateway,
     }
 }
+
+/// A namespace of its own, in which the name's IPv6 address swallows packets: the IPv4 address is tried a quarter of a
+/// second later, and nobody waits for a timeout (RFC 8305).
+#[test]
+fn an_address_that_swallows_packets_costs_a_quarter_of_a_second() {
+    const SCRIPT: &str = "set -e\n\
+        ip link set lo up; ip link add v0 type veth peer name v1; ip link set v0 up; ip link set v1 up\n\
+        ip -6 addr add 2001:db8::1/64 dev v0 nodad\n\
+        ip -6 neigh add 2001:db8::2 lladdr 02:00:00:00:00:01 dev v0\n\
+        mount --bind hosts /etc/hosts\n\
+        \"$1\" load serve --listen 127.0.0.1:8080 --kind http >serve.log 2>&1 &\n\
+        \"$1\" run --config adit.toml >run.log 2>&1 &\n\
+        for i in $(seq 200); do grep -q address= run.log && break; sleep 0.05; done\n\
+        exec curl -sS --max-time 8 --proxytunnel --proxy-cacert ca.pem --proxy-cert device.pem --proxy-key device.key \
+        --proxy https://localhost:8443 --write-out '\\n%{time_total}' http://a.test/hello";
+    let pki = Pki::new();
+    pki.client("device", |_| ());
+    let text = config(
+        "127.0.0.1:9901".parse().unwrap(),
+        "cores = [0]\nconnect_timeout = '5s'",
+        "unmanaged = 'allow'",
+        &service("'both.internal:8080'", ""),
+    );
+    let text = text.replace("127.0.0.1:0", "127.0.0.1:8443");
+    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    let hosts = "127.0.0.1 localhost\n2001:db8::2 both.internal\n127.0.0.1 both.internal\n";
+    std::fs::write(pki.path("hosts"), hosts).unwrap();
+    let namespaces = ["--net", "--mount", "--pid", "--fork", "--kill-child"];
+    let output = Command::new("unshare")
+        .args(namespaces)
+        .args(["bash", "-c", SCRIPT, "bash", env!("CARGO_BIN_EXE_adit")])
+        .current_dir(pki.folder.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let log = std::fs::read_to_string(pki.path("run.log")).unwrap_or_default();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("GET /hello"), "{said}{error}{log}");
+    let seconds: f64 = said.lines().last().unwrap().parse().unwrap();
+    assert!((0.25..4.0).contains(&seconds), "{seconds} s");
+}
