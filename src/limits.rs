@@ -87,6 +87,15 @@ const _: () = assert!(TUNNELS_LISTED <= TUNNELS_LISTED_MAX);
 const _: () = assert!(DEVICES_LISTED <= DEVICES_LISTED_MAX);
 const _: () = assert!(2 * ADMIN_TOKEN_MAX < ADMIN_REQUEST_BYTES);
 
+/// Servers that have time series in the metrics: a dashboard that shows more shows none.
+pub const SERVERS_SHOWN: usize = 1024;
+
+/// Checks of servers that run at once. One that waits for its turn is late by the timeout of another at most.
+pub const CHECKS_AT_ONCE: usize = 64;
+
+/// How often the servers to be checked are looked at: a reload counts from then on.
+pub const CHECK_POLL: Duration = Duration::from_millis(250);
+
 /// How often CRL files are looked at for a change, and what is due is looked for: a revocation in a file bites within
 /// this and the time that the list takes to read.
 pub const CRL_POLL: Duration = Duration::from_secs(1);
@@ -208,6 +217,27 @@ pub const CONFIG_DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60
 /// files for a process (`fs.nr_open`) is below 2^31.
 pub const CONFIG_TUNNELS_MAX: usize = 1 << 30;
 
+/// Most new tunnels a second that a limit may name: more than a machine does, so that a larger number is a mistake.
+pub const TUNNEL_RATE_MAX: usize = 1_000_000;
+
+/// Lowest byte rate that a limit may name, a second: one full TLS record. Below it a single receive would hold a tunnel up
+/// for many seconds.
+pub const BYTE_RATE_MIN: u64 = 16 * 1024;
+
+/// Highest byte rate that a limit may name, a second: eight times the fastest port of a NIC.
+pub const BYTE_RATE_MAX: u64 = 1 << 40;
+
+/// Largest burst of bytes. The time that it stands for, in nanoseconds, fits 64 bits at any rate.
+pub const BYTE_BURST_MAX: u64 = 1 << 40;
+
+/// The usual burst of bytes: what flows in this part of a second. Long enough that a short answer is not slowed down, short
+/// enough that a second looks like its rate.
+pub const BYTE_BURST_PART: u64 = 10;
+
+const _: () = assert!(
+    BYTE_BURST_MAX as u128 * 1_000_000_000 / (BYTE_RATE_MIN as u128) < u64::MAX as u128 / 4
+);
+
 /// Longest service name, in bytes: it is repeated in metric labels and in each audit line.
 pub const SERVICE_NAME_MAX: usize = 128;
 
@@ -226,6 +256,25 @@ pub const HEALTH_PATH_MAX: usize = 255;
 
 /// Longest label of a host name, in bytes (RFC 1035 section 2.3.4).
 pub const HOST_LABEL_MAX: usize = 63;
+
+/// Most servers of one service. Each dial looks at all of them, in some nanoseconds each, and each has a row in the
+/// metrics.
+pub const SERVICE_SERVERS_MAX: usize = 256;
+
+/// Largest weight of a server, as HAProxy has it: two servers differ by no more in what they can bear.
+pub const SERVER_WEIGHT_MAX: u32 = 256;
+
+/// Most failures, or checks in a row, that a config may ask for: each failure is remembered with its time.
+pub const HEALTH_COUNT_MAX: usize = 100;
+
+/// Longest time that the kernel takes for a keepalive (`MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL` in tcp(7)'s kernel).
+pub const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
+
+/// Most keepalive probes (`MAX_TCP_KEEPCNT`).
+pub const KEEPALIVE_COUNT_MAX: usize = 127;
+
+/// Longest user and longest password for an upstream proxy, in bytes.
+pub const PROXY_USER_MAX: usize = 256;
 
 // ---- certs ----
 
@@ -272,6 +321,78 @@ pub const REQUEST_HEADER_MAX: usize = 16 * 1024;
 
 /// Most header fields of a tunnel request. Real ones have three or four.
 pub const REQUEST_HEADERS_MAX: usize = 64;
+
+/// Tunnels of one HTTP/2 session at once (SETTINGS_MAX_CONCURRENT_STREAMS). RFC 9113, section 6.5.2 advises 100 at least;
+/// an app that holds more opens another session, which may be on another core.
+pub const HTTP2_TUNNELS_MAX: usize = 256;
+
+/// Bytes from the client that one HTTP/2 session holds at most, in all its tunnels: its receive window. They are held only
+/// where servers do not read.
+pub const HTTP2_SESSION_WINDOW: u32 = 16 << 20;
+
+/// Receive window of a tunnel, whatever was measured: as much of [`HTTP2_SESSION_WINDOW`] as each may have when all
+/// tunnels are open. It is the protocol's own first window, too (RFC 9113, section 6.9.2).
+pub const HTTP2_WINDOW_MIN: u32 = 64 << 10;
+
+/// Receive window of a tunnel at its start, if few are open: what one TCP connection starts with is less, and 10 ms of
+/// 200 Mbit/s fit.
+pub const HTTP2_WINDOW_START: u32 = 256 << 10;
+
+/// The largest receive window of a tunnel, if few are open and the measured bandwidth-delay product asks for it: 100 ms of
+/// 600 Mbit/s.
+pub const HTTP2_WINDOW_MAX: u32 = 8 << 20;
+
+/// Bytes to the client that one tunnel has queued in an HTTP/2 session at most: as much as one large buffer.
+pub const HTTP2_SEND_QUEUE: usize = 64 << 10;
+
+/// Largest frame that a client may send (SETTINGS_MAX_FRAME_SIZE), in bytes: a frame is held until it is whole.
+pub const HTTP2_FRAME_MAX: u32 = 64 << 10;
+
+/// Bytes that go to a server in one send, from as many frames as are there.
+pub const HTTP2_UP_BATCH: usize = 64 << 10;
+
+/// Shortest time between two measurements of an HTTP/2 session's bandwidth-delay product; a measurement is a PING.
+pub const HTTP2_PROBE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest such time, where the last measurements changed nothing.
+pub const HTTP2_PROBE_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// Most bytes of a decoded header block that are kept, in the count of RFC 9113, section 6.5.2: [`REQUEST_HEADERS_MAX`]
+/// fields from the table of 4 KiB that HPACK has at first, and one block of text. What is over [`REQUEST_HEADER_MAX`] is
+/// refused with a reason; this is where decoding itself ends.
+pub const HTTP2_HEADER_LIST_MAX: u32 = 320 << 10;
+
+/// Share of the idle timeout, in percent, for which an HTTP/2 session may hold bytes back by its flow control while nothing
+/// at all moves. A client that has opened tunnels and reads none of them for so long is gone or means harm; a slow one
+/// reads something. Below 100, so that it is told before its tunnels are idle.
+pub const HTTP2_STALL_PERCENT: u32 = 75;
+
+/// CONTINUATION frames of one header block. [`REQUEST_HEADER_MAX`] bytes fit into one frame: real clients send none.
+pub const HTTP2_CONTINUATIONS_MAX: u32 = 4;
+
+/// What a client of HTTP/2 may send of each kind that carries nothing: so many at once, and so many a second. Each
+/// [`HTTP2_CREDIT_BYTES`] of payload allow one more.
+///
+/// nghttp2 takes 1000 and 33 for streams that are reset; browsers reset a page's worth at once.
+pub const HTTP2_RESETS: (u32, u32) = (1000, 33);
+/// See [`HTTP2_RESETS`]. Clients change their settings once or twice in a session's life.
+pub const HTTP2_SETTINGS: (u32, u32) = (32, 1);
+/// See [`HTTP2_RESETS`]. Clients ping to keep a session alive, or to measure it, many times a second while bytes move.
+pub const HTTP2_PINGS: (u32, u32) = (128, 10);
+/// See [`HTTP2_RESETS`].
+pub const HTTP2_EMPTY_DATA: (u32, u32) = (128, 10);
+/// See [`HTTP2_RESETS`]. Priorities, and frames of unknown types, which are read over.
+pub const HTTP2_IGNORED: (u32, u32) = (512, 33);
+
+/// See [`HTTP2_RESETS`].
+pub const HTTP2_CREDIT_BYTES: u32 = 16 << 10;
+
+const _: () =
+    assert!(HTTP2_TUNNELS_MAX as u64 * HTTP2_WINDOW_MIN as u64 <= HTTP2_SESSION_WINDOW as u64);
+const _: () =
+    assert!(HTTP2_WINDOW_START <= HTTP2_WINDOW_MAX && HTTP2_WINDOW_MAX <= HTTP2_SESSION_WINDOW);
+const _: () =
+    assert!(HTTP2_FRAME_MAX <= HTTP2_WINDOW_MIN && HTTP2_FRAME_MAX as usize >= REQUEST_HEADER_MAX);
 
 /// How long a refused client may take to read why, before the connection is closed.
 pub const LINGER: Duration = Duration::from_secs(1);
@@ -320,6 +441,31 @@ pub const CUT_LINGER: Duration = Duration::from_millis(250);
 
 /// Certificates of issuers that a core keeps once for all tunnels whose clients have sent them.
 pub const ISSUERS_KEPT: usize = 64;
+
+/// Servers that one dial tries at most. Each may take the whole connect timeout, and no app waits for more of them.
+pub const DIAL_SERVERS_MAX: usize = 8;
+
+/// Least share of its weight, in thousandths, that a server has which has just come back: it must get tunnels to show
+/// what it can bear.
+pub const SLOW_START_LEAST: u64 = 50;
+
+/// How long the next attempt to connect to an address of a name waits for the one before (RFC 8305, section 5).
+pub const CONNECT_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// How long the one tunnel that tries a dead server keeps others from trying it too, if nothing is heard of it.
+pub const TRIAL_TIME: Duration = Duration::from_secs(5);
+
+/// How long a tunnel waits before it looks again for a free buffer.
+pub const BUFFER_WAIT: Duration = Duration::from_millis(1);
+
+/// Longest header of an upstream proxy's answer to CONNECT, in bytes.
+pub const PROXY_ANSWER_MAX: usize = 8 * 1024;
+
+/// Most header fields of such an answer.
+pub const PROXY_ANSWER_HEADERS: usize = 64;
+
+/// Sessions with servers that a core keeps for resumption, for each service that has TLS to its servers.
+pub const OUTBOUND_SESSIONS: usize = 256;
 
 // ---- engine ----
 
@@ -410,6 +556,15 @@ pub const LOAD_MESSAGE_MAX: usize = 1 << 30;
 /// Lowest and highest `--rate`, in operations a second: one in a quarter of an hour, and what no machine does. Between
 /// them a tunnel's interval is a duration that can be counted.
 pub const LOAD_RATE: (f64, f64) = (0.001, 1e9);
+
+/// Receive window of a tunnel of an HTTP/2 load run, in bytes: what browsers have.
+pub const LOAD_HTTP2_WINDOW: u32 = 6 << 20;
+
+/// Receive window of a session of an HTTP/2 load run, in bytes: what browsers have.
+pub const LOAD_HTTP2_SESSION_WINDOW: u32 = 15 << 20;
+
+/// Bytes that a tunnel of an HTTP/2 load run has queued at most.
+pub const LOAD_HTTP2_QUEUE: usize = 256 << 10;
 
 /// Longest time of a load run, warm-up or opening: a week.
 pub const LOAD_TIME_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);

@@ -2,6 +2,7 @@
 //! here has a meaning yet; `validate` gives it one.
 
 use super::document::{List, Numbers, Section, Slot, Value};
+use super::raw_reach::{RawReach, RawServer, RawTcp, raw_servers};
 
 pub(super) struct RawConfig {
     pub(super) state_dir: Slot<String>,
@@ -20,8 +21,12 @@ pub(super) struct RawEngine {
     pub(super) handshake_timeout: Slot<String>,
     pub(super) connect_timeout: Slot<String>,
     pub(super) idle_timeout: Slot<String>,
+    pub(super) idle_timeout_min: Slot<String>,
+    pub(super) idle_timeout_max: Slot<String>,
+    pub(super) max_lifetime: Slot<String>,
     pub(super) drain_delay: Slot<String>,
     pub(super) drain_timeout: Slot<String>,
+    pub(super) tcp: RawTcp,
 }
 
 pub(super) struct RawProfile {
@@ -34,6 +39,7 @@ pub(super) struct RawProfile {
     pub(super) tls: RawTls,
     pub(super) device_auth: RawDeviceAuth,
     pub(super) services: Vec<RawService>,
+    pub(super) app_limits: Vec<RawAppLimits>,
     pub(super) rules: Vec<RawRule>,
     /// The profile itself, for problems of the whole of it.
     pub(super) place: super::error::Place,
@@ -102,12 +108,12 @@ pub(super) struct RawIdentity {
 
 pub(super) struct RawService {
     pub(super) name: Slot<String>,
-    pub(super) servers: Slot<List>,
-    pub(super) balance: Slot<String>,
-    pub(super) tls: Slot<bool>,
-    pub(super) proxy_protocol: Slot<String>,
+    pub(super) servers: Slot<Vec<RawServer>>,
+    pub(super) reach: RawReach,
     pub(super) allow: Slot<List>,
     pub(super) sni: RawSni,
+    /// `None` where the table is absent.
+    pub(super) limits: Option<RawServiceLimits>,
 }
 
 pub(super) struct RawSni {
@@ -115,6 +121,28 @@ pub(super) struct RawSni {
     pub(super) certificate: Slot<String>,
     pub(super) key: Slot<String>,
     pub(super) protocols: Slot<List>,
+}
+
+pub(super) struct RawLimits {
+    pub(super) tunnels: Slot<i64>,
+    pub(super) new_tunnels_per_second: Slot<i64>,
+    pub(super) new_tunnels_burst: Slot<i64>,
+    pub(super) bytes_per_second: Slot<String>,
+    pub(super) bytes_burst: Slot<String>,
+}
+
+pub(super) struct RawServiceLimits {
+    pub(super) limits: RawLimits,
+    pub(super) max_lifetime: Slot<String>,
+    /// The table itself, for problems of the whole of it.
+    pub(super) place: super::error::Place,
+}
+
+pub(super) struct RawAppLimits {
+    pub(super) app: Slot<String>,
+    pub(super) limits: RawLimits,
+    /// The table itself, for problems of the whole of it.
+    pub(super) place: super::error::Place,
 }
 
 pub(super) struct RawRule {
@@ -163,8 +191,12 @@ impl RawEngine {
             handshake_timeout: section.string("handshake_timeout"),
             connect_timeout: section.string("connect_timeout"),
             idle_timeout: section.string("idle_timeout"),
+            idle_timeout_min: section.string("idle_timeout_min"),
+            idle_timeout_max: section.string("idle_timeout_max"),
+            max_lifetime: section.string("max_lifetime"),
             drain_delay: section.string("drain_delay"),
             drain_timeout: section.string("drain_timeout"),
+            tcp: RawTcp::read(&mut section),
         };
         section.finish();
         engine
@@ -188,6 +220,11 @@ impl RawProfile {
                 .sections("service")
                 .into_iter()
                 .map(RawService::read)
+                .collect(),
+            app_limits: section
+                .sections("app_limits")
+                .into_iter()
+                .map(RawAppLimits::read)
                 .collect(),
             rules: section
                 .sections("rule")
@@ -304,12 +341,11 @@ impl RawIdentity {
 
 impl RawService {
     fn read(mut section: Section<'_>) -> Self {
+        let limits = section.section("limits");
         let service = Self {
             name: section.string("name"),
-            servers: section.strings("servers"),
-            balance: section.string("balance"),
-            tls: section.boolean("tls"),
-            proxy_protocol: section.string("proxy_protocol"),
+            servers: raw_servers(&mut section),
+            reach: RawReach::read(&mut section),
             allow: section.strings("allow"),
             sni: RawSni {
                 names: section.strings("sni"),
@@ -317,9 +353,46 @@ impl RawService {
                 key: section.string("sni_key"),
                 protocols: section.strings("sni_alpn"),
             },
+            limits: limits.is_present().then(|| RawServiceLimits::read(limits)),
         };
         section.finish();
         service
+    }
+}
+
+impl RawLimits {
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
+            tunnels: section.integer("tunnels"),
+            new_tunnels_per_second: section.integer("new_tunnels_per_second"),
+            new_tunnels_burst: section.integer("new_tunnels_burst"),
+            bytes_per_second: section.string("bytes_per_second"),
+            bytes_burst: section.string("bytes_burst"),
+        }
+    }
+}
+
+impl RawServiceLimits {
+    fn read(mut section: Section<'_>) -> Self {
+        let limits = Self {
+            limits: RawLimits::read(&mut section),
+            max_lifetime: section.string("max_lifetime"),
+            place: section.place().clone(),
+        };
+        section.finish();
+        limits
+    }
+}
+
+impl RawAppLimits {
+    fn read(mut section: Section<'_>) -> Self {
+        let limits = Self {
+            app: section.string("app"),
+            limits: RawLimits::read(&mut section),
+            place: section.place().clone(),
+        };
+        section.finish();
+        limits
     }
 }
 

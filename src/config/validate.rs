@@ -17,9 +17,12 @@ use super::document::{Numbers, Reader, Section, Slot};
 use super::error::{ConfigError, Fault, Place, Report, nearest, quoted};
 use super::listener::listener;
 use super::raw::{RawConfig, RawEngine, RawProfile};
+use super::reach::Tcp;
 use super::resumption::resumption;
 use super::routing::routing;
+use super::servers::tcp;
 use super::sni::SniNames;
+use super::traffic::{app_limits, idle};
 use super::types::{AdminListen, AuditSink, Config, Engine, Log, LogFormat, Profile};
 use super::values::{Folder, count, duration, host_port, listen_address, without_repetition, word};
 use crate::limits::{CONFIG_SYNTAX_ERRORS_MAX, CONFIG_TUNNELS_MAX, UNIX_SOCKET_PATH_MAX};
@@ -53,12 +56,14 @@ pub(super) fn check(text: &str, file: &Path, cpus: &Cpus) -> Result<Config, Conf
 }
 
 fn config(raw: RawConfig, folder: &Folder, cpus: &Cpus, report: &mut Report) -> Config {
+    let engine = engine(raw.engine, cpus, report);
+    let tcp = engine.tcp;
     Config {
         state_dir: raw
             .state_dir
             .parse(report, |text| folder.path(&text))
             .or(PathBuf::from("/var/lib/adit")),
-        engine: engine(raw.engine, cpus, report),
+        engine,
         admin: raw
             .admin_listen
             .parse(report, |text| admin_listen(&text, folder))
@@ -85,24 +90,30 @@ fn config(raw: RawConfig, folder: &Folder, cpus: &Cpus, report: &mut Report) -> 
                 .parse(report, |text| audit(&text, folder))
                 .or(AuditSink::Stdout),
         },
-        profile: profile(raw.profile, folder, report),
+        profile: profile(raw.profile, tcp, folder, report),
     }
 }
 
 fn engine(raw: RawEngine, cpus: &Cpus, report: &mut Report) -> Engine {
+    let idle = idle(
+        raw.idle_timeout,
+        raw.idle_timeout_min,
+        raw.idle_timeout_max,
+        report,
+    );
     let mut timeout = |slot: Slot<String>, seconds| {
         slot.parse(report, |text| duration(&text))
             .or(Duration::from_secs(seconds))
     };
     let handshake_timeout = timeout(raw.handshake_timeout, 10);
     let connect_timeout = timeout(raw.connect_timeout, 5);
-    let idle_timeout = timeout(raw.idle_timeout, 60);
     let drain_timeout = timeout(raw.drain_timeout, 30);
     let drain_delay = timeout(raw.drain_delay, 0);
     let max_tunnels = raw
         .max_tunnels
         .parse(report, |n| count(n, CONFIG_TUNNELS_MAX))
         .or(100_000);
+    let tcp = tcp(raw.tcp, report);
     Engine {
         cores: cores(raw.cores, cpus, report),
         max_tunnels,
@@ -114,9 +125,16 @@ fn engine(raw: RawEngine, cpus: &Cpus, report: &mut Report) -> Engine {
             .min(max_tunnels),
         handshake_timeout,
         connect_timeout,
-        idle_timeout,
+        idle_timeout: idle.0,
+        idle_timeout_min: idle.1,
+        idle_timeout_max: idle.2,
+        max_lifetime: raw
+            .max_lifetime
+            .parse(report, |text| duration(&text))
+            .given(),
         drain_delay,
         drain_timeout,
+        tcp,
     }
 }
 
@@ -257,7 +275,7 @@ fn audit(text: &str, folder: &Folder) -> Result<AuditSink, Fault> {
     Ok(AuditSink::File(path))
 }
 
-fn profile(raw: RawProfile, folder: &Folder, report: &mut Report) -> Profile {
+fn profile(raw: RawProfile, tcp: Tcp, folder: &Folder, report: &mut Report) -> Profile {
     let name = raw.name.parse(report, |name| {
         if name.trim().is_empty() {
             Err(Fault::new(
@@ -287,7 +305,7 @@ fn profile(raw: RawProfile, folder: &Folder, report: &mut Report) -> Profile {
                 }),
         };
     let resumption = resumption(raw.tls.resumption, folder, report);
-    let (tls12, tls13) = tls(raw.tls.inbound, raw.tls.outbound, report);
+    let (inbound, outbound) = (tls(raw.tls.inbound, report), tls(raw.tls.outbound, report));
     let named = SniNames {
         folder,
         external: &external_host,
@@ -301,7 +319,14 @@ fn profile(raw: RawProfile, folder: &Folder, report: &mut Report) -> Profile {
             Fault::new(message, "write profile.listener.protocol = \"both\""),
         );
     }
-    let (services, rules) = routing(raw.services, raw.rules, &raw.place, named, report);
+    let (services, rules) = routing(
+        raw.services,
+        raw.rules,
+        &raw.place,
+        (tcp, folder),
+        named,
+        report,
+    );
     Profile {
         name: name.or("default".to_owned()),
         description: raw.description.or(String::new()),
@@ -311,11 +336,12 @@ fn profile(raw: RawProfile, folder: &Folder, report: &mut Report) -> Profile {
         server_certificate: raw
             .server_certificate
             .map(|raw| server_certificate(raw, folder, report)),
-        tls12,
-        tls13,
+        inbound,
+        outbound,
         resumption,
         device_auth: device_auth(raw.device_auth, folder, report),
         services,
+        app_limits: app_limits(raw.app_limits, report),
         rules,
     }
 }

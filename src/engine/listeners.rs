@@ -10,7 +10,7 @@ use std::path::Path;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::node::EngineError;
-use crate::config::{Listener, ListenerKind};
+use crate::config::ListenerKind;
 use crate::limits::ACCEPT_BACKLOG;
 
 /// Listening sockets that this process was started with (`sd_listen_fds(3)`).
@@ -63,37 +63,45 @@ impl Inherited {
     }
 }
 
-/// The sockets of both listeners.
-pub(super) struct Opened {
-    /// Where they listen, with the ports that the system chose.
-    pub listening: Vec<(ListenerKind, SocketAddr)>,
-    /// Each core's own.
+/// The open sockets of a node.
+pub(super) struct Listening {
+    /// For each core its own.
     pub of_cores: Vec<Vec<(ListenerKind, TcpListener)>>,
-    /// Copies, to be kept for a process that takes them over.
+    /// The addresses, with the ports that the system chose for port 0.
+    pub bound: Vec<(ListenerKind, SocketAddr)>,
+    /// A copy of each socket, for a process that takes them over.
     pub copies: Vec<TcpListener>,
 }
 
-/// Opens the listeners that are configured.
-pub(super) fn open_all(
-    listener: &Listener,
-    cores: usize,
-    inherited: &mut Inherited,
-) -> Result<Opened, EngineError> {
-    let mut opened = Opened {
-        listening: Vec::new(),
-        of_cores: (0..cores).map(|_| Vec::new()).collect(),
-        copies: Vec::new(),
-    };
-    for (by, address) in listener.addresses() {
-        let of_cores = open(address, cores, inherited)?;
-        let (bound, copies) = copies(address, &of_cores)?;
-        opened.listening.push((by, bound));
-        opened.copies.extend(copies);
-        for (all, own) in opened.of_cores.iter_mut().zip(of_cores) {
-            all.extend(own.into_iter().map(|socket| (by, socket)));
+impl Listening {
+    /// Takes what is `inherited` for these addresses, and opens the rest.
+    pub fn open(
+        addresses: impl Iterator<Item = (ListenerKind, SocketAddr)>,
+        cores: usize,
+        inherited: &mut Inherited,
+    ) -> Result<Self, EngineError> {
+        let mut listening = Self {
+            of_cores: (0..cores).map(|_| Vec::new()).collect(),
+            bound: Vec::new(),
+            copies: Vec::new(),
+        };
+        for (kind, address) in addresses {
+            let failed = |source| EngineError::Listen { address, source };
+            let sockets = open(address, cores, inherited).map_err(failed)?;
+            let first = sockets.iter().flatten().next();
+            let bound = first
+                .map_or(Ok(address), TcpListener::local_addr)
+                .map_err(failed)?;
+            listening.bound.push((kind, bound));
+            for (core, sockets) in sockets.into_iter().enumerate() {
+                for socket in sockets {
+                    listening.copies.push(socket.try_clone().map_err(failed)?);
+                    listening.of_cores[core].push((kind, socket));
+                }
+            }
         }
+        Ok(listening)
     }
-    Ok(opened)
 }
 
 /// The sockets of `address`, for each core its own: a core may have several, and cores share one where there are fewer.
@@ -102,50 +110,29 @@ fn open(
     address: SocketAddr,
     cores: usize,
     inherited: &mut Inherited,
-) -> Result<Vec<Vec<TcpListener>>, EngineError> {
-    let failed = |source| EngineError::Listen { address, source };
+) -> io::Result<Vec<Vec<TcpListener>>> {
     let mut sockets = inherited.take_tcp(address);
     if sockets.is_empty() {
-        refuse_taken(address).map_err(failed)?;
+        refuse_taken(address)?;
         let mut address = address;
         for _ in 0..cores {
-            let socket = bind(address).map_err(failed)?;
+            let socket = bind(address)?;
             // Port 0: the others get the port of the first.
-            address = socket.local_addr().map_err(failed)?;
+            address = socket.local_addr()?;
             sockets.push(socket);
         }
     }
     let count = sockets.len();
     let mut of_cores: Vec<Vec<TcpListener>> = (0..cores).map(|_| Vec::new()).collect();
     for core in count..cores {
-        let shared = sockets[core % count].try_clone().map_err(failed)?;
+        let shared = sockets[core % count].try_clone()?;
         of_cores[core].push(shared);
     }
     for (index, socket) in sockets.into_iter().enumerate() {
-        prepare(&socket).map_err(failed)?;
+        prepare(&socket)?;
         of_cores[index % cores].push(socket);
     }
     Ok(of_cores)
-}
-
-/// The address of open sockets, and a copy of each, to be kept for a process that takes them over.
-fn copies(
-    address: SocketAddr,
-    of_cores: &[Vec<TcpListener>],
-) -> Result<(SocketAddr, Vec<TcpListener>), EngineError> {
-    let copy = |socket: &TcpListener| socket.try_clone();
-    let copies = || -> io::Result<_> {
-        let copies: Vec<_> = of_cores
-            .iter()
-            .flatten()
-            .map(copy)
-            .collect::<io::Result<_>>()?;
-        let bound = copies
-            .first()
-            .map_or(Ok(address), TcpListener::local_addr)?;
-        Ok((bound, copies))
-    };
-    copies().map_err(|source| EngineError::Listen { address, source })
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {

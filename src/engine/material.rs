@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::registry::{self, StoreError};
 use super::revocation::{Crls, Revocation};
-use crate::backend::RoundRobin;
+use crate::backend::{self, Fleet, Group, Means, Watch, Way};
 use crate::certs::{self, CertError};
 use crate::config::{Config, ServerCertificate, Stale};
 use crate::table::RegistryError;
@@ -16,7 +16,7 @@ use crate::tls::{
     self, CrlErrors, DeviceVerifier, Resumption, RevocationPolicy, Scope, ServerTls, StalePolicy,
     TlsError,
 };
-use crate::tunnel::{Limits, Names, ServiceState, Snapshot};
+use crate::tunnel::{Gate, Gates, Limits, Names, ServiceState, Snapshot};
 
 /// Why a valid config cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -39,10 +39,16 @@ pub enum LoadError {
     /// What is kept of the device registry.
     #[error("device registry: {0}")]
     Store(#[from] StoreError),
+    /// What a service's servers are reached with.
+    #[error("service {0}: {1}")]
+    Service(String, String),
     /// TLS cannot be set up with these certificates.
     #[error("{0}")]
     Tls(#[from] TlsError),
 }
+
+/// The gates of a profile's services, by index, and those of its apps.
+type ProfileGates = (Vec<Option<Arc<Gate>>>, Arc<HashMap<String, Arc<Gate>>>);
 
 /// Everything that is read from files, checked.
 pub struct Material {
@@ -52,6 +58,8 @@ pub struct Material {
     /// Of the services that have certificates of their own, by their index.
     named: HashMap<usize, (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
     group: Vec<CertificateDer<'static>>,
+    /// What the servers of each service are reached with.
+    means: Vec<Means>,
     /// How sessions are resumed.
     pub resumption: Arc<Resumption>,
     /// The CRLs.
@@ -101,7 +109,12 @@ impl Material {
         };
         let resumption = Resumption::new(&profile.resumption, Scope::new(&profile.name, &group))
             .map_err(TlsError::from)?;
+        let means = profile.services.iter().map(|service| {
+            Means::load(service, &profile.outbound)
+                .map_err(|why| LoadError::Service(service.name.clone(), why))
+        });
         Ok(Self {
+            means: means.collect::<Result<_, _>>()?,
             config: config.clone(),
             chain,
             key,
@@ -140,7 +153,10 @@ impl Material {
             .and_then(|()| Self::load(&config))
             .and_then(|mut material| {
                 let revocation = Revocation::new(std::mem::take(&mut material.crls));
-                material.snapshots(1, &revocation).map(|_| ())
+                let groups = Fleet::default().prepare(&config.profile.services);
+                material
+                    .snapshots(1, &revocation, &groups, &Gates::default())
+                    .map(|_| ())
             });
         let _ = std::fs::remove_dir_all(&scratch);
         result
@@ -154,6 +170,8 @@ impl Material {
         &self,
         cores: usize,
         revocation: &Revocation,
+        groups: &[Option<Arc<Group>>],
+        gates: &Gates,
     ) -> Result<Vec<Snapshot>, LoadError> {
         let auth = &self.config.profile.device_auth;
         let stale = match auth.stale {
@@ -170,9 +188,21 @@ impl Material {
             verifier = verifier.noting(revocation.points.clone());
         }
         let verifier = Arc::new(verifier);
+        let (services, apps) = gates.of(&self.config.profile);
+        let gates = (services, Arc::new(apps));
         (0..cores)
-            .map(|core| self.snapshot(core, &verifier))
+            .map(|core| self.snapshot(core, &verifier, groups, &gates))
             .collect()
+    }
+
+    /// The servers that are to be checked.
+    pub(super) fn watches(&self, groups: &[Option<Arc<Group>>]) -> Result<Arc<[Watch]>, LoadError> {
+        let services = self.config.profile.services.iter();
+        let all = services.zip(groups).zip(&self.means);
+        let watches = all.filter_map(|((service, group), means)| {
+            Watch::new(service, group.clone()?, means).transpose()
+        });
+        Ok(watches.collect::<Result<_, TlsError>>()?)
     }
 
     /// The names that make a session a tunnel, with the TLS of each service that has some.
@@ -189,21 +219,31 @@ impl Material {
         Ok(names)
     }
 
-    fn snapshot(&self, core: usize, verifier: &Arc<DeviceVerifier>) -> Result<Snapshot, LoadError> {
+    fn snapshot(
+        &self,
+        core: usize,
+        verifier: &Arc<DeviceVerifier>,
+        groups: &[Option<Arc<Group>>],
+        (gates, apps): &ProfileGates,
+    ) -> Result<Snapshot, LoadError> {
         let profile = &self.config.profile;
         let engine = &self.config.engine;
         let tls = tls::server_config(ServerTls {
             chain: self.chain.clone(),
             key: self.key.clone_key(),
             verifier: verifier.clone(),
-            tls12: profile.tls12,
-            tls13: profile.tls13,
+            choice: profile.inbound.clone(),
             resumption: self.resumption.clone(),
         })?;
-        let services = profile.services.iter().map(|service| ServiceState {
-            service: service.clone(),
-            name: service.name.as_str().into(),
-            turn: RoundRobin::starting_at(core),
+        let services = profile.services.iter().zip(groups).zip(&self.means);
+        let services = services.zip(gates);
+        let services = services.map(|(((service, group), means), gate)| {
+            Ok(ServiceState {
+                name: service.name.as_str().into(),
+                way: Way::new(service, group.clone(), means, core)?,
+                gate: gate.clone(),
+                max_lifetime: service.max_lifetime,
+            })
         });
         Ok(Snapshot {
             names: self.names(&tls)?,
@@ -213,14 +253,18 @@ impl Material {
             verifier: verifier.clone(),
             identity: profile.device_auth.identity.clone(),
             unmanaged_allowed: profile.device_auth.unmanaged_allowed,
-            services: services.collect(),
+            services: services.collect::<Result<_, TlsError>>()?,
             rules: profile.rules.clone(),
+            apps: apps.clone(),
             limits: Limits {
                 max_tunnels: engine.max_tunnels,
                 max_tunnels_per_device: engine.max_tunnels_per_device,
                 handshake_timeout: engine.handshake_timeout,
                 connect_timeout: engine.connect_timeout,
                 idle_timeout: engine.idle_timeout,
+                tcp: backend::options(&engine.tcp),
+                idle_bounds: (engine.idle_timeout_min, engine.idle_timeout_max),
+                max_lifetime: engine.max_lifetime,
             },
         })
     }

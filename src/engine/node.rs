@@ -8,20 +8,20 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use super::handover::Handover;
-use super::listeners::{self, Inherited};
+use super::listeners::{Inherited, Listening};
 use super::material::{LoadError, Material};
 use super::registry::{Registry, Tell};
 use super::revocation::Revocation;
 use super::succession::Predecessor;
 use super::sweeper::Sweeper;
 use super::worker::{self, Place};
-use crate::backend::{Dialer, OwnAddresses, ResolverHandle};
+use crate::backend::{Dialer, Fleet, Group, OwnAddresses, ResolverHandle, Watch};
 use crate::config::{Config, ListenerKind};
 use crate::observe::{AuditHandle, CoreMetrics, TunnelFilter, TunnelInfo};
 use crate::ring::{Remote, RingError};
 use crate::table::{CoreLoad, Published};
 use crate::tls::Resumption;
-use crate::tunnel::{Causes, Core, Quota, Snapshot};
+use crate::tunnel::{Causes, Core, Gates, Quota, Snapshot};
 
 /// Why the node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -74,15 +74,19 @@ pub struct Node {
     config: Mutex<Config>,
     cores: Vec<Remote>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    listening: Vec<(ListenerKind, SocketAddr)>,
     /// The sockets that the cores accept from, for a process that takes them over. None once the node drains.
     sockets: Mutex<Vec<TcpListener>>,
+    listening: Vec<(ListenerKind, SocketAddr)>,
     registry: Registry,
     pub(super) sweeper: Arc<Sweeper>,
     pub(super) revocation: Revocation,
     resumption: Mutex<Arc<Resumption>>,
     own: Arc<Published<OwnAddresses>>,
+    fleet: Fleet,
+    /// The servers that are checked.
+    watches: Mutex<Arc<[Watch]>>,
     quota: Arc<Quota>,
+    gates: Gates,
     predecessor: Option<Arc<Predecessor>>,
     leaving: AtomicBool,
     draining: AtomicBool,
@@ -105,7 +109,7 @@ impl Node {
         predecessor: Option<Arc<Predecessor>>,
     ) -> Result<Self, EngineError> {
         let cores = config.engine.cores.len();
-        let opened = listeners::open_all(&config.profile.listener, cores, inherited)?;
+        let listening = Listening::open(config.profile.listener.addresses(), cores, inherited)?;
         let mut material = Material::load(&config)?;
         let sweeper = Arc::new(Sweeper::default());
         let told = sweeper.clone();
@@ -120,8 +124,8 @@ impl Node {
         let mut node = Self {
             cores: Vec::new(),
             threads: Mutex::default(),
-            listening: opened.listening,
-            sockets: Mutex::new(opened.copies),
+            listening: listening.bound,
+            sockets: Mutex::new(listening.copies),
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             generation: AtomicU64::new(1),
@@ -133,17 +137,22 @@ impl Node {
             revocation,
             resumption: Mutex::new(material.resumption.clone()),
             own,
+            fleet: Fleet::default(),
+            watches: Mutex::new(Arc::new([])),
             quota,
             predecessor,
+            gates: Gates::default(),
         };
-        let snapshots = material.snapshots(cores, &node.revocation)?;
+        let groups = node.fleet.prepare(&config.profile.services);
+        let snapshots = material.snapshots(cores, &node.revocation, &groups, &node.gates)?;
+        node.commit(material.watches(&groups)?, groups);
         let handover = Arc::new(Handover::new(cores));
         let each = config
             .engine
             .cores
             .iter()
             .zip(snapshots)
-            .zip(opened.of_cores);
+            .zip(listening.of_cores);
         for (index, ((&cpu, snapshot), sockets)) in each.enumerate() {
             let load = handover.load(index);
             let make = node.core(index, snapshot, load, audit, resolver);
@@ -277,9 +286,14 @@ impl Node {
         let _turn = self.revocation.turn();
         let mut material = Material::load_beside(&config, Some(&self.revocation))?;
         material.continue_sessions(&self.resumption())?;
-        let snapshots = material.snapshots(self.cores.len(), &self.revocation)?;
+        let groups = self.fleet.prepare(&config.profile.services);
+        let watches = material.watches(&groups)?;
+        let snapshots =
+            material.snapshots(self.cores.len(), &self.revocation, &groups, &self.gates)?;
         self.registry.rebase(source)?;
         self.revocation.replace(material.crls);
+        self.commit(watches, groups);
+        self.gates.configure(&config.profile);
         for (core, snapshot) in self.cores.iter().zip(snapshots) {
             core.run(move || worker::replace_snapshot(snapshot));
         }
@@ -291,6 +305,24 @@ impl Node {
             predecessor.reload();
         }
         Ok(())
+    }
+
+    fn commit(&self, watches: Arc<[Watch]>, groups: Arc<[Option<Arc<Group>>]>) {
+        self.fleet.commit(groups);
+        *self.watches.lock().unwrap_or_else(PoisonError::into_inner) = watches;
+    }
+
+    /// The servers of all services.
+    #[must_use]
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// The servers that are to be checked, as the configuration in force says.
+    #[must_use]
+    pub fn watches(&self) -> Arc<[Watch]> {
+        let watches = self.watches.lock();
+        watches.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes new ticket keys when it is time, and erases sessions that have expired. Reads a file: not for a data core.

@@ -11,6 +11,7 @@ mod live;
 mod metrics;
 mod prometheus;
 mod reason;
+mod servers;
 
 pub use audit::{
     AuditEvent, AuditHandle, AuditLog, AuditLogError, AuditRecord, AuditSink, Subject,
@@ -19,8 +20,9 @@ pub use crl::CrlInfo;
 pub use hgrm::{HistogramSummary, percentile_text, plot, summarize};
 pub use live::{TunnelFilter, TunnelInfo};
 pub use metrics::{
-    CoreMetrics, HandshakeCounters, HandshakeKind, Stage, TlsVersion, latency_histogram,
+    Abuse, CoreMetrics, HandshakeCounters, HandshakeKind, Stage, TlsVersion, latency_histogram,
     record_latency,
 };
 pub use prometheus::{NodeGauges, OPENMETRICS, render};
 pub use reason::{Answer, CloseReason, Kind, Row, Who};
+pub use servers::{LastCheck, ServerInfo};

@@ -145,8 +145,20 @@ close_reasons! {
     ClientReset = "client-reset" Client End (silent);
     /// The server reset the connection.
     ServerReset = "server-reset" Server End (silent);
-    /// No byte in either direction for the idle timeout.
+    /// The client sent what it must not in an HTTP/2 session; `adit_http2_abuse_total` says what.
+    ClientFlood = "client-flood" Client End (silent);
+    /// The client of an HTTP/2 session let no byte through its flow control for so long that it is taken to be gone.
+    ClientStalled = "client-stalled" Client End (silent);
+    /// The client broke the HTTP/2 protocol.
+    Http2Protocol = "http2-protocol" Client End (silent);
+    /// The server's connection ended without `close_notify`, so its last bytes may be missing.
+    ServerTruncated = "server-truncated" Server End (silent);
+    /// TLS with the server broke: an alert, or a breach of the protocol.
+    ServerTlsBroken = "server-tls-broken" Server End (silent);
+    /// No byte in either direction for the idle timeout; for an HTTP/2 session, no tunnel.
     IdleTimeout = "idle-timeout" Client End (silent);
+    /// The tunnel has been open for as long as it may.
+    LifetimeOver = "lifetime-over" Gateway End (silent);
     /// The tunnel was still open when the drain timeout ran out.
     DrainTimeout = "drain-timeout" Gateway End (silent);
     /// The registry says now that the device is blocked.
@@ -214,6 +226,11 @@ close_reasons! {
     // The tunnel request.
     /// Not a valid CONNECT request.
     Malformed = "malformed-request" Client Refusal (http 400 "http_request_error" "malformed CONNECT request");
+    /// A request for something else than a tunnel.
+    NotConnect = "not-connect" Client Refusal (http 405 "http_request_error" "only CONNECT is served");
+    /// An extended CONNECT (RFC 8441) for a protocol that is not spoken here.
+    ProtocolUnsupported = "protocol-unsupported" Client Refusal
+        (http 501 "http_request_error" "protocol is not supported");
     /// The request was not complete within the handshake timeout.
     RequestTimeout = "request-timeout" Client Refusal (http 408 "http_request_error" "request not complete in time");
     /// The client left before its request was complete or answered.
@@ -247,12 +264,44 @@ close_reasons! {
     NameTimeout = "name-timeout" Server Refusal (http 504 "dns_timeout" "name not resolved in time");
     /// The server did not answer within the connect timeout.
     ConnectTimeout = "connect-timeout" Server Refusal (http 504 "connection_timeout" "server did not answer in time");
+    /// TLS with the server failed: a breach of the protocol, or nothing in common.
+    ServerTls = "server-tls" Server Refusal (http 502 "tls_protocol_error" "TLS with the server failed");
+    /// The server ended the handshake with an alert, for example because it wants a client certificate.
+    ServerTlsAlert = "server-tls-alert" Server Refusal (http 502 "tls_alert_received" "server refused TLS with an alert");
+    /// The server's certificate is expired, of an unknown CA, or for another name.
+    ServerCertificate = "server-certificate" Server Refusal
+        (http 502 "tls_certificate_error" "server's certificate is not accepted");
+    /// Each server of the service is drained, or dead where dead ones are not tried.
+    NoServer = "no-server" Server Refusal (http 503 "destination_unavailable" "no server takes tunnels");
+    /// The upstream proxy cannot be connected to.
+    UpstreamUnreachable = "upstream-proxy-unreachable" Server Refusal
+        (http 502 "destination_unavailable" "upstream proxy is unreachable");
+    /// The upstream proxy does not accept the credentials that are configured.
+    UpstreamAuthentication = "upstream-proxy-authentication" Policy Refusal
+        (http 502 "proxy_configuration_error" "upstream proxy wants other credentials");
+    /// The upstream proxy refuses this destination.
+    UpstreamRefused = "upstream-proxy-refused" Server Refusal
+        (http 502 "connection_refused" "upstream proxy refused the destination");
+    /// The upstream proxy did not reach the server.
+    UpstreamFailed = "upstream-proxy-failed" Server Refusal
+        (http 502 "destination_unavailable" "upstream proxy did not reach the server");
+    /// The upstream proxy's answer is not HTTP, or too long.
+    UpstreamProtocol = "upstream-proxy-protocol" Server Refusal
+        (http 502 "http_protocol_error" "upstream proxy gave no valid answer");
 
     // Limits.
     /// The node holds as many tunnels as it may.
     NodeLimit = "node-limit" Gateway Refusal (http 503 "connection_limit_reached" "node is at its tunnel limit");
     /// The device holds as many tunnels as it may.
     DeviceLimit = "device-limit" Gateway Refusal (http 503 "connection_limit_reached" "device is at its tunnel limit");
+    /// The service holds as many tunnels as it may.
+    ServiceLimit = "service-limit" Gateway Refusal (http 503 "connection_limit_reached" "service is at its tunnel limit");
+    /// The service has had as many new tunnels as it may for the moment.
+    ServiceRate = "service-rate" Gateway Refusal (http 503 "connection_limit_reached" "too many new tunnels to the service");
+    /// The app holds as many tunnels as it may.
+    AppLimit = "app-limit" Gateway Refusal (http 503 "connection_limit_reached" "app is at its tunnel limit");
+    /// The app has had as many new tunnels as it may for the moment.
+    AppRate = "app-rate" Gateway Refusal (http 503 "connection_limit_reached" "too many new tunnels of the app");
     /// The node is shutting down and takes no new tunnels.
     Draining = "draining" Gateway Refusal (http 503 "proxy_internal_response" "node is draining");
 }
@@ -329,7 +378,13 @@ mod tests {
     use super::*;
 
     /// RFC 9209, section 2.3, those that the table uses.
-    const PROXY_ERRORS: [&str; 11] = [
+    const PROXY_ERRORS: [&str; 17] = [
+        "destination_unavailable",
+        "tls_protocol_error",
+        "tls_certificate_error",
+        "tls_alert_received",
+        "http_protocol_error",
+        "proxy_configuration_error",
         "dns_timeout",
         "dns_error",
         "destination_ip_prohibited",
@@ -412,8 +467,8 @@ mod tests {
             };
             let expected: &[u16] = match (reason.row().kind, reason.who()) {
                 (Kind::Refusal, Who::Client) => &[400, 408, 431],
-                (Kind::Refusal, Who::Policy) => &[403],
-                (Kind::Refusal, Who::Server) => &[502, 504],
+                (Kind::Refusal, Who::Policy) => &[403, 502],
+                (Kind::Refusal, Who::Server) => &[502, 503, 504],
                 (Kind::Refusal, Who::Gateway) => &[503],
                 _ => &[500],
             };

@@ -3,6 +3,8 @@
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
+use bytes::Bytes;
+
 use super::executor::current;
 use super::pool::{BufferPool, Size};
 
@@ -84,6 +86,21 @@ impl RingBuf {
         );
         self.start -= front as u32;
         self.end += back as u32;
+    }
+
+    /// Holds what lies from `start` to `end` of the whole buffer, as it is.
+    ///
+    /// # Panics
+    /// If that is not inside.
+    pub(super) fn narrow(&mut self, start: usize, end: usize) {
+        assert!(start <= end && end <= self.room(), "beyond the buffer");
+        self.start = start as u32;
+        self.end = end as u32;
+    }
+
+    /// Where the whole buffer begins, as a number to compute offsets with.
+    pub(super) fn offset_base(&self) -> usize {
+        self.address() as usize
     }
 
     /// Moves the bytes to where a receive would put them, so that all room but [`BUFFER_FRONT`] is behind them.
@@ -206,6 +223,13 @@ unsafe impl SendBuf for Vec<u8> {
 
 // SAFETY: static memory neither moves nor ends.
 unsafe impl SendBuf for &'static [u8] {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
+// SAFETY: the bytes are shared and immutable, and do not move with the handle.
+unsafe impl SendBuf for Bytes {
     fn bytes(&self) -> &[u8] {
         self
     }

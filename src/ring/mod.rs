@@ -20,8 +20,10 @@ mod driver;
 mod enter;
 mod error;
 mod executor;
+mod gather;
 mod listener;
 mod op;
+mod options;
 mod permit;
 mod pieces;
 mod pool;
@@ -42,9 +44,11 @@ pub use executor::{
     LARGE_PAYLOAD, Runtime, RuntimeConfig, SMALL_PAYLOAD, TaskHandle, counters, remote, spawn,
     spawn_owned, trim_buffers, yield_now,
 };
+pub use gather::Gather;
 pub use listener::TcpListener;
+pub use options::TcpOptions;
 pub use permit::permit;
-pub use pieces::{Pieces, Spacing};
+pub use pieces::{Pieces, Rest, Spaced, Spacing};
 pub use process::{pin_to_cpu, raise_descriptor_limit, yield_to_others};
 pub use remote::{OneshotReceiver, OneshotSender, Remote, oneshot};
 pub use signal::Signal;

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -17,7 +17,9 @@ use super::buffers::{RingBuf, SendBuf};
 use super::counters::bump;
 use super::driver::{BUFFER_GROUP, Completion, Kind};
 use super::executor::{Core, SMALL_PAYLOAD, current};
+use super::gather::Gather;
 use super::op::Op;
+use super::options::{TcpOptions, bind_without_port};
 use super::pieces::{Left, Pieces, Spacing, ToSend, spaced_header};
 
 /// Arms the poll before it tries to receive: saves an attempt that is known to find nothing (`IORING_RECVSEND_POLL_FIRST`).
@@ -76,6 +78,18 @@ impl TcpStream {
     /// # Errors
     /// The system's, from socket or connect. At the file limit the error is counted and returned.
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
+        Self::connect_with(address, None, &TcpOptions::default()).await
+    }
+
+    /// As [`TcpStream::connect`], from the address `source`, with `options`.
+    ///
+    /// # Errors
+    /// As there, and from bind.
+    pub async fn connect_with(
+        address: SocketAddr,
+        source: Option<IpAddr>,
+        options: &TcpOptions,
+    ) -> io::Result<Self> {
         let core = current(Rc::clone);
         let socket = Socket::new(
             Domain::for_address(address),
@@ -84,6 +98,10 @@ impl TcpStream {
         )
         .inspect_err(|error| count_exhaustion(&core, error))?;
         socket.set_tcp_nodelay(true)?;
+        options.apply(&SockRef::from(&socket))?;
+        if let Some(source) = source {
+            bind_without_port(&socket, source)?;
+        }
         let stream = Self::adopt(&core, socket.into_raw_fd());
         let target = Box::new(SockAddr::from(address));
         let entry =
@@ -92,6 +110,14 @@ impl TcpStream {
         let (completion, _target) = Op::new(&core, entry, Kind::Plain, target).await;
         completion.result?;
         Ok(stream)
+    }
+
+    /// Sets options of the connection.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn set_options(&self, options: &TcpOptions) -> io::Result<()> {
+        options.apply(&SockRef::from(&self.descriptor()))
     }
 
     /// Receives into a small buffer that the kernel takes from the core's ring when bytes have arrived. `None` at the end
@@ -202,6 +228,21 @@ impl TcpStream {
         self.recv_behind(buffer, limit, 0, libc::MSG_DONTWAIT)
     }
 
+    /// As [`TcpStream::recv_into`], but the bytes stay to be received again.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn peek_into(
+        &self,
+        buffer: RingBuf,
+        limit: usize,
+    ) -> impl Future<Output = (io::Result<usize>, RingBuf)> + '_ {
+        self.recv_behind(buffer, limit, 0, libc::MSG_PEEK)
+    }
+
     fn recv_behind(
         &self,
         mut buffer: RingBuf,
@@ -288,6 +329,17 @@ impl TcpStream {
         pieces: Pieces,
     ) -> impl Future<Output = (io::Result<()>, Pieces)> + '_ {
         self.send_all(pieces)
+    }
+
+    /// Sends all runs, which come back.
+    ///
+    /// # Errors
+    /// The system's; how much was sent before is not known then.
+    pub fn send_gather(
+        &self,
+        gather: Gather,
+    ) -> impl Future<Output = (io::Result<()>, Gather)> + '_ {
+        self.send_all(gather)
     }
 
     /// Sends all of `buffer`, which comes back for further use.

@@ -2,8 +2,10 @@
 //!
 //! Only this room makes a [`PeerIdentity`], and only from a chain that [`DeviceVerifier`] has accepted.
 
+mod client;
 mod crl;
 mod der;
+mod duplex;
 mod failure;
 mod handshake;
 mod hello;
@@ -18,17 +20,19 @@ mod ticket_keys;
 mod tickets;
 mod verifier;
 
+pub use client::{ClientTls, ServerFailure};
 pub use crl::{
     Admission, CheckedCrl, CrlError, CrlErrors, CrlReport, CrlShelf, CrlSource, PointsSeen,
     check_crls, crl_urls, load_crls, public_keys, read_crl_file,
 };
+pub use duplex::{ByteStream, Duplex};
 pub use failure::{HandshakeFailure, failure_of};
 pub use handshake::{Connection, Handshake};
 pub use hello::{Hello, HelloReader};
-pub use identity::{IdentityError, PeerIdentity, earliest_expiry};
+pub use identity::{IdentityError, PeerIdentity, common_name, earliest_expiry};
 pub use resumption::{Resumption, Scope};
 pub use secrets::{TrafficSecrets, hand_over};
-pub use server::{ServerTls, TlsError, named_config, server_config};
+pub use server::{ALPN_HTTP2, ServerTls, TlsError, named_config, server_config};
 pub use stream::{
     ClientHandshake, ClientStream, Received, ServerHandshake, ServerStream, StreamError,
     TlsHandshake, TlsStream,

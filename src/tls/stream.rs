@@ -11,6 +11,7 @@ use rustls::{AlertDescription, ClientConfig, HandshakeKind, ProtocolVersion, Ser
 
 use super::handshake::{Connection, Handshake};
 use super::record::{Content, Fault, RecordLayer};
+use super::server::ALPN_HTTP2;
 use crate::limits::{TLS_PLAINTEXT_MAX, TLS_PREDICTED_RECORD};
 use crate::ring::{BUFFER_FRONT, Pieces, RingBuf, SMALL_PAYLOAD, Spacing, TcpStream};
 
@@ -179,6 +180,12 @@ impl<C: Connection> TlsHandshake<C> {
         ))
     }
 
+    /// Whether the peer and this end have agreed to speak HTTP/2.
+    #[must_use]
+    pub fn is_http2(&self) -> bool {
+        self.handshake.borrow().connection().alpn_protocol() == Some(ALPN_HTTP2)
+    }
+
     /// More of the peer's bytes, behind what is carried over. A message may span several records: a certificate chain
     /// that is longer than a small buffer goes into a large one.
     async fn more(&self, carry: Option<RingBuf>) -> Result<Option<RingBuf>, StreamError> {
@@ -344,6 +351,57 @@ impl<C: Connection> TlsStream<C> {
         self.stream.send(buffer).await.0?;
         self.writing.set(false);
         Ok(())
+    }
+
+    /// Seals `pieces` and sends them; they come back with their rest. Sealed where they lie if the records that they came
+    /// in leave the room for it, as those of the same version and suite do; else copied.
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub async fn send_pieces(&self, mut pieces: Pieces) -> (Result<(), StreamError>, Pieces) {
+        let (front, back) = self.layer.borrow().around();
+        if !pieces.have_room(front, back, TLS_PLAINTEXT_MAX) {
+            let sent = Box::pin(self.send_slices(pieces.iter())).await;
+            return (sent, pieces);
+        }
+        loop {
+            let first = self.layer.borrow_mut().before_sealing();
+            match first {
+                Ok(first) if first.is_empty() => break,
+                Ok(first) => {
+                    if let Err(error) = Box::pin(self.write(first)).await {
+                        return (Err(error), pieces);
+                    }
+                }
+                Err(fault) => return (Err(fault.into()), pieces),
+            }
+        }
+        let sealed = {
+            let mut layer = self.layer.borrow_mut();
+            pieces.widen_each(front, back, |record| layer.seal(record))
+        };
+        if let Err(fault) = sealed {
+            return (Err(fault.into()), pieces);
+        }
+        self.writing.set(true);
+        let (sent, pieces) = self.stream.send_pieces(pieces).await;
+        self.writing.set(sent.is_err());
+        (sent.map_err(StreamError::from), pieces)
+    }
+
+    /// Seals copies of `pieces` and sends them.
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub async fn send_slices<'a>(
+        &self,
+        pieces: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<(), StreamError> {
+        let mut records = Vec::new();
+        for piece in pieces {
+            records.append(&mut self.layer.borrow_mut().seal_message(piece)?);
+        }
+        self.write(records).await
     }
 
     /// Seals and sends a few bytes of this end's own.

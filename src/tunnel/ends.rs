@@ -9,7 +9,7 @@ use rustls::AlertDescription;
 use crate::limits::TLS_PLAINTEXT_MAX;
 use crate::observe::CloseReason;
 use crate::ring::{self, Pieces, RingBuf, Spacing, TcpStream};
-use crate::tls::{Received, ServerStream, StreamError};
+use crate::tls::{ClientStream, Received, ServerStream, StreamError};
 
 /// The app's end of a tunnel.
 pub(super) trait AppEnd: 'static {
@@ -40,6 +40,12 @@ pub(super) trait AppEnd: 'static {
         alert: Option<(AlertDescription, Duration)>,
     ) -> impl Future<Output = ()>;
 
+    /// Ready when the app has given the tunnel up after it has said that it sends no more. Only for ends that can tell: a
+    /// connection's end is seen when something is sent.
+    fn given_up(&self) -> impl Future<Output = Broken> {
+        std::future::pending()
+    }
+
     /// Gives back what is not needed while nothing moves.
     fn rest(&self);
 }
@@ -60,6 +66,9 @@ pub(super) trait ServerEnd: 'static {
 
     /// Makes the coming close a reset.
     fn reset_on_close(&self);
+
+    /// Gives back what is not needed while nothing moves.
+    fn rest(&self) {}
 }
 
 /// Bytes on their way to a server.
@@ -69,6 +78,14 @@ pub(super) trait Data: 'static {
 
     /// Sends them on a connection.
     fn send_to(self, stream: &TcpStream) -> impl Future<Output = (io::Result<()>, Self)>
+    where
+        Self: Sized;
+
+    /// Seals and sends them in a session.
+    fn seal_to(
+        self,
+        session: &ClientStream,
+    ) -> impl Future<Output = (Result<(), StreamError>, Self)>
     where
         Self: Sized;
 
@@ -208,6 +225,10 @@ impl Data for Pieces {
         stream.send_pieces(self).await
     }
 
+    async fn seal_to(self, session: &ClientStream) -> (Result<(), StreamError>, Self) {
+        session.send_pieces(self).await
+    }
+
     fn into_rest(self) -> Option<RingBuf> {
         self.into_rest()
     }
@@ -220,6 +241,10 @@ impl Data for Vec<u8> {
 
     async fn send_to(self, stream: &TcpStream) -> (io::Result<()>, Self) {
         stream.send(self).await
+    }
+
+    async fn seal_to(self, session: &ClientStream) -> (Result<(), StreamError>, Self) {
+        (session.send_message(&self).await, self)
     }
 
     fn into_rest(self) -> Option<RingBuf> {

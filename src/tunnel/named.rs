@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustls::{AlertDescription, ServerConfig};
 
 use super::core::{Core, Snapshot};
-use super::open::{Peer, open, relay};
+use super::open::{Peer, open};
 use super::outcome::{Outcome, alert_of, record};
 use super::relay::Behind;
 use crate::config::{Host, HostPattern, HostPort};
@@ -131,9 +131,7 @@ pub(super) async fn session(
         Ok(opened) => {
             let early = Vec::new();
             let behind = Behind { early, carry };
-            let tunnel = opened.tunnel(core.clone(), snapshot, &peer, tls, behind);
-            // A task of its own: what the handshake needed is not kept for the life of the tunnel.
-            ring::spawn(relay(tunnel, counted));
+            opened.run(core.clone(), &peer, (tls, behind), counted);
         }
         Err(reason) => {
             record(core, &outcome, reason);

@@ -9,11 +9,12 @@ use super::core::{Core, Snapshot};
 use super::ends::PlainApp;
 use super::entrance::{Entrance, linger, refuse};
 use super::forwarded::{ForwardedError, certificates};
-use super::open::{Opened, Peer, open, relay};
+use super::introduction::Arrival;
+use super::open::{Opened, Peer, open};
 use super::outcome::{Outcome, record};
 use super::relay::Behind;
 use super::request::{ConnectRequest, RequestParser};
-use super::response::{ESTABLISHED, health};
+use super::response::{established, health};
 use super::session::{Interrupt, identify, interrupted, refused_request, subject_before};
 use crate::config::ListenerKind;
 use crate::limits::{LINGER, REQUEST_HEADER_MAX};
@@ -57,7 +58,7 @@ pub(super) async fn session(
         && is_health_check(head.bytes(), snapshot)
     {
         record(core, &outcome, CloseReason::HealthCheck);
-        let ready = !core.leaving.get() && !core.draining.get();
+        let ready = !core.leaving.get() && !core.draining.is_raised();
         answer_check(&stream, ready).await;
         return;
     }
@@ -69,9 +70,7 @@ pub(super) async fn session(
     match connect(core, snapshot, &stream, asked, &mut outcome).await {
         Ok((opened, peer, behind)) => {
             let app = PlainApp(stream);
-            let tunnel = opened.tunnel(core.clone(), snapshot, &peer, app, behind);
-            // A task of its own: what the request needed is not kept for the life of the tunnel.
-            ring::spawn(relay(tunnel, counted));
+            opened.run(core.clone(), &peer, (app, behind), counted);
         }
         Err(reason) => {
             record(core, &outcome, reason);
@@ -94,7 +93,7 @@ async fn connect(
     stream: &TcpStream,
     asked: Asked,
     outcome: &mut Outcome,
-) -> Result<(Opened<TcpStream>, Peer, Behind), CloseReason> {
+) -> Result<(Opened, Peer, Behind), CloseReason> {
     let Asked {
         head,
         entrance,
@@ -107,7 +106,7 @@ async fn connect(
     let request = RequestParser::new()
         .push(head.bytes())
         .map_err(refused_request)?;
-    let Some(ConnectRequest { target, .. }) = request else {
+    let Some(ConnectRequest { target, idle, .. }) = request else {
         return Err(CloseReason::Malformed);
     };
     outcome.target = Some(target.clone());
@@ -121,10 +120,16 @@ async fn connect(
             }
         })?;
     // The front end's word is not enough: chain, validity, usage and revocation are checked here.
-    let peer = identify(core, snapshot, &presented, true, &outcome.subject, changes)?;
+    let arrival = Arrival {
+        local: stream.local_address().ok(),
+        ..Arrival::default()
+    };
+    let subject = &outcome.subject;
+    let peer = identify(core, snapshot, &presented, true, arrival, subject, changes)?;
     outcome.subject = peer.subject.clone();
-    let opened = open(core, snapshot, &peer, target, outcome).await?;
-    let (sent, _) = stream.send(ESTABLISHED.to_vec()).await;
+    let mut opened = open(core, snapshot, &peer, target, outcome).await?;
+    let idle = opened.propose_idle(idle, &snapshot.limits);
+    let (sent, _) = stream.send(established(idle).into_owned()).await;
     sent.map_err(|_| CloseReason::RequestAborted)?;
     let behind = Behind {
         early: head.bytes[head.length..].to_vec(),

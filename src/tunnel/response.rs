@@ -1,9 +1,35 @@
 //! What the client is answered.
 
+use std::borrow::Cow;
+use std::time::Duration;
+
 use crate::observe::{CloseReason, Who};
 
 /// The tunnel is open (RFC 9110, section 9.3.6: no body, no Content-Length, no Transfer-Encoding).
-pub(super) const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+///
+/// `idle`: the idle timeout in force, where the client has proposed one.
+pub(super) fn established(idle: Option<Duration>) -> Cow<'static, [u8]> {
+    match idle {
+        None => b"HTTP/1.1 200 Connection established\r\n\r\n".into(),
+        Some(idle) => format!(
+            "HTTP/1.1 200 Connection established\r\nAdit-Idle-Timeout: {}\r\n\r\n",
+            seconds(idle)
+        )
+        .into_bytes()
+        .into(),
+    }
+}
+
+/// A duration in seconds, as an integer or a decimal of RFC 8941, sections 3.3.1 and 3.3.2.
+pub(super) fn seconds(duration: Duration) -> String {
+    let (whole, milliseconds) = (duration.as_secs(), duration.subsec_millis());
+    match milliseconds {
+        0 => whole.to_string(),
+        _ => format!("{whole}.{milliseconds:03}")
+            .trim_end_matches('0')
+            .to_owned(),
+    }
+}
 
 /// The answer to a health check.
 pub(super) fn health(ready: bool) -> Vec<u8> {
@@ -42,9 +68,11 @@ fn response(status: u16, proxy_status: &str, reason: CloseReason) -> Vec<u8> {
     let phrase = match status {
         400 => "Bad Request",
         403 => "Forbidden",
+        405 => "Method Not Allowed",
         408 => "Request Timeout",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
+        501 => "Not Implemented",
         502 => "Bad Gateway",
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
@@ -80,6 +108,16 @@ mod tests {
         let expected = "HTTP/1.1 403 Forbidden\r\nProxy-Status: adit; error=http_request_denied; \
                         details=\"certificate-revoked\"\r\n";
         assert!(revoked.unwrap().starts_with(expected));
+    }
+
+    #[test]
+    fn the_idle_timeout_in_force_is_answered() {
+        assert_eq!(
+            &*established(Some(Duration::from_millis(90_500))),
+            b"HTTP/1.1 200 Connection established\r\nAdit-Idle-Timeout: 90.5\r\n\r\n"
+        );
+        assert_eq!(seconds(Duration::from_secs(120)), "120");
+        assert_eq!(seconds(Duration::from_millis(7)), "0.007");
     }
 
     #[test]

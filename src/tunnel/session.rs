@@ -13,13 +13,15 @@ use rustls::{HandshakeKind as Kind, ProtocolVersion};
 
 use super::core::{Core, Snapshot};
 use super::entrance::{self, Entrance, enter, is_open};
+use super::http2;
+use super::introduction::Arrival;
 use super::named::{self, Chosen};
-use super::open::{Opened, Peer, open, relay};
+use super::open::{Opened, Peer, open};
 use super::outcome::{Outcome, alert_of, record};
 use super::plain;
 use super::relay::Behind;
 use super::request::{ConnectRequest, RequestError, RequestParser};
-use super::response::{ESTABLISHED, refusal};
+use super::response::{established, refusal};
 use crate::config::{HostPort, ListenerKind};
 use crate::limits::LINGER;
 use crate::observe::{CloseReason, HandshakeKind, Stage, Subject, TlsVersion};
@@ -37,6 +39,8 @@ struct Accepted {
     /// What the session's name leads to.
     chosen: Option<Chosen>,
     subject: Subject,
+    /// The address that the app connected to, if a server wants to know.
+    local: Option<SocketAddr>,
     at: Instant,
     changes: u64,
 }
@@ -44,6 +48,7 @@ struct Accepted {
 /// A request and what came behind it on the session.
 struct Asked {
     target: HostPort,
+    idle: Option<u32>,
     behind: Behind,
 }
 
@@ -63,6 +68,12 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
         core.count(CloseReason::Unused);
         return;
     };
+    if stream.set_options(&snapshot.limits.tcp).is_err() {
+        core.count(CloseReason::Unused);
+        return;
+    }
+    let local = snapshot.introduces().then(|| stream.local_address());
+    let local = local.and_then(Result::ok);
     let mut deadline = pin!(ring::sleep(snapshot.limits.handshake_timeout));
     let entrance = if is_open(&snapshot.listener, by) {
         Entrance::direct(peer)
@@ -118,6 +129,7 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
             begun,
             chosen,
             subject,
+            local,
             at,
             changes,
         };
@@ -188,6 +200,7 @@ async fn session(
         begun,
         chosen,
         subject,
+        local,
         at,
         changes,
     } = accepted;
@@ -210,10 +223,15 @@ async fn session(
         core,
         snapshot,
         &presented,
-        shaken.resumed,
+        shaken.arrival.resumed,
+        Arrival {
+            local,
+            ..shaken.arrival
+        },
         &subject,
         changes,
     );
+    let http2 = tls.is_http2();
     let Ok(tls) = tls.into_session() else {
         record(
             core,
@@ -232,6 +250,8 @@ async fn session(
     };
     let carry = shaken.carry;
     match chosen {
+        // A task of its own: what the handshake needed is not kept for the life of the session.
+        None if http2 => ring::spawn(http2::serve(core.clone(), tls, carry, peer, counted)),
         None => http1(core, snapshot, tls, peer, carry, deadline, counted).await,
         Some(chosen) => {
             let session = named::session(core, snapshot, tls, peer, carry, chosen, counted);
@@ -258,9 +278,7 @@ async fn http1(
     };
     match connect(core, snapshot, &tls, &peer, asked, &mut outcome).await {
         Ok((opened, behind)) => {
-            let tunnel = opened.tunnel(core.clone(), snapshot, &peer, tls, behind);
-            // A task of its own: what the handshake needed is not kept for the life of the tunnel.
-            ring::spawn(relay(tunnel, counted));
+            opened.run(core.clone(), &peer, (tls, behind), counted);
         }
         Err(reason) => {
             record(core, &outcome, reason);
@@ -284,7 +302,7 @@ pub(super) async fn interrupted(core: &Core, deadline: &mut ring::Sleep) -> Inte
 
 /// A completed handshake.
 struct Shaken {
-    resumed: bool,
+    arrival: Arrival,
     /// What came behind it.
     carry: Option<RingBuf>,
 }
@@ -317,7 +335,12 @@ async fn handshake(
     let mut metrics = core.metrics.borrow_mut();
     metrics.count_handshake(version, kind);
     metrics.record(Stage::Handshake, ring::now().saturating_duration_since(at));
-    Ok(Shaken { resumed, carry })
+    let arrival = Arrival {
+        local: None,
+        tls: Some(version),
+        resumed,
+    };
+    Ok(Shaken { arrival, carry })
 }
 
 /// Who is at the other end. With `check`, the certificate is checked here: that of a resumed session may have expired or
@@ -327,6 +350,7 @@ pub(super) fn identify(
     snapshot: &Snapshot,
     chain: &[CertificateDer<'_>],
     check: bool,
+    arrival: Arrival,
     before: &Subject,
     changes: u64,
 ) -> Result<Peer, CloseReason> {
@@ -344,6 +368,7 @@ pub(super) fn identify(
         chain: core.keep_chain(chain),
         good_until: earliest_expiry(chain),
         changes,
+        arrival,
         service: None,
     })
 }
@@ -387,9 +412,18 @@ async fn request(tls: &ServerStream, mut carry: Option<RingBuf>) -> Result<Asked
             }
         }
         carry = pieces.into_rest();
-        if let Some(ConnectRequest { target, early }) = request {
+        if let Some(ConnectRequest {
+            target,
+            idle,
+            early,
+        }) = request
+        {
             let behind = Behind { early, carry };
-            return Ok(Asked { target, behind });
+            return Ok(Asked {
+                target,
+                idle,
+                behind,
+            });
         }
     }
 }
@@ -410,10 +444,15 @@ async fn connect(
     peer: &Peer,
     asked: Result<Asked, CloseReason>,
     outcome: &mut Outcome,
-) -> Result<(Opened<TcpStream>, Behind), CloseReason> {
-    let Asked { target, behind } = asked?;
-    let opened = open(core, snapshot, peer, target, outcome).await?;
-    tls.send_message(ESTABLISHED)
+) -> Result<(Opened, Behind), CloseReason> {
+    let Asked {
+        target,
+        idle,
+        behind,
+    } = asked?;
+    let mut opened = open(core, snapshot, peer, target, outcome).await?;
+    let idle = opened.propose_idle(idle, &snapshot.limits);
+    tls.send_message(&established(idle))
         .await
         .map_err(|_| CloseReason::RequestAborted)?;
     Ok((opened, behind))

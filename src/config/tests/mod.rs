@@ -10,8 +10,10 @@ use super::*;
 mod listener;
 mod robust;
 mod routing;
+mod servers;
 mod single_values;
 mod sni;
+mod traffic;
 
 /// The contract, with what this version cannot do at its default.
 const CONTRACT: &str = r#"state_dir = "/var/lib/adit"
@@ -117,6 +119,7 @@ impl Scratch {
             "group-ca.crl",
             "devices.csv",
             "tickets.key",
+            "proxy.pass",
         ] {
             std::fs::write(dir.path().join(name), "x").unwrap();
         }
@@ -131,6 +134,21 @@ impl Scratch {
     /// Parses for a process that may use the CPUs 0, 1, 4 and 5 and has a quota for three.
     fn parse(&self, text: &str) -> Result<Config, ConfigError> {
         validate::check(text, &self.file, &cpus())
+    }
+}
+
+fn server(address: &str, weight: u32) -> Server {
+    Server {
+        address: address.parse().unwrap(),
+        weight,
+    }
+}
+
+fn both_versions() -> TlsChoice {
+    TlsChoice {
+        tls12: true,
+        tls13: true,
+        suites: vec![],
     }
 }
 
@@ -181,8 +199,12 @@ fn engine_of_the_contract() -> Engine {
         handshake_timeout: Duration::from_secs(10),
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(60),
+        idle_timeout_min: Duration::from_secs(60),
+        idle_timeout_max: Duration::from_secs(60),
+        max_lifetime: None,
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(30),
+        tcp: Tcp::default(),
     }
 }
 
@@ -209,8 +231,8 @@ fn the_contract() {
                 primary: place.path("server.pem"),
                 key: Some(place.path("server.key")),
             }),
-            tls12: true,
-            tls13: true,
+            inbound: both_versions(),
+            outbound: both_versions(),
             resumption: Resumption {
                 by: ResumptionKind::Tickets,
                 cache_bytes: 64 << 20,
@@ -234,12 +256,16 @@ fn the_contract() {
             services: vec![Service {
                 name: "wiki".into(),
                 kind: ServiceKind::Servers(vec![
-                    "10.0.0.5:443".parse().unwrap(),
-                    "10.0.0.6:443".parse().unwrap(),
+                    server("10.0.0.5:443", 1),
+                    server("10.0.0.6:443", 1),
                 ]),
                 allow: vec![],
                 sni: None,
+                limits: TrafficLimits::default(),
+                max_lifetime: None,
+                reach: Reach::default(),
             }],
+            app_limits: vec![],
             rules: vec![Rule {
                 app: None,
                 host: HostPattern::Suffix("corp.example.com".into()),
@@ -266,7 +292,7 @@ fn what_is_left_out_has_the_contracts_defaults() {
     );
     assert_eq!(least.profile.device_auth.stale, Stale::Hard);
     assert!(least.profile.device_auth.crl_enabled && !least.profile.device_auth.unmanaged_allowed);
-    assert!(least.profile.tls12 && least.profile.tls13);
+    assert!(least.profile.inbound.tls12 && least.profile.inbound.tls13);
     assert_eq!(
         (
             least.profile.server_certificate,

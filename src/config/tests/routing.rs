@@ -77,6 +77,9 @@ fn special_services() {
             kind: ServiceKind::Any,
             allow: vec![],
             sni: None,
+            limits: TrafficLimits::default(),
+            max_lifetime: None,
+            reach: Reach::default(),
         }
     );
 
