@@ -57,7 +57,7 @@ pub(super) async fn shake<S: ByteStream>(
     let stopped = ring::race(ring::sleep(timeout), session.core.cut.wait());
     match ring::race(shaken, stopped).await {
         Either::Left(Ok(connection)) => Ok(connection),
-        Either::Left(Err(error)) => Err(broken(stream, &error)),
+        Either::Left(Err(error)) => Err(broken(stream, Some(&error))),
         Either::Right(Either::Left(())) => Err(Ended::by(CloseReason::RequestTimeout)),
         Either::Right(Either::Right(())) => Err(Ended::by(CloseReason::DrainTimeout)),
     }
@@ -78,8 +78,8 @@ fn builder() -> Builder {
     builder
 }
 
-/// What is known of a failure.
-fn broken<S: ByteStream>(stream: &Duplex<S>, error: &h2::Error) -> Ended {
+/// What is known of an end: of the stream's failure first, which the protocol's own code may take for an end in order.
+fn broken<S: ByteStream>(stream: &Duplex<S>, error: Option<&h2::Error>) -> Ended {
     let failure = stream.take_failure();
     let alert = match &failure {
         Some(StreamError::Record(fault)) => fault.alert(),
@@ -89,9 +89,14 @@ fn broken<S: ByteStream>(stream: &Duplex<S>, error: &h2::Error) -> Ended {
         Some(StreamError::Tls(_) | StreamError::Record(_)) => CloseReason::TlsProtocol,
         Some(StreamError::Truncated) => CloseReason::ClientTruncated,
         Some(StreamError::Io(_)) => CloseReason::ClientReset,
-        None if !error.is_library() => CloseReason::ClientReset,
-        None if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) => CloseReason::ClientFlood,
-        None => CloseReason::Http2Protocol,
+        None => match error {
+            None => CloseReason::Closed,
+            Some(error) if !error.is_library() => CloseReason::ClientReset,
+            Some(error) if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) => {
+                CloseReason::ClientFlood
+            }
+            Some(_) => CloseReason::Http2Protocol,
+        },
     };
     Ended { reason, alert }
 }
@@ -152,7 +157,7 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
             match self.connection.poll_accept(context) {
                 Poll::Ready(Some(Ok((request, respond)))) => (self.begin)(request, respond),
                 Poll::Ready(Some(Err(error))) => break Poll::Ready(self.failed(&error)),
-                Poll::Ready(None) => break Poll::Ready(Ended::by(CloseReason::Closed)),
+                Poll::Ready(None) => break Poll::Ready(broken(&self.stream, None)),
                 Poll::Pending if self.leave_for_abuse() => {}
                 Poll::Pending => break Poll::Pending,
             }
@@ -239,7 +244,7 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
 
     /// The protocol's own code has found a fault. What it calls too much is one of the guard's kinds.
     fn failed(&self, error: &h2::Error) -> Ended {
-        let ended = broken(&self.stream, error);
+        let ended = broken(&self.stream, Some(error));
         if ended.reason == CloseReason::ClientFlood && self.session.abuse.get().is_none() {
             let text = error.to_string();
             let kind = if text.contains("too_many_data") {

@@ -93,7 +93,11 @@ pub(in crate::tunnel) async fn serve<S: ByteStream>(
         Ok(connection) => {
             let mut driver = Driver::new(session.clone(), duplex.clone(), connection, begin);
             let ended = poll_fn(|context| driver.poll(context)).await;
-            session.end(ended.reason);
+            // A tunnel that was open when its session ended in order has not ended in order.
+            session.end(match ended.reason {
+                CloseReason::Closed => CloseReason::ClientReset,
+                reason => reason,
+            });
             ended
         }
         Err(ended) => ended,
