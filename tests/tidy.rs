@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use documents::{
-    limit_findings, link_findings, machine_path_findings, metric_findings, readme_findings,
+    config_findings, limit_findings, link_findings, machine_path_findings, metric_findings,
+    readme_findings,
 };
 use text::{blank, identifier, words};
 
@@ -26,6 +27,7 @@ mod text;
 const ROOMS: &[&[&str]] = &[
     &["ring"],
     &["limits"],
+    &["proxy_protocol"],
     &["table"],
     &["observe"],
     &["certs"],
@@ -92,6 +94,12 @@ fn metrics_and_their_document_agree() {
     let used = sources("src/observe");
     let document = read("docs/metrics.md").map(|text| Source::new("docs/metrics.md", text));
     report(metric_findings(&used, document.as_ref()));
+}
+
+#[test]
+fn config_keys_are_documented() {
+    let document = read("docs/config.md").map(|text| Source::new("docs/config.md", text));
+    report(config_findings(&sources("src/config"), document.as_ref()));
 }
 
 #[test]

@@ -12,6 +12,7 @@
 //! - [`read`]: files to DER
 //! - [`make`], [`mod@revoke`], [`mod@self_signed`]: keys, certificates, revocation lists
 //! - [`mod@describe`]: what a file holds, as text or JSON
+//! - [`profile`]: what makes a device use this gateway
 //! - [`command`]: `adit certs`
 
 pub mod command;
@@ -19,6 +20,7 @@ pub mod describe;
 pub mod files;
 mod frame;
 pub mod make;
+pub mod profile;
 pub mod read;
 pub mod revoke;
 pub mod self_signed;

@@ -1,9 +1,11 @@
 //! The command line.
 
 mod admin;
+mod export;
 mod quickstart;
 mod run;
 mod ticket_keys;
+mod upgrade;
 
 use std::path::PathBuf;
 
@@ -16,7 +18,8 @@ use crate::engine;
 use crate::load::{self, LoadCommand, LoadError};
 use crate::tls::TicketKeysError;
 
-pub use admin::{AdminCommand, AdminError, DevicesCommand, TunnelsCommand};
+pub use admin::{AdminCommand, AdminError, DevicesCommand, ServersCommand, TunnelsCommand};
+pub use export::{ExportCommand, ExportError};
 pub use quickstart::{QuickstartCommand, QuickstartError};
 pub use run::{Gateway, RunError};
 pub use ticket_keys::TicketKeysCommand;
@@ -51,8 +54,10 @@ enum Command {
     Load(Box<LoadCommand>),
     /// List the open tunnels of a running node, or close some.
     Tunnels(TunnelsCommand),
-    /// Read or change the device registry of a running node.
+    /// Read or change the device registry of a running node, or write what makes devices use the gateway.
     Devices(DevicesCommand),
+    /// Show the servers of a running node, drain one or bring it back.
+    Servers(ServersCommand),
     /// Print a latency histogram of a running node, in HdrHistogram's percentile format.
     Histogram(AdminCommand),
 }
@@ -101,6 +106,7 @@ impl CliError {
             Self::Config(_) | Self::Files(_) => 2,
             Self::Run(RunError::Config(_) | RunError::Engine(engine::EngineError::Load(_))) => 2,
             Self::Load(LoadError::Usage(_)) | Self::Admin(AdminError::CloseAll) => 2,
+            Self::Admin(AdminError::Export(ExportError::Usage(_) | ExportError::Config(_))) => 2,
             Self::Run(RunError::Control(ControlError::Token(_))) => 2,
             _ => 1,
         }
@@ -131,6 +137,7 @@ pub fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Load(command) => Ok(load::run(&command)?),
         Command::Tunnels(command) => Ok(command.run()?),
         Command::Devices(command) => Ok(command.run()?),
+        Command::Servers(command) => Ok(command.run()?),
         Command::Histogram(command) => Ok(command.print("/histograms?format=hgrm")?),
     }
 }

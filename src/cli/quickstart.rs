@@ -13,6 +13,7 @@ use rustls::{ClientConfig, RootCertStore};
 use time::OffsetDateTime;
 
 use super::run::{Gateway, RunError};
+use super::upgrade::Inheritance;
 use crate::certs::files::{self, Mode};
 use crate::certs::make::{Usage, pem_block};
 use crate::certs::revoke::{CRL_FILE, CrlRequest, Reason};
@@ -80,7 +81,7 @@ pub(super) fn run(command: &QuickstartCommand) -> Result<(), QuickstartError> {
         config_text(command.listen, backend).as_bytes(),
         Mode::Public,
     )?;
-    let gateway = Gateway::start(config::load(&file)?)?;
+    let gateway = Gateway::start(config::load(&file)?, Inheritance::default())?;
     let (address, admin) = (gateway.node.address(), gateway.admin_address());
     let node = gateway.node.clone();
     let control = std::thread::Builder::new()

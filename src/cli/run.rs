@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::upgrade::{self, Inheritance, Succession};
 use crate::backend::{ResolverHandle, ResolverTask, resolver};
 use crate::certs::{self, CertError};
 use crate::config::{self, AuditSink, Config, ConfigError, Log, LogFormat};
 use crate::control::{
-    Control, ControlError, EarlySignals, RunningNode, Signal, Signals, fetch_crls, watch_crl_files,
+    Control, ControlError, EarlySignals, RunningNode, Signal, Signals, check_servers, fetch_crls,
+    watch_crl_files,
 };
-use crate::engine::{EngineError, Node};
+use crate::engine::{EngineError, Node, Predecessor};
 use crate::limits::{DRAIN_POLL, OWN_ADDRESSES_REFRESH, SESSIONS_END, TICKET_KEYS_POLL};
 use crate::observe::{self, AuditLog, AuditLogError};
 use crate::ring;
@@ -40,14 +42,29 @@ pub enum RunError {
     /// The signals.
     #[error("cannot take signals: {0}")]
     Signals(std::io::Error),
+    /// What the process was started with.
+    #[error("cannot use the sockets that this process was started with (LISTEN_FDS): {0}")]
+    Inherited(std::io::Error),
+    /// A socket that it was started with is of no use.
+    #[error(
+        "this process was started with a socket on {0}, on which nothing listens in the config; \
+         change the address in the config or in the socket unit"
+    )]
+    NotListened(String),
+    /// The admin listener's socket cannot be kept for a successor.
+    #[error("cannot keep the listening sockets for a later upgrade: {0}")]
+    Keep(std::io::Error),
 }
 
 /// `adit run`.
 pub(super) fn run(file: &Path) -> Result<(), RunError> {
     let config = config::load(file)?;
     start_logging(&config.log);
-    let gateway = Gateway::start(config)?;
-    tracing::info!(address = %gateway.node.address(), cores = gateway.node.core_count(), "taking tunnels");
+    let inheritance = Inheritance::take().map_err(RunError::Inherited)?;
+    let gateway = Gateway::start(config, inheritance)?;
+    let (address, plain) = (gateway.node.address(), gateway.node.plain_address());
+    let plain = plain.map(tracing::field::display);
+    tracing::info!(%address, plain, cores = gateway.node.core_count(), "taking tunnels");
     gateway.run(Some(file.to_owned()))
 }
 
@@ -59,8 +76,17 @@ pub struct Gateway {
     control: Control,
     names: ResolverTask,
     resolver: ResolverHandle,
-    drain_timeout: Duration,
+    times: DrainTimes,
     early: EarlySignals,
+    succession: Succession,
+    predecessor: Option<Arc<Predecessor>>,
+}
+
+/// How long the parts of a drain take.
+#[derive(Clone, Copy)]
+struct DrainTimes {
+    delay: Duration,
+    timeout: Duration,
 }
 
 impl Gateway {
@@ -68,7 +94,11 @@ impl Gateway {
     ///
     /// # Errors
     /// [`RunError`]; nothing keeps running then.
-    pub fn start(config: Config) -> Result<Self, RunError> {
+    pub fn start(config: Config, inheritance: Inheritance) -> Result<Self, RunError> {
+        let Inheritance {
+            mut sockets,
+            predecessor,
+        } = inheritance;
         match ring::raise_descriptor_limit() {
             Ok(limit) if (limit as usize) < config.engine.max_tunnels.saturating_mul(2) => {
                 tracing::warn!(
@@ -82,7 +112,11 @@ impl Gateway {
         }
         let early = EarlySignals::note().map_err(RunError::Signals)?;
         certs::files::make_folder(&config.state_dir)?;
-        let mut control = Control::bind(&config.admin)?;
+        let mut control = Control::bind(&config.admin, &mut sockets)?;
+        let succession = control
+            .socket()
+            .and_then(Succession::new)
+            .map_err(RunError::Keep)?;
         if let Some(file) = &config.admin_token {
             control = control.with_token(file)?;
         }
@@ -93,16 +127,30 @@ impl Gateway {
         })?;
         let (handle, names) = resolver();
         let resolver = handle.clone();
-        let drain_timeout = config.engine.drain_timeout;
-        let node = Arc::new(Node::start(config, &audit.handle(), &handle)?);
+        let times = DrainTimes {
+            delay: config.engine.drain_delay,
+            timeout: config.engine.drain_timeout,
+        };
+        let node = Node::start(
+            config,
+            &audit.handle(),
+            &handle,
+            &mut sockets,
+            predecessor.clone(),
+        )?;
+        if let Some(address) = sockets.left() {
+            return Err(RunError::NotListened(address));
+        }
         Ok(Self {
-            node,
+            node: Arc::new(node),
             audit,
             control,
             names,
             resolver,
-            drain_timeout,
+            times,
             early,
+            succession,
+            predecessor,
         })
     }
 
@@ -123,23 +171,38 @@ impl Gateway {
             control,
             names,
             resolver,
-            drain_timeout,
+            times,
             early,
+            succession,
+            predecessor,
         } = self;
         let (ended, shutdown) = watch::channel(false);
+        let (retire, retired) = watch::channel(false);
         let audit = Arc::new(audit);
         let jobs = {
             let (node, audit) = (node.clone(), audit.clone());
             async move {
-                let stops = Arc::new(AtomicUsize::new(0));
+                let stops = Stops {
+                    node: node.clone(),
+                    file,
+                    count: AtomicUsize::new(0),
+                    delay: times.delay,
+                    succession: Arc::new(succession),
+                    retire: Arc::new(retire),
+                };
+                upgrade::notify_ready();
+                if let Some(predecessor) = predecessor {
+                    predecessor.is_succeeded();
+                }
                 tokio::join!(
                     names.run(),
                     refresh_addresses(&node),
                     refresh_sessions(&node),
                     watch_crl_files(node.clone()),
-                    fetch_crls(node.clone(), resolver),
-                    signals(&node, &audit, (early, file), &stops),
-                    end(&node, &stops, drain_timeout, ended),
+                    fetch_crls(node.clone(), resolver.clone()),
+                    check_servers(node.clone(), resolver),
+                    signals(stops, &audit, early),
+                    end(&node, times.timeout, ended),
                 );
             }
         };
@@ -147,7 +210,7 @@ impl Gateway {
             engine: node,
             audit: audit.handle(),
         };
-        let result = control.run(Arc::new(running), shutdown, jobs);
+        let result = control.run(Arc::new(running), shutdown, retired, jobs);
         if let Ok(audit) = Arc::try_unwrap(audit) {
             audit.stop();
         }
@@ -171,13 +234,19 @@ async fn refresh_sessions(node: &Arc<Node>) {
     }
 }
 
-/// Reload and stop, as signals ask for them.
-async fn signals(
-    node: &Arc<Node>,
-    audit: &AuditLog,
-    (early, file): (EarlySignals, Option<PathBuf>),
-    stops: &AtomicUsize,
-) {
+/// What signals ask for.
+struct Stops {
+    node: Arc<Node>,
+    file: Option<PathBuf>,
+    /// Signals to stop.
+    count: AtomicUsize,
+    delay: Duration,
+    succession: Arc<Succession>,
+    retire: Arc<watch::Sender<bool>>,
+}
+
+/// Reload, upgrade and stop, as signals ask for them.
+async fn signals(stops: Stops, audit: &AuditLog, early: EarlySignals) {
     let signals = match Signals::install(early) {
         Ok(signals) => signals,
         Err(error) => {
@@ -189,25 +258,72 @@ async fn signals(
         .run(|signal| match signal {
             Signal::Reload => {
                 audit.reopen();
-                if let Some(file) = &file {
-                    let (node, file) = (node.clone(), file.clone());
-                    // Reads files and checks signatures: not on this thread, which answers probes.
-                    std::thread::spawn(move || {
-                        ring::yield_to_others();
-                        reload(&node, &file);
-                    });
-                }
+                stops.reload();
             }
-            Signal::Stop => {
-                if stops.fetch_add(1, Ordering::Relaxed) > 0 {
-                    tracing::warn!("second signal: ending at once");
-                    std::process::exit(1);
-                }
-                tracing::info!("draining");
-                node.drain();
-            }
+            Signal::Upgrade => stops.upgrade(),
+            Signal::Stop => stops.stop(),
         })
         .await;
+}
+
+impl Stops {
+    fn reload(&self) {
+        if let Some(file) = &self.file {
+            let (node, file) = (self.node.clone(), file.clone());
+            // Reads files and checks signatures: not on this thread, which answers probes.
+            std::thread::spawn(move || {
+                ring::yield_to_others();
+                reload(&node, &file);
+            });
+        }
+    }
+
+    fn upgrade(&self) {
+        let Some(file) = self.file.clone() else {
+            tracing::warn!("this process has no config file to start another one with");
+            return;
+        };
+        if self.node.is_leaving() || self.succession.begin() {
+            tracing::warn!("an upgrade or a drain is under way already");
+            return;
+        }
+        tracing::info!("starting a new process in this one's place");
+        let (node, succession, retire) = (
+            self.node.clone(),
+            self.succession.clone(),
+            self.retire.clone(),
+        );
+        // At the usual priority: the new process inherits it.
+        std::thread::spawn(move || {
+            let retired = || {
+                tracing::info!(
+                    tunnels = node.open_tunnels(),
+                    "the new process serves; this one finishes its tunnels"
+                );
+                let _ = retire.send(true);
+            };
+            if let Err(error) = succession.hand_over(&node, retired, || reload(&node, &file)) {
+                tracing::error!("the new process does not serve, and this one goes on: {error}");
+            }
+        });
+    }
+
+    fn stop(&self) {
+        if self.count.fetch_add(1, Ordering::Relaxed) > 0 {
+            tracing::warn!("second signal: ending at once");
+            std::process::exit(1);
+        }
+        if !self.node.is_draining() {
+            upgrade::notify_stopping();
+        }
+        tracing::info!("draining");
+        self.node.leave();
+        let (node, delay) = (self.node.clone(), self.delay);
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            node.drain();
+        });
+    }
 }
 
 fn reload(node: &Node, file: &Path) {
@@ -225,13 +341,8 @@ fn reload(node: &Node, file: &Path) {
 }
 
 /// After the first stop: waits for the sessions, cuts what is left after the drain timeout, and ends the control core.
-async fn end(
-    node: &Node,
-    stops: &AtomicUsize,
-    drain_timeout: Duration,
-    ended: watch::Sender<bool>,
-) {
-    poll(|| node.is_draining() || stops.load(Ordering::Relaxed) > 0).await;
+async fn end(node: &Node, drain_timeout: Duration, ended: watch::Sender<bool>) {
+    poll(|| node.is_draining()).await;
     if tokio::time::timeout(drain_timeout, poll(|| node.has_ended()))
         .await
         .is_err()

@@ -1,7 +1,8 @@
 //! The keys of the contract as they are written: present or not, of the right TOML type, each with its place. Nothing
 //! here has a meaning yet; `validate` gives it one.
 
-use super::document::{List, Numbers, Section, Slot};
+use super::document::{List, Numbers, Section, Slot, Value};
+use super::raw_reach::{RawReach, RawServer, RawTcp, raw_servers};
 
 pub(super) struct RawConfig {
     pub(super) state_dir: Slot<String>,
@@ -20,7 +21,12 @@ pub(super) struct RawEngine {
     pub(super) handshake_timeout: Slot<String>,
     pub(super) connect_timeout: Slot<String>,
     pub(super) idle_timeout: Slot<String>,
+    pub(super) idle_timeout_min: Slot<String>,
+    pub(super) idle_timeout_max: Slot<String>,
+    pub(super) max_lifetime: Slot<String>,
+    pub(super) drain_delay: Slot<String>,
     pub(super) drain_timeout: Slot<String>,
+    pub(super) tcp: RawTcp,
 }
 
 pub(super) struct RawProfile {
@@ -33,6 +39,7 @@ pub(super) struct RawProfile {
     pub(super) tls: RawTls,
     pub(super) device_auth: RawDeviceAuth,
     pub(super) services: Vec<RawService>,
+    pub(super) app_limits: Vec<RawAppLimits>,
     pub(super) rules: Vec<RawRule>,
     /// The profile itself, for problems of the whole of it.
     pub(super) place: super::error::Place,
@@ -44,6 +51,9 @@ pub(super) struct RawListener {
     pub(super) http: Slot<String>,
     pub(super) proxy_protocol: Slot<String>,
     pub(super) trusted_proxies: Slot<List>,
+    pub(super) client_identity: Slot<String>,
+    pub(super) health_path: Slot<String>,
+    pub(super) health_from: Slot<List>,
 }
 
 pub(super) struct RawServerCertificate {
@@ -98,11 +108,41 @@ pub(super) struct RawIdentity {
 
 pub(super) struct RawService {
     pub(super) name: Slot<String>,
-    pub(super) servers: Slot<List>,
-    pub(super) balance: Slot<String>,
-    pub(super) tls: Slot<bool>,
-    pub(super) proxy_protocol: Slot<String>,
+    pub(super) servers: Slot<Vec<RawServer>>,
+    pub(super) reach: RawReach,
     pub(super) allow: Slot<List>,
+    pub(super) sni: RawSni,
+    /// `None` where the table is absent.
+    pub(super) limits: Option<RawServiceLimits>,
+}
+
+pub(super) struct RawSni {
+    pub(super) names: Slot<List>,
+    pub(super) certificate: Slot<String>,
+    pub(super) key: Slot<String>,
+    pub(super) protocols: Slot<List>,
+}
+
+pub(super) struct RawLimits {
+    pub(super) tunnels: Slot<i64>,
+    pub(super) new_tunnels_per_second: Slot<i64>,
+    pub(super) new_tunnels_burst: Slot<i64>,
+    pub(super) bytes_per_second: Slot<String>,
+    pub(super) bytes_burst: Slot<String>,
+}
+
+pub(super) struct RawServiceLimits {
+    pub(super) limits: RawLimits,
+    pub(super) max_lifetime: Slot<String>,
+    /// The table itself, for problems of the whole of it.
+    pub(super) place: super::error::Place,
+}
+
+pub(super) struct RawAppLimits {
+    pub(super) app: Slot<String>,
+    pub(super) limits: RawLimits,
+    /// The table itself, for problems of the whole of it.
+    pub(super) place: super::error::Place,
 }
 
 pub(super) struct RawRule {
@@ -112,6 +152,13 @@ pub(super) struct RawRule {
     pub(super) service: Slot<String>,
     /// The rule itself, for problems of the whole of it.
     pub(super) place: super::error::Place,
+}
+
+impl RawSni {
+    /// Where the names are, if there are any.
+    pub(super) fn place(&self) -> Option<&super::error::Place> {
+        (!matches!(self.names.value, Value::Absent)).then_some(&self.names.place)
+    }
 }
 
 impl RawConfig {
@@ -144,7 +191,12 @@ impl RawEngine {
             handshake_timeout: section.string("handshake_timeout"),
             connect_timeout: section.string("connect_timeout"),
             idle_timeout: section.string("idle_timeout"),
+            idle_timeout_min: section.string("idle_timeout_min"),
+            idle_timeout_max: section.string("idle_timeout_max"),
+            max_lifetime: section.string("max_lifetime"),
+            drain_delay: section.string("drain_delay"),
             drain_timeout: section.string("drain_timeout"),
+            tcp: RawTcp::read(&mut section),
         };
         section.finish();
         engine
@@ -169,6 +221,11 @@ impl RawProfile {
                 .into_iter()
                 .map(RawService::read)
                 .collect(),
+            app_limits: section
+                .sections("app_limits")
+                .into_iter()
+                .map(RawAppLimits::read)
+                .collect(),
             rules: section
                 .sections("rule")
                 .into_iter()
@@ -189,6 +246,9 @@ impl RawListener {
             http: section.string("http"),
             proxy_protocol: section.string("proxy_protocol"),
             trusted_proxies: section.strings("trusted_proxies"),
+            client_identity: section.string("client_identity"),
+            health_path: section.string("health_path"),
+            health_from: section.strings("health_from"),
         };
         section.finish();
         listener
@@ -281,16 +341,58 @@ impl RawIdentity {
 
 impl RawService {
     fn read(mut section: Section<'_>) -> Self {
+        let limits = section.section("limits");
         let service = Self {
             name: section.string("name"),
-            servers: section.strings("servers"),
-            balance: section.string("balance"),
-            tls: section.boolean("tls"),
-            proxy_protocol: section.string("proxy_protocol"),
+            servers: raw_servers(&mut section),
+            reach: RawReach::read(&mut section),
             allow: section.strings("allow"),
+            sni: RawSni {
+                names: section.strings("sni"),
+                certificate: section.string("sni_certificate"),
+                key: section.string("sni_key"),
+                protocols: section.strings("sni_alpn"),
+            },
+            limits: limits.is_present().then(|| RawServiceLimits::read(limits)),
         };
         section.finish();
         service
+    }
+}
+
+impl RawLimits {
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
+            tunnels: section.integer("tunnels"),
+            new_tunnels_per_second: section.integer("new_tunnels_per_second"),
+            new_tunnels_burst: section.integer("new_tunnels_burst"),
+            bytes_per_second: section.string("bytes_per_second"),
+            bytes_burst: section.string("bytes_burst"),
+        }
+    }
+}
+
+impl RawServiceLimits {
+    fn read(mut section: Section<'_>) -> Self {
+        let limits = Self {
+            limits: RawLimits::read(&mut section),
+            max_lifetime: section.string("max_lifetime"),
+            place: section.place().clone(),
+        };
+        section.finish();
+        limits
+    }
+}
+
+impl RawAppLimits {
+    fn read(mut section: Section<'_>) -> Self {
+        let limits = Self {
+            app: section.string("app"),
+            limits: RawLimits::read(&mut section),
+            place: section.place().clone(),
+        };
+        section.finish();
+        limits
     }
 }
 

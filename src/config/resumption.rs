@@ -6,7 +6,7 @@ use super::document::Value;
 use super::error::{Fault, Report, quoted};
 use super::raw::RawResumption;
 use super::types::{Resumption, ResumptionKind};
-use super::values::{Folder, duration, word};
+use super::values::{Folder, duration, size, word};
 use crate::limits::{SESSION_CACHE_MAX, SESSION_CACHE_MIN, SESSION_LIFETIME_MAX};
 
 pub(super) fn resumption(raw: RawResumption, folder: &Folder, report: &mut Report) -> Resumption {
@@ -49,28 +49,12 @@ pub(super) fn resumption(raw: RawResumption, folder: &Folder, report: &mut Repor
 
 /// Reads a size such as `64 MiB`, or `off`, which is 0.
 fn cache_size(text: &str) -> Result<usize, Fault> {
-    const REMEDY: &str = "write a whole number and KiB, MiB or GiB, as in \"64 MiB\", or \"off\"";
     if text == "off" {
         return Ok(0);
     }
-    let unit_at = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (digits, unit) = text.split_at(unit_at);
-    let shift = match unit.strip_prefix(' ').unwrap_or(unit) {
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
-        _ => {
-            let message = format!("{} is not a size", quoted(text));
-            return Err(Fault::new(message, REMEDY));
-        }
-    };
     let range = SESSION_CACHE_MIN..=SESSION_CACHE_MAX;
-    digits
-        .parse()
+    usize::try_from(size(text)?)
         .ok()
-        .and_then(|number: usize| number.checked_mul(1 << shift))
         .filter(|bytes| range.contains(bytes))
         .ok_or_else(|| {
             let (min, max) = (SESSION_CACHE_MIN >> 20, SESSION_CACHE_MAX >> 30);

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::authentication::FIELDS;
+use super::listener;
+use super::reach::{Balance, OutboundTls, ProxyVersion, Reach, Server};
 use super::types::{
-    AdminListen, AuditSink, Config, Field, Log, LogFormat, Profile, Resumption, ResumptionKind,
-    Rule, ServiceKind, Stale,
+    AdminListen, AuditSink, Config, Field, Log, LogFormat, Profile, Rate, Resumption,
+    ResumptionKind, Rule, ServiceKind, Stale, TrafficLimits,
 };
 
 /// Displays what a [`Config`] means; made by [`Config::summary`].
@@ -39,7 +41,7 @@ impl fmt::Display for Summary<'_> {
         writeln!(
             f,
             "listen          {}, {}",
-            profile.listen,
+            listener::summary(&profile.listener),
             versions(profile)
         )?;
         writeln!(f, "resumption      {}", resumption(&profile.resumption))?;
@@ -59,6 +61,19 @@ impl fmt::Display for Summary<'_> {
             span(engine.idle_timeout),
             span(engine.drain_timeout)
         )?;
+        if (engine.idle_timeout_min, engine.idle_timeout_max)
+            != (engine.idle_timeout, engine.idle_timeout)
+        {
+            writeln!(
+                f,
+                "idle            from {} to {}, as a client proposes",
+                span(engine.idle_timeout_min),
+                span(engine.idle_timeout_max)
+            )?;
+        }
+        if let Some(lifetime) = engine.max_lifetime {
+            writeln!(f, "lifetime        {} at most", span(lifetime))?;
+        }
         match admin {
             AdminListen::Tcp(address) => writeln!(f, "admin           {address}")?,
             AdminListen::Unix(path) => writeln!(f, "admin           unix:{}", path.display())?,
@@ -74,6 +89,7 @@ impl fmt::Display for Summary<'_> {
         writeln!(f, "state           {}", state_dir.display())?;
         device_auth(f, profile)?;
         services(f, profile)?;
+        app_limits(f, profile)?;
         rules(f, profile)
     }
 }
@@ -87,7 +103,7 @@ fn external(profile: &Profile) -> String {
 }
 
 fn versions(profile: &Profile) -> &'static str {
-    match (profile.tls12, profile.tls13) {
+    match (profile.inbound.tls12, profile.inbound.tls13) {
         (true, true) => "TLS 1.2 and 1.3",
         (true, false) => "TLS 1.2 only",
         (false, true) => "TLS 1.3 only",
@@ -190,18 +206,93 @@ fn services(f: &mut fmt::Formatter<'_>, profile: &Profile) -> fmt::Result {
     for (index, service) in profile.services.iter().enumerate() {
         write!(f, "  {}: ", service.name)?;
         match &service.kind {
-            ServiceKind::Servers(servers) => write!(f, "{}", join(servers))?,
+            ServiceKind::Servers(servers) => write!(f, "{}", join(&servers_of(servers)))?,
             ServiceKind::Any => f.write_str("the destination that the app asks for")?,
+        }
+        if let Some(sni) = &service.sni {
+            write!(f, ", by the name {}", join(&sni.names))?;
         }
         if !service.allow.is_empty() {
             write!(f, ", also in {}", join(&service.allow))?;
         }
+        reach(f, &service.reach)?;
+        write!(f, "{}", traffic(&service.limits, service.max_lifetime))?;
         if !profile.rules.iter().any(|rule| rule.service == index) {
             f.write_str(" (no rule leads here)")?;
         }
         writeln!(f)?;
     }
     Ok(())
+}
+
+fn servers_of(servers: &[Server]) -> Vec<String> {
+    let shown = |server: &Server| match server.weight {
+        1 => server.address.to_string(),
+        weight => format!("{} (weight {weight})", server.address),
+    };
+    servers.iter().map(shown).collect()
+}
+
+/// What is not usual about the way to a service's servers.
+fn reach(f: &mut fmt::Formatter<'_>, reach: &Reach) -> fmt::Result {
+    if reach.balance == Balance::LeastTunnels {
+        f.write_str("; least tunnels first")?;
+    }
+    match &reach.tls {
+        None => {}
+        Some(OutboundTls {
+            roots: Some(file), ..
+        }) => write!(f, "; TLS with the roots of {}", file.display())?,
+        Some(_) => f.write_str("; TLS with the system's roots")?,
+    }
+    match reach.proxy_protocol {
+        None => {}
+        Some(ProxyVersion::V1) => f.write_str("; PROXY protocol 1")?,
+        Some(ProxyVersion::V2) => f.write_str("; PROXY protocol 2")?,
+    }
+    if let Some(proxy) = &reach.upstream_proxy {
+        write!(f, "; through the proxy {}", proxy.address)?;
+    }
+    if !reach.bind.is_empty() {
+        write!(f, "; from {}", join(&reach.bind))?;
+    }
+    if let Some(check) = &reach.health.check {
+        write!(f, "; checked each {}", span(check.interval))?;
+    }
+    Ok(())
+}
+
+fn app_limits(f: &mut fmt::Formatter<'_>, profile: &Profile) -> fmt::Result {
+    if !profile.app_limits.is_empty() {
+        writeln!(f, "apps")?;
+    }
+    for app in &profile.app_limits {
+        writeln!(f, "  {}{}", app.app, traffic(&app.limits, None))?;
+    }
+    Ok(())
+}
+
+/// What a service or an app may take; empty where nothing is limited.
+fn traffic(limits: &TrafficLimits, max_lifetime: Option<Duration>) -> String {
+    let mut text = String::new();
+    if let Some(tunnels) = limits.tunnels {
+        text.push_str(&format!("; {tunnels} tunnels"));
+    }
+    if let Some(Rate { per_second, burst }) = limits.new_tunnels {
+        text.push_str(&format!(
+            "; {per_second} new tunnels a second, {burst} at once"
+        ));
+    }
+    if let Some(Rate { per_second, burst }) = limits.bytes {
+        let (rate, burst) = (per_second >> 10, burst >> 10);
+        text.push_str(&format!(
+            "; {rate} KiB/s in each direction, {burst} KiB at once"
+        ));
+    }
+    if let Some(lifetime) = max_lifetime {
+        text.push_str(&format!("; for {} at most", span(lifetime)));
+    }
+    text
 }
 
 fn rules(f: &mut fmt::Formatter<'_>, profile: &Profile) -> fmt::Result {

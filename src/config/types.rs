@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::address::{Host, HostPattern, HostPort};
+use super::address::{Host, HostPattern};
+use super::listener::Listener;
+use super::reach::{Reach, Server, Tcp, TlsChoice};
+use super::sni::Sni;
 
 /// Everything that one node is configured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,8 +47,18 @@ pub struct Engine {
     pub connect_timeout: Duration,
     /// Time without a byte in either direction after which a tunnel is closed.
     pub idle_timeout: Duration,
+    /// Shortest idle timeout that a client may propose; at most `idle_timeout`.
+    pub idle_timeout_min: Duration,
+    /// Longest idle timeout that a client may propose; at least `idle_timeout`.
+    pub idle_timeout_max: Duration,
+    /// Time that a tunnel may be open, for services that name none of their own.
+    pub max_lifetime: Option<Duration>,
+    /// Time between the first sign that the node stops (it is not ready any more) and its taking no more tunnels.
+    pub drain_delay: Duration,
     /// Time that open tunnels get to finish when the node stops.
     pub drain_timeout: Duration,
+    /// Options of the connections with apps, and of those with servers where a service has none of its own.
+    pub tcp: Tcp,
 }
 
 /// Where the control core answers. Never reachable from another machine.
@@ -97,20 +110,22 @@ pub struct Profile {
     pub external_host: String,
     /// Port that devices use. The listener's port where none is configured.
     pub external_port: u16,
-    /// Where sessions are accepted. Port 0 lets the kernel choose.
-    pub listen: SocketAddr,
+    /// Where sessions are accepted.
+    pub listener: Listener,
     /// The server certificate; `None` stands for the self-signed one in the state folder.
     pub server_certificate: Option<ServerCertificate>,
-    /// Whether TLS 1.2 is spoken with devices. At least one of `tls12` and `tls13` is true.
-    pub tls12: bool,
-    /// Whether TLS 1.3 is spoken with devices.
-    pub tls13: bool,
+    /// What is spoken with devices.
+    pub inbound: TlsChoice,
+    /// What is spoken with the servers of services that have TLS.
+    pub outbound: TlsChoice,
     /// How sessions are resumed.
     pub resumption: Resumption,
     /// How a device proves who it is.
     pub device_auth: DeviceAuth,
     /// The services. Names are unique.
     pub services: Vec<Service>,
+    /// Limits of apps. No app is named twice.
+    pub app_limits: Vec<AppLimits>,
     /// The rules, in the order in which they are tried. What no rule matches is refused.
     pub rules: Vec<Rule>,
 }
@@ -249,13 +264,50 @@ pub struct Service {
     /// Guarded addresses (loopback, link-local, cloud metadata ...) that a service of kind [`ServiceKind::Any`] may dial
     /// all the same. Empty for a server list.
     pub allow: Vec<IpNet>,
+    /// How its servers are reached.
+    pub reach: Reach,
+    /// The names by which TLS sessions reach it without a request. Only with a server list.
+    pub sni: Option<Sni>,
+    /// What its tunnels may take.
+    pub limits: TrafficLimits,
+    /// Time that a tunnel may be open; `None` for that of [`Engine::max_lifetime`].
+    pub max_lifetime: Option<Duration>,
+}
+
+/// What the tunnels of one service, or of one app, may take together on the whole node. `None`: as much as there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TrafficLimits {
+    /// Tunnels open at once; at least 1.
+    pub tunnels: Option<usize>,
+    /// New tunnels.
+    pub new_tunnels: Option<Rate>,
+    /// Payload bytes, in each direction.
+    pub bytes: Option<Rate>,
+}
+
+/// A rate with a burst: a token bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Units a second over a long time; at least 1.
+    pub per_second: u64,
+    /// Units that may come at once after a pause; at least 1.
+    pub burst: u64,
+}
+
+/// Limits of one app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppLimits {
+    /// The app's name, exactly.
+    pub app: String,
+    /// What its tunnels may take.
+    pub limits: TrafficLimits,
 }
 
 /// Where the tunnels of a service lead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServiceKind {
     /// To one of these servers; at least one, none twice.
-    Servers(Vec<HostPort>),
+    Servers(Vec<Server>),
     /// To the destination that the app asks for.
     Any,
 }

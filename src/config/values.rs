@@ -78,6 +78,26 @@ pub(super) fn word<T: Copy>(text: &str, known: &[(&str, T)]) -> Result<T, Fault>
     ))
 }
 
+/// Reads a size such as `64 MiB`, in bytes; one that is too large to be counted is `u64::MAX`.
+pub(super) fn size(text: &str) -> Result<u64, Fault> {
+    const REMEDY: &str = "write a whole number and KiB, MiB or GiB, as in \"64 MiB\"";
+    let unit_at = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (digits, unit) = text.split_at(unit_at);
+    let shift = match unit.strip_prefix(' ').unwrap_or(unit) {
+        "KiB" if !digits.is_empty() => 10,
+        "MiB" if !digits.is_empty() => 20,
+        "GiB" if !digits.is_empty() => 30,
+        _ => {
+            let message = format!("{} is not a size", quoted(text));
+            return Err(Fault::new(message, REMEDY));
+        }
+    };
+    let number: u64 = digits.parse().unwrap_or(u64::MAX);
+    Ok(number.saturating_mul(1 << shift))
+}
+
 /// Reads a count from 1 to `max`.
 pub(super) fn count(number: i64, max: usize) -> Result<usize, Fault> {
     usize::try_from(number)
@@ -201,17 +221,6 @@ impl Folder {
             .filter_map(|file| file.parse(report, |text| self.readable(&text)).given())
             .collect()
     }
-}
-
-/// Refuses a list that this version can only take empty.
-pub(super) fn refuse_nonempty(list: Slot<List>, what: &str, remedy: &str, report: &mut Report) {
-    list.parse(report, |list| {
-        if list.is_empty() {
-            Ok(())
-        } else {
-            Err(Fault::unsupported(what, remedy))
-        }
-    });
 }
 
 /// Networks, none twice.

@@ -13,6 +13,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::ControlError;
 use super::permission::{Permission, read_token};
 use crate::config::AdminListen;
+use crate::engine::Inherited;
 
 /// Connections that the kernel keeps for a Unix listener until they are accepted; the standard library's for TCP.
 const BACKLOG: i32 = 128;
@@ -32,16 +33,16 @@ pub(super) enum Listener {
 }
 
 impl Control {
-    /// Binds the admin listener. A Unix socket gets mode 0600; where its file is left from a process that nobody listens
+    /// Binds the admin listener, or takes it from those that are `inherited`. A Unix socket gets mode 0600; where its file is left from a process that nobody listens
     /// for any more, it is replaced.
     ///
     /// # Errors
     ///
     /// The address is taken, is not loopback, or may not be used; each error names it.
-    pub fn bind(listen: &AdminListen) -> Result<Self, ControlError> {
+    pub fn bind(listen: &AdminListen, inherited: &mut Inherited) -> Result<Self, ControlError> {
         let listener = match listen {
-            AdminListen::Tcp(address) => bind_tcp(*address)?,
-            AdminListen::Unix(path) => bind_unix(path)?,
+            AdminListen::Tcp(address) => bind_tcp(*address, inherited)?,
+            AdminListen::Unix(path) => bind_unix(path, inherited)?,
         };
         let permission = match listener {
             Listener::Tcp(..) => Permission::Never,
@@ -64,6 +65,18 @@ impl Control {
         Ok(self)
     }
 
+    /// A copy of the listening socket, for a process that takes it over.
+    ///
+    /// # Errors
+    ///
+    /// The system's, at its limit of open files.
+    pub fn socket(&self) -> io::Result<OwnedFd> {
+        match &self.listener {
+            Listener::Tcp(listener, _) => listener.try_clone().map(Into::into),
+            Listener::Unix(listener, _) => listener.try_clone().map(Into::into),
+        }
+    }
+
     /// The TCP address, with the port that the system chose where the configured one was 0. `None` for a Unix socket.
     #[must_use]
     pub const fn local_addr(&self) -> Option<SocketAddr> {
@@ -79,20 +92,30 @@ impl Control {
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> Result<Listener, ControlError> {
+fn bind_tcp(address: SocketAddr, inherited: &mut Inherited) -> Result<Listener, ControlError> {
     if !address.ip().is_loopback() {
         return Err(ControlError::NotLoopback { address });
     }
     let failed = |source| bind_error(address.to_string(), source);
-    let listener = TcpListener::bind(address).map_err(failed)?;
+    let listener = match inherited.take_tcp(address).pop() {
+        Some(listener) => listener,
+        None => TcpListener::bind(address).map_err(failed)?,
+    };
     listener.set_nonblocking(true).map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok(Listener::Tcp(listener, bound))
 }
 
-fn bind_unix(path: &Path) -> Result<Listener, ControlError> {
-    remove_stale(path)?;
+fn bind_unix(path: &Path, inherited: &mut Inherited) -> Result<Listener, ControlError> {
+    let inherited = inherited.take_unix(path);
+    if inherited.is_none() {
+        remove_stale(path)?;
+    }
     let bind = || {
+        if let Some(listener) = inherited {
+            listener.set_nonblocking(true)?;
+            return Ok(Listener::Unix(listener, SocketFile::new(path)?));
+        }
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         // Linux makes the file with the mode of the unbound socket, so there is no moment with a wider one.
         let file = File::from(OwnedFd::from(socket));
@@ -157,6 +180,7 @@ fn bind_error(address: String, source: io::Error) -> ControlError {
 pub(super) struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
+    is_mine: bool,
 }
 
 impl SocketFile {
@@ -164,13 +188,19 @@ impl SocketFile {
         Ok(Self {
             path: path.to_owned(),
             identity: identity(path)?,
+            is_mine: true,
         })
+    }
+
+    /// Leaves the file to another process.
+    pub fn leave(mut self) {
+        self.is_mine = false;
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+        if self.is_mine && identity(&self.path).is_ok_and(|found| found == self.identity) {
             // Failing leaves a stale file, which the next start replaces.
             let _ = fs::remove_file(&self.path);
         }
@@ -186,12 +216,16 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 mod tests {
     use super::*;
 
+    fn bind(listen: &AdminListen) -> Result<Control, ControlError> {
+        Control::bind(listen, &mut Inherited::default())
+    }
+
     #[test]
     fn a_taken_port_is_named() {
-        let first = Control::bind(&AdminListen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
+        let first = bind(&AdminListen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
         let address = first.local_addr().unwrap();
         assert_ne!(address.port(), 0);
-        let error = Control::bind(&AdminListen::Tcp(address)).unwrap_err();
+        let error = bind(&AdminListen::Tcp(address)).unwrap_err();
         assert!(
             matches!(error, ControlError::AddressInUse { .. }),
             "{error:?}"
@@ -202,7 +236,7 @@ mod tests {
     #[test]
     fn other_machines_are_kept_out() {
         for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
-            let error = Control::bind(&AdminListen::Tcp(address.parse().unwrap())).unwrap_err();
+            let error = bind(&AdminListen::Tcp(address.parse().unwrap())).unwrap_err();
             assert!(
                 matches!(error, ControlError::NotLoopback { .. }),
                 "{error:?}"
@@ -215,12 +249,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.sock");
         let listen = AdminListen::Unix(path.clone());
-        let first = Control::bind(&listen).unwrap();
+        let first = bind(&listen).unwrap();
         assert_eq!(
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600
         );
-        let error = Control::bind(&listen).unwrap_err();
+        let error = bind(&listen).unwrap_err();
         assert!(
             matches!(error, ControlError::AddressInUse { .. }),
             "{error:?}"
@@ -236,11 +270,11 @@ mod tests {
         let stale = folder.path().join("stale.sock");
         drop(UnixListener::bind(&stale).unwrap());
         assert!(stale.exists());
-        Control::bind(&AdminListen::Unix(stale)).unwrap();
+        bind(&AdminListen::Unix(stale)).unwrap();
 
         let file = folder.path().join("precious");
         fs::write(&file, "data").unwrap();
-        let error = Control::bind(&AdminListen::Unix(file.clone())).unwrap_err();
+        let error = bind(&AdminListen::Unix(file.clone())).unwrap_err();
         assert!(
             matches!(error, ControlError::NotASocket { .. }),
             "{error:?}"
@@ -252,10 +286,10 @@ mod tests {
     fn a_file_that_another_process_made_is_left() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.sock");
-        let old = Control::bind(&AdminListen::Unix(path.clone())).unwrap();
+        let old = bind(&AdminListen::Unix(path.clone())).unwrap();
         // The old file stays under another name, so that its inode is not given out again.
         fs::rename(&path, folder.path().join("old.sock")).unwrap();
-        let _new = Control::bind(&AdminListen::Unix(path.clone())).unwrap();
+        let _new = bind(&AdminListen::Unix(path.clone())).unwrap();
         drop(old);
         assert!(path.exists());
     }

@@ -27,7 +27,8 @@ use crate::limits::{
 };
 
 impl Control {
-    /// Runs the control core on this thread until `shutdown` holds `true` or its sender is gone: the admin listener, and
+    /// Runs the control core on this thread until `shutdown` holds `true` or its sender is gone: the admin listener, which
+    /// is left to another process once `retired` holds `true`, and
     /// beside it `extra` (other jobs of the control core, such as signals and name resolution), which is dropped at the
     /// end. It is not the end when `extra` returns.
     ///
@@ -38,6 +39,7 @@ impl Control {
         self,
         node: Arc<dyn Node>,
         shutdown: watch::Receiver<bool>,
+        retired: watch::Receiver<bool>,
         extra: impl Future<Output = ()>,
     ) -> Result<(), ControlError> {
         let runtime =
@@ -50,7 +52,7 @@ impl Control {
                 pending::<()>().await;
             };
             tokio::select! {
-                () = serve(acceptor, pages, shutdown) => {}
+                () = serve(acceptor, pages, shutdown, retired) => {}
                 () = jobs => {}
             }
             Ok(())
@@ -61,10 +63,8 @@ impl Control {
 /// The listener on the runtime.
 enum Acceptor {
     Tcp(TcpListener),
-    Unix(
-        UnixListener,
-        #[expect(dead_code, reason = "removes the socket's file when it is dropped")] SocketFile,
-    ),
+    /// The socket's file is removed with it.
+    Unix(UnixListener, SocketFile),
 }
 
 enum Stream {
@@ -80,6 +80,13 @@ impl Acceptor {
         })
     }
 
+    /// Another process listens on.
+    fn leave(self) {
+        if let Self::Unix(_, file) = self {
+            file.leave();
+        }
+    }
+
     async fn accept(&self) -> io::Result<Stream> {
         Ok(match self {
             Self::Tcp(listener) => Stream::Tcp(listener.accept().await?.0),
@@ -88,7 +95,12 @@ impl Acceptor {
     }
 }
 
-async fn serve(acceptor: Acceptor, pages: Rc<Pages>, mut shutdown: watch::Receiver<bool>) {
+async fn serve(
+    acceptor: Acceptor,
+    pages: Rc<Pages>,
+    mut shutdown: watch::Receiver<bool>,
+    mut retired: watch::Receiver<bool>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -107,6 +119,11 @@ async fn serve(acceptor: Acceptor, pages: Rc<Pages>, mut shutdown: watch::Receiv
             },
             Some(_) = connections.join_next() => {}
             () = stopped(&mut shutdown) => break,
+            Ok(_) = retired.wait_for(|retired| *retired) => {
+                acceptor.leave();
+                stopped(&mut shutdown).await;
+                return;
+            }
         }
     }
     drop(acceptor);

@@ -12,7 +12,10 @@ use super::super::{Device, Readiness, Reply};
 use super::*;
 use crate::config::AdminListen;
 use crate::engine::ChangeError;
-use crate::observe::{CloseReason, CoreMetrics, NodeGauges, Stage, TunnelFilter, TunnelInfo};
+use crate::engine::Inherited;
+use crate::observe::{
+    CloseReason, CoreMetrics, NodeGauges, ServerInfo, Stage, TunnelFilter, TunnelInfo,
+};
 use crate::table::{DeviceChanges, DeviceRegistry};
 
 #[derive(Default)]
@@ -21,6 +24,7 @@ struct Fake {
     second_core_is_stuck: AtomicBool,
     devices: Mutex<DeviceRegistry>,
     closed: Mutex<Vec<TunnelFilter>>,
+    drained: Mutex<bool>,
 }
 
 impl Node for Fake {
@@ -100,6 +104,24 @@ impl Node for Fake {
         reply(Ok(()));
     }
 
+    fn servers(&self) -> Vec<ServerInfo> {
+        let drained = *self.drained.lock().unwrap();
+        vec![ServerInfo {
+            service: "wiki/eu".into(),
+            server: "10.0.0.5:443".into(),
+            state: if drained { "drained" } else { "up" }.into(),
+            ..ServerInfo::default()
+        }]
+    }
+
+    fn drain_server(&self, service: &str, server: &str, drained: bool) -> Option<ServerInfo> {
+        if (service, server) != ("wiki/eu", "10.0.0.5:443") {
+            return None;
+        }
+        *self.drained.lock().unwrap() = drained;
+        self.servers().pop()
+    }
+
     fn ready(&self) -> Readiness {
         Readiness {
             ready: true,
@@ -127,12 +149,13 @@ struct Running {
 
 impl Running {
     fn start(listen: &AdminListen) -> Self {
-        let control = Control::bind(listen).unwrap();
+        let control = Control::bind(listen, &mut Inherited::default()).unwrap();
         let address = control.local_addr();
         let node = Arc::new(Fake::default());
         let (stop, stopped) = watch::channel(false);
         let served: Arc<Fake> = Arc::clone(&node);
-        let thread = thread::spawn(move || control.run(served, stopped, async {}));
+        let (_, retired) = watch::channel(false);
+        let thread = thread::spawn(move || control.run(served, stopped, retired, async {}));
         Self {
             node,
             address,

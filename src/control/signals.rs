@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::{SigId, flag, low_level};
 use tokio::signal::unix::{self, SignalKind};
 
@@ -16,6 +16,8 @@ pub enum Signal {
     Reload,
     /// SIGTERM or SIGINT: drain and end. The second one asks to end at once; counting them is the receiver's.
     Stop,
+    /// SIGUSR2: start a new process on the same listeners, drain and end.
+    Upgrade,
 }
 
 /// Signals that come before the control core runs: noted, where they would end the process by themselves.
@@ -24,6 +26,7 @@ pub struct EarlySignals {
     actions: Vec<SigId>,
     hangup: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
+    upgrade: Arc<AtomicBool>,
 }
 
 impl EarlySignals {
@@ -33,16 +36,18 @@ impl EarlySignals {
     ///
     /// The system refuses a handler.
     pub fn note() -> io::Result<Self> {
-        let (hangup, stop) = (Arc::default(), Arc::default());
+        let (hangup, stop, upgrade) = (Arc::default(), Arc::default(), Arc::default());
         let note = |signal, flag: &Arc<AtomicBool>| flag::register(signal, flag.clone());
         Ok(Self {
             actions: vec![
                 note(SIGHUP, &hangup)?,
                 note(SIGTERM, &stop)?,
                 note(SIGINT, &stop)?,
+                note(SIGUSR2, &upgrade)?,
             ],
             hangup,
             stop,
+            upgrade,
         })
     }
 
@@ -51,7 +56,11 @@ impl EarlySignals {
         self.actions.into_iter().for_each(|action| {
             low_level::unregister(action);
         });
-        let noted = [(self.hangup, Signal::Reload), (self.stop, Signal::Stop)];
+        let noted = [
+            (self.hangup, Signal::Reload),
+            (self.upgrade, Signal::Upgrade),
+            (self.stop, Signal::Stop),
+        ];
         let noted = noted.into_iter();
         noted
             .filter(|(flag, _)| flag.load(Ordering::Relaxed))
@@ -67,6 +76,7 @@ pub struct Signals {
     hangup: unix::Signal,
     terminate: unix::Signal,
     interrupt: unix::Signal,
+    upgrade: unix::Signal,
 }
 
 impl Signals {
@@ -85,6 +95,7 @@ impl Signals {
             hangup: unix::signal(SignalKind::hangup())?,
             terminate: unix::signal(SignalKind::terminate())?,
             interrupt: unix::signal(SignalKind::interrupt())?,
+            upgrade: unix::signal(SignalKind::user_defined2())?,
             // After the handlers: a signal in between is seen by both rather than by none.
             early: early.end(),
         })
@@ -99,6 +110,7 @@ impl Signals {
             _ = self.hangup.recv() => Signal::Reload,
             _ = self.terminate.recv() => Signal::Stop,
             _ = self.interrupt.recv() => Signal::Stop,
+            _ = self.upgrade.recv() => Signal::Upgrade,
         }
     }
 
@@ -119,13 +131,16 @@ mod tests {
         let early = EarlySignals::note().unwrap();
         kill("HUP");
         kill("INT");
+        kill("USR2");
         let mut signals = Signals::install(early).unwrap();
         assert_eq!(signals.next().await, Signal::Reload);
+        assert_eq!(signals.next().await, Signal::Upgrade);
         assert_eq!(signals.next().await, Signal::Stop);
         for (name, expected) in [
             ("HUP", Signal::Reload),
             ("TERM", Signal::Stop),
             ("INT", Signal::Stop),
+            ("USR2", Signal::Upgrade),
         ] {
             kill(name);
             assert_eq!(signals.next().await, expected);

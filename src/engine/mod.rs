@@ -3,13 +3,17 @@
 //! [`Node`] is the handle to all of them that other threads hold. It never waits for a core.
 
 mod handover;
+mod listeners;
 mod material;
 mod node;
 mod registry;
 mod revocation;
+mod succession;
 mod sweeper;
 mod worker;
 
+pub use listeners::Inherited;
 pub use material::{LoadError, Material};
 pub use node::{EngineError, Node, ReloadError};
 pub use registry::{ChangeError, ChangeReply, Registry, StoreError};
+pub use succession::{Event, Predecessor, Successor};

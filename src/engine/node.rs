@@ -1,25 +1,27 @@
 //! The node: all cores, and what can be asked of them from outside.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use super::handover::Handover;
+use super::listeners::{Inherited, Listening};
 use super::material::{LoadError, Material};
-use super::registry::Registry;
+use super::registry::{Registry, Tell};
 use super::revocation::Revocation;
+use super::succession::Predecessor;
 use super::sweeper::Sweeper;
 use super::worker::{self, Place};
-use crate::backend::{Dialer, OwnAddresses, ResolverHandle};
-use crate::config::Config;
+use crate::backend::{Dialer, Fleet, Group, OwnAddresses, ResolverHandle, Watch};
+use crate::config::{Config, ListenerKind};
 use crate::observe::{AuditHandle, CoreMetrics, TunnelFilter, TunnelInfo};
 use crate::ring::{Remote, RingError};
 use crate::table::{CoreLoad, Published};
 use crate::tls::Resumption;
-use crate::tunnel::{Causes, Core, Quota, Snapshot};
+use crate::tunnel::{Causes, Core, Gates, Quota, Snapshot};
 
 /// Why the node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -72,13 +74,21 @@ pub struct Node {
     config: Mutex<Config>,
     cores: Vec<Remote>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    address: SocketAddr,
+    /// The sockets that the cores accept from, for a process that takes them over. None once the node drains.
+    sockets: Mutex<Vec<TcpListener>>,
+    listening: Vec<(ListenerKind, SocketAddr)>,
     registry: Registry,
     pub(super) sweeper: Arc<Sweeper>,
     pub(super) revocation: Revocation,
     resumption: Mutex<Arc<Resumption>>,
     own: Arc<Published<OwnAddresses>>,
+    fleet: Fleet,
+    /// The servers that are checked.
+    watches: Mutex<Arc<[Watch]>>,
     quota: Arc<Quota>,
+    gates: Gates,
+    predecessor: Option<Arc<Predecessor>>,
+    leaving: AtomicBool,
     draining: AtomicBool,
     generation: AtomicU64,
     reload_failures: AtomicU64,
@@ -86,7 +96,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Reads what `config` names and starts its cores.
+    /// Reads what `config` names and starts its cores, on `inherited` sockets where they fit. The process before this one
+    /// is told what it must not miss.
     ///
     /// # Errors
     /// [`EngineError`]; nothing keeps running then.
@@ -94,11 +105,18 @@ impl Node {
         config: Config,
         audit: &AuditHandle,
         resolver: &ResolverHandle,
+        inherited: &mut Inherited,
+        predecessor: Option<Arc<Predecessor>>,
     ) -> Result<Self, EngineError> {
+        let cores = config.engine.cores.len();
+        let listening = Listening::open(config.profile.listener.addresses(), cores, inherited)?;
         let mut material = Material::load(&config)?;
         let sweeper = Arc::new(Sweeper::default());
         let told = sweeper.clone();
-        let registry = Registry::start(&config, move || told.changed(Causes::DEVICES))?;
+        let tell = predecessor.clone().map(|predecessor| -> Tell {
+            Box::new(move |changes| predecessor.devices_changed(changes))
+        });
+        let registry = Registry::start(&config, move || told.changed(Causes::DEVICES), tell)?;
         let revocation = Revocation::new(std::mem::take(&mut material.crls));
         let own = OwnAddresses::read().map_err(EngineError::Interfaces)?;
         let own = Arc::new(Published::new(own));
@@ -106,7 +124,9 @@ impl Node {
         let mut node = Self {
             cores: Vec::new(),
             threads: Mutex::default(),
-            address: config.profile.listen,
+            listening: listening.bound,
+            sockets: Mutex::new(listening.copies),
+            leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             generation: AtomicU64::new(1),
             reload_failures: AtomicU64::new(0),
@@ -117,24 +137,34 @@ impl Node {
             revocation,
             resumption: Mutex::new(material.resumption.clone()),
             own,
+            fleet: Fleet::default(),
+            watches: Mutex::new(Arc::new([])),
             quota,
+            predecessor,
+            gates: Gates::default(),
         };
-        refuse_taken(node.address)?;
-        let snapshots = material.snapshots(config.engine.cores.len(), &node.revocation)?;
-        let handover = Arc::new(Handover::new(config.engine.cores.len()));
-        for (index, (&cpu, snapshot)) in config.engine.cores.iter().zip(snapshots).enumerate() {
+        let groups = node.fleet.prepare(&config.profile.services);
+        let snapshots = material.snapshots(cores, &node.revocation, &groups, &node.gates)?;
+        node.commit(material.watches(&groups)?, groups);
+        let handover = Arc::new(Handover::new(cores));
+        let each = config
+            .engine
+            .cores
+            .iter()
+            .zip(snapshots)
+            .zip(listening.of_cores);
+        for (index, ((&cpu, snapshot), sockets)) in each.enumerate() {
             let load = handover.load(index);
             let make = node.core(index, snapshot, load, audit, resolver);
             let place = Place {
                 cpu,
-                address: node.address,
+                sockets,
                 max_tunnels: config.engine.max_tunnels,
                 handover: handover.clone(),
             };
             match worker::start(place, make) {
-                Ok((started, thread)) => {
-                    node.address = started.address;
-                    node.cores.push(started.remote);
+                Ok((remote, thread)) => {
+                    node.cores.push(remote);
                     node.threads_mut().push(thread);
                 }
                 Err(error) => {
@@ -164,10 +194,18 @@ impl Node {
         }
     }
 
-    /// The address that tunnels are opened to, with the port that the system chose for port 0.
+    /// The address that tunnels are opened to, with the port that the system chose for port 0: that of the TLS listener,
+    /// if there is one.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listening[0].1
+    }
+
+    /// The address of the plain listener, if there is one.
+    #[must_use]
+    pub fn plain_address(&self) -> Option<SocketAddr> {
+        let mut listening = self.listening.iter();
+        listening.find_map(|(by, address)| (*by == ListenerKind::Http).then_some(*address))
     }
 
     /// Number of cores.
@@ -225,8 +263,12 @@ impl Node {
         let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let fixed = [
             (
-                current.profile.listen != config.profile.listen,
-                "profile.listener.https",
+                !current
+                    .profile
+                    .listener
+                    .addresses()
+                    .eq(config.profile.listener.addresses()),
+                "an address of profile.listener",
             ),
             (current.engine.cores != config.engine.cores, "engine.cores"),
             (current.admin != config.admin, "admin.listen"),
@@ -244,9 +286,14 @@ impl Node {
         let _turn = self.revocation.turn();
         let mut material = Material::load_beside(&config, Some(&self.revocation))?;
         material.continue_sessions(&self.resumption())?;
-        let snapshots = material.snapshots(self.cores.len(), &self.revocation)?;
+        let groups = self.fleet.prepare(&config.profile.services);
+        let watches = material.watches(&groups)?;
+        let snapshots =
+            material.snapshots(self.cores.len(), &self.revocation, &groups, &self.gates)?;
         self.registry.rebase(source)?;
         self.revocation.replace(material.crls);
+        self.commit(watches, groups);
+        self.gates.configure(&config.profile);
         for (core, snapshot) in self.cores.iter().zip(snapshots) {
             core.run(move || worker::replace_snapshot(snapshot));
         }
@@ -254,7 +301,28 @@ impl Node {
         *self.lock_resumption() = material.resumption;
         *current = config;
         self.generation.fetch_add(1, Ordering::Relaxed);
+        if let Some(predecessor) = &self.predecessor {
+            predecessor.reload();
+        }
         Ok(())
+    }
+
+    fn commit(&self, watches: Arc<[Watch]>, groups: Arc<[Option<Arc<Group>>]>) {
+        self.fleet.commit(groups);
+        *self.watches.lock().unwrap_or_else(PoisonError::into_inner) = watches;
+    }
+
+    /// The servers of all services.
+    #[must_use]
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// The servers that are to be checked, as the configuration in force says.
+    #[must_use]
+    pub fn watches(&self) -> Arc<[Watch]> {
+        let watches = self.watches.lock();
+        watches.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes new ticket keys when it is time, and erases sessions that have expired. Reads a file: not for a data core.
@@ -288,12 +356,57 @@ impl Node {
         }
     }
 
-    /// Stops accepting; cores end with their last session.
+    /// Stops accepting and refuses new tunnels; cores end with their last session.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.stop(true);
+    }
+
+    /// Says that it is not ready any more, so that load balancers send sessions elsewhere; takes those that come still.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
         for core in &self.cores {
-            core.run(worker::drain);
+            core.run(|| worker::with_core(|core| core.leaving.set(true)));
         }
+    }
+
+    /// Whether [`Node::leave`] or [`Node::drain`] was called.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed) || self.is_draining()
+    }
+
+    /// Lets another process have what is on disk. With `false`, it is this one's again.
+    pub fn follow(&self, follow: bool) {
+        self.registry.follow(follow);
+    }
+
+    /// Stops accepting because another process does, which says what changes; cores end with their last session. What was
+    /// accepted before is served as ever.
+    pub fn retire(&self) {
+        self.stop(false);
+    }
+
+    fn stop(&self, refuse: bool) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.lock_sockets().clear();
+        for core in &self.cores {
+            core.run(move || worker::stop(refuse));
+        }
+    }
+
+    /// The sockets that tunnels are accepted from, for another process.
+    ///
+    /// # Errors
+    /// The system's, at its limit of open files.
+    pub fn sockets(&self) -> io::Result<Vec<TcpListener>> {
+        self.lock_sockets()
+            .iter()
+            .map(TcpListener::try_clone)
+            .collect()
+    }
+
+    fn lock_sockets(&self) -> std::sync::MutexGuard<'_, Vec<TcpListener>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the sessions that are left.
@@ -365,19 +478,4 @@ impl Node {
     fn threads_mut(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// `SO_REUSEPORT` lets cores share an address, and would let a second node share it in silence: ask without it first.
-fn refuse_taken(address: SocketAddr) -> Result<(), EngineError> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let probe = || {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())
-    };
-    probe().map_err(|source| EngineError::Listen { address, source })
 }

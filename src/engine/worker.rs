@@ -1,34 +1,28 @@
 //! One core's thread: from pinning to the end of its last session.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::net::TcpListener as Socket;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use super::handover::Handover;
+use super::handover::{Accepted, Handover};
 use super::node::EngineError;
+use crate::config::ListenerKind;
 use crate::limits::{
-    ACCEPT_BACKLOG, ACCEPT_PAUSE, BUFFER_TRIM_INTERVAL, BUFFERS_TRIMMED, DRAIN_POLL,
-    HANDSHAKES_PER_TURN, SESSIONS_BEYOND_TUNNELS,
+    ACCEPT_PAUSE, BUFFER_TRIM_INTERVAL, BUFFERS_TRIMMED, DRAIN_POLL, HANDSHAKES_PER_TURN,
+    SESSIONS_BEYOND_TUNNELS,
 };
 use crate::observe::TunnelFilter;
 use crate::ring::{self, Either, Remote, Runtime, RuntimeConfig, Signal, TcpListener, TcpStream};
 use crate::tunnel::{self, Causes, Core, Snapshot, serve};
 
-/// What another thread needs to know about a started core.
-pub(super) struct Started {
-    pub remote: Remote,
-    pub address: SocketAddr,
-}
-
 /// Where a core runs and what it shares with the others.
 pub(super) struct Place {
     pub cpu: usize,
-    pub address: SocketAddr,
+    pub sockets: Vec<(ListenerKind, Socket)>,
     pub max_tunnels: usize,
     pub handover: Arc<Handover>,
 }
@@ -38,29 +32,31 @@ struct Here {
     core: Rc<Core>,
     stop: Signal,
     handover: Arc<Handover>,
+    /// Listeners that are accepted from.
+    listeners: Cell<usize>,
+    max_tunnels: usize,
 }
 
 impl Here {
     /// Serves an accepted connection, here or on a core that has less to do.
-    fn accepted(&self, stream: TcpStream) {
+    fn accepted(&self, stream: TcpStream, by: ListenerKind) {
         let core = &self.core;
         let Some(to) = self.handover.better_than(core.index) else {
-            ring::spawn(serve(core.clone(), stream));
+            ring::spawn(serve(core.clone(), stream, by));
             return;
         };
-        match self
-            .handover
-            .give(to, stream.into_descriptor(), serve_given)
-        {
+        let socket = stream.into_descriptor();
+        let accepted = Accepted { socket, by };
+        match self.handover.give(to, accepted, serve_given) {
             Ok(()) => core.metrics.borrow_mut().sessions_handed_over += 1,
-            Err(sockets) => self.serve(sockets),
+            Err(back) => self.serve(back),
         }
     }
 
-    fn serve(&self, sockets: Vec<OwnedFd>) {
-        for socket in sockets {
+    fn serve(&self, accepted: Vec<Accepted>) {
+        for Accepted { socket, by } in accepted {
             let stream = TcpStream::from_descriptor(socket);
-            ring::spawn(serve(self.core.clone(), stream));
+            ring::spawn(serve(self.core.clone(), stream, by));
         }
     }
 }
@@ -109,10 +105,11 @@ pub(super) fn close_tunnels(filter: TunnelFilter, reply: impl FnOnce(usize) + 's
     }
 }
 
-/// Stops accepting and refuses new tunnels on this thread's core; its thread ends with the last session.
-pub(super) fn drain() {
+/// Stops accepting on this thread's core; its thread ends with the last session. `refuse`: new tunnels are refused.
+pub(super) fn stop(refuse: bool) {
     let here = HERE.with_borrow(Clone::clone);
     if let Some(here) = here {
+        here.core.refuses.set(refuse);
         here.core.draining.raise();
         // What was accepted for this core is its own, as if it had accepted it.
         here.serve(here.handover.leave(here.core.index));
@@ -124,7 +121,7 @@ pub(super) fn drain() {
 pub(super) fn start(
     place: Place,
     make_core: impl FnOnce() -> Core + Send + 'static,
-) -> Result<(Started, thread::JoinHandle<()>), EngineError> {
+) -> Result<(Remote, thread::JoinHandle<()>), EngineError> {
     let (sender, receiver) = mpsc::channel();
     let thread = thread::Builder::new()
         .name(format!("core-{}", place.cpu))
@@ -139,11 +136,11 @@ pub(super) fn start(
 fn run(
     place: Place,
     make_core: impl FnOnce() -> Core,
-    started: &mpsc::Sender<Result<Started, EngineError>>,
+    started: &mpsc::Sender<Result<Remote, EngineError>>,
 ) {
     let Place {
         cpu,
-        address,
+        sockets,
         max_tunnels,
         handover,
     } = place;
@@ -161,31 +158,35 @@ fn run(
             return;
         }
     };
-    let core = Rc::new(make_core());
     let here = Rc::new(Here {
-        core,
+        core: Rc::new(make_core()),
         stop: Signal::default(),
         handover,
+        listeners: Cell::new(0),
+        max_tunnels,
     });
     HERE.set(Some(here.clone()));
     let started = started.clone();
     runtime.block_on(async move {
-        let listener = match TcpListener::bind(address, ACCEPT_BACKLOG) {
-            Ok(listener) => listener,
-            Err(source) => {
-                let _ = started.send(Err(EngineError::Listen { address, source }));
+        let adopt = |(by, socket)| TcpListener::from_socket(socket).map(|socket| (by, socket));
+        let listeners: io::Result<Vec<_>> = sockets.into_iter().map(adopt).collect();
+        let listeners = match listeners {
+            Ok(listeners) => listeners,
+            Err(error) => {
+                let _ = started.send(Err(EngineError::Thread(error)));
                 return;
             }
         };
         here.handover.join(here.core.index, ring::remote());
-        let _ = started.send(Ok(Started {
-            remote: ring::remote(),
-            address: listener.local_address(),
-        }));
+        let _ = started.send(Ok(ring::remote()));
         let _trimming = ring::spawn_owned(trim_buffers());
         let _expiring = ring::spawn_owned(tunnel::watch_expiry(here.core.clone()));
-        accept(&here, listener, max_tunnels).await;
-        while here.core.sessions() > 0 {
+        for listener in listeners {
+            here.listeners.set(here.listeners.get() + 1);
+            ring::spawn(accept(here.clone(), listener));
+        }
+        here.stop.wait().await;
+        while here.listeners.get() + here.core.sessions() > 0 {
             ring::sleep(DRAIN_POLL).await;
         }
     });
@@ -200,10 +201,10 @@ async fn trim_buffers() {
     }
 }
 
-/// Accepts until the core drains.
-async fn accept(here: &Here, listener: TcpListener, max_tunnels: usize) {
+/// Accepts until the core stops.
+async fn accept(here: Rc<Here>, (by, listener): (ListenerKind, TcpListener)) {
     let core = &here.core;
-    let limit = max_tunnels.saturating_add(SESSIONS_BEYOND_TUNNELS);
+    let limit = here.max_tunnels.saturating_add(SESSIONS_BEYOND_TUNNELS);
     loop {
         let accepting = async {
             while core.sessions() >= limit {
@@ -214,12 +215,16 @@ async fn accept(here: &Here, listener: TcpListener, max_tunnels: usize) {
             listener.accept().await
         };
         match ring::race(here.stop.wait(), accepting).await {
-            Either::Left(()) => return,
-            Either::Right(Ok(stream)) => here.accepted(stream),
+            Either::Left(()) => break,
+            Either::Right(Ok(stream)) => here.accepted(stream, by),
             Either::Right(Err(error)) => {
                 tracing::error!(%error, "accept failed; trying again");
                 ring::sleep(Duration::from_secs(1)).await;
             }
         }
     }
+    for stream in listener.stop().await {
+        here.accepted(stream, by);
+    }
+    here.listeners.set(here.listeners.get() - 1);
 }

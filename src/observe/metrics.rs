@@ -187,6 +187,10 @@ pub struct CoreMetrics {
     pub http2_sessions: u64,
     /// HTTP/2 sessions ended for what the client did, by [`Abuse`].
     pub http2_abuse: [u64; Abuse::ALL.len()],
+    /// Receives that were put off by a limit of bytes a second.
+    pub rate_waits: u64,
+    /// For how long, in nanoseconds.
+    pub rate_wait_nanos: u64,
     /// Sweeps over the open tunnels.
     pub sweeps: u64,
     /// Times that accepting was paused, at a limit or for want of file descriptors.
@@ -219,6 +223,8 @@ impl CoreMetrics {
             dial_retries: 0,
             http2_sessions: 0,
             http2_abuse: [0; Abuse::ALL.len()],
+            rate_waits: 0,
+            rate_wait_nanos: 0,
             sweeps: 0,
             accept_backoff: 0,
             runtime: ring::Counters::default(),
@@ -281,6 +287,8 @@ impl CoreMetrics {
             dial_retries,
             http2_sessions,
             http2_abuse,
+            rate_waits,
+            rate_wait_nanos,
             sweeps,
             accept_backoff,
             runtime,
@@ -296,6 +304,8 @@ impl CoreMetrics {
         *bytes_server_to_client += other.bytes_server_to_client;
         *dial_retries += other.dial_retries;
         *http2_sessions += other.http2_sessions;
+        *rate_waits += other.rate_waits;
+        *rate_wait_nanos += other.rate_wait_nanos;
         *sweeps += other.sweeps;
         *accept_backoff += other.accept_backoff;
         runtime.merge(&other.runtime);

@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 use super::crl::CrlInfo;
 use super::metrics::{Abuse, CoreMetrics, Stage};
 use super::reason::CloseReason;
+use super::servers::{ServerInfo, encode_servers};
 
 /// The media type of what [`render`] makes.
 pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -73,6 +74,8 @@ pub struct NodeGauges {
     pub crl_next_update: Option<SystemTime>,
     /// Each CRL.
     pub crls: Arc<[CrlInfo]>,
+    /// Each server.
+    pub servers: Vec<ServerInfo>,
     /// Devices in the registry; absent without one.
     pub registry_devices: Option<u64>,
     /// Whether the registry's file could not be read and its last good copy counts.
@@ -112,6 +115,7 @@ impl Collector for Snapshot {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut out = Families(encoder);
         self.encode_node(&mut out)?;
+        encode_servers(&self.node.servers, &mut out)?;
         self.encode_traffic(&mut out)?;
         self.encode_runtime(&mut out)?;
         self.encode_latencies(&mut out)
@@ -310,6 +314,20 @@ impl Snapshot {
             m.dial_retries,
         )?;
         out.counter(
+            "rate_waits",
+            "Receives put off by a limit of bytes a second",
+            m.rate_waits,
+        )?;
+        out.family(
+            "rate_wait_seconds",
+            "For how long, added up over all tunnels",
+            MetricType::Counter,
+        )?
+        .encode_counter(
+            &(m.rate_wait_nanos as f64 / 1e9),
+            None::<&Exemplar<[(&str, &str); 0], f64>>,
+        )?;
+        out.counter(
             "accept_backoff",
             "Times that accepting was paused",
             m.accept_backoff + m.runtime.accept_pauses,
@@ -394,10 +412,10 @@ impl Snapshot {
 }
 
 /// The encoder with the three shapes of metric that are used here.
-struct Families<'a>(DescriptorEncoder<'a>);
+pub(super) struct Families<'a>(DescriptorEncoder<'a>);
 
 impl Families<'_> {
-    fn family<'s>(
+    pub(super) fn family<'s>(
         &'s mut self,
         name: &'s str,
         help: &str,
@@ -420,7 +438,7 @@ fn count(encoder: &mut MetricEncoder<'_>, value: u64) -> fmt::Result {
     encoder.encode_counter(&value, None::<&Exemplar<[(&str, &str); 0], u64>>)
 }
 
-fn count_labelled(
+pub(super) fn count_labelled(
     family: &mut MetricEncoder<'_>,
     labels: &impl EncodeLabelSet,
     value: u64,
@@ -481,6 +499,16 @@ mod tests {
                 ..CrlInfo::default()
             }]),
             registry_devices: Some(0),
+            servers: vec![ServerInfo {
+                service: "wiki".into(),
+                server: "10.0.0.5:443".into(),
+                state: "slow-start".into(),
+                weight: 3,
+                share: 40,
+                tunnels: 2,
+                checks_failed: 4,
+                ..ServerInfo::default()
+            }],
             ..NodeGauges::default()
         };
         render(metrics, &[true, false], node)
@@ -495,6 +523,10 @@ mod tests {
             "adit_ready 1",
             "adit_audit_lost_total 7",
             "adit_crl_entries 9",
+            "adit_server_up{service=\"wiki\",server=\"10.0.0.5:443\"} 1",
+            "adit_server_tunnels{service=\"wiki\",server=\"10.0.0.5:443\"} 2",
+            "adit_server_share{service=\"wiki\",server=\"10.0.0.5:443\"} 40",
+            "adit_server_checks_total{service=\"wiki\",server=\"10.0.0.5:443\",result=\"failed\"} 4",
             "adit_core_up{core=\"0\"} 1",
             "adit_core_up{core=\"1\"} 0",
             "adit_tunnels_live 3",

@@ -223,7 +223,8 @@ impl Driver {
         }
     }
 
-    fn cancel(&mut self, key: Key) {
+    /// Asks the kernel to stop an operation, whose results can still be polled for.
+    pub fn cancel(&mut self, key: Key) {
         self.push(&opcode::AsyncCancel::new(key).build().user_data(KEY_CANCEL));
     }
 

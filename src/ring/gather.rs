@@ -47,6 +47,11 @@ impl Gather {
         self.len == 0
     }
 
+    /// The runs.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.runs.iter().map(|run| &**run)
+    }
+
     /// How many runs there are.
     #[must_use]
     pub fn runs(&self) -> usize {

@@ -57,6 +57,22 @@ impl TcpListener {
         })
     }
 
+    /// Accepts on a socket that listens already. It must not be non-blocking: the ring waits.
+    ///
+    /// # Errors
+    /// The system's, where it has no address.
+    ///
+    /// # Panics
+    /// Outside a runtime.
+    pub fn from_socket(socket: std::net::TcpListener) -> io::Result<Self> {
+        Ok(Self {
+            core: current(Rc::clone),
+            address: socket.local_addr()?,
+            socket: socket.into(),
+            accepting: Cell::new(None),
+        })
+    }
+
     /// The address bound, with the port that the system chose for port 0.
     #[must_use]
     pub fn local_address(&self) -> SocketAddr {
@@ -91,6 +107,21 @@ impl TcpListener {
                 code => return Err(io::Error::from_raw_os_error(code)),
             }
         }
+    }
+
+    /// Stops, and gives out the connections that were accepted and not taken. What the system still has in its queue is
+    /// for whoever else listens on the socket.
+    pub async fn stop(self) -> Vec<TcpStream> {
+        let mut accepted = Vec::new();
+        if let Some(key) = self.accepting.get() {
+            self.core.driver.borrow_mut().cancel(key);
+            while let Some(result) = self.next().await {
+                if let Ok(fd) = u32::try_from(result) {
+                    accepted.push(TcpStream::adopt(&self.core, fd as i32));
+                }
+            }
+        }
+        accepted
     }
 
     /// Stops taking connections from the system's queue; the next [`TcpListener::accept`] starts again. Connections

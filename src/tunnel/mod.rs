@@ -2,11 +2,18 @@
 //!
 //! [`session`] reads from top to bottom as the life of a tunnel. `request` and `policy` do no I/O.
 
+mod bucket;
 mod core;
 mod ends;
+mod entrance;
+pub mod forwarded;
+mod gates;
 pub mod http2;
+mod introduction;
+mod named;
 mod open;
 mod outcome;
+mod plain;
 mod policy;
 mod quota;
 mod relay;
@@ -14,8 +21,11 @@ pub mod request;
 mod response;
 mod session;
 mod sweep;
+mod tls_server;
 
 pub use self::core::{Core, Limits, ServiceState, Snapshot};
+pub use gates::{Gate, Gates};
+pub use named::Names;
 pub use quota::Quota;
 pub use session::serve;
 pub use sweep::{Causes, close_matching, replace_snapshot, sweep, watch_expiry};

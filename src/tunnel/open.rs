@@ -3,18 +3,22 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::core::{Core, Live, Snapshot};
+use super::core::{Core, Limits, Live, Snapshot};
 use super::ends::{AppEnd, ServerEnd};
+use super::gates::Pass;
+use super::introduction::{Arrival, introduction};
 use super::outcome::{Outcome, audit};
 use super::policy::{authorize, route};
 use super::quota::Permit;
 use super::relay::{Behind, Ends, Relay};
 use super::sweep::reconsider;
+use super::tls_server::TlsServer;
+use crate::backend::{Claim, Reached, ServerEnd as Dialled};
 use crate::config::HostPort;
 use crate::observe::{AuditEvent, CloseReason, Stage, Subject};
-use crate::ring::{self, TcpStream};
+use crate::ring;
 use crate::tls::PeerIdentity;
 
 /// Who asks for tunnels in a session, and what that rests on.
@@ -27,25 +31,42 @@ pub(super) struct Peer {
     pub good_until: u64,
     /// How many changes there were when they were checked.
     pub changes: u64,
+    pub arrival: Arrival,
+    /// The one service that the session may reach, by its index, where its name chooses one.
+    pub service: Option<usize>,
 }
 
 /// A server that was reached for a request that is granted.
-pub(super) struct Opened<S> {
-    server: S,
-    address: Arc<str>,
+pub(super) struct Opened {
+    id: u64,
+    server: Reached,
     service: Arc<str>,
     target: HostPort,
     permit: Permit,
+    pass: Pass,
+    terms: Terms,
+}
+
+/// How long a tunnel may be open.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    /// Without a byte in either direction.
+    pub idle_timeout: Duration,
+    /// From its opening.
+    pub max_lifetime: Option<Duration>,
 }
 
 /// A tunnel whose app has been told that it is open.
-pub(super) struct Tunnel<A, S> {
+struct Tunnel<A, S> {
     relay: Rc<Relay<A, S>>,
     behind: Box<Behind>,
     /// How many changes there were when the app's certificates were checked.
     changes: u64,
-    permit: Permit,
+    holds: Holds,
 }
+
+/// What a tunnel holds until it has ended: its place under the limits, and among those of its server.
+type Holds = (Permit, Option<Claim>);
 
 /// Authorize, route, dial. An error is a refusal that the app has not been told yet; `outcome` says how far it came.
 pub(super) async fn open(
@@ -54,19 +75,25 @@ pub(super) async fn open(
     peer: &Peer,
     target: HostPort,
     outcome: &mut Outcome,
-) -> Result<Opened<TcpStream>, CloseReason> {
+) -> Result<Opened, CloseReason> {
     let identity = &peer.identity;
     let started = Instant::now();
     outcome.target = Some(target.clone());
-    if core.draining.is_raised() {
+    if core.refuses.get() {
         return Err(CloseReason::Draining);
     }
     let state = core
         .devices
         .read(|devices| devices.state(identity.device()));
     let grant = authorize(identity, state, snapshot.unmanaged_allowed)?;
-    let service = &snapshot.services[route(&grant, &snapshot.rules, &target)?.service];
+    let routed = route(&grant, &snapshot.rules, &target)?.service;
+    if peer.service.is_some_and(|only| only != routed) {
+        return Err(CloseReason::NoRule);
+    }
+    let service = &snapshot.services[routed];
     outcome.service = Some(service.name.clone());
+    let app = identity.app().and_then(|app| snapshot.apps.get(app));
+    let pass = Pass::enter(service.gate.as_ref(), app, ring::now())?;
     let limits = &snapshot.limits;
     let permit = core.quota.acquire(
         identity.device(),
@@ -77,47 +104,61 @@ pub(super) async fn open(
         .borrow_mut()
         .record(Stage::Authorize, started.elapsed());
 
+    let id = core.next_tunnel();
+    let introduction = match service.way.introduction {
+        Some(version) => introduction(version, peer, &target, id)?,
+        None => Vec::new(),
+    };
     let dialling = ring::now();
     let dialled = core
         .dialer
-        .dial(
-            &service.service,
-            &service.turn,
-            &target,
-            limits.connect_timeout,
-        )
+        .dial(&service.way, &target, &introduction, limits.connect_timeout)
         .await;
     core.metrics.borrow_mut().dial_retries += u64::from(dialled.retries);
-    let (server, address) = dialled.result?;
+    let server = dialled.result?;
     core.metrics.borrow_mut().record(
         Stage::Connect,
         ring::now().saturating_duration_since(dialling),
     );
 
     Ok(Opened {
+        id,
         server,
-        address,
         service: service.name.clone(),
         target,
         permit,
+        pass,
+        terms: Terms {
+            idle_timeout: limits.idle_timeout,
+            max_lifetime: service.max_lifetime.or(limits.max_lifetime),
+        },
     })
 }
 
-impl<S: ServerEnd> Opened<S> {
-    /// The tunnel to `app`, whose bytes begin with those `behind` the request.
-    pub fn tunnel<A: AppEnd>(
+impl Opened {
+    /// Takes the idle timeout that the app proposes, in seconds, as far as the bounds allow. The one in force, for the
+    /// answer; `None` where nothing was proposed.
+    pub fn propose_idle(&mut self, seconds: Option<u32>, limits: &Limits) -> Option<Duration> {
+        let proposed = Duration::from_secs(seconds?.into());
+        let (min, max) = limits.idle_bounds;
+        self.terms.idle_timeout = proposed.clamp(min, max);
+        Some(self.terms.idle_timeout)
+    }
+
+    /// Runs the tunnel to `app`, whose bytes begin with those `behind` the request, in a task of its own: what it took to
+    /// open it is not kept for its life. `session`: kept until it has ended.
+    pub fn run<A: AppEnd>(
         self,
         core: Rc<Core>,
-        snapshot: &Snapshot,
         peer: &Peer,
-        app: A,
-        behind: Behind,
-    ) -> Tunnel<A, S> {
+        (app, behind): (A, Behind),
+        session: impl Sized + 'static,
+    ) {
         let live = Live {
-            id: core.next_tunnel(),
+            id: self.id,
             subject: peer.subject.clone(),
             service: self.service,
-            server: self.address,
+            server: self.server.address,
             target: self.target,
             chain: peer.chain.clone(),
             good_until: peer.good_until.into(),
@@ -127,19 +168,55 @@ impl<S: ServerEnd> Opened<S> {
             closing: None.into(),
             waiting: None.into(),
         };
+        let parts = Parts {
+            core,
+            app,
+            live: Rc::new(live),
+            terms: self.terms,
+            pass: self.pass,
+            behind: Box::new(behind),
+            changes: peer.changes,
+            holds: (self.permit, self.server.claim),
+        };
+        match self.server.end {
+            Dialled::Plain(stream) => ring::spawn(relay(parts.tunnel(stream), session)),
+            Dialled::Tls(stream, carry) => {
+                let server = TlsServer::new(*stream, carry);
+                ring::spawn(relay(parts.tunnel(server), session));
+            }
+        }
+    }
+}
+
+/// A tunnel but for its server's end.
+struct Parts<A> {
+    core: Rc<Core>,
+    app: A,
+    live: Rc<Live>,
+    terms: Terms,
+    pass: Pass,
+    behind: Box<Behind>,
+    changes: u64,
+    holds: Holds,
+}
+
+impl<A: AppEnd> Parts<A> {
+    fn tunnel<S: ServerEnd>(self, server: S) -> Tunnel<A, S> {
         Tunnel {
             relay: Rc::new(Relay {
-                core,
-                app,
-                server: self.server,
-                live: Rc::new(live),
-                idle_timeout: snapshot.limits.idle_timeout,
+                core: self.core,
+                app: self.app,
+                server,
+                live: self.live,
+                terms: self.terms,
+                pass: self.pass,
+                paced: 0.into(),
                 last: ring::now().into(),
                 ends: Ends::default(),
             }),
-            behind: Box::new(behind),
-            changes: peer.changes,
-            permit: self.permit,
+            behind: self.behind,
+            changes: self.changes,
+            holds: self.holds,
         }
     }
 }
@@ -147,7 +224,7 @@ impl<S: ServerEnd> Opened<S> {
 /// The open tunnel, between its two records. Not an `async fn`, which would keep the tunnel twice.
 ///
 /// `session`: kept until it has ended.
-pub(super) fn relay<A: AppEnd, S: ServerEnd>(
+fn relay<A: AppEnd, S: ServerEnd>(
     tunnel: Tunnel<A, S>,
     session: impl Sized + 'static,
 ) -> impl Future<Output = ()> {
@@ -155,7 +232,7 @@ pub(super) fn relay<A: AppEnd, S: ServerEnd>(
         relay,
         behind,
         changes,
-        permit,
+        holds,
     } = tunnel;
     async move {
         let (core, live) = (&relay.core, &relay.live);
@@ -186,6 +263,6 @@ pub(super) fn relay<A: AppEnd, S: ServerEnd>(
             reason,
         };
         audit(core, &live.subject, Some(&live.target), end);
-        drop((permit, session));
+        drop((holds, session));
     }
 }

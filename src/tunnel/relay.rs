@@ -15,6 +15,8 @@ use rustls::AlertDescription;
 
 use super::core::{Core, Live};
 use super::ends::{AppEnd, Broken, Data, ServerEnd};
+use super::gates::{Direction, Pass};
+use super::open::Terms;
 use super::outcome::alert_of;
 use crate::limits::{CUT_LINGER, LINGER, SESSION_REST};
 use crate::observe::{CloseReason, Stage};
@@ -29,7 +31,11 @@ pub(super) struct Relay<A, S> {
     pub app: A,
     pub server: S,
     pub live: Rc<Live>,
-    pub idle_timeout: Duration,
+    pub terms: Terms,
+    /// What its service and its app may take.
+    pub pass: Pass,
+    /// Directions that wait until more may move.
+    pub paced: Cell<u8>,
     /// When a byte last moved.
     pub last: Cell<Instant>,
     pub ends: Ends,
@@ -70,10 +76,10 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
 
     /// Waits until both directions have ended, one has failed, nothing moves any more or the node ends.
     pub async fn end(&self, directions: [TaskHandle; 2]) -> CloseReason {
-        let stopped = ring::race(self.idle(), self.core.cut.wait());
+        let stopped = ring::race(self.time_over(), self.core.cut.wait());
         let ended = match ring::race(self.both_ended(), stopped).await {
             Either::Left(end) => end,
-            Either::Right(Either::Left(())) => Err(CloseReason::IdleTimeout),
+            Either::Right(Either::Left(reason)) => Err(reason),
             Either::Right(Either::Right(())) => Err(CloseReason::DrainTimeout),
         };
         drop(directions);
@@ -105,7 +111,8 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
         loop {
             match self.app.recv(carry).await {
                 Ok(Some(data)) => {
-                    self.moved(&self.live.up, data.len());
+                    let count = data.len();
+                    self.moved(&self.live.up, count);
                     let (sent, data) = self.server.send(data).await;
                     if sent.is_err() {
                         // The server reads no more. What it has already answered is still the app's.
@@ -113,6 +120,9 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
                         return Ok(());
                     }
                     carry = data.into_rest();
+                    if let Some(wait) = self.pass.moved(Direction::Up, count) {
+                        self.pace(wait).await;
+                    }
                 }
                 Ok(None) => {
                     self.server.close().await;
@@ -129,8 +139,13 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
             if early.is_empty() {
                 return Ok(());
             }
-            self.moved(&self.live.up, early.len());
-            self.server.send(early).await.0
+            let count = early.len();
+            self.moved(&self.live.up, count);
+            self.server.send(early).await.0?;
+            if let Some(wait) = self.pass.moved(Direction::Up, count) {
+                self.pace(wait).await;
+            }
+            Ok(())
         })
     }
 
@@ -144,13 +159,17 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
                 Either::Left(received) => received?,
                 Either::Right(broken) => return Err(self.app_end(broken)),
             };
-            let sent = match received {
+            match received {
                 Some((count, buffer)) => {
                     self.moved(&self.live.down, count);
                     if std::mem::take(&mut first) {
                         self.first_byte();
                     }
-                    self.app.send(buffer).await
+                    let sent = self.app.send(buffer).await;
+                    sent.map_err(|broken| self.app_end(broken))?;
+                    if let Some(wait) = self.pass.moved(Direction::Down, count) {
+                        self.pace(wait).await;
+                    }
                 }
                 None => {
                     // In a box of its own: an open tunnel has no room for its end.
@@ -158,9 +177,24 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
                         .await
                         .map_err(|broken| self.app_end(broken));
                 }
-            };
-            sent.map_err(|broken| self.app_end(broken))?;
+            }
         }
+    }
+
+    /// Waits until what has moved is paid for. Nothing is read meanwhile, so that TCP stops the sender; no buffer is held
+    /// but that of an incomplete record. In a box of its own: most tunnels have no limit.
+    fn pace(&self, wait: Duration) -> Pin<Box<dyn Future<Output = ()> + '_>> {
+        {
+            let mut metrics = self.core.metrics.borrow_mut();
+            metrics.rate_waits += 1;
+            metrics.rate_wait_nanos += wait.as_nanos() as u64;
+        }
+        Box::pin(async move {
+            self.paced.set(self.paced.get() + 1);
+            ring::sleep(wait).await;
+            self.paced.set(self.paced.get() - 1);
+            self.last.set(ring::now());
+        })
     }
 
     fn first_byte(&self) {
@@ -174,24 +208,39 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
         self.last.set(ring::now());
     }
 
-    /// Returns when nothing has moved for the idle timeout. Before that, the session rests. The timer is set anew only when
-    /// it has run out.
-    async fn idle(&self) {
-        let mut timer = ring::sleep(self.idle_timeout.min(SESSION_REST));
+    /// Returns when nothing has moved for the idle timeout, or the tunnel's time is over. Before that, the session rests. The
+    /// timer is set anew only when it has run out. A tunnel that waits because of a limit is not idle.
+    async fn time_over(&self) -> CloseReason {
+        let Terms {
+            idle_timeout,
+            max_lifetime,
+        } = self.terms;
+        let lifetime = max_lifetime.unwrap_or(Duration::MAX);
+        let mut timer = ring::sleep(idle_timeout.min(SESSION_REST).min(lifetime));
         loop {
             (&mut timer).await;
             let now = ring::now();
-            let (rest, end) = (
-                self.last.get() + SESSION_REST,
-                self.last.get() + self.idle_timeout,
-            );
+            let age = now.saturating_duration_since(self.live.opened);
+            if age >= lifetime {
+                return CloseReason::LifetimeOver;
+            }
+            let last = if self.paced.get() > 0 {
+                now
+            } else {
+                self.last.get()
+            };
+            let (rest, end) = (last + SESSION_REST, last + idle_timeout);
             if now >= end {
-                return;
+                return CloseReason::IdleTimeout;
             }
             if now >= rest {
                 self.app.rest();
+                self.server.rest();
             }
-            timer.reset(if now >= rest { end } else { rest.min(end) });
+            let next = if now >= rest { end } else { rest.min(end) };
+            // The lifetime that is left may be too long to be added to a time.
+            let left = (next - now).min(lifetime - age);
+            timer.reset(now + left);
         }
     }
 

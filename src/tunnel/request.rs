@@ -12,11 +12,27 @@ use crate::limits::{REQUEST_HEADER_MAX, REQUEST_HEADERS_MAX};
 const METHOD: &[u8] = b"CONNECT ";
 const END: &[u8] = b"\r\n\r\n";
 
+/// The header field by which a client proposes an idle timeout and is answered the one in force.
+pub(super) const IDLE_TIMEOUT: &str = "adit-idle-timeout";
+
+/// The seconds in the value of [`IDLE_TIMEOUT`]: an integer of RFC 8941, section 3.3.1, without a sign.
+pub(super) fn idle_seconds(value: &[u8]) -> Option<u32> {
+    // Nine digits are thirty years, and fit.
+    let digits = (1..=9).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(value)
+        .ok()
+        .filter(|_| digits)?
+        .parse()
+        .ok()
+}
+
 /// A complete request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectRequest {
     /// Where the app wants to go.
     pub target: HostPort,
+    /// The idle timeout that it proposes, in seconds.
+    pub idle: Option<u32>,
     /// Bytes that followed the request: the first of the tunnel.
     pub early: Vec<u8>,
 }
@@ -64,9 +80,10 @@ impl RequestParser {
         check_new_bytes(&self.head[..head_end], seen.min(head_end))?;
         match end {
             Some(end) if end <= REQUEST_HEADER_MAX => {
-                let target = parse(&self.head[..end])?;
+                let (target, idle) = parse(&self.head[..end])?;
                 Ok(Some(ConnectRequest {
                     target,
+                    idle,
                     early: self.head.split_off(end),
                 }))
             }
@@ -95,7 +112,7 @@ fn check_new_bytes(head: &[u8], new: usize) -> Result<(), RequestError> {
     Ok(())
 }
 
-fn parse(head: &[u8]) -> Result<HostPort, RequestError> {
+fn parse(head: &[u8]) -> Result<(HostPort, Option<u32>), RequestError> {
     let mut headers = [httparse::EMPTY_HEADER; REQUEST_HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(head) {
@@ -110,15 +127,25 @@ fn parse(head: &[u8]) -> Result<HostPort, RequestError> {
         .parse()
         .map_err(|_| Malformed("the target is not host:port in its plain form"))?;
     let mut hosts = 0;
+    let mut idle = None;
     for header in request.headers.iter() {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         if is("content-length") || is("transfer-encoding") {
             return Err(Malformed("a CONNECT request has no body"));
         }
         hosts += usize::from(is("host"));
+        if is(IDLE_TIMEOUT) {
+            let seconds = idle_seconds(header.value);
+            if seconds.is_none() || idle.is_some() {
+                return Err(Malformed(
+                    "the idle timeout is not one whole number of seconds",
+                ));
+            }
+            idle = seconds;
+        }
     }
     match (request.version, hosts) {
-        (Some(1), 1) | (Some(0), 0 | 1) => Ok(target),
+        (Some(1), 1) | (Some(0), 0 | 1) => Ok((target, idle)),
         (Some(1), _) => Err(Malformed("not exactly one Host header")),
         _ => Err(Malformed("more than one Host header")),
     }
@@ -144,6 +171,10 @@ mod tests {
             .unwrap();
         assert_eq!(request.target.to_string(), "wiki.corp.example.com:443");
         assert_eq!(request.early, b"\x16\x03\x01early");
+        assert_eq!(request.idle, None);
+        let patient =
+            b"CONNECT a.example:1 HTTP/1.1\r\nHost: x\r\nadit-Idle-timeout: 000000120 \r\n\r\n";
+        assert_eq!(parse_whole(patient).unwrap().unwrap().idle, Some(120));
         assert_eq!(parse_whole(&GOOD[..GOOD.len() - 1]), Ok(None));
         let literal = parse_whole(b"CONNECT [2001:db8::1]:8443 HTTP/1.1\r\nHost: x\r\n\r\n")
             .unwrap()
@@ -189,6 +220,11 @@ mod tests {
             "CONNECT a:1 HTTP/1.1\r\nHost: x\r\ntransfer-encoding: chunked\r\n\r\n",
             "CONNECT a:1 HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n",
             "CONNECT  a:1 HTTP/1.1\r\nHost: x\r\n\r\n",
+            "CONNECT a:1 HTTP/1.1\r\nHost: x\r\nAdit-Idle-Timeout: 1s\r\n\r\n",
+            "CONNECT a:1 HTTP/1.1\r\nHost: x\r\nAdit-Idle-Timeout: -1\r\n\r\n",
+            "CONNECT a:1 HTTP/1.1\r\nHost: x\r\nAdit-Idle-Timeout: \r\n\r\n",
+            "CONNECT a:1 HTTP/1.1\r\nHost: x\r\nAdit-Idle-Timeout: 1234567890\r\n\r\n",
+            "CONNECT a:1 HTTP/1.1\r\nHost: x\r\nAdit-Idle-Timeout: 1\r\nAdit-Idle-Timeout: 1\r\n\r\n",
             "CONNECT a:1 HTTP/2\r\nHost: x\r\n\r\n",
             "\x16\x03\x01\x02\x00",
         ] {

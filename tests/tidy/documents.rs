@@ -34,6 +34,31 @@ pub fn metric_findings(used: &[Source], document: Option<&Source>) -> Vec<Findin
     findings
 }
 
+/// Every key that the config reads stands in its document, as `` `key` `` or in the name of a table.
+pub fn config_findings(raw: &[Source], document: Option<&Source>) -> Vec<Finding> {
+    const CALLS: &[&str] = &[
+        "string", "strings", "boolean", "integer", "numbers", "section", "sections",
+    ];
+    let document = document.map_or("", |document| &document.text);
+    let is_documented = |key: &str| {
+        [format!("`{key}`"), format!("{key}]"), format!("{key}.")]
+            .iter()
+            .any(|written| document.contains(written.as_str()))
+    };
+    let mut findings = Vec::new();
+    for file in raw {
+        let text = blank(&file.text, false);
+        for (at, rest) in CALLS.iter().flat_map(|call| words(&text, call)) {
+            let key = rest.strip_prefix("(\"").map(identifier);
+            if let Some(key) = key.filter(|key| !is_documented(key)) {
+                let what = format!("`{key}` is not in docs/config.md; say there what it does");
+                findings.push(file.finding(file.line_of(at), what));
+            }
+        }
+    }
+    findings
+}
+
 /// The metrics that a file registers: the literal that is the first argument of a call which makes a metric. Such names
 /// have no `adit_`, which is the registry's prefix; tests, which are at the end of a file, register none.
 fn registered_metrics(file: &Source) -> Vec<(usize, String)> {

@@ -123,6 +123,15 @@ fn metrics_are_compared_both_ways() {
 }
 
 #[test]
+fn config_keys_are_looked_for_in_their_document() {
+    let raw = "let a = root.section(\"log\");\na.string(\"format\");\na.boolean(\"on\");\n// a.string(\"no\")\n";
+    let document = sample("docs/config.md", "### `[log]`\n| `format` | text |\n");
+    let raw = [sample("src/config/raw.rs", raw)];
+    assert_eq!(lines(&config_findings(&raw, Some(&document))), [3]);
+    assert_eq!(config_findings(&raw, None).len(), 3, "no document");
+}
+
+#[test]
 fn machine_paths_are_told_from_others() {
     let own = format!(
         "cd {}/x\n`{}`\n${{A}}/{}/y\n",

@@ -75,7 +75,11 @@ fn special_services() {
         Service {
             name: "<ANY>".into(),
             kind: ServiceKind::Any,
-            allow: vec![]
+            allow: vec![],
+            sni: None,
+            limits: TrafficLimits::default(),
+            max_lifetime: None,
+            reach: Reach::default(),
         }
     );
 

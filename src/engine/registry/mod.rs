@@ -43,6 +43,9 @@ pub enum ChangeError {
     /// Too many changes wait.
     #[error("too many changes wait; try again")]
     Busy,
+    /// Another process takes this one's place.
+    #[error("another process takes this one's place; ask it")]
+    Succeeded,
     /// The node ends.
     #[error("the node ends")]
     Ended,
@@ -62,7 +65,17 @@ enum Job {
         source: Option<Source>,
         reply: mpsc::SyncSender<Result<(), LoadError>>,
     },
+    /// Another process has the store, or has it no more.
+    Follow {
+        follow: bool,
+        reply: mpsc::SyncSender<()>,
+    },
+    /// What that process has changed.
+    Followed(DeviceChanges),
 }
+
+/// Is told each change in force.
+pub(crate) type Tell = Box<dyn Fn(&DeviceChanges) + Send>;
 
 /// The registry in force and the way to change it.
 pub struct Registry {
@@ -74,17 +87,24 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Reads what `config` names and what earlier runs have left. `changed` is called after each change in force.
+    /// Reads what `config` names and what earlier runs have left. `changed` is called after each change in force, and
+    /// `tell` with it.
     ///
     /// # Errors
     /// [`LoadError`]: the file is not right and there is no good copy, or what was kept cannot be read.
-    pub fn start(config: &Config, changed: impl Fn() + Send + 'static) -> Result<Self, LoadError> {
+    pub(crate) fn start(
+        config: &Config,
+        changed: impl Fn() + Send + 'static,
+        tell: Option<Tell>,
+    ) -> Result<Self, LoadError> {
         let store = Store::open(&config.state_dir)?;
         let mut writer = Writer {
             store,
             base: DeviceRegistry::default(),
             table: Arc::default(),
             changed: Box::new(|| ()),
+            tell: None,
+            follows: false,
         };
         let mut stale = None;
         if let Some(file) = &config.profile.device_auth.device_registry {
@@ -110,6 +130,7 @@ impl Registry {
         }
         writer.publish_all()?;
         writer.changed = Box::new(changed);
+        writer.tell = tell;
         let table = writer.table.clone();
         let (jobs, queue) = bounded(REGISTRY_QUEUE);
         thread::Builder::new()
@@ -167,6 +188,20 @@ impl Registry {
         Ok(())
     }
 
+    /// Lets another process have what is kept on disk: changes are refused from now on, but for those that
+    /// [`Registry::followed`] brings. With `false` they are this process's again. Waits: not for a data core.
+    pub(crate) fn follow(&self, follow: bool) {
+        let (reply, answer) = mpsc::sync_channel(1);
+        if self.jobs.send(Job::Follow { follow, reply }).is_ok() {
+            let _ = answer.recv();
+        }
+    }
+
+    /// Takes over what the other process has changed. Waits while many changes do: not for a data core.
+    pub fn followed(&self, changes: DeviceChanges) {
+        let _ = self.jobs.send(Job::Followed(changes));
+    }
+
     /// Why the file does not count, while the last good copy does.
     #[must_use]
     pub fn stale(&self) -> Option<String> {
@@ -194,6 +229,9 @@ struct Writer {
     /// What is in force: the file, and what the admin listener says.
     table: Arc<Published<DeviceRegistry>>,
     changed: Box<dyn Fn() + Send>,
+    tell: Option<Tell>,
+    /// Another process writes.
+    follows: bool,
 }
 
 impl Writer {
@@ -201,13 +239,22 @@ impl Writer {
         let mut next = queue.recv().ok();
         while let Some(job) = next.take() {
             match job {
+                // The other process reads the file, and says what is new in it.
+                Job::Rebase { reply, .. } if self.follows => {
+                    let _ = reply.send(Ok(()));
+                }
                 Job::Rebase { source, reply } => {
                     let result = self.rebase(source).and_then(|()| self.publish_all());
-                    if result.is_ok() {
-                        (self.changed)();
-                    }
                     let _ = reply.send(result);
                 }
+                Job::Follow { follow, reply } => {
+                    self.follow(follow);
+                    let _ = reply.send(());
+                }
+                Job::Followed(changes) => match self.table.read(|devices| devices.with(&changes)) {
+                    Ok(registry) => self.publish(registry),
+                    Err(error) => tracing::error!(%error, "a change of devices is lost"),
+                },
                 Job::Change {
                     changes,
                     must_exist,
@@ -236,6 +283,12 @@ impl Writer {
 
     /// Makes the changes that are possible, one after the other, in one write.
     fn change(&mut self, batch: Vec<(DeviceChanges, bool, ChangeReply)>) {
+        if self.follows {
+            for (.., reply) in batch {
+                reply(Err(ChangeError::Succeeded));
+            }
+            return;
+        }
         let mut registry = self.table.read(DeviceRegistry::clone);
         let mut accepted = Vec::with_capacity(batch.len());
         for (changes, must_exist, reply) in batch {
@@ -261,8 +314,7 @@ impl Writer {
         }
         match self.store.apply(&changes, &self.base) {
             Ok(()) => {
-                self.table.publish(registry);
-                (self.changed)();
+                self.publish(registry);
                 accepted.into_iter().for_each(|(_, reply)| reply(Ok(())));
             }
             Err(error) => {
@@ -312,8 +364,30 @@ impl Writer {
     fn publish_all(&mut self) -> Result<(), LoadError> {
         let said = self.store.load()?;
         let registry = self.base.with(&said).map_err(StoreError::from)?;
-        self.table.publish(registry);
+        self.publish(registry);
         Ok(())
+    }
+
+    fn follow(&mut self, follow: bool) {
+        if follow {
+            self.store.release();
+        } else if let Err(error) = self.store.take_back() {
+            tracing::error!(%error, "the device registry takes no changes");
+            return;
+        }
+        self.follows = follow;
+    }
+
+    fn publish(&mut self, registry: DeviceRegistry) {
+        if let Some(tell) = &self.tell {
+            let before = self.table.read(DeviceRegistry::clone);
+            match registry.changes_since(&before) {
+                Ok(changes) => tell(&changes),
+                Err(error) => tracing::error!(%error, "the process before this one misses devices"),
+            }
+        }
+        self.table.publish(registry);
+        (self.changed)();
     }
 }
 

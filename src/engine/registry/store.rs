@@ -61,10 +61,21 @@ impl Store {
             path: state_dir.join(FILE),
             database: None,
         };
-        if store.path.exists() {
-            store.database()?;
-        }
+        store.take_back()?;
         Ok(store)
+    }
+
+    /// Lets another process have the file.
+    pub fn release(&mut self) {
+        self.database = None;
+    }
+
+    /// Takes the file again, if there is one.
+    pub fn take_back(&mut self) -> Result<(), StoreError> {
+        if self.path.exists() {
+            self.database()?;
+        }
+        Ok(())
     }
 
     fn database(&mut self) -> Result<&Database, StoreError> {

@@ -140,6 +140,29 @@ impl DeviceRegistry {
         Ok(registry)
     }
 
+    /// What has to be said about devices for `before` to become this registry. Parts that both share are not looked at.
+    ///
+    /// # Errors
+    /// [`RegistryFull`].
+    pub fn changes_since(&self, before: &Self) -> Result<DeviceChanges, RegistryFull> {
+        let mut changes = DeviceCollector::default();
+        for (new, old) in self.shards.iter().zip(&before.shards) {
+            if Arc::ptr_eq(new, old) {
+                continue;
+            }
+            for record in new.records() {
+                if before.get(record.name()) != Some(record.entry()) {
+                    changes.add(record.name(), record.entry());
+                }
+            }
+            for gone in old.records().filter(|old| self.get(old.name()).is_none()) {
+                let (state, user) = (DeviceState::Unmanaged, None);
+                changes.add(gone.name(), Entry { state, user });
+            }
+        }
+        changes.finish()
+    }
+
     /// Up to `limit` devices whose names begin with `prefix` and come behind `after`, in the order of their names. Looks
     /// at every device: not for a data core.
     #[must_use]

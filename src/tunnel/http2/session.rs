@@ -20,7 +20,7 @@ use crate::observe::{Abuse, AuditEvent, CloseReason};
 use crate::ring::{self, Either, RingBuf};
 use crate::tls::{ByteStream, Duplex};
 use crate::tunnel::core::Core;
-use crate::tunnel::open::{Peer, open, relay};
+use crate::tunnel::open::{Peer, open};
 use crate::tunnel::outcome::{Outcome, audit, record};
 use crate::tunnel::relay::Behind;
 use crate::tunnel::sweep::still_trusted;
@@ -216,9 +216,7 @@ async fn tunnel(
         early: Vec::new(),
         carry: None,
     };
-    let tunnel = opened.tunnel(core.clone(), &snapshot, &session.peer, app, behind);
-    // A task of its own: what opening needed is not kept for the life of the tunnel.
-    ring::spawn(relay(tunnel, kept));
+    opened.run(core.clone(), &session.peer, (app, behind), kept);
 }
 
 /// Tells the client why its request is refused: status and `Proxy-Status` of the reason's row, its word as content.

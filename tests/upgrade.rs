@@ -1,0 +1,342 @@
+//! A process in another one's place: SIGUSR2, sockets from systemd, and what goes before the end.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use command_fds::{CommandFdExt, FdMapping};
+use common::{
+    Gateway, Pki, Session, ask, config, connect, echo, free_port, request, server, service, tunnel,
+    until,
+};
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+/// A gateway with a token for changes, whose listener has a port that the config names.
+fn upgradable(pki: &Pki, engine: &str) -> Gateway {
+    std::fs::write(pki.path("token"), TOKEN).unwrap();
+    std::fs::set_permissions(pki.path("token"), PermissionsExt::from_mode(0o600)).unwrap();
+    let admin = free_port();
+    let listen = format!("listen = '{admin}'");
+    let text = config(
+        admin,
+        engine,
+        "unmanaged = 'allow'",
+        &service(&[server(echo)]),
+    )
+    .replace(&listen, &format!("{listen}\ntoken_file = 'token'"));
+    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    Gateway::spawn(command(pki), admin)
+}
+
+fn command(pki: &Pki) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+    command.args(["run", "--config"]).arg(pki.path("adit.toml"));
+    command
+}
+
+/// The process that a gateway has started in its place; killed when it is dropped.
+struct Successor(u32);
+
+impl Successor {
+    /// Upgrades, and waits until the old process has gone from the admin listener.
+    fn of(gateway: &Gateway) -> Self {
+        gateway.signal("USR2");
+        let mut found = None;
+        until("a new process", || {
+            found = child_of(gateway.child.id());
+            found.is_some()
+        });
+        let successor = Self(found.unwrap());
+        // The old process lists its tunnels, of which each test has one, the new one none of them.
+        until("the new process answers", || {
+            gateway.get("/tunnels").1.trim() == "[]"
+        });
+        successor
+    }
+
+    fn has_ended(&self) -> bool {
+        parent_of(&self.0.to_string()).is_none()
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.0.to_string();
+        let _ = Command::new("kill").args(["-s", name, &pid]).status();
+    }
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        self.signal("KILL");
+    }
+}
+
+/// The parent of a process that runs.
+fn parent_of(pid: &str) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let runs = fields.next()? != "Z";
+    let parent = fields.next()?.parse().ok()?;
+    runs.then_some(parent)
+}
+
+fn child_of(pid: u32) -> Option<u32> {
+    let mut all = std::fs::read_dir("/proc").unwrap().flatten();
+    all.find_map(|entry| {
+        let child = entry.file_name().into_string().ok()?;
+        (parent_of(&child) == Some(pid)).then(|| child.parse().unwrap())
+    })
+}
+
+/// Sends and gets back.
+fn echoes(session: &mut Session, text: &[u8]) {
+    session.write_all(text).unwrap();
+    let mut back = vec![0; text.len()];
+    session.read_exact(&mut back).unwrap();
+    assert_eq!(back, text);
+}
+
+/// Sets a device's state through the admin listener. Status of the answer.
+fn put(admin: SocketAddr, device: &str, state: &str) -> u16 {
+    let body = format!("{{\"state\":\"{state}\"}}");
+    let mut stream = TcpStream::connect(admin).unwrap();
+    write!(
+        stream,
+        "PUT /devices/{device} HTTP/1.0\r\nHost: {admin}\r\nAuthorization: Bearer {TOKEN}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+fn end(session: &mut Session) {
+    session.conn.send_close_notify();
+    session.flush().unwrap();
+    assert_eq!(session.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn slow_an_upgrade_refuses_nobody_and_cuts_nothing() {
+    const TUNNELS: usize = 1000;
+    let pki = Arc::new(Pki::new());
+    let device = Arc::new(pki.client("device", |_| ()));
+    let gateway = Arc::new(upgradable(&pki, "max_tunnels_per_device = 2000"));
+    let mut tunnels: Vec<Session> = (0..TUNNELS)
+        .map(|_| tunnel(&pki, &gateway, &device, "a.test:1"))
+        .collect();
+
+    let (done, opened) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicUsize::new(0)),
+    );
+    let opener = || {
+        let (pki, device, gateway) = (pki.clone(), device.clone(), gateway.clone());
+        let (done, opened) = (done.clone(), opened.clone());
+        std::thread::spawn(move || {
+            while !done.load(Ordering::Relaxed) {
+                let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
+                echoes(&mut session, b"new");
+                end(&mut session);
+                opened.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    };
+    let openers: Vec<_> = (0..4).map(|_| opener()).collect();
+    until("new tunnels", || opened.load(Ordering::Relaxed) > 50);
+    // One upgrade after the other: the second is of the process that the first has started.
+    let first = Successor::of(&gateway);
+    let since = opened.load(Ordering::Relaxed);
+    until("new tunnels after it", || {
+        opened.load(Ordering::Relaxed) > since + 50
+    });
+    first.signal("USR2");
+    let mut second = None;
+    until("a second new process", || {
+        second = child_of(first.0).map(Successor);
+        second.is_some()
+    });
+    until("the first has nothing more to do", || first.has_ended());
+    let since = opened.load(Ordering::Relaxed);
+    until("new tunnels at last", || {
+        opened.load(Ordering::Relaxed) > since + 50
+    });
+    done.store(true, Ordering::Relaxed);
+    for opener in openers {
+        opener.join().expect("no tunnel was refused or cut");
+    }
+
+    for session in &mut tunnels {
+        echoes(session, b"still here");
+    }
+    assert!(gateway.get("/tunnels").1.trim() == "[]");
+    for session in &mut tunnels {
+        end(session);
+    }
+    drop(tunnels);
+    until("the old process ends", || {
+        parent_of(&gateway.child.id().to_string()).is_none()
+    });
+    let log = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+    for event in ["refused", "server-reset", "drain-timeout", "client-reset"] {
+        assert!(!log.contains(event), "{event}");
+    }
+    assert_eq!(
+        log.matches("\"reason\":\"closed\"").count(),
+        TUNNELS + opened.load(Ordering::Relaxed)
+    );
+}
+
+#[test]
+fn a_device_that_is_blocked_after_an_upgrade_loses_its_old_tunnels() {
+    let pki = Pki::new();
+    let [bad, good] = ["bad", "good"].map(|name| pki.client(name, |_| ()));
+    let mut gateway = upgradable(&pki, "");
+    assert_eq!(put(gateway.admin, "good", "managed"), 200);
+    let mut of_bad = tunnel(&pki, &gateway, &bad, "a.test:1");
+    let mut of_good = tunnel(&pki, &gateway, &good, "a.test:1");
+    let successor = Successor::of(&gateway);
+    until("the block", || put(gateway.admin, "bad", "blocked") == 200);
+    assert!(of_bad.read(&mut [0]).is_err(), "cut");
+    echoes(&mut of_good, b"good");
+    let (_, devices) = gateway.get("/devices");
+    assert!(
+        devices.contains("good") && devices.contains("bad"),
+        "{devices}"
+    );
+    // A reload of the new process, of a config under which the tunnel is not allowed, reaches the old one too.
+    let text = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
+    std::fs::write(pki.path("adit.toml"), text.replace("'*.test'", "'*.other'")).unwrap();
+    successor.signal("HUP");
+    assert!(of_good.read(&mut [0]).is_err(), "cut by the new rules");
+    assert_eq!(gateway.child.wait().unwrap().code(), Some(0));
+    assert_eq!(gateway.get("/readyz").0, 200);
+    // The last one ends as ever, with its state kept.
+    successor.signal("TERM");
+    until("the end", || successor.has_ended());
+}
+
+#[test]
+fn a_new_process_that_cannot_serve_changes_nothing() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let gateway = upgradable(&pki, "");
+    assert_eq!(put(gateway.admin, "one", "managed"), 200);
+    let good = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
+    std::fs::write(pki.path("adit.toml"), "nonsense").unwrap();
+    let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
+    for _ in 0..2 {
+        gateway.signal("USR2");
+        // While the other process tries, changes are refused; then they are taken again.
+        std::thread::sleep(Duration::from_millis(300));
+        until("changes", || put(gateway.admin, "two", "managed") == 200);
+        echoes(&mut session, b"still here");
+        drop(tunnel(&pki, &gateway, &device, "a.test:1"));
+        assert_eq!(gateway.get("/readyz").0, 200);
+    }
+    std::fs::write(pki.path("adit.toml"), good).unwrap();
+    let _successor = Successor::of(&gateway);
+    let (_, devices) = gateway.get("/devices");
+    assert!(
+        devices.contains("one") && devices.contains("two"),
+        "{devices}"
+    );
+}
+
+/// Starts a gateway as systemd does, with the sockets that it holds.
+fn activate(pki: &Pki, sockets: &[&TcpListener], notify: &std::path::Path) -> Command {
+    let mut command = command(pki);
+    let mappings = sockets.iter().zip(3..).map(|(socket, child_fd)| FdMapping {
+        parent_fd: socket.try_clone().unwrap().into(),
+        child_fd,
+    });
+    command.fd_mappings(mappings.collect()).unwrap();
+    command
+        .env("LISTEN_FDS", sockets.len().to_string())
+        .env("NOTIFY_SOCKET", notify);
+    command
+}
+
+#[test]
+fn systemd_holds_the_socket_and_is_told() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let admin = free_port();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    // As systemd makes it.
+    socket.set_nonblocking(true).unwrap();
+    let text = config(admin, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    let text = text.replace("https = '127.0.0.1:0'", &format!("https = '{address}'"));
+    std::fs::write(pki.path("adit.toml"), &text).unwrap();
+    let told = UnixDatagram::bind(pki.path("notify")).unwrap();
+    told.set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let hear = || {
+        let mut message = [0; 512];
+        let length = told.recv(&mut message).unwrap();
+        String::from_utf8(message[..length].to_vec()).unwrap()
+    };
+    for _ in 0..2 {
+        // A client that comes while nobody serves waits in the socket's queue.
+        let early = TcpStream::connect(address).unwrap();
+        let mut gateway = Gateway::spawn(activate(&pki, &[&socket], &pki.path("notify")), admin);
+        assert_eq!(gateway.address, address);
+        let ready = hear();
+        assert!(ready.contains("READY=1"), "{ready}");
+        assert!(
+            ready.contains(&format!("MAINPID={}", gateway.child.id())),
+            "{ready}"
+        );
+        let mut session = connect(&pki, &gateway, Some(&device));
+        session.sock = early;
+        assert!(
+            ask(&mut session, &request("a.test:1"))
+                .unwrap()
+                .contains(" 200 ")
+        );
+        end(&mut session);
+        gateway.signal("TERM");
+        assert!(hear().contains("STOPPING=1"));
+        assert_eq!(gateway.child.wait().unwrap().code(), Some(0));
+    }
+    // A socket that the config has no use for is a mistake of the unit or of the config.
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let output = activate(&pki, &[&socket, &other], &pki.path("notify"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        log.contains(&other.local_addr().unwrap().to_string()),
+        "{log}"
+    );
+    assert!(log.contains("socket unit"), "{log}");
+}
+
+#[test]
+fn a_node_that_leaves_says_so_before_it_refuses() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let mut gateway = upgradable(&pki, "drain_delay = '3s'");
+    gateway.signal("TERM");
+    until("not ready", || gateway.get("/readyz").0 == 503);
+    let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
+    until("nothing is accepted", || {
+        TcpStream::connect(gateway.address).is_err()
+    });
+    echoes(&mut session, b"still here");
+    end(&mut session);
+    assert_eq!(gateway.child.wait().unwrap().code(), Some(0));
+}
