@@ -55,7 +55,8 @@ fn curl_gets_a_page_through_an_http2_proxy() {
     let page = server(|mut stream| {
         let mut question = [0; 4096];
         let _ = stream.read(&mut question).unwrap();
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {PAGE}\r\nConnection: close\r\n\r\n");
+        let head =
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {PAGE}\r\nConnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).unwrap();
         let bytes: Vec<u8> = (0..PAGE).map(|at| (at % 251) as u8).collect();
         stream.write_all(&bytes).unwrap();

@@ -109,8 +109,8 @@ pub(super) struct Driver<S: ByteStream, B> {
     /// Starts a request's task.
     begin: B,
     pings: Option<PingPong>,
-    /// GOAWAY was sent because the node drains.
-    draining: bool,
+    /// When GOAWAY was sent because the node drains.
+    draining: Option<Instant>,
     /// The connection ends as soon as it can.
     leaving: bool,
     /// It could not in the time allowed: its client does not read.
@@ -131,7 +131,7 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
         let (for_drain, for_cut) = (session.core.clone(), session.core.clone());
         Self {
             pings: connection.ping_pong(),
-            draining: false,
+            draining: None,
             leaving: false,
             late: false,
             timer: ring::sleep(SESSION_REST),
@@ -172,17 +172,24 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
 
     /// Drain, the end of the node, the session's own end, and what time brings.
     fn look_outside(&mut self, context: &mut Context<'_>) {
-        if !self.draining && self.drain.as_mut().poll(context).is_ready() {
-            self.draining = true;
+        if self.draining.is_none() && self.drain.as_mut().poll(context).is_ready() {
+            self.draining = Some(ring::now());
             // GOAWAY at once; the tunnels run on.
             self.connection.graceful_shutdown();
-            self.timer.reset(ring::now() + LINGER);
         }
         if !self.leaving && self.cut.as_mut().poll(context).is_ready() {
             self.leave(CloseReason::DrainTimeout, Reason::NO_ERROR);
         }
         if let Some(reason) = self.session.ending.get() {
             self.leave(reason, Reason::NO_ERROR);
+        }
+        if let Some(since) = self.draining
+            && !self.leaving
+            && self.session.open.get() == 0
+        {
+            // It ends by itself when its client has answered; the client may not answer.
+            self.timer
+                .reset(self.session.last.get().max(since) + LINGER);
         }
         while Pin::new(&mut self.timer).poll(context).is_ready() {
             let next = self.time_passed(ring::now());
@@ -200,15 +207,13 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
             return now + idle;
         }
         if session.open.get() == 0 {
-            let patience = if self.draining { LINGER } else { idle };
-            if now >= last + patience {
-                let reason = if self.draining {
-                    CloseReason::Draining
-                } else {
-                    CloseReason::IdleTimeout
-                };
-                self.leave(reason, Reason::NO_ERROR);
-                return now + idle;
+            let over = match self.draining {
+                Some(since) => (last.max(since) + LINGER, CloseReason::Draining),
+                None => (last + idle, CloseReason::IdleTimeout),
+            };
+            if now >= over.0 {
+                self.leave(over.1, Reason::NO_ERROR);
+                return now + LINGER;
             }
         }
         if now >= last + SESSION_REST {
@@ -218,6 +223,7 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
         if now >= stall && session.held.get() > 0 {
             session.abuse.set(Some(Abuse::ZeroWindow));
             self.leave(CloseReason::ClientStalled, Reason::ENHANCE_YOUR_CALM);
+            return now + LINGER;
         }
         let coming = [last + SESSION_REST, stall, last + idle];
         let coming = coming.into_iter().filter(|time| *time > now);
