@@ -15,7 +15,7 @@ use super::driver::{self, Driver};
 use super::request::{Asked, asked};
 use super::windows::Windows;
 use crate::config::HostPort;
-use crate::limits::LINGER;
+use crate::limits::{HTTP2_STALL_PERCENT, LINGER};
 use crate::observe::{Abuse, AuditEvent, CloseReason};
 use crate::ring::{self, Either, RingBuf};
 use crate::tls::{ByteStream, Duplex};
@@ -250,7 +250,6 @@ fn refusal(reason: CloseReason) -> Option<Response<()>> {
 
 /// How long bytes may be held back while nothing moves.
 pub(super) fn stall_after(session: &Session) -> Duration {
-    use crate::limits::HTTP2_STALL_PERCENT;
     session.core.snapshot.borrow().limits.idle_timeout * HTTP2_STALL_PERCENT / 100
 }
 
