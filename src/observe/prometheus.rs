@@ -265,6 +265,22 @@ impl Snapshot {
             "Tunnels that have not ended",
             m.tunnels_live(),
         )?;
+        self.encode_bytes(out)?;
+        self.encode_handshakes_and_ends(out)?;
+        out.counter(
+            "dial_retries",
+            "Dials tried again with the next server",
+            m.dial_retries,
+        )?;
+        out.counter(
+            "accept_backoff",
+            "Times that accepting was paused",
+            m.accept_backoff + m.runtime.accept_pauses,
+        )
+    }
+
+    fn encode_bytes(&self, out: &mut Families<'_>) -> fmt::Result {
+        let m = &self.metrics;
         let mut bytes = out.family("bytes", "Payload bytes relayed", MetricType::Counter)?;
         for (direction, count) in [
             ("client-to-server", m.bytes_client_to_server),
@@ -272,6 +288,24 @@ impl Snapshot {
         ] {
             count_labelled(&mut bytes, &[("direction", direction)], count)?;
         }
+        out.counter(
+            "rate_waits",
+            "Receives put off by a limit of bytes a second",
+            m.rate_waits,
+        )?;
+        out.family(
+            "rate_wait_seconds",
+            "For how long, added up over all tunnels",
+            MetricType::Counter,
+        )?
+        .encode_counter(
+            &(m.rate_wait_nanos as f64 / 1e9),
+            None::<&Exemplar<[(&str, &str); 0], f64>>,
+        )
+    }
+
+    fn encode_handshakes_and_ends(&self, out: &mut Families<'_>) -> fmt::Result {
+        let m = &self.metrics;
         let mut handshakes = out.family(
             "handshakes",
             "TLS handshakes completed",
@@ -308,30 +342,7 @@ impl Snapshot {
             let count = m.http2_abuse[kind.index()];
             count_labelled(&mut abuse, &[("kind", kind.word())], count)?;
         }
-        out.counter(
-            "dial_retries",
-            "Dials tried again with the next server",
-            m.dial_retries,
-        )?;
-        out.counter(
-            "rate_waits",
-            "Receives put off by a limit of bytes a second",
-            m.rate_waits,
-        )?;
-        out.family(
-            "rate_wait_seconds",
-            "For how long, added up over all tunnels",
-            MetricType::Counter,
-        )?
-        .encode_counter(
-            &(m.rate_wait_nanos as f64 / 1e9),
-            None::<&Exemplar<[(&str, &str); 0], f64>>,
-        )?;
-        out.counter(
-            "accept_backoff",
-            "Times that accepting was paused",
-            m.accept_backoff + m.runtime.accept_pauses,
-        )
+        Ok(())
     }
 
     fn encode_runtime(&self, out: &mut Families<'_>) -> fmt::Result {
@@ -469,142 +480,5 @@ fn unix_seconds(time: SystemTime) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-    use crate::observe::{HandshakeKind, TlsVersion};
-
-    fn sample() -> String {
-        let mut metrics = CoreMetrics::new();
-        metrics.tunnels_opened = 5;
-        metrics.tunnels_closed = 2;
-        metrics.bytes_client_to_server = 4096;
-        metrics.count_end(CloseReason::DeviceBlocked);
-        metrics.count_handshake(TlsVersion::Tls13, HandshakeKind::Full);
-        metrics.record(Stage::Connect, Duration::from_micros(100));
-        metrics.record(Stage::Connect, Duration::from_millis(3));
-        metrics.record(Stage::Connect, Duration::from_secs(5000));
-        let node = NodeGauges {
-            version: "1.2.3",
-            started: Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
-            ready: true,
-            audit_lost: 7,
-            crl_entries: Some(9),
-            crl_next_update: Some(UNIX_EPOCH),
-            crls: Arc::new([CrlInfo {
-                number: Some("7".into()),
-                this_update: Some(1),
-                next_update: Some(2),
-                ..CrlInfo::default()
-            }]),
-            registry_devices: Some(0),
-            servers: vec![ServerInfo {
-                service: "wiki".into(),
-                server: "10.0.0.5:443".into(),
-                state: "slow-start".into(),
-                weight: 3,
-                share: 40,
-                tunnels: 2,
-                checks_failed: 4,
-                ..ServerInfo::default()
-            }],
-            ..NodeGauges::default()
-        };
-        render(metrics, &[true, false], node)
-    }
-
-    #[test]
-    fn text_holds_the_numbers() {
-        let text = sample();
-        for line in [
-            "adit_build_info{version=\"1.2.3\"} 1",
-            "adit_start_time_seconds 1700000000",
-            "adit_ready 1",
-            "adit_audit_lost_total 7",
-            "adit_crl_entries 9",
-            "adit_server_up{service=\"wiki\",server=\"10.0.0.5:443\"} 1",
-            "adit_server_tunnels{service=\"wiki\",server=\"10.0.0.5:443\"} 2",
-            "adit_server_share{service=\"wiki\",server=\"10.0.0.5:443\"} 40",
-            "adit_server_checks_total{service=\"wiki\",server=\"10.0.0.5:443\",result=\"failed\"} 4",
-            "adit_core_up{core=\"0\"} 1",
-            "adit_core_up{core=\"1\"} 0",
-            "adit_tunnels_live 3",
-            "adit_bytes_total{direction=\"client-to-server\"} 4096",
-            "adit_handshakes_total{version=\"1.3\",kind=\"full\"} 1",
-            "adit_ends_total{reason=\"device-blocked\",kind=\"refusal\",who=\"policy\"} 1",
-            "# TYPE adit_stage_seconds histogram",
-            "adit_stage_seconds_count{stage=\"connect\"} 3",
-        ] {
-            assert!(
-                text.lines().any(|have| have == line),
-                "no line {line} in\n{text}"
-            );
-        }
-        assert!(text.ends_with("# EOF\n"));
-    }
-
-    #[test]
-    fn buckets_are_cumulative_and_in_seconds() {
-        let text = sample();
-        let connect: Vec<(&str, u64)> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("adit_stage_seconds_bucket{le=\""))
-            .filter(|line| line.contains("stage=\"connect\""))
-            .map(|line| {
-                (
-                    line.split('"').next().unwrap(),
-                    line.rsplit(' ').next().unwrap().parse().unwrap(),
-                )
-            })
-            .collect();
-        assert_eq!(connect.len(), BUCKETS.len() + 1);
-        assert!(connect.iter().map(|(_, count)| count).is_sorted());
-        let at = |le: f64| {
-            connect
-                .iter()
-                .find(|(bound, _)| bound.parse() == Ok(le))
-                .unwrap()
-                .1
-        };
-        assert_eq!(
-            (at(0.00005), at(0.0001), at(0.0025), at(0.005)),
-            (0, 1, 1, 2)
-        );
-        assert_eq!(connect.last(), Some(&("+Inf", 3)));
-    }
-
-    #[test]
-    fn every_metric_is_documented_and_every_documented_metric_exists() {
-        let text = sample();
-        let made: BTreeSet<&str> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
-            .collect();
-        let documented: BTreeSet<&str> = include_str!("../../docs/metrics.md")
-            .lines()
-            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
-            .filter(|name| name.starts_with("adit_"))
-            .map(|name| name.trim_end_matches("_total").trim_end_matches("_info"))
-            .collect();
-        assert_eq!(made, documented);
-    }
-
-    #[test]
-    fn every_reason_is_documented() {
-        let document = include_str!("../../docs/metrics.md");
-        for reason in CloseReason::ALL {
-            let row = reason.row();
-            let line = format!(
-                "| `{}` | {} | {} |",
-                row.word,
-                row.kind.word(),
-                row.who.word()
-            );
-            assert!(
-                document.contains(&line),
-                "docs/metrics.md has no row {line}"
-            );
-        }
-    }
-}
+#[path = "prometheus_tests.rs"]
+mod tests;

@@ -39,10 +39,7 @@ struct Accepted {
     /// What the session's name leads to.
     chosen: Option<Chosen>,
     subject: Subject,
-    /// The address that the app connected to, if a server wants to know.
-    local: Option<SocketAddr>,
-    at: Instant,
-    changes: u64,
+    arrived: Arrived,
 }
 
 /// A request and what came behind it on the session.
@@ -77,19 +74,16 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
         Entrance::direct(peer)
     } else {
         // In a box of its own, like all that few sessions do: it takes no room in the others.
-        let entering = Box::pin(enter(&stream, &snapshot.listener, by, peer));
-        let entrance = match ring::race(entering, interrupted(&core, &mut deadline)).await {
-            Either::Left(entrance) => entrance,
-            Either::Right(Interrupt::NodeEnds) => return,
-            Either::Right(Interrupt::Timeout) => Err(CloseReason::HandshakeTimeout),
-        };
-        match entrance {
-            Ok(entrance) => entrance,
-            Err(reason) => {
-                record(&core, &Outcome::of(subject_before(peer).into()), reason);
-                entrance::refuse(&stream, by, reason).await;
-                return;
-            }
+        let entering = Box::pin(entered(
+            &core,
+            &snapshot,
+            &stream,
+            (by, peer),
+            &mut deadline,
+        ));
+        match entering.await {
+            Some(entrance) => entrance,
+            None => return,
         }
     };
     if by == ListenerKind::Http {
@@ -105,23 +99,53 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
         Box::pin(session).await;
         return;
     }
+    let arrived = Arrived { local, at, changes };
+    tls(
+        &core,
+        &snapshot,
+        stream,
+        entrance,
+        arrived,
+        &mut deadline,
+        counted,
+    )
+    .await;
+}
+
+/// Where and when a connection came.
+struct Arrived {
+    /// The address that the app connected to, if a server wants to know.
+    local: Option<SocketAddr>,
+    at: Instant,
+    /// How many changes there were.
+    changes: u64,
+}
+
+/// A session of the TLS listener. Where names lead to services, its hello is read first.
+async fn tls(
+    core: &Rc<Core>,
+    snapshot: &Snapshot,
+    stream: TcpStream,
+    entrance: Entrance,
+    arrived: Arrived,
+    deadline: &mut ring::Sleep,
+    counted: Counted,
+) {
     let subject = subject_before(entrance.client);
-    let (mut chosen, mut begun) = (None, entrance.begun);
-    if !snapshot.names.is_empty() {
-        let choosing = Box::pin(snapshot.names.choose(&stream, begun));
-        (chosen, begun) = match ring::race(choosing, interrupted(&core, &mut deadline)).await {
+    let (chosen, begun) = if snapshot.names.is_empty() {
+        (None, entrance.begun)
+    } else {
+        let choosing = Box::pin(snapshot.names.choose(&stream, entrance.begun));
+        match ring::race(choosing, interrupted(core, deadline)).await {
             Either::Left(chosen) => chosen,
             Either::Right(Interrupt::NodeEnds) => return,
             Either::Right(Interrupt::Timeout) => {
-                record(
-                    &core,
-                    &Outcome::of(subject.into()),
-                    CloseReason::HandshakeTimeout,
-                );
+                let outcome = Outcome::of(subject.into());
+                record(core, &outcome, CloseReason::HandshakeTimeout);
                 return;
             }
-        };
-    }
+        }
+    };
     let config = match &chosen {
         Some(chosen) => &chosen.named.tls,
         None => &snapshot.tls,
@@ -132,12 +156,30 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
             begun,
             chosen,
             subject,
-            local,
-            at,
-            changes,
+            arrived,
         };
-        session(&core, &snapshot, accepted, &mut deadline, counted).await;
+        session(core, snapshot, accepted, deadline, counted).await;
     }
+}
+
+/// What came in front of the session. `None`: there will be none, and that is recorded and told.
+async fn entered(
+    core: &Core,
+    snapshot: &Snapshot,
+    stream: &TcpStream,
+    (by, peer): (ListenerKind, SocketAddr),
+    deadline: &mut ring::Sleep,
+) -> Option<Entrance> {
+    let entering = enter(stream, &snapshot.listener, by, peer);
+    let reason = match ring::race(pin!(entering), interrupted(core, deadline)).await {
+        Either::Left(Ok(entrance)) => return Some(entrance),
+        Either::Left(Err(reason)) => reason,
+        Either::Right(Interrupt::NodeEnds) => return None,
+        Either::Right(Interrupt::Timeout) => CloseReason::HandshakeTimeout,
+    };
+    record(core, &Outcome::of(subject_before(peer).into()), reason);
+    entrance::refuse(stream, by, reason).await;
+    None
 }
 
 /// What is known of a client before it has shown who it is.
@@ -183,11 +225,9 @@ async fn session(
         begun,
         chosen,
         subject,
-        local,
-        at,
-        changes,
+        arrived,
     } = accepted;
-    let shaking = handshake(core, &tls, begun, at);
+    let shaking = handshake(core, &tls, begun, &arrived);
     let shaken = match ring::race(shaking, interrupted(core, deadline)).await {
         Either::Left(shaken) => shaken,
         Either::Right(Interrupt::NodeEnds) => return,
@@ -207,12 +247,9 @@ async fn session(
         snapshot,
         &presented,
         shaken.arrival.resumed,
-        Arrival {
-            local,
-            ..shaken.arrival
-        },
+        shaken.arrival,
         &subject,
-        changes,
+        arrived.changes,
     );
     let http2 = tls.is_http2();
     let Ok(tls) = tls.into_session() else {
@@ -295,7 +332,7 @@ async fn handshake(
     core: &Core,
     tls: &ServerHandshake,
     begun: Option<RingBuf>,
-    at: Instant,
+    arrived: &Arrived,
 ) -> Result<Shaken, CloseReason> {
     let carry = tls
         .complete(begun, ring::permit)
@@ -317,9 +354,10 @@ async fn handshake(
     };
     let mut metrics = core.metrics.borrow_mut();
     metrics.count_handshake(version, kind);
-    metrics.record(Stage::Handshake, ring::now().saturating_duration_since(at));
+    let took = ring::now().saturating_duration_since(arrived.at);
+    metrics.record(Stage::Handshake, took);
     let arrival = Arrival {
-        local: None,
+        local: arrived.local,
         tls: Some(version),
         resumed,
     };
