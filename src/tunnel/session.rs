@@ -11,6 +11,7 @@ use std::time::{Instant, SystemTime};
 use rustls::pki_types::CertificateDer;
 use rustls::{HandshakeKind as Kind, ProtocolVersion};
 
+use super::asker::Asker;
 use super::core::{Core, Snapshot};
 use super::entrance::{self, Entrance, enter, is_open};
 use super::http2;
@@ -105,6 +106,7 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
         return;
     }
     let subject = subject_before(entrance.client);
+    let local = entrance.destination.or(local);
     let (chosen, begun) = if snapshot.names.is_empty() {
         (None, entrance.begun)
     } else {
@@ -251,7 +253,10 @@ async fn session(
     let carry = shaken.carry;
     match chosen {
         // A task of its own: what the handshake needed is not kept for the life of the session.
-        None if http2 => ring::spawn(http2::serve(core.clone(), tls, carry, peer, counted)),
+        None if http2 => {
+            let asker = Asker::of(peer);
+            ring::spawn(http2::serve(core.clone(), tls, carry, asker, counted));
+        }
         None => http1(core, snapshot, tls, peer, carry, deadline, counted).await,
         Some(chosen) => {
             let session = named::session(core, snapshot, tls, peer, carry, chosen, counted);
