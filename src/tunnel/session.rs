@@ -69,10 +69,8 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
         core.count(CloseReason::Unused);
         return;
     };
-    if stream.set_options(&snapshot.limits.tcp).is_err() {
-        core.count(CloseReason::Unused);
-        return;
-    }
+    // What the kernel refuses (it was checked with the config) is no reason to refuse the app.
+    let _ = stream.set_options(&snapshot.limits.tcp);
     let local = snapshot.introduces().then(|| stream.local_address());
     let local = local.and_then(Result::ok);
     let mut deadline = pin!(ring::sleep(snapshot.limits.handshake_timeout));

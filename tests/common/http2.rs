@@ -1,5 +1,11 @@
 //! A client of HTTP/2 tunnels.
 
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "a test helper: each file uses its part, and fails by panic"
+)]
+
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
