@@ -298,6 +298,17 @@ impl Snapshot {
             ];
             count_labelled(&mut ends, &labels, m.ends(*reason))?;
         }
+        self.encode_http2(out)?;
+        out.counter(
+            "dial_retries",
+            "Dials tried again with the next server",
+            m.dial_retries,
+        )?;
+        self.encode_waits(out)
+    }
+
+    fn encode_http2(&self, out: &mut Families<'_>) -> fmt::Result {
+        let m = &self.metrics;
         out.counter("http2_sessions", "HTTP/2 sessions begun", m.http2_sessions)?;
         let mut abuse = out.family(
             "http2_abuse",
@@ -308,11 +319,11 @@ impl Snapshot {
             let count = m.http2_abuse[kind.index()];
             count_labelled(&mut abuse, &[("kind", kind.word())], count)?;
         }
-        out.counter(
-            "dial_retries",
-            "Dials tried again with the next server",
-            m.dial_retries,
-        )?;
+        Ok(())
+    }
+
+    fn encode_waits(&self, out: &mut Families<'_>) -> fmt::Result {
+        let m = &self.metrics;
         out.counter(
             "rate_waits",
             "Receives put off by a limit of bytes a second",
