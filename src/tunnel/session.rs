@@ -133,7 +133,10 @@ async fn tls(
     counted: Counted,
 ) {
     let subject = subject_before(entrance.client);
-    let local = entrance.destination.or(local);
+    let arrived = Arrived {
+        local: entrance.destination.or(arrived.local),
+        ..arrived
+    };
     let (chosen, begun) = if snapshot.names.is_empty() {
         (None, entrance.begun)
     } else {
