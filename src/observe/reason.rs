@@ -405,7 +405,8 @@ mod tests {
             let word = reason.word();
             assert!(seen.insert(word), "{word} twice");
             assert!(
-                word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'),
+                word.bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
                 "{word}"
             );
         }
@@ -466,7 +467,7 @@ mod tests {
                 continue;
             };
             let expected: &[u16] = match (reason.row().kind, reason.who()) {
-                (Kind::Refusal, Who::Client) => &[400, 408, 431],
+                (Kind::Refusal, Who::Client) => &[400, 405, 408, 431, 501],
                 (Kind::Refusal, Who::Policy) => &[403, 502],
                 (Kind::Refusal, Who::Server) => &[502, 503, 504],
                 (Kind::Refusal, Who::Gateway) => &[503],
