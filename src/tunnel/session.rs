@@ -100,7 +100,11 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
         Box::pin(session).await;
         return;
     }
-    let arrived = Arrived { local, at, changes };
+    let arrived = Arrived {
+        local: entrance.destination.or(local),
+        at,
+        changes,
+    };
     tls(
         &core,
         &snapshot,
@@ -133,7 +137,6 @@ async fn tls(
     counted: Counted,
 ) {
     let subject = subject_before(entrance.client);
-    let local = entrance.destination.or(local);
     let (chosen, begun) = if snapshot.names.is_empty() {
         (None, entrance.begun)
     } else {
