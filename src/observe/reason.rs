@@ -150,7 +150,7 @@ close_reasons! {
     /// The client of an HTTP/2 session let no byte through its flow control for so long that it is taken to be gone.
     ClientStalled = "client-stalled" Client End (silent);
     /// The client broke the HTTP/2 protocol.
-    Http2Protocol = "http2-protocol" Client End (silent);
+    Http2Protocol = "http-framing" Client End (silent);
     /// The server's connection ended without `close_notify`, so its last bytes may be missing.
     ServerTruncated = "server-truncated" Server End (silent);
     /// TLS with the server broke: an alert, or a breach of the protocol.

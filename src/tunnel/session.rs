@@ -100,11 +100,7 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
         Box::pin(session).await;
         return;
     }
-    let arrived = Arrived {
-        local: entrance.destination.or(local),
-        at,
-        changes,
-    };
+    let arrived = Arrived { local, at, changes };
     tls(
         &core,
         &snapshot,
@@ -137,6 +133,10 @@ async fn tls(
     counted: Counted,
 ) {
     let subject = subject_before(entrance.client);
+    let arrived = Arrived {
+        local: entrance.destination.or(arrived.local),
+        ..arrived
+    };
     let (chosen, begun) = if snapshot.names.is_empty() {
         (None, entrance.begun)
     } else {
