@@ -116,7 +116,8 @@ def curl(gateway, ca, certificate, key, url):
     try:
         handle.perform()
     except pycurl.error as error:
-        sys.exit(f"curl: {error}: {head.getvalue().decode()}")
+        status = handle.getinfo(pycurl.HTTP_CONNECTCODE)
+        sys.exit(f"curl: {error}, connect status {status}: {head.getvalue().decode()}")
     sys.stdout.buffer.write(body.getvalue())
     print(pycurl.version, file=sys.stderr)
 
