@@ -405,7 +405,8 @@ mod tests {
             let word = reason.word();
             assert!(seen.insert(word), "{word} twice");
             assert!(
-                word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'),
+                word.bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
                 "{word}"
             );
         }

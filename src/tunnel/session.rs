@@ -39,10 +39,7 @@ struct Accepted {
     /// What the session's name leads to.
     chosen: Option<Chosen>,
     subject: Subject,
-    /// The address that the app connected to, if a server wants to know.
-    local: Option<SocketAddr>,
-    at: Instant,
-    changes: u64,
+    arrived: Arrived,
 }
 
 /// A request and what came behind it on the session.
@@ -102,17 +99,49 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
         Box::pin(session).await;
         return;
     }
+    let arrived = Arrived { local, at, changes };
+    tls(
+        &core,
+        &snapshot,
+        stream,
+        entrance,
+        arrived,
+        &mut deadline,
+        counted,
+    )
+    .await;
+}
+
+/// Where and when a connection came.
+struct Arrived {
+    /// The address that the app connected to, if a server wants to know.
+    local: Option<SocketAddr>,
+    at: Instant,
+    /// How many changes there were.
+    changes: u64,
+}
+
+/// A session of the TLS listener. Where names lead to services, its hello is read first.
+async fn tls(
+    core: &Rc<Core>,
+    snapshot: &Snapshot,
+    stream: TcpStream,
+    entrance: Entrance,
+    arrived: Arrived,
+    deadline: &mut ring::Sleep,
+    counted: Counted,
+) {
     let subject = subject_before(entrance.client);
     let (chosen, begun) = if snapshot.names.is_empty() {
         (None, entrance.begun)
     } else {
         let choosing = Box::pin(snapshot.names.choose(&stream, entrance.begun));
-        match ring::race(choosing, interrupted(&core, &mut deadline)).await {
+        match ring::race(choosing, interrupted(core, deadline)).await {
             Either::Left(chosen) => chosen,
             Either::Right(Interrupt::NodeEnds) => return,
             Either::Right(Interrupt::Timeout) => {
                 let outcome = Outcome::of(subject.into());
-                record(&core, &outcome, CloseReason::HandshakeTimeout);
+                record(core, &outcome, CloseReason::HandshakeTimeout);
                 return;
             }
         }
@@ -127,11 +156,9 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
             begun,
             chosen,
             subject,
-            local,
-            at,
-            changes,
+            arrived,
         };
-        session(&core, &snapshot, accepted, &mut deadline, counted).await;
+        session(core, snapshot, accepted, deadline, counted).await;
     }
 }
 
@@ -198,11 +225,9 @@ async fn session(
         begun,
         chosen,
         subject,
-        local,
-        at,
-        changes,
+        arrived,
     } = accepted;
-    let shaking = handshake(core, &tls, begun, at);
+    let shaking = handshake(core, &tls, begun, &arrived);
     let shaken = match ring::race(shaking, interrupted(core, deadline)).await {
         Either::Left(shaken) => shaken,
         Either::Right(Interrupt::NodeEnds) => return,
@@ -222,12 +247,9 @@ async fn session(
         snapshot,
         &presented,
         shaken.arrival.resumed,
-        Arrival {
-            local,
-            ..shaken.arrival
-        },
+        shaken.arrival,
         &subject,
-        changes,
+        arrived.changes,
     );
     let http2 = tls.is_http2();
     let Ok(tls) = tls.into_session() else {
@@ -310,7 +332,7 @@ async fn handshake(
     core: &Core,
     tls: &ServerHandshake,
     begun: Option<RingBuf>,
-    at: Instant,
+    arrived: &Arrived,
 ) -> Result<Shaken, CloseReason> {
     let carry = tls
         .complete(begun, ring::permit)
@@ -332,9 +354,10 @@ async fn handshake(
     };
     let mut metrics = core.metrics.borrow_mut();
     metrics.count_handshake(version, kind);
-    metrics.record(Stage::Handshake, ring::now().saturating_duration_since(at));
+    let took = ring::now().saturating_duration_since(arrived.at);
+    metrics.record(Stage::Handshake, took);
     let arrival = Arrival {
-        local: None,
+        local: arrived.local,
         tls: Some(version),
         resumed,
     };
