@@ -76,6 +76,10 @@ fn curl_gets_a_page_through_an_http2_proxy() {
     // What no rule allows, curl does not get.
     let refused = client("curl", &gateway, &pki, &["http://web.elsewhere:80/"]);
     assert!(!refused.status.success());
-    assert!(said(&refused).contains("connect status 403"), "{}", said(&refused));
+    assert!(
+        said(&refused).contains("connect status 403"),
+        "{}",
+        said(&refused)
+    );
     assert_eq!(gateway.ended("no-rule"), 1.0);
 }
