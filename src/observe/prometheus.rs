@@ -265,22 +265,6 @@ impl Snapshot {
             "Tunnels that have not ended",
             m.tunnels_live(),
         )?;
-        self.encode_bytes(out)?;
-        self.encode_handshakes_and_ends(out)?;
-        out.counter(
-            "dial_retries",
-            "Dials tried again with the next server",
-            m.dial_retries,
-        )?;
-        out.counter(
-            "accept_backoff",
-            "Times that accepting was paused",
-            m.accept_backoff + m.runtime.accept_pauses,
-        )
-    }
-
-    fn encode_bytes(&self, out: &mut Families<'_>) -> fmt::Result {
-        let m = &self.metrics;
         let mut bytes = out.family("bytes", "Payload bytes relayed", MetricType::Counter)?;
         for (direction, count) in [
             ("client-to-server", m.bytes_client_to_server),
@@ -288,24 +272,6 @@ impl Snapshot {
         ] {
             count_labelled(&mut bytes, &[("direction", direction)], count)?;
         }
-        out.counter(
-            "rate_waits",
-            "Receives put off by a limit of bytes a second",
-            m.rate_waits,
-        )?;
-        out.family(
-            "rate_wait_seconds",
-            "For how long, added up over all tunnels",
-            MetricType::Counter,
-        )?
-        .encode_counter(
-            &(m.rate_wait_nanos as f64 / 1e9),
-            None::<&Exemplar<[(&str, &str); 0], f64>>,
-        )
-    }
-
-    fn encode_handshakes_and_ends(&self, out: &mut Families<'_>) -> fmt::Result {
-        let m = &self.metrics;
         let mut handshakes = out.family(
             "handshakes",
             "TLS handshakes completed",
@@ -332,6 +298,17 @@ impl Snapshot {
             ];
             count_labelled(&mut ends, &labels, m.ends(*reason))?;
         }
+        self.encode_http2(out)?;
+        out.counter(
+            "dial_retries",
+            "Dials tried again with the next server",
+            m.dial_retries,
+        )?;
+        self.encode_waits(out)
+    }
+
+    fn encode_http2(&self, out: &mut Families<'_>) -> fmt::Result {
+        let m = &self.metrics;
         out.counter("http2_sessions", "HTTP/2 sessions begun", m.http2_sessions)?;
         let mut abuse = out.family(
             "http2_abuse",
@@ -343,6 +320,29 @@ impl Snapshot {
             count_labelled(&mut abuse, &[("kind", kind.word())], count)?;
         }
         Ok(())
+    }
+
+    fn encode_waits(&self, out: &mut Families<'_>) -> fmt::Result {
+        let m = &self.metrics;
+        out.counter(
+            "rate_waits",
+            "Receives put off by a limit of bytes a second",
+            m.rate_waits,
+        )?;
+        out.family(
+            "rate_wait_seconds",
+            "For how long, added up over all tunnels",
+            MetricType::Counter,
+        )?
+        .encode_counter(
+            &(m.rate_wait_nanos as f64 / 1e9),
+            None::<&Exemplar<[(&str, &str); 0], f64>>,
+        )?;
+        out.counter(
+            "accept_backoff",
+            "Times that accepting was paused",
+            m.accept_backoff + m.runtime.accept_pauses,
+        )
     }
 
     fn encode_runtime(&self, out: &mut Families<'_>) -> fmt::Result {

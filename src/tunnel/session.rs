@@ -11,6 +11,7 @@ use std::time::{Instant, SystemTime};
 use rustls::pki_types::CertificateDer;
 use rustls::{HandshakeKind as Kind, ProtocolVersion};
 
+use super::asker::Asker;
 use super::core::{Core, Snapshot};
 use super::entrance::{self, Entrance, enter, is_open};
 use super::http2;
@@ -132,6 +133,10 @@ async fn tls(
     counted: Counted,
 ) {
     let subject = subject_before(entrance.client);
+    let arrived = Arrived {
+        local: entrance.destination.or(arrived.local),
+        ..arrived
+    };
     let (chosen, begun) = if snapshot.names.is_empty() {
         (None, entrance.begun)
     } else {
@@ -271,7 +276,10 @@ async fn session(
     let carry = shaken.carry;
     match chosen {
         // A task of its own: what the handshake needed is not kept for the life of the session.
-        None if http2 => ring::spawn(http2::serve(core.clone(), tls, carry, peer, counted)),
+        None if http2 => {
+            let asker = Asker::of(peer);
+            ring::spawn(http2::serve(core.clone(), tls, carry, asker, counted));
+        }
         None => http1(core, snapshot, tls, peer, carry, deadline, counted).await,
         Some(chosen) => {
             let session = named::session(core, snapshot, tls, peer, carry, chosen, counted);

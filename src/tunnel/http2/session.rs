@@ -19,16 +19,17 @@ use crate::limits::{HTTP2_STALL_PERCENT, LINGER};
 use crate::observe::{Abuse, AuditEvent, CloseReason};
 use crate::ring::{self, Either, RingBuf};
 use crate::tls::{ByteStream, Duplex};
+use crate::tunnel::asker::{Asker, Refused};
 use crate::tunnel::core::Core;
 use crate::tunnel::open::{Peer, open};
 use crate::tunnel::outcome::{Outcome, audit, record};
 use crate::tunnel::relay::Behind;
-use crate::tunnel::sweep::still_trusted;
+use crate::tunnel::response::told_by_status;
 
 /// What the tasks of one session share.
 pub(super) struct Session {
     pub core: Rc<Core>,
-    pub peer: Peer,
+    pub asker: Asker,
     pub opened: Instant,
     /// Requests so far.
     pub requests: Cell<u64>,
@@ -68,7 +69,7 @@ pub(in crate::tunnel) async fn serve<S: ByteStream>(
     core: Rc<Core>,
     stream: S,
     carry: Option<RingBuf>,
-    peer: Peer,
+    asker: Asker,
     counted: impl Sized + 'static,
 ) {
     core.metrics.borrow_mut().http2_sessions += 1;
@@ -76,7 +77,7 @@ pub(in crate::tunnel) async fn serve<S: ByteStream>(
     let now = ring::now();
     let session = Rc::new(Session {
         core,
-        peer,
+        asker,
         opened: now,
         requests: 0.into(),
         open: 0.into(),
@@ -120,7 +121,7 @@ fn finish(session: &Session, reason: CloseReason) {
         duration: ring::now().saturating_duration_since(session.opened),
         reason,
     };
-    audit(core, &session.peer.subject, None, end);
+    audit(core, session.asker.subject(), None, end);
 }
 
 /// A request in the session's count, for as long as its task lives.
@@ -157,13 +158,31 @@ fn begin(
         let (parts, body) = request.into_parts();
         match asked(&parts) {
             Ok(Asked::Tunnel(target)) => {
-                drop(parts);
-                tunnel(session, target, body, respond, (open, counted)).await;
+                let mut outcome = Outcome::of(session.asker.subject().clone());
+                match session.asker.of_request(&session.core, &parts.headers) {
+                    Ok(peer) => {
+                        drop(parts);
+                        tunnel(session, (peer, target), body, respond, (open, counted)).await;
+                    }
+                    Err(refused) => {
+                        outcome.target = Some(target);
+                        match refused {
+                            Refused::Session(reason) => {
+                                record(&session.core, &outcome, reason);
+                                session.end(reason);
+                            }
+                            Refused::Request(reason) => {
+                                record(&session.core, &outcome, reason);
+                                refuse(respond, reason);
+                            }
+                        }
+                    }
+                }
             }
             Err(reason) => {
                 record(
                     &session.core,
-                    &Outcome::of(session.peer.subject.clone()),
+                    &Outcome::of(session.asker.subject().clone()),
                     reason,
                 );
                 refuse(respond, reason);
@@ -175,21 +194,15 @@ fn begin(
 /// A plain CONNECT: from the request to an open tunnel or a refusal.
 async fn tunnel(
     session: Rc<Session>,
-    target: HostPort,
+    (peer, target): (Rc<Peer>, HostPort),
     body: RecvStream,
     mut respond: SendResponse<Chunk>,
     kept: impl Sized + 'static,
 ) {
     let core = &session.core;
-    let mut outcome = Outcome::of(session.peer.subject.clone());
-    if let Err(reason) = still_trusted(core, &session.peer) {
-        outcome.target = Some(target);
-        record(core, &outcome, reason);
-        session.end(reason);
-        return;
-    }
+    let mut outcome = Outcome::of(peer.subject.clone());
     let snapshot = core.snapshot.borrow().clone();
-    let opening = open(core, &snapshot, &session.peer, target, &mut outcome);
+    let opening = open(core, &snapshot, &peer, target, &mut outcome);
     let left = poll_fn(|context| match respond.poll_reset(context) {
         Poll::Ready(_) => Poll::Ready(()),
         Poll::Pending => Poll::Pending,
@@ -216,7 +229,7 @@ async fn tunnel(
         early: Vec::new(),
         carry: None,
     };
-    opened.run(core.clone(), &session.peer, (app, behind), kept);
+    opened.run(core.clone(), &peer, (app, behind), kept);
 }
 
 /// Tells the client why its request is refused: status and `Proxy-Status` of the reason's row, its word as content.
@@ -232,11 +245,11 @@ fn refuse(mut respond: SendResponse<Chunk>, reason: CloseReason) {
 }
 
 fn refusal(reason: CloseReason) -> Option<Response<()>> {
-    let (status, proxy_status) = (reason.status()?, reason.proxy_status()?);
+    let (status, proxy_status) = told_by_status(reason)?;
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(status).ok()?;
     let fields = response.headers_mut();
-    fields.insert("proxy-status", HeaderValue::from_static(proxy_status));
+    fields.insert("proxy-status", HeaderValue::from_str(&proxy_status).ok()?);
     fields.insert(
         http::header::CONTENT_TYPE,
         HeaderValue::from_static("text/plain"),
@@ -261,12 +274,15 @@ mod tests {
     fn every_http_reason_has_a_response() {
         for &reason in CloseReason::ALL {
             let response = refusal(reason);
-            assert_eq!(response.is_some(), reason.status().is_some(), "{reason:?}");
-            let Some(response) = response else { continue };
-            assert_eq!(Some(response.status().as_u16()), reason.status());
+            let told = told_by_status(reason);
+            assert_eq!(response.is_some(), told.is_some(), "{reason:?}");
+            let (Some(response), Some((status, proxy_status))) = (response, told) else {
+                continue;
+            };
+            assert_eq!(response.status().as_u16(), status);
             assert_eq!(
                 response.headers()["proxy-status"].to_str().ok(),
-                reason.proxy_status()
+                Some(&*proxy_status)
             );
         }
     }
