@@ -116,8 +116,7 @@ def curl(gateway, ca, certificate, key, url):
     try:
         handle.perform()
     except pycurl.error as error:
-        status = handle.getinfo(pycurl.HTTP_CONNECTCODE)
-        sys.exit(f"curl: {error}, connect status {status}: {head.getvalue().decode()}")
+        sys.exit(f"curl: {error}: {head.getvalue().decode()}")
     sys.stdout.buffer.write(body.getvalue())
     print(pycurl.version, file=sys.stderr)
 
