@@ -108,9 +108,7 @@ impl Dialer {
         let mut reason = None;
         for &address in addresses {
             if let Some(service) = guarded
-                && !self
-                    .own
-                    .read(|own| is_allowed(address, &service.allow, own))
+                && !self.may_reach(address, service)
             {
                 reason.get_or_insert(CloseReason::DestinationForbidden);
                 continue;
@@ -125,7 +123,13 @@ impl Dialer {
         Err(reason.unwrap_or(CloseReason::NameNotFound))
     }
 
-    async fn resolve(&self, name: &str) -> Known {
+    /// Whether an app may choose this address as a destination of the service.
+    pub(super) fn may_reach(&self, address: IpAddr, service: &Service) -> bool {
+        self.own
+            .read(|own| is_allowed(address, &service.allow, own))
+    }
+
+    pub(super) async fn resolve(&self, name: &str) -> Known {
         if let Some(known) = self.names.borrow().get(name, ring::now()) {
             return known;
         }
@@ -137,7 +141,7 @@ impl Dialer {
     }
 }
 
-fn reason_of(error: &io::Error) -> CloseReason {
+pub(super) fn reason_of(error: &io::Error) -> CloseReason {
     match error.raw_os_error() {
         Some(libc::ECONNREFUSED | libc::ECONNRESET) => CloseReason::ServerRefused,
         Some(libc::ETIMEDOUT) => CloseReason::ConnectTimeout,

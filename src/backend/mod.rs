@@ -4,6 +4,7 @@
 //! live ([`Dialer`]). Destinations that an app chooses itself are checked after resolution ([`guard`]).
 
 mod balance;
+mod datagram;
 mod dial;
 pub mod guard;
 mod names;

@@ -238,6 +238,7 @@ fn traffic(folder: &Path, address: SocketAddr, seconds: u64) -> Result<Report, Q
     let scenario = Scenario {
         target: address,
         mode: TunnelMode::H1Connect,
+        tunnels_per_session: 1,
         connect: format!("{HOST}:80"),
         work: Work::Echo,
         resumed: false,

@@ -31,6 +31,7 @@ pub(super) struct RawProfile {
     pub(super) name: Slot<String>,
     pub(super) description: Slot<String>,
     pub(super) external: Slot<String>,
+    pub(super) no_rule: Slot<String>,
     pub(super) listener: RawListener,
     /// `None` where the table is absent.
     pub(super) server_certificate: Option<RawServerCertificate>,
@@ -108,6 +109,7 @@ pub(super) struct RawService {
     pub(super) tls: Slot<bool>,
     pub(super) proxy_protocol: Slot<String>,
     pub(super) allow: Slot<List>,
+    pub(super) udp: Slot<bool>,
     /// `None` where the table is absent.
     pub(super) limits: Option<RawServiceLimits>,
 }
@@ -191,6 +193,7 @@ impl RawProfile {
             name: section.string("name"),
             description: section.string("description"),
             external: section.string("external"),
+            no_rule: section.string("no_rule"),
             listener: RawListener::read(section.section("listener")),
             server_certificate: certificate
                 .is_present()
@@ -327,6 +330,7 @@ impl RawService {
             tls: section.boolean("tls"),
             proxy_protocol: section.string("proxy_protocol"),
             allow: section.strings("allow"),
+            udp: section.boolean("udp"),
             limits: limits.is_present().then(|| RawServiceLimits::read(limits)),
         };
         section.finish();

@@ -84,6 +84,7 @@ impl Services {
                 name,
                 kind,
                 allow,
+                udp: raw.udp.or(false),
                 limits,
                 max_lifetime,
             });
@@ -119,6 +120,7 @@ impl Services {
                 name: name.to_owned(),
                 kind: ServiceKind::Any,
                 allow: Vec::new(),
+                udp: false,
                 limits: TrafficLimits::default(),
                 max_lifetime: None,
             }));

@@ -309,6 +309,12 @@ fn profile(raw: RawProfile, folder: &Folder, report: &mut Report) -> Profile {
         resumption,
         device_auth: device_auth(raw.device_auth, folder, report),
         services,
+        no_rule_direct: raw
+            .no_rule
+            .parse(report, |text| {
+                word(&text, &[("refuse", false), ("direct", true)])
+            })
+            .or(false),
         app_limits: app_limits(raw.app_limits, report),
         rules,
     }

@@ -10,6 +10,7 @@ use super::revocation::{Crls, Revocation};
 use crate::backend::RoundRobin;
 use crate::certs::{self, CertError};
 use crate::config::{Config, Stale};
+use crate::observe::CloseReason;
 use crate::table::RegistryError;
 use crate::tls::{
     self, CrlErrors, DeviceVerifier, Resumption, RevocationPolicy, Scope, ServerTls, StalePolicy,
@@ -203,6 +204,11 @@ impl Material {
             services: services.collect(),
             rules: profile.rules.clone(),
             apps: apps.clone(),
+            no_rule: match profile.no_rule_direct {
+                true => CloseReason::NoRuleDirect,
+                false => CloseReason::NoRule,
+            },
+            external: (profile.external_host.clone(), profile.external_port),
             limits: Limits {
                 max_tunnels: engine.max_tunnels,
                 max_tunnels_per_device: engine.max_tunnels_per_device,

@@ -110,7 +110,9 @@ pub(super) fn close_tunnels(filter: TunnelFilter, reply: impl FnOnce(usize) + 's
 pub(super) fn stop(refuse: bool) {
     let here = HERE.with_borrow(Clone::clone);
     if let Some(here) = here {
-        here.core.draining.set(refuse);
+        if refuse {
+            here.core.draining.raise();
+        }
         // What was accepted for this core is its own, as if it had accepted it.
         here.serve(here.handover.leave(here.core.index));
         here.stop.raise();

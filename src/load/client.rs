@@ -2,11 +2,12 @@
 
 use std::fmt::Display;
 use std::io;
-use std::rc::Rc;
 
+use bytes::Bytes;
 use rustls::HandshakeKind;
 use rustls::client::Resumption;
 
+use super::http2::{self, Sessions};
 use super::{Mode, Scenario};
 use crate::limits::{LOAD_REASON_TEXT_MAX, REQUEST_HEADER_MAX, REQUEST_HEADERS_MAX};
 use crate::ring::{RingBuf, TcpStream, try_join};
@@ -55,7 +56,7 @@ fn tls(error: impl Display) -> Failure {
 }
 
 /// A peer's words, short enough and without control characters, to be counted by.
-fn reason(text: &str) -> String {
+pub(super) fn reason(text: &str) -> String {
     let letters = text.chars().filter(|letter| !letter.is_control());
     letters.take(LOAD_REASON_TEXT_MAX).collect()
 }
@@ -63,10 +64,11 @@ fn reason(text: &str) -> String {
 enum Transport {
     Tcp(TcpStream),
     Tls(Box<ClientStream>),
+    Http2(Box<http2::Stream>),
 }
 
 impl Transport {
-    async fn send(&self, payload: &Rc<[u8]>) -> Result<(), Failure> {
+    async fn send(&self, payload: &Bytes) -> Result<(), Failure> {
         match self {
             Self::Tcp(stream) => stream
                 .send(payload.clone())
@@ -82,6 +84,7 @@ impl Transport {
                 }
                 Ok(())
             }
+            Self::Http2(stream) => stream.send(payload.clone()).await,
         }
     }
 
@@ -113,8 +116,36 @@ impl Transport {
                     Received::Closed => Ok(0),
                 }
             }
+            Self::Http2(stream) => stream.recv(take).await,
         }
     }
+}
+
+async fn connected(scenario: &Scenario) -> Result<TcpStream, Failure> {
+    let stream = TcpStream::connect(scenario.target).await;
+    stream.map_err(|_| Failure::Connect)
+}
+
+/// A TLS session, what came behind its handshake, and whether it was resumed.
+pub(super) async fn session(
+    scenario: &Scenario,
+) -> Result<(ClientStream, Option<RingBuf>, bool), Failure> {
+    let stream = connected(scenario).await?;
+    let Some((config, name)) = &scenario.tls else {
+        return Err(Failure::Tls("no TLS is set up".to_owned()));
+    };
+    let handshake = ClientHandshake::connected(stream, config.clone(), name.clone())
+        .await
+        .map_err(tls)?;
+    let carry = handshake
+        .complete(|| std::future::ready(()))
+        .await
+        .map_err(tls)?;
+    let resumed = handshake
+        .negotiated()
+        .is_some_and(|(_, kind)| kind == HandshakeKind::Resumed);
+    let session = handshake.into_session().map_err(tls)?;
+    Ok((session, carry, resumed))
 }
 
 /// An open tunnel.
@@ -127,42 +158,36 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    /// Opens a tunnel.
-    pub async fn open(scenario: &Scenario) -> Result<Self, Failure> {
-        let stream = TcpStream::connect(scenario.target)
-            .await
-            .map_err(|_| Failure::Connect)?;
+    /// Opens the tunnel of this slot.
+    pub async fn open(
+        scenario: &Scenario,
+        sessions: &Sessions,
+        slot: usize,
+    ) -> Result<Self, Failure> {
         let mut tunnel = match (&scenario.tls, scenario.mode) {
-            (Some((config, name)), Mode::Tls | Mode::H1Connect) => {
-                let handshake = ClientHandshake::connected(stream, config.clone(), name.clone())
-                    .await
-                    .map_err(tls)?;
-                let carry = handshake
-                    .complete(|| std::future::ready(()))
-                    .await
-                    .map_err(tls)?;
-                let resumed = handshake
-                    .negotiated()
-                    .is_some_and(|(_, kind)| kind == HandshakeKind::Resumed);
-                let session = handshake.into_session().map_err(tls)?;
-                Self {
-                    transport: Transport::Tls(Box::new(session)),
-                    carry,
-                    surplus: 0,
-                    resumed,
-                }
+            (_, Mode::H2Connect) => {
+                let stream = sessions.open(slot, scenario).await?;
+                Self::over(Transport::Http2(Box::new(stream)), None, false)
             }
-            _ => Self {
-                transport: Transport::Tcp(stream),
-                carry: None,
-                surplus: 0,
-                resumed: false,
-            },
+            (Some(_), Mode::Tls | Mode::H1Connect) => {
+                let (session, carry, resumed) = session(scenario).await?;
+                Self::over(Transport::Tls(Box::new(session)), carry, resumed)
+            }
+            _ => Self::over(Transport::Tcp(connected(scenario).await?), None, false),
         };
         if scenario.mode == Mode::H1Connect {
             tunnel.request(&scenario.connect).await?;
         }
         Ok(tunnel)
+    }
+
+    fn over(transport: Transport, carry: Option<RingBuf>, resumed: bool) -> Self {
+        Self {
+            transport,
+            carry,
+            surplus: 0,
+            resumed,
+        }
     }
 
     async fn request(&mut self, connect: &str) -> Result<(), Failure> {
@@ -185,7 +210,7 @@ impl Tunnel {
     }
 
     /// Sends all of `payload`.
-    pub async fn send(&mut self, payload: &Rc<[u8]>) -> Result<(), Failure> {
+    pub async fn send(&mut self, payload: &Bytes) -> Result<(), Failure> {
         self.transport.send(payload).await
     }
 
@@ -195,7 +220,7 @@ impl Tunnel {
     }
 
     /// Sends `payload` and waits until `answer` bytes have come back.
-    pub async fn exchange(&mut self, payload: &Rc<[u8]>, answer: usize) -> Result<(), Failure> {
+    pub async fn exchange(&mut self, payload: &Bytes, answer: usize) -> Result<(), Failure> {
         let (transport, carry, surplus) = (&self.transport, &mut self.carry, &mut self.surplus);
         let read = async {
             while *surplus < answer {
@@ -222,6 +247,7 @@ impl Tunnel {
         match self.transport {
             Transport::Tcp(stream) => stream.reset_on_close(),
             Transport::Tls(session) => session.reset_on_close(),
+            Transport::Http2(stream) => stream.reset(),
         }
     }
 }

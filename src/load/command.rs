@@ -32,6 +32,12 @@ pub struct LoadCommand {
     /// How a tunnel is opened.
     #[arg(long, value_enum, default_value = "h1-connect")]
     mode: Mode,
+    /// Open tunnels by CONNECT over HTTP/2; short for --mode h2-connect.
+    #[arg(long, conflicts_with = "mode")]
+    http2: bool,
+    /// Tunnels in one HTTP/2 session.
+    #[arg(long, default_value_t = 100)]
+    tunnels_per_session: usize,
     /// The destination in CONNECT, host:port.
     #[arg(long, default_value = "localhost:80")]
     connect: String,
@@ -220,11 +226,16 @@ fn scenario(command: &LoadCommand) -> Result<Scenario, LoadError> {
     };
     Ok(Scenario {
         target: address,
-        mode: command.mode,
+        mode: if command.http2 {
+            Mode::H2Connect
+        } else {
+            command.mode
+        },
         connect: command.connect.clone(),
         work: command.scenario,
         resumed: command.resumed,
         tunnels: command.tunnels,
+        tunnels_per_session: command.tunnels_per_session,
         size: command.size,
         exchange: None,
         rate: command.rate,
@@ -249,6 +260,11 @@ fn check_numbers(command: &LoadCommand) -> Result<(), LoadError> {
     let refuse = |text: String| Err(LoadError::Usage(text));
     if !(1..=LOAD_TUNNELS_MAX).contains(&command.tunnels) {
         return refuse(format!("--tunnels must be 1 to {LOAD_TUNNELS_MAX}"));
+    }
+    if !(1..=LOAD_TUNNELS_MAX).contains(&command.tunnels_per_session) {
+        return refuse(format!(
+            "--tunnels-per-session must be 1 to {LOAD_TUNNELS_MAX}"
+        ));
     }
     if !(1..=LOAD_MESSAGE_MAX).contains(&command.size) {
         return refuse(format!("--size must be 1 to {LOAD_MESSAGE_MAX} bytes"));

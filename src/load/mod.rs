@@ -7,6 +7,7 @@
 mod backend;
 mod client;
 mod command;
+mod http2;
 mod report;
 mod run;
 
@@ -26,6 +27,8 @@ pub use run::{Progress, execute};
 pub enum Mode {
     /// TLS with a client certificate, then HTTP/1.1 CONNECT.
     H1Connect,
+    /// TLS with a client certificate, then CONNECT over HTTP/2: several tunnels in a session.
+    H2Connect,
     /// TLS; the session is the tunnel.
     Tls,
     /// TCP alone.
@@ -69,6 +72,8 @@ pub struct Scenario {
     pub resumed: bool,
     /// Tunnels at once.
     pub tunnels: usize,
+    /// Tunnels in one session of [`Mode::H2Connect`].
+    pub tunnels_per_session: usize,
     /// Bytes of a message.
     pub size: usize,
     /// What a round trip sends, and how many bytes come back for it; `None`: `size` bytes each way.

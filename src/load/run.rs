@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hdrhistogram::Histogram;
 
 use super::client::{Failure, Tunnel, for_slot};
+use super::http2::Sessions;
 use super::{Direction, LoadError, Report, Scenario, Work};
 use crate::limits::LOAD_REASONS_MAX;
 use crate::observe::{latency_histogram, record_latency};
@@ -186,14 +188,19 @@ fn spawn_slots(scenario: &Scenario, shared: &Rc<Shared>) {
         Some((message, _)) => message.clone(),
         None => vec![0x61; scenario.size],
     };
-    let message: Rc<[u8]> = message.into();
+    let message: Bytes = message.into();
+    let sessions = Rc::new(Sessions::new(scenario));
     for slot in 0..scenario.tunnels {
         let (shared, scenario, message) = (shared.clone(), for_slot(scenario), message.clone());
+        let way = Way {
+            sessions: sessions.clone(),
+            slot,
+        };
         ring::spawn(async move {
-            let result = match open(&scenario, &message).await {
+            let result = match open(&scenario, &way, &message).await {
                 Ok(tunnel) => {
                     shared.all_stand().await;
-                    let result = work(&scenario, slot, tunnel, &message, &shared).await;
+                    let result = work(&scenario, &way, tunnel, &message, &shared).await;
                     shared.lost.set(shared.lost.get() + 1);
                     result
                 }
@@ -209,16 +216,22 @@ fn spawn_slots(scenario: &Scenario, shared: &Rc<Shared>) {
     }
 }
 
+/// How the tunnels of one slot are opened.
+struct Way {
+    sessions: Rc<Sessions>,
+    slot: usize,
+}
+
 /// Opens a tunnel, with a first answer where the scenario has one, in the time allowed.
 ///
 /// With TLS 1.3 a client is done before the server has looked at its certificate: only an answer shows that the tunnel
 /// is open.
-async fn open(scenario: &Scenario, message: &Rc<[u8]>) -> Result<Tunnel, Failure> {
+async fn open(scenario: &Scenario, way: &Way, message: &Bytes) -> Result<Tunnel, Failure> {
     let opened = async {
-        let mut tunnel = Tunnel::open(scenario).await?;
+        let mut tunnel = Tunnel::open(scenario, &way.sessions, way.slot).await?;
         match scenario.work {
             Work::Echo => tunnel.exchange(message, answer_length(scenario)).await?,
-            Work::Idle | Work::Handshake => tunnel.exchange(&[0x61].into(), 1).await?,
+            Work::Idle | Work::Handshake => tunnel.exchange(&Bytes::from_static(b"a"), 1).await?,
             Work::Stream => {}
         }
         Ok(tunnel)
@@ -240,16 +253,21 @@ fn answer_length(scenario: &Scenario) -> usize {
 /// One slot: what one tunnel does after the other, or for its life.
 async fn work(
     scenario: &Scenario,
-    slot: usize,
+    way: &Way,
     mut tunnel: Tunnel,
-    message: &Rc<[u8]>,
+    message: &Bytes,
     shared: &Shared,
 ) -> Result<(), Failure> {
-    let mut schedule = Schedule::new(scenario.rate, scenario.tunnels, slot, shared.start.get());
+    let mut schedule = Schedule::new(
+        scenario.rate,
+        scenario.tunnels,
+        way.slot,
+        shared.start.get(),
+    );
     match (scenario.work, scenario.direction) {
         (Work::Handshake, _) => {
             tunnel.drop_hard();
-            handshakes(scenario, message, shared, &mut schedule).await
+            handshakes(scenario, way, message, shared, &mut schedule).await
         }
         (Work::Echo, _) => {
             let answer = answer_length(scenario);
@@ -260,7 +278,7 @@ async fn work(
             }
         }
         (Work::Stream, Direction::Up) => {
-            let piece: Rc<[u8]> = vec![0x61; STREAM_PIECE].into();
+            let piece: Bytes = vec![0x61; STREAM_PIECE].into();
             loop {
                 let since = Instant::now();
                 tunnel.send(&piece).await?;
@@ -283,13 +301,14 @@ async fn work(
 
 async fn handshakes(
     scenario: &Scenario,
-    message: &Rc<[u8]>,
+    way: &Way,
+    message: &Bytes,
     shared: &Shared,
     schedule: &mut Schedule,
 ) -> Result<(), Failure> {
     loop {
         let since = schedule.next().await;
-        match open(scenario, message).await {
+        match open(scenario, way, message).await {
             Ok(tunnel) => {
                 shared.done(since, 0);
                 if tunnel.resumed && shared.measuring.get() {

@@ -113,6 +113,15 @@ pub enum AuditEvent {
         /// Why it ended.
         reason: CloseReason,
     },
+    /// A session that may have had many tunnels (HTTP/2) ended.
+    SessionEnd {
+        /// Requests that it made, those that were refused included.
+        requests: u64,
+        /// How long it was open, its handshake not included.
+        duration: Duration,
+        /// Why it ended.
+        reason: CloseReason,
+    },
     /// A session or tunnel was refused.
     Refused {
         /// The service, where it came to one.
@@ -149,6 +158,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes_down: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    requests: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     duration_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
@@ -171,6 +182,7 @@ impl AuditRecord {
             server: None,
             bytes_up: None,
             bytes_down: None,
+            requests: None,
             duration_ms: None,
             reason: None,
         };
@@ -200,7 +212,17 @@ impl AuditRecord {
                 line.server = Some(server);
                 line.bytes_up = Some(*bytes_up);
                 line.bytes_down = Some(*bytes_down);
-                line.duration_ms = Some(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+                line.duration_ms = Some(millis(*duration));
+                line.reason = Some(reason.word());
+            }
+            AuditEvent::SessionEnd {
+                requests,
+                duration,
+                reason,
+            } => {
+                line.event = "session-end";
+                line.requests = Some(*requests);
+                line.duration_ms = Some(millis(*duration));
                 line.reason = Some(reason.word());
             }
             AuditEvent::Refused { service, reason } => {
@@ -216,6 +238,10 @@ impl AuditRecord {
         serde_json::to_writer(&mut *buffer, &self.line()).expect("strings and numbers into memory");
         buffer.push(b'\n');
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn rfc3339(time: SystemTime) -> String {

@@ -106,6 +106,62 @@ impl HandshakeCounters {
     }
 }
 
+/// What a client does in an HTTP/2 session that costs the gateway more than the client; the session is ended for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Abuse {
+    /// Streams opened and reset at once, or reset too often.
+    Resets,
+    /// A header block in too many CONTINUATION frames.
+    Continuations,
+    /// SETTINGS frames.
+    Settings,
+    /// PING frames.
+    Pings,
+    /// DATA frames without payload, or with next to none.
+    EmptyData,
+    /// PRIORITY frames, and frames of unknown types.
+    Ignored,
+    /// A header block that is too long or stands for too many fields.
+    HeaderBomb,
+    /// Bytes held back by flow control while nothing moves.
+    ZeroWindow,
+}
+
+impl Abuse {
+    /// Every kind: `ALL[kind.index()] == kind`.
+    pub const ALL: [Self; 8] = [
+        Self::Resets,
+        Self::Continuations,
+        Self::Settings,
+        Self::Pings,
+        Self::EmptyData,
+        Self::Ignored,
+        Self::HeaderBomb,
+        Self::ZeroWindow,
+    ];
+
+    /// The word in metrics.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Resets => "rapid-reset",
+            Self::Continuations => "continuation-flood",
+            Self::Settings => "settings-flood",
+            Self::Pings => "ping-flood",
+            Self::EmptyData => "empty-data-flood",
+            Self::Ignored => "ignored-frames-flood",
+            Self::HeaderBomb => "header-bomb",
+            Self::ZeroWindow => "zero-window-stall",
+        }
+    }
+
+    /// The kind's place in [`ALL`](Self::ALL).
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
 /// The counters and histograms of one core, or of several merged.
 #[derive(Clone, Debug)]
 pub struct CoreMetrics {
@@ -127,10 +183,20 @@ pub struct CoreMetrics {
     pub handshakes: HandshakeCounters,
     /// Dials that were tried again with the next server.
     pub dial_retries: u64,
+    /// UDP tunnels opened.
+    pub udp_tunnels: u64,
+    /// Datagrams that were not passed on, but for those that found the queue full.
+    pub udp_dropped: u64,
+    /// Datagrams of servers that found the queue full.
+    pub udp_queue_full: u64,
     /// Receives that were put off by a limit of bytes a second.
     pub rate_waits: u64,
     /// For how long, in nanoseconds.
     pub rate_wait_nanos: u64,
+    /// HTTP/2 sessions begun.
+    pub http2_sessions: u64,
+    /// HTTP/2 sessions ended for what the client did, by [`Abuse`].
+    pub http2_abuse: [u64; Abuse::ALL.len()],
     /// Sweeps over the open tunnels.
     pub sweeps: u64,
     /// Times that accepting was paused, at a limit or for want of file descriptors.
@@ -161,8 +227,13 @@ impl CoreMetrics {
             bytes_server_to_client: 0,
             handshakes: HandshakeCounters::default(),
             dial_retries: 0,
+            udp_tunnels: 0,
+            udp_dropped: 0,
+            udp_queue_full: 0,
             rate_waits: 0,
             rate_wait_nanos: 0,
+            http2_sessions: 0,
+            http2_abuse: [0; Abuse::ALL.len()],
             sweeps: 0,
             accept_backoff: 0,
             runtime: ring::Counters::default(),
@@ -223,8 +294,13 @@ impl CoreMetrics {
             bytes_server_to_client,
             handshakes,
             dial_retries,
+            udp_tunnels,
+            udp_dropped,
+            udp_queue_full,
             rate_waits,
             rate_wait_nanos,
+            http2_sessions,
+            http2_abuse,
             sweeps,
             accept_backoff,
             runtime,
@@ -239,8 +315,12 @@ impl CoreMetrics {
         *bytes_client_to_server += other.bytes_client_to_server;
         *bytes_server_to_client += other.bytes_server_to_client;
         *dial_retries += other.dial_retries;
+        *udp_tunnels += other.udp_tunnels;
+        *udp_dropped += other.udp_dropped;
+        *udp_queue_full += other.udp_queue_full;
         *rate_waits += other.rate_waits;
         *rate_wait_nanos += other.rate_wait_nanos;
+        *http2_sessions += other.http2_sessions;
         *sweeps += other.sweeps;
         *accept_backoff += other.accept_backoff;
         runtime.merge(&other.runtime);
@@ -251,6 +331,7 @@ impl CoreMetrics {
             .zip(other.handshakes.0.as_flattened());
         counts
             .chain(ends.iter_mut().zip(&other.ends))
+            .chain(http2_abuse.iter_mut().zip(&other.http2_abuse))
             .for_each(|(sum, count)| *sum += count);
         for (sum, stage) in stages.iter_mut().zip(&other.stages) {
             sum.add(stage)
@@ -311,6 +392,7 @@ mod tests {
         one.tunnels_closed = 1;
         one.bytes_client_to_server = 10;
         one.runtime.turns = 7;
+        one.http2_abuse[Abuse::Pings.index()] = 1;
         one.count_end(CloseReason::NoRule);
         one.count_handshake(TlsVersion::Tls13, HandshakeKind::Resumed);
         one.record(Stage::Handshake, Duration::from_millis(1));
@@ -321,6 +403,7 @@ mod tests {
         assert_eq!((sum.sessions_accepted, sum.sessions_live()), (6, 6));
         assert_eq!((sum.tunnels_opened, sum.tunnels_live()), (4, 2));
         assert_eq!(sum.bytes_client_to_server, 20);
+        assert_eq!(sum.http2_abuse[Abuse::Pings.index()], 2);
         assert_eq!((sum.runtime.turns, sum.runtime.timers_live), (14, 5));
         assert_eq!(
             (sum.ends(CloseReason::NoRule), sum.ends(CloseReason::Closed)),
@@ -348,5 +431,8 @@ mod tests {
             assert_eq!(stage.index(), place);
         }
         assert_eq!(Stage::from_word("Handshake"), None);
+        for (place, kind) in Abuse::ALL.into_iter().enumerate() {
+            assert_eq!(kind.index(), place);
+        }
     }
 }

@@ -19,7 +19,7 @@ pub use crl::CrlInfo;
 pub use hgrm::{HistogramSummary, percentile_text, plot, summarize};
 pub use live::{TunnelFilter, TunnelInfo};
 pub use metrics::{
-    CoreMetrics, HandshakeCounters, HandshakeKind, Stage, TlsVersion, latency_histogram,
+    Abuse, CoreMetrics, HandshakeCounters, HandshakeKind, Stage, TlsVersion, latency_histogram,
     record_latency,
 };
 pub use prometheus::{NodeGauges, OPENMETRICS, render};

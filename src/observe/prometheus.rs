@@ -15,7 +15,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
 use super::crl::CrlInfo;
-use super::metrics::{CoreMetrics, Stage};
+use super::metrics::{Abuse, CoreMetrics, Stage};
 use super::reason::CloseReason;
 
 /// The media type of what [`render`] makes.
@@ -294,10 +294,31 @@ impl Snapshot {
             ];
             count_labelled(&mut ends, &labels, m.ends(*reason))?;
         }
+        out.counter("http2_sessions", "HTTP/2 sessions begun", m.http2_sessions)?;
+        let mut abuse = out.family(
+            "http2_abuse",
+            "HTTP/2 sessions ended for what the client did",
+            MetricType::Counter,
+        )?;
+        for kind in Abuse::ALL {
+            let count = m.http2_abuse[kind.index()];
+            count_labelled(&mut abuse, &[("kind", kind.word())], count)?;
+        }
         out.counter(
             "dial_retries",
             "Dials tried again with the next server",
             m.dial_retries,
+        )?;
+        out.counter("udp_tunnels", "UDP tunnels opened", m.udp_tunnels)?;
+        out.counter(
+            "udp_dropped",
+            "Datagrams that were not passed on",
+            m.udp_dropped,
+        )?;
+        out.counter(
+            "udp_queue_full",
+            "Datagrams of servers that found the queue full",
+            m.udp_queue_full,
         )?;
         out.counter(
             "rate_waits",

@@ -145,8 +145,18 @@ close_reasons! {
     ClientReset = "client-reset" Client End (silent);
     /// The server reset the connection.
     ServerReset = "server-reset" Server End (silent);
-    /// No byte in either direction for the idle timeout.
+    /// The client sent what it must not in an HTTP/2 session; `adit_http2_abuse_total` says what.
+    ClientFlood = "client-flood" Client End (silent);
+    /// The client of an HTTP/2 session let no byte through its flow control for so long that it is taken to be gone.
+    ClientStalled = "client-stalled" Client End (silent);
+    /// The client broke the HTTP/2 protocol.
+    Http2Protocol = "http2-protocol" Client End (silent);
+    /// No byte in either direction for the idle timeout; for an HTTP/2 session, no tunnel.
     IdleTimeout = "idle-timeout" Client End (silent);
+    /// A stream of capsules cannot be read any more (RFC 9297, section 3.3).
+    CapsuleProtocol = "capsule-protocol" Client End (silent);
+    /// The client asked what the gateway is for, and was answered. No tunnel was opened.
+    ConfigurationRead = "configuration-read" Client End (silent);
     /// The tunnel has been open for as long as it may.
     LifetimeOver = "lifetime-over" Gateway End (silent);
     /// The tunnel was still open when the drain timeout ran out.
@@ -204,6 +214,11 @@ close_reasons! {
     // The tunnel request.
     /// Not a valid CONNECT request.
     Malformed = "malformed-request" Client Refusal (http 400 "http_request_error" "malformed CONNECT request");
+    /// A request for something else than a tunnel.
+    NotConnect = "not-connect" Client Refusal (http 405 "http_request_error" "only CONNECT is served");
+    /// An extended CONNECT (RFC 8441) for a protocol that is not spoken here.
+    ProtocolUnsupported = "protocol-unsupported" Client Refusal
+        (http 501 "http_request_error" "protocol is not supported");
     /// The request was not complete within the handshake timeout.
     RequestTimeout = "request-timeout" Client Refusal (http 408 "http_request_error" "request not complete in time");
     /// The client left before its request was complete or answered.
@@ -218,6 +233,12 @@ close_reasons! {
     DeviceBlocked = "device-blocked" Policy Refusal (http 403 "http_request_denied" "device is blocked");
     /// No rule allows this app to reach this destination.
     NoRule = "no-rule" Policy Refusal (http 403 "http_request_denied" "no rule allows this destination");
+    /// No rule is about this destination, and the profile lets the device go there directly. Apple's relay clients take this
+    /// status and error for that.
+    NoRuleDirect = "no-rule-direct" Policy Refusal
+        (http 503 "destination_unavailable" "destination is not served here");
+    /// The service takes no datagrams.
+    UdpNotAllowed = "udp-not-allowed" Policy Refusal (http 403 "http_request_denied" "no UDP to this destination");
     /// The destination's address is one that a tunnel must never reach.
     DestinationForbidden = "destination-forbidden" Policy Refusal
         (http 403 "destination_ip_prohibited" "destination address is not allowed");
@@ -323,7 +344,8 @@ mod tests {
     use super::*;
 
     /// RFC 9209, section 2.3, those that the table uses.
-    const PROXY_ERRORS: [&str; 11] = [
+    const PROXY_ERRORS: [&str; 12] = [
+        "destination_unavailable",
         "dns_timeout",
         "dns_error",
         "destination_ip_prohibited",
@@ -406,6 +428,7 @@ mod tests {
             };
             let expected: &[u16] = match (reason.row().kind, reason.who()) {
                 (Kind::Refusal, Who::Client) => &[400, 408, 431],
+                (Kind::Refusal, Who::Policy) if *reason == CloseReason::NoRuleDirect => &[503],
                 (Kind::Refusal, Who::Policy) => &[403],
                 (Kind::Refusal, Who::Server) => &[502, 504],
                 (Kind::Refusal, Who::Gateway) => &[503],

@@ -3,6 +3,8 @@
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
+use bytes::Bytes;
+
 use super::executor::current;
 use super::pool::{BufferPool, Size};
 
@@ -196,6 +198,13 @@ unsafe impl SendBuf for Vec<u8> {
 
 // SAFETY: static memory neither moves nor ends.
 unsafe impl SendBuf for &'static [u8] {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
+// SAFETY: the bytes are shared and immutable, and do not move with the handle.
+unsafe impl SendBuf for Bytes {
     fn bytes(&self) -> &[u8] {
         self
     }

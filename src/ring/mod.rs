@@ -20,6 +20,7 @@ mod driver;
 mod enter;
 mod error;
 mod executor;
+mod gather;
 mod listener;
 mod op;
 mod permit;
@@ -32,6 +33,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod time;
+mod udp;
 mod wheel;
 
 pub use buffers::{BUFFER_BACK, BUFFER_FRONT, RingBuf, SendBuf};
@@ -42,6 +44,7 @@ pub use executor::{
     LARGE_PAYLOAD, Runtime, RuntimeConfig, SMALL_PAYLOAD, TaskHandle, counters, remote, spawn,
     spawn_owned, trim_buffers, yield_now,
 };
+pub use gather::Gather;
 pub use listener::TcpListener;
 pub use permit::permit;
 pub use pieces::{Pieces, Spacing};
@@ -50,3 +53,4 @@ pub use remote::{OneshotReceiver, OneshotSender, Remote, oneshot};
 pub use signal::Signal;
 pub use stream::TcpStream;
 pub use time::{Elapsed, Sleep, now, sleep, timeout};
+pub use udp::UdpSocket;

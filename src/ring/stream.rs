@@ -17,6 +17,7 @@ use super::buffers::{RingBuf, SendBuf};
 use super::counters::bump;
 use super::driver::{BUFFER_GROUP, Completion, Kind};
 use super::executor::{Core, SMALL_PAYLOAD, current};
+use super::gather::Gather;
 use super::op::Op;
 use super::pieces::{Left, Pieces, Spacing, ToSend, spaced_header};
 
@@ -268,6 +269,17 @@ impl TcpStream {
         self.send_all(pieces)
     }
 
+    /// Sends all runs, which come back.
+    ///
+    /// # Errors
+    /// The system's; how much was sent before is not known then.
+    pub fn send_gather(
+        &self,
+        gather: Gather,
+    ) -> impl Future<Output = (io::Result<()>, Gather)> + '_ {
+        self.send_all(gather)
+    }
+
     /// Sends all of `buffer`, which comes back for further use.
     ///
     /// # Errors
@@ -357,7 +369,7 @@ impl TcpStream {
             .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 
-    fn descriptor(&self) -> BorrowedFd<'_> {
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor is open for as long as `self` lives: only drop closes it.
         unsafe { BorrowedFd::borrow_raw(self.fd) }
     }
@@ -394,7 +406,7 @@ impl Drop for TcpStream {
     }
 }
 
-fn count_exhaustion(core: &Core, error: &io::Error) {
+pub(super) fn count_exhaustion(core: &Core, error: &io::Error) {
     if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
         bump(&core.cells.emfile);
     }

@@ -4,6 +4,7 @@
 
 mod crl;
 mod der;
+mod duplex;
 mod failure;
 mod handshake;
 mod identity;
@@ -21,12 +22,13 @@ pub use crl::{
     Admission, CheckedCrl, CrlError, CrlErrors, CrlReport, CrlShelf, CrlSource, PointsSeen,
     check_crls, crl_urls, load_crls, public_keys, read_crl_file,
 };
+pub use duplex::{ByteStream, Duplex};
 pub use failure::{HandshakeFailure, failure_of};
 pub use handshake::{Connection, Handshake};
 pub use identity::{IdentityError, PeerIdentity, earliest_expiry};
 pub use resumption::{Resumption, Scope};
 pub use secrets::{TrafficSecrets, hand_over};
-pub use server::{ServerTls, TlsError, server_config};
+pub use server::{ALPN_HTTP2, ServerTls, TlsError, server_config};
 pub use stream::{
     ClientHandshake, ClientStream, Received, ServerHandshake, ServerStream, StreamError,
     TlsHandshake, TlsStream,

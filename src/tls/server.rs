@@ -54,6 +54,9 @@ const CIPHER_SUITES: [SupportedCipherSuite; 9] = [
     cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 ];
 
+/// The name of HTTP/2 in ALPN (RFC 9113, section 3.2).
+pub const ALPN_HTTP2: &[u8] = b"h2";
+
 /// What a core's TLS is made of.
 pub struct ServerTls {
     /// The server certificate, then its issuers.
@@ -70,7 +73,7 @@ pub struct ServerTls {
     pub resumption: Arc<Resumption>,
 }
 
-/// Builds the configuration: client certificate required, ALPN `http/1.1`.
+/// Builds the configuration: client certificate required, ALPN `h2` and `http/1.1`.
 ///
 /// # Errors
 /// [`TlsError`].
@@ -93,7 +96,7 @@ pub fn server_config(tls: ServerTls) -> Result<ServerConfig, TlsError> {
         .with_single_cert(tls.chain, tls.key)
         .map_err(TlsError::ServerCertificate)?;
     config.ignore_client_order = true;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), b"http/1.1".to_vec()];
     tls.resumption.apply(&mut config);
     // The record layer takes the secrets over when the handshake is done.
     config.enable_secret_extraction = true;

@@ -11,6 +11,7 @@ use rustls::{AlertDescription, ClientConfig, HandshakeKind, ProtocolVersion, Ser
 
 use super::handshake::{Connection, Handshake};
 use super::record::{Content, Fault, RecordLayer};
+use super::server::ALPN_HTTP2;
 use crate::limits::{TLS_PLAINTEXT_MAX, TLS_PREDICTED_RECORD};
 use crate::ring::{BUFFER_FRONT, Pieces, RingBuf, SMALL_PAYLOAD, Spacing, TcpStream};
 
@@ -161,6 +162,12 @@ impl<C: Connection> TlsHandshake<C> {
             handshake.connection().protocol_version()?,
             handshake.connection().handshake_kind()?,
         ))
+    }
+
+    /// Whether the peer and this end have agreed to speak HTTP/2.
+    #[must_use]
+    pub fn is_http2(&self) -> bool {
+        self.handshake.borrow().connection().alpn_protocol() == Some(ALPN_HTTP2)
     }
 
     /// More of the peer's bytes, behind what is carried over. A message may span several records: a certificate chain

@@ -69,6 +69,10 @@ pub struct Snapshot {
     pub rules: Vec<Rule>,
     /// What the tunnels of an app may take, by the app's name.
     pub apps: Arc<HashMap<String, Arc<Gate>>>,
+    /// Why what no rule is about is refused.
+    pub no_rule: CloseReason,
+    /// Host and port that clients use.
+    pub external: (String, u16),
     /// Limits.
     pub limits: Limits,
 }
@@ -91,8 +95,8 @@ pub struct Core {
     pub quota: Arc<Quota>,
     /// Reaches servers.
     pub dialer: Dialer,
-    /// New tunnels are refused.
-    pub draining: Cell<bool>,
+    /// Raised when new tunnels are refused.
+    pub draining: Signal,
     /// Raised when the drain timeout is over.
     pub cut: Signal,
     pub(super) tunnels: RefCell<Slab<Rc<Live>>>,
@@ -115,6 +119,8 @@ pub(super) struct Live {
     pub service: Arc<str>,
     pub server: Arc<str>,
     pub target: HostPort,
+    /// It carries datagrams.
+    pub udp: bool,
     /// What the client has presented, for a later check. Issuers' certificates are shared.
     pub chain: Rc<[Rc<[u8]>]>,
     /// When to look whether one of these certificates has expired, in seconds since 1970.
@@ -182,7 +188,7 @@ impl Core {
             audit,
             quota,
             dialer,
-            draining: Cell::new(false),
+            draining: Signal::default(),
             cut: Signal::default(),
             tunnels: RefCell::new(Slab::new()),
             sequence: Cell::new(0),

@@ -39,6 +39,12 @@ pub(super) trait AppEnd: 'static {
         alert: Option<(AlertDescription, Duration)>,
     ) -> impl Future<Output = ()>;
 
+    /// Ready when the app has given the tunnel up after it has said that it sends no more. Only for ends that can tell: a
+    /// connection's end is seen when something is sent.
+    fn given_up(&self) -> impl Future<Output = Broken> {
+        std::future::pending()
+    }
+
     /// Gives back what is not needed while nothing moves.
     fn rest(&self);
 }
@@ -65,6 +71,9 @@ pub(super) trait ServerEnd: 'static {
 pub(super) trait Data: 'static {
     /// How many.
     fn len(&self) -> usize;
+
+    /// The bytes at this place, from 0, of those that adjoin; `None` behind the last.
+    fn run(&self, index: usize) -> Option<&[u8]>;
 
     /// Sends them on a connection.
     fn send_to(self, stream: &TcpStream) -> impl Future<Output = (io::Result<()>, Self)>
@@ -153,6 +162,10 @@ impl ServerEnd for TcpStream {
 }
 
 impl Data for Pieces {
+    fn run(&self, index: usize) -> Option<&[u8]> {
+        self.iter().nth(index)
+    }
+
     fn len(&self) -> usize {
         self.len()
     }
@@ -167,6 +180,10 @@ impl Data for Pieces {
 }
 
 impl Data for Vec<u8> {
+    fn run(&self, index: usize) -> Option<&[u8]> {
+        (index == 0).then_some(self)
+    }
+
     fn len(&self) -> usize {
         self.len()
     }

@@ -3,18 +3,22 @@
 //! [`session`] reads from top to bottom as the life of a tunnel. `request` and `policy` do no I/O.
 
 mod bucket;
+pub mod capsule;
 mod core;
 mod ends;
 mod gates;
+pub mod http2;
 mod open;
 mod outcome;
 mod policy;
+mod pvd;
 mod quota;
 mod relay;
 pub mod request;
 mod response;
 mod session;
 mod sweep;
+mod udp;
 
 pub use self::core::{Core, Limits, ServiceState, Snapshot};
 pub use gates::{Gate, Gates};

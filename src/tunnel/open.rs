@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::core::{Core, Limits, Live, Snapshot};
+use super::core::{Core, Limits, Live, ServiceState, Snapshot};
 use super::ends::{AppEnd, ServerEnd};
 use super::gates::Pass;
 use super::outcome::{Outcome, audit};
@@ -13,6 +13,7 @@ use super::policy::{authorize, route};
 use super::quota::Permit;
 use super::relay::{Behind, Ends, Relay};
 use super::sweep::reconsider;
+use super::udp::UdpServer;
 use crate::config::HostPort;
 use crate::observe::{AuditEvent, CloseReason, Stage, Subject};
 use crate::ring::{self, TcpStream};
@@ -36,6 +37,7 @@ pub(super) struct Opened<S> {
     address: Arc<str>,
     service: Arc<str>,
     target: HostPort,
+    udp: bool,
     permit: Permit,
     pass: Pass,
     terms: Terms,
@@ -59,25 +61,34 @@ pub(super) struct Tunnel<A, S> {
     permit: Permit,
 }
 
-/// Authorize, route, dial. An error is a refusal that the app has not been told yet; `outcome` says how far it came.
-pub(super) async fn open(
+/// What a request is granted: the way to its service, and its places under the limits.
+struct Granted<'s> {
+    service: &'s ServiceState,
+    permit: Permit,
+    pass: Pass,
+    terms: Terms,
+}
+
+/// Authorize and route.
+fn grant<'s>(
     core: &Core,
-    snapshot: &Snapshot,
+    snapshot: &'s Snapshot,
     peer: &Peer,
-    target: HostPort,
+    target: &HostPort,
     outcome: &mut Outcome,
-) -> Result<Opened<TcpStream>, CloseReason> {
+) -> Result<Granted<'s>, CloseReason> {
     let identity = &peer.identity;
     let started = Instant::now();
     outcome.target = Some(target.clone());
-    if core.draining.get() {
+    if core.draining.is_raised() {
         return Err(CloseReason::Draining);
     }
     let state = core
         .devices
         .read(|devices| devices.state(identity.device()));
     let grant = authorize(identity, state, snapshot.unmanaged_allowed)?;
-    let service = &snapshot.services[route(&grant, &snapshot.rules, &target)?.service];
+    let service =
+        &snapshot.services[route(&grant, &snapshot.rules, target, snapshot.no_rule)?.service];
     outcome.service = Some(service.name.clone());
     let app = identity.app().and_then(|app| snapshot.apps.get(app));
     let pass = Pass::enter(service.gate.as_ref(), app, ring::now())?;
@@ -90,29 +101,8 @@ pub(super) async fn open(
     core.metrics
         .borrow_mut()
         .record(Stage::Authorize, started.elapsed());
-
-    let dialling = ring::now();
-    let dialled = core
-        .dialer
-        .dial(
-            &service.service,
-            &service.turn,
-            &target,
-            limits.connect_timeout,
-        )
-        .await;
-    core.metrics.borrow_mut().dial_retries += u64::from(dialled.retries);
-    let (server, address) = dialled.result?;
-    core.metrics.borrow_mut().record(
-        Stage::Connect,
-        ring::now().saturating_duration_since(dialling),
-    );
-
-    Ok(Opened {
-        server,
-        address,
-        service: service.name.clone(),
-        target,
+    Ok(Granted {
+        service,
         permit,
         pass,
         terms: Terms {
@@ -122,7 +112,84 @@ pub(super) async fn open(
     })
 }
 
+/// Authorize, route, dial. An error is a refusal that the app has not been told yet; `outcome` says how far it came.
+pub(super) async fn open(
+    core: &Core,
+    snapshot: &Snapshot,
+    peer: &Peer,
+    target: HostPort,
+    outcome: &mut Outcome,
+) -> Result<Opened<TcpStream>, CloseReason> {
+    let granted = grant(core, snapshot, peer, &target, outcome)?;
+    let service = granted.service;
+    let dialling = ring::now();
+    let dialled = core
+        .dialer
+        .dial(
+            &service.service,
+            &service.turn,
+            &target,
+            snapshot.limits.connect_timeout,
+        )
+        .await;
+    core.metrics.borrow_mut().dial_retries += u64::from(dialled.retries);
+    let (server, address) = dialled.result?;
+    core.metrics.borrow_mut().record(
+        Stage::Connect,
+        ring::now().saturating_duration_since(dialling),
+    );
+
+    Ok(granted.opened(server, address, target, false))
+}
+
+/// The same for datagrams.
+pub(super) async fn open_udp(
+    core: &Rc<Core>,
+    snapshot: &Snapshot,
+    peer: &Peer,
+    target: HostPort,
+    outcome: &mut Outcome,
+) -> Result<Opened<UdpServer>, CloseReason> {
+    let granted = grant(core, snapshot, peer, &target, outcome)?;
+    let service = granted.service;
+    if !service.service.udp {
+        return Err(CloseReason::UdpNotAllowed);
+    }
+    let (socket, address) = core
+        .dialer
+        .reach_by_udp(
+            &service.service,
+            &service.turn,
+            &target,
+            snapshot.limits.connect_timeout,
+        )
+        .await?;
+    core.metrics.borrow_mut().udp_tunnels += 1;
+    let server = UdpServer::new(core.clone(), socket);
+    Ok(granted.opened(server, address, target, true))
+}
+
+impl Granted<'_> {
+    fn opened<S>(self, server: S, address: Arc<str>, target: HostPort, udp: bool) -> Opened<S> {
+        Opened {
+            server,
+            address,
+            service: self.service.name.clone(),
+            target,
+            udp,
+            permit: self.permit,
+            pass: self.pass,
+            terms: self.terms,
+        }
+    }
+}
+
 impl<S: ServerEnd> Opened<S> {
+    /// Whether it carries datagrams.
+    pub fn is_udp(&self) -> bool {
+        self.udp
+    }
+
     /// Takes the idle timeout that the app proposes, in seconds, as far as the bounds allow. The one in force, for the
     /// answer; `None` where nothing was proposed.
     pub fn propose_idle(&mut self, seconds: Option<u32>, limits: &Limits) -> Option<Duration> {
@@ -146,6 +213,7 @@ impl<S: ServerEnd> Opened<S> {
             service: self.service,
             server: self.address,
             target: self.target,
+            udp: self.udp,
             chain: peer.chain.clone(),
             good_until: peer.good_until.into(),
             opened: ring::now(),

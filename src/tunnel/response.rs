@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use super::pvd::MEDIA_TYPE;
 use crate::observe::CloseReason;
 
 /// The tunnel is open (RFC 9110, section 9.3.6: no body, no Content-Length, no Transfer-Encoding).
@@ -31,15 +32,27 @@ pub(super) fn seconds(duration: Duration) -> String {
     }
 }
 
+/// The answer to the question what the gateway is for.
+pub(super) fn configuration(document: &str) -> Vec<u8> {
+    let length = document.len();
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: {MEDIA_TYPE}\r\nCache-Control: private\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n{document}"
+    )
+    .into_bytes()
+}
+
 /// The whole response to a refused request, or `None` for a reason that is not told over HTTP.
 pub(super) fn refusal(reason: CloseReason) -> Option<Vec<u8>> {
     let (status, proxy_status) = (reason.status()?, reason.proxy_status()?);
     let phrase = match status {
         400 => "Bad Request",
         403 => "Forbidden",
+        405 => "Method Not Allowed",
         408 => "Request Timeout",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
+        501 => "Not Implemented",
         502 => "Bad Gateway",
         503 => "Service Unavailable",
         504 => "Gateway Timeout",

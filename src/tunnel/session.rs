@@ -11,11 +11,13 @@ use rustls::pki_types::CertificateDer;
 use rustls::{HandshakeKind as Kind, ProtocolVersion};
 
 use super::core::{Core, Snapshot};
+use super::http2;
 use super::open::{Opened, Peer, open, relay};
 use super::outcome::{Outcome, alert_of, record};
+use super::pvd;
 use super::relay::Behind;
 use super::request::{ConnectRequest, RequestError, RequestParser};
-use super::response::{established, refusal};
+use super::response::{configuration, established, refusal};
 use crate::config::HostPort;
 use crate::limits::LINGER;
 use crate::observe::{CloseReason, HandshakeKind, Stage, Subject, TlsVersion};
@@ -122,6 +124,7 @@ async fn session(core: &Rc<Core>, snapshot: &Snapshot, accepted: Accepted, count
         &subject,
         changes,
     );
+    let http2 = tls.is_http2();
     let Ok(tls) = tls.into_session() else {
         record(
             core,
@@ -138,6 +141,11 @@ async fn session(core: &Rc<Core>, snapshot: &Snapshot, accepted: Accepted, count
             return;
         }
     };
+    if http2 {
+        // A task of its own: what the handshake needed is not kept for the life of the session.
+        ring::spawn(http2::serve(core.clone(), tls, shaken.carry, peer, counted));
+        return;
+    }
     http1(
         core,
         snapshot,
@@ -171,6 +179,21 @@ async fn http1(
             let tunnel = opened.tunnel(core.clone(), &peer, tls, behind);
             // A task of its own: what the handshake needed is not kept for the life of the tunnel.
             ring::spawn(relay(tunnel, counted));
+        }
+        Err(CloseReason::ConfigurationRead) => {
+            let state = core
+                .devices
+                .read(|devices| devices.state(peer.identity.device()));
+            match pvd::document(snapshot, &peer.identity, state, SystemTime::now()) {
+                Ok(document) => {
+                    core.count(CloseReason::ConfigurationRead);
+                    tell(&tls, &configuration(&document)).await;
+                }
+                Err(reason) => {
+                    record(core, &outcome, reason);
+                    refuse(&tls, reason).await;
+                }
+            }
         }
         Err(reason) => {
             record(core, &outcome, reason);
@@ -288,6 +311,7 @@ async fn request(tls: &ServerStream, mut carry: Option<RingBuf>) -> Result<Asked
                     request = parser.push(piece).map_err(|error| match error {
                         RequestError::Malformed(_) => CloseReason::Malformed,
                         RequestError::TooLarge => CloseReason::HeaderTooLarge,
+                        RequestError::Configuration => CloseReason::ConfigurationRead,
                     })?;
                 }
             }
@@ -331,14 +355,24 @@ async fn connect(
     Ok((opened, behind))
 }
 
+/// Answers the client for the last time, and waits a moment for it to be read.
+async fn tell(tls: &ServerStream, response: &[u8]) {
+    let telling = async {
+        if tls.send_message(response).await.is_ok() && tls.close().await.is_ok() {
+            tls.linger().await;
+        }
+    };
+    let _ = ring::timeout(LINGER, telling).await;
+}
+
 /// Tells the client, in the way that the reason's row says, and waits a moment for it to be read.
 async fn refuse(tls: &ServerStream, reason: CloseReason) {
+    if let Some(response) = refusal(reason) {
+        tell(tls, &response).await;
+        return;
+    }
     let telling = async {
-        if let Some(response) = refusal(reason) {
-            if tls.send_message(&response).await.is_ok() && tls.close().await.is_ok() {
-                tls.linger().await;
-            }
-        } else if let Some(alert) = alert_of(reason) {
+        if let Some(alert) = alert_of(reason) {
             tls.alert(alert).await;
         } else {
             tls.linger().await;

@@ -15,9 +15,10 @@ use std::time::SystemTime;
 use rustls::pki_types::CertificateDer;
 
 use super::core::{Core, Live, Snapshot};
+use super::open::Peer;
 use super::policy::{route, still_granted};
 use crate::limits::{EXPIRY_LOOK_AGAIN_SECONDS, SWEEP_CHUNK, SWEEP_COMPLETE_CHECK, SWEEP_PAUSE};
-use crate::observe::{CloseReason, TunnelFilter};
+use crate::observe::{CloseReason, Subject, TunnelFilter};
 use crate::ring;
 use crate::table::DeviceRegistry;
 use crate::tls::{HandshakeFailure, PeerIdentity, failure_of};
@@ -229,6 +230,33 @@ pub(super) fn reconsider(core: &Core, live: &Live, count: u64) {
     }
 }
 
+/// Looks at the certificates of a session that asks for another tunnel: what has changed since they were checked, or
+/// their time, may have made them worthless.
+///
+/// # Errors
+/// Why they are.
+pub(super) fn still_trusted(core: &Core, peer: &Peer) -> Result<(), CloseReason> {
+    let causes = core.changes.get().since(peer.changes);
+    let changed = causes.has(Causes::REVOCATION.and(Causes::TRUST));
+    if !changed && unix_now() <= peer.good_until {
+        return Ok(());
+    }
+    let snapshot = core.snapshot.borrow().clone();
+    let now = SystemTime::now();
+    let certificates = peer.chain.iter().map(|certificate| &**certificate);
+    let revoked = snapshot.verifier.is_any_revoked(certificates, now);
+    let reason = core.devices.read(|devices| {
+        let look = Look {
+            snapshot: &snapshot,
+            devices,
+            causes,
+            now,
+        };
+        look.certificate(&peer.chain, &peer.subject, revoked)
+    });
+    reason.map_or(Ok(()), Err)
+}
+
 /// What a tunnel is compared with.
 struct Look<'a> {
     snapshot: &'a Snapshot,
@@ -250,7 +278,7 @@ impl Look<'_> {
         let mut cost = 0;
         if revoked || expired || self.causes.has(Causes::TRUST) {
             cost = SWEEP_COMPLETE_CHECK;
-            if let Some(reason) = self.certificate(live, revoked) {
+            if let Some(reason) = self.certificate(&live.chain, &live.subject, revoked) {
                 return (Some(reason), cost);
             }
             if expired {
@@ -264,9 +292,13 @@ impl Look<'_> {
         (reason, cost)
     }
 
-    fn certificate(&self, live: &Live, revoked: bool) -> Option<CloseReason> {
-        let chain: Vec<_> = live
-            .chain
+    fn certificate(
+        &self,
+        chain: &[Rc<[u8]>],
+        subject: &Subject,
+        revoked: bool,
+    ) -> Option<CloseReason> {
+        let chain: Vec<_> = chain
             .iter()
             .map(|certificate| CertificateDer::from(&**certificate))
             .collect();
@@ -284,8 +316,8 @@ impl Look<'_> {
         if self.causes.has(Causes::TRUST) {
             let identity = PeerIdentity::from_chain(&chain, &self.snapshot.identity).ok();
             let same = identity.is_some_and(|identity| {
-                Some(identity.device()) == live.subject.device.as_deref()
-                    && identity.app() == live.subject.app.as_deref()
+                Some(identity.device()) == subject.device.as_deref()
+                    && identity.app() == subject.app.as_deref()
             });
             return (!same).then_some(CloseReason::CutIdentityChanged);
         }
@@ -303,9 +335,22 @@ impl Look<'_> {
         if !self.causes.has(Causes::POLICY) {
             return None;
         }
-        match route(&grant, &self.snapshot.rules, &live.target) {
-            Ok(route) if self.snapshot.services[route.service].name == live.service => None,
-            Ok(_) => Some(CloseReason::CutRerouted),
+        match route(
+            &grant,
+            &self.snapshot.rules,
+            &live.target,
+            CloseReason::NoRule,
+        ) {
+            Ok(route) => {
+                let service = &self.snapshot.services[route.service];
+                if service.name != live.service {
+                    Some(CloseReason::CutRerouted)
+                } else if live.udp && !service.service.udp {
+                    Some(CloseReason::CutNoRule)
+                } else {
+                    None
+                }
+            }
             Err(_) => Some(CloseReason::CutNoRule),
         }
     }

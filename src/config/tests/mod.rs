@@ -240,10 +240,12 @@ fn the_contract() {
                     "10.0.0.6:443".parse().unwrap(),
                 ]),
                 allow: vec![],
+                udp: false,
                 limits: TrafficLimits::default(),
                 max_lifetime: None,
             }],
             app_limits: vec![],
+            no_rule_direct: false,
             rules: vec![Rule {
                 app: None,
                 host: HostPattern::Suffix("corp.example.com".into()),

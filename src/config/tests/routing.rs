@@ -76,6 +76,7 @@ fn special_services() {
             name: "<ANY>".into(),
             kind: ServiceKind::Any,
             allow: vec![],
+            udp: false,
             limits: TrafficLimits::default(),
             max_lifetime: None,
         }

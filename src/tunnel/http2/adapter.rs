@@ -1,0 +1,85 @@
+//! The session's stream as `h2` sees it: what the client sends passes the guard first.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::guard::FrameGuard;
+use crate::observe::Abuse;
+use crate::ring;
+use crate::tls::{ByteStream, Duplex};
+
+/// A stream whose frames are watched.
+pub(super) struct Guarded<S> {
+    stream: Duplex<S>,
+    guard: FrameGuard,
+    /// What the client has done, once it has.
+    abuse: Rc<Cell<Option<Abuse>>>,
+}
+
+impl<S: ByteStream> Guarded<S> {
+    /// Watches `stream`; what is found is put into `abuse`, and from then on nothing is read.
+    pub fn new(stream: Duplex<S>, abuse: Rc<Cell<Option<Abuse>>>) -> Self {
+        Self {
+            stream,
+            guard: FrameGuard::new(ring::now()),
+            abuse,
+        }
+    }
+}
+
+impl<S: ByteStream> AsyncRead for Guarded<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.abuse.get().is_some() {
+            return Poll::Pending;
+        }
+        let before = into.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, into))?;
+        if let Err(abuse) = self.guard.push(&into.filled()[before..], ring::now()) {
+            self.abuse.set(Some(abuse));
+            into.set_filled(before);
+            // The session's task looks for it when it is polled again.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: ByteStream> AsyncWrite for Guarded<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

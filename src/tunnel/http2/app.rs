@@ -1,0 +1,263 @@
+//! One stream of a session as the app's end of a tunnel.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use h2::{Reason, RecvStream, SendStream};
+use rustls::AlertDescription;
+
+use super::session::Session;
+use crate::limits::HTTP2_UP_BATCH;
+use crate::observe::{CloseReason, Who};
+use crate::ring::{Gather, LARGE_PAYLOAD, RingBuf, Spacing, TcpStream};
+use crate::tunnel::ends::{AppEnd, Broken, Data};
+
+/// What is sent in DATA frames.
+pub(super) enum Chunk {
+    /// From a server, in the buffer that it was received in.
+    Ring(RingBuf),
+    /// The gateway's own.
+    Shared(Bytes),
+}
+
+impl Buf for Chunk {
+    fn remaining(&self) -> usize {
+        self.chunk().len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        match self {
+            Self::Ring(buffer) => buffer,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+
+    fn advance(&mut self, count: usize) {
+        match self {
+            Self::Ring(buffer) => buffer.consume(count),
+            Self::Shared(bytes) => bytes.advance(count),
+        }
+    }
+}
+
+/// The stream.
+pub(super) struct StreamEnd {
+    session: Rc<Session>,
+    receiving: RefCell<RecvStream>,
+    sending: RefCell<SendStream<Chunk>>,
+    /// Bytes that have been received and are not with the server yet.
+    with_relay: Cell<usize>,
+    /// The client has ended its direction.
+    ended: Cell<bool>,
+    /// Of the task that waits in [`AppEnd::given_up`] while the client may still send.
+    watching: RefCell<Option<Waker>>,
+}
+
+impl StreamEnd {
+    /// The end of a stream that was answered with 200.
+    pub fn new(session: Rc<Session>, receiving: RecvStream, sending: SendStream<Chunk>) -> Self {
+        Self {
+            session,
+            receiving: receiving.into(),
+            sending: sending.into(),
+            with_relay: 0.into(),
+            ended: false.into(),
+            watching: None.into(),
+        }
+    }
+
+    /// All frames that are there, up to a batch.
+    fn poll_recv(&self, context: &mut Context<'_>) -> Poll<Result<Option<Gather>, Broken>> {
+        let mut receiving = self.receiving.borrow_mut();
+        let mut gather = Gather::default();
+        let mut counted = 0;
+        while counted < HTTP2_UP_BATCH && gather.runs() < Gather::RUNS_AT_ONCE {
+            match receiving.poll_data(context) {
+                Poll::Ready(Some(Ok(bytes))) => {
+                    counted += bytes.len();
+                    if bytes.is_empty() {
+                        continue;
+                    }
+                    gather.push(bytes);
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(self.broken(&error))),
+                Poll::Ready(None) if gather.is_empty() => {
+                    self.client_ended();
+                    return Poll::Ready(Ok(None));
+                }
+                Poll::Ready(None) => break,
+                Poll::Pending if gather.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+            }
+        }
+        self.with_relay.set(counted);
+        self.session.moved();
+        self.session.windows.borrow_mut().received(counted);
+        Poll::Ready(Ok(Some(gather)))
+    }
+
+    /// What was received last is with the server: the client may send as much again.
+    fn release(&self) {
+        let count = self.with_relay.take();
+        if count > 0 {
+            let mut receiving = self.receiving.borrow_mut();
+            // An error is that the stream is gone, which the next receive tells.
+            let _ = receiving.flow_control().release_capacity(count);
+        }
+    }
+
+    fn client_ended(&self) {
+        self.ended.set(true);
+        if let Some(waker) = self.watching.take() {
+            waker.wake();
+        }
+    }
+
+    /// Waits until the client's flow control, and the session's queue, let some of the bytes go.
+    fn poll_capacity(&self, context: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let mut sending = self.sending.borrow_mut();
+        while sending.capacity() == 0 {
+            match ready!(sending.poll_capacity(context)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Err(self.broken(&error))),
+                None => return Poll::Ready(Err(self.gone(CloseReason::ClientReset))),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn broken(&self, error: &h2::Error) -> Broken {
+        let from_client = error.is_remote() || error.is_io();
+        self.gone(if from_client || !error.is_library() {
+            CloseReason::ClientReset
+        } else if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
+            CloseReason::ClientFlood
+        } else {
+            CloseReason::Http2Protocol
+        })
+    }
+
+    /// The stream has ended, for the session's reason where the session has ended.
+    fn gone(&self, reason: CloseReason) -> Broken {
+        Broken {
+            reason: self.session.ending.get().unwrap_or(reason),
+            alert: None,
+        }
+    }
+}
+
+/// A tunnel in the count of those that are held back.
+struct Held<'a>(&'a Session);
+
+impl<'a> Held<'a> {
+    fn new(session: &'a Session) -> Self {
+        session.held.set(session.held.get() + 1);
+        Self(session)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.held.set(self.0.held.get() - 1);
+    }
+}
+
+impl AppEnd for StreamEnd {
+    type Data = Gather;
+
+    async fn recv(&self, _carry: Option<RingBuf>) -> Result<Option<Gather>, Broken> {
+        self.release();
+        poll_fn(|context| self.poll_recv(context)).await
+    }
+
+    /// Frames are made of it later: a server's bytes are received without gaps.
+    fn spacing(&self) -> Spacing {
+        Spacing {
+            piece: LARGE_PAYLOAD,
+            gap: 0,
+        }
+    }
+
+    async fn send(&self, buffer: RingBuf) -> Result<(), Broken> {
+        self.sending.borrow_mut().reserve_capacity(buffer.len());
+        let mut held = None;
+        poll_fn(|context| {
+            let capacity = self.poll_capacity(context);
+            if capacity.is_pending() && held.is_none() {
+                held = Some(Held::new(&self.session));
+            }
+            capacity
+        })
+        .await?;
+        drop(held);
+        self.session.moved();
+        // All of it: what the client's window does not take now waits in the session's queue, and the next buffer here.
+        let sent = self
+            .sending
+            .borrow_mut()
+            .send_data(Chunk::Ring(buffer), false);
+        sent.map_err(|error| self.broken(&error))
+    }
+
+    async fn close(&self) -> Result<(), Broken> {
+        let nothing = Chunk::Shared(Bytes::new());
+        let sent = self.sending.borrow_mut().send_data(nothing, true);
+        sent.map_err(|error| self.broken(&error))
+    }
+
+    async fn cut(&self, reason: CloseReason, _alert: Option<(AlertDescription, Duration)>) {
+        self.sending.borrow_mut().send_reset(reset_of(reason));
+    }
+
+    async fn given_up(&self) -> Broken {
+        poll_fn(|context| {
+            if !self.ended.get() {
+                // Until then the other direction sees a reset.
+                *self.watching.borrow_mut() = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+            let reset = ready!(self.sending.borrow_mut().poll_reset(context));
+            Poll::Ready(match reset {
+                Ok(_) => self.gone(CloseReason::ClientReset),
+                Err(error) => self.broken(&error),
+            })
+        })
+        .await
+    }
+
+    fn rest(&self) {}
+}
+
+/// What RST_STREAM says of the end of a tunnel (RFC 9113, sections 7 and 8.5).
+fn reset_of(reason: CloseReason) -> Reason {
+    match reason {
+        CloseReason::Http2Protocol => Reason::PROTOCOL_ERROR,
+        CloseReason::ClientFlood | CloseReason::ClientStalled => Reason::ENHANCE_YOUR_CALM,
+        CloseReason::GatewayError => Reason::INTERNAL_ERROR,
+        _ if reason.who() == Who::Server => Reason::CONNECT_ERROR,
+        _ => Reason::CANCEL,
+    }
+}
+
+impl Data for Gather {
+    fn run(&self, index: usize) -> Option<&[u8]> {
+        self.run(index)
+    }
+
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    async fn send_to(self, stream: &TcpStream) -> (io::Result<()>, Self) {
+        stream.send_gather(self).await
+    }
+
+    fn into_rest(self) -> Option<RingBuf> {
+        None
+    }
+}

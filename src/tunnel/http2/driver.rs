@@ -1,0 +1,276 @@
+//! The task of an HTTP/2 session: moves its frames, takes its requests, and ends it.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use h2::server::{Builder, Connection, SendResponse};
+use h2::{Ping, PingPong, Reason, RecvStream};
+use http::Request;
+use rustls::AlertDescription;
+
+use super::adapter::Guarded;
+use super::app::Chunk;
+use super::session::{Session, stall_after};
+use crate::limits::{
+    HTTP2_FRAME_MAX, HTTP2_HEADER_LIST_MAX, HTTP2_RESETS, HTTP2_SEND_QUEUE, HTTP2_SESSION_WINDOW,
+    HTTP2_TUNNELS_MAX, HTTP2_WINDOW_START, LINGER, SESSION_REST,
+};
+use crate::observe::{Abuse, CloseReason};
+use crate::ring::{self, Either, Sleep};
+use crate::tls::{ByteStream, Duplex, StreamError};
+
+/// How a session ended.
+pub(super) struct Ended {
+    pub reason: CloseReason,
+    /// What the client is to be told.
+    pub alert: Option<AlertDescription>,
+}
+
+impl Ended {
+    fn by(reason: CloseReason) -> Self {
+        Self {
+            reason,
+            alert: None,
+        }
+    }
+}
+
+type Frames<S> = Connection<Guarded<S>, Chunk>;
+
+/// Exchanges the prefaces (RFC 9113, section 3.4), within the handshake timeout.
+pub(super) async fn shake<S: ByteStream>(
+    session: &Session,
+    stream: &Duplex<S>,
+) -> Result<Frames<S>, Ended> {
+    let guarded = Guarded::new(stream.clone(), session.abuse.clone());
+    let mut shaking = pin!(builder().handshake(guarded));
+    let shaken = poll_fn(|context| {
+        let shaken = shaking.as_mut().poll(context);
+        // A failure shows in what is read.
+        let _ = stream.poll_send(context);
+        shaken
+    });
+    let timeout = session.core.snapshot.borrow().limits.handshake_timeout;
+    let stopped = ring::race(ring::sleep(timeout), session.core.cut.wait());
+    match ring::race(shaken, stopped).await {
+        Either::Left(Ok(connection)) => Ok(connection),
+        Either::Left(Err(error)) => Err(broken(stream, &error)),
+        Either::Right(Either::Left(())) => Err(Ended::by(CloseReason::RequestTimeout)),
+        Either::Right(Either::Right(())) => Err(Ended::by(CloseReason::DrainTimeout)),
+    }
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .initial_window_size(HTTP2_WINDOW_START)
+        .initial_connection_window_size(HTTP2_SESSION_WINDOW)
+        .max_concurrent_streams(HTTP2_TUNNELS_MAX as u32)
+        .max_frame_size(HTTP2_FRAME_MAX)
+        .max_header_list_size(HTTP2_HEADER_LIST_MAX)
+        .max_send_buffer_size(HTTP2_SEND_QUEUE)
+        // The guard counts resets by the time they take; this is for those that come before their request is looked at.
+        .max_pending_accept_reset_streams(HTTP2_RESETS.0 as usize)
+        .enable_connect_protocol();
+    builder
+}
+
+/// What is known of a failure.
+fn broken<S: ByteStream>(stream: &Duplex<S>, error: &h2::Error) -> Ended {
+    let failure = stream.take_failure();
+    let alert = match &failure {
+        Some(StreamError::Record(fault)) => fault.alert(),
+        _ => None,
+    };
+    let reason = match failure {
+        Some(StreamError::Tls(_) | StreamError::Record(_)) => CloseReason::TlsProtocol,
+        Some(StreamError::Truncated) => CloseReason::ClientTruncated,
+        Some(StreamError::Io(_)) => CloseReason::ClientReset,
+        None if !error.is_library() => CloseReason::ClientReset,
+        None if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) => CloseReason::ClientFlood,
+        None => CloseReason::Http2Protocol,
+    };
+    Ended { reason, alert }
+}
+
+/// Drives a session.
+pub(super) struct Driver<S: ByteStream, B> {
+    session: Rc<Session>,
+    stream: Duplex<S>,
+    connection: Frames<S>,
+    /// Starts a request's task.
+    begin: B,
+    pings: Option<PingPong>,
+    /// GOAWAY was sent because the node drains.
+    draining: bool,
+    /// The connection ends as soon as it can.
+    leaving: bool,
+    /// It could not in the time allowed: its client does not read.
+    late: bool,
+    timer: Sleep,
+    drain: Pin<Box<dyn Future<Output = ()>>>,
+    cut: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B> {
+    /// A session whose prefaces are exchanged. `begin` is given each request.
+    pub fn new(
+        session: Rc<Session>,
+        stream: Duplex<S>,
+        mut connection: Frames<S>,
+        begin: B,
+    ) -> Self {
+        let (for_drain, for_cut) = (session.core.clone(), session.core.clone());
+        Self {
+            pings: connection.ping_pong(),
+            draining: false,
+            leaving: false,
+            late: false,
+            timer: ring::sleep(SESSION_REST),
+            drain: Box::pin(async move { for_drain.draining.wait().await }),
+            cut: Box::pin(async move { for_cut.cut.wait().await }),
+            session,
+            stream,
+            connection,
+            begin,
+        }
+    }
+
+    /// One turn: what has happened outside, then frames in both directions until there are no more, then one send.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Ended> {
+        *self.session.waker.borrow_mut() = Some(context.waker().clone());
+        self.look_outside(context);
+        if self.late {
+            let reason = self.session.ending.get();
+            return Poll::Ready(Ended::by(reason.unwrap_or(CloseReason::Closed)));
+        }
+        let ended = loop {
+            self.set_windows(context);
+            match self.connection.poll_accept(context) {
+                Poll::Ready(Some(Ok((request, respond)))) => (self.begin)(request, respond),
+                Poll::Ready(Some(Err(error))) => break Poll::Ready(self.failed(&error)),
+                Poll::Ready(None) => break Poll::Ready(Ended::by(CloseReason::Closed)),
+                Poll::Pending if self.leave_for_abuse() => {}
+                Poll::Pending => break Poll::Pending,
+            }
+        };
+        // A failure shows in what is read.
+        let _ = self.stream.poll_send(context);
+        match (ended, self.session.ending.get()) {
+            (Poll::Ready(ended), Some(reason)) => Poll::Ready(Ended { reason, ..ended }),
+            (ended, _) => ended,
+        }
+    }
+
+    /// Drain, the end of the node, the session's own end, and what time brings.
+    fn look_outside(&mut self, context: &mut Context<'_>) {
+        if !self.draining && self.drain.as_mut().poll(context).is_ready() {
+            self.draining = true;
+            // GOAWAY at once; the tunnels run on.
+            self.connection.graceful_shutdown();
+            self.timer.reset(ring::now() + LINGER);
+        }
+        if !self.leaving && self.cut.as_mut().poll(context).is_ready() {
+            self.leave(CloseReason::DrainTimeout, Reason::NO_ERROR);
+        }
+        if let Some(reason) = self.session.ending.get() {
+            self.leave(reason, Reason::NO_ERROR);
+        }
+        while Pin::new(&mut self.timer).poll(context).is_ready() {
+            let next = self.time_passed(ring::now());
+            self.timer.reset(next);
+        }
+    }
+
+    /// Looks at what has not moved for too long. When to look again.
+    fn time_passed(&mut self, now: Instant) -> Instant {
+        let session = self.session.clone();
+        let last = session.last.get();
+        let idle = session.core.snapshot.borrow().limits.idle_timeout;
+        if self.leaving {
+            self.late = true;
+            return now + idle;
+        }
+        if session.open.get() == 0 {
+            let patience = if self.draining { LINGER } else { idle };
+            if now >= last + patience {
+                let reason = if self.draining {
+                    CloseReason::Draining
+                } else {
+                    CloseReason::IdleTimeout
+                };
+                self.leave(reason, Reason::NO_ERROR);
+                return now + idle;
+            }
+        }
+        if now >= last + SESSION_REST {
+            self.stream.stream().rest();
+        }
+        let stall = last + stall_after(&session);
+        if now >= stall && session.held.get() > 0 {
+            session.abuse.set(Some(Abuse::ZeroWindow));
+            self.leave(CloseReason::ClientStalled, Reason::ENHANCE_YOUR_CALM);
+        }
+        let coming = [last + SESSION_REST, stall, last + idle];
+        let coming = coming.into_iter().filter(|time| *time > now);
+        coming.min().unwrap_or(now + SESSION_REST)
+    }
+
+    /// Ends the session for what the guard has found. Whether there is something to be done about it.
+    fn leave_for_abuse(&mut self) -> bool {
+        if self.leaving || self.session.abuse.get().is_none() {
+            return false;
+        }
+        self.leave(CloseReason::ClientFlood, Reason::ENHANCE_YOUR_CALM);
+        true
+    }
+
+    /// Says GOAWAY and ends the connection; its tunnels are cut.
+    fn leave(&mut self, reason: CloseReason, code: Reason) {
+        if !std::mem::replace(&mut self.leaving, true) {
+            self.session.ending.set(Some(reason));
+            self.connection.abrupt_shutdown(code);
+            self.timer.reset(ring::now() + LINGER);
+        }
+    }
+
+    /// The protocol's own code has found a fault. What it calls too much is one of the guard's kinds.
+    fn failed(&self, error: &h2::Error) -> Ended {
+        let ended = broken(&self.stream, error);
+        if ended.reason == CloseReason::ClientFlood && self.session.abuse.get().is_none() {
+            let text = error.to_string();
+            let kind = if text.contains("too_many_data") {
+                Abuse::EmptyData
+            } else if text.contains("continuation") {
+                Abuse::Continuations
+            } else {
+                Abuse::Resets
+            };
+            self.session.abuse.set(Some(kind));
+        }
+        ended
+    }
+
+    /// Tells the client of other windows, and measures what they should be.
+    fn set_windows(&mut self, context: &mut Context<'_>) {
+        let now = ring::now();
+        let mut windows = self.session.windows.borrow_mut();
+        if let Some(pings) = &mut self.pings {
+            if let Poll::Ready(Ok(_)) = pings.poll_pong(context) {
+                windows.answered(now);
+            }
+            if windows.probe(now) {
+                let _ = pings.send_ping(Ping::opaque());
+            }
+        }
+        if let Some(window) = windows.change(self.session.open.get()) {
+            // Refused while the last change is not acknowledged: tried again when something else has happened.
+            if self.connection.set_initial_window_size(window).is_ok() {
+                windows.told(window);
+            }
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! What a request over HTTP/2 asks for.
+//!
+//! As strict as HTTP/1.1's parser ([`crate::tunnel::request`]): one reading of the authority, no body. `h2` has refused
+//! what is no HTTP/2 request at all, among it a CONNECT with a path, and header fields of HTTP/1.1's framing.
+
+use h2::ext::Protocol;
+use http::request::Parts;
+use http::{HeaderMap, Method, header};
+use percent_encoding::percent_decode_str;
+
+use crate::config::{Host, HostPort};
+use crate::limits::REQUEST_HEADER_MAX;
+use crate::observe::CloseReason;
+use crate::tunnel::pvd::PATH;
+use crate::tunnel::request::{IDLE_TIMEOUT, idle_seconds};
+
+/// The port of an authority without one (RFC 9110, section 4.2.2).
+const DEFAULT_PORT: u16 = 443;
+
+/// The protocol of an extended CONNECT for datagrams (RFC 9298, section 8.1).
+const CONNECT_UDP: &str = "connect-udp";
+
+/// What the path of one begins with.
+const UDP_PATH: &str = "/.well-known/masque/udp/";
+
+/// Bytes that a field counts beyond its name and value (RFC 9113, section 6.5.2).
+const FIELD_EXTRA: usize = 32;
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// A tunnel (RFC 9113, section 8.5).
+    Tunnel(HostPort),
+    /// A tunnel for datagrams (RFC 9298).
+    Udp(HostPort),
+    /// What the gateway is for.
+    Configuration,
+}
+
+impl Asked {
+    /// The target of a tunnel.
+    #[must_use]
+    pub fn target(&self) -> Option<&HostPort> {
+        match self {
+            Self::Tunnel(target) | Self::Udp(target) => Some(target),
+            Self::Configuration => None,
+        }
+    }
+}
+
+/// Reads a request.
+///
+/// # Errors
+/// The refusal.
+pub fn asked(parts: &Parts) -> Result<Asked, CloseReason> {
+    if size_of(&parts.headers) > REQUEST_HEADER_MAX {
+        return Err(CloseReason::HeaderTooLarge);
+    }
+    if parts.method == Method::GET && parts.uri.path_and_query().is_some_and(|path| path == PATH) {
+        return Ok(Asked::Configuration);
+    }
+    if parts.method != Method::CONNECT {
+        return Err(CloseReason::NotConnect);
+    }
+    match parts.extensions.get::<Protocol>() {
+        None => tunnel(parts).map(Asked::Tunnel),
+        // Extended CONNECT (RFC 8441).
+        Some(protocol) if protocol.as_str() == CONNECT_UDP => udp(parts).map(Asked::Udp),
+        Some(_) => Err(CloseReason::ProtocolUnsupported),
+    }
+}
+
+/// The idle timeout that is proposed, in seconds.
+///
+/// # Errors
+/// The refusal of what is not one whole number.
+pub fn idle_timeout(headers: &HeaderMap) -> Result<Option<u32>, CloseReason> {
+    let mut fields = headers.get_all(IDLE_TIMEOUT).iter();
+    match (fields.next(), fields.next()) {
+        (None, _) => Ok(None),
+        (Some(field), None) => match idle_seconds(field.as_bytes()) {
+            Some(seconds) => Ok(Some(seconds)),
+            None => Err(CloseReason::Malformed),
+        },
+        (Some(_), Some(_)) => Err(CloseReason::Malformed),
+    }
+}
+
+/// The target of `/.well-known/masque/udp/{target_host}/{target_port}/` (RFC 9298, section 2), whose host is
+/// percent-encoded (section 3.1): an IPv6 address has no brackets there.
+fn udp(parts: &Parts) -> Result<HostPort, CloseReason> {
+    let target = || {
+        let path = parts.uri.path_and_query()?.as_str();
+        let rest = path.strip_prefix(UDP_PATH)?.strip_suffix('/')?;
+        let (host, port) = rest.split_once('/')?;
+        let host: Host = percent_decode_str(host).decode_utf8().ok()?.parse().ok()?;
+        let port = Some(port).filter(|port| port.bytes().all(|b| b.is_ascii_digit()))?;
+        let port = port.parse().ok().filter(|port| *port != 0)?;
+        Some(HostPort { host, port })
+    };
+    let has_authority = parts.uri.authority().is_some();
+    let plain = has_authority && !parts.headers.contains_key(header::CONTENT_LENGTH);
+    target().filter(|_| plain).ok_or(CloseReason::Malformed)
+}
+
+fn tunnel(parts: &Parts) -> Result<HostPort, CloseReason> {
+    let authority = parts
+        .uri
+        .authority()
+        .ok_or(CloseReason::Malformed)?
+        .as_str();
+    // A CONNECT request has no content (RFC 9110, section 9.3.6), and names its target once.
+    if parts.headers.contains_key(header::CONTENT_LENGTH) {
+        return Err(CloseReason::Malformed);
+    }
+    for host in parts.headers.get_all(header::HOST) {
+        if !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes()) {
+            return Err(CloseReason::Malformed);
+        }
+    }
+    target(authority).ok_or(CloseReason::Malformed)
+}
+
+/// The target of `host`, `host:port`, `[address]` or `[address]:port`.
+fn target(authority: &str) -> Option<HostPort> {
+    let has_port = match authority.strip_prefix('[') {
+        Some(literal) => !literal.ends_with(']'),
+        None => authority.contains(':'),
+    };
+    if has_port {
+        authority.parse().ok()
+    } else {
+        format!("{authority}:{DEFAULT_PORT}").parse().ok()
+    }
+}
+
+fn size_of(headers: &HeaderMap) -> usize {
+    let fields = headers.iter();
+    fields
+        .map(|(name, value)| name.as_str().len() + value.len() + FIELD_EXTRA)
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn parts(authority: &str, fields: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().method("CONNECT").uri(authority);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn to(authority: &str) -> Result<String, CloseReason> {
+        asked(&parts(authority, &[])).map(|asked| match asked {
+            Asked::Tunnel(target) => target.to_string(),
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn an_authority_has_one_reading_and_443_where_it_names_no_port() {
+        for (authority, target) in [
+            ("Wiki.corp.example.com:8443", "wiki.corp.example.com:8443"),
+            ("wiki.corp.example.com", "wiki.corp.example.com:443"),
+            ("10.0.0.5", "10.0.0.5:443"),
+            ("[2001:db8::1]", "[2001:db8::1]:443"),
+            ("[2001:db8::1]:80", "[2001:db8::1]:80"),
+            ("[::ffff:10.0.0.5]", "10.0.0.5:443"),
+        ] {
+            assert_eq!(to(authority).as_deref(), Ok(target));
+        }
+        for authority in [
+            "user@wiki.test:443",
+            "wiki.test:",
+            "wiki.test:0",
+            "wiki.test:0443000",
+            "0x7f.1:443",
+            "127.1",
+            "2130706433",
+            "[::1%25lo]:443",
+        ] {
+            let request = Request::builder().method("CONNECT").uri(authority).body(());
+            // What `http` itself refuses never gets so far.
+            if let Ok(request) = request {
+                let read = asked(&request.into_parts().0);
+                assert_eq!(read, Err(CloseReason::Malformed), "{authority}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_plain_tunnel_request_is_refused() {
+        let read = |fields: &[(&str, &str)]| asked(&parts("a.test:1", fields)).err();
+        assert_eq!(read(&[("user-agent", "x"), ("host", "A.test:1")]), None);
+        assert_eq!(
+            read(&[("content-length", "0")]),
+            Some(CloseReason::Malformed)
+        );
+        assert_eq!(read(&[("host", "b.test:1")]), Some(CloseReason::Malformed));
+        assert_eq!(
+            read(&[("x", &"a".repeat(REQUEST_HEADER_MAX))]),
+            Some(CloseReason::HeaderTooLarge)
+        );
+        let get = Request::get("https://a.test/").body(()).unwrap();
+        assert_eq!(asked(&get.into_parts().0), Err(CloseReason::NotConnect));
+        let mut extended = parts("a.test:1", &[]);
+        extended
+            .extensions
+            .insert(Protocol::from_static("websocket"));
+        assert_eq!(asked(&extended), Err(CloseReason::ProtocolUnsupported));
+    }
+}

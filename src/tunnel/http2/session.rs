@@ -1,0 +1,357 @@
+//! An HTTP/2 session and its requests: what they share, the task of each request, and the session's own record.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant, SystemTime};
+
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{HeaderValue, Request, Response, StatusCode};
+
+use super::app::{Chunk, StreamEnd};
+use super::driver::{self, Driver};
+use super::request::{Asked, asked, idle_timeout};
+use super::windows::Windows;
+use crate::config::HostPort;
+use crate::limits::LINGER;
+use crate::observe::{Abuse, AuditEvent, CloseReason};
+use crate::ring::{self, Either, RingBuf};
+use crate::tls::{ByteStream, Duplex};
+use crate::tunnel::core::{Core, Snapshot};
+use crate::tunnel::ends::ServerEnd;
+use crate::tunnel::open::{Opened, Peer, open, open_udp, relay};
+use crate::tunnel::outcome::{Outcome, audit, record};
+use crate::tunnel::pvd;
+use crate::tunnel::relay::Behind;
+use crate::tunnel::request::IDLE_TIMEOUT;
+use crate::tunnel::response::seconds;
+use crate::tunnel::sweep::still_trusted;
+
+/// What the tasks of one session share.
+pub(super) struct Session {
+    pub core: Rc<Core>,
+    pub peer: Peer,
+    pub opened: Instant,
+    /// Requests so far.
+    pub requests: Cell<u64>,
+    /// Requests whose tasks have not ended.
+    pub open: Cell<usize>,
+    /// When a byte last moved in any tunnel, or the last tunnel ended.
+    pub last: Cell<Instant>,
+    /// Tunnels whose bytes the client's flow control holds back.
+    pub held: Cell<usize>,
+    pub windows: RefCell<Windows>,
+    /// Why the session ends: for the tunnels that end with it.
+    pub ending: Cell<Option<CloseReason>>,
+    pub abuse: Rc<Cell<Option<Abuse>>>,
+    /// Of the session's own task.
+    pub waker: RefCell<Option<Waker>>,
+}
+
+impl Session {
+    /// Takes note that something has moved.
+    pub fn moved(&self) {
+        self.last.set(ring::now());
+    }
+
+    /// Ends the session: no more requests, and its tunnels are cut.
+    pub fn end(&self, reason: CloseReason) {
+        if self.ending.get().is_none() {
+            self.ending.set(Some(reason));
+        }
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Records and tells a refusal of a request that names no target.
+    fn refuse(&self, respond: SendResponse<Chunk>, reason: CloseReason) {
+        let outcome = Outcome::of(self.peer.subject.clone());
+        record(&self.core, &outcome, reason);
+        refuse(respond, reason);
+    }
+}
+
+/// Serves a session to its end. `counted` is kept as long as the session or one of its tunnels.
+pub(in crate::tunnel) async fn serve<S: ByteStream>(
+    core: Rc<Core>,
+    stream: S,
+    carry: Option<RingBuf>,
+    peer: Peer,
+    counted: impl Sized + 'static,
+) {
+    core.metrics.borrow_mut().http2_sessions += 1;
+    let duplex = Duplex::new(stream, carry);
+    let now = ring::now();
+    let session = Rc::new(Session {
+        core,
+        peer,
+        opened: now,
+        requests: 0.into(),
+        open: 0.into(),
+        last: now.into(),
+        held: 0.into(),
+        windows: Windows::new(now).into(),
+        ending: None.into(),
+        abuse: Rc::default(),
+        waker: None.into(),
+    });
+    let counted = Rc::new(counted);
+    let begin = |request, respond| begin(&session, request, respond, counted.clone());
+    let ended = match driver::shake(&session, &duplex).await {
+        Ok(connection) => {
+            let mut driver = Driver::new(session.clone(), duplex.clone(), connection, begin);
+            let ended = poll_fn(|context| driver.poll(context)).await;
+            session.end(ended.reason);
+            ended
+        }
+        Err(ended) => ended,
+    };
+    finish(&session, ended.reason);
+    let _ = ring::timeout(LINGER, duplex.end(ended.alert)).await;
+}
+
+/// The session's own record. It counts as an outcome only where it came to no request: each request has its own.
+fn finish(session: &Session, reason: CloseReason) {
+    let core = &session.core;
+    if let Some(abuse) = session.abuse.get() {
+        core.metrics.borrow_mut().http2_abuse[abuse.index()] += 1;
+    }
+    if session.requests.get() == 0 {
+        core.count(reason);
+    }
+    let end = AuditEvent::SessionEnd {
+        requests: session.requests.get(),
+        duration: ring::now().saturating_duration_since(session.opened),
+        reason,
+    };
+    audit(core, &session.peer.subject, None, end);
+}
+
+/// A request in the session's count, for as long as its task lives.
+struct Open(Rc<Session>);
+
+impl Open {
+    fn new(session: &Rc<Session>) -> Self {
+        session.requests.set(session.requests.get() + 1);
+        session.open.set(session.open.get() + 1);
+        Self(session.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+        self.0.moved();
+        if let Some(waker) = self.0.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Starts a request's task.
+fn begin(
+    session: &Rc<Session>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Chunk>,
+    counted: impl Sized + 'static,
+) {
+    let counting = Open::new(session);
+    let session = session.clone();
+    ring::spawn(async move {
+        let (parts, body) = request.into_parts();
+        let asked = asked(&parts).and_then(|asked| Ok((asked, idle_timeout(&parts.headers)?)));
+        drop(parts);
+        let kept = (counting, counted);
+        let (asked, idle) = match asked {
+            Ok(asked) => asked,
+            Err(reason) => return session.refuse(respond, reason),
+        };
+        let snapshot = session.core.snapshot.borrow().clone();
+        let wanted = Wanted {
+            target: asked.target().cloned(),
+            idle,
+            body,
+            respond,
+        };
+        let (core, peer) = (&session.core, &session.peer);
+        match asked {
+            Asked::Tunnel(target) => {
+                let opening = async |outcome: &mut Outcome| {
+                    open(core, &snapshot, peer, target, outcome).await
+                };
+                tunnel(&session, &snapshot, wanted, opening, kept).await;
+            }
+            Asked::Udp(target) => {
+                let opening = async |outcome: &mut Outcome| {
+                    open_udp(core, &snapshot, peer, target, outcome).await
+                };
+                tunnel(&session, &snapshot, wanted, opening, kept).await;
+            }
+            Asked::Configuration => configuration(&session, &snapshot, wanted.respond),
+        }
+    });
+}
+
+/// A request for a tunnel, and the stream that it came on.
+struct Wanted {
+    target: Option<HostPort>,
+    /// The idle timeout that is proposed, in seconds.
+    idle: Option<u32>,
+    body: RecvStream,
+    respond: SendResponse<Chunk>,
+}
+
+/// A request for a tunnel: from the request to an open tunnel or a refusal.
+async fn tunnel<S: ServerEnd>(
+    session: &Rc<Session>,
+    snapshot: &Snapshot,
+    wanted: Wanted,
+    opening: impl AsyncFnOnce(&mut Outcome) -> Result<Opened<S>, CloseReason>,
+    kept: impl Sized + 'static,
+) {
+    let Wanted {
+        target,
+        idle,
+        body,
+        mut respond,
+    } = wanted;
+    let core = &session.core;
+    let mut outcome = Outcome::of(session.peer.subject.clone());
+    if let Err(reason) = still_trusted(core, &session.peer) {
+        outcome.target = target;
+        record(core, &outcome, reason);
+        session.end(reason);
+        return;
+    }
+    let left = poll_fn(|context| match respond.poll_reset(context) {
+        Poll::Ready(_) => Poll::Ready(()),
+        Poll::Pending => Poll::Pending,
+    });
+    let stopped = ring::race(left, core.cut.wait());
+    let opened = match ring::race(Box::pin(opening(&mut outcome)), stopped).await {
+        Either::Left(opened) => opened,
+        Either::Right(Either::Left(())) => Err(CloseReason::RequestAborted),
+        Either::Right(Either::Right(())) => return,
+    };
+    let mut opened = match opened {
+        Ok(opened) => opened,
+        Err(reason) => {
+            record(core, &outcome, reason);
+            refuse(respond, reason);
+            return;
+        }
+    };
+    let idle = opened.propose_idle(idle, &snapshot.limits);
+    let Ok(send) = respond.send_response(established(idle, opened.is_udp()), false) else {
+        record(core, &outcome, CloseReason::RequestAborted);
+        return;
+    };
+    let app = StreamEnd::new(session.clone(), body, send);
+    let behind = Behind {
+        early: Vec::new(),
+        carry: None,
+    };
+    let tunnel = opened.tunnel(core.clone(), &session.peer, app, behind);
+    // A task of its own: what opening needed is not kept for the life of the tunnel.
+    ring::spawn(relay(tunnel, kept));
+}
+
+/// The tunnel is open; `idle`: its idle timeout, where one was proposed.
+fn established(idle: Option<Duration>, udp: bool) -> Response<()> {
+    let mut response = Response::new(());
+    let fields = response.headers_mut();
+    if let Some(idle) = idle
+        && let Ok(seconds) = HeaderValue::try_from(seconds(idle))
+    {
+        fields.insert(IDLE_TIMEOUT, seconds);
+    }
+    if udp {
+        // RFC 9298, section 3.5.
+        fields.insert("capsule-protocol", HeaderValue::from_static("?1"));
+    }
+    response
+}
+
+/// Says what the gateway is for.
+fn configuration(session: &Session, snapshot: &Snapshot, mut respond: SendResponse<Chunk>) {
+    let core = &session.core;
+    let identity = &session.peer.identity;
+    let state = core
+        .devices
+        .read(|devices| devices.state(identity.device()));
+    let made = still_trusted(core, &session.peer)
+        .and_then(|()| pvd::document(snapshot, identity, state, SystemTime::now()));
+    let document = match made {
+        Ok(document) => document,
+        Err(reason) => return session.refuse(respond, reason),
+    };
+    core.count(CloseReason::ConfigurationRead);
+    let mut response = Response::new(());
+    let fields = response.headers_mut();
+    let media_type = HeaderValue::from_static(pvd::MEDIA_TYPE);
+    fields.insert(http::header::CONTENT_TYPE, media_type);
+    fields.insert(
+        http::header::CACHE_CONTROL,
+        HeaderValue::from_static("private"),
+    );
+    if let Ok(mut content) = respond.send_response(response, false) {
+        let _ = content.send_data(Chunk::Shared(document.into()), true);
+    }
+}
+
+/// Tells the client why its request is refused: status and `Proxy-Status` of the reason's row, its word as content.
+fn refuse(mut respond: SendResponse<Chunk>, reason: CloseReason) {
+    let Some(response) = refusal(reason) else {
+        respond.send_reset(h2::Reason::CANCEL);
+        return;
+    };
+    if let Ok(mut content) = respond.send_response(response, false) {
+        let text = format!("{}\n", reason.word());
+        let _ = content.send_data(Chunk::Shared(text.into()), true);
+    }
+}
+
+fn refusal(reason: CloseReason) -> Option<Response<()>> {
+    let (status, proxy_status) = (reason.status()?, reason.proxy_status()?);
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(status).ok()?;
+    let fields = response.headers_mut();
+    fields.insert("proxy-status", HeaderValue::from_static(proxy_status));
+    fields.insert(
+        http::header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain"),
+    );
+    if reason == CloseReason::NotConnect {
+        // RFC 9110, section 15.5.6.
+        fields.insert(http::header::ALLOW, HeaderValue::from_static("CONNECT"));
+    }
+    Some(response)
+}
+
+/// How long bytes may be held back while nothing moves.
+pub(super) fn stall_after(session: &Session) -> Duration {
+    use crate::limits::HTTP2_STALL_PERCENT;
+    session.core.snapshot.borrow().limits.idle_timeout * HTTP2_STALL_PERCENT / 100
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_http_reason_has_a_response() {
+        for &reason in CloseReason::ALL {
+            let response = refusal(reason);
+            assert_eq!(response.is_some(), reason.status().is_some(), "{reason:?}");
+            let Some(response) = response else { continue };
+            assert_eq!(Some(response.status().as_u16()), reason.status());
+            assert_eq!(
+                response.headers()["proxy-status"].to_str().ok(),
+                reason.proxy_status()
+            );
+        }
+    }
+}
