@@ -193,6 +193,57 @@ mod tests {
         }
     }
 
+    fn udp_to(path: &str, fields: &[(&str, &str)]) -> Result<Asked, CloseReason> {
+        let mut request = Request::builder()
+            .method("CONNECT")
+            .uri(format!("https://gateway.test{path}"));
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let mut parts = request.body(()).unwrap().into_parts().0;
+        parts
+            .extensions
+            .insert(Protocol::from_static("connect-udp"));
+        asked(&parts)
+    }
+
+    #[test]
+    fn a_udp_target_is_read_from_the_path() {
+        for (path, target) in [
+            ("Dns.corp.test/53", "dns.corp.test:53"),
+            ("10.0.0.5/65535", "10.0.0.5:65535"),
+            ("2001%3Adb8%3A%3A42/443", "[2001:db8::42]:443"),
+            ("%3a%3affff%3a10.0.0.5/1", "10.0.0.5:1"),
+        ] {
+            let read = udp_to(&format!("/.well-known/masque/udp/{path}/"), &[]);
+            assert_eq!(read, Ok(Asked::Udp(target.parse().unwrap())));
+        }
+        for path in [
+            "a.test/53/x",
+            "a.test//53",
+            "a%2e.test%2f/53",
+            "%5B::1%5D/53",
+            "::1%25lo/53",
+        ] {
+            let path = format!("/.well-known/masque/udp/{path}/");
+            assert_eq!(udp_to(&path, &[]), Err(CloseReason::Malformed), "{path}");
+        }
+        let body = [("content-length", "3")];
+        let path = "/.well-known/masque/udp/a.test/53/";
+        assert_eq!(udp_to(path, &body), Err(CloseReason::Malformed));
+    }
+
+    #[test]
+    fn an_idle_timeout_is_one_whole_number() {
+        let read = |fields: &[(&str, &str)]| idle_timeout(&parts("a.test:1", fields).headers);
+        assert_eq!(read(&[]), Ok(None));
+        assert_eq!(read(&[("Adit-Idle-Timeout", "90")]), Ok(Some(90)));
+        let twice = [("adit-idle-timeout", "90"), ("adit-idle-timeout", "90")];
+        for wrong in [&twice[..], &[("adit-idle-timeout", "1.5")]] {
+            assert_eq!(read(wrong), Err(CloseReason::Malformed));
+        }
+    }
+
     #[test]
     fn what_is_no_plain_tunnel_request_is_refused() {
         let read = |fields: &[(&str, &str)]| asked(&parts("a.test:1", fields)).err();
@@ -208,6 +259,10 @@ mod tests {
         );
         let get = Request::get("https://a.test/").body(()).unwrap();
         assert_eq!(asked(&get.into_parts().0), Err(CloseReason::NotConnect));
+        let get = Request::get("https://a.test/.well-known/pvd")
+            .body(())
+            .unwrap();
+        assert_eq!(asked(&get.into_parts().0), Ok(Asked::Configuration));
         let mut extended = parts("a.test:1", &[]);
         extended
             .extensions
