@@ -2,6 +2,12 @@
 
 use std::time::Duration;
 
+// ---- proxy_protocol ----
+
+/// Most bytes of a PROXY protocol header of version 1, its line end included: what the specification has a receiver take
+/// (section 2.1). Version 2 says its own length, at most 65 551 bytes.
+pub const PROXY_V1_MAX: usize = 107;
+
 // ---- observe ----
 
 /// The shortest latency that a histogram tells apart from zero.
@@ -80,6 +86,15 @@ pub const TUNNELS_LISTED_MAX: usize = 100_000;
 const _: () = assert!(TUNNELS_LISTED <= TUNNELS_LISTED_MAX);
 const _: () = assert!(DEVICES_LISTED <= DEVICES_LISTED_MAX);
 const _: () = assert!(2 * ADMIN_TOKEN_MAX < ADMIN_REQUEST_BYTES);
+
+/// Servers that have time series in the metrics: a dashboard that shows more shows none.
+pub const SERVERS_SHOWN: usize = 1024;
+
+/// Checks of servers that run at once. One that waits for its turn is late by the timeout of another at most.
+pub const CHECKS_AT_ONCE: usize = 64;
+
+/// How often the servers to be checked are looked at: a reload counts from then on.
+pub const CHECK_POLL: Duration = Duration::from_millis(250);
 
 /// How often CRL files are looked at for a change, and what is due is looked for: a revocation in a file bites within
 /// this and the time that the list takes to read.
@@ -233,8 +248,33 @@ pub const UNIX_SOCKET_PATH_MAX: usize = 107;
 /// the first length and the root).
 pub const HOST_NAME_MAX: usize = 253;
 
+/// Longest name of a protocol in ALPN, in bytes (RFC 7301, section 3.1).
+pub const ALPN_NAME_MAX: usize = 255;
+
+/// Longest path of the health page, in bytes: no check's is longer.
+pub const HEALTH_PATH_MAX: usize = 255;
+
 /// Longest label of a host name, in bytes (RFC 1035 section 2.3.4).
 pub const HOST_LABEL_MAX: usize = 63;
+
+/// Most servers of one service. Each dial looks at all of them, in some nanoseconds each, and each has a row in the
+/// metrics.
+pub const SERVICE_SERVERS_MAX: usize = 256;
+
+/// Largest weight of a server, as HAProxy has it: two servers differ by no more in what they can bear.
+pub const SERVER_WEIGHT_MAX: u32 = 256;
+
+/// Most failures, or checks in a row, that a config may ask for: each failure is remembered with its time.
+pub const HEALTH_COUNT_MAX: usize = 100;
+
+/// Longest time that the kernel takes for a keepalive (`MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL` in tcp(7)'s kernel).
+pub const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
+
+/// Most keepalive probes (`MAX_TCP_KEEPCNT`).
+pub const KEEPALIVE_COUNT_MAX: usize = 127;
+
+/// Longest user and longest password for an upstream proxy, in bytes.
+pub const PROXY_USER_MAX: usize = 256;
 
 // ---- certs ----
 
@@ -357,9 +397,6 @@ const _: () =
 /// How long a refused client may take to read why, before the connection is closed.
 pub const LINGER: Duration = Duration::from_secs(1);
 
-/// How long a task rests that needs a buffer while all are in use.
-pub const BUFFER_WAIT: Duration = Duration::from_millis(1);
-
 /// Longest UDP payload that is passed on, in bytes: what a small buffer holds, less one, so that a datagram that fills the
 /// buffer is known to be cut. Datagrams of QUIC, DNS and WebRTC are below 1500.
 pub const UDP_DATAGRAM_MAX: usize = crate::ring::SMALL_PAYLOAD - 1;
@@ -419,6 +456,31 @@ pub const CUT_LINGER: Duration = Duration::from_millis(250);
 
 /// Certificates of issuers that a core keeps once for all tunnels whose clients have sent them.
 pub const ISSUERS_KEPT: usize = 64;
+
+/// Servers that one dial tries at most. Each may take the whole connect timeout, and no app waits for more of them.
+pub const DIAL_SERVERS_MAX: usize = 8;
+
+/// Least share of its weight, in thousandths, that a server has which has just come back: it must get tunnels to show
+/// what it can bear.
+pub const SLOW_START_LEAST: u64 = 50;
+
+/// How long the next attempt to connect to an address of a name waits for the one before (RFC 8305, section 5).
+pub const CONNECT_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// How long the one tunnel that tries a dead server keeps others from trying it too, if nothing is heard of it.
+pub const TRIAL_TIME: Duration = Duration::from_secs(5);
+
+/// How long a tunnel waits before it looks again for a free buffer.
+pub const BUFFER_WAIT: Duration = Duration::from_millis(1);
+
+/// Longest header of an upstream proxy's answer to CONNECT, in bytes.
+pub const PROXY_ANSWER_MAX: usize = 8 * 1024;
+
+/// Most header fields of such an answer.
+pub const PROXY_ANSWER_HEADERS: usize = 64;
+
+/// Sessions with servers that a core keeps for resumption, for each service that has TLS to its servers.
+pub const OUTBOUND_SESSIONS: usize = 256;
 
 // ---- engine ----
 

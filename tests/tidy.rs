@@ -27,6 +27,7 @@ mod text;
 const ROOMS: &[&[&str]] = &[
     &["ring"],
     &["limits"],
+    &["proxy_protocol"],
     &["table"],
     &["observe"],
     &["certs"],

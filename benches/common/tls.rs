@@ -6,6 +6,7 @@ use std::sync::Arc;
 use adit::certs::make::Usage;
 use adit::certs::{self, IssueRequest, KeyType, MakeCa, Validity};
 use adit::config::Resumption as Resume;
+use adit::config::TlsChoice;
 use adit::table::Published;
 use adit::tls::record::RecordLayer;
 use adit::tls::{
@@ -58,8 +59,11 @@ impl Ends {
             chain: server.chain,
             key: server.key,
             verifier: Arc::new(verifier),
-            tls12: false,
-            tls13: true,
+            choice: TlsChoice {
+                tls12: false,
+                tls13: true,
+                suites: Vec::new(),
+            },
             resumption: Arc::new(sessions),
         })
         .expect("a configuration");

@@ -100,7 +100,7 @@ class Bench:
         server, port = self.start(peer)
         try:
             before = memory(server.pid)
-            destination = peer.destination(self.backends["echo"]) if peer.mode == "h1-connect" else None
+            destination = peer.destination(self.backends["echo"]) if peer.mode != "tls" else None
             stages = clients.hold(self.folder, port, destination, count, lambda: memory(server.pid))
             return [{key: (stage[key] - before[key]) / count for key in before} for stage in stages]
         except OSError as error:
@@ -112,7 +112,7 @@ class Bench:
         """What each kind of client gets, as a word; exits if the peer is not what it claims to be."""
         server, port = self.start(peer)
         try:
-            destination = peer.destination(self.backends["echo"]) if peer.mode == "h1-connect" else None
+            destination = peer.destination(self.backends["echo"]) if peer.mode != "tls" else None
             got = {
                 who: clients.opens(self.folder, device, port, destination)
                 for who, device in (("good", "device-1"), ("missing", None), ("revoked", "device-2"))

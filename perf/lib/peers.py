@@ -77,6 +77,12 @@ class Adit(Peer):
         return [self.binary, "run", "--config", config]
 
 
+class AditHttp2(Adit):
+    """The same binary, whose tunnels are opened over HTTP/2: a hundred in a session."""
+
+    mode = "h2-connect"
+
+
 class Bound(Peer):
     """perf/bound.rs: the least that a tunnel must do on adit's ring. It checks no CRL, and its sessions are never resumed."""
 
@@ -171,7 +177,7 @@ class Squid(Peer):
 
 
 class Envoy(Peer):
-    name, filters = "envoy", "envoy-tcp.yaml.in"
+    name, filters, alpn = "envoy", "envoy-tcp.yaml.in", "http/1.1"
     program = str(VENV / "lib")
 
     def prepare(self):
@@ -189,7 +195,7 @@ class Envoy(Peer):
 
     def command(self, folder, port, backend, workers):
         filters = (TEMPLATES / self.filters).read_text().rstrip()
-        config = self.fill("envoy.yaml.in", folder, FILTERS=filters, PORT=port, BACKEND=backend)
+        config = self.fill("envoy.yaml.in", folder, FILTERS=filters, ALPN=self.alpn, PORT=port, BACKEND=backend)
         return [
             self.program, "-c", config, "--concurrency", workers, "--disable-hot-restart", "--log-level", "error",
         ]  # fmt: skip
@@ -199,6 +205,10 @@ class EnvoyConnect(Envoy):
     name, filters, mode = "envoy-connect", "envoy-connect.yaml.in", "h1-connect"
 
 
-OTHERS = {peer.name: peer for peer in (HAProxy, Envoy, EnvoyConnect, Nginx, Stunnel, Hitch, Squid)}
+class EnvoyHttp2(Envoy):
+    name, filters, alpn, mode = "envoy-http2", "envoy-http2.yaml.in", "h2", "h2-connect"
+
+
+OTHERS = {peer.name: peer for peer in (HAProxy, Envoy, EnvoyConnect, EnvoyHttp2, Nginx, Stunnel, Hitch, Squid)}
 # The figures to reach are set against the best of these.
 BEST_OF = ("haproxy", "envoy", "nginx")

@@ -47,22 +47,27 @@ def summary(row, figure, runs):
             low, high = round_to(each[0]), round_to(each[-1])
             values[peer] = {"median": round_to(statistics.median(each)), "low": low, "high": high}
     entry = {"scenario": row.scenario, "row": row.name, "figure": figure.name, "better": figure.better, "values": values}
-    ours = runs.get("adit", [])
+    ours = runs.get(adit_of(runs), [])
     for name, others in rivals(values, figure.better).items():
         pairs = [figure.of(a) / figure.of(b) for a, b in zip(ours, runs[others]) if figure.of(b)]
         if pairs:
-            ratio = values["adit"]["median"] / (values[others]["median"] or 1)
+            ratio = values[adit_of(values)]["median"] / (values[others]["median"] or 1)
             spread = {"low": round_to(min(pairs), 3), "high": round_to(max(pairs), 3)}
             entry[name] = {"peer": others, "ratio": round_to(ratio, 3), **spread}
     return entry
 
 
+def adit_of(values):
+    """Which adit is set against the others: in the rows of HTTP/2, that one."""
+    return "adit-http2" if "adit-http2" in values else "adit"
+
+
 def rivals(values, better):
     """Whom adit is set against: the best of those that the goals name, and the bound."""
     found = {}
-    if "adit" not in values:
+    if adit_of(values) not in values:
         return found
-    known = [peer for peer in BEST_OF if peer in values] or [p for p in values if p not in ("adit", "bound")]
+    known = [peer for peer in BEST_OF if peer in values] or [p for p in values if p not in ("adit", "adit-http2", "bound")]
     if known:
         choose = max if better == HIGHER else min
         found["best"] = choose(known, key=lambda peer: values[peer]["median"])

@@ -101,6 +101,22 @@ def streams(options):
         yield Row("stream", f"stream {direction}", load(*words, kind=kind), figures)
 
 
+def http2(options):
+    """Tunnels over HTTP/2, up to a hundred in one session, beside adit's over HTTP/1.1, each in a session of its own."""
+    only = ("adit", "adit-http2", "envoy-http2")
+    figures = [
+        Figure("GB per CPU second", lambda r: r["bytes"] / r["cpu"] / 1e9, HIGHER),
+        Figure("GB a second", lambda r: r["bytes"] / r["seconds"] / 1e9, HIGHER),
+    ]
+    for tunnels in (1, 100):
+        for direction, kind in (("up", "sink"), ("down", "source")):
+            words = ["--scenario", "stream", "--direction", direction, "--tunnels", tunnels]
+            name = f"stream {direction}, {tunnels} tunnel{'s' if tunnels > 1 else ''}, HTTP/2"
+            yield Row("http2", name, load(*words, kind=kind), figures, only)
+    figures = [Figure("CPU µs each", per_operation), Figure("a second", lambda r: r["rate"], HIGHER)]
+    yield Row("http2", "64 B round trip, 100 tunnels, HTTP/2", load(*echo(100)), figures, only)
+
+
 def latency(options):
     name = f"64 B at {options.rate} a second, 100 tunnels"
     yield Row("latency", name, load(*echo(100, rate=options.rate)), percentiles())
@@ -166,7 +182,7 @@ def workers(options):
 
 
 ALL = {
-    "opens": opens, "echo": round_trips, "stream": streams, "latency": latency,
+    "opens": opens, "echo": round_trips, "stream": streams, "http2": http2, "latency": latency,
     "memory": memory, "crl": revocation, "storm": storm, "workers": workers,
 }  # fmt: skip
 

@@ -5,51 +5,56 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::balance::RoundRobin;
 use super::dial::{Dialer, reason_of};
-use super::resolver::ResolveError;
-use crate::config::{Host, HostPort, Service, ServiceKind};
+use super::way::Way;
+use crate::config::HostPort;
 use crate::limits::UDP_QUEUE;
 use crate::observe::CloseReason;
 use crate::ring::{self, UdpSocket};
 
+/// A socket for one tunnel's datagrams.
+pub struct Socket {
+    /// The socket, with its peer.
+    pub socket: UdpSocket,
+    /// The peer's address as text.
+    pub address: Arc<str>,
+}
+
 impl Dialer {
-    /// A socket to the next server of `service`, or to `target` where the app chooses, and the peer's address as text.
-    /// Resolving a name takes `timeout` at most. The peer may not be there: UDP does not tell.
+    /// A socket to the next server of a service, or to `target` where the app chooses. Resolving a name takes `timeout` at
+    /// most. The peer may not be there: UDP does not tell, so that nothing is learnt of the server's health.
+    ///
+    /// # Errors
+    /// Why there is none.
     pub async fn reach_by_udp(
         &self,
-        service: &Service,
-        turn: &RoundRobin,
+        way: &Way,
         target: &HostPort,
         timeout: Duration,
-    ) -> Result<(UdpSocket, Arc<str>), CloseReason> {
-        let (server, chosen_by_app) = match &service.kind {
-            ServiceKind::Any => (target, true),
-            ServiceKind::Servers(servers) => {
-                let next = turn.order(servers.len()).next();
-                let server = next.and_then(|index| servers.get(index));
-                (server.ok_or(CloseReason::ServerUnreachable)?, false)
+    ) -> Result<Socket, CloseReason> {
+        let chosen = match &way.group {
+            None => None,
+            Some(group) => {
+                let dead_too = group.all_are_dead(ring::now()) && group.health().try_dead;
+                let claim = group.choose(&way.turn, &[], dead_too, ring::now());
+                Some(claim.ok_or(CloseReason::NoServer)?)
             }
         };
-        let known = match &server.host {
-            Host::Ip(address) => Ok([*address].into()),
-            Host::Name(name) => ring::timeout(timeout, self.resolve(name))
-                .await
-                .unwrap_or(Err(ResolveError::Timeout)),
-        };
-        let addresses = known.map_err(|error| match error {
-            ResolveError::NotFound => CloseReason::NameNotFound,
-            ResolveError::Timeout => CloseReason::NameTimeout,
-        })?;
+        let server = chosen
+            .as_ref()
+            .map_or(target, |claim| claim.server.address());
+        let guard = chosen.is_none().then_some(&*way.allow);
+        let addresses = ring::timeout(timeout, self.addresses(&server.host, guard))
+            .await
+            .unwrap_or(Err(CloseReason::NameTimeout))?;
         let mut reason = CloseReason::NameNotFound;
-        for &address in addresses.iter() {
-            if chosen_by_app && !self.may_reach(address, service) {
-                reason = CloseReason::DestinationForbidden;
-                continue;
-            }
+        for address in addresses {
             let address = SocketAddr::new(address, server.port);
             match UdpSocket::connect(address, UDP_QUEUE) {
-                Ok(socket) => return Ok((socket, address.to_string().into())),
+                Ok(socket) => {
+                    let address = address.to_string().into();
+                    return Ok(Socket { socket, address });
+                }
                 Err(error) => reason = no_socket(&error),
             }
         }

@@ -1,33 +1,66 @@
 //! Connections to the servers of a service.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use super::balance::RoundRobin;
+use ipnet::IpNet;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+
 use super::guard::{OwnAddresses, is_allowed};
+use super::health::Event;
 use super::names::{Known, NameCache};
+use super::race::{Race, Step, in_order};
 use super::resolver::{ResolveError, ResolverHandle};
-use crate::config::{Host, HostPort, Service, ServiceKind};
+use super::servers::Claim;
+use super::upstream::{Answer, Progress, Upstream};
+use super::way::{Way, name_of};
+use crate::config::{Host, HostPort};
+use crate::limits::{DIAL_SERVERS_MAX, LINGER};
 use crate::observe::CloseReason;
-use crate::ring::{self, TcpStream, oneshot};
+use crate::ring::{self, RingBuf, TcpOptions, TcpStream, oneshot};
 use crate::table::Published;
+use crate::tls::{ClientHandshake, ClientStream, ServerFailure, StreamError};
 
 /// Reaches servers from one core.
 pub struct Dialer {
     resolver: ResolverHandle,
     names: RefCell<NameCache>,
     own: Arc<Published<OwnAddresses>>,
+    /// Counts dials of names, so that they begin with another address each.
+    turn: Cell<usize>,
 }
 
 /// What dialling led to.
 pub struct Dialled {
-    /// The connection and the server's address as text, or why there is none: the reason of the last attempt.
-    pub result: Result<(TcpStream, Arc<str>), CloseReason>,
+    /// The connection, or why there is none: the reason of the last attempt.
+    pub result: Result<Reached, CloseReason>,
     /// Servers or addresses that were tried in vain before.
     pub retries: u32,
+}
+
+/// A server that was reached.
+pub struct Reached {
+    /// The connection.
+    pub end: ServerEnd,
+    /// Where it leads, as text: an address, or behind an upstream proxy the server as it is named.
+    pub address: Arc<str>,
+    /// The place among the service's servers, for as long as the tunnel lives.
+    pub claim: Option<Claim>,
+}
+
+/// A connection to a server.
+pub enum ServerEnd {
+    /// As it is.
+    Plain(TcpStream),
+    /// Under TLS, with what came behind the handshake.
+    Tls(Box<ClientStream>, Option<RingBuf>),
 }
 
 impl Dialer {
@@ -38,98 +71,164 @@ impl Dialer {
             resolver,
             names: RefCell::default(),
             own,
+            turn: Cell::new(0),
         }
     }
 
-    /// Connects to the next server of `service`, or to `target` where the app chooses; each attempt at one server
-    /// takes `connect_timeout` at most.
+    /// Connects to the next server of a service, or to `target` where the app chooses. Each attempt at one server takes
+    /// `connect_timeout` at most, from its name to the end of its TLS handshake. `introduction` is sent first.
     pub async fn dial(
         &self,
-        service: &Service,
-        turn: &RoundRobin,
+        way: &Way,
         target: &HostPort,
+        introduction: &[u8],
         connect_timeout: Duration,
     ) -> Dialled {
         let mut retries = 0;
-        let result = match &service.kind {
-            ServiceKind::Any => {
-                self.reach(target, Some(service), connect_timeout, &mut retries)
-                    .await
-            }
-            ServiceKind::Servers(servers) => {
-                let mut result = Err(CloseReason::ServerUnreachable);
-                for (attempt, index) in turn.order(servers.len()).enumerate() {
-                    retries += u32::from(attempt > 0);
-                    result = self
-                        .reach(&servers[index], None, connect_timeout, &mut retries)
-                        .await;
-                    if result.is_ok() {
-                        break;
-                    }
-                }
-                result
-            }
+        let Some(group) = &way.group else {
+            let result = self
+                .reach(way, target, introduction, connect_timeout, &mut retries)
+                .await
+                .map(|(end, address)| Reached {
+                    end,
+                    address,
+                    claim: None,
+                });
+            return Dialled { result, retries };
         };
+        let mut result = Err(CloseReason::NoServer);
+        let mut tried = Vec::new();
+        let dead_too = group.all_are_dead(ring::now()) && group.health().try_dead;
+        while tried.len() < DIAL_SERVERS_MAX
+            && let Some(claim) = group.choose(&way.turn, &tried, dead_too, ring::now())
+        {
+            retries += u32::from(!tried.is_empty());
+            tried.push(claim.index);
+            let server = claim.server.address();
+            let reached = self
+                .reach(way, server, introduction, connect_timeout, &mut retries)
+                .await;
+            let event = match &reached {
+                Ok(_) => Some(Event::Connected),
+                Err(reason) => blames_server(*reason).then_some(Event::Failed(*reason)),
+            };
+            if let Some(event) = event {
+                claim.server.step(event, group.health(), ring::now());
+            }
+            result = reached.map(|(end, address)| Reached {
+                end,
+                address,
+                claim: Some(claim),
+            });
+            if result.is_ok() {
+                break;
+            }
+        }
         Dialled { result, retries }
     }
 
-    /// Resolves and connects to one server, address after address. `guarded`: the destination is the app's choice.
+    /// The addresses of a host, in the order in which they are to be tried. With `guard`, the destination is an app's
+    /// choice, and only those that it may choose are given.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub async fn addresses(
+        &self,
+        host: &Host,
+        guard: Option<&[IpNet]>,
+    ) -> Result<Vec<IpAddr>, CloseReason> {
+        let mut addresses = match host {
+            Host::Ip(address) => vec![*address],
+            Host::Name(name) => {
+                let known = self.resolve(name).await.map_err(|error| match error {
+                    ResolveError::NotFound => CloseReason::NameNotFound,
+                    ResolveError::Timeout => CloseReason::NameTimeout,
+                })?;
+                self.turn.set(self.turn.get().wrapping_add(1));
+                in_order(&known, self.turn.get())
+            }
+        };
+        if let Some(allow) = guard {
+            self.own
+                .read(|own| addresses.retain(|address| is_allowed(*address, allow, own)));
+            if addresses.is_empty() {
+                return Err(CloseReason::DestinationForbidden);
+            }
+        }
+        Ok(addresses)
+    }
+
+    /// Everything from a server's name to a connection on which the tunnel's bytes may follow.
     async fn reach(
         &self,
+        way: &Way,
         server: &HostPort,
-        guarded: Option<&Service>,
+        introduction: &[u8],
         connect_timeout: Duration,
         retries: &mut u32,
-    ) -> Result<(TcpStream, Arc<str>), CloseReason> {
+    ) -> Result<(ServerEnd, Arc<str>), CloseReason> {
         let attempt = async {
-            let known = match &server.host {
-                Host::Ip(address) => Ok([*address].into()),
-                Host::Name(name) => self.resolve(name).await,
+            let (stream, address) = match &way.upstream {
+                None => {
+                    let guard = way.group.is_none().then_some(&*way.allow);
+                    let (stream, address) = self.connect(way, server, guard, retries).await?;
+                    (stream, address.to_string().into())
+                }
+                Some(upstream) => {
+                    let (stream, _) = self
+                        .connect(way, &upstream.address, None, retries)
+                        .await
+                        .map_err(of_upstream)?;
+                    through(upstream, &stream, server).await?;
+                    (stream, server.to_string().into())
+                }
             };
-            let addresses = known.map_err(|error| match error {
-                ResolveError::NotFound => CloseReason::NameNotFound,
-                ResolveError::Timeout => CloseReason::NameTimeout,
-            })?;
-            self.connect(&addresses, server.port, guarded, retries)
-                .await
+            if !introduction.is_empty() {
+                let sent = stream.send(introduction.to_vec()).await.0;
+                sent.map_err(|error| reason_of(&error))?;
+            }
+            let end = match &way.tls {
+                None => ServerEnd::Plain(stream),
+                Some((config, name)) => {
+                    let name = name.clone().or_else(|| name_of(server));
+                    let name = name.ok_or(CloseReason::ServerCertificate)?;
+                    // In a box of its own: other tunnels need no room for a handshake.
+                    Box::pin(handshake(stream, config.clone(), name)).await?
+                }
+            };
+            Ok((end, address))
         };
         ring::timeout(connect_timeout, attempt)
             .await
             .unwrap_or(Err(CloseReason::ConnectTimeout))
     }
 
+    /// Connects to the first address of a host that answers.
     async fn connect(
         &self,
-        addresses: &[IpAddr],
-        port: u16,
-        guarded: Option<&Service>,
+        way: &Way,
+        server: &HostPort,
+        guard: Option<&[IpNet]>,
         retries: &mut u32,
-    ) -> Result<(TcpStream, Arc<str>), CloseReason> {
-        let mut reason = None;
-        for &address in addresses {
-            if let Some(service) = guarded
-                && !self.may_reach(address, service)
-            {
-                reason.get_or_insert(CloseReason::DestinationForbidden);
-                continue;
-            }
-            *retries += u32::from(reason.is_some());
-            let address = SocketAddr::new(address, port);
-            match TcpStream::connect(address).await {
-                Ok(stream) => return Ok((stream, address.to_string().into())),
-                Err(error) => reason = Some(reason_of(&error)),
-            }
-        }
-        Err(reason.unwrap_or(CloseReason::NameNotFound))
+    ) -> Result<(TcpStream, SocketAddr), CloseReason> {
+        let addresses = self.addresses(&server.host, guard).await?;
+        let sources = |address: IpAddr| {
+            let source = way.bind.iter().find(|b| b.is_ipv4() == address.is_ipv4());
+            let usable = way.bind.is_empty() || source.is_some();
+            usable.then(|| (SocketAddr::new(address, server.port), source.copied()))
+        };
+        let addresses: Vec<_> = addresses.into_iter().filter_map(sources).collect();
+        let connected = match addresses[..] {
+            [] => return Err(CloseReason::ServerUnreachable),
+            [(address, source)] => TcpStream::connect_with(address, source, &way.options)
+                .await
+                .map(|stream| (stream, address)),
+            _ => Box::pin(race(&addresses, &way.options, retries)).await,
+        };
+        connected.map_err(|error| reason_of(&error))
     }
 
-    /// Whether an app may choose this address as a destination of the service.
-    pub(super) fn may_reach(&self, address: IpAddr, service: &Service) -> bool {
-        self.own
-            .read(|own| is_allowed(address, &service.allow, own))
-    }
-
-    pub(super) async fn resolve(&self, name: &str) -> Known {
+    async fn resolve(&self, name: &str) -> Known {
         if let Some(known) = self.names.borrow().get(name, ring::now()) {
             return known;
         }
@@ -141,7 +240,170 @@ impl Dialer {
     }
 }
 
-pub(super) fn reason_of(error: &io::Error) -> CloseReason {
+/// An attempt to connect to one address.
+type Attempt<'a> = Pin<Box<dyn Future<Output = io::Result<(TcpStream, SocketAddr)>> + 'a>>;
+
+/// Connects to whichever address answers first, each attempt a little after the one before ([`Race`]). The attempts that
+/// lose are cancelled.
+async fn race(
+    addresses: &[(SocketAddr, Option<IpAddr>)],
+    options: &TcpOptions,
+    retries: &mut u32,
+) -> io::Result<(TcpStream, SocketAddr)> {
+    let mut race = Race::new(addresses.len());
+    let mut running: Vec<Attempt<'_>> = Vec::new();
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    let mut timer: Option<ring::Sleep> = None;
+    poll_fn(|context| {
+        loop {
+            let mut place = 0;
+            while place < running.len() {
+                match running[place].as_mut().poll(context) {
+                    Poll::Pending => place += 1,
+                    Poll::Ready(Ok(won)) => return Poll::Ready(Ok(won)),
+                    Poll::Ready(Err(error)) => {
+                        last = error;
+                        race.failed();
+                        drop(running.swap_remove(place));
+                    }
+                }
+            }
+            match race.step(ring::now()) {
+                Step::Start(place) => {
+                    *retries += u32::from(place > 0);
+                    let (address, source) = addresses[place];
+                    running.push(Box::pin(async move {
+                        let stream = TcpStream::connect_with(address, source, options).await?;
+                        Ok((stream, address))
+                    }));
+                }
+                Step::Wait(until) => {
+                    let Some(until) = until else {
+                        return Poll::Pending;
+                    };
+                    let left = until.saturating_duration_since(ring::now());
+                    let timer = timer.insert(ring::sleep(left));
+                    if Pin::new(timer).poll(context).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+                Step::Lost => {
+                    let error = std::mem::replace(&mut last, io::ErrorKind::Other.into());
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+    })
+    .await
+}
+
+/// Asks an upstream proxy for a connection to `server`. Not a byte behind the proxy's header is taken from the stream.
+async fn through(
+    upstream: &Upstream,
+    stream: &TcpStream,
+    server: &HostPort,
+) -> Result<(), CloseReason> {
+    let gone = |_| CloseReason::UpstreamProtocol;
+    stream
+        .send(upstream.request(server))
+        .await
+        .0
+        .map_err(gone)?;
+    let mut answer = Answer::default();
+    loop {
+        // A receive without a limit of its own waits for bytes; the peek then finds them.
+        let buffer = RingBuf::small().ok_or(CloseReason::NodeLimit)?;
+        let (seen, buffer) = stream.peek_into(buffer, usize::MAX).await;
+        if seen.map_err(gone)? == 0 {
+            return Err(CloseReason::UpstreamProtocol);
+        }
+        let progress = answer.push(&buffer)?;
+        let mut left = match progress {
+            Progress::More => buffer.len(),
+            Progress::Open(used) => used,
+        };
+        drop(buffer);
+        while left > 0 {
+            let taken = stream.recv_at_most(left as u32).await.map_err(gone)?;
+            left -= taken.ok_or(CloseReason::UpstreamProtocol)?.len();
+        }
+        if matches!(progress, Progress::Open(_)) {
+            return Ok(());
+        }
+    }
+}
+
+async fn handshake(
+    stream: TcpStream,
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+) -> Result<ServerEnd, CloseReason> {
+    let handshake = ClientHandshake::connected(stream, config, name)
+        .await
+        .map_err(|error| of_handshake(&error))?;
+    let carry = match handshake.complete(None, ring::permit).await {
+        Ok(carry) => carry,
+        Err(error) => {
+            let reason = of_handshake(&error);
+            // The server is told why; the app need not wait for that.
+            ring::spawn(async move {
+                let _ = ring::timeout(LINGER, handshake.linger()).await;
+            });
+            return Err(reason);
+        }
+    };
+    let session = handshake.into_session();
+    let session = session.map_err(|_| CloseReason::GatewayError)?;
+    Ok(ServerEnd::Tls(Box::new(session), carry))
+}
+
+fn of_handshake(error: &StreamError) -> CloseReason {
+    match error {
+        StreamError::Tls(error) => of_tls(error),
+        StreamError::Record(_)
+        | StreamError::Io(_)
+        | StreamError::Unused
+        | StreamError::Truncated => CloseReason::ServerTls,
+    }
+}
+
+/// What a failed handshake with a server means for the app.
+#[must_use]
+pub fn of_tls(error: &rustls::Error) -> CloseReason {
+    match ServerFailure::of(error) {
+        ServerFailure::Certificate => CloseReason::ServerCertificate,
+        ServerFailure::Alert => CloseReason::ServerTlsAlert,
+        ServerFailure::Protocol => CloseReason::ServerTls,
+    }
+}
+
+/// What a failure to connect to the upstream proxy means for the app.
+#[must_use]
+pub fn of_upstream(reason: CloseReason) -> CloseReason {
+    match reason {
+        CloseReason::NodeLimit | CloseReason::ConnectTimeout => reason,
+        _ => CloseReason::UpstreamUnreachable,
+    }
+}
+
+/// Whether a failure says something about the server, and not about what leads there.
+#[must_use]
+pub fn blames_server(reason: CloseReason) -> bool {
+    !matches!(
+        reason,
+        CloseReason::NodeLimit
+            | CloseReason::NameTimeout
+            | CloseReason::GatewayError
+            | CloseReason::UpstreamUnreachable
+            | CloseReason::UpstreamAuthentication
+            | CloseReason::UpstreamRefused
+            | CloseReason::UpstreamProtocol
+    )
+}
+
+/// What a failure to connect means for the app.
+#[must_use]
+pub fn reason_of(error: &io::Error) -> CloseReason {
     match error.raw_os_error() {
         Some(libc::ECONNREFUSED | libc::ECONNRESET) => CloseReason::ServerRefused,
         Some(libc::ETIMEDOUT) => CloseReason::ConnectTimeout,

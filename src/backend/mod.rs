@@ -1,16 +1,32 @@
 //! Services: where their servers are, which one is next, and how a connection to it is made.
 //!
-//! Names are resolved on the control core ([`ResolverTask`]); a data core asks, and keeps the answer for its time to
+//! Servers are chosen by [`balance`] among those that are alive ([`health`]); their state is shared by all cores
+//! ([`Fleet`]). Names are resolved on the control core ([`ResolverTask`]); a data core asks, and keeps the answer for its time to
 //! live ([`Dialer`]). Destinations that an app chooses itself are checked after resolution ([`guard`]).
 
 mod balance;
 mod datagram;
 mod dial;
 pub mod guard;
+mod health;
 mod names;
+mod race;
 mod resolver;
+mod servers;
+mod upstream;
+mod watch;
+mod way;
 
-pub use balance::RoundRobin;
-pub use dial::{Dialer, Dialled};
+pub use balance::Turn;
+pub use datagram::Socket;
+pub use dial::{
+    Dialer, Dialled, Reached, ServerEnd, blames_server, of_tls, of_upstream, reason_of,
+};
 pub use guard::OwnAddresses;
+pub use health::Event;
+pub use race::in_order;
 pub use resolver::{Answer, ResolveError, ResolverHandle, ResolverTask, resolver};
+pub use servers::{Claim, Fleet, Group, ServerState};
+pub use upstream::{Answer as UpstreamAnswer, Progress, Upstream};
+pub use watch::Watch;
+pub use way::{Means, Way, name_of, options};

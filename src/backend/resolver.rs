@@ -10,6 +10,7 @@ use hickory_resolver::net::{DnsError, NetError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::race::in_order;
 use crate::limits::{NAME_ADDRESSES_MAX, NAME_QUERIES_MAX, NAME_TTL_MAX, NAME_TTL_MIN};
 
 /// The addresses of a name.
@@ -126,7 +127,10 @@ async fn resolve(resolver: &TokioResolver, name: &str) -> Result<Answer, Resolve
             let left = found
                 .valid_until()
                 .saturating_duration_since(Instant::now());
-            let addresses: Vec<IpAddr> = found.iter().take(NAME_ADDRESSES_MAX).collect();
+            let found: Vec<IpAddr> = found.iter().collect();
+            // Both families have a share of what is kept.
+            let mut addresses = in_order(&found, 0);
+            addresses.truncate(NAME_ADDRESSES_MAX);
             if addresses.is_empty() {
                 return Err(ResolveError::NotFound);
             }

@@ -5,10 +5,12 @@
 //! its key are two files, so the key is written first and a reader checks that they match.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use zeroize::Zeroizing;
 
 use super::CertError;
 
@@ -34,6 +36,31 @@ pub fn make_folder(folder: &Path) -> Result<(), CertError> {
         .mode(0o700)
         .create(folder)
         .map_err(|cause| CertError::io("make the folder", folder, cause))
+}
+
+/// Reads a file with a secret that its owner only may use, of `most` bytes and some white space at most.
+///
+/// # Errors
+/// What is wrong with the file, which is named, and what would be right.
+pub fn read_secret(file: &Path, most: u64) -> Result<Zeroizing<String>, String> {
+    const WHITE_SPACE: u64 = 64;
+    let shown = file.display();
+    let unread = |error| format!("cannot read {shown}: {error}");
+    let opened = File::open(file).map_err(unread)?;
+    let metadata = opened.metadata().map_err(unread)?;
+    if !metadata.is_file() {
+        return Err(format!("{shown} is not a regular file"));
+    }
+    if metadata.permissions().mode() & 0o077 != 0 {
+        return Err(format!("others may use {shown}; chmod 600 {shown}"));
+    }
+    if metadata.len() > most + WHITE_SPACE {
+        return Err(format!("{shown} has more than {most} bytes"));
+    }
+    let mut text = Zeroizing::default();
+    let read = opened.take(most + WHITE_SPACE).read_to_string(&mut text);
+    read.map_err(unread)?;
+    Ok(text)
 }
 
 /// Writes a file that must not exist yet.

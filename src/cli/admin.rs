@@ -110,6 +110,37 @@ enum Devices {
     },
 }
 
+/// Shows the servers of a running node, or takes new tunnels away from one.
+#[derive(Debug, clap::Args)]
+pub struct ServersCommand {
+    #[command(flatten)]
+    admin: AdminCommand,
+    #[command(subcommand)]
+    what: Servers,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Servers {
+    /// List servers with their state.
+    List {
+        /// Only those of this service.
+        #[arg(long)]
+        service: Option<String>,
+    },
+    /// Let a server get no new tunnels. Those that are open go on.
+    Drain(OneServer),
+    /// Let a drained server get tunnels again, and take a dead one for alive.
+    Restore(OneServer),
+}
+
+#[derive(Debug, clap::Args)]
+struct OneServer {
+    /// Its service.
+    service: String,
+    /// The server, as host:port.
+    server: String,
+}
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
@@ -261,17 +292,50 @@ impl DevicesCommand {
                 if let Some(user) = user {
                     said["user"] = user.as_str().into();
                 }
-                let bytes = said.to_string().into_bytes();
-                let body = Body {
-                    media_type: "application/json",
-                    length: bytes.len() as u64,
-                    bytes: Box::new(io::Cursor::new(bytes)),
-                };
-                admin.request("PUT", &place(device), Some(body))
+                admin.request("PUT", &place(device), Some(Body::json(&said)))
             }
             Devices::Delete { device } => admin.request("DELETE", &place(device), None),
             Devices::Export(export) => Ok(export.run(&admin.config)?),
             Devices::Import { file } => admin.request("POST", "/devices", Some(open(file)?)),
+        }
+    }
+}
+
+impl ServersCommand {
+    /// Does it.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub fn run(&self) -> Result<(), AdminError> {
+        let set = |one: &OneServer, state: &str| {
+            let path = format!(
+                "/servers/{}/{}",
+                encoded(&one.service),
+                encoded(&one.server)
+            );
+            let said = serde_json::json!({ "state": state });
+            self.admin.request("PUT", &path, Some(Body::json(&said)))
+        };
+        match &self.what {
+            Servers::List { service: None } => self.admin.print("/servers"),
+            Servers::List {
+                service: Some(service),
+            } => self
+                .admin
+                .print(&format!("/servers?service={}", encoded(service))),
+            Servers::Drain(one) => set(one, "drained"),
+            Servers::Restore(one) => set(one, "up"),
+        }
+    }
+}
+
+impl Body {
+    fn json(said: &serde_json::Value) -> Self {
+        let bytes = said.to_string().into_bytes();
+        Self {
+            media_type: "application/json",
+            length: bytes.len() as u64,
+            bytes: Box::new(io::Cursor::new(bytes)),
         }
     }
 }

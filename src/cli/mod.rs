@@ -18,7 +18,7 @@ use crate::engine;
 use crate::load::{self, LoadCommand, LoadError};
 use crate::tls::TicketKeysError;
 
-pub use admin::{AdminCommand, AdminError, DevicesCommand, TunnelsCommand};
+pub use admin::{AdminCommand, AdminError, DevicesCommand, ServersCommand, TunnelsCommand};
 pub use export::{ExportCommand, ExportError};
 pub use quickstart::{QuickstartCommand, QuickstartError};
 pub use run::{Gateway, RunError};
@@ -56,6 +56,8 @@ enum Command {
     Tunnels(TunnelsCommand),
     /// Read or change the device registry of a running node, or write what makes devices use the gateway.
     Devices(DevicesCommand),
+    /// Show the servers of a running node, drain one or bring it back.
+    Servers(ServersCommand),
     /// Print a latency histogram of a running node, in HdrHistogram's percentile format.
     Histogram(AdminCommand),
 }
@@ -135,6 +137,7 @@ pub fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Load(command) => Ok(load::run(&command)?),
         Command::Tunnels(command) => Ok(command.run()?),
         Command::Devices(command) => Ok(command.run()?),
+        Command::Servers(command) => Ok(command.run()?),
         Command::Histogram(command) => Ok(command.print("/histograms?format=hgrm")?),
     }
 }

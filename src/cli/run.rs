@@ -13,7 +13,8 @@ use crate::backend::{ResolverHandle, ResolverTask, resolver};
 use crate::certs::{self, CertError};
 use crate::config::{self, AuditSink, Config, ConfigError, Log, LogFormat};
 use crate::control::{
-    Control, ControlError, EarlySignals, RunningNode, Signal, Signals, fetch_crls, watch_crl_files,
+    Control, ControlError, EarlySignals, RunningNode, Signal, Signals, check_servers, fetch_crls,
+    watch_crl_files,
 };
 use crate::engine::{EngineError, Node, Predecessor};
 use crate::limits::{DRAIN_POLL, OWN_ADDRESSES_REFRESH, SESSIONS_END, TICKET_KEYS_POLL};
@@ -61,7 +62,9 @@ pub(super) fn run(file: &Path) -> Result<(), RunError> {
     start_logging(&config.log);
     let inheritance = Inheritance::take().map_err(RunError::Inherited)?;
     let gateway = Gateway::start(config, inheritance)?;
-    tracing::info!(address = %gateway.node.address(), cores = gateway.node.core_count(), "taking tunnels");
+    let (address, plain) = (gateway.node.address(), gateway.node.plain_address());
+    let plain = plain.map(tracing::field::display);
+    tracing::info!(%address, plain, cores = gateway.node.core_count(), "taking tunnels");
     gateway.run(Some(file.to_owned()))
 }
 
@@ -196,7 +199,8 @@ impl Gateway {
                     refresh_addresses(&node),
                     refresh_sessions(&node),
                     watch_crl_files(node.clone()),
-                    fetch_crls(node.clone(), resolver),
+                    fetch_crls(node.clone(), resolver.clone()),
+                    check_servers(node.clone(), resolver),
                     signals(stops, &audit, early),
                     end(&node, times.timeout, ended),
                 );

@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::document::{List, Slot, Value};
 use super::error::{Fault, Report, quoted};
 use super::raw::{RawCrl, RawDeviceAuth, RawIdentity, RawServerCertificate, RawTlsSide};
+use super::reach::{CIPHER_SUITES, TlsChoice};
 use super::types::{CrlFetch, DeviceAuth, Field, IdentityMapping, ServerCertificate, Stale};
-use super::values::{Folder, duration, networks, refuse_nonempty, without_repetition, word};
+use super::values::{Folder, duration, networks, without_repetition, word};
 
 pub(super) fn server_certificate(
     raw: RawServerCertificate,
@@ -79,29 +80,32 @@ fn refuse_endings(
     Ok(text)
 }
 
-/// Whether TLS 1.2 and 1.3 are spoken with devices.
-pub(super) fn tls(inbound: RawTlsSide, outbound: RawTlsSide, report: &mut Report) -> (bool, bool) {
-    let inbound = protocols(inbound, report);
-    let outbound_place = outbound.protocols.place.clone();
-    if protocols(outbound, report) != (true, true) {
-        let fault = Fault::unsupported(
-            "TLS to servers",
-            "write [\"1.2\", \"1.3\"], or leave the key out",
-        );
-        report.add(&outbound_place, fault);
+/// What is spoken on one side.
+pub(super) fn tls(raw: RawTlsSide, report: &mut Report) -> TlsChoice {
+    let (tls12, tls13) = protocols(raw.protocols, report);
+    let place = raw.cipher_suites.place.clone();
+    let known = CIPHER_SUITES.map(|(name, _)| (name, name));
+    let list = raw.cipher_suites.or(Vec::new()).into_iter();
+    let list = list.map(|slot| slot.parse(report, |text| word(&text, &known)));
+    let suites = without_repetition(list.collect(), report);
+    let is_of = |tls13| move |suite: &&str| CIPHER_SUITES.contains(&(*suite, tls13));
+    for (spoken, version, newer) in [(tls12, "1.2", false), (tls13, "1.3", true)] {
+        if spoken && !suites.is_empty() && !suites.iter().any(is_of(newer)) {
+            let message = format!("has no suite of TLS {version}, which is among the protocols");
+            let remedy = "add one, or take the version out of protocols";
+            report.add(&place, Fault::new(message, remedy));
+        }
     }
-    inbound
+    TlsChoice {
+        tls12,
+        tls13,
+        suites,
+    }
 }
 
-fn protocols(raw: RawTlsSide, report: &mut Report) -> (bool, bool) {
-    refuse_nonempty(
-        raw.cipher_suites,
-        "a choice of cipher suites",
-        "write [] for the strong defaults",
-        report,
-    );
-    let place = raw.protocols.place.clone();
-    let Some(list) = raw.protocols.given() else {
+fn protocols(list: Slot<List>, report: &mut Report) -> (bool, bool) {
+    let place = list.place.clone();
+    let Some(list) = list.given() else {
         return (true, true);
     };
     if list.is_empty() {

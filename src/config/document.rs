@@ -53,6 +53,19 @@ impl<T> Slot<T> {
         }
     }
 
+    /// Something else made of the value, at the same place.
+    pub(super) fn map<U>(self, make: impl FnOnce(T) -> U) -> Slot<U> {
+        let value = match self.value {
+            Value::Absent => Value::Absent,
+            Value::Refused => Value::Refused,
+            Value::Given(value) => Value::Given(make(value)),
+        };
+        Slot {
+            place: self.place,
+            value,
+        }
+    }
+
     /// The value; `None` where it is absent or has been refused.
     pub(super) fn given(self) -> Option<T> {
         match self.value {
@@ -84,6 +97,12 @@ pub(super) enum Numbers {
     Word(String),
     One(i64),
     Many(Vec<Slot<i64>>),
+}
+
+/// An element of a list that takes texts and tables.
+pub(super) enum Entry<'d> {
+    Text(Slot<String>),
+    Table(Section<'d>),
 }
 
 /// What all sections of one file share.
@@ -134,11 +153,11 @@ impl Reader {
         self.convert(place, value.get_ref(), convert)
     }
 
-    fn convert<T>(
+    fn convert<'v, 'd, T>(
         &self,
         place: Place,
-        value: &DeValue<'_>,
-        convert: impl FnOnce(&DeValue<'_>) -> Result<T, Fault>,
+        value: &'v DeValue<'d>,
+        convert: impl FnOnce(&'v DeValue<'d>) -> Result<T, Fault>,
     ) -> Slot<T> {
         let value = match convert(value) {
             Ok(value) => Value::Given(value),
@@ -226,6 +245,31 @@ impl<'d> Section<'d> {
                     .collect(),
             )),
             other => number_of(other).map(Numbers::One),
+        })
+    }
+
+    /// A list whose elements are texts or tables.
+    pub(super) fn entries(&mut self, key: &'static str) -> Slot<Vec<Entry<'d>>> {
+        let reader = self.reader;
+        let (place, value) = self.take(key);
+        let Some(value) = value else {
+            return Slot {
+                place,
+                value: Value::Absent,
+            };
+        };
+        reader.convert(place.clone(), value, |value| {
+            let entry = |(index, element): (usize, &'d Spanned<DeValue<'d>>)| {
+                if let DeValue::Table(table) = element.get_ref() {
+                    let place = Place {
+                        line: Some(reader.line_of(element.span().start)),
+                        key: format!("{}[{index}]", place.key),
+                    };
+                    return Entry::Table(Section::new(reader, Some(table), place));
+                }
+                Entry::Text(reader.element(&place, index, element, text_of))
+            };
+            Ok(list_of(value)?.iter().enumerate().map(entry).collect())
         })
     }
 

@@ -15,9 +15,14 @@ mod authentication;
 mod cores;
 mod document;
 mod error;
+mod listener;
 mod raw;
+mod raw_reach;
+mod reach;
 mod resumption;
 mod routing;
+mod servers;
+mod sni;
 mod summary;
 mod traffic;
 mod types;
@@ -35,6 +40,12 @@ use std::time::Duration;
 pub use address::{AddressError, Host, HostPattern, HostPort};
 pub use authentication::url_host;
 pub use error::{ConfigError, Problem};
+pub use listener::{ClientIdentity, Listener, ListenerKind, ProxyProtocol};
+pub use reach::{
+    Balance, CIPHER_SUITES, Check, CheckKind, Health, Keepalive, OutboundTls, ProxyVersion, Reach,
+    Server, Tcp, TlsChoice, UpstreamProxy,
+};
+pub use sni::Sni;
 pub use summary::Summary;
 pub use types::{
     AdminListen, AppLimits, AuditSink, Config, CrlFetch, DeviceAuth, Engine, Field,

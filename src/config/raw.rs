@@ -1,7 +1,8 @@
 //! The keys of the contract as they are written: present or not, of the right TOML type, each with its place. Nothing
 //! here has a meaning yet; `validate` gives it one.
 
-use super::document::{List, Numbers, Section, Slot};
+use super::document::{List, Numbers, Section, Slot, Value};
+use super::raw_reach::{RawReach, RawServer, RawTcp, raw_servers};
 
 pub(super) struct RawConfig {
     pub(super) state_dir: Slot<String>,
@@ -25,6 +26,7 @@ pub(super) struct RawEngine {
     pub(super) max_lifetime: Slot<String>,
     pub(super) drain_delay: Slot<String>,
     pub(super) drain_timeout: Slot<String>,
+    pub(super) tcp: RawTcp,
 }
 
 pub(super) struct RawProfile {
@@ -50,6 +52,9 @@ pub(super) struct RawListener {
     pub(super) http: Slot<String>,
     pub(super) proxy_protocol: Slot<String>,
     pub(super) trusted_proxies: Slot<List>,
+    pub(super) client_identity: Slot<String>,
+    pub(super) health_path: Slot<String>,
+    pub(super) health_from: Slot<List>,
 }
 
 pub(super) struct RawServerCertificate {
@@ -104,14 +109,20 @@ pub(super) struct RawIdentity {
 
 pub(super) struct RawService {
     pub(super) name: Slot<String>,
-    pub(super) servers: Slot<List>,
-    pub(super) balance: Slot<String>,
-    pub(super) tls: Slot<bool>,
-    pub(super) proxy_protocol: Slot<String>,
+    pub(super) servers: Slot<Vec<RawServer>>,
+    pub(super) reach: RawReach,
     pub(super) allow: Slot<List>,
     pub(super) udp: Slot<bool>,
+    pub(super) sni: RawSni,
     /// `None` where the table is absent.
     pub(super) limits: Option<RawServiceLimits>,
+}
+
+pub(super) struct RawSni {
+    pub(super) names: Slot<List>,
+    pub(super) certificate: Slot<String>,
+    pub(super) key: Slot<String>,
+    pub(super) protocols: Slot<List>,
 }
 
 pub(super) struct RawLimits {
@@ -143,6 +154,13 @@ pub(super) struct RawRule {
     pub(super) service: Slot<String>,
     /// The rule itself, for problems of the whole of it.
     pub(super) place: super::error::Place,
+}
+
+impl RawSni {
+    /// Where the names are, if there are any.
+    pub(super) fn place(&self) -> Option<&super::error::Place> {
+        (!matches!(self.names.value, Value::Absent)).then_some(&self.names.place)
+    }
 }
 
 impl RawConfig {
@@ -180,6 +198,7 @@ impl RawEngine {
             max_lifetime: section.string("max_lifetime"),
             drain_delay: section.string("drain_delay"),
             drain_timeout: section.string("drain_timeout"),
+            tcp: RawTcp::read(&mut section),
         };
         section.finish();
         engine
@@ -230,6 +249,9 @@ impl RawListener {
             http: section.string("http"),
             proxy_protocol: section.string("proxy_protocol"),
             trusted_proxies: section.strings("trusted_proxies"),
+            client_identity: section.string("client_identity"),
+            health_path: section.string("health_path"),
+            health_from: section.strings("health_from"),
         };
         section.finish();
         listener
@@ -325,12 +347,16 @@ impl RawService {
         let limits = section.section("limits");
         let service = Self {
             name: section.string("name"),
-            servers: section.strings("servers"),
-            balance: section.string("balance"),
-            tls: section.boolean("tls"),
-            proxy_protocol: section.string("proxy_protocol"),
+            servers: raw_servers(&mut section),
+            reach: RawReach::read(&mut section),
             allow: section.strings("allow"),
             udp: section.boolean("udp"),
+            sni: RawSni {
+                names: section.strings("sni"),
+                certificate: section.string("sni_certificate"),
+                key: section.string("sni_key"),
+                protocols: section.strings("sni_alpn"),
+            },
             limits: limits.is_present().then(|| RawServiceLimits::read(limits)),
         };
         section.finish();

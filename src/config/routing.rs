@@ -6,9 +6,12 @@ use super::address::HostPattern;
 use super::document::{List, Numbers, Slot, Value};
 use super::error::{Fault, Place, Report, nearest, quoted};
 use super::raw::{RawRule, RawService};
+use super::reach::{Reach, Tcp};
+use super::servers::{any_kind, reach, servers_kind};
+use super::sni::SniNames;
 use super::traffic::service_limits;
 use super::types::{Rule, Service, ServiceKind, TrafficLimits};
-use super::values::{address_fault, host_port, networks, port, without_repetition, word};
+use super::values::{Folder, address_fault, networks, port};
 use crate::limits::SERVICE_NAME_MAX;
 
 /// The names that stand for the destination that the app asks for. They may be used without being declared.
@@ -23,6 +26,8 @@ pub(super) fn routing(
     raw_services: Vec<RawService>,
     raw_rules: Vec<RawRule>,
     profile: &Place,
+    (tcp, folder): (Tcp, &Folder),
+    mut names: SniNames<'_>,
     report: &mut Report,
 ) -> (Vec<Service>, Vec<Rule>) {
     if raw_services.is_empty() && raw_rules.is_empty() {
@@ -35,26 +40,34 @@ pub(super) fn routing(
             ),
         );
     }
-    let mut services = Services::default();
+    let mut services = Services {
+        tcp,
+        folder,
+        list: Vec::new(),
+        by_name: HashMap::new(),
+        lines: Vec::new(),
+    };
     for raw in raw_services {
-        services.declare(raw, report);
+        services.declare(raw, &mut names, report);
     }
     let rules = rules(raw_rules, &mut services, report);
     (services.list, rules)
 }
 
 /// The services so far, with their index by name.
-#[derive(Default)]
-struct Services {
+struct Services<'f> {
+    /// What a service leaves out about its connections.
+    tcp: Tcp,
+    folder: &'f Folder,
     list: Vec<Service>,
     by_name: HashMap<String, usize>,
     /// Line of each service of the file.
     lines: Vec<Option<usize>>,
 }
 
-impl Services {
+impl Services<'_> {
     /// Adds a written service. One with faults is added all the same, so that rules that name it are not reported too.
-    fn declare(&mut self, raw: RawService, report: &mut Report) {
+    fn declare(&mut self, raw: RawService, names: &mut SniNames<'_>, report: &mut Report) {
         let line = raw.name.place.line;
         let name = raw.name.clone().given();
         raw.name
@@ -73,7 +86,8 @@ impl Services {
             servers_kind(raw.servers, report)
         };
         let allow = allow(raw.allow, special, report);
-        refuse_unsupported(raw.balance, raw.tls, raw.proxy_protocol, report);
+        let reach = reach(raw.reach, special, self.tcp, self.folder, report);
+        let sni = names.of(raw.sni, special, report);
         let (limits, max_lifetime) = raw
             .limits
             .map(|raw| service_limits(raw, report))
@@ -85,6 +99,8 @@ impl Services {
                 kind,
                 allow,
                 udp: raw.udp.or(false),
+                reach,
+                sni,
                 limits,
                 max_lifetime,
             });
@@ -121,6 +137,11 @@ impl Services {
                 kind: ServiceKind::Any,
                 allow: Vec::new(),
                 udp: false,
+                reach: Reach {
+                    tcp: self.tcp,
+                    ..Reach::default()
+                },
+                sni: None,
                 limits: TrafficLimits::default(),
                 max_lifetime: None,
             }));
@@ -171,34 +192,6 @@ fn service_name(name: &str) -> Result<(), Fault> {
     ))
 }
 
-/// A special service dials what the app asks for: a server list would never be used.
-fn any_kind(servers: Slot<List>, report: &mut Report) -> ServiceKind {
-    servers.parse(report, |_| -> Result<(), Fault> {
-        let message = "a service with a special name dials what the app asks for and has no servers of its own";
-        Err(Fault::new(message, "remove the servers, or give the service another name"))
-    });
-    ServiceKind::Any
-}
-
-fn servers_kind(servers: Slot<List>, report: &mut Report) -> ServiceKind {
-    const REMEDY: &str = "list at least one server, as in servers = [\"10.0.0.5:443\"]";
-    let list = servers
-        .required(report, REMEDY)
-        .parse(report, |list| {
-            if list.is_empty() {
-                Err(Fault::new("the list is empty", REMEDY))
-            } else {
-                Ok(list)
-            }
-        })
-        .or(Vec::new());
-    let servers = list
-        .into_iter()
-        .map(|server| server.parse(report, |text| host_port(&text)))
-        .collect();
-    ServiceKind::Servers(without_repetition(servers, report))
-}
-
 /// `allow` opens guarded addresses to a service that dials what the app asks for; a server list needs no permission.
 fn allow(list: Slot<List>, special: bool, report: &mut Report) -> Vec<ipnet::IpNet> {
     let list = list.parse(report, |list| {
@@ -214,47 +207,10 @@ fn allow(list: Slot<List>, special: bool, report: &mut Report) -> Vec<ipnet::IpN
     networks(list, report)
 }
 
-fn refuse_unsupported(
-    balance: Slot<String>,
-    tls: Slot<bool>,
-    proxy_protocol: Slot<String>,
-    report: &mut Report,
-) {
-    balance.parse(report, |text| {
-        if word(&text, &[("round-robin", true), ("least-tunnels", false)])? {
-            return Ok(());
-        }
-        Err(Fault::unsupported(
-            "balance = \"least-tunnels\"",
-            "write \"round-robin\", or leave the key out",
-        ))
-    });
-    tls.parse(report, |tls| {
-        let remedy = "write false, and let the app speak TLS to the server through the tunnel";
-        if tls {
-            Err(Fault::unsupported(
-                "TLS to the servers of a service",
-                remedy,
-            ))
-        } else {
-            Ok(())
-        }
-    });
-    proxy_protocol.parse(report, |text| {
-        if word(&text, &[("off", true), ("v1", false), ("v2", false)])? {
-            return Ok(());
-        }
-        Err(Fault::unsupported(
-            "PROXY protocol to servers",
-            "write \"off\", or leave the key out",
-        ))
-    });
-}
-
 /// What a rule looks at; two rules that look at the same are one too many.
 type Condition = (Option<String>, HostPattern, Option<Vec<u16>>);
 
-fn rules(raw_rules: Vec<RawRule>, services: &mut Services, report: &mut Report) -> Vec<Rule> {
+fn rules(raw_rules: Vec<RawRule>, services: &mut Services<'_>, report: &mut Report) -> Vec<Rule> {
     let mut rules = Vec::with_capacity(raw_rules.len());
     let mut seen: HashMap<Condition, Place> = HashMap::new();
     for raw in raw_rules {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::authentication::FIELDS;
+use super::listener;
+use super::reach::{Balance, OutboundTls, ProxyVersion, Reach, Server};
 use super::types::{
     AdminListen, AuditSink, Config, Field, Log, LogFormat, Profile, Rate, Resumption,
     ResumptionKind, Rule, ServiceKind, Stale, TrafficLimits,
@@ -39,7 +41,7 @@ impl fmt::Display for Summary<'_> {
         writeln!(
             f,
             "listen          {}, {}",
-            profile.listen,
+            listener::summary(&profile.listener),
             versions(profile)
         )?;
         writeln!(f, "resumption      {}", resumption(&profile.resumption))?;
@@ -101,7 +103,7 @@ fn external(profile: &Profile) -> String {
 }
 
 fn versions(profile: &Profile) -> &'static str {
-    match (profile.tls12, profile.tls13) {
+    match (profile.inbound.tls12, profile.inbound.tls13) {
         (true, true) => "TLS 1.2 and 1.3",
         (true, false) => "TLS 1.2 only",
         (false, true) => "TLS 1.3 only",
@@ -204,8 +206,11 @@ fn services(f: &mut fmt::Formatter<'_>, profile: &Profile) -> fmt::Result {
     for (index, service) in profile.services.iter().enumerate() {
         write!(f, "  {}: ", service.name)?;
         match &service.kind {
-            ServiceKind::Servers(servers) => write!(f, "{}", join(servers))?,
+            ServiceKind::Servers(servers) => write!(f, "{}", join(&servers_of(servers)))?,
             ServiceKind::Any => f.write_str("the destination that the app asks for")?,
+        }
+        if let Some(sni) = &service.sni {
+            write!(f, ", by the name {}", join(&sni.names))?;
         }
         if !service.allow.is_empty() {
             write!(f, ", also in {}", join(&service.allow))?;
@@ -213,11 +218,49 @@ fn services(f: &mut fmt::Formatter<'_>, profile: &Profile) -> fmt::Result {
         if service.udp {
             f.write_str(", also by UDP")?;
         }
+        reach(f, &service.reach)?;
         write!(f, "{}", traffic(&service.limits, service.max_lifetime))?;
         if !profile.rules.iter().any(|rule| rule.service == index) {
             f.write_str(" (no rule leads here)")?;
         }
         writeln!(f)?;
+    }
+    Ok(())
+}
+
+fn servers_of(servers: &[Server]) -> Vec<String> {
+    let shown = |server: &Server| match server.weight {
+        1 => server.address.to_string(),
+        weight => format!("{} (weight {weight})", server.address),
+    };
+    servers.iter().map(shown).collect()
+}
+
+/// What is not usual about the way to a service's servers.
+fn reach(f: &mut fmt::Formatter<'_>, reach: &Reach) -> fmt::Result {
+    if reach.balance == Balance::LeastTunnels {
+        f.write_str("; least tunnels first")?;
+    }
+    match &reach.tls {
+        None => {}
+        Some(OutboundTls {
+            roots: Some(file), ..
+        }) => write!(f, "; TLS with the roots of {}", file.display())?,
+        Some(_) => f.write_str("; TLS with the system's roots")?,
+    }
+    match reach.proxy_protocol {
+        None => {}
+        Some(ProxyVersion::V1) => f.write_str("; PROXY protocol 1")?,
+        Some(ProxyVersion::V2) => f.write_str("; PROXY protocol 2")?,
+    }
+    if let Some(proxy) = &reach.upstream_proxy {
+        write!(f, "; through the proxy {}", proxy.address)?;
+    }
+    if !reach.bind.is_empty() {
+        write!(f, "; from {}", join(&reach.bind))?;
+    }
+    if let Some(check) = &reach.health.check {
+        write!(f, "; checked each {}", span(check.interval))?;
     }
     Ok(())
 }

@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::address::{Host, HostPattern, HostPort};
+use super::address::{Host, HostPattern};
+use super::listener::Listener;
+use super::reach::{Reach, Server, Tcp, TlsChoice};
+use super::sni::Sni;
 
 /// Everything that one node is configured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +57,8 @@ pub struct Engine {
     pub drain_delay: Duration,
     /// Time that open tunnels get to finish when the node stops.
     pub drain_timeout: Duration,
+    /// Options of the connections with apps, and of those with servers where a service has none of its own.
+    pub tcp: Tcp,
 }
 
 /// Where the control core answers. Never reachable from another machine.
@@ -105,14 +110,14 @@ pub struct Profile {
     pub external_host: String,
     /// Port that devices use. The listener's port where none is configured.
     pub external_port: u16,
-    /// Where sessions are accepted. Port 0 lets the kernel choose.
-    pub listen: SocketAddr,
+    /// Where sessions are accepted.
+    pub listener: Listener,
     /// The server certificate; `None` stands for the self-signed one in the state folder.
     pub server_certificate: Option<ServerCertificate>,
-    /// Whether TLS 1.2 is spoken with devices. At least one of `tls12` and `tls13` is true.
-    pub tls12: bool,
-    /// Whether TLS 1.3 is spoken with devices.
-    pub tls13: bool,
+    /// What is spoken with devices.
+    pub inbound: TlsChoice,
+    /// What is spoken with the servers of services that have TLS.
+    pub outbound: TlsChoice,
     /// How sessions are resumed.
     pub resumption: Resumption,
     /// How a device proves who it is.
@@ -263,6 +268,10 @@ pub struct Service {
     pub allow: Vec<IpNet>,
     /// Whether apps may send datagrams to it.
     pub udp: bool,
+    /// How its servers are reached.
+    pub reach: Reach,
+    /// The names by which TLS sessions reach it without a request. Only with a server list.
+    pub sni: Option<Sni>,
     /// What its tunnels may take.
     pub limits: TrafficLimits,
     /// Time that a tunnel may be open; `None` for that of [`Engine::max_lifetime`].
@@ -302,7 +311,7 @@ pub struct AppLimits {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServiceKind {
     /// To one of these servers; at least one, none twice.
-    Servers(Vec<HostPort>),
+    Servers(Vec<Server>),
     /// To the destination that the app asks for.
     Any,
 }

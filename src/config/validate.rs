@@ -3,6 +3,7 @@
 //! It always goes to the end: where something is wrong, the problem is reported and a stand-in takes the value's place,
 //! so that the rest is looked at too. Stand-ins never get out, since a report that is not empty gives an error.
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,14 +15,16 @@ use super::authentication::{device_auth, server_certificate, tls};
 use super::cores::Cpus;
 use super::document::{Numbers, Reader, Section, Slot};
 use super::error::{ConfigError, Fault, Place, Report, nearest, quoted};
-use super::raw::{RawConfig, RawEngine, RawListener, RawProfile};
+use super::listener::listener;
+use super::raw::{RawConfig, RawEngine, RawProfile};
+use super::reach::Tcp;
 use super::resumption::resumption;
 use super::routing::routing;
+use super::servers::tcp;
+use super::sni::SniNames;
 use super::traffic::{app_limits, idle};
 use super::types::{AdminListen, AuditSink, Config, Engine, Log, LogFormat, Profile};
-use super::values::{
-    Folder, count, duration, host_port, listen_address, refuse_nonempty, without_repetition, word,
-};
+use super::values::{Folder, count, duration, host_port, listen_address, without_repetition, word};
 use crate::limits::{CONFIG_SYNTAX_ERRORS_MAX, CONFIG_TUNNELS_MAX, UNIX_SOCKET_PATH_MAX};
 
 /// Checks the text of a config file for a machine with these CPUs.
@@ -53,12 +56,14 @@ pub(super) fn check(text: &str, file: &Path, cpus: &Cpus) -> Result<Config, Conf
 }
 
 fn config(raw: RawConfig, folder: &Folder, cpus: &Cpus, report: &mut Report) -> Config {
+    let engine = engine(raw.engine, cpus, report);
+    let tcp = engine.tcp;
     Config {
         state_dir: raw
             .state_dir
             .parse(report, |text| folder.path(&text))
             .or(PathBuf::from("/var/lib/adit")),
-        engine: engine(raw.engine, cpus, report),
+        engine,
         admin: raw
             .admin_listen
             .parse(report, |text| admin_listen(&text, folder))
@@ -85,7 +90,7 @@ fn config(raw: RawConfig, folder: &Folder, cpus: &Cpus, report: &mut Report) -> 
                 .parse(report, |text| audit(&text, folder))
                 .or(AuditSink::Stdout),
         },
-        profile: profile(raw.profile, folder, report),
+        profile: profile(raw.profile, tcp, folder, report),
     }
 }
 
@@ -108,6 +113,7 @@ fn engine(raw: RawEngine, cpus: &Cpus, report: &mut Report) -> Engine {
         .max_tunnels
         .parse(report, |n| count(n, CONFIG_TUNNELS_MAX))
         .or(100_000);
+    let tcp = tcp(raw.tcp, report);
     Engine {
         cores: cores(raw.cores, cpus, report),
         max_tunnels,
@@ -128,6 +134,7 @@ fn engine(raw: RawEngine, cpus: &Cpus, report: &mut Report) -> Engine {
             .given(),
         drain_delay,
         drain_timeout,
+        tcp,
     }
 }
 
@@ -268,7 +275,7 @@ fn audit(text: &str, folder: &Folder) -> Result<AuditSink, Fault> {
     Ok(AuditSink::File(path))
 }
 
-fn profile(raw: RawProfile, folder: &Folder, report: &mut Report) -> Profile {
+fn profile(raw: RawProfile, tcp: Tcp, folder: &Folder, report: &mut Report) -> Profile {
     let name = raw.name.parse(report, |name| {
         if name.trim().is_empty() {
             Err(Fault::new(
@@ -279,7 +286,7 @@ fn profile(raw: RawProfile, folder: &Folder, report: &mut Report) -> Profile {
             Ok(name)
         }
     });
-    let listen = listener(raw.listener, report);
+    let listener = listener(raw.listener, report);
     let (external_host, external_port) =
         match raw.external.parse(report, |text| host_port(&text)).given() {
             Some(HostPort {
@@ -290,22 +297,47 @@ fn profile(raw: RawProfile, folder: &Folder, report: &mut Report) -> Profile {
                 host: Host::Ip(address),
                 port,
             }) => (address.to_string(), port),
-            None => (listen.ip().to_string(), listen.port()),
+            None => listener
+                .addresses()
+                .next()
+                .map_or((String::new(), 0), |(_, listen)| {
+                    (listen.ip().to_string(), listen.port())
+                }),
         };
     let resumption = resumption(raw.tls.resumption, folder, report);
-    let (tls12, tls13) = tls(raw.tls.inbound, raw.tls.outbound, report);
-    let (services, rules) = routing(raw.services, raw.rules, &raw.place, report);
+    let (inbound, outbound) = (tls(raw.tls.inbound, report), tls(raw.tls.outbound, report));
+    let named = SniNames {
+        folder,
+        external: &external_host,
+        seen: HashMap::new(),
+    };
+    let sni_place = raw.services.iter().find_map(|service| service.sni.place());
+    if let (None, Some(place)) = (listener.https, sni_place) {
+        let message = "sessions that name a service begin TLS here, and no listener is for that";
+        report.add(
+            place,
+            Fault::new(message, "write profile.listener.protocol = \"both\""),
+        );
+    }
+    let (services, rules) = routing(
+        raw.services,
+        raw.rules,
+        &raw.place,
+        (tcp, folder),
+        named,
+        report,
+    );
     Profile {
         name: name.or("default".to_owned()),
         description: raw.description.or(String::new()),
         external_host,
         external_port,
-        listen,
+        listener,
         server_certificate: raw
             .server_certificate
             .map(|raw| server_certificate(raw, folder, report)),
-        tls12,
-        tls13,
+        inbound,
+        outbound,
         resumption,
         device_auth: device_auth(raw.device_auth, folder, report),
         services,
@@ -318,46 +350,4 @@ fn profile(raw: RawProfile, folder: &Folder, report: &mut Report) -> Profile {
         app_limits: app_limits(raw.app_limits, report),
         rules,
     }
-}
-
-fn listener(raw: RawListener, report: &mut Report) -> SocketAddr {
-    raw.protocol.parse(report, |text| {
-        match word(&text, &[("https", true), ("http", false), ("both", false)])? {
-            true => Ok(()),
-            false => Err(Fault::unsupported(
-                "a plain HTTP listener",
-                "write \"https\", or leave the key out",
-            )),
-        }
-    });
-    raw.http.parse(report, |text| {
-        match listen_address(&text, "0.0.0.0:8080")? {
-            address if address == SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080)) => Ok(()),
-            _ => Err(Fault::unsupported(
-                "a plain HTTP listener",
-                "leave the key out; https is the listener's address",
-            )),
-        }
-    });
-    raw.proxy_protocol.parse(report, |text| {
-        match word(
-            &text,
-            &[("off", true), ("optional", false), ("required", false)],
-        )? {
-            true => Ok(()),
-            false => {
-                let remedy = "write \"off\", and let the load balancer forward plain TCP";
-                Err(Fault::unsupported("PROXY protocol from clients", remedy))
-            }
-        }
-    });
-    refuse_nonempty(
-        raw.trusted_proxies,
-        "trusting proxies",
-        "write [], or leave the key out",
-        report,
-    );
-    raw.https
-        .parse(report, |text| listen_address(&text, "0.0.0.0:8443"))
-        .or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8443)))
 }

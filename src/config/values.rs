@@ -223,17 +223,6 @@ impl Folder {
     }
 }
 
-/// Refuses a list that this version can only take empty.
-pub(super) fn refuse_nonempty(list: Slot<List>, what: &str, remedy: &str, report: &mut Report) {
-    list.parse(report, |list| {
-        if list.is_empty() {
-            Ok(())
-        } else {
-            Err(Fault::unsupported(what, remedy))
-        }
-    });
-}
-
 /// Networks, none twice.
 pub(super) fn networks(list: Slot<List>, report: &mut Report) -> Vec<IpNet> {
     let networks = list.or(Vec::new()).into_iter().map(|text| {

@@ -37,6 +37,7 @@ impl Pages {
                 Err(failure(StatusCode::BAD_REQUEST, error))
             }
             Place::Tunnels => Ok(self.close(query.tunnels).await),
+            Place::Server(path) => self.set_server(path, parts, &mut body).await,
             Place::Device(name) => match decoded(name) {
                 Ok(name) if parts.method == Method::DELETE => self.remove(&name).await,
                 Ok(name) => self.put(&name, parts, &mut body).await,
@@ -181,7 +182,7 @@ impl Drop for Importing<'_> {
 }
 
 /// Which of the media types the request has. That it must have one keeps forms of web pages out.
-fn type_of(parts: &Parts, types: &[&str]) -> Option<usize> {
+pub(super) fn type_of(parts: &Parts, types: &[&str]) -> Option<usize> {
     let given = parts.headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
     let given = given.split(';').next().unwrap_or_default().trim();
     types
@@ -189,12 +190,12 @@ fn type_of(parts: &Parts, types: &[&str]) -> Option<usize> {
         .position(|known| known.eq_ignore_ascii_case(given))
 }
 
-fn wrong_type(types: &[&str]) -> Page {
+pub(super) fn wrong_type(types: &[&str]) -> Page {
     let error = format!("the Content-Type is {}", types.join(" or "));
     failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, &error)
 }
 
-fn body_failure(limit: usize) -> Page {
+pub(super) fn body_failure(limit: usize) -> Page {
     let error = format!("the body did not come whole, or is larger than {limit} bytes");
     failure(StatusCode::PAYLOAD_TOO_LARGE, &error)
 }

@@ -10,6 +10,7 @@
 //! `admin.token_file` or, where none is configured, come over the Unix socket (see `permission`).
 
 mod changes;
+mod checks;
 mod crls;
 mod devices;
 mod fetch;
@@ -20,8 +21,10 @@ mod pages;
 mod permission;
 mod query;
 mod server;
+mod servers;
 mod signals;
 
+pub use checks::check_servers;
 pub use crls::{fetch_crls, watch_crl_files};
 pub use devices::Device;
 pub use listen::Control;
@@ -34,7 +37,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::engine::ChangeError;
-use crate::observe::{CoreMetrics, NodeGauges, TunnelFilter, TunnelInfo};
+use crate::observe::{CoreMetrics, NodeGauges, ServerInfo, TunnelFilter, TunnelInfo};
 use crate::table::DeviceChanges;
 
 /// Takes a core's answer. It may be called on any thread, and may be dropped without a call where the core cannot answer.
@@ -76,6 +79,12 @@ pub trait Node: Send + Sync + 'static {
         must_exist: bool,
         reply: Reply<Result<(), ChangeError>>,
     );
+
+    /// Each server of each service.
+    fn servers(&self) -> Vec<ServerInfo>;
+
+    /// Takes new tunnels away from a server, or gives them back. What is known of it then; `None` if there is no such one.
+    fn drain_server(&self, service: &str, server: &str, drained: bool) -> Option<ServerInfo>;
 
     /// Whether the node takes new tunnels, and why not.
     fn ready(&self) -> Readiness;

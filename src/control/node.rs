@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Device, Node, Readiness, Reply};
 use crate::engine::{self, ChangeError};
-use crate::observe::{AuditHandle, CoreMetrics, NodeGauges, TunnelFilter, TunnelInfo};
+use crate::observe::{AuditHandle, CoreMetrics, NodeGauges, ServerInfo, TunnelFilter, TunnelInfo};
 use crate::table::{DeviceChanges, DeviceRegistry};
 
 /// The engine and the audit log, as one node.
@@ -63,6 +63,14 @@ impl Node for RunningNode {
         self.engine.registry().change(changes, must_exist, reply);
     }
 
+    fn servers(&self) -> Vec<ServerInfo> {
+        self.engine.fleet().list()
+    }
+
+    fn drain_server(&self, service: &str, server: &str, drained: bool) -> Option<ServerInfo> {
+        self.engine.fleet().drain(service, server, drained)
+    }
+
     fn ready(&self) -> Readiness {
         let mut reasons = Vec::new();
         if self.engine.is_draining() {
@@ -101,6 +109,7 @@ impl Node for RunningNode {
                 .map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
             registry_stale: engine.registry().stale().is_some(),
             crls: engine.crls(),
+            servers: self.servers(),
             registry_devices: Some(engine.registered_devices()),
         }
     }

@@ -29,13 +29,14 @@ use crate::observe::{
 
 pub(super) type Page = Response<Full<Bytes>>;
 
-const ENDPOINTS: [&str; 6] = [
+const ENDPOINTS: [&str; 7] = [
     "/healthz",
     "/readyz",
     "/metrics",
     "/histograms",
     "/tunnels",
     "/devices",
+    "/servers",
 ];
 
 /// What a request is about.
@@ -51,6 +52,9 @@ pub(super) enum Place<'p> {
     Devices,
     /// With its name, percent-encoded.
     Device(&'p str),
+    Servers,
+    /// With its service and address, each percent-encoded.
+    Server(&'p str),
 }
 
 impl<'p> Place<'p> {
@@ -62,9 +66,11 @@ impl<'p> Place<'p> {
             "/histograms" => Self::Histograms,
             "/tunnels" => Self::Tunnels,
             "/devices" => Self::Devices,
+            "/servers" => Self::Servers,
             _ => match path.split_once('/')?.1.split_once('/')? {
                 ("tunnels", id) => Self::Tunnel(id),
                 ("devices", name) if !name.is_empty() => Self::Device(name),
+                ("servers", path) => Self::Server(path),
                 _ => return None,
             },
         })
@@ -75,6 +81,7 @@ impl<'p> Place<'p> {
             Self::Tunnels | Self::Tunnel(_) => "GET, HEAD, DELETE",
             Self::Devices => "GET, HEAD, POST",
             Self::Device(_) => "GET, HEAD, PUT, DELETE",
+            Self::Server(_) => "GET, HEAD, PUT",
             _ => "GET, HEAD",
         }
     }
@@ -164,6 +171,8 @@ impl Pages {
                 Ok(tunnels) => self.tunnels(&Query { tunnels, ..query }).await,
                 Err(error) => failure(StatusCode::BAD_REQUEST, &error),
             },
+            Place::Servers => self.servers(&query),
+            Place::Server(path) => self.server(path),
             Place::Devices => self.devices(query).await,
             Place::Device(name) => match decoded(name) {
                 Ok(name) => self.device(&name),

@@ -5,15 +5,13 @@
 //! loopback address, so there is no change over TCP without a token. The file is read for each change: a new token needs
 //! no reload. What comes from a browser is refused whatever it carries.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, HeaderMap, ORIGIN};
 
+use crate::certs::files::read_secret;
 use crate::limits::{ADMIN_TOKEN_MAX, ADMIN_TOKEN_MIN};
 
 /// How changes are allowed.
@@ -83,28 +81,14 @@ impl Permission {
 /// # Errors
 /// What is wrong with the file and what would be right.
 pub fn read_token(file: &Path) -> Result<String, String> {
-    let shown = file.display();
-    let unread = |error| format!("cannot read {shown}: {error}");
-    let mut opened = File::open(file).map_err(unread)?;
-    let metadata = opened.metadata().map_err(unread)?;
-    if !metadata.is_file() {
-        return Err(format!("{shown} is not a regular file"));
-    }
-    if metadata.permissions().mode() & 0o077 != 0 {
-        return Err(format!("others may use {shown}; chmod 600 {shown}"));
-    }
-    let mut text = String::new();
-    opened
-        .by_ref()
-        .take(ADMIN_TOKEN_MAX as u64 + 1)
-        .read_to_string(&mut text)
-        .map_err(unread)?;
+    let text = read_secret(file, ADMIN_TOKEN_MAX as u64)?;
     let token = text.trim();
     let is_right = (ADMIN_TOKEN_MIN..=ADMIN_TOKEN_MAX).contains(&token.len())
         && token.bytes().all(|byte| byte.is_ascii_graphic());
     if is_right {
         Ok(token.to_owned())
     } else {
+        let shown = file.display();
         Err(format!(
             "{shown} does not hold a token of {ADMIN_TOKEN_MIN} to {ADMIN_TOKEN_MAX} printable characters; \
              make one with `openssl rand -hex 32`"
@@ -115,6 +99,7 @@ pub fn read_token(file: &Path) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
 
     use hyper::header::HeaderValue;
 

@@ -13,7 +13,9 @@ use super::*;
 use crate::config::AdminListen;
 use crate::engine::ChangeError;
 use crate::engine::Inherited;
-use crate::observe::{CloseReason, CoreMetrics, NodeGauges, Stage, TunnelFilter, TunnelInfo};
+use crate::observe::{
+    CloseReason, CoreMetrics, NodeGauges, ServerInfo, Stage, TunnelFilter, TunnelInfo,
+};
 use crate::table::{DeviceChanges, DeviceRegistry};
 
 #[derive(Default)]
@@ -22,6 +24,7 @@ struct Fake {
     second_core_is_stuck: AtomicBool,
     devices: Mutex<DeviceRegistry>,
     closed: Mutex<Vec<TunnelFilter>>,
+    drained: Mutex<bool>,
 }
 
 impl Node for Fake {
@@ -99,6 +102,24 @@ impl Node for Fake {
         }
         *devices = devices.with(&changes).unwrap();
         reply(Ok(()));
+    }
+
+    fn servers(&self) -> Vec<ServerInfo> {
+        let drained = *self.drained.lock().unwrap();
+        vec![ServerInfo {
+            service: "wiki/eu".into(),
+            server: "10.0.0.5:443".into(),
+            state: if drained { "drained" } else { "up" }.into(),
+            ..ServerInfo::default()
+        }]
+    }
+
+    fn drain_server(&self, service: &str, server: &str, drained: bool) -> Option<ServerInfo> {
+        if (service, server) != ("wiki/eu", "10.0.0.5:443") {
+            return None;
+        }
+        *self.drained.lock().unwrap() = drained;
+        self.servers().pop()
     }
 
     fn ready(&self) -> Readiness {

@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use crate::config::ListenerKind;
 use crate::limits::{HANDOVER_MIN, HANDOVER_QUEUE, HANDOVER_SHARE};
 use crate::ring::Remote;
 use crate::table::CoreLoad;
@@ -26,11 +27,18 @@ struct Member {
     inbox: Inbox,
 }
 
+/// A connection that was accepted and not read from, and where.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub socket: OwnedFd,
+    pub by: ListenerKind,
+}
+
 /// Connections on their way to a core.
 struct Inbox {
     /// How many they are, to be read without the lock; [`CLOSED`] where none is taken.
     length: AtomicUsize,
-    queue: Mutex<Vec<OwnedFd>>,
+    queue: Mutex<Vec<Accepted>>,
 }
 
 /// Length of an inbox whose core has not started to accept, or has stopped.
@@ -66,12 +74,12 @@ impl Handover {
     }
 
     /// Core `core` takes no more connections. Those that wait for it.
-    pub fn leave(&self, core: usize) -> Vec<OwnedFd> {
+    pub fn leave(&self, core: usize) -> Vec<Accepted> {
         self.cores[core].inbox.empty(CLOSED)
     }
 
     /// The connections that wait for core `core`.
-    pub fn take(&self, core: usize) -> Vec<OwnedFd> {
+    pub fn take(&self, core: usize) -> Vec<Accepted> {
         self.cores[core].inbox.empty(0)
     }
 
@@ -80,22 +88,22 @@ impl Handover {
         better_than(here, self.cores.iter().map(Member::load))
     }
 
-    /// Gives `socket` to core `to`, which runs `serve` on its thread when something waits in its inbox.
+    /// Gives `accepted` to core `to`, which runs `serve` on its thread when something waits in its inbox.
     ///
     /// # Errors
-    /// The sockets that the caller has to serve after all: this one, where the core takes none, and what was found with
+    /// What the caller has to serve after all: this one, where the core takes none, and what was found with
     /// it in the inbox of a core that has ended.
     pub fn give(
         &self,
         to: usize,
-        socket: OwnedFd,
+        accepted: Accepted,
         serve: impl FnOnce() + Send + 'static,
-    ) -> Result<(), Vec<OwnedFd>> {
+    ) -> Result<(), Vec<Accepted>> {
         let member = &self.cores[to];
         let Some(remote) = member.remote.get() else {
-            return Err(vec![socket]);
+            return Err(vec![accepted]);
         };
-        let wake = member.inbox.push(socket).map_err(|socket| vec![socket])?;
+        let wake = member.inbox.push(accepted).map_err(|back| vec![back])?;
         if wake && !remote.run(serve) {
             return Err(self.leave(to));
         }
@@ -114,20 +122,20 @@ impl Member {
 }
 
 impl Inbox {
-    /// Adds `socket`, unless the inbox is full or closed. Returns whether the core has to be told.
-    fn push(&self, socket: OwnedFd) -> Result<bool, OwnedFd> {
+    /// Adds `accepted`, unless the inbox is full or closed. Returns whether the core has to be told.
+    fn push(&self, accepted: Accepted) -> Result<bool, Accepted> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         // Written under the lock alone, so it cannot change meanwhile.
         if self.length.load(Ordering::Relaxed) >= HANDOVER_QUEUE {
-            return Err(socket);
+            return Err(accepted);
         }
-        queue.push(socket);
+        queue.push(accepted);
         self.length.store(queue.len(), Ordering::Relaxed);
         Ok(queue.len() == 1)
     }
 
     /// Takes everything. `length` is the new length, 0 or [`CLOSED`]; a closed inbox stays closed.
-    fn empty(&self, length: usize) -> Vec<OwnedFd> {
+    fn empty(&self, length: usize) -> Vec<Accepted> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if self.length.load(Ordering::Relaxed) != CLOSED {
             self.length.store(length, Ordering::Relaxed);
@@ -188,8 +196,11 @@ mod tests {
         assert_eq!(choice(0, &[None, Some(0)]), None);
     }
 
-    fn socket() -> OwnedFd {
-        UdpSocket::bind("127.0.0.1:0").unwrap().into()
+    fn socket() -> Accepted {
+        Accepted {
+            socket: UdpSocket::bind("127.0.0.1:0").unwrap().into(),
+            by: ListenerKind::Https,
+        }
     }
 
     #[test]

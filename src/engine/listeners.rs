@@ -10,6 +10,7 @@ use std::path::Path;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::node::EngineError;
+use crate::config::ListenerKind;
 use crate::limits::ACCEPT_BACKLOG;
 
 /// Listening sockets that this process was started with (`sd_listen_fds(3)`).
@@ -62,56 +63,76 @@ impl Inherited {
     }
 }
 
+/// The open sockets of a node.
+pub(super) struct Listening {
+    /// For each core its own.
+    pub of_cores: Vec<Vec<(ListenerKind, TcpListener)>>,
+    /// The addresses, with the ports that the system chose for port 0.
+    pub bound: Vec<(ListenerKind, SocketAddr)>,
+    /// A copy of each socket, for a process that takes them over.
+    pub copies: Vec<TcpListener>,
+}
+
+impl Listening {
+    /// Takes what is `inherited` for these addresses, and opens the rest.
+    pub fn open(
+        addresses: impl Iterator<Item = (ListenerKind, SocketAddr)>,
+        cores: usize,
+        inherited: &mut Inherited,
+    ) -> Result<Self, EngineError> {
+        let mut listening = Self {
+            of_cores: (0..cores).map(|_| Vec::new()).collect(),
+            bound: Vec::new(),
+            copies: Vec::new(),
+        };
+        for (kind, address) in addresses {
+            let failed = |source| EngineError::Listen { address, source };
+            let sockets = open(address, cores, inherited).map_err(failed)?;
+            let first = sockets.iter().flatten().next();
+            let bound = first
+                .map_or(Ok(address), TcpListener::local_addr)
+                .map_err(failed)?;
+            listening.bound.push((kind, bound));
+            for (core, sockets) in sockets.into_iter().enumerate() {
+                for socket in sockets {
+                    listening.copies.push(socket.try_clone().map_err(failed)?);
+                    listening.of_cores[core].push((kind, socket));
+                }
+            }
+        }
+        Ok(listening)
+    }
+}
+
 /// The sockets of `address`, for each core its own: a core may have several, and cores share one where there are fewer.
 /// Several sockets of one address share its connections by `SO_REUSEPORT`, so each must be accepted from.
-pub(super) fn open(
+fn open(
     address: SocketAddr,
     cores: usize,
     inherited: &mut Inherited,
-) -> Result<Vec<Vec<TcpListener>>, EngineError> {
-    let failed = |source| EngineError::Listen { address, source };
+) -> io::Result<Vec<Vec<TcpListener>>> {
     let mut sockets = inherited.take_tcp(address);
     if sockets.is_empty() {
-        refuse_taken(address).map_err(failed)?;
+        refuse_taken(address)?;
         let mut address = address;
         for _ in 0..cores {
-            let socket = bind(address).map_err(failed)?;
+            let socket = bind(address)?;
             // Port 0: the others get the port of the first.
-            address = socket.local_addr().map_err(failed)?;
+            address = socket.local_addr()?;
             sockets.push(socket);
         }
     }
     let count = sockets.len();
     let mut of_cores: Vec<Vec<TcpListener>> = (0..cores).map(|_| Vec::new()).collect();
     for core in count..cores {
-        let shared = sockets[core % count].try_clone().map_err(failed)?;
+        let shared = sockets[core % count].try_clone()?;
         of_cores[core].push(shared);
     }
     for (index, socket) in sockets.into_iter().enumerate() {
-        prepare(&socket).map_err(failed)?;
+        prepare(&socket)?;
         of_cores[index % cores].push(socket);
     }
     Ok(of_cores)
-}
-
-/// The address of open sockets, and a copy of each, to be kept for a process that takes them over.
-pub(super) fn copies(
-    address: SocketAddr,
-    of_cores: &[Vec<TcpListener>],
-) -> Result<(SocketAddr, Vec<TcpListener>), EngineError> {
-    let copy = |socket: &TcpListener| socket.try_clone();
-    let copies = || -> io::Result<_> {
-        let copies: Vec<_> = of_cores
-            .iter()
-            .flatten()
-            .map(copy)
-            .collect::<io::Result<_>>()?;
-        let bound = copies
-            .first()
-            .map_or(Ok(address), TcpListener::local_addr)?;
-        Ok((bound, copies))
-    };
-    copies().map_err(|source| EngineError::Listen { address, source })
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {

@@ -3,20 +3,21 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::registry::{self, StoreError};
 use super::revocation::{Crls, Revocation};
-use crate::backend::RoundRobin;
+use crate::backend::{self, Fleet, Group, Means, Watch, Way};
 use crate::certs::{self, CertError};
-use crate::config::{Config, Stale};
+use crate::config::{Config, ServerCertificate, Stale};
 use crate::observe::CloseReason;
 use crate::table::RegistryError;
 use crate::tls::{
     self, CrlErrors, DeviceVerifier, Resumption, RevocationPolicy, Scope, ServerTls, StalePolicy,
     TlsError,
 };
-use crate::tunnel::{Gate, Gates, Limits, ServiceState, Snapshot};
+use crate::tunnel::{Gate, Gates, Limits, Names, ServiceState, Snapshot};
 
 /// Why a valid config cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,9 @@ pub enum LoadError {
     /// What is kept of the device registry.
     #[error("device registry: {0}")]
     Store(#[from] StoreError),
+    /// What a service's servers are reached with.
+    #[error("service {0}: {1}")]
+    Service(String, String),
     /// TLS cannot be set up with these certificates.
     #[error("{0}")]
     Tls(#[from] TlsError),
@@ -52,7 +56,11 @@ pub struct Material {
     config: Config,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    /// Of the services that have certificates of their own, by their index.
+    named: HashMap<usize, (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
     group: Vec<CertificateDer<'static>>,
+    /// What the servers of each service are reached with.
+    means: Vec<Means>,
     /// How sessions are resumed.
     pub resumption: Arc<Resumption>,
     /// The CRLs.
@@ -76,15 +84,22 @@ impl Material {
         let profile = &config.profile;
         let auth = &profile.device_auth;
         let (chain, key) = match &profile.server_certificate {
-            Some(files) => (
-                certs::read_certificates(&files.primary)?,
-                certs::read_private_key(files.key.as_deref().unwrap_or(&files.primary))?,
-            ),
+            Some(files) => read_certificate(files)?,
             None => certs::ensure_self_signed(
                 &config.state_dir,
                 std::slice::from_ref(&profile.external_host),
             )?,
         };
+        let mut named = HashMap::new();
+        for (index, service) in profile.services.iter().enumerate() {
+            let own = service
+                .sni
+                .as_ref()
+                .and_then(|sni| sni.certificate.as_ref());
+            if let Some(files) = own {
+                named.insert(index, read_certificate(files)?);
+            }
+        }
         let mut group = Vec::new();
         for file in &auth.group_certificates {
             group.extend(certs::read_certificates(file)?);
@@ -95,10 +110,16 @@ impl Material {
         };
         let resumption = Resumption::new(&profile.resumption, Scope::new(&profile.name, &group))
             .map_err(TlsError::from)?;
+        let means = profile.services.iter().map(|service| {
+            Means::load(service, &profile.outbound)
+                .map_err(|why| LoadError::Service(service.name.clone(), why))
+        });
         Ok(Self {
+            means: means.collect::<Result<_, _>>()?,
             config: config.clone(),
             chain,
             key,
+            named,
             group,
             resumption: Arc::new(resumption),
             crls,
@@ -133,8 +154,9 @@ impl Material {
             .and_then(|()| Self::load(&config))
             .and_then(|mut material| {
                 let revocation = Revocation::new(std::mem::take(&mut material.crls));
+                let groups = Fleet::default().prepare(&config.profile.services);
                 material
-                    .snapshots(1, &revocation, &Gates::default())
+                    .snapshots(1, &revocation, &groups, &Gates::default())
                     .map(|_| ())
             });
         let _ = std::fs::remove_dir_all(&scratch);
@@ -149,6 +171,7 @@ impl Material {
         &self,
         cores: usize,
         revocation: &Revocation,
+        groups: &[Option<Arc<Group>>],
         gates: &Gates,
     ) -> Result<Vec<Snapshot>, LoadError> {
         let auth = &self.config.profile.device_auth;
@@ -169,14 +192,39 @@ impl Material {
         let (services, apps) = gates.of(&self.config.profile);
         let gates = (services, Arc::new(apps));
         (0..cores)
-            .map(|core| self.snapshot(core, &verifier, &gates))
+            .map(|core| self.snapshot(core, &verifier, groups, &gates))
             .collect()
+    }
+
+    /// The servers that are to be checked.
+    pub(super) fn watches(&self, groups: &[Option<Arc<Group>>]) -> Result<Arc<[Watch]>, LoadError> {
+        let services = self.config.profile.services.iter();
+        let all = services.zip(groups).zip(&self.means);
+        let watches = all.filter_map(|((service, group), means)| {
+            Watch::new(service, group.clone()?, means).transpose()
+        });
+        Ok(watches.collect::<Result<_, TlsError>>()?)
+    }
+
+    /// The names that make a session a tunnel, with the TLS of each service that has some.
+    fn names(&self, general: &ServerConfig) -> Result<Names, LoadError> {
+        let mut names = Names::default();
+        for (index, service) in self.config.profile.services.iter().enumerate() {
+            if let Some(sni) = &service.sni {
+                let own = self.named.get(&index);
+                let own = own.map(|(chain, key)| (chain.clone(), key.clone_key()));
+                let tls = tls::named_config(general, own, &sni.protocols)?;
+                names.add(&sni.names, index, Arc::new(tls));
+            }
+        }
+        Ok(names)
     }
 
     fn snapshot(
         &self,
         core: usize,
         verifier: &Arc<DeviceVerifier>,
+        groups: &[Option<Arc<Group>>],
         (gates, apps): &ProfileGates,
     ) -> Result<Snapshot, LoadError> {
         let profile = &self.config.profile;
@@ -185,23 +233,29 @@ impl Material {
             chain: self.chain.clone(),
             key: self.key.clone_key(),
             verifier: verifier.clone(),
-            tls12: profile.tls12,
-            tls13: profile.tls13,
+            choice: profile.inbound.clone(),
             resumption: self.resumption.clone(),
         })?;
-        let services = profile.services.iter().zip(gates);
-        let services = services.map(|(service, gate)| ServiceState {
-            service: service.clone(),
-            name: service.name.as_str().into(),
-            turn: RoundRobin::starting_at(core),
-            gate: gate.clone(),
+        let services = profile.services.iter().zip(groups).zip(&self.means);
+        let services = services.zip(gates);
+        let services = services.map(|(((service, group), means), gate)| {
+            Ok(ServiceState {
+                name: service.name.as_str().into(),
+                way: Way::new(service, group.clone(), means, core)?,
+                gate: gate.clone(),
+                max_lifetime: service.max_lifetime,
+                udp: service.udp,
+            })
         });
         Ok(Snapshot {
+            names: self.names(&tls)?,
             tls: Arc::new(tls),
+            listener: profile.listener.clone(),
+            external_port: profile.external_port,
             verifier: verifier.clone(),
             identity: profile.device_auth.identity.clone(),
             unmanaged_allowed: profile.device_auth.unmanaged_allowed,
-            services: services.collect(),
+            services: services.collect::<Result<_, TlsError>>()?,
             rules: profile.rules.clone(),
             apps: apps.clone(),
             no_rule: match profile.no_rule_direct {
@@ -215,9 +269,19 @@ impl Material {
                 handshake_timeout: engine.handshake_timeout,
                 connect_timeout: engine.connect_timeout,
                 idle_timeout: engine.idle_timeout,
+                tcp: backend::options(&engine.tcp),
                 idle_bounds: (engine.idle_timeout_min, engine.idle_timeout_max),
                 max_lifetime: engine.max_lifetime,
             },
         })
     }
+}
+
+fn read_certificate(
+    files: &ServerCertificate,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CertError> {
+    Ok((
+        certs::read_certificates(&files.primary)?,
+        certs::read_private_key(files.key.as_deref().unwrap_or(&files.primary))?,
+    ))
 }

@@ -8,15 +8,15 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use super::handover::Handover;
-use super::listeners::{self, Inherited};
+use super::listeners::{Inherited, Listening};
 use super::material::{LoadError, Material};
 use super::registry::{Registry, Tell};
 use super::revocation::Revocation;
 use super::succession::Predecessor;
 use super::sweeper::Sweeper;
 use super::worker::{self, Place};
-use crate::backend::{Dialer, OwnAddresses, ResolverHandle};
-use crate::config::Config;
+use crate::backend::{Dialer, Fleet, Group, OwnAddresses, ResolverHandle, Watch};
+use crate::config::{Config, ListenerKind};
 use crate::observe::{AuditHandle, CoreMetrics, TunnelFilter, TunnelInfo};
 use crate::ring::{Remote, RingError};
 use crate::table::{CoreLoad, Published};
@@ -74,14 +74,17 @@ pub struct Node {
     config: Mutex<Config>,
     cores: Vec<Remote>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    address: SocketAddr,
     /// The sockets that the cores accept from, for a process that takes them over. None once the node drains.
     sockets: Mutex<Vec<TcpListener>>,
+    listening: Vec<(ListenerKind, SocketAddr)>,
     registry: Registry,
     pub(super) sweeper: Arc<Sweeper>,
     pub(super) revocation: Revocation,
     resumption: Mutex<Arc<Resumption>>,
     own: Arc<Published<OwnAddresses>>,
+    fleet: Fleet,
+    /// The servers that are checked.
+    watches: Mutex<Arc<[Watch]>>,
     quota: Arc<Quota>,
     gates: Gates,
     predecessor: Option<Arc<Predecessor>>,
@@ -106,8 +109,7 @@ impl Node {
         predecessor: Option<Arc<Predecessor>>,
     ) -> Result<Self, EngineError> {
         let cores = config.engine.cores.len();
-        let of_cores = listeners::open(config.profile.listen, cores, inherited)?;
-        let (address, sockets) = listeners::copies(config.profile.listen, &of_cores)?;
+        let listening = Listening::open(config.profile.listener.addresses(), cores, inherited)?;
         let mut material = Material::load(&config)?;
         let sweeper = Arc::new(Sweeper::default());
         let told = sweeper.clone();
@@ -122,8 +124,8 @@ impl Node {
         let mut node = Self {
             cores: Vec::new(),
             threads: Mutex::default(),
-            address,
-            sockets: Mutex::new(sockets),
+            listening: listening.bound,
+            sockets: Mutex::new(listening.copies),
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             generation: AtomicU64::new(1),
@@ -135,13 +137,22 @@ impl Node {
             revocation,
             resumption: Mutex::new(material.resumption.clone()),
             own,
+            fleet: Fleet::default(),
+            watches: Mutex::new(Arc::new([])),
             quota,
             predecessor,
             gates: Gates::default(),
         };
-        let snapshots = material.snapshots(cores, &node.revocation, &node.gates)?;
+        let groups = node.fleet.prepare(&config.profile.services);
+        let snapshots = material.snapshots(cores, &node.revocation, &groups, &node.gates)?;
+        node.commit(material.watches(&groups)?, groups);
         let handover = Arc::new(Handover::new(cores));
-        let each = config.engine.cores.iter().zip(snapshots).zip(of_cores);
+        let each = config
+            .engine
+            .cores
+            .iter()
+            .zip(snapshots)
+            .zip(listening.of_cores);
         for (index, ((&cpu, snapshot), sockets)) in each.enumerate() {
             let load = handover.load(index);
             let make = node.core(index, snapshot, load, audit, resolver);
@@ -183,10 +194,18 @@ impl Node {
         }
     }
 
-    /// The address that tunnels are opened to, with the port that the system chose for port 0.
+    /// The address that tunnels are opened to, with the port that the system chose for port 0: that of the TLS listener,
+    /// if there is one.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listening[0].1
+    }
+
+    /// The address of the plain listener, if there is one.
+    #[must_use]
+    pub fn plain_address(&self) -> Option<SocketAddr> {
+        let mut listening = self.listening.iter();
+        listening.find_map(|(by, address)| (*by == ListenerKind::Http).then_some(*address))
     }
 
     /// Number of cores.
@@ -244,8 +263,12 @@ impl Node {
         let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let fixed = [
             (
-                current.profile.listen != config.profile.listen,
-                "profile.listener.https",
+                !current
+                    .profile
+                    .listener
+                    .addresses()
+                    .eq(config.profile.listener.addresses()),
+                "an address of profile.listener",
             ),
             (current.engine.cores != config.engine.cores, "engine.cores"),
             (current.admin != config.admin, "admin.listen"),
@@ -263,9 +286,13 @@ impl Node {
         let _turn = self.revocation.turn();
         let mut material = Material::load_beside(&config, Some(&self.revocation))?;
         material.continue_sessions(&self.resumption())?;
-        let snapshots = material.snapshots(self.cores.len(), &self.revocation, &self.gates)?;
+        let groups = self.fleet.prepare(&config.profile.services);
+        let watches = material.watches(&groups)?;
+        let snapshots =
+            material.snapshots(self.cores.len(), &self.revocation, &groups, &self.gates)?;
         self.registry.rebase(source)?;
         self.revocation.replace(material.crls);
+        self.commit(watches, groups);
         self.gates.configure(&config.profile);
         for (core, snapshot) in self.cores.iter().zip(snapshots) {
             core.run(move || worker::replace_snapshot(snapshot));
@@ -278,6 +305,24 @@ impl Node {
             predecessor.reload();
         }
         Ok(())
+    }
+
+    fn commit(&self, watches: Arc<[Watch]>, groups: Arc<[Option<Arc<Group>>]>) {
+        self.fleet.commit(groups);
+        *self.watches.lock().unwrap_or_else(PoisonError::into_inner) = watches;
+    }
+
+    /// The servers of all services.
+    #[must_use]
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// The servers that are to be checked, as the configuration in force says.
+    #[must_use]
+    pub fn watches(&self) -> Arc<[Watch]> {
+        let watches = self.watches.lock();
+        watches.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes new ticket keys when it is time, and erases sessions that have expired. Reads a file: not for a data core.
@@ -319,6 +364,9 @@ impl Node {
     /// Says that it is not ready any more, so that load balancers send sessions elsewhere; takes those that come still.
     pub fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
+        for core in &self.cores {
+            core.run(|| worker::with_core(|core| core.leaving.set(true)));
+        }
     }
 
     /// Whether [`Node::leave`] or [`Node::drain`] was called.

@@ -3,14 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::TcpListener as Socket;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use super::handover::Handover;
+use super::handover::{Accepted, Handover};
 use super::node::EngineError;
+use crate::config::ListenerKind;
 use crate::limits::{
     ACCEPT_PAUSE, BUFFER_TRIM_INTERVAL, BUFFERS_TRIMMED, DRAIN_POLL, HANDSHAKES_PER_TURN,
     SESSIONS_BEYOND_TUNNELS,
@@ -22,7 +22,7 @@ use crate::tunnel::{self, Causes, Core, Snapshot, serve};
 /// Where a core runs and what it shares with the others.
 pub(super) struct Place {
     pub cpu: usize,
-    pub sockets: Vec<Socket>,
+    pub sockets: Vec<(ListenerKind, Socket)>,
     pub max_tunnels: usize,
     pub handover: Arc<Handover>,
 }
@@ -39,25 +39,24 @@ struct Here {
 
 impl Here {
     /// Serves an accepted connection, here or on a core that has less to do.
-    fn accepted(&self, stream: TcpStream) {
+    fn accepted(&self, stream: TcpStream, by: ListenerKind) {
         let core = &self.core;
         let Some(to) = self.handover.better_than(core.index) else {
-            ring::spawn(serve(core.clone(), stream));
+            ring::spawn(serve(core.clone(), stream, by));
             return;
         };
-        match self
-            .handover
-            .give(to, stream.into_descriptor(), serve_given)
-        {
+        let socket = stream.into_descriptor();
+        let accepted = Accepted { socket, by };
+        match self.handover.give(to, accepted, serve_given) {
             Ok(()) => core.metrics.borrow_mut().sessions_handed_over += 1,
-            Err(sockets) => self.serve(sockets),
+            Err(back) => self.serve(back),
         }
     }
 
-    fn serve(&self, sockets: Vec<OwnedFd>) {
-        for socket in sockets {
+    fn serve(&self, accepted: Vec<Accepted>) {
+        for Accepted { socket, by } in accepted {
             let stream = TcpStream::from_descriptor(socket);
-            ring::spawn(serve(self.core.clone(), stream));
+            ring::spawn(serve(self.core.clone(), stream, by));
         }
     }
 }
@@ -110,9 +109,8 @@ pub(super) fn close_tunnels(filter: TunnelFilter, reply: impl FnOnce(usize) + 's
 pub(super) fn stop(refuse: bool) {
     let here = HERE.with_borrow(Clone::clone);
     if let Some(here) = here {
-        if refuse {
-            here.core.draining.raise();
-        }
+        here.core.refuses.set(refuse);
+        here.core.draining.raise();
         // What was accepted for this core is its own, as if it had accepted it.
         here.serve(here.handover.leave(here.core.index));
         here.stop.raise();
@@ -170,8 +168,8 @@ fn run(
     HERE.set(Some(here.clone()));
     let started = started.clone();
     runtime.block_on(async move {
-        let listeners: io::Result<Vec<_>> =
-            sockets.into_iter().map(TcpListener::from_socket).collect();
+        let adopt = |(by, socket)| TcpListener::from_socket(socket).map(|socket| (by, socket));
+        let listeners: io::Result<Vec<_>> = sockets.into_iter().map(adopt).collect();
         let listeners = match listeners {
             Ok(listeners) => listeners,
             Err(error) => {
@@ -204,7 +202,7 @@ async fn trim_buffers() {
 }
 
 /// Accepts until the core stops.
-async fn accept(here: Rc<Here>, listener: TcpListener) {
+async fn accept(here: Rc<Here>, (by, listener): (ListenerKind, TcpListener)) {
     let core = &here.core;
     let limit = here.max_tunnels.saturating_add(SESSIONS_BEYOND_TUNNELS);
     loop {
@@ -218,7 +216,7 @@ async fn accept(here: Rc<Here>, listener: TcpListener) {
         };
         match ring::race(here.stop.wait(), accepting).await {
             Either::Left(()) => break,
-            Either::Right(Ok(stream)) => here.accepted(stream),
+            Either::Right(Ok(stream)) => here.accepted(stream, by),
             Either::Right(Err(error)) => {
                 tracing::error!(%error, "accept failed; trying again");
                 ring::sleep(Duration::from_secs(1)).await;
@@ -226,7 +224,7 @@ async fn accept(here: Rc<Here>, listener: TcpListener) {
         }
     }
     for stream in listener.stop().await {
-        here.accepted(stream);
+        here.accepted(stream, by);
     }
     here.listeners.set(here.listeners.get() - 1);
 }

@@ -138,7 +138,7 @@ pub(super) async fn session(
         .await
         .map_err(tls)?;
     let carry = handshake
-        .complete(|| std::future::ready(()))
+        .complete(None, || std::future::ready(()))
         .await
         .map_err(tls)?;
     let resumed = handshake

@@ -183,6 +183,10 @@ pub struct CoreMetrics {
     pub handshakes: HandshakeCounters,
     /// Dials that were tried again with the next server.
     pub dial_retries: u64,
+    /// HTTP/2 sessions begun.
+    pub http2_sessions: u64,
+    /// HTTP/2 sessions ended for what the client did, by [`Abuse`].
+    pub http2_abuse: [u64; Abuse::ALL.len()],
     /// UDP tunnels opened.
     pub udp_tunnels: u64,
     /// Datagrams that were not passed on, but for those that found the queue full.
@@ -193,10 +197,6 @@ pub struct CoreMetrics {
     pub rate_waits: u64,
     /// For how long, in nanoseconds.
     pub rate_wait_nanos: u64,
-    /// HTTP/2 sessions begun.
-    pub http2_sessions: u64,
-    /// HTTP/2 sessions ended for what the client did, by [`Abuse`].
-    pub http2_abuse: [u64; Abuse::ALL.len()],
     /// Sweeps over the open tunnels.
     pub sweeps: u64,
     /// Times that accepting was paused, at a limit or for want of file descriptors.
@@ -227,13 +227,13 @@ impl CoreMetrics {
             bytes_server_to_client: 0,
             handshakes: HandshakeCounters::default(),
             dial_retries: 0,
+            http2_sessions: 0,
+            http2_abuse: [0; Abuse::ALL.len()],
             udp_tunnels: 0,
             udp_dropped: 0,
             udp_queue_full: 0,
             rate_waits: 0,
             rate_wait_nanos: 0,
-            http2_sessions: 0,
-            http2_abuse: [0; Abuse::ALL.len()],
             sweeps: 0,
             accept_backoff: 0,
             runtime: ring::Counters::default(),
@@ -294,13 +294,13 @@ impl CoreMetrics {
             bytes_server_to_client,
             handshakes,
             dial_retries,
+            http2_sessions,
+            http2_abuse,
             udp_tunnels,
             udp_dropped,
             udp_queue_full,
             rate_waits,
             rate_wait_nanos,
-            http2_sessions,
-            http2_abuse,
             sweeps,
             accept_backoff,
             runtime,
@@ -315,12 +315,12 @@ impl CoreMetrics {
         *bytes_client_to_server += other.bytes_client_to_server;
         *bytes_server_to_client += other.bytes_server_to_client;
         *dial_retries += other.dial_retries;
+        *http2_sessions += other.http2_sessions;
         *udp_tunnels += other.udp_tunnels;
         *udp_dropped += other.udp_dropped;
         *udp_queue_full += other.udp_queue_full;
         *rate_waits += other.rate_waits;
         *rate_wait_nanos += other.rate_wait_nanos;
-        *http2_sessions += other.http2_sessions;
         *sweeps += other.sweeps;
         *accept_backoff += other.accept_backoff;
         runtime.merge(&other.runtime);

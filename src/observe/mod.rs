@@ -11,6 +11,7 @@ mod live;
 mod metrics;
 mod prometheus;
 mod reason;
+mod servers;
 
 pub use audit::{
     AuditEvent, AuditHandle, AuditLog, AuditLogError, AuditRecord, AuditSink, Subject,
@@ -24,3 +25,4 @@ pub use metrics::{
 };
 pub use prometheus::{NodeGauges, OPENMETRICS, render};
 pub use reason::{Answer, CloseReason, Kind, Row, Who};
+pub use servers::{LastCheck, ServerInfo};

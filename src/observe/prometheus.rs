@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 use super::crl::CrlInfo;
 use super::metrics::{Abuse, CoreMetrics, Stage};
 use super::reason::CloseReason;
+use super::servers::{ServerInfo, encode_servers};
 
 /// The media type of what [`render`] makes.
 pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -73,6 +74,8 @@ pub struct NodeGauges {
     pub crl_next_update: Option<SystemTime>,
     /// Each CRL.
     pub crls: Arc<[CrlInfo]>,
+    /// Each server.
+    pub servers: Vec<ServerInfo>,
     /// Devices in the registry; absent without one.
     pub registry_devices: Option<u64>,
     /// Whether the registry's file could not be read and its last good copy counts.
@@ -112,6 +115,7 @@ impl Collector for Snapshot {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut out = Families(encoder);
         self.encode_node(&mut out)?;
+        encode_servers(&self.node.servers, &mut out)?;
         self.encode_traffic(&mut out)?;
         self.encode_runtime(&mut out)?;
         self.encode_latencies(&mut out)
@@ -280,6 +284,22 @@ impl Snapshot {
                 count,
             )?;
         }
+        self.encode_ends(out)?;
+        out.counter(
+            "dial_retries",
+            "Dials tried again with the next server",
+            m.dial_retries,
+        )?;
+        self.encode_limits(out)?;
+        out.counter(
+            "accept_backoff",
+            "Times that accepting was paused",
+            m.accept_backoff + m.runtime.accept_pauses,
+        )
+    }
+
+    fn encode_ends(&self, out: &mut Families<'_>) -> fmt::Result {
+        let m = &self.metrics;
         let mut ends = out.family(
             "ends",
             "Outcomes of tunnels and of sessions without one",
@@ -304,11 +324,11 @@ impl Snapshot {
             let count = m.http2_abuse[kind.index()];
             count_labelled(&mut abuse, &[("kind", kind.word())], count)?;
         }
-        out.counter(
-            "dial_retries",
-            "Dials tried again with the next server",
-            m.dial_retries,
-        )?;
+        Ok(())
+    }
+
+    fn encode_limits(&self, out: &mut Families<'_>) -> fmt::Result {
+        let m = &self.metrics;
         out.counter("udp_tunnels", "UDP tunnels opened", m.udp_tunnels)?;
         out.counter(
             "udp_dropped",
@@ -333,11 +353,6 @@ impl Snapshot {
         .encode_counter(
             &(m.rate_wait_nanos as f64 / 1e9),
             None::<&Exemplar<[(&str, &str); 0], f64>>,
-        )?;
-        out.counter(
-            "accept_backoff",
-            "Times that accepting was paused",
-            m.accept_backoff + m.runtime.accept_pauses,
         )
     }
 
@@ -419,10 +434,10 @@ impl Snapshot {
 }
 
 /// The encoder with the three shapes of metric that are used here.
-struct Families<'a>(DescriptorEncoder<'a>);
+pub(super) struct Families<'a>(DescriptorEncoder<'a>);
 
 impl Families<'_> {
-    fn family<'s>(
+    pub(super) fn family<'s>(
         &'s mut self,
         name: &'s str,
         help: &str,
@@ -445,7 +460,7 @@ fn count(encoder: &mut MetricEncoder<'_>, value: u64) -> fmt::Result {
     encoder.encode_counter(&value, None::<&Exemplar<[(&str, &str); 0], u64>>)
 }
 
-fn count_labelled(
+pub(super) fn count_labelled(
     family: &mut MetricEncoder<'_>,
     labels: &impl EncodeLabelSet,
     value: u64,
@@ -476,128 +491,5 @@ fn unix_seconds(time: SystemTime) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-    use crate::observe::{HandshakeKind, TlsVersion};
-
-    fn sample() -> String {
-        let mut metrics = CoreMetrics::new();
-        metrics.tunnels_opened = 5;
-        metrics.tunnels_closed = 2;
-        metrics.bytes_client_to_server = 4096;
-        metrics.count_end(CloseReason::DeviceBlocked);
-        metrics.count_handshake(TlsVersion::Tls13, HandshakeKind::Full);
-        metrics.record(Stage::Connect, Duration::from_micros(100));
-        metrics.record(Stage::Connect, Duration::from_millis(3));
-        metrics.record(Stage::Connect, Duration::from_secs(5000));
-        let node = NodeGauges {
-            version: "1.2.3",
-            started: Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
-            ready: true,
-            audit_lost: 7,
-            crl_entries: Some(9),
-            crl_next_update: Some(UNIX_EPOCH),
-            crls: Arc::new([CrlInfo {
-                number: Some("7".into()),
-                this_update: Some(1),
-                next_update: Some(2),
-                ..CrlInfo::default()
-            }]),
-            registry_devices: Some(0),
-            ..NodeGauges::default()
-        };
-        render(metrics, &[true, false], node)
-    }
-
-    #[test]
-    fn text_holds_the_numbers() {
-        let text = sample();
-        for line in [
-            "adit_build_info{version=\"1.2.3\"} 1",
-            "adit_start_time_seconds 1700000000",
-            "adit_ready 1",
-            "adit_audit_lost_total 7",
-            "adit_crl_entries 9",
-            "adit_core_up{core=\"0\"} 1",
-            "adit_core_up{core=\"1\"} 0",
-            "adit_tunnels_live 3",
-            "adit_bytes_total{direction=\"client-to-server\"} 4096",
-            "adit_handshakes_total{version=\"1.3\",kind=\"full\"} 1",
-            "adit_ends_total{reason=\"device-blocked\",kind=\"refusal\",who=\"policy\"} 1",
-            "# TYPE adit_stage_seconds histogram",
-            "adit_stage_seconds_count{stage=\"connect\"} 3",
-        ] {
-            assert!(
-                text.lines().any(|have| have == line),
-                "no line {line} in\n{text}"
-            );
-        }
-        assert!(text.ends_with("# EOF\n"));
-    }
-
-    #[test]
-    fn buckets_are_cumulative_and_in_seconds() {
-        let text = sample();
-        let connect: Vec<(&str, u64)> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("adit_stage_seconds_bucket{le=\""))
-            .filter(|line| line.contains("stage=\"connect\""))
-            .map(|line| {
-                (
-                    line.split('"').next().unwrap(),
-                    line.rsplit(' ').next().unwrap().parse().unwrap(),
-                )
-            })
-            .collect();
-        assert_eq!(connect.len(), BUCKETS.len() + 1);
-        assert!(connect.iter().map(|(_, count)| count).is_sorted());
-        let at = |le: f64| {
-            connect
-                .iter()
-                .find(|(bound, _)| bound.parse() == Ok(le))
-                .unwrap()
-                .1
-        };
-        assert_eq!(
-            (at(0.00005), at(0.0001), at(0.0025), at(0.005)),
-            (0, 1, 1, 2)
-        );
-        assert_eq!(connect.last(), Some(&("+Inf", 3)));
-    }
-
-    #[test]
-    fn every_metric_is_documented_and_every_documented_metric_exists() {
-        let text = sample();
-        let made: BTreeSet<&str> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
-            .collect();
-        let documented: BTreeSet<&str> = include_str!("../../docs/metrics.md")
-            .lines()
-            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
-            .filter(|name| name.starts_with("adit_"))
-            .map(|name| name.trim_end_matches("_total").trim_end_matches("_info"))
-            .collect();
-        assert_eq!(made, documented);
-    }
-
-    #[test]
-    fn every_reason_is_documented() {
-        let document = include_str!("../../docs/metrics.md");
-        for reason in CloseReason::ALL {
-            let row = reason.row();
-            let line = format!(
-                "| `{}` | {} | {} |",
-                row.word,
-                row.kind.word(),
-                row.who.word()
-            );
-            assert!(
-                document.contains(&line),
-                "docs/metrics.md has no row {line}"
-            );
-        }
-    }
-}
+#[path = "prometheus_tests.rs"]
+mod tests;

@@ -151,6 +151,10 @@ close_reasons! {
     ClientStalled = "client-stalled" Client End (silent);
     /// The client broke the HTTP/2 protocol.
     Http2Protocol = "http2-protocol" Client End (silent);
+    /// The server's connection ended without `close_notify`, so its last bytes may be missing.
+    ServerTruncated = "server-truncated" Server End (silent);
+    /// TLS with the server broke: an alert, or a breach of the protocol.
+    ServerTlsBroken = "server-tls-broken" Server End (silent);
     /// No byte in either direction for the idle timeout; for an HTTP/2 session, no tunnel.
     IdleTimeout = "idle-timeout" Client End (silent);
     /// A stream of capsules cannot be read any more (RFC 9297, section 3.3).
@@ -181,6 +185,18 @@ close_reasons! {
     CutByAdmin = "cut-by-admin" Policy End (alert "access_denied");
     /// A fault of the node itself; the status is for a fault before the tunnel was open.
     GatewayError = "gateway-error" Gateway End (http 500 "proxy_internal_error" "internal error");
+
+    // In front of the session.
+    /// The connection ended before its first byte, as the check of a load balancer does. Not audited.
+    Unused = "unused" Client Abandoned (silent);
+    /// The plain listener has answered a health check. Not audited.
+    HealthCheck = "health-check" Client Abandoned (silent);
+    /// Only trusted proxies may send a PROXY protocol header, or use the plain listener, and this was none.
+    ProxyUntrusted = "proxy-untrusted" Policy Refusal (alert "access_denied");
+    /// The connection of a trusted proxy did not begin with the PROXY protocol header that is required.
+    ProxyMissing = "proxy-missing" Client Refusal (alert "decode_error");
+    /// A PROXY protocol header that breaks its specification.
+    ProxyMalformed = "proxy-malformed" Client Refusal (alert "decode_error");
 
     // The TLS handshake.
     /// The handshake was not complete within the handshake timeout.
@@ -227,6 +243,10 @@ close_reasons! {
     HeaderTooLarge = "header-too-large" Client Refusal (http 431 "http_request_error" "request header too large");
 
     // Policy.
+    /// A request on the plain listener names a client certificate in a place that does not count, beside or instead of
+    /// the one that does.
+    IdentityConflict = "identity-conflict" Policy Refusal
+        (http 403 "http_request_denied" "client certificate in a place that does not count");
     /// The device is not in the registry, and unmanaged devices are blocked.
     DeviceUnmanaged = "device-unmanaged" Policy Refusal (http 403 "http_request_denied" "device is not managed");
     /// The registry says that the device is blocked.
@@ -254,6 +274,30 @@ close_reasons! {
     NameTimeout = "name-timeout" Server Refusal (http 504 "dns_timeout" "name not resolved in time");
     /// The server did not answer within the connect timeout.
     ConnectTimeout = "connect-timeout" Server Refusal (http 504 "connection_timeout" "server did not answer in time");
+    /// TLS with the server failed: a breach of the protocol, or nothing in common.
+    ServerTls = "server-tls" Server Refusal (http 502 "tls_protocol_error" "TLS with the server failed");
+    /// The server ended the handshake with an alert, for example because it wants a client certificate.
+    ServerTlsAlert = "server-tls-alert" Server Refusal (http 502 "tls_alert_received" "server refused TLS with an alert");
+    /// The server's certificate is expired, of an unknown CA, or for another name.
+    ServerCertificate = "server-certificate" Server Refusal
+        (http 502 "tls_certificate_error" "server's certificate is not accepted");
+    /// Each server of the service is drained, or dead where dead ones are not tried.
+    NoServer = "no-server" Server Refusal (http 502 "destination_unavailable" "no server takes tunnels");
+    /// The upstream proxy cannot be connected to.
+    UpstreamUnreachable = "upstream-proxy-unreachable" Server Refusal
+        (http 502 "destination_unavailable" "upstream proxy is unreachable");
+    /// The upstream proxy does not accept the credentials that are configured.
+    UpstreamAuthentication = "upstream-proxy-authentication" Policy Refusal
+        (http 502 "proxy_configuration_error" "upstream proxy wants other credentials");
+    /// The upstream proxy refuses this destination.
+    UpstreamRefused = "upstream-proxy-refused" Server Refusal
+        (http 502 "connection_refused" "upstream proxy refused the destination");
+    /// The upstream proxy did not reach the server.
+    UpstreamFailed = "upstream-proxy-failed" Server Refusal
+        (http 502 "destination_unavailable" "upstream proxy did not reach the server");
+    /// The upstream proxy's answer is not HTTP, or too long.
+    UpstreamProtocol = "upstream-proxy-protocol" Server Refusal
+        (http 502 "http_protocol_error" "upstream proxy gave no valid answer");
 
     // Limits.
     /// The node holds as many tunnels as it may.
@@ -344,8 +388,13 @@ mod tests {
     use super::*;
 
     /// RFC 9209, section 2.3, those that the table uses.
-    const PROXY_ERRORS: [&str; 12] = [
+    const PROXY_ERRORS: [&str; 17] = [
         "destination_unavailable",
+        "tls_protocol_error",
+        "tls_certificate_error",
+        "tls_alert_received",
+        "http_protocol_error",
+        "proxy_configuration_error",
         "dns_timeout",
         "dns_error",
         "destination_ip_prohibited",
@@ -420,6 +469,21 @@ mod tests {
         );
     }
 
+    /// Apple's relay clients go to the destination themselves when they get both.
+    #[test]
+    fn only_one_reason_sends_a_device_elsewhere() {
+        let elsewhere = |reason: &CloseReason| {
+            reason.status() == Some(503)
+                && reason.proxy_error() == Some("destination_unavailable")
+        };
+        let found: Vec<_> = CloseReason::ALL
+            .iter()
+            .copied()
+            .filter(elsewhere)
+            .collect();
+        assert_eq!(found, [CloseReason::NoRuleDirect]);
+    }
+
     #[test]
     fn statuses_are_those_of_the_contract() {
         for reason in CloseReason::ALL {
@@ -429,7 +493,7 @@ mod tests {
             let expected: &[u16] = match (reason.row().kind, reason.who()) {
                 (Kind::Refusal, Who::Client) => &[400, 408, 431],
                 (Kind::Refusal, Who::Policy) if *reason == CloseReason::NoRuleDirect => &[503],
-                (Kind::Refusal, Who::Policy) => &[403],
+                (Kind::Refusal, Who::Policy) => &[403, 502],
                 (Kind::Refusal, Who::Server) => &[502, 504],
                 (Kind::Refusal, Who::Gateway) => &[503],
                 _ => &[500],

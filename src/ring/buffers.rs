@@ -88,6 +88,21 @@ impl RingBuf {
         self.end += back as u32;
     }
 
+    /// Holds what lies from `start` to `end` of the whole buffer, as it is.
+    ///
+    /// # Panics
+    /// If that is not inside.
+    pub(super) fn narrow(&mut self, start: usize, end: usize) {
+        assert!(start <= end && end <= self.room(), "beyond the buffer");
+        self.start = start as u32;
+        self.end = end as u32;
+    }
+
+    /// Where the whole buffer begins, as a number to compute offsets with.
+    pub(super) fn offset_base(&self) -> usize {
+        self.address() as usize
+    }
+
     /// Moves the bytes to where a receive would put them, so that all room but [`BUFFER_FRONT`] is behind them.
     pub fn compact(&mut self) {
         if self.start as usize > BUFFER_FRONT {
@@ -110,6 +125,16 @@ impl RingBuf {
         let end = self.end as usize;
         self.whole()[end..end + bytes.len()].copy_from_slice(bytes);
         self.end += bytes.len() as u32;
+    }
+
+    /// Moves the bytes behind those of `to`, and gives this buffer back.
+    ///
+    /// # Panics
+    /// If they do not fit.
+    #[must_use]
+    pub fn moved_to(self, mut to: Self) -> Self {
+        to.append(&self);
+        to
     }
 
     /// Where the kernel may write more bytes, and how many.

@@ -47,6 +47,11 @@ impl Gather {
         self.len == 0
     }
 
+    /// The runs.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.runs.iter().map(|run| &**run)
+    }
+
     /// The run at this place, from 0, if it has not been sent wholly.
     #[must_use]
     pub fn run(&self, index: usize) -> Option<&[u8]> {

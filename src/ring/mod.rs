@@ -23,6 +23,7 @@ mod executor;
 mod gather;
 mod listener;
 mod op;
+mod options;
 mod permit;
 mod pieces;
 mod pool;
@@ -46,8 +47,9 @@ pub use executor::{
 };
 pub use gather::Gather;
 pub use listener::TcpListener;
+pub use options::TcpOptions;
 pub use permit::permit;
-pub use pieces::{Pieces, Spacing};
+pub use pieces::{Pieces, Rest, Spaced, Spacing};
 pub use process::{pin_to_cpu, raise_descriptor_limit, yield_to_others};
 pub use remote::{OneshotReceiver, OneshotSender, Remote, oneshot};
 pub use signal::Signal;

@@ -29,6 +29,9 @@ pub struct Pieces {
     count: u8,
     /// Pieces that have been sent wholly.
     sent: u8,
+    /// Least room in front of a piece, and behind one, that was read with it and is not passed on.
+    front: u16,
+    back: u16,
     total: u32,
 }
 
@@ -40,6 +43,8 @@ impl Pieces {
             rest: buffer,
             count: 0,
             sent: 0,
+            front: u16::MAX,
+            back: u16::MAX,
             total: 0,
         }
     }
@@ -61,7 +66,11 @@ impl Pieces {
         let (at, len) = (piece.start, piece.len());
         if len > 0 {
             let pointer = self.rest[at..].as_mut_ptr();
-            self.add(pointer, len);
+            if self.add(pointer, len) {
+                self.front = self.front.min(u16::try_from(at).unwrap_or(u16::MAX));
+            }
+            let back = count - piece.end;
+            self.back = self.back.min(u16::try_from(back).unwrap_or(u16::MAX));
         }
         self.rest.consume(count);
     }
@@ -101,8 +110,120 @@ impl Pieces {
         Some(rest)
     }
 
-    /// Adds a piece, or moves it behind the last one.
-    fn add(&mut self, pointer: *mut u8, len: usize) {
+    /// Whether each piece has `front` bytes of room in front, `back` bytes behind, and no more than `longest` bytes.
+    #[must_use]
+    pub fn have_room(&self, front: usize, back: usize, longest: usize) -> bool {
+        front <= usize::from(self.front)
+            && back <= usize::from(self.back)
+            && self.iter().all(|piece| piece.len() <= longest)
+    }
+
+    /// Takes `front` bytes in front of each piece and `back` bytes behind it into the piece, and lets `change` work on it.
+    ///
+    /// # Errors
+    /// The first of `change`'s.
+    ///
+    /// # Panics
+    /// If there is less room ([`Pieces::have_room`]).
+    pub fn widen_each<E>(
+        &mut self,
+        front: usize,
+        back: usize,
+        mut change: impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        assert!(
+            self.have_room(front, back, usize::MAX),
+            "widening beyond a piece's room"
+        );
+        // The room is used up.
+        (self.front, self.back) = (0, 0);
+        for index in 0..usize::from(self.count) {
+            // SAFETY: `add` wrote this vector. The bytes around it lie in the same buffer, in front of the rest: they were
+            // read with the piece and belong to no other (a piece that was moved to the one before only left more room).
+            let bytes = unsafe {
+                let vector = &mut *self.vectors().add(index);
+                vector.iov_base = vector.iov_base.cast::<u8>().sub(front).cast();
+                vector.iov_len += front + back;
+                std::slice::from_raw_parts_mut(vector.iov_base.cast::<u8>(), vector.iov_len)
+            };
+            change(bytes)?;
+        }
+        Ok(())
+    }
+
+    /// The pieces with gaps between them as `spacing` says. In place where they lie so already, or there is only one; else
+    /// copied.
+    #[must_use]
+    pub fn into_spaced(mut self, spacing: Spacing) -> Spaced {
+        if let Some((start, end)) = self.extent(spacing) {
+            let rest = match (self.rest.is_empty(), RingBuf::small()) {
+                (true, _) => Rest::None,
+                (false, Some(mut small)) if self.rest.len() <= small.spare() => {
+                    small.append(&self.rest);
+                    Rest::Buffer(small)
+                }
+                _ => Rest::Bytes(self.rest.to_vec()),
+            };
+            self.rest.narrow(start, end);
+            return Spaced {
+                buffer: self.rest,
+                over: Vec::new(),
+                rest,
+            };
+        }
+        let room = |buffer: &RingBuf| spacing.holds(buffer.spare());
+        let small = RingBuf::small().filter(|small| self.len() <= room(small));
+        let fresh = small.or_else(RingBuf::large);
+        match fresh.filter(|fresh| self.len() <= room(fresh)) {
+            Some(mut buffer) => {
+                let mut filled = 0;
+                self.iter()
+                    .for_each(|piece| filled = spacing.append(&mut buffer, piece, filled));
+                Spaced {
+                    buffer,
+                    over: Vec::new(),
+                    rest: self.into_rest().map_or(Rest::None, Rest::Buffer),
+                }
+            }
+            None => {
+                let bytes: Vec<u8> = self.iter().flatten().copied().collect();
+                let rest = match self.rest.is_empty() {
+                    true => Rest::None,
+                    false => Rest::Bytes(self.rest.to_vec()),
+                };
+                let mut buffer = self.rest;
+                buffer.narrow(BUFFER_FRONT, BUFFER_FRONT);
+                let fitting = bytes.len().min(spacing.holds(buffer.spare()));
+                spacing.append(&mut buffer, &bytes[..fitting], 0);
+                Spaced {
+                    buffer,
+                    over: bytes[fitting..].to_vec(),
+                    rest,
+                }
+            }
+        }
+    }
+
+    /// From where to where the pieces lie in the buffer, if there are gaps between them as `spacing` says.
+    fn extent(&self, spacing: Spacing) -> Option<(usize, usize)> {
+        let slot = self.rest.offset_base();
+        let mut start = None;
+        let mut end = 0;
+        for (index, piece) in self.iter().enumerate() {
+            let at = piece.as_ptr() as usize - slot;
+            let whole = index + 1 < usize::from(self.count);
+            let is_right = piece.len() <= spacing.piece && (!whole || piece.len() == spacing.piece);
+            if !is_right || (index > 0 && at != end + spacing.gap) {
+                return None;
+            }
+            start.get_or_insert(at);
+            end = at + piece.len();
+        }
+        Some((start?, end))
+    }
+
+    /// Adds a piece, or moves it behind the last one. Whether it stands alone.
+    fn add(&mut self, pointer: *mut u8, len: usize) -> bool {
         let vectors = self.vectors();
         let merge = self.count > 0 && (len < MERGE || usize::from(self.count) == PIECES);
         // SAFETY: the vectors lie in the control area of the slot that `self` owns, `count` of them are written, and
@@ -123,11 +244,32 @@ impl Pieces {
             }
         }
         self.total += len as u32;
+        !merge
     }
 
     fn vectors(&self) -> *mut libc::iovec {
         vectors(&self.rest)
     }
+}
+
+/// Pieces with gaps between them, and what was behind them.
+pub struct Spaced {
+    /// The pieces.
+    pub buffer: RingBuf,
+    /// Bytes of theirs that found no room.
+    pub over: Vec<u8>,
+    /// The rest.
+    pub rest: Rest,
+}
+
+/// What is not read yet.
+pub enum Rest {
+    /// Nothing.
+    None,
+    /// In a buffer.
+    Buffer(RingBuf),
+    /// On the heap: no buffer was free.
+    Bytes(Vec<u8>),
 }
 
 impl ToSend for Pieces {
@@ -190,6 +332,27 @@ impl Spacing {
     /// How many pieces an empty buffer of `room` bytes in all has room for, with a gap behind the last one too.
     fn fit(self, room: usize) -> usize {
         ((room - BUFFER_FRONT) / (self.piece + self.gap)).min(PIECES)
+    }
+
+    /// How many bytes fit into `spare` bytes, with a gap behind each piece.
+    fn holds(self, spare: usize) -> usize {
+        let each = self.piece + self.gap;
+        spare / each * self.piece + (spare % each).saturating_sub(self.gap)
+    }
+
+    /// Appends `bytes` behind `filled` bytes that were appended so before, and leaves the gaps. How many are filled then.
+    fn append(self, buffer: &mut RingBuf, mut bytes: &[u8], mut filled: usize) -> usize {
+        while !bytes.is_empty() {
+            let used = filled % self.piece;
+            if used == 0 && filled > 0 {
+                buffer.widen(0, self.gap);
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(self.piece - used));
+            buffer.append(now);
+            filled += now.len();
+            bytes = later;
+        }
+        filled
     }
 
     /// Bytes that `count` received bytes take up, gaps between them included.

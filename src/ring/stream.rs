@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -19,6 +19,7 @@ use super::driver::{BUFFER_GROUP, Completion, Kind};
 use super::executor::{Core, SMALL_PAYLOAD, current};
 use super::gather::Gather;
 use super::op::Op;
+use super::options::{TcpOptions, bind_without_port};
 use super::pieces::{Left, Pieces, Spacing, ToSend, spaced_header};
 
 /// Arms the poll before it tries to receive: saves an attempt that is known to find nothing (`IORING_RECVSEND_POLL_FIRST`).
@@ -77,6 +78,18 @@ impl TcpStream {
     /// # Errors
     /// The system's, from socket or connect. At the file limit the error is counted and returned.
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
+        Self::connect_with(address, None, &TcpOptions::default()).await
+    }
+
+    /// As [`TcpStream::connect`], from the address `source`, with `options`.
+    ///
+    /// # Errors
+    /// As there, and from bind.
+    pub async fn connect_with(
+        address: SocketAddr,
+        source: Option<IpAddr>,
+        options: &TcpOptions,
+    ) -> io::Result<Self> {
         let core = current(Rc::clone);
         let socket = Socket::new(
             Domain::for_address(address),
@@ -85,6 +98,10 @@ impl TcpStream {
         )
         .inspect_err(|error| count_exhaustion(&core, error))?;
         socket.set_tcp_nodelay(true)?;
+        options.apply(&SockRef::from(&socket))?;
+        if let Some(source) = source {
+            bind_without_port(&socket, source)?;
+        }
         let stream = Self::adopt(&core, socket.into_raw_fd());
         let target = Box::new(SockAddr::from(address));
         let entry =
@@ -93,6 +110,14 @@ impl TcpStream {
         let (completion, _target) = Op::new(&core, entry, Kind::Plain, target).await;
         completion.result?;
         Ok(stream)
+    }
+
+    /// Sets options of the connection.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn set_options(&self, options: &TcpOptions) -> io::Result<()> {
+        options.apply(&SockRef::from(&self.descriptor()))
     }
 
     /// Receives into a small buffer that the kernel takes from the core's ring when bytes have arrived. `None` at the end
@@ -166,6 +191,28 @@ impl TcpStream {
         self.recv_behind(buffer, limit, self.poll_first(), 0)
     }
 
+    /// Receives behind all that has come so far and is to stay together: in a small buffer, and in a large one when that is
+    /// full. `None` at the end of the stream.
+    ///
+    /// # Errors
+    /// The system's; `StorageFull` when the buffer is full and there is no larger one.
+    pub async fn recv_more(&self, so_far: Option<RingBuf>) -> io::Result<Option<RingBuf>> {
+        let Some(mut buffer) = so_far else {
+            return self.recv().await;
+        };
+        if buffer.len() >= SMALL_PAYLOAD
+            && !buffer.is_large()
+            && let Some(large) = RingBuf::large()
+        {
+            buffer = buffer.moved_to(large);
+        }
+        if buffer.spare() == 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let (count, buffer) = self.recv_into(buffer, usize::MAX).await;
+        Ok((count? > 0).then_some(buffer))
+    }
+
     /// As [`TcpStream::recv_into`], but does not wait: `WouldBlock` when nothing is there.
     ///
     /// # Errors
@@ -179,6 +226,21 @@ impl TcpStream {
         limit: usize,
     ) -> impl Future<Output = (io::Result<usize>, RingBuf)> + '_ {
         self.recv_behind(buffer, limit, 0, libc::MSG_DONTWAIT)
+    }
+
+    /// As [`TcpStream::recv_into`], but the bytes stay to be received again.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn peek_into(
+        &self,
+        buffer: RingBuf,
+        limit: usize,
+    ) -> impl Future<Output = (io::Result<usize>, RingBuf)> + '_ {
+        self.recv_behind(buffer, limit, 0, libc::MSG_PEEK)
     }
 
     fn recv_behind(

@@ -287,8 +287,12 @@ mod tests {
     #[test]
     fn holds_exactly_what_was_put_in_at_every_width() {
         let mut state = 7;
-        let count = if cfg!(miri) { 40 } else { 3000 };
-        for width in (1..=24).chain([40]) {
+        let (count, widths) = if cfg!(miri) {
+            (12, vec![1, 2, 16, 20, 40])
+        } else {
+            (3000, (1..=24).chain([40]).collect())
+        };
+        for width in widths {
             let listed: BTreeSet<Vec<u8>> = (0..count).map(|_| serial(&mut state, width)).collect();
             let twice = listed.iter().chain(&listed).map(Vec::as_slice);
             let set = SerialSet::collect(twice);
@@ -309,7 +313,7 @@ mod tests {
 
     #[test]
     fn sequential_serials_are_found_and_their_neighbours_are_not() {
-        let count: u32 = if cfg!(miri) { 100 } else { 100_000 };
+        let count: u32 = if cfg!(miri) { 60 } else { 100_000 };
         let bytes: Vec<[u8; 16]> = (0..count)
             .map(|number| {
                 let mut serial = [0x11; 16];

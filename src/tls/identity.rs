@@ -150,6 +150,15 @@ impl PeerIdentity {
     }
 }
 
+/// The common name in a certificate's subject, if it has one that can be read.
+#[must_use]
+pub fn common_name(certificate: &[u8]) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let name = attribute(&certificate, &OID_X509_COMMON_NAME).ok()??;
+    let usable = name.len() <= MAX_IDENTITY_NAME_BYTES && !name.chars().any(is_deceptive);
+    usable.then_some(name)
+}
+
 /// When the first of these certificates expires, in unix seconds. One that cannot be read has expired.
 #[must_use]
 pub fn earliest_expiry(chain: &[CertificateDer<'_>]) -> u64 {

@@ -2,11 +2,13 @@
 //!
 //! Only this room makes a [`PeerIdentity`], and only from a chain that [`DeviceVerifier`] has accepted.
 
+mod client;
 mod crl;
 mod der;
 mod duplex;
 mod failure;
 mod handshake;
+mod hello;
 mod identity;
 pub mod record;
 mod resumption;
@@ -18,6 +20,7 @@ mod ticket_keys;
 mod tickets;
 mod verifier;
 
+pub use client::{ClientTls, ServerFailure};
 pub use crl::{
     Admission, CheckedCrl, CrlError, CrlErrors, CrlReport, CrlShelf, CrlSource, PointsSeen,
     check_crls, crl_urls, load_crls, public_keys, read_crl_file,
@@ -25,10 +28,11 @@ pub use crl::{
 pub use duplex::{ByteStream, Duplex};
 pub use failure::{HandshakeFailure, failure_of};
 pub use handshake::{Connection, Handshake};
-pub use identity::{IdentityError, PeerIdentity, earliest_expiry};
+pub use hello::{Hello, HelloReader};
+pub use identity::{IdentityError, PeerIdentity, common_name, earliest_expiry};
 pub use resumption::{Resumption, Scope};
 pub use secrets::{TrafficSecrets, hand_over};
-pub use server::{ALPN_HTTP2, ServerTls, TlsError, server_config};
+pub use server::{ALPN_HTTP2, ServerTls, TlsError, named_config, server_config};
 pub use stream::{
     ClientHandshake, ClientStream, Received, ServerHandshake, ServerStream, StreamError,
     TlsHandshake, TlsStream,

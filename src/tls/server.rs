@@ -5,12 +5,14 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{Error, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
 
 use super::resumption::Resumption;
 use super::secrets::hand_over;
 use super::ticket_keys::TicketKeysError;
 use super::verifier::DeviceVerifier;
+use crate::config::TlsChoice;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -32,9 +34,14 @@ pub enum TlsError {
     /// The server certificate and its key.
     #[error("the server certificate cannot be used: {0}; check that chain and key belong together")]
     ServerCertificate(Error),
-    /// The versions.
-    #[error("these protocol versions cannot be used: {0}; see profile.tls.inbound")]
-    Versions(Error),
+    /// The gateway's certificate for servers, and its key.
+    #[error(
+        "the client certificate for servers cannot be used: {0}; check that chain and key belong together"
+    )]
+    ClientCertificate(Error),
+    /// The versions, of `inbound` or `outbound`.
+    #[error("these protocol versions cannot be used: {1}; see profile.tls.{0}")]
+    Versions(&'static str, Error),
     /// The tickets.
     #[error("{0}")]
     Tickets(#[from] TicketKeysError),
@@ -65,12 +72,33 @@ pub struct ServerTls {
     pub key: PrivateKeyDer<'static>,
     /// The check of client certificates.
     pub verifier: Arc<DeviceVerifier>,
-    /// Whether TLS 1.2 is offered.
-    pub tls12: bool,
-    /// Whether TLS 1.3 is offered.
-    pub tls13: bool,
+    /// What is offered.
+    pub choice: TlsChoice,
     /// How sessions are resumed, on all cores.
     pub resumption: Arc<Resumption>,
+}
+
+/// All of aws-lc-rs with these cipher suites (IANA names), or with all of them where none is named.
+pub(super) fn provider(suites: &[&str]) -> CryptoProvider {
+    let is_chosen = |suite: &SupportedCipherSuite| {
+        // rustls calls TLS 1.3's suites TLS13_...
+        let name = format!("{:?}", suite.suite()).replacen("TLS13_", "TLS_", 1);
+        suites.is_empty() || suites.contains(&&*name)
+    };
+    CryptoProvider {
+        cipher_suites: CIPHER_SUITES.into_iter().filter(is_chosen).collect(),
+        ..aws_lc_rs::default_provider()
+    }
+}
+
+/// The versions of a choice.
+pub(super) fn versions(choice: &TlsChoice) -> Vec<&'static SupportedProtocolVersion> {
+    let known = [
+        (choice.tls13, &version::TLS13),
+        (choice.tls12, &version::TLS12),
+    ];
+    let chosen = known.into_iter().filter(|(chosen, _)| *chosen);
+    chosen.map(|(_, version)| version).collect()
 }
 
 /// Builds the configuration: client certificate required, ALPN `h2` and `http/1.1`.
@@ -78,20 +106,10 @@ pub struct ServerTls {
 /// # Errors
 /// [`TlsError`].
 pub fn server_config(tls: ServerTls) -> Result<ServerConfig, TlsError> {
-    let mut versions: Vec<&'static SupportedProtocolVersion> = Vec::new();
-    if tls.tls13 {
-        versions.push(&version::TLS13);
-    }
-    if tls.tls12 {
-        versions.push(&version::TLS12);
-    }
-    let provider = Arc::new(CryptoProvider {
-        cipher_suites: CIPHER_SUITES.to_vec(),
-        ..aws_lc_rs::default_provider()
-    });
+    let provider = Arc::new(provider(&tls.choice.suites));
     let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&versions)
-        .map_err(TlsError::Versions)?
+        .with_protocol_versions(&versions(&tls.choice))
+        .map_err(|error| TlsError::Versions("inbound", error))?
         .with_client_cert_verifier(tls.verifier)
         .with_single_cert(tls.chain, tls.key)
         .map_err(TlsError::ServerCertificate)?;
@@ -105,4 +123,45 @@ pub fn server_config(tls: ServerTls) -> Result<ServerConfig, TlsError> {
     // client's identity (RFC 7627, section 1). Go's clients before 1.21 have none; they have TLS 1.3.
     config.require_ems = true;
     Ok(config)
+}
+
+/// Of sessions whose name (SNI) makes them a tunnel: as `general`, but with a certificate of their own where they have one,
+/// and the protocols (ALPN) of the service. Without any, what a client offers is left unanswered.
+///
+/// Sessions are resumed by the same means as those of `general`, and none under another name: rustls keeps the name with
+/// the session and compares it (RFC 6066, section 3).
+///
+/// # Errors
+/// [`TlsError::ServerCertificate`].
+pub fn named_config(
+    general: &ServerConfig,
+    certificate: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    protocols: &[String],
+) -> Result<ServerConfig, TlsError> {
+    let mut config = general.clone();
+    if let Some((chain, key)) = certificate {
+        let certified = CertifiedKey::from_der(chain, key, config.crypto_provider())
+            .map_err(TlsError::ServerCertificate)?;
+        config.cert_resolver = Arc::new(SingleCertAndKey::from(certified));
+    }
+    config.alpn_protocols = protocols
+        .iter()
+        .map(|name| name.clone().into_bytes())
+        .collect();
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_suite_that_a_config_may_name_is_found_by_its_name() {
+        for (name, tls13) in crate::config::CIPHER_SUITES {
+            let chosen = provider(&[name]).cipher_suites;
+            assert_eq!(chosen.len(), 1, "{name}");
+            assert_eq!(chosen[0].tls13().is_some(), tls13, "{name}");
+        }
+        assert_eq!(provider(&[]).cipher_suites.len(), CIPHER_SUITES.len());
+    }
 }

@@ -27,6 +27,9 @@ pub enum StreamError {
     /// The connection failed.
     #[error("connection: {0}")]
     Io(#[from] io::Error),
+    /// The peer ended the connection before it sent anything.
+    #[error("the connection ended before its first byte")]
+    Unused,
     /// The peer ended the connection without close_notify (RFC 8446, section 6.1: the data may be incomplete).
     #[error("the connection ended without close_notify")]
     Truncated,
@@ -94,18 +97,30 @@ impl ClientHandshake {
 }
 
 impl<C: Connection> TlsHandshake<C> {
-    /// Completes the handshake; `pace` is awaited before each step that takes long. Returns the bytes that came behind it,
-    /// to be given to the session's first [`TlsStream::recv`].
+    /// Completes the handshake; `pace` is awaited before each step that takes long. `begun` holds bytes that were received
+    /// already. Returns the bytes that came behind it, to be given to the session's first [`TlsStream::recv`].
     ///
     /// # Errors
     /// [`StreamError`]; after [`StreamError::Tls`] the alert waits for [`TlsHandshake::linger`].
     pub async fn complete<F: Future<Output = ()>>(
         &self,
+        begun: Option<RingBuf>,
         pace: impl Fn() -> F,
     ) -> Result<Option<RingBuf>, StreamError> {
-        let mut carry = None;
+        let mut received = match begun {
+            Some(begun) => Some(begun),
+            // A reset comes from checks that do not want to wait for the end.
+            None => match self.stream.recv().await {
+                Ok(Some(first)) => Some(first),
+                Ok(None) => return Err(StreamError::Unused),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Err(StreamError::Unused);
+                }
+                Err(error) => return Err(error.into()),
+            },
+        };
         loop {
-            let Some(mut input) = self.more(carry).await? else {
+            let Some(mut input) = received else {
                 return Err(StreamError::Truncated);
             };
             pace().await;
@@ -114,10 +129,11 @@ impl<C: Connection> TlsHandshake<C> {
             self.flush().await?;
             input.consume(used);
             input.compact();
-            carry = (!input.is_empty()).then_some(input);
+            let carry = (!input.is_empty()).then_some(input);
             if done {
                 return Ok(carry);
             }
+            received = self.more(carry).await?;
         }
     }
 
@@ -173,17 +189,13 @@ impl<C: Connection> TlsHandshake<C> {
     /// More of the peer's bytes, behind what is carried over. A message may span several records: a certificate chain
     /// that is longer than a small buffer goes into a large one.
     async fn more(&self, carry: Option<RingBuf>) -> Result<Option<RingBuf>, StreamError> {
-        let Some(mut carry) = carry else {
-            return Ok(self.stream.recv().await?);
-        };
-        if carry.len() >= SMALL_PAYLOAD && !carry.is_large() {
-            carry = moved(RingBuf::large(), carry);
+        match self.stream.recv_more(carry).await {
+            Ok(more) => Ok(more),
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                Err(rustls::Error::General("a handshake message is too long".into()).into())
+            }
+            Err(error) => Err(error.into()),
         }
-        if carry.spare() == 0 {
-            return Err(rustls::Error::General("a handshake message is too long".into()).into());
-        }
-        let (count, buffer) = self.stream.recv_into(carry, usize::MAX).await;
-        Ok((count? > 0).then_some(buffer))
     }
 
     async fn flush(&self) -> Result<(), StreamError> {
@@ -341,6 +353,57 @@ impl<C: Connection> TlsStream<C> {
         Ok(())
     }
 
+    /// Seals `pieces` and sends them; they come back with their rest. Sealed where they lie if the records that they came
+    /// in leave the room for it, as those of the same version and suite do; else copied.
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub async fn send_pieces(&self, mut pieces: Pieces) -> (Result<(), StreamError>, Pieces) {
+        let (front, back) = self.layer.borrow().around();
+        if !pieces.have_room(front, back, TLS_PLAINTEXT_MAX) {
+            let sent = Box::pin(self.send_slices(pieces.iter())).await;
+            return (sent, pieces);
+        }
+        loop {
+            let first = self.layer.borrow_mut().before_sealing();
+            match first {
+                Ok(first) if first.is_empty() => break,
+                Ok(first) => {
+                    if let Err(error) = Box::pin(self.write(first)).await {
+                        return (Err(error), pieces);
+                    }
+                }
+                Err(fault) => return (Err(fault.into()), pieces),
+            }
+        }
+        let sealed = {
+            let mut layer = self.layer.borrow_mut();
+            pieces.widen_each(front, back, |record| layer.seal(record))
+        };
+        if let Err(fault) = sealed {
+            return (Err(fault.into()), pieces);
+        }
+        self.writing.set(true);
+        let (sent, pieces) = self.stream.send_pieces(pieces).await;
+        self.writing.set(sent.is_err());
+        (sent.map_err(StreamError::from), pieces)
+    }
+
+    /// Seals copies of `pieces` and sends them.
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub async fn send_slices<'a>(
+        &self,
+        pieces: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<(), StreamError> {
+        let mut records = Vec::new();
+        for piece in pieces {
+            records.append(&mut self.layer.borrow_mut().seal_message(piece)?);
+        }
+        self.write(records).await
+    }
+
     /// Seals and sends a few bytes of this end's own.
     ///
     /// # Errors
@@ -407,9 +470,10 @@ async fn drain(stream: &TcpStream) {
 
 /// Moves what `from` holds into `to`; stays where it is when there is no buffer to move to.
 fn moved(to: Option<RingBuf>, from: RingBuf) -> RingBuf {
-    let Some(mut to) = to else { return from };
-    to.append(&from);
-    to
+    match to {
+        Some(to) => from.moved_to(to),
+        None => from,
+    }
 }
 
 /// How much to receive: what is missing of one record, and as many whole ones behind it as `room` holds.

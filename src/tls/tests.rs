@@ -61,8 +61,11 @@ fn gateway_with(tls12: bool, resumption: &config::Resumption) -> Gateway {
         chain: server.chain,
         key: server.key,
         verifier: verifier.clone(),
-        tls12,
-        tls13: !tls12,
+        choice: config::TlsChoice {
+            tls12,
+            tls13: !tls12,
+            suites: Vec::new(),
+        },
         resumption: Arc::new(resumption),
     });
     Gateway {

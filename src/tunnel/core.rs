@@ -12,12 +12,13 @@ use rustls::pki_types::CertificateDer;
 use slab::Slab;
 
 use super::gates::Gate;
+use super::named::Names;
 use super::sweep::{Causes, Changes};
-use crate::backend::{Dialer, RoundRobin};
-use crate::config::{HostPort, IdentityMapping, Rule, Service};
+use crate::backend::{Dialer, Way};
+use crate::config::{HostPort, IdentityMapping, Listener, Rule};
 use crate::limits::ISSUERS_KEPT;
 use crate::observe::{AuditHandle, CloseReason, CoreMetrics, Subject, TunnelFilter, TunnelInfo};
-use crate::ring::{self, Signal};
+use crate::ring::{self, Signal, TcpOptions};
 use crate::table::{CoreLoad, DeviceRegistry, Published};
 use crate::tls::DeviceVerifier;
 use crate::tunnel::Quota;
@@ -35,28 +36,38 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// Without a byte in either direction.
     pub idle_timeout: Duration,
+    /// Options of the connections with apps.
+    pub tcp: TcpOptions,
     /// What a client may propose in its place, at least and at most.
     pub idle_bounds: (Duration, Duration),
     /// From a tunnel's opening; a service may have one of its own.
     pub max_lifetime: Option<Duration>,
 }
 
-/// A service and where its next tunnel goes on this core.
+/// A service on this core.
 pub struct ServiceState {
-    /// As configured.
-    pub service: Service,
     /// The name, shared by records.
     pub name: Arc<str>,
-    /// Which server is next.
-    pub turn: RoundRobin,
+    /// How its servers are reached.
+    pub way: Way,
     /// What its tunnels may take; `None` for as much as there is.
     pub gate: Option<Arc<Gate>>,
+    /// Time that a tunnel may be open, if it has one of its own.
+    pub max_lifetime: Option<Duration>,
+    /// Whether apps may send datagrams to it.
+    pub udp: bool,
 }
 
 /// The configuration of a core's sessions. A session keeps the one that it started with.
 pub struct Snapshot {
     /// TLS of this core.
     pub tls: Arc<ServerConfig>,
+    /// Names that make a session a tunnel.
+    pub names: Names,
+    /// What stands in front of sessions.
+    pub listener: Listener,
+    /// The port that devices use.
+    pub external_port: u16,
     /// The check of client certificates, for resumed sessions.
     pub verifier: Arc<DeviceVerifier>,
     /// Where names are read in a certificate.
@@ -77,6 +88,14 @@ pub struct Snapshot {
     pub limits: Limits,
 }
 
+impl Snapshot {
+    /// Whether a server is told where an app's connection came in.
+    pub(super) fn introduces(&self) -> bool {
+        let mut services = self.services.iter();
+        services.any(|service| service.way.introduction.is_some())
+    }
+}
+
 /// The state of one data core.
 pub struct Core {
     /// Number of the core, from 0.
@@ -95,8 +114,12 @@ pub struct Core {
     pub quota: Arc<Quota>,
     /// Reaches servers.
     pub dialer: Dialer,
-    /// Raised when new tunnels are refused.
+    /// Raised when no more connections are accepted: sessions of many tunnels are told.
     pub draining: Signal,
+    /// Load balancers are told to send sessions elsewhere.
+    pub leaving: Cell<bool>,
+    /// New tunnels are refused.
+    pub refuses: Cell<bool>,
     /// Raised when the drain timeout is over.
     pub cut: Signal,
     pub(super) tunnels: RefCell<Slab<Rc<Live>>>,
@@ -189,6 +212,8 @@ impl Core {
             quota,
             dialer,
             draining: Signal::default(),
+            refuses: Cell::new(false),
+            leaving: Cell::new(false),
             cut: Signal::default(),
             tunnels: RefCell::new(Slab::new()),
             sequence: Cell::new(0),

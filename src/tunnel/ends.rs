@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use rustls::AlertDescription;
 
+use crate::limits::TLS_PLAINTEXT_MAX;
 use crate::observe::CloseReason;
 use crate::ring::{self, Pieces, RingBuf, Spacing, TcpStream};
-use crate::tls::{Received, ServerStream, StreamError};
+use crate::tls::{ClientStream, Received, ServerStream, StreamError};
 
 /// The app's end of a tunnel.
 pub(super) trait AppEnd: 'static {
@@ -65,6 +66,9 @@ pub(super) trait ServerEnd: 'static {
 
     /// Makes the coming close a reset.
     fn reset_on_close(&self);
+
+    /// Gives back what is not needed while nothing moves.
+    fn rest(&self) {}
 }
 
 /// Bytes on their way to a server.
@@ -77,6 +81,14 @@ pub(super) trait Data: 'static {
 
     /// Sends them on a connection.
     fn send_to(self, stream: &TcpStream) -> impl Future<Output = (io::Result<()>, Self)>
+    where
+        Self: Sized;
+
+    /// Seals and sends them in a session.
+    fn seal_to(
+        self,
+        session: &ClientStream,
+    ) -> impl Future<Output = (Result<(), StreamError>, Self)>
     where
         Self: Sized;
 
@@ -101,7 +113,7 @@ impl From<StreamError> for Broken {
         let reason = match error {
             StreamError::Tls(_) | StreamError::Record(_) => CloseReason::TlsProtocol,
             StreamError::Io(_) => CloseReason::ClientReset,
-            StreamError::Truncated => CloseReason::ClientTruncated,
+            StreamError::Truncated | StreamError::Unused => CloseReason::ClientTruncated,
         };
         Self { reason, alert }
     }
@@ -141,6 +153,52 @@ impl AppEnd for ServerStream {
     }
 }
 
+/// An app behind a front end that has ended TLS.
+pub(super) struct PlainApp(pub TcpStream);
+
+/// One receive of a plain end: no gaps, in pieces as long as a record's content.
+const CONTIGUOUS: Spacing = Spacing {
+    piece: TLS_PLAINTEXT_MAX,
+    gap: 0,
+};
+
+impl AppEnd for PlainApp {
+    type Data = Pieces;
+
+    async fn recv(&self, _carry: Option<RingBuf>) -> Result<Option<Pieces>, Broken> {
+        let received = self.0.recv_spaced(CONTIGUOUS).await.map_err(|_| RESET)?;
+        Ok(received.map(|(count, buffer)| {
+            let mut pieces = Pieces::of(buffer);
+            pieces.take(count, 0..count);
+            pieces
+        }))
+    }
+
+    fn spacing(&self) -> Spacing {
+        CONTIGUOUS
+    }
+
+    async fn send(&self, buffer: RingBuf) -> Result<(), Broken> {
+        self.0.send(buffer).await.0.map_err(|_| RESET)
+    }
+
+    async fn close(&self) -> Result<(), Broken> {
+        self.0.shutdown().await.map_err(|_| RESET)
+    }
+
+    async fn cut(&self, _reason: CloseReason, _alert: Option<(AlertDescription, Duration)>) {
+        self.0.reset_on_close();
+    }
+
+    fn rest(&self) {}
+}
+
+/// The front end reset the connection.
+const RESET: Broken = Broken {
+    reason: CloseReason::ClientReset,
+    alert: None,
+};
+
 impl ServerEnd for TcpStream {
     async fn send<D: Data>(&self, data: D) -> (Result<(), CloseReason>, D) {
         let (sent, data) = data.send_to(self).await;
@@ -174,6 +232,10 @@ impl Data for Pieces {
         stream.send_pieces(self).await
     }
 
+    async fn seal_to(self, session: &ClientStream) -> (Result<(), StreamError>, Self) {
+        session.send_pieces(self).await
+    }
+
     fn into_rest(self) -> Option<RingBuf> {
         self.into_rest()
     }
@@ -190,6 +252,10 @@ impl Data for Vec<u8> {
 
     async fn send_to(self, stream: &TcpStream) -> (io::Result<()>, Self) {
         stream.send(self).await
+    }
+
+    async fn seal_to(self, session: &ClientStream) -> (Result<(), StreamError>, Self) {
+        (session.send_message(&self).await, self)
     }
 
     fn into_rest(self) -> Option<RingBuf> {

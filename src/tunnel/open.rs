@@ -8,15 +8,18 @@ use std::time::{Duration, Instant};
 use super::core::{Core, Limits, Live, ServiceState, Snapshot};
 use super::ends::{AppEnd, ServerEnd};
 use super::gates::Pass;
+use super::introduction::{Arrival, introduction};
 use super::outcome::{Outcome, audit};
 use super::policy::{authorize, route};
 use super::quota::Permit;
 use super::relay::{Behind, Ends, Relay};
 use super::sweep::reconsider;
+use super::tls_server::TlsServer;
 use super::udp::UdpServer;
+use crate::backend::{Claim, Reached, ServerEnd as Dialled, Socket};
 use crate::config::HostPort;
 use crate::observe::{AuditEvent, CloseReason, Stage, Subject};
-use crate::ring::{self, TcpStream};
+use crate::ring;
 use crate::tls::PeerIdentity;
 
 /// Who asks for tunnels in a session, and what that rests on.
@@ -29,15 +32,23 @@ pub(super) struct Peer {
     pub good_until: u64,
     /// How many changes there were when they were checked.
     pub changes: u64,
+    pub arrival: Arrival,
+    /// The one service that the session may reach, by its index, where its name chooses one.
+    pub service: Option<usize>,
+}
+
+/// A server, by its kind of connection.
+enum Server {
+    Reached(Reached),
+    Datagrams(Socket),
 }
 
 /// A server that was reached for a request that is granted.
-pub(super) struct Opened<S> {
-    server: S,
-    address: Arc<str>,
+pub(super) struct Opened {
+    id: u64,
+    server: Server,
     service: Arc<str>,
     target: HostPort,
-    udp: bool,
     permit: Permit,
     pass: Pass,
     terms: Terms,
@@ -53,13 +64,16 @@ pub(super) struct Terms {
 }
 
 /// A tunnel whose app has been told that it is open.
-pub(super) struct Tunnel<A, S> {
+struct Tunnel<A, S> {
     relay: Rc<Relay<A, S>>,
     behind: Box<Behind>,
     /// How many changes there were when the app's certificates were checked.
     changes: u64,
-    permit: Permit,
+    holds: Holds,
 }
+
+/// What a tunnel holds until it has ended: its place under the limits, and among those of its server.
+type Holds = (Permit, Option<Claim>);
 
 /// What a request is granted: the way to its service, and its places under the limits.
 struct Granted<'s> {
@@ -80,15 +94,18 @@ fn grant<'s>(
     let identity = &peer.identity;
     let started = Instant::now();
     outcome.target = Some(target.clone());
-    if core.draining.is_raised() {
+    if core.refuses.get() {
         return Err(CloseReason::Draining);
     }
     let state = core
         .devices
         .read(|devices| devices.state(identity.device()));
     let grant = authorize(identity, state, snapshot.unmanaged_allowed)?;
-    let service =
-        &snapshot.services[route(&grant, &snapshot.rules, target, snapshot.no_rule)?.service];
+    let routed = route(&grant, &snapshot.rules, target, snapshot.no_rule)?.service;
+    if peer.service.is_some_and(|only| only != routed) {
+        return Err(CloseReason::NoRule);
+    }
+    let service = &snapshot.services[routed];
     outcome.service = Some(service.name.clone());
     let app = identity.app().and_then(|app| snapshot.apps.get(app));
     let pass = Pass::enter(service.gate.as_ref(), app, ring::now())?;
@@ -107,7 +124,7 @@ fn grant<'s>(
         pass,
         terms: Terms {
             idle_timeout: limits.idle_timeout,
-            max_lifetime: service.service.max_lifetime.or(limits.max_lifetime),
+            max_lifetime: service.max_lifetime.or(limits.max_lifetime),
         },
     })
 }
@@ -119,64 +136,58 @@ pub(super) async fn open(
     peer: &Peer,
     target: HostPort,
     outcome: &mut Outcome,
-) -> Result<Opened<TcpStream>, CloseReason> {
+) -> Result<Opened, CloseReason> {
     let granted = grant(core, snapshot, peer, &target, outcome)?;
     let service = granted.service;
+    let limits = &snapshot.limits;
+    let id = core.next_tunnel();
+    let introduction = match service.way.introduction {
+        Some(version) => introduction(version, peer, &target, id)?,
+        None => Vec::new(),
+    };
     let dialling = ring::now();
     let dialled = core
         .dialer
-        .dial(
-            &service.service,
-            &service.turn,
-            &target,
-            snapshot.limits.connect_timeout,
-        )
+        .dial(&service.way, &target, &introduction, limits.connect_timeout)
         .await;
     core.metrics.borrow_mut().dial_retries += u64::from(dialled.retries);
-    let (server, address) = dialled.result?;
+    let server = dialled.result?;
     core.metrics.borrow_mut().record(
         Stage::Connect,
         ring::now().saturating_duration_since(dialling),
     );
 
-    Ok(granted.opened(server, address, target, false))
+    Ok(granted.opened(id, Server::Reached(server), target))
 }
 
 /// The same for datagrams.
 pub(super) async fn open_udp(
-    core: &Rc<Core>,
+    core: &Core,
     snapshot: &Snapshot,
     peer: &Peer,
     target: HostPort,
     outcome: &mut Outcome,
-) -> Result<Opened<UdpServer>, CloseReason> {
+) -> Result<Opened, CloseReason> {
     let granted = grant(core, snapshot, peer, &target, outcome)?;
     let service = granted.service;
-    if !service.service.udp {
+    if !service.udp {
         return Err(CloseReason::UdpNotAllowed);
     }
-    let (socket, address) = core
+    let dialling = core
         .dialer
-        .reach_by_udp(
-            &service.service,
-            &service.turn,
-            &target,
-            snapshot.limits.connect_timeout,
-        )
-        .await?;
+        .reach_by_udp(&service.way, &target, snapshot.limits.connect_timeout);
+    let socket = dialling.await?;
     core.metrics.borrow_mut().udp_tunnels += 1;
-    let server = UdpServer::new(core.clone(), socket);
-    Ok(granted.opened(server, address, target, true))
+    Ok(granted.opened(core.next_tunnel(), Server::Datagrams(socket), target))
 }
 
 impl Granted<'_> {
-    fn opened<S>(self, server: S, address: Arc<str>, target: HostPort, udp: bool) -> Opened<S> {
+    fn opened(self, id: u64, server: Server, target: HostPort) -> Opened {
         Opened {
+            id,
             server,
-            address,
             service: self.service.name.clone(),
             target,
-            udp,
             permit: self.permit,
             pass: self.pass,
             terms: self.terms,
@@ -184,10 +195,10 @@ impl Granted<'_> {
     }
 }
 
-impl<S: ServerEnd> Opened<S> {
+impl Opened {
     /// Whether it carries datagrams.
     pub fn is_udp(&self) -> bool {
-        self.udp
+        matches!(self.server, Server::Datagrams(_))
     }
 
     /// Takes the idle timeout that the app proposes, in seconds, as far as the bounds allow. The one in force, for the
@@ -199,21 +210,27 @@ impl<S: ServerEnd> Opened<S> {
         Some(self.terms.idle_timeout)
     }
 
-    /// The tunnel to `app`, whose bytes begin with those `behind` the request.
-    pub fn tunnel<A: AppEnd>(
-        self,
+    /// Runs the tunnel to `app`, whose bytes begin with those `behind` the request, in a task of its own: what it took to
+    /// open it is not kept for its life. `session`: kept until it has ended.
+    pub fn run<A: AppEnd>(
+        mut self,
         core: Rc<Core>,
         peer: &Peer,
-        app: A,
-        behind: Behind,
-    ) -> Tunnel<A, S> {
+        (app, behind): (A, Behind),
+        session: impl Sized + 'static,
+    ) {
+        let udp = self.is_udp();
+        let (address, claim) = match &mut self.server {
+            Server::Reached(reached) => (reached.address.clone(), reached.claim.take()),
+            Server::Datagrams(socket) => (socket.address.clone(), None),
+        };
         let live = Live {
-            id: core.next_tunnel(),
+            id: self.id,
             subject: peer.subject.clone(),
             service: self.service,
-            server: self.address,
+            server: address,
             target: self.target,
-            udp: self.udp,
+            udp,
             chain: peer.chain.clone(),
             good_until: peer.good_until.into(),
             opened: ring::now(),
@@ -222,21 +239,61 @@ impl<S: ServerEnd> Opened<S> {
             closing: None.into(),
             waiting: None.into(),
         };
+        let parts = Parts {
+            core,
+            app,
+            live: Rc::new(live),
+            terms: self.terms,
+            pass: self.pass,
+            behind: Box::new(behind),
+            changes: peer.changes,
+            holds: (self.permit, claim),
+        };
+        match self.server {
+            Server::Reached(reached) => match reached.end {
+                Dialled::Plain(stream) => ring::spawn(relay(parts.tunnel(stream), session)),
+                Dialled::Tls(stream, carry) => {
+                    let server = TlsServer::new(*stream, carry);
+                    ring::spawn(relay(parts.tunnel(server), session));
+                }
+            },
+            Server::Datagrams(socket) => {
+                let server = UdpServer::new(parts.core.clone(), socket.socket);
+                ring::spawn(relay(parts.tunnel(server), session));
+            }
+        }
+    }
+}
+
+/// A tunnel but for its server's end.
+struct Parts<A> {
+    core: Rc<Core>,
+    app: A,
+    live: Rc<Live>,
+    terms: Terms,
+    pass: Pass,
+    behind: Box<Behind>,
+    changes: u64,
+    holds: Holds,
+}
+
+impl<A: AppEnd> Parts<A> {
+    fn tunnel<S: ServerEnd>(self, server: S) -> Tunnel<A, S> {
         Tunnel {
             relay: Rc::new(Relay {
-                core,
-                app,
-                server: self.server,
-                live: Rc::new(live),
+                core: self.core,
+                app: self.app,
+                server,
+                live: self.live,
                 terms: self.terms,
                 pass: self.pass,
                 paced: 0.into(),
                 last: ring::now().into(),
                 ends: Ends::default(),
             }),
-            behind: Box::new(behind),
-            changes: peer.changes,
-            permit: self.permit,
+            behind: self.behind,
+            changes: self.changes,
+            holds: self.holds,
         }
     }
 }
@@ -244,7 +301,7 @@ impl<S: ServerEnd> Opened<S> {
 /// The open tunnel, between its two records. Not an `async fn`, which would keep the tunnel twice.
 ///
 /// `session`: kept until it has ended.
-pub(super) fn relay<A: AppEnd, S: ServerEnd>(
+fn relay<A: AppEnd, S: ServerEnd>(
     tunnel: Tunnel<A, S>,
     session: impl Sized + 'static,
 ) -> impl Future<Output = ()> {
@@ -252,7 +309,7 @@ pub(super) fn relay<A: AppEnd, S: ServerEnd>(
         relay,
         behind,
         changes,
-        permit,
+        holds,
     } = tunnel;
     async move {
         let (core, live) = (&relay.core, &relay.live);
@@ -283,6 +340,6 @@ pub(super) fn relay<A: AppEnd, S: ServerEnd>(
             reason,
         };
         audit(core, &live.subject, Some(&live.target), end);
-        drop((permit, session));
+        drop((holds, session));
     }
 }

@@ -27,9 +27,12 @@ impl Outcome {
     }
 }
 
-/// Counts and records what came to no tunnel.
+/// Counts and records what came to no tunnel. The checks of load balancers are counted alone: they come every few seconds.
 pub(super) fn record(core: &Core, outcome: &Outcome, reason: CloseReason) {
     core.count(reason);
+    if matches!(reason, CloseReason::Unused | CloseReason::HealthCheck) {
+        return;
+    }
     let event = AuditEvent::Refused {
         service: outcome.service.clone(),
         reason,
@@ -58,6 +61,7 @@ pub(super) fn audit(
 pub(super) fn alert_of(reason: CloseReason) -> Option<AlertDescription> {
     Some(match reason.alert()? {
         "access_denied" => AlertDescription::AccessDenied,
+        "decode_error" => AlertDescription::DecodeError,
         "bad_certificate" => AlertDescription::BadCertificate,
         "certificate_expired" => AlertDescription::CertificateExpired,
         "certificate_revoked" => AlertDescription::CertificateRevoked,

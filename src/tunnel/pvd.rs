@@ -37,7 +37,7 @@ pub(super) fn document(
     now: SystemTime,
 ) -> Result<String, CloseReason> {
     authorize(identity, state, snapshot.unmanaged_allowed)?;
-    let allows_udp = |rule: &Rule| snapshot.services[rule.service].service.udp;
+    let allows_udp = |rule: &Rule| snapshot.services[rule.service].udp;
     let (host, port) = &snapshot.external;
     Ok(of(
         host,

@@ -240,6 +240,7 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
             }
             if now >= rest {
                 self.app.rest();
+                self.server.rest();
             }
             let next = if now >= rest { end } else { rest.min(end) };
             // The lifetime that is left may be too long to be added to a time.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::pvd::MEDIA_TYPE;
-use crate::observe::CloseReason;
+use crate::observe::{CloseReason, Who};
 
 /// The tunnel is open (RFC 9110, section 9.3.6: no body, no Content-Length, no Transfer-Encoding).
 ///
@@ -42,9 +42,40 @@ pub(super) fn configuration(document: &str) -> Vec<u8> {
     .into_bytes()
 }
 
+/// The answer to a health check.
+pub(super) fn health(ready: bool) -> Vec<u8> {
+    let (line, body) = match ready {
+        true => ("200 OK", "ready\n"),
+        false => ("503 Service Unavailable", "draining\n"),
+    };
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {line}\r\nContent-Type: text/plain\r\nCache-Control: no-store\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
 /// The whole response to a refused request, or `None` for a reason that is not told over HTTP.
 pub(super) fn refusal(reason: CloseReason) -> Option<Vec<u8>> {
     let (status, proxy_status) = (reason.status()?, reason.proxy_status()?);
+    Some(response(status, proxy_status, reason))
+}
+
+/// The same on the plain listener, where nothing can be told by an alert.
+pub(super) fn plain_refusal(reason: CloseReason) -> Option<Vec<u8>> {
+    refusal(reason).or_else(|| {
+        reason.alert()?;
+        let (status, error) = match reason.who() {
+            Who::Client => (400, "http_request_error"),
+            Who::Policy | Who::Server | Who::Gateway => (403, "http_request_denied"),
+        };
+        let proxy_status = format!("adit; error={error}; details=\"{}\"", reason.word());
+        Some(response(status, &proxy_status, reason))
+    })
+}
+
+fn response(status: u16, proxy_status: &str, reason: CloseReason) -> Vec<u8> {
     let phrase = match status {
         400 => "Bad Request",
         403 => "Forbidden",
@@ -60,18 +91,35 @@ pub(super) fn refusal(reason: CloseReason) -> Option<Vec<u8>> {
     };
     let body = format!("{}\n", reason.word());
     let length = body.len();
-    Some(
-        format!(
-            "HTTP/1.1 {status} {phrase}\r\nProxy-Status: {proxy_status}\r\nContent-Type: text/plain\r\n\
-             Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-        )
-        .into_bytes(),
+    format!(
+        "HTTP/1.1 {status} {phrase}\r\nProxy-Status: {proxy_status}\r\nContent-Type: text/plain\r\n\
+         Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
     )
+    .into_bytes()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_refusal_is_told_on_the_plain_listener() {
+        for &reason in CloseReason::ALL {
+            let response = plain_refusal(reason).map(|bytes| String::from_utf8(bytes).unwrap());
+            let told = reason.status().is_some() || reason.alert().is_some();
+            assert_eq!(response.is_some(), told, "{reason:?}");
+            let Some(text) = response else { continue };
+            assert!(text.contains("\r\nProxy-Status: adit; error="), "{text}");
+            assert!(
+                text.ends_with(&format!("\r\n\r\n{}\n", reason.word())),
+                "{text}"
+            );
+        }
+        let revoked = String::from_utf8(plain_refusal(CloseReason::CertificateRevoked).unwrap());
+        let expected = "HTTP/1.1 403 Forbidden\r\nProxy-Status: adit; error=http_request_denied; \
+                        details=\"certificate-revoked\"\r\n";
+        assert!(revoked.unwrap().starts_with(expected));
+    }
 
     #[test]
     fn the_idle_timeout_in_force_is_answered() {

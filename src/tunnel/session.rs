@@ -2,6 +2,7 @@
 //!
 //! [`Accepted`] → [`PeerIdentity`] (the handshake) → `Grant` (authorize) → `Route` (route) → [`Relay`] → [`Outcome`].
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,14 +12,18 @@ use rustls::pki_types::CertificateDer;
 use rustls::{HandshakeKind as Kind, ProtocolVersion};
 
 use super::core::{Core, Snapshot};
+use super::entrance::{self, Entrance, enter, is_open};
 use super::http2;
-use super::open::{Opened, Peer, open, relay};
+use super::introduction::Arrival;
+use super::named::{self, Chosen};
+use super::open::{Opened, Peer, open};
 use super::outcome::{Outcome, alert_of, record};
+use super::plain;
 use super::pvd;
 use super::relay::Behind;
 use super::request::{ConnectRequest, RequestError, RequestParser};
 use super::response::{configuration, established, refusal};
-use crate::config::HostPort;
+use crate::config::{HostPort, ListenerKind};
 use crate::limits::LINGER;
 use crate::observe::{CloseReason, HandshakeKind, Stage, Subject, TlsVersion};
 use crate::ring::{self, Either, RingBuf, TcpStream};
@@ -27,10 +32,16 @@ use crate::tls::{
     earliest_expiry, failure_of,
 };
 
-/// A connection that was accepted and has not been read from.
+/// A connection whose first bytes, if any were read, are known.
 struct Accepted {
     tls: ServerHandshake,
+    /// What was received already.
+    begun: Option<RingBuf>,
+    /// What the session's name leads to.
+    chosen: Option<Chosen>,
     subject: Subject,
+    /// The address that the app connected to, if a server wants to know.
+    local: Option<SocketAddr>,
     at: Instant,
     changes: u64,
 }
@@ -42,34 +53,104 @@ struct Asked {
     behind: Behind,
 }
 
-/// Serves one accepted connection to its end. It counts as a session at once, and not when it first runs: what is
-/// accepted next is spread by that count.
-pub fn serve(core: Rc<Core>, stream: TcpStream) -> impl Future<Output = ()> {
+/// Serves one connection, accepted by this listener, to its end. It counts as a session at once, and not when it first
+/// runs: what is accepted next is spread by that count.
+pub fn serve(core: Rc<Core>, stream: TcpStream, by: ListenerKind) -> impl Future<Output = ()> {
     let counted = Counted::new(core.clone());
-    serve_counted(core, stream, counted)
+    serve_counted(core, stream, by, counted)
 }
 
-async fn serve_counted(core: Rc<Core>, stream: TcpStream, counted: Counted) {
+async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, counted: Counted) {
     let snapshot = core.snapshot.borrow().clone();
     let changes = core.changes.get().count();
-    // A client that is gone already has no address; there is nobody to record.
-    if let Ok(peer) = stream.peer_address()
-        && let Ok(tls) = ServerHandshake::accepted(stream, snapshot.tls.clone())
-    {
-        let subject = Subject {
-            peer,
-            device: None,
-            user: None,
-            app: None,
-            serial: None,
+    let at = ring::now();
+    // A client that is gone already has no address.
+    let Ok(peer) = stream.peer_address() else {
+        core.count(CloseReason::Unused);
+        return;
+    };
+    if stream.set_options(&snapshot.limits.tcp).is_err() {
+        core.count(CloseReason::Unused);
+        return;
+    }
+    let local = snapshot.introduces().then(|| stream.local_address());
+    let local = local.and_then(Result::ok);
+    let mut deadline = pin!(ring::sleep(snapshot.limits.handshake_timeout));
+    let entrance = if is_open(&snapshot.listener, by) {
+        Entrance::direct(peer)
+    } else {
+        // In a box of its own, like all that few sessions do: it takes no room in the others.
+        let entering = Box::pin(enter(&stream, &snapshot.listener, by, peer));
+        let entrance = match ring::race(entering, interrupted(&core, &mut deadline)).await {
+            Either::Left(entrance) => entrance,
+            Either::Right(Interrupt::NodeEnds) => return,
+            Either::Right(Interrupt::Timeout) => Err(CloseReason::HandshakeTimeout),
         };
+        match entrance {
+            Ok(entrance) => entrance,
+            Err(reason) => {
+                record(&core, &Outcome::of(subject_before(peer).into()), reason);
+                entrance::refuse(&stream, by, reason).await;
+                return;
+            }
+        }
+    };
+    if by == ListenerKind::Http {
+        let session = plain::session(
+            &core,
+            &snapshot,
+            stream,
+            entrance,
+            changes,
+            &mut deadline,
+            counted,
+        );
+        Box::pin(session).await;
+        return;
+    }
+    let subject = subject_before(entrance.client);
+    let (mut chosen, mut begun) = (None, entrance.begun);
+    if !snapshot.names.is_empty() {
+        let choosing = Box::pin(snapshot.names.choose(&stream, begun));
+        (chosen, begun) = match ring::race(choosing, interrupted(&core, &mut deadline)).await {
+            Either::Left(chosen) => chosen,
+            Either::Right(Interrupt::NodeEnds) => return,
+            Either::Right(Interrupt::Timeout) => {
+                record(
+                    &core,
+                    &Outcome::of(subject.into()),
+                    CloseReason::HandshakeTimeout,
+                );
+                return;
+            }
+        };
+    }
+    let config = match &chosen {
+        Some(chosen) => &chosen.named.tls,
+        None => &snapshot.tls,
+    };
+    if let Ok(tls) = ServerHandshake::accepted(stream, config.clone()) {
         let accepted = Accepted {
             tls,
+            begun,
+            chosen,
             subject,
-            at: ring::now(),
+            local,
+            at,
             changes,
         };
-        session(&core, &snapshot, accepted, counted).await;
+        session(&core, &snapshot, accepted, &mut deadline, counted).await;
+    }
+}
+
+/// What is known of a client before it has shown who it is.
+pub(super) fn subject_before(peer: SocketAddr) -> Subject {
+    Subject {
+        peer,
+        device: None,
+        user: None,
+        app: None,
+        serial: None,
     }
 }
 
@@ -93,16 +174,24 @@ impl Drop for Counted {
 
 /// From the handshake to an open tunnel or a refusal. A refusal is recorded when it is decided: the client may take its
 /// time to read of it. Nothing is recorded where the node ends before anything is decided.
-async fn session(core: &Rc<Core>, snapshot: &Snapshot, accepted: Accepted, counted: Counted) {
+async fn session(
+    core: &Rc<Core>,
+    snapshot: &Snapshot,
+    accepted: Accepted,
+    deadline: &mut ring::Sleep,
+    counted: Counted,
+) {
     let Accepted {
         tls,
+        begun,
+        chosen,
         subject,
+        local,
         at,
         changes,
     } = accepted;
-    let mut deadline = pin!(ring::sleep(snapshot.limits.handshake_timeout));
-    let shaken = match ring::race(handshake(core, &tls, at), interrupted(core, &mut deadline)).await
-    {
+    let shaking = handshake(core, &tls, begun, at);
+    let shaken = match ring::race(shaking, interrupted(core, deadline)).await {
         Either::Left(shaken) => shaken,
         Either::Right(Interrupt::NodeEnds) => return,
         Either::Right(Interrupt::Timeout) => Err(CloseReason::HandshakeTimeout),
@@ -120,7 +209,11 @@ async fn session(core: &Rc<Core>, snapshot: &Snapshot, accepted: Accepted, count
         core,
         snapshot,
         &presented,
-        shaken.resumed,
+        shaken.arrival.resumed,
+        Arrival {
+            local,
+            ..shaken.arrival
+        },
         &subject,
         changes,
     );
@@ -141,21 +234,16 @@ async fn session(core: &Rc<Core>, snapshot: &Snapshot, accepted: Accepted, count
             return;
         }
     };
-    if http2 {
+    let carry = shaken.carry;
+    match chosen {
         // A task of its own: what the handshake needed is not kept for the life of the session.
-        ring::spawn(http2::serve(core.clone(), tls, shaken.carry, peer, counted));
-        return;
+        None if http2 => ring::spawn(http2::serve(core.clone(), tls, carry, peer, counted)),
+        None => http1(core, snapshot, tls, peer, carry, deadline, counted).await,
+        Some(chosen) => {
+            let session = named::session(core, snapshot, tls, peer, carry, chosen, counted);
+            Box::pin(session).await;
+        }
     }
-    http1(
-        core,
-        snapshot,
-        tls,
-        peer,
-        shaken.carry,
-        &mut deadline,
-        counted,
-    )
-    .await;
 }
 
 /// HTTP/1.1: the session has one request, and becomes its tunnel.
@@ -176,9 +264,7 @@ async fn http1(
     };
     match connect(core, snapshot, &tls, &peer, asked, &mut outcome).await {
         Ok((opened, behind)) => {
-            let tunnel = opened.tunnel(core.clone(), &peer, tls, behind);
-            // A task of its own: what the handshake needed is not kept for the life of the tunnel.
-            ring::spawn(relay(tunnel, counted));
+            opened.run(core.clone(), &peer, (tls, behind), counted);
         }
         Err(CloseReason::ConfigurationRead) => {
             let state = core
@@ -203,12 +289,12 @@ async fn http1(
 }
 
 /// Why a session is stopped from outside.
-enum Interrupt {
+pub(super) enum Interrupt {
     Timeout,
     NodeEnds,
 }
 
-async fn interrupted(core: &Core, deadline: &mut ring::Sleep) -> Interrupt {
+pub(super) async fn interrupted(core: &Core, deadline: &mut ring::Sleep) -> Interrupt {
     match ring::race(deadline, core.cut.wait()).await {
         Either::Left(()) => Interrupt::Timeout,
         Either::Right(()) => Interrupt::NodeEnds,
@@ -217,15 +303,20 @@ async fn interrupted(core: &Core, deadline: &mut ring::Sleep) -> Interrupt {
 
 /// A completed handshake.
 struct Shaken {
-    resumed: bool,
+    arrival: Arrival,
     /// What came behind it.
     carry: Option<RingBuf>,
 }
 
 /// The TLS handshake, with the check of the client's certificate.
-async fn handshake(core: &Core, tls: &ServerHandshake, at: Instant) -> Result<Shaken, CloseReason> {
+async fn handshake(
+    core: &Core,
+    tls: &ServerHandshake,
+    begun: Option<RingBuf>,
+    at: Instant,
+) -> Result<Shaken, CloseReason> {
     let carry = tls
-        .complete(ring::permit)
+        .complete(begun, ring::permit)
         .await
         .map_err(|error| handshake_end(&error))?;
     let Some((version, kind)) = tls.negotiated() else {
@@ -245,19 +336,26 @@ async fn handshake(core: &Core, tls: &ServerHandshake, at: Instant) -> Result<Sh
     let mut metrics = core.metrics.borrow_mut();
     metrics.count_handshake(version, kind);
     metrics.record(Stage::Handshake, ring::now().saturating_duration_since(at));
-    Ok(Shaken { resumed, carry })
+    let arrival = Arrival {
+        local: None,
+        tls: Some(version),
+        resumed,
+    };
+    Ok(Shaken { arrival, carry })
 }
 
-/// Who is at the other end. Resumed sessions are checked again: the certificate may have expired or been revoked since.
-fn identify(
+/// Who is at the other end. With `check`, the certificate is checked here: that of a resumed session may have expired or
+/// been revoked since, and that which a front end hands on was in no handshake.
+pub(super) fn identify(
     core: &Core,
     snapshot: &Snapshot,
     chain: &[CertificateDer<'_>],
-    resumed: bool,
+    check: bool,
+    arrival: Arrival,
     before: &Subject,
     changes: u64,
 ) -> Result<Peer, CloseReason> {
-    if resumed {
+    if check {
         snapshot
             .verifier
             .recheck(chain, SystemTime::now())
@@ -271,6 +369,8 @@ fn identify(
         chain: core.keep_chain(chain),
         good_until: earliest_expiry(chain),
         changes,
+        arrival,
+        service: None,
     })
 }
 
@@ -308,11 +408,7 @@ async fn request(tls: &ServerStream, mut carry: Option<RingBuf>) -> Result<Asked
             match &mut request {
                 Some(request) => request.early.extend_from_slice(piece),
                 None => {
-                    request = parser.push(piece).map_err(|error| match error {
-                        RequestError::Malformed(_) => CloseReason::Malformed,
-                        RequestError::TooLarge => CloseReason::HeaderTooLarge,
-                        RequestError::Configuration => CloseReason::ConfigurationRead,
-                    })?;
+                    request = parser.push(piece).map_err(refused_request)?;
                 }
             }
         }
@@ -333,6 +429,15 @@ async fn request(tls: &ServerStream, mut carry: Option<RingBuf>) -> Result<Asked
     }
 }
 
+/// What is wrong with a request.
+pub(super) fn refused_request(error: RequestError) -> CloseReason {
+    match error {
+        RequestError::Malformed(_) => CloseReason::Malformed,
+        RequestError::TooLarge => CloseReason::HeaderTooLarge,
+        RequestError::Configuration => CloseReason::ConfigurationRead,
+    }
+}
+
 /// Opens the tunnel that is asked for, and says so. An error is a refusal that the client has not been told yet.
 async fn connect(
     core: &Core,
@@ -341,7 +446,7 @@ async fn connect(
     peer: &Peer,
     asked: Result<Asked, CloseReason>,
     outcome: &mut Outcome,
-) -> Result<(Opened<TcpStream>, Behind), CloseReason> {
+) -> Result<(Opened, Behind), CloseReason> {
     let Asked {
         target,
         idle,
@@ -385,6 +490,7 @@ fn handshake_end(error: &StreamError) -> CloseReason {
     match error {
         StreamError::Tls(error) => reason_of(failure_of(error)),
         StreamError::Record(_) => CloseReason::TlsProtocol,
+        StreamError::Unused => CloseReason::Unused,
         StreamError::Io(_) | StreamError::Truncated => CloseReason::HandshakeAborted,
     }
 }

@@ -345,7 +345,7 @@ impl Look<'_> {
                 let service = &self.snapshot.services[route.service];
                 if service.name != live.service {
                     Some(CloseReason::CutRerouted)
-                } else if live.udp && !service.service.udp {
+                } else if live.udp && !service.udp {
                     Some(CloseReason::CutNoRule)
                 } else {
                     None

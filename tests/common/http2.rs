@@ -1,5 +1,7 @@
 //! A client of HTTP/2 tunnels.
 
+#![allow(dead_code, reason = "a test's helper: each file uses its part")]
+
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

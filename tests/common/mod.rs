@@ -117,6 +117,8 @@ pub fn crl_of(
 pub struct Gateway {
     pub child: Child,
     pub address: SocketAddr,
+    /// Of the plain listener, if there is one.
+    pub plain: Option<SocketAddr>,
     pub admin: SocketAddr,
 }
 
@@ -148,6 +150,18 @@ impl Gateway {
         Self::spawn(command, admin)
     }
 
+    /// With these keys of the listener. All devices may come in, and what is not finished in `timeout` is over.
+    pub fn behind(pki: &Pki, listener: &str, timeout: &str, rest: &str) -> Self {
+        let admin = free_port();
+        let engine = format!("handshake_timeout = '{timeout}'");
+        let text = config(admin, &engine, "unmanaged = 'allow'", rest);
+        let text = text.replace("https = '127.0.0.1:0'", listener);
+        std::fs::write(pki.path("adit.toml"), text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+        command.args(["run", "--config"]).arg(pki.path("adit.toml"));
+        Self::spawn(command, admin)
+    }
+
     pub fn spawn(mut command: Command, admin: SocketAddr) -> Self {
         let mut child = command
             .env("RUST_LOG", "info")
@@ -156,15 +170,19 @@ impl Gateway {
             .unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut seen = String::new();
-        let address = loop {
+        let (address, plain) = loop {
             let mut line = String::new();
             assert!(
                 log.read_line(&mut line).unwrap() > 0,
                 "the gateway did not start: {seen}"
             );
             seen.push_str(&line);
-            if let Some((_, rest)) = line.split_once("address=") {
-                break rest.split_whitespace().next().unwrap().parse().unwrap();
+            let value = |key| {
+                let rest = line.split_once(key)?.1;
+                rest.split_whitespace().next()?.parse().ok()
+            };
+            if let Some(address) = value("address=") {
+                break (address, value("plain="));
             }
         };
         // The log goes on; nobody must block on a full pipe.
@@ -172,6 +190,7 @@ impl Gateway {
         Self {
             child,
             address,
+            plain,
             admin,
         }
     }
@@ -209,6 +228,23 @@ impl Gateway {
 
     pub fn ended(&self, reason: &str) -> f64 {
         self.metric("adit_ends_total", &format!("reason=\"{reason}\""))
+    }
+
+    /// Waits until this has ended so many sessions, and no other reason any.
+    pub fn has_ended(&self, reason: &str, times: f64) {
+        until(reason, || self.ended(reason) == times);
+        assert_eq!(self.metric("adit_ends_total", ""), times, "{reason} alone");
+    }
+
+    /// Waits until a tunnel of this peer is listed.
+    pub fn lists_peer(&self, peer: &str) {
+        let peer = format!("\"peer\":\"{peer}\"");
+        until(&peer, || self.get("/tunnels").1.contains(&peer));
+    }
+
+    /// Waits until no tunnel is listed.
+    pub fn lists_none(&self) {
+        until("no tunnel", || !self.get("/tunnels").1.contains("\"peer\""));
     }
 
     pub fn signal(&self, name: &str) {
@@ -295,6 +331,79 @@ pub fn connect(pki: &Pki, gateway: &Gateway, identity: Option<&Issued>) -> Sessi
     let connection =
         ClientConnection::new(client_config(&pki.path("ca.pem"), identity), name).unwrap();
     StreamOwned::new(connection, socket)
+}
+
+/// A session whose handshake has not begun, on a connection of one's own.
+pub fn session(pki: &Pki, socket: TcpStream, identity: &Issued) -> Session {
+    let wait = Some(Duration::from_secs(10));
+    socket.set_read_timeout(wait).unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let config = client_config(&pki.path("ca.pem"), Some(identity));
+    StreamOwned::new(ClientConnection::new(config, name).unwrap(), socket)
+}
+
+/// A connection from this address of the machine.
+pub fn connect_from(source: &str, to: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(to),
+        socket2::Type::STREAM,
+        None,
+    )
+    .unwrap();
+    let source: std::net::IpAddr = source.parse().unwrap();
+    socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
+    socket.connect(&to.into()).unwrap();
+    socket.into()
+}
+
+/// Reads all that comes until the end, or a reset.
+pub fn read_all(mut stream: &TcpStream) -> Vec<u8> {
+    let wait = Some(Duration::from_secs(10));
+    stream.set_read_timeout(wait).unwrap();
+    let mut all = Vec::new();
+    let _ = stream.read_to_end(&mut all);
+    all
+}
+
+/// A program that runs in the folder of `pki`, ended with this; what it says is in `NAME.log`.
+pub struct Program(Child);
+
+impl Program {
+    pub fn start(pki: &Pki, name: &str, args: &[&str]) -> Self {
+        Self::start_at(pki, Path::new(name), name, args)
+    }
+
+    pub fn start_at(pki: &Pki, path: &Path, name: &str, args: &[&str]) -> Self {
+        let log = std::fs::File::create(pki.path(&format!("{name}.log"))).unwrap();
+        let child = Command::new(path)
+            .args(args)
+            .current_dir(pki.folder.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        Self(child)
+    }
+
+    /// HAProxy with this configuration, when it listens on each of `ports`.
+    pub fn haproxy(pki: &Pki, config: &str, ports: &[SocketAddr]) -> Self {
+        let head = "global\n  maxconn 100\n  tune.ssl.default-dh-param 2048\ndefaults\n  timeout connect 5s\n  \
+                    timeout client 20s\n  timeout server 20s\n";
+        std::fs::write(pki.path("haproxy.cfg"), format!("{head}{config}")).unwrap();
+        let program = Self::start(pki, "haproxy", &["-db", "-f", "haproxy.cfg"]);
+        for port in ports {
+            until("HAProxy listens", || TcpStream::connect(port).is_ok());
+        }
+        program
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Sends `request` and reads one response's head.

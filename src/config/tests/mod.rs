@@ -7,9 +7,12 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod listener;
 mod robust;
 mod routing;
+mod servers;
 mod single_values;
+mod sni;
 mod traffic;
 
 /// The contract, with what this version cannot do at its default.
@@ -116,6 +119,7 @@ impl Scratch {
             "group-ca.crl",
             "devices.csv",
             "tickets.key",
+            "proxy.pass",
         ] {
             std::fs::write(dir.path().join(name), "x").unwrap();
         }
@@ -130,6 +134,21 @@ impl Scratch {
     /// Parses for a process that may use the CPUs 0, 1, 4 and 5 and has a quota for three.
     fn parse(&self, text: &str) -> Result<Config, ConfigError> {
         validate::check(text, &self.file, &cpus())
+    }
+}
+
+fn server(address: &str, weight: u32) -> Server {
+    Server {
+        address: address.parse().unwrap(),
+        weight,
+    }
+}
+
+fn both_versions() -> TlsChoice {
+    TlsChoice {
+        tls12: true,
+        tls13: true,
+        suites: vec![],
     }
 }
 
@@ -185,6 +204,7 @@ fn engine_of_the_contract() -> Engine {
         max_lifetime: None,
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(30),
+        tcp: Tcp::default(),
     }
 }
 
@@ -206,13 +226,13 @@ fn the_contract() {
             description: String::new(),
             external_host: "tunnel.example.com".into(),
             external_port: 443,
-            listen: "0.0.0.0:8443".parse().unwrap(),
+            listener: Listener::default(),
             server_certificate: Some(ServerCertificate {
                 primary: place.path("server.pem"),
                 key: Some(place.path("server.key")),
             }),
-            tls12: true,
-            tls13: true,
+            inbound: both_versions(),
+            outbound: both_versions(),
             resumption: Resumption {
                 by: ResumptionKind::Tickets,
                 cache_bytes: 64 << 20,
@@ -236,13 +256,15 @@ fn the_contract() {
             services: vec![Service {
                 name: "wiki".into(),
                 kind: ServiceKind::Servers(vec![
-                    "10.0.0.5:443".parse().unwrap(),
-                    "10.0.0.6:443".parse().unwrap(),
+                    server("10.0.0.5:443", 1),
+                    server("10.0.0.6:443", 1),
                 ]),
                 allow: vec![],
                 udp: false,
+                sni: None,
                 limits: TrafficLimits::default(),
                 max_lifetime: None,
+                reach: Reach::default(),
             }],
             app_limits: vec![],
             no_rule_direct: false,
@@ -265,14 +287,14 @@ fn what_is_left_out_has_the_contracts_defaults() {
     assert_eq!(least.engine, contract.engine);
     assert_eq!(least.admin, contract.admin);
     assert_eq!(least.log, contract.log);
-    assert_eq!(least.profile.listen, contract.profile.listen);
+    assert_eq!(least.profile.listener, contract.profile.listener);
     assert_eq!(
         least.profile.device_auth.identity,
         contract.profile.device_auth.identity
     );
     assert_eq!(least.profile.device_auth.stale, Stale::Hard);
     assert!(least.profile.device_auth.crl_enabled && !least.profile.device_auth.unmanaged_allowed);
-    assert!(least.profile.tls12 && least.profile.tls13);
+    assert!(least.profile.inbound.tls12 && least.profile.inbound.tls13);
     assert_eq!(
         (
             least.profile.server_certificate,
@@ -460,7 +482,7 @@ fn the_summary_says_what_the_config_means() {
     let shown = right(&format!("{CONTRACT}{more}")).summary().to_string();
     for part in [
         "profile         corp, for devices at tunnel.example.com:443\n",
-        "listen          0.0.0.0:8443, TLS 1.2 and 1.3\n",
+        "listen          https 0.0.0.0:8443, TLS 1.2 and 1.3\n",
         "cores           0, 1, 4\n",
         "tickets.key and a cache of 64 MiB, for 12h\n",
         "timeouts        handshake 10s, connect 5s, idle 1m, drain 30s\n",

@@ -77,8 +77,10 @@ fn special_services() {
             kind: ServiceKind::Any,
             allow: vec![],
             udp: false,
+            sni: None,
             limits: TrafficLimits::default(),
             max_lifetime: None,
+            reach: Reach::default(),
         }
     );
 

@@ -108,30 +108,16 @@ fn the_audit_sink() {
 #[test]
 fn what_this_version_cannot_do_is_refused() {
     let before = [
-        "[profile.listener]\nprotocol = \"http\"",
-        "[profile.listener]\nprotocol = \"both\"",
-        "[profile.listener]\nhttp = \"0.0.0.0:8081\"",
-        "[profile.listener]\nproxy_protocol = \"required\"",
-        "[profile.listener]\ntrusted_proxies = [\"10.0.0.0/8\"]",
         "[profile.server_certificate]\nprimary = \"server.p12\"",
         "[profile.server_certificate]\nprimary = \"server.PFX\"",
         "[profile.server_certificate]\nprimary = \"server.pem\"\npassword_file = \"x\"",
         "[profile.server_certificate]\nprimary = \"server.pem\"\nsecondary = \"x\"",
         "[profile.server_certificate]\nprimary = \"server.pem\"\nsecondary_password_file = \"x\"",
-        "[profile.tls]\ninbound = { cipher_suites = [\"TLS_AES_128_GCM_SHA256\"] }",
-        "[profile.tls]\noutbound = { cipher_suites = [\"TLS_AES_128_GCM_SHA256\"] }",
-        "[profile.tls]\noutbound = { protocols = [\"1.3\"] }",
     ];
     for lines in before {
         one_problem(&with(lines, ""), &["is not supported in this version"]);
     }
     let replaced = [
-        ("\"round-robin\"", "\"least-tunnels\""),
-        ("tls = false", "tls = true"),
-        (
-            "tls = false\nproxy_protocol = \"off\"",
-            "tls = false\nproxy_protocol = \"v2\"",
-        ),
         ("\"group-ca.pem\"", "\"group-ca.p7b\""),
         ("\"group-ca.pem\"", "\"group-ca.p12\""),
     ];
@@ -208,9 +194,9 @@ fn tls_versions() {
         )
     };
     let only13 = right(&inbound("[\"1.3\"]")).profile;
-    assert_eq!((only13.tls12, only13.tls13), (false, true));
+    assert_eq!((only13.inbound.tls12, only13.inbound.tls13), (false, true));
     let only12 = right(&inbound("[\"1.2\"]")).profile;
-    assert_eq!((only12.tls12, only12.tls13), (true, false));
+    assert_eq!((only12.inbound.tls12, only12.inbound.tls13), (true, false));
     one_problem(
         &inbound("[]"),
         &["2 profile.tls.inbound.protocols: the list is empty"],

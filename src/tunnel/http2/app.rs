@@ -15,6 +15,7 @@ use super::session::Session;
 use crate::limits::HTTP2_UP_BATCH;
 use crate::observe::{CloseReason, Who};
 use crate::ring::{Gather, LARGE_PAYLOAD, RingBuf, Spacing, TcpStream};
+use crate::tls::{ClientStream, StreamError};
 use crate::tunnel::ends::{AppEnd, Broken, Data};
 
 /// What is sent in DATA frames.
@@ -255,6 +256,10 @@ impl Data for Gather {
 
     async fn send_to(self, stream: &TcpStream) -> (io::Result<()>, Self) {
         stream.send_gather(self).await
+    }
+
+    async fn seal_to(self, session: &ClientStream) -> (Result<(), StreamError>, Self) {
+        (session.send_slices(self.iter()).await, self)
     }
 
     fn into_rest(self) -> Option<RingBuf> {

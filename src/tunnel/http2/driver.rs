@@ -87,7 +87,7 @@ fn broken<S: ByteStream>(stream: &Duplex<S>, error: &h2::Error) -> Ended {
     };
     let reason = match failure {
         Some(StreamError::Tls(_) | StreamError::Record(_)) => CloseReason::TlsProtocol,
-        Some(StreamError::Truncated) => CloseReason::ClientTruncated,
+        Some(StreamError::Truncated | StreamError::Unused) => CloseReason::ClientTruncated,
         Some(StreamError::Io(_)) => CloseReason::ClientReset,
         None if !error.is_library() => CloseReason::ClientReset,
         None if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) => CloseReason::ClientFlood,

@@ -20,8 +20,7 @@ use crate::observe::{Abuse, AuditEvent, CloseReason};
 use crate::ring::{self, Either, RingBuf};
 use crate::tls::{ByteStream, Duplex};
 use crate::tunnel::core::{Core, Snapshot};
-use crate::tunnel::ends::ServerEnd;
-use crate::tunnel::open::{Opened, Peer, open, open_udp, relay};
+use crate::tunnel::open::{Opened, Peer, open, open_udp};
 use crate::tunnel::outcome::{Outcome, audit, record};
 use crate::tunnel::pvd;
 use crate::tunnel::relay::Behind;
@@ -205,11 +204,11 @@ struct Wanted {
 }
 
 /// A request for a tunnel: from the request to an open tunnel or a refusal.
-async fn tunnel<S: ServerEnd>(
+async fn tunnel(
     session: &Rc<Session>,
     snapshot: &Snapshot,
     wanted: Wanted,
-    opening: impl AsyncFnOnce(&mut Outcome) -> Result<Opened<S>, CloseReason>,
+    opening: impl AsyncFnOnce(&mut Outcome) -> Result<Opened, CloseReason>,
     kept: impl Sized + 'static,
 ) {
     let Wanted {
@@ -254,9 +253,7 @@ async fn tunnel<S: ServerEnd>(
         early: Vec::new(),
         carry: None,
     };
-    let tunnel = opened.tunnel(core.clone(), &session.peer, app, behind);
-    // A task of its own: what opening needed is not kept for the life of the tunnel.
-    ring::spawn(relay(tunnel, kept));
+    opened.run(core.clone(), &session.peer, (app, behind), kept);
 }
 
 /// The tunnel is open; `idle`: its idle timeout, where one was proposed.

@@ -1,0 +1,125 @@
+//! How one core reaches the servers of one service.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+
+use super::balance::Turn;
+use super::servers::Group;
+use super::upstream::Upstream;
+use crate::config::{Host, HostPort, ProxyVersion, Service, TlsChoice};
+use crate::ring::TcpOptions;
+use crate::tls::{ClientTls, TlsError};
+
+/// What is read from the files that a service names for its servers, checked.
+#[derive(Debug, Default)]
+pub struct Means {
+    tls: Option<ClientTls>,
+    upstream: Option<Upstream>,
+}
+
+impl Means {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// What is wrong, with the file's name.
+    pub fn load(service: &Service, outbound: &TlsChoice) -> Result<Self, String> {
+        let reach = &service.reach;
+        let tls = reach.tls.as_ref();
+        let upstream = reach.upstream_proxy.as_ref();
+        Ok(Self {
+            tls: tls.map(|tls| ClientTls::load(tls, outbound)).transpose()?,
+            upstream: upstream.map(Upstream::load).transpose()?,
+        })
+    }
+
+    /// The upstream proxy.
+    #[must_use]
+    pub fn upstream(&self) -> Option<&Upstream> {
+        self.upstream.as_ref()
+    }
+
+    /// TLS to the servers as any library does it, without resumption.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn tls(&self) -> Result<Option<ClientConfig>, TlsError> {
+        self.tls.as_ref().map(ClientTls::config).transpose()
+    }
+}
+
+/// How one core reaches the servers of one service.
+pub struct Way {
+    /// Its servers; `None`: the destination that the app asks for.
+    pub(super) group: Option<Arc<Group>>,
+    /// Which is next.
+    pub(super) turn: Turn,
+    /// Guarded addresses that the app may ask for all the same.
+    pub(super) allow: Vec<IpNet>,
+    pub(super) tls: Option<(Arc<ClientConfig>, Option<ServerName<'static>>)>,
+    pub(super) upstream: Option<Upstream>,
+    pub(super) bind: Vec<IpAddr>,
+    pub(super) options: TcpOptions,
+    /// What is said to a server in front of a tunnel's bytes.
+    pub introduction: Option<ProxyVersion>,
+}
+
+impl Way {
+    /// The way of core `core`.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn new(
+        service: &Service,
+        group: Option<Arc<Group>>,
+        means: &Means,
+        core: usize,
+    ) -> Result<Self, TlsError> {
+        let reach = &service.reach;
+        let tls = match &means.tls {
+            None => None,
+            Some(tls) => {
+                let name = reach.tls.as_ref().and_then(|tls| tls.name.as_deref());
+                Some((Arc::new(tls.of_core()?), name.and_then(server_name)))
+            }
+        };
+        Ok(Self {
+            group,
+            turn: Turn::starting_at(core),
+            allow: service.allow.clone(),
+            tls,
+            upstream: means.upstream.clone(),
+            bind: reach.bind.clone(),
+            options: options(&reach.tcp),
+            introduction: reach.proxy_protocol,
+        })
+    }
+}
+
+/// The name that a certificate is checked for.
+fn server_name(name: &str) -> Option<ServerName<'static>> {
+    ServerName::try_from(name.to_owned()).ok()
+}
+
+/// The name that a server's certificate is checked for where none is configured.
+#[must_use]
+pub fn name_of(server: &HostPort) -> Option<ServerName<'static>> {
+    match &server.host {
+        Host::Ip(address) => Some(ServerName::IpAddress((*address).into())),
+        Host::Name(name) => server_name(name),
+    }
+}
+
+/// The options of a connection as the ring takes them.
+#[must_use]
+pub fn options(tcp: &crate::config::Tcp) -> TcpOptions {
+    TcpOptions {
+        keepalive: tcp
+            .keepalive
+            .map(|keepalive| (keepalive.idle, keepalive.interval, keepalive.count)),
+        user_timeout: tcp.user_timeout,
+    }
+}

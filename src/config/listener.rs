@@ -1,0 +1,253 @@
+//! The listeners: which there are, and what stands in front of them.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use ipnet::IpNet;
+
+use super::error::{Fault, Place, Report, quoted};
+use super::raw::RawListener;
+use super::values::{listen_address, networks, word};
+use crate::limits::HEALTH_PATH_MAX;
+
+/// Where sessions are accepted, and who may stand in front.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Where apps begin TLS. At least one of `https` and `http` is there; port 0 lets the kernel choose.
+    pub https: Option<SocketAddr>,
+    /// Where trusted proxies that have ended TLS forward tunnel requests. Not the address of `https`.
+    pub http: Option<SocketAddr>,
+    /// Whether connections begin with a PROXY protocol header.
+    pub proxy_protocol: ProxyProtocol,
+    /// Who may send PROXY protocol headers and use the plain listener; not empty where either is asked for.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Where a request of the plain listener has the client's certificate.
+    pub client_identity: ClientIdentity,
+    /// What a health check asks the plain listener for; an absolute path.
+    pub health_path: Option<String>,
+    /// Who may ask for it beside the trusted proxies.
+    pub health_from: Vec<IpNet>,
+}
+
+/// The two listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerKind {
+    /// TLS ends here.
+    Https,
+    /// TLS has ended at a trusted proxy.
+    Http,
+}
+
+/// Whether connections begin with a PROXY protocol header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// None does.
+    Off,
+    /// Those of trusted proxies may.
+    Optional,
+    /// All do, and come from trusted proxies.
+    Required,
+}
+
+/// Where a request of the plain listener has the client's certificate. Exactly one place counts: what stands in another
+/// may be of the client's own making.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientIdentity {
+    /// The header fields `Client-Cert` and `Client-Cert-Chain` (RFC 9440).
+    ClientCert,
+    /// The last element of `X-Forwarded-Client-Cert`, as Envoy writes it.
+    Xfcc,
+    /// The certificate in the values of a PROXY protocol header, version 2.
+    ProxyV2,
+}
+
+impl Default for Listener {
+    fn default() -> Self {
+        Self {
+            https: Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8443))),
+            http: None,
+            proxy_protocol: ProxyProtocol::Off,
+            trusted_proxies: Vec::new(),
+            client_identity: ClientIdentity::ClientCert,
+            health_path: None,
+            health_from: Vec::new(),
+        }
+    }
+}
+
+impl Listener {
+    /// The addresses to listen on.
+    pub fn addresses(&self) -> impl Iterator<Item = (ListenerKind, SocketAddr)> {
+        let https = self.https.map(|address| (ListenerKind::Https, address));
+        let http = self.http.map(|address| (ListenerKind::Http, address));
+        https.into_iter().chain(http)
+    }
+
+    /// Whether `address` is a trusted proxy's.
+    #[must_use]
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        is_in(&self.trusted_proxies, address)
+    }
+
+    /// Whether `address` may ask for the health page.
+    #[must_use]
+    pub fn may_check(&self, address: IpAddr) -> bool {
+        self.health_path.is_some() && (self.trusts(address) || is_in(&self.health_from, address))
+    }
+}
+
+/// An IPv4 address that a socket of IPv6 gives is the IPv4 address.
+fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|network| network.contains(&address))
+}
+
+/// The listeners of a profile.
+pub(super) fn listener(raw: RawListener, report: &mut Report) -> Listener {
+    use ListenerKind::{Http, Https};
+    let protocol_place = raw.protocol.place.clone();
+    let kinds: &[ListenerKind] = raw
+        .protocol
+        .parse(report, |text| {
+            let known: [(&str, &[ListenerKind]); 3] = [
+                ("https", &[Https]),
+                ("http", &[Http]),
+                ("both", &[Https, Http]),
+            ];
+            word(&text, &known)
+        })
+        .or(&[Https]);
+    let http_place = raw.http.place.clone();
+    let https = raw
+        .https
+        .parse(report, |text| listen_address(&text, "0.0.0.0:8443"))
+        .or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8443)));
+    let http = raw
+        .http
+        .parse(report, |text| listen_address(&text, "0.0.0.0:8080"))
+        .or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080)));
+    let proxy_place = raw.proxy_protocol.place.clone();
+    let proxy_protocol = raw
+        .proxy_protocol
+        .parse(report, |text| word(&text, &PROXY_PROTOCOL))
+        .or(ProxyProtocol::Off);
+    let identity_place = raw.client_identity.place.clone();
+    let health_place = raw.health_path.place.clone();
+    let health_from_place = raw.health_from.place.clone();
+    let listener = Listener {
+        https: kinds.contains(&Https).then_some(https),
+        http: kinds.contains(&Http).then_some(http),
+        proxy_protocol,
+        trusted_proxies: networks(raw.trusted_proxies, report),
+        client_identity: raw
+            .client_identity
+            .parse(report, |text| word(&text, &CLIENT_IDENTITY))
+            .or(ClientIdentity::ClientCert),
+        health_path: raw.health_path.parse(report, health_path).given(),
+        health_from: networks(raw.health_from, report),
+    };
+    let mut problem = |place: &Place, message: &str, remedy: &str| {
+        report.add(place, Fault::new(message, remedy));
+    };
+    const TRUST: &str = "list their networks, as in trusted_proxies = [\"10.0.0.0/24\"]";
+    if listener.http.is_some() && listener.trusted_proxies.is_empty() {
+        let message =
+            "the plain listener is for trusted proxies alone, and trusted_proxies is empty";
+        problem(&protocol_place, message, TRUST);
+    } else if proxy_protocol != ProxyProtocol::Off && listener.trusted_proxies.is_empty() {
+        let message =
+            "PROXY protocol is taken from trusted proxies alone, and trusted_proxies is empty";
+        problem(&proxy_place, message, TRUST);
+    }
+    if listener.https.is_some() && listener.http == Some(https) && https.port() != 0 {
+        let message = "both listeners have the same address";
+        problem(&http_place, message, "give http another port");
+    }
+    if listener.client_identity == ClientIdentity::ProxyV2
+        && proxy_protocol != ProxyProtocol::Required
+    {
+        let message =
+            "the certificate is to come in a PROXY protocol header, which is not required";
+        problem(
+            &identity_place,
+            message,
+            "write proxy_protocol = \"required\"",
+        );
+    }
+    if listener.health_path.is_some() && listener.http.is_none() {
+        let message = "the plain listener answers health checks, and there is none";
+        problem(
+            &health_place,
+            message,
+            "write protocol = \"both\", or let the check open a TCP connection to the https listener",
+        );
+    }
+    if !listener.health_from.is_empty() && listener.health_path.is_none() {
+        let message = "nothing is to be asked for: there is no health_path";
+        problem(
+            &health_from_place,
+            message,
+            "write health_path = \"/health\", or leave the key out",
+        );
+    }
+    listener
+}
+
+const PROXY_PROTOCOL: [(&str, ProxyProtocol); 3] = [
+    ("off", ProxyProtocol::Off),
+    ("optional", ProxyProtocol::Optional),
+    ("required", ProxyProtocol::Required),
+];
+
+const CLIENT_IDENTITY: [(&str, ClientIdentity); 3] = [
+    ("client-cert", ClientIdentity::ClientCert),
+    ("xfcc", ClientIdentity::Xfcc),
+    ("proxy-v2", ClientIdentity::ProxyV2),
+];
+
+/// An absolute path of visible ASCII characters, without a query.
+fn health_path(text: String) -> Result<String, Fault> {
+    let visible = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#');
+    if text.starts_with('/') && text.len() <= HEALTH_PATH_MAX && text.bytes().all(visible) {
+        return Ok(text);
+    }
+    Err(Fault::new(
+        format!("{} is not an absolute path without a query", quoted(&text)),
+        "write one, as in \"/health\"",
+    ))
+}
+
+/// The words of `adit check`.
+pub(super) fn summary(listener: &Listener) -> String {
+    let mut text: Vec<String> = listener
+        .addresses()
+        .map(|(kind, address)| match kind {
+            ListenerKind::Https => format!("https {address}"),
+            ListenerKind::Http => format!(
+                "http {address} (certificate by {})",
+                named(&CLIENT_IDENTITY, listener.client_identity)
+            ),
+        })
+        .collect();
+    if listener.proxy_protocol != ProxyProtocol::Off {
+        text.push(format!(
+            "PROXY protocol {}",
+            named(&PROXY_PROTOCOL, listener.proxy_protocol)
+        ));
+    }
+    if !listener.trusted_proxies.is_empty() {
+        let networks: Vec<String> = listener
+            .trusted_proxies
+            .iter()
+            .map(IpNet::to_string)
+            .collect();
+        text.push(format!("proxies {}", networks.join(" ")));
+    }
+    text.join(", ")
+}
+
+fn named<T: PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
+    words
+        .iter()
+        .find(|(_, known)| *known == value)
+        .map_or("", |(word, _)| word)
+}

@@ -1,0 +1,100 @@
+//! Servers on the admin listener: what is known of them, and which of them take new tunnels.
+
+use http_body_util::{BodyExt, Limited};
+use hyper::StatusCode;
+use hyper::body::Incoming;
+use hyper::http::request::Parts;
+use serde::Deserialize;
+
+use super::changes::{body_failure, type_of, wrong_type};
+use super::pages::{Page, Pages, failure, json_page};
+use super::query::{Query, decoded};
+use crate::limits::ADMIN_BODY_MAX;
+use crate::observe::ServerInfo;
+
+/// What a server is to be.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    state: WantedState,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WantedState {
+    Up,
+    Drained,
+}
+
+impl Pages {
+    /// All servers, or those of one service.
+    pub(super) fn servers(&self, query: &Query) -> Page {
+        let wanted = query.tunnels.service.as_deref();
+        let is_wanted = |info: &ServerInfo| wanted.is_none_or(|service| info.service == service);
+        let mut servers = self.node.servers();
+        servers.retain(is_wanted);
+        json_page(StatusCode::OK, &servers)
+    }
+
+    /// One server.
+    pub(super) fn server(&self, path: &str) -> Page {
+        match named(path) {
+            Ok((service, server)) => {
+                let mut servers = self.node.servers().into_iter();
+                let is_meant = |info: &ServerInfo| info.service == service && info.server == server;
+                match servers.find(is_meant) {
+                    Some(info) => json_page(StatusCode::OK, &info),
+                    None => unknown(),
+                }
+            }
+            Err(page) => page,
+        }
+    }
+
+    /// Drains a server, or brings it back.
+    pub(super) async fn set_server(
+        &self,
+        path: &str,
+        parts: &Parts,
+        body: &mut Incoming,
+    ) -> Result<Page, Page> {
+        let (service, server) = named(path)?;
+        let types = ["application/json"];
+        type_of(parts, &types).ok_or_else(|| wrong_type(&types))?;
+        let body = Limited::new(body, ADMIN_BODY_MAX)
+            .collect()
+            .await
+            .map_err(|_| body_failure(ADMIN_BODY_MAX))?
+            .to_bytes();
+        let Ok(Wanted { state }) = serde_json::from_slice(&body) else {
+            let error = "the body is {\"state\": \"drained\"} or {\"state\": \"up\"}";
+            return Err(failure(StatusCode::BAD_REQUEST, error));
+        };
+        let drained = matches!(state, WantedState::Drained);
+        let info = self.node.drain_server(&service, &server, drained);
+        let info = info.ok_or_else(unknown)?;
+        tracing::info!(
+            service,
+            server,
+            drained,
+            "server set through the admin listener"
+        );
+        Ok(json_page(StatusCode::OK, &info))
+    }
+}
+
+/// `SERVICE/SERVER`, each percent-encoded.
+fn named(path: &str) -> Result<(String, String), Page> {
+    let bad = |error: &str| failure(StatusCode::BAD_REQUEST, error);
+    let (service, server) = path
+        .split_once('/')
+        .ok_or_else(|| bad("a server is named as /servers/SERVICE/HOST:PORT"))?;
+    let service = decoded(service).map_err(|error| bad(&error))?;
+    let server = decoded(server).map_err(|error| bad(&error))?;
+    Ok((service, server))
+}
+
+fn unknown() -> Page {
+    let error = "there is no such server; /servers lists them";
+    failure(StatusCode::NOT_FOUND, error)
+}

@@ -1,0 +1,137 @@
+//! TLS to servers: the configuration of one service on one core.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, Error, RootCertStore};
+
+use super::secrets::hand_over;
+use super::server::{TlsError, provider, versions};
+use crate::certs;
+use crate::config::{OutboundTls, TlsChoice};
+use crate::limits::OUTBOUND_SESSIONS;
+
+/// What the servers of a service are met with, read from files and checked.
+#[derive(Debug)]
+pub struct ClientTls {
+    roots: Arc<RootCertStore>,
+    identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    choice: TlsChoice,
+}
+
+impl ClientTls {
+    /// Reads the files that `config` names, or the system's roots where it names none.
+    ///
+    /// # Errors
+    /// What is wrong, with the file's name.
+    pub fn load(config: &OutboundTls, choice: &TlsChoice) -> Result<Self, String> {
+        let roots = match &config.roots {
+            Some(file) => roots_of(file)?,
+            None => system_roots()?,
+        };
+        let identity = match &config.certificate {
+            None => None,
+            Some(file) => {
+                let chain = certs::read_certificates(file).map_err(|error| error.to_string())?;
+                let key = config.key.as_ref().unwrap_or(file);
+                let key = certs::read_private_key(key).map_err(|error| error.to_string())?;
+                Some((chain, key))
+            }
+        };
+        let tls = Self {
+            roots: Arc::new(roots),
+            identity,
+            choice: choice.clone(),
+        };
+        tls.config().map_err(|error| error.to_string())?;
+        Ok(tls)
+    }
+
+    /// A configuration for handshakes of any library. None is resumed: each meets the server as it is.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn config(&self) -> Result<ClientConfig, TlsError> {
+        let provider: CryptoProvider = provider(&self.choice.suites);
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&versions(&self.choice))
+            .map_err(|error| TlsError::Versions("outbound", error))?
+            .with_root_certificates(self.roots.clone());
+        let mut config = match &self.identity {
+            None => builder.with_no_client_auth(),
+            Some((chain, key)) => builder
+                .with_client_auth_cert(chain.clone(), key.clone_key())
+                .map_err(TlsError::ClientCertificate)?,
+        };
+        config.resumption = Resumption::disabled();
+        Ok(config)
+    }
+
+    /// The configuration of one core's tunnels, whose record layer takes the secrets over when a handshake is done.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn of_core(&self) -> Result<ClientConfig, TlsError> {
+        let mut config = self.config()?;
+        config.enable_secret_extraction = true;
+        config.key_log = hand_over();
+        config.resumption = Resumption::in_memory_sessions(OUTBOUND_SESSIONS);
+        Ok(config)
+    }
+}
+
+fn roots_of(file: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let list = certs::read_certificates(file).map_err(|error| error.to_string())?;
+    for (place, certificate) in list.into_iter().enumerate() {
+        roots.add(certificate).map_err(|error| {
+            let shown = file.display();
+            format!(
+                "certificate {} of {shown} cannot be a root: {error}",
+                place + 1
+            )
+        })?;
+    }
+    Ok(roots)
+}
+
+/// Those of the system's roots that can be read: a few that cannot are no reason to trust none.
+fn system_roots() -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    let (used, _) = roots.add_parsable_certificates(found.certs);
+    if used > 0 {
+        return Ok(roots);
+    }
+    let why = found.errors.first();
+    let why = why.map_or("none found".to_owned(), ToString::to_string);
+    Err(format!(
+        "the system has no root certificates ({why}); name a file in tls_roots, or install ca-certificates"
+    ))
+}
+
+/// Why a handshake with a server failed, in the classes that are counted apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerFailure {
+    /// Its certificate is not accepted.
+    Certificate,
+    /// It sent an alert.
+    Alert,
+    /// Anything else.
+    Protocol,
+}
+
+impl ServerFailure {
+    /// The class of a rustls error.
+    #[must_use]
+    pub fn of(error: &Error) -> Self {
+        match error {
+            Error::InvalidCertificate(_) | Error::NoCertificatesPresented => Self::Certificate,
+            Error::AlertReceived(_) => Self::Alert,
+            _ => Self::Protocol,
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! What comes in front of a session: who connects, and on whose behalf.
+//!
+//! A PROXY protocol header counts when a trusted proxy sends it, and never otherwise: from anybody else it is refused, and
+//! not passed on as the first bytes of TLS. The plain listener is for trusted proxies altogether, and for those who may ask
+//! for its health page.
+
+use std::io;
+use std::net::SocketAddr;
+
+use crate::config::{Listener, ListenerKind, ProxyProtocol};
+use crate::limits::LINGER;
+use crate::observe::CloseReason;
+use crate::proxy_protocol::{self, CLIENT_CERT_CONNECTION, CLIENT_CERT_SESSION, Header, Parsed};
+use crate::ring::{self, RingBuf, TcpStream};
+
+use super::outcome::alert_of;
+use super::response::plain_refusal;
+
+/// A connection that may become a session.
+pub(super) struct Entrance {
+    /// The client: the other end of the connection, or whom a trusted proxy names.
+    pub client: SocketAddr,
+    /// What was received already, behind a PROXY protocol header.
+    pub begun: Option<RingBuf>,
+    /// The client's certificate as a PROXY protocol header has it, DER.
+    pub certificate: Option<Vec<u8>>,
+    /// Nothing but the health page is for this client.
+    pub health_only: bool,
+}
+
+impl Entrance {
+    /// Of a client that nobody stands in front of.
+    pub fn direct(client: SocketAddr) -> Self {
+        Self {
+            client,
+            begun: None,
+            certificate: None,
+            health_only: false,
+        }
+    }
+}
+
+/// Whether anything has to be looked at before a connection is a session.
+pub(super) fn is_open(listener: &Listener, by: ListenerKind) -> bool {
+    by == ListenerKind::Https && listener.proxy_protocol == ProxyProtocol::Off
+}
+
+/// Reads what comes in front of the session. `peer` is the other end of the connection.
+///
+/// # Errors
+/// Why there is to be no session; nothing has been answered.
+pub(super) async fn enter(
+    stream: &TcpStream,
+    listener: &Listener,
+    by: ListenerKind,
+    peer: SocketAddr,
+) -> Result<Entrance, CloseReason> {
+    let trusted = listener.trusts(peer.ip());
+    let mut entrance = Entrance::direct(peer);
+    if by == ListenerKind::Http && !trusted {
+        if !listener.may_check(peer.ip()) {
+            return Err(CloseReason::ProxyUntrusted);
+        }
+        entrance.health_only = true;
+        return Ok(entrance);
+    }
+    match (listener.proxy_protocol, trusted) {
+        (ProxyProtocol::Off, _) => return Ok(entrance),
+        (ProxyProtocol::Required, false) => return Err(CloseReason::ProxyUntrusted),
+        (ProxyProtocol::Required, true) | (ProxyProtocol::Optional, _) => {}
+    }
+    let (header, begun) = match header(stream).await {
+        Err(CloseReason::ProxyMalformed) if !trusted => return Err(CloseReason::ProxyUntrusted),
+        read => read?,
+    };
+    entrance.begun = begun;
+    match header {
+        Some(_) if !trusted => return Err(CloseReason::ProxyUntrusted),
+        None if listener.proxy_protocol == ProxyProtocol::Required => {
+            return Err(CloseReason::ProxyMissing);
+        }
+        None => {}
+        Some(header) => {
+            if let Some(client) = header.client() {
+                entrance.client = SocketAddr::new(client.ip().to_canonical(), client.port());
+            }
+            entrance.certificate = certificate(*header);
+        }
+    }
+    Ok(entrance)
+}
+
+/// The header, if the connection begins with one, and what came behind it.
+async fn header(stream: &TcpStream) -> Result<(Option<Box<Header>>, Option<RingBuf>), CloseReason> {
+    let mut received: Option<RingBuf> = None;
+    loop {
+        let unused = received.is_none();
+        let mut bytes = match stream.recv_more(received).await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) if unused => return Err(CloseReason::Unused),
+            Err(error) if unused && error.kind() == io::ErrorKind::ConnectionReset => {
+                return Err(CloseReason::Unused);
+            }
+            Ok(None) | Err(_) => return Err(CloseReason::HandshakeAborted),
+        };
+        match proxy_protocol::parse(&bytes) {
+            Ok(Parsed::Incomplete) => received = Some(bytes),
+            Ok(Parsed::Absent) => return Ok((None, Some(bytes))),
+            Ok(Parsed::Header(header, length)) => {
+                bytes.consume(length);
+                bytes.compact();
+                return Ok((Some(header), (!bytes.is_empty()).then_some(bytes)));
+            }
+            Err(_) => return Err(CloseReason::ProxyMalformed),
+        }
+    }
+}
+
+/// The client's certificate, where the proxy says that the client has proved to have its key, and has found it good
+/// itself. A common name alone is no identity.
+fn certificate(header: Header) -> Option<Vec<u8>> {
+    let tls = header.details.tls?;
+    let presented = tls.client & (CLIENT_CERT_CONNECTION | CLIENT_CERT_SESSION) != 0;
+    tls.certificate.filter(|_| presented && tls.verify == 0)
+}
+
+/// Tells a client that there will be no session, in the way that its listener speaks, and waits a moment for it to be
+/// read.
+pub(super) async fn refuse(stream: &TcpStream, by: ListenerKind, reason: CloseReason) {
+    let answer = match by {
+        ListenerKind::Https => alert_of(reason).map(|alert| {
+            // A fatal alert of a session without keys (RFC 8446, sections 5.1 and 6).
+            vec![21, 3, 3, 0, 2, 2, alert.into()]
+        }),
+        ListenerKind::Http => plain_refusal(reason),
+    };
+    let telling = async {
+        if let Some(answer) = answer {
+            let _ = stream.send(answer).await;
+        }
+        linger(stream).await;
+    };
+    let _ = ring::timeout(LINGER, telling).await;
+}
+
+/// Ends the sending direction and reads the peer's bytes away until it closes, so that no reset overtakes what was sent.
+/// The caller bounds the time.
+pub(super) async fn linger(stream: &TcpStream) {
+    if stream.shutdown().await.is_ok() {
+        while let Ok(Some(_)) = stream.recv().await {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy_protocol::{CLIENT_TLS, TlsDetails};
+
+    #[test]
+    fn a_certificate_counts_where_the_proxy_has_found_it_good() {
+        let with = |client: u8, verify: u32, certificate: Option<Vec<u8>>| {
+            let address = "192.0.2.1:1".parse().unwrap();
+            let mut header = Header::of(address, address);
+            header.details.tls = Some(TlsDetails {
+                client,
+                verify,
+                common_name: Some("device".to_owned()),
+                certificate,
+                ..TlsDetails::default()
+            });
+            super::certificate(header)
+        };
+        let der = Some(vec![0x30, 0]);
+        for presented in [CLIENT_CERT_CONNECTION, CLIENT_CERT_SESSION] {
+            assert_eq!(with(CLIENT_TLS | presented, 0, der.clone()), der);
+            assert_eq!(with(CLIENT_TLS | presented, 1, der.clone()), None);
+            assert_eq!(with(CLIENT_TLS | presented, 0, None), None, "a name alone");
+        }
+        assert_eq!(with(CLIENT_TLS, 0, der), None);
+        let address = "192.0.2.1:1".parse().unwrap();
+        assert_eq!(super::certificate(Header::of(address, address)), None);
+    }
+}

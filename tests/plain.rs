@@ -1,0 +1,516 @@
+//! The plain listener: front ends that have ended TLS, what they say about the client, and everybody else.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use adit::certs::make::Usage;
+use adit::certs::{Issued, Validity};
+use adit::proxy_protocol::{CLIENT_CERT_CONNECTION, CLIENT_TLS, Header, TlsDetails};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use common::{
+    Gateway, Pki, Program, ask, client_of, connect, connect_from, echo, free_port, read_all,
+    request, server, service, session, until,
+};
+use time::OffsetDateTime;
+
+const PLAIN: &str = "protocol = 'http'\nhttp = '127.0.0.1:0'\ntrusted_proxies = ['127.0.0.1']";
+
+fn gateway(pki: &Pki, more: &str) -> Gateway {
+    let listener = format!("{PLAIN}\n{more}");
+    Gateway::behind(pki, &listener, "10s", &service(&[server(echo)]))
+}
+
+fn sequence(der: &[u8]) -> String {
+    format!(":{}:", STANDARD.encode(der))
+}
+
+fn client_cert(identity: &Issued) -> String {
+    format!("Client-Cert: {}\r\n", sequence(&identity.chain[0]))
+}
+
+fn xfcc(identity: &Issued) -> String {
+    let body = STANDARD.encode(&identity.chain[0]);
+    let pem = format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+    let encoded: String = pem.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    format!("X-Forwarded-Client-Cert: By=gw;Cert=\"{encoded}\"\r\n")
+}
+
+/// A CONNECT request with these fields.
+fn asking(fields: &str) -> String {
+    format!("CONNECT a.test:1 HTTP/1.1\r\nHost: a.test:1\r\n{fields}\r\n")
+}
+
+/// The head of the answer to `bytes`.
+fn answer(stream: &mut TcpStream, bytes: &[u8]) -> String {
+    stream.write_all(bytes).unwrap();
+    let wait = Some(Duration::from_secs(10));
+    stream.set_read_timeout(wait).unwrap();
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() > 0 {
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
+}
+
+fn proxy(gateway: &Gateway) -> TcpStream {
+    TcpStream::connect(gateway.address).unwrap()
+}
+
+#[test]
+fn a_tunnel_by_each_way_of_naming_the_client() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let mut header = Header::of(
+        "192.0.2.7:9".parse().unwrap(),
+        "192.0.2.1:443".parse().unwrap(),
+    );
+    header.details.tls = Some(TlsDetails {
+        client: CLIENT_TLS | CLIENT_CERT_CONNECTION,
+        certificate: Some(device.chain[0].to_vec()),
+        ..TlsDetails::default()
+    });
+    let header = header.write_v2(true).unwrap();
+    let required = "proxy_protocol = 'required'\nclient_identity = 'proxy-v2'";
+    for (more, head, peer) in [
+        ("", asking(&client_cert(&device)).into_bytes(), None),
+        (
+            "client_identity = 'xfcc'",
+            asking(&xfcc(&device)).into_bytes(),
+            None,
+        ),
+        (
+            required,
+            [&header, asking("").as_bytes()].concat(),
+            Some("192.0.2.7:9"),
+        ),
+    ] {
+        for split in [false, true] {
+            let gateway = gateway(&pki, more);
+            let mut stream = proxy(&gateway);
+            // The tunnel's first bytes come right behind the request.
+            let bytes = [&head[..], b"early"].concat();
+            let (first, rest) = bytes.split_at(if split { 100 } else { bytes.len() });
+            stream.write_all(first).unwrap();
+            let told = answer(&mut stream, rest);
+            assert!(told.starts_with("HTTP/1.1 200 "), "{more}: {told}");
+            let mut back = [0; 5];
+            stream.read_exact(&mut back).unwrap();
+            assert_eq!(&back, b"early");
+            let local = stream.local_addr().unwrap().to_string();
+            gateway.lists_peer(peer.unwrap_or(&local));
+            assert!(gateway.get("/tunnels").1.contains("\"device\":\"device\""));
+
+            // Both ends are carried through.
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            assert_eq!(read_all(&stream), b"");
+            until("closed", || gateway.ended("closed") == 1.0);
+        }
+    }
+}
+
+#[test]
+fn much_goes_through_in_both_directions() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let gateway = gateway(&pki, "");
+    let mut stream = proxy(&gateway);
+    let told = answer(&mut stream, asking(&client_cert(&device)).as_bytes());
+    assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+    let bytes: Vec<u8> = (0..4_000_000u32)
+        .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    let mut writer = stream.try_clone().unwrap();
+    let sent = bytes.clone();
+    let writing = std::thread::spawn(move || {
+        writer.write_all(&sent).unwrap();
+        writer.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+    assert!(read_all(&stream) == bytes, "the bytes came back changed");
+    writing.join().unwrap();
+}
+
+#[test]
+fn the_certificate_is_checked_as_in_a_handshake() {
+    let pki = Pki::new();
+    let now = OffsetDateTime::now_utc();
+    let hour = Duration::from_secs(3600);
+    let revoked = pki.client("revoked", |_| ());
+    pki.write_crl(&[&revoked]);
+    let expired = pki.client("expired", |r| {
+        r.validity = Validity::between(now - 2 * hour, now - hour).unwrap();
+    });
+    let early = pki.client("early", |r| {
+        r.validity = Validity::between(now + hour, now + 2 * hour).unwrap();
+    });
+    let usage = pki.client("usage", |r| r.usages = vec![Usage::Server]);
+    let foreign = client_of(&common::authority("other"), "foreign", |_| ());
+    let good = pki.client("good", |_| ());
+    let mut flipped = good.chain[0].to_vec();
+    *flipped.last_mut().unwrap() ^= 1;
+    let flipped = format!("Client-Cert: {}\r\n", sequence(&flipped));
+    let gateway = gateway(&pki, "");
+    let two = client_cert(&good) + &client_cert(&good);
+    let both = client_cert(&good) + &xfcc(&good);
+    for (fields, status, reason) in [
+        (String::new(), 403, "certificate-required"),
+        (client_cert(&revoked), 403, "certificate-revoked"),
+        (client_cert(&expired), 403, "certificate-expired"),
+        (client_cert(&early), 403, "certificate-not-yet-valid"),
+        (client_cert(&usage), 403, "certificate-usage"),
+        (client_cert(&foreign), 403, "unknown-ca"),
+        (flipped, 403, "certificate-invalid"),
+        (
+            "Client-Cert: device\r\n".to_owned(),
+            403,
+            "certificate-invalid",
+        ),
+        (two, 403, "certificate-invalid"),
+        (both, 403, "identity-conflict"),
+        (xfcc(&good), 403, "identity-conflict"),
+        (
+            client_cert(&good) + "Content-Length: 0\r\n",
+            400,
+            "malformed-request",
+        ),
+    ] {
+        let before = gateway.ended(reason);
+        let told = answer(&mut proxy(&gateway), asking(&fields).as_bytes());
+        assert!(
+            told.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{reason}: {told}"
+        );
+        assert!(
+            told.contains("\r\nProxy-Status: adit; error=http_request_"),
+            "{told}"
+        );
+        until(reason, || gateway.ended(reason) == before + 1.0);
+        let log = || std::fs::read_to_string(pki.path("audit.log")).unwrap();
+        until("a record of it", || log().contains(reason));
+    }
+    // The way of a browser's page is not that of a tunnel.
+    let told = answer(&mut proxy(&gateway), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(told.starts_with("HTTP/1.1 400 "), "{told}");
+    let told = answer(&mut proxy(&gateway), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    assert!(told.starts_with("HTTP/1.1 400 "), "{told}");
+}
+
+#[test]
+fn a_chain_comes_by_client_cert_chain() {
+    let pki = Pki::new();
+    let intermediate = common::authority("unrelated");
+    let device = pki.client("device", |_| ());
+    let gateway = gateway(&pki, "");
+    // Certificates that the path does not need do no harm, as in TLS.
+    let chain = sequence(intermediate.certificate());
+    let fields = format!(
+        "{}Client-Cert-Chain: {chain}, {chain}\r\n",
+        client_cert(&device)
+    );
+    let told = answer(&mut proxy(&gateway), asking(&fields).as_bytes());
+    assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+    let alone = format!("Client-Cert-Chain: {chain}\r\n");
+    let told = answer(&mut proxy(&gateway), asking(&alone).as_bytes());
+    assert!(told.contains("certificate-invalid"), "{told}");
+}
+
+#[test]
+fn a_tunnel_ends_when_its_certificate_is_revoked() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let gateway = gateway(&pki, "");
+    let mut stream = proxy(&gateway);
+    let told = answer(&mut stream, asking(&client_cert(&device)).as_bytes());
+    assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+    pki.write_crl(&[&device]);
+    until("cut", || gateway.ended("cut-certificate-revoked") == 1.0);
+    let error = stream.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    let told = answer(
+        &mut proxy(&gateway),
+        asking(&client_cert(&device)).as_bytes(),
+    );
+    assert!(told.contains("certificate-revoked"), "{told}");
+}
+
+#[test]
+fn only_trusted_proxies_are_listened_to() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let gateway = gateway(&pki, "");
+    let mut stream = connect_from("127.0.0.2", gateway.address);
+    let told = answer(&mut stream, asking(&client_cert(&device)).as_bytes());
+    assert!(
+        told.starts_with("HTTP/1.1 403 ") && told.contains("proxy-untrusted"),
+        "{told}"
+    );
+    gateway.has_ended("proxy-untrusted", 1.0);
+    // By IPv6, and a network.
+    let listener = "protocol = 'http'\nhttp = '[::1]:0'\ntrusted_proxies = ['::/64']";
+    let gateway = Gateway::behind(&pki, listener, "10s", &service(&[server(echo)]));
+    let told = answer(
+        &mut proxy(&gateway),
+        asking(&client_cert(&device)).as_bytes(),
+    );
+    assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+}
+
+#[test]
+fn a_certificate_in_a_proxy_header_that_the_proxy_has_not_checked_is_none() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let gateway = gateway(
+        &pki,
+        "proxy_protocol = 'required'\nclient_identity = 'proxy-v2'",
+    );
+    let with = |tls: Option<TlsDetails>| {
+        let mut header = Header::of(
+            "192.0.2.7:9".parse().unwrap(),
+            "192.0.2.1:443".parse().unwrap(),
+        );
+        header.details.tls = tls;
+        header.write_v2(true).unwrap()
+    };
+    let certificate = Some(device.chain[0].to_vec());
+    let client = CLIENT_TLS | CLIENT_CERT_CONNECTION;
+    let name = Some("device".to_owned());
+    let unchecked = TlsDetails {
+        client,
+        verify: 1,
+        certificate: certificate.clone(),
+        ..TlsDetails::default()
+    };
+    let not_presented = TlsDetails {
+        client: CLIENT_TLS,
+        certificate: certificate.clone(),
+        ..TlsDetails::default()
+    };
+    let name_alone = TlsDetails {
+        client,
+        common_name: name,
+        ..TlsDetails::default()
+    };
+    let good = TlsDetails {
+        client,
+        certificate,
+        ..TlsDetails::default()
+    };
+    for (header, fields, reason) in [
+        (with(None), String::new(), "certificate-required"),
+        (with(Some(unchecked)), String::new(), "certificate-required"),
+        (
+            with(Some(not_presented)),
+            String::new(),
+            "certificate-required",
+        ),
+        (
+            with(Some(name_alone)),
+            String::new(),
+            "certificate-required",
+        ),
+        (with(None), client_cert(&device), "identity-conflict"),
+        (
+            with(Some(good.clone())),
+            client_cert(&device),
+            "identity-conflict",
+        ),
+        (
+            Header::local().write_v2(false).unwrap(),
+            String::new(),
+            "certificate-required",
+        ),
+        (Vec::new(), String::new(), "proxy-missing"),
+        (
+            b"PROXY TCP4 x\r\n".to_vec(),
+            String::new(),
+            "proxy-malformed",
+        ),
+    ] {
+        let bytes = [header, asking(&fields).into_bytes()].concat();
+        let told = answer(&mut proxy(&gateway), &bytes);
+        assert!(told.starts_with("HTTP/1.1 4"), "{reason}: {told}");
+        assert!(
+            told.contains(reason) || reason == "identity-conflict",
+            "{reason}: {told}"
+        );
+        until(reason, || gateway.ended(reason) >= 1.0);
+    }
+    let bytes = [with(Some(good)), asking("").into_bytes()].concat();
+    let told = answer(&mut proxy(&gateway), &bytes);
+    assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+}
+
+#[test]
+fn health_is_told_to_those_who_may_ask() {
+    let pki = Pki::new();
+    let more = "health_path = '/health'\nhealth_from = ['127.0.0.3']";
+    let gateway = gateway(&pki, more);
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: lb\r\n\r\n").into_bytes();
+    for from in ["127.0.0.1", "127.0.0.3"] {
+        let mut stream = connect_from(from, gateway.address);
+        let told = answer(&mut stream, &get("/health"));
+        assert!(told.starts_with("HTTP/1.1 200 OK\r\n"), "{told}");
+        assert_eq!(read_all(&stream), b"ready\n");
+    }
+    gateway.has_ended("health-check", 2.0);
+    let audit = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+    assert_eq!(audit, "", "no check is a record");
+
+    let device = pki.client("device", |_| ());
+    for (from, bytes, status) in [
+        ("127.0.0.2", get("/health"), 403),
+        ("127.0.0.1", get("/health?x"), 400),
+        ("127.0.0.1", get("/healthy"), 400),
+        ("127.0.0.3", get("/"), 403),
+        // Who may ask for the page may not open a tunnel.
+        ("127.0.0.3", asking(&client_cert(&device)).into_bytes(), 403),
+    ] {
+        let told = answer(&mut connect_from(from, gateway.address), &bytes);
+        assert!(
+            told.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{from}: {told}"
+        );
+    }
+    // A bare check of the port.
+    drop(proxy(&gateway));
+    until("unused", || gateway.ended("unused") == 1.0);
+}
+
+#[test]
+fn both_listeners_at_once_with_a_proxy_header_on_each() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let listener = "protocol = 'both'\nhttps = '127.0.0.1:0'\nhttp = '127.0.0.1:0'\nproxy_protocol = 'optional'\n\
+                    trusted_proxies = ['127.0.0.1']";
+    let gateway = Gateway::behind(&pki, listener, "10s", &service(&[server(echo)]));
+    let plain = gateway.plain.unwrap();
+    let header = Header::of(
+        "192.0.2.7:9".parse().unwrap(),
+        "192.0.2.1:443".parse().unwrap(),
+    );
+    let mut stream = TcpStream::connect(plain).unwrap();
+    let bytes = [
+        header.write_v1(),
+        asking(&client_cert(&device)).into_bytes(),
+    ]
+    .concat();
+    let told = answer(&mut stream, &bytes);
+    assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+    gateway.lists_peer("192.0.2.7:9");
+    let mut by_tls = connect(&pki, &gateway, Some(&device));
+    let told = ask(&mut by_tls, &request("a.test:1")).unwrap();
+    assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+    // TLS on the plain listener is no request.
+    let mut wrong = session(&pki, TcpStream::connect(plain).unwrap(), &device);
+    assert!(ask(&mut wrong, b"x").is_err());
+}
+
+#[test]
+fn haproxy_ends_tls_and_names_the_client() {
+    let pki = Pki::new();
+    let (device, other) = (pki.client("device", |_| ()), pki.client("other", |_| ()));
+    let pem =
+        ["server.pem", "server.key"].map(|name| std::fs::read_to_string(pki.path(name)).unwrap());
+    std::fs::write(pki.path("haproxy.pem"), pem.concat()).unwrap();
+    for (listener, way) in [("", ""), ("proxy_protocol = 'required'", "send-proxy-v2")] {
+        let mut gateway = gateway(&pki, listener);
+        let (to, front) = (gateway.address, free_port());
+        let config = format!(
+            "frontend f\n  mode http\n  bind {front} ssl crt haproxy.pem ca-file ca.pem verify required alpn http/1.1\n  \
+             http-request del-header X-Forwarded-Client-Cert\n  http-request del-header Client-Cert-Chain\n  \
+             http-request set-header Client-Cert :%[ssl_c_der,base64]:\n  default_backend b\n\
+             backend b\n  mode http\n  server s {to} {way}\n"
+        );
+        let _haproxy = Program::haproxy(&pki, &config, &[front]);
+        let socket = TcpStream::connect(front).unwrap();
+        let client = socket.local_addr().unwrap().to_string();
+        let mut tunnel = session(&pki, socket, &device);
+        // What the client itself says of a certificate does not count.
+        let told = ask(
+            &mut tunnel,
+            asking(&(client_cert(&other) + &xfcc(&other))).as_bytes(),
+        )
+        .unwrap();
+        assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+        tunnel.write_all(b"through haproxy").unwrap();
+        let mut back = [0; 15];
+        tunnel.read_exact(&mut back).unwrap();
+        assert_eq!(&back, b"through haproxy");
+        assert!(gateway.get("/tunnels").1.contains("\"device\":\"device\""));
+        if !way.is_empty() {
+            gateway.lists_peer(&client);
+        }
+        drop(tunnel);
+        gateway.lists_none();
+        // A refusal goes all the way back.
+        gateway.address = front;
+        let mut refused = connect(&pki, &gateway, Some(&device));
+        let told = ask(&mut refused, &request("elsewhere:1")).unwrap();
+        assert!(
+            told.starts_with("HTTP/1.1 403 ")
+                && told
+                    .to_lowercase()
+                    .contains("proxy-status: adit; error=http_request_denied"),
+            "{told}"
+        );
+    }
+}
+
+/// Envoy's program, as tests/run installs it.
+fn envoy() -> PathBuf {
+    let venv = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/venv/lib");
+    let pythons = std::fs::read_dir(&venv).into_iter().flatten().flatten();
+    let mut found = pythons.map(|python| python.path().join("site-packages/envoy/_bin/envoy"));
+    found
+        .find(|path| path.exists())
+        .expect("Envoy is in target/venv; tests/run puts it there")
+}
+
+#[test]
+fn envoy_ends_tls_and_names_the_client() {
+    let pki = Pki::new();
+    let (device, other) = (pki.client("device", |_| ()), pki.client("other", |_| ()));
+    for details in ["SANITIZE_SET", "APPEND_FORWARD"] {
+        let gateway = gateway(&pki, "client_identity = 'xfcc'");
+        let (to, front) = (gateway.address, free_port());
+        let config = include_str!("plain/envoy.yaml")
+            .replace("FRONT_PORT", &front.port().to_string())
+            .replace("GATEWAY_PORT", &to.port().to_string())
+            .replace("DETAILS", details)
+            .replace("FOLDER", pki.folder.path().to_str().unwrap());
+        std::fs::write(pki.path("envoy.yaml"), config).unwrap();
+        let envoy = envoy();
+        let args = [
+            "-c",
+            "envoy.yaml",
+            "--concurrency",
+            "1",
+            "--disable-hot-restart",
+            "-l",
+            "warn",
+        ];
+        let _envoy = Program::start_at(&pki, &envoy, "envoy", &args);
+        until("Envoy listens", || TcpStream::connect(front).is_ok());
+        let mut tunnel = session(&pki, TcpStream::connect(front).unwrap(), &device);
+        let told = ask(&mut tunnel, asking(&xfcc(&other)).as_bytes()).unwrap();
+        assert!(told.starts_with("HTTP/1.1 200 "), "{details}: {told}");
+        tunnel.write_all(b"through envoy").unwrap();
+        let mut back = [0; 13];
+        tunnel.read_exact(&mut back).unwrap();
+        assert_eq!(&back, b"through envoy");
+        assert!(gateway.get("/tunnels").1.contains("\"device\":\"device\""));
+        drop(tunnel);
+        gateway.lists_none();
+        // Another's own header beside Envoy's is a second opinion, and refused.
+        let mut refused = session(&pki, TcpStream::connect(front).unwrap(), &device);
+        let told = ask(&mut refused, asking(&client_cert(&other)).as_bytes()).unwrap();
+        assert!(told.starts_with("HTTP/1.1 403 "), "{told}");
+        until("a conflict", || gateway.ended("identity-conflict") == 1.0);
+    }
+}
