@@ -1,15 +1,22 @@
 //! Many tunnels in one HTTP/2 session.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::mem_forget,
+    reason = "a test fails by panic, and may forget what must not be reset"
+)]
+
 mod common;
 #[path = "common/http2.rs"]
 mod http2;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{Gateway, Pki, echo, server, service, until};
-use http2::{client, connect_request, run};
+use http2::{client, client_with, connect_request, run};
 
 const MANAGED: &str = "device_registry = 'devices.csv'\nunmanaged = 'block'";
 
@@ -153,5 +160,322 @@ fn a_refusal_says_why_and_the_session_goes_on() {
         let mut tunnel = client.tunnel("wiki.test:443").await;
         tunnel.send(&b"x"[..]).await.unwrap();
         assert_eq!(tunnel.read(1).await, b"x");
+    });
+}
+
+#[test]
+fn a_tunnel_that_nobody_reads_holds_up_no_other() {
+    // By its first byte a server knows what it is: one that never reads, one that never stops to write, or an echo.
+    let (pki, device, gateway) = gateway("", |mut stream| {
+        let mut role = [0];
+        stream.read_exact(&mut role).unwrap();
+        match &role {
+            b"d" => std::thread::sleep(Duration::from_secs(60)),
+            b"w" => while stream.write_all(&[7; 65536]).is_ok() {},
+            _ => echo(stream),
+        }
+    });
+    run(async {
+        let mut builder = h2::client::Builder::new();
+        // Windows of the client's own, so that the writer fills only its own.
+        builder
+            .initial_window_size(1 << 18)
+            .initial_connection_window_size(8 << 20);
+        let client = client_with(&builder, &pki, &gateway, &device).await;
+        let mut deaf = client.tunnel("deaf.test:1").await;
+        deaf.send(&b"d"[..]).await.unwrap();
+        let mut sent = 0;
+        let piece = Bytes::from(vec![1; 16384]);
+        // Until its server's socket, and then its window, are full.
+        while tokio::time::timeout(Duration::from_millis(500), deaf.send(piece.clone()))
+            .await
+            .is_ok()
+        {
+            sent += piece.len();
+        }
+        assert!(sent > 65535, "{sent}");
+        let mut writer = client.tunnel("writer.test:1").await;
+        writer.send(&b"w"[..]).await.unwrap();
+        let mut echo = client.tunnel("echo.test:1").await;
+        echo.send(&b"e"[..]).await.unwrap();
+        for round in 0..40 {
+            let bytes = pattern(round, 100_000);
+            let http2::Tunnel { up, down } = &mut echo;
+            let back = async {
+                let mut seen = Vec::new();
+                while seen.len() < bytes.len() {
+                    seen.extend_from_slice(&http2::next(down).await.unwrap().unwrap());
+                }
+                seen
+            };
+            let (sent, back) = tokio::join!(http2::send(up, bytes.clone()), back);
+            sent.unwrap();
+            assert!(back == bytes, "{round}");
+        }
+        assert_eq!(gateway.metric("adit_tunnels_live", ""), 3.0);
+    });
+}
+
+#[test]
+fn resets_pass_in_both_directions() {
+    let (told, heard) = std::sync::mpsc::channel();
+    let told = std::sync::Mutex::new(told);
+    let (pki, device, gateway) = gateway("", move |mut stream| {
+        let mut role = [0];
+        if stream.read_exact(&mut role).is_err() || stream.write_all(b"k").is_err() {
+            return;
+        }
+        if &role == b"r" {
+            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            return;
+        }
+        let mut rest = Vec::new();
+        let end = stream.read_to_end(&mut rest).map_err(|error| error.kind());
+        if &role == b"h" {
+            // The client has ended its direction, and gives up while it is to get an answer.
+            assert_eq!(end, Ok(0));
+            let end = loop {
+                if let Err(error) = stream.write_all(&[0; 1000]) {
+                    break Err(error.kind());
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            };
+            told.lock().unwrap().send((role[0], end)).unwrap();
+        } else {
+            told.lock()
+                .unwrap()
+                .send((role[0], end.map(|_| ())))
+                .unwrap();
+        }
+    });
+    run(async {
+        let client = client(&pki, &gateway, &device).await;
+        let mut reset = client.tunnel("a.test:1").await;
+        reset.send(&b"r"[..]).await.unwrap();
+        assert_eq!(reset.read(1).await, b"k");
+        let error = reset.next().await.unwrap().unwrap_err();
+        assert_eq!(error.reason(), Some(h2::Reason::CONNECT_ERROR));
+        http2::until("counted", || gateway.ended("server-reset") == 1.0).await;
+
+        let mut left = client.tunnel("b.test:1").await;
+        left.send(&b"l"[..]).await.unwrap();
+        assert_eq!(left.read(1).await, b"k");
+        left.up.send_reset(h2::Reason::CANCEL);
+        http2::until("the server has heard", || {
+            heard.try_recv() == Ok((b'l', Err(ErrorKind::ConnectionReset)))
+        })
+        .await;
+
+        let mut half = client.tunnel("c.test:1").await;
+        half.send(&b"h"[..]).await.unwrap();
+        half.end();
+        assert!(half.next().await.unwrap().is_ok());
+        half.up.send_reset(h2::Reason::CANCEL);
+        http2::until("the server has heard", || {
+            matches!(heard.try_recv(), Ok((b'h', Err(_))))
+        })
+        .await;
+        http2::until("counted", || gateway.ended("client-reset") == 2.0).await;
+        // The session has not suffered.
+        let mut next = client.tunnel("d.test:1").await;
+        next.send(&b"l"[..]).await.unwrap();
+    });
+}
+
+#[test]
+fn a_client_that_is_gone_takes_all_its_tunnels_with_it() {
+    let (pki, device, gateway) = gateway("", echo);
+    run(async {
+        let client = client(&pki, &gateway, &device).await;
+        for number in 0..5 {
+            let mut tunnel = client.tunnel(&format!("t{number}.test:1")).await;
+            tunnel.send(&b"x"[..]).await.unwrap();
+            assert_eq!(tunnel.read(1).await, b"x");
+            // Forgotten, not dropped: that would reset it.
+            std::mem::forget(tunnel);
+        }
+        client.driver.abort();
+        http2::until("all have ended", || {
+            let ended = gateway.ended("client-truncated") + gateway.ended("client-reset");
+            ended == 5.0 && gateway.metric("adit_sessions_live", "") == 0.0
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_drain_says_so_at_once_and_lets_tunnels_finish() {
+    let (pki, device, mut gateway) = gateway("drain_timeout = '20s'", echo);
+    run(async {
+        let client = client(&pki, &gateway, &device).await;
+        let mut tunnel = client.tunnel("a.test:1").await;
+        tunnel.send(&b"before"[..]).await.unwrap();
+        assert_eq!(tunnel.read(6).await, b"before");
+        gateway.signal("TERM");
+        // A request after GOAWAY never leaves the client.
+        let refused = |answer: Result<_, h2::Error>| match answer {
+            Ok((response, _)) => http::Response::status(&response) == 503,
+            Err(error) => error.is_go_away() || error.is_remote(),
+        };
+        let mut asked = 0;
+        while !refused(client.ask(connect_request("b.test:1")).await) {
+            asked += 1;
+            assert!(asked < 500, "no GOAWAY");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tunnel.send(&b"behind"[..]).await.unwrap();
+        assert_eq!(tunnel.read(6).await, b"behind");
+        tunnel.end();
+        assert!(tunnel.next().await.is_none());
+        drop(tunnel);
+        http2::until("the process has ended", || {
+            gateway.child.try_wait().unwrap().is_some()
+        })
+        .await;
+    });
+    assert!(gateway.child.wait().unwrap().success());
+}
+
+#[test]
+fn a_device_that_is_blocked_loses_its_tunnels_and_gets_no_more() {
+    let (pki, device, gateway) = gateway("", echo);
+    run(async {
+        let client = client(&pki, &gateway, &device).await;
+        let mut tunnels = Vec::new();
+        for number in 0..10 {
+            let mut tunnel = client.tunnel(&format!("t{number}.test:1")).await;
+            tunnel.send(&b"x"[..]).await.unwrap();
+            assert_eq!(tunnel.read(1).await, b"x");
+            tunnels.push(tunnel);
+        }
+        let blocked = "device,state\nphone,blocked\n";
+        std::fs::write(pki.path("devices.csv"), blocked).unwrap();
+        gateway.signal("HUP");
+        for tunnel in &mut tunnels {
+            let error = tunnel.next().await.unwrap().unwrap_err();
+            assert_eq!(error.reason(), Some(h2::Reason::CANCEL));
+        }
+        http2::until("counted", || gateway.ended("cut-device-blocked") == 10.0).await;
+        let (response, _) = client.ask(connect_request("a.test:1")).await.unwrap();
+        assert_eq!(response.status(), 403);
+        assert_eq!(gateway.ended("device-blocked"), 1.0);
+    });
+}
+
+#[test]
+fn a_revoked_certificate_ends_the_tunnels_and_the_session() {
+    let (pki, device, gateway) = gateway("", echo);
+    run(async {
+        let client = client(&pki, &gateway, &device).await;
+        let mut tunnel = client.tunnel("a.test:1").await;
+        tunnel.send(&b"x"[..]).await.unwrap();
+        assert_eq!(tunnel.read(1).await, b"x");
+        pki.write_crl(&[&device]);
+        let error = tunnel.next().await.unwrap().unwrap_err();
+        assert_eq!(error.reason(), Some(h2::Reason::CANCEL));
+        http2::until("counted", || {
+            gateway.ended("cut-certificate-revoked") == 1.0
+        })
+        .await;
+        // The session is still there; what it asks for is not answered, and ends it.
+        let error = client.ask(connect_request("b.test:1")).await.err().unwrap();
+        assert!(error.is_remote() || error.is_io(), "{error}");
+        http2::until("the session has ended", || {
+            gateway.metric("adit_sessions_live", "") == 0.0
+        })
+        .await;
+    });
+}
+
+#[test]
+fn what_is_idle_is_closed() {
+    let (pki, device, gateway) = gateway("idle_timeout = '1s'", echo);
+    run(async {
+        let client = client(&pki, &gateway, &device).await;
+        let mut idle = client.tunnel("idle.test:1").await;
+        let mut busy = client.tunnel("busy.test:1").await;
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(1500) {
+            busy.send(&b"x"[..]).await.unwrap();
+            assert_eq!(busy.read(1).await, b"x");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let error = idle.next().await.unwrap().unwrap_err();
+        assert_eq!(error.reason(), Some(h2::Reason::CANCEL));
+        assert_eq!(gateway.ended("idle-timeout"), 1.0);
+        busy.end();
+        assert!(busy.next().await.is_none());
+        // Without a tunnel: GOAWAY without an error, and the end.
+        client.driver.await.unwrap().unwrap();
+        assert!(start.elapsed() > Duration::from_secs(2));
+    });
+    until("recorded", || {
+        let log = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+        log.lines().any(|line| {
+            line.contains("\"event\":\"session-end\"")
+                && line.contains("\"reason\":\"idle-timeout\"")
+        })
+    });
+}
+
+#[test]
+fn a_session_without_a_request_is_an_outcome_of_its_own() {
+    let (pki, device, gateway) = gateway("", echo);
+    run(async {
+        let client = client(&pki, &gateway, &device).await;
+        drop(client.requests);
+        client.driver.await.unwrap().unwrap();
+        // A reset where it has left before it has read all.
+        http2::until("counted", || {
+            gateway.ended("closed") + gateway.ended("client-reset") == 1.0
+        })
+        .await;
+    });
+}
+
+#[test]
+fn tunnels_of_a_session_count_against_the_limits() {
+    let (pki, device, gateway) = gateway("max_tunnels_per_device = 2", echo);
+    run(async {
+        let client = client(&pki, &gateway, &device).await;
+        let (one, _two) = (
+            client.tunnel("a.test:1").await,
+            client.tunnel("b.test:1").await,
+        );
+        let (response, _) = client.ask(connect_request("c.test:1")).await.unwrap();
+        assert_eq!(response.status(), 503);
+        assert!(
+            response.headers()["proxy-status"]
+                .to_str()
+                .unwrap()
+                .contains("connection_limit_reached")
+        );
+        drop(one);
+        http2::until("it has ended", || {
+            gateway.metric("adit_tunnels_live", "") == 1.0
+        })
+        .await;
+        client.tunnel("d.test:1").await;
+    });
+}
+
+#[test]
+fn no_more_tunnels_are_open_at_once_than_the_session_may_have() {
+    let (pki, device, gateway) = gateway("max_tunnels_per_device = 10000", echo);
+    run(async {
+        let client = client(&pki, &gateway, &device).await;
+        let mut tunnels = Vec::new();
+        for number in 0..256 {
+            tunnels.push(client.tunnel(&format!("t{number}.test:1")).await);
+        }
+        // The next one waits in the client, as SETTINGS_MAX_CONCURRENT_STREAMS tells it.
+        let next = client.tunnel("next.test:1");
+        tokio::pin!(next);
+        let waiting = tokio::time::timeout(Duration::from_millis(300), &mut next).await;
+        assert!(waiting.is_err());
+        tunnels.pop();
+        let mut next = next.await;
+        next.send(&b"x"[..]).await.unwrap();
+        assert_eq!(next.read(1).await, b"x");
     });
 }

@@ -282,3 +282,64 @@ fn a_refusal_is_counted_by_status_and_reason_and_a_tunnel_is_measured() {
         "{text}"
     );
 }
+
+#[test]
+fn tunnels_over_http2_share_a_session() {
+    let pki = Pki::new();
+    pki.client("device", |_| ());
+    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    let files = ["ca.pem", "device.pem", "device.key"].map(|name| pki.path(name));
+    let [ca, cert, key] = files.each_ref().map(|path| path.to_str().unwrap());
+    let target = gateway.address.to_string();
+    let run = |more: &[&str]| {
+        let fixed = [
+            "--http2",
+            "--target",
+            &target,
+            "--server-name",
+            "localhost",
+            "--ca",
+            ca,
+            "--cert",
+            cert,
+            "--key",
+            key,
+            "--warmup",
+            "0",
+            "--duration",
+            "0.5",
+            "--json",
+            "-",
+        ];
+        load(&[&fixed[..], more].concat())
+    };
+    let wiki = ["--connect", "wiki.test:443", "--tunnels", "30"];
+    let sessions = || gateway.metric("adit_http2_sessions_total", "");
+    let opened = || gateway.metric("adit_tunnels_opened_total", "");
+
+    let output = run(&[
+        &wiki[..],
+        &["--tunnels-per-session", "10", "--size", "100000"],
+    ]
+    .concat());
+    assert!(output.status.success(), "{output:?}");
+    let found = figures(&output);
+    assert_eq!(found["errors"], 0, "{found}");
+    assert!(found["operations"].as_u64().unwrap() > 0, "{found}");
+    assert_eq!((sessions(), opened()), (3.0, 30.0));
+
+    // Each handshake is a tunnel of its own in the sessions that stand.
+    let output = run(&[&wiki[..], &["--scenario", "handshake"]].concat());
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(figures(&output)["errors"], 0, "{output:?}");
+    assert_eq!(sessions(), 4.0);
+    assert!(opened() > 60.0);
+
+    let output = run(&["--connect", "wiki.elsewhere:443", "--tunnels", "2"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = said(&output);
+    assert!(
+        said.contains("2 refused") && said.contains("403 adit; error="),
+        "{said}"
+    );
+}

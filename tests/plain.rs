@@ -383,6 +383,55 @@ fn health_is_told_to_those_who_may_ask() {
 }
 
 #[test]
+fn health_is_over_before_the_listener_is() {
+    let pki = Pki::new();
+    let listener = format!("{PLAIN}\nhealth_path = '/health'");
+    let gateway = Gateway::behind_with(
+        &pki,
+        &listener,
+        "drain_delay = '5s'",
+        &service(&[server(echo)]),
+    );
+    let get = b"GET /health HTTP/1.0\r\n\r\n";
+    let told = answer(&mut proxy(&gateway), get);
+    assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+    gateway.signal("TERM");
+    until("not ready", || {
+        answer(&mut proxy(&gateway), get).starts_with("HTTP/1.1 503 ")
+    });
+    // Tunnels are opened still.
+    let device = pki.client("device", |_| ());
+    let told = answer(
+        &mut proxy(&gateway),
+        asking(&client_cert(&device)).as_bytes(),
+    );
+    assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+}
+
+#[test]
+fn whom_is_trusted_changes_with_a_reload() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let gateway = gateway(&pki, "");
+    let told = answer(
+        &mut proxy(&gateway),
+        asking(&client_cert(&device)).as_bytes(),
+    );
+    assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+    let text = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
+    let text = text.replace("['127.0.0.1']", "['10.0.0.1']");
+    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    gateway.signal("HUP");
+    until("not trusted any more", || {
+        let told = answer(
+            &mut proxy(&gateway),
+            asking(&client_cert(&device)).as_bytes(),
+        );
+        told.contains("proxy-untrusted")
+    });
+}
+
+#[test]
 fn both_listeners_at_once_with_a_proxy_header_on_each() {
     let pki = Pki::new();
     let device = pki.client("device", |_| ());

@@ -61,6 +61,9 @@ fn start(pki: &Pki, listener: &str) -> Gateway {
         "unruled.test".into(),
     ];
     let general = certs::issue(&pki.ca, &general).unwrap();
+    for name in ["server.pem", "server.key"] {
+        std::fs::remove_file(pki.path(name)).unwrap();
+    }
     general
         .write(&pki.path("server.pem"), &pki.path("server.key"))
         .unwrap();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::dial::{Dialer, reason_of};
+use super::servers::Claim;
 use super::way::Way;
 use crate::config::HostPort;
 use crate::limits::UDP_QUEUE;
@@ -18,6 +19,8 @@ pub struct Socket {
     pub socket: UdpSocket,
     /// The peer's address as text.
     pub address: Arc<str>,
+    /// The place among the service's servers, for as long as the tunnel lives.
+    pub claim: Option<Claim>,
 }
 
 impl Dialer {
@@ -32,11 +35,14 @@ impl Dialer {
         target: &HostPort,
         timeout: Duration,
     ) -> Result<Socket, CloseReason> {
+        // What a trial of a dead server comes to is not known here; another tunnel tries it again.
         let chosen = match &way.group {
             None => None,
             Some(group) => {
-                let dead_too = group.all_are_dead(ring::now()) && group.health().try_dead;
-                let claim = group.choose(&way.turn, &[], dead_too, ring::now());
+                let now = ring::now();
+                let choose = |dead_too| group.choose(&way.turn, &[], dead_too, now);
+                let dead_too = || group.health().try_dead && !group.some_is_alive(now);
+                let claim = choose(false).or_else(|| dead_too().then(|| choose(true))?);
                 Some(claim.ok_or(CloseReason::NoServer)?)
             }
         };
@@ -53,7 +59,11 @@ impl Dialer {
             match UdpSocket::connect(address, UDP_QUEUE) {
                 Ok(socket) => {
                     let address = address.to_string().into();
-                    return Ok(Socket { socket, address });
+                    return Ok(Socket {
+                        socket,
+                        address,
+                        claim: chosen,
+                    });
                 }
                 Err(error) => reason = no_socket(&error),
             }

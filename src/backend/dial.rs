@@ -22,7 +22,7 @@ use super::servers::Claim;
 use super::upstream::{Answer, Progress, Upstream};
 use super::way::{Way, name_of};
 use crate::config::{Host, HostPort};
-use crate::limits::{DIAL_SERVERS_MAX, LINGER};
+use crate::limits::{DIAL_SERVERS_MAX, LINGER, NAME_STALE_PATIENCE};
 use crate::observe::CloseReason;
 use crate::ring::{self, RingBuf, TcpOptions, TcpStream, oneshot};
 use crate::table::Published;
@@ -98,10 +98,16 @@ impl Dialer {
         };
         let mut result = Err(CloseReason::NoServer);
         let mut tried = Vec::new();
-        let dead_too = group.all_are_dead(ring::now()) && group.health().try_dead;
-        while tried.len() < DIAL_SERVERS_MAX
-            && let Some(claim) = group.choose(&way.turn, &tried, dead_too, ring::now())
-        {
+        let mut dead_too = false;
+        while tried.len() < DIAL_SERVERS_MAX {
+            let now = ring::now();
+            let Some(claim) = group.choose(&way.turn, &tried, dead_too, now) else {
+                if dead_too || !group.health().try_dead || group.some_is_alive(now) {
+                    break;
+                }
+                dead_too = true;
+                continue;
+            };
             retries += u32::from(!tried.is_empty());
             tried.push(claim.index);
             let server = claim.server.address();
@@ -235,8 +241,19 @@ impl Dialer {
         let (sender, receiver) = oneshot();
         self.resolver
             .lookup(name, move |answer| sender.send(answer));
-        let answer = receiver.await.unwrap_or(Err(ResolveError::Timeout));
-        self.names.borrow_mut().insert(name, answer, ring::now())
+        let has_stale = self.names.borrow().has_stale(name, ring::now());
+        let answer = match has_stale {
+            true => ring::timeout(NAME_STALE_PATIENCE, receiver).await.ok(),
+            false => Some(receiver.await),
+        };
+        let answer = answer.flatten().unwrap_or(Err(ResolveError::Timeout));
+        let mut names = self.names.borrow_mut();
+        if answer == Err(ResolveError::Timeout)
+            && let Some(known) = names.reuse(name, ring::now())
+        {
+            return known;
+        }
+        names.insert(name, answer, ring::now())
     }
 }
 
@@ -311,7 +328,6 @@ async fn through(
         .map_err(gone)?;
     let mut answer = Answer::default();
     loop {
-        // A receive without a limit of its own waits for bytes; the peek then finds them.
         let buffer = RingBuf::small().ok_or(CloseReason::NodeLimit)?;
         let (seen, buffer) = stream.peek_into(buffer, usize::MAX).await;
         if seen.map_err(gone)? == 0 {

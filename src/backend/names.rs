@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::resolver::{Answer, ResolveError};
-use crate::limits::{NAME_CACHE_MAX, NAME_NEGATIVE_TTL};
+use crate::limits::{NAME_CACHE_MAX, NAME_NEGATIVE_TTL, NAME_STALE_MAX, NAME_STALE_TTL};
 
 /// The answer that is remembered: addresses, or that there are none.
 pub(super) type Known = Result<Rc<[IpAddr]>, ResolveError>;
@@ -14,7 +14,15 @@ pub(super) type Known = Result<Rc<[IpAddr]>, ResolveError>;
 /// The cache.
 #[derive(Default)]
 pub(super) struct NameCache {
-    entries: HashMap<Rc<str>, (Instant, Known)>,
+    entries: HashMap<Rc<str>, Entry>,
+}
+
+struct Entry {
+    /// It is used until then.
+    until: Instant,
+    /// It was right until then, as its server said.
+    fresh_until: Instant,
+    known: Known,
 }
 
 impl NameCache {
@@ -22,8 +30,25 @@ impl NameCache {
     pub fn get(&self, name: &str, now: Instant) -> Option<Known> {
         self.entries
             .get(name)
-            .filter(|(until, _)| now < *until)
-            .map(|(_, known)| known.clone())
+            .filter(|entry| now < entry.until)
+            .map(|entry| entry.known.clone())
+    }
+
+    /// Whether there is an answer that has run out and may be used while nobody gives a new one (RFC 8767).
+    pub fn has_stale(&self, name: &str, now: Instant) -> bool {
+        self.entries
+            .get(name)
+            .is_some_and(|entry| is_usable(entry, now))
+    }
+
+    /// Uses an answer that has run out for a while.
+    pub fn reuse(&mut self, name: &str, now: Instant) -> Option<Known> {
+        let entry = self
+            .entries
+            .get_mut(name)
+            .filter(|entry| is_usable(entry, now))?;
+        entry.until = now + NAME_STALE_TTL;
+        Some(entry.known.clone())
     }
 
     /// Remembers an answer. Only a name that does not exist is remembered among the failures.
@@ -42,14 +67,23 @@ impl NameCache {
             Err(error) => return Err(error),
         };
         if self.entries.len() >= NAME_CACHE_MAX {
-            self.entries.retain(|_, (until, _)| now < *until);
+            self.entries.retain(|_, entry| now < entry.until);
             if self.entries.len() >= NAME_CACHE_MAX {
                 self.entries.clear();
             }
         }
-        self.entries.insert(name.into(), (now + ttl, known.clone()));
+        let entry = Entry {
+            until: now + ttl,
+            fresh_until: now + ttl,
+            known: known.clone(),
+        };
+        self.entries.insert(name.into(), entry);
         known
     }
+}
+
+fn is_usable(entry: &Entry, now: Instant) -> bool {
+    entry.known.is_ok() && now < entry.fresh_until + NAME_STALE_MAX
 }
 
 #[cfg(test)]
@@ -81,6 +115,25 @@ mod tests {
         assert!(cache.insert("c", Err(ResolveError::NotFound), now).is_err());
         assert_eq!(cache.get("c", now), Some(Err(ResolveError::NotFound)));
         assert!(cache.get("c", now + NAME_NEGATIVE_TTL).is_none());
+    }
+
+    #[test]
+    fn an_old_answer_stands_in_for_a_while_and_not_for_ever() {
+        let mut cache = NameCache::default();
+        let now = Instant::now();
+        assert!(!cache.has_stale("a", now));
+        let _ = cache.insert("a", answer(10), now);
+        let mut later = now + Duration::from_secs(10);
+        assert!(cache.get("a", later).is_none());
+        assert!(cache.reuse("a", later).is_some_and(|known| known.is_ok()));
+        assert!(cache.get("a", later).is_some(), "for a while");
+        later += NAME_STALE_TTL;
+        assert!(cache.get("a", later).is_none() && cache.has_stale("a", later));
+        let end = now + Duration::from_secs(10) + NAME_STALE_MAX;
+        assert!(!cache.has_stale("a", end) && cache.reuse("a", end).is_none());
+        // That a name does not exist is nothing to go on with.
+        let _ = cache.insert("b", Err(ResolveError::NotFound), now);
+        assert!(!cache.has_stale("b", now + NAME_NEGATIVE_TTL));
     }
 
     #[test]

@@ -270,11 +270,12 @@ impl Group {
         &self.health
     }
 
-    /// Whether none of its servers is alive or to be tried.
+    /// Whether one of its servers is alive and not drained.
     #[must_use]
-    pub fn all_are_dead(&self, now: Instant) -> bool {
-        self.members.iter().all(|(state, _)| {
-            state.drained.load(Relaxed) || state.standing(&self.health, now) == Standing::Dead
+    pub fn some_is_alive(&self, now: Instant) -> bool {
+        self.members.iter().any(|(state, _)| {
+            let standing = state.standing(&self.health, now);
+            !state.drained.load(Relaxed) && matches!(standing, Standing::Alive(_))
         })
     }
 

@@ -104,7 +104,14 @@ fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
 /// The listeners of a profile.
 pub(super) fn listener(raw: RawListener, report: &mut Report) -> Listener {
     use ListenerKind::{Http, Https};
-    let protocol_place = raw.protocol.place.clone();
+    let places = Places {
+        protocol: raw.protocol.place.clone(),
+        http: raw.http.place.clone(),
+        proxy_protocol: raw.proxy_protocol.place.clone(),
+        client_identity: raw.client_identity.place.clone(),
+        health_path: raw.health_path.place.clone(),
+        health_from: raw.health_from.place.clone(),
+    };
     let kinds: &[ListenerKind] = raw
         .protocol
         .parse(report, |text| {
@@ -116,7 +123,6 @@ pub(super) fn listener(raw: RawListener, report: &mut Report) -> Listener {
             word(&text, &known)
         })
         .or(&[Https]);
-    let http_place = raw.http.place.clone();
     let https = raw
         .https
         .parse(report, |text| listen_address(&text, "0.0.0.0:8443"))
@@ -125,14 +131,10 @@ pub(super) fn listener(raw: RawListener, report: &mut Report) -> Listener {
         .http
         .parse(report, |text| listen_address(&text, "0.0.0.0:8080"))
         .or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080)));
-    let proxy_place = raw.proxy_protocol.place.clone();
     let proxy_protocol = raw
         .proxy_protocol
         .parse(report, |text| word(&text, &PROXY_PROTOCOL))
         .or(ProxyProtocol::Off);
-    let identity_place = raw.client_identity.place.clone();
-    let health_place = raw.health_path.place.clone();
-    let health_from_place = raw.health_from.place.clone();
     let listener = Listener {
         https: kinds.contains(&Https).then_some(https),
         http: kinds.contains(&Http).then_some(http),
@@ -145,6 +147,22 @@ pub(super) fn listener(raw: RawListener, report: &mut Report) -> Listener {
         health_path: raw.health_path.parse(report, health_path).given(),
         health_from: networks(raw.health_from, report),
     };
+    check(&listener, &places, report);
+    listener
+}
+
+/// Where the keys are that can contradict each other.
+struct Places {
+    protocol: Place,
+    http: Place,
+    proxy_protocol: Place,
+    client_identity: Place,
+    health_path: Place,
+    health_from: Place,
+}
+
+/// Refuses what would be open to the wrong ones, or do nothing.
+fn check(listener: &Listener, places: &Places, report: &mut Report) {
     let mut problem = |place: &Place, message: &str, remedy: &str| {
         report.add(place, Fault::new(message, remedy));
     };
@@ -152,23 +170,26 @@ pub(super) fn listener(raw: RawListener, report: &mut Report) -> Listener {
     if listener.http.is_some() && listener.trusted_proxies.is_empty() {
         let message =
             "the plain listener is for trusted proxies alone, and trusted_proxies is empty";
-        problem(&protocol_place, message, TRUST);
-    } else if proxy_protocol != ProxyProtocol::Off && listener.trusted_proxies.is_empty() {
+        problem(&places.protocol, message, TRUST);
+    } else if listener.proxy_protocol != ProxyProtocol::Off && listener.trusted_proxies.is_empty() {
         let message =
             "PROXY protocol is taken from trusted proxies alone, and trusted_proxies is empty";
-        problem(&proxy_place, message, TRUST);
+        problem(&places.proxy_protocol, message, TRUST);
     }
-    if listener.https.is_some() && listener.http == Some(https) && https.port() != 0 {
+    if listener.https.is_some()
+        && listener.http == listener.https
+        && listener.https.is_some_and(|address| address.port() != 0)
+    {
         let message = "both listeners have the same address";
-        problem(&http_place, message, "give http another port");
+        problem(&places.http, message, "give http another port");
     }
     if listener.client_identity == ClientIdentity::ProxyV2
-        && proxy_protocol != ProxyProtocol::Required
+        && listener.proxy_protocol != ProxyProtocol::Required
     {
         let message =
             "the certificate is to come in a PROXY protocol header, which is not required";
         problem(
-            &identity_place,
+            &places.client_identity,
             message,
             "write proxy_protocol = \"required\"",
         );
@@ -176,7 +197,7 @@ pub(super) fn listener(raw: RawListener, report: &mut Report) -> Listener {
     if listener.health_path.is_some() && listener.http.is_none() {
         let message = "the plain listener answers health checks, and there is none";
         problem(
-            &health_place,
+            &places.health_path,
             message,
             "write protocol = \"both\", or let the check open a TCP connection to the https listener",
         );
@@ -184,12 +205,11 @@ pub(super) fn listener(raw: RawListener, report: &mut Report) -> Listener {
     if !listener.health_from.is_empty() && listener.health_path.is_none() {
         let message = "nothing is to be asked for: there is no health_path";
         problem(
-            &health_from_place,
+            &places.health_from,
             message,
             "write health_path = \"/health\", or leave the key out",
         );
     }
-    listener
 }
 
 const PROXY_PROTOCOL: [(&str, ProxyProtocol); 3] = [

@@ -47,7 +47,7 @@ impl Pages {
                     None => unknown(),
                 }
             }
-            Err(page) => page,
+            Err(error) => failure(StatusCode::BAD_REQUEST, &error),
         }
     }
 
@@ -58,7 +58,8 @@ impl Pages {
         parts: &Parts,
         body: &mut Incoming,
     ) -> Result<Page, Page> {
-        let (service, server) = named(path)?;
+        let bad = |error: String| failure(StatusCode::BAD_REQUEST, &error);
+        let (service, server) = named(path).map_err(bad)?;
         let types = ["application/json"];
         type_of(parts, &types).ok_or_else(|| wrong_type(&types))?;
         let body = Limited::new(body, ADMIN_BODY_MAX)
@@ -84,14 +85,11 @@ impl Pages {
 }
 
 /// `SERVICE/SERVER`, each percent-encoded.
-fn named(path: &str) -> Result<(String, String), Page> {
-    let bad = |error: &str| failure(StatusCode::BAD_REQUEST, error);
+fn named(path: &str) -> Result<(String, String), String> {
     let (service, server) = path
         .split_once('/')
-        .ok_or_else(|| bad("a server is named as /servers/SERVICE/HOST:PORT"))?;
-    let service = decoded(service).map_err(|error| bad(&error))?;
-    let server = decoded(server).map_err(|error| bad(&error))?;
-    Ok((service, server))
+        .ok_or("a server is named as /servers/SERVICE/HOST:PORT")?;
+    Ok((decoded(service)?, decoded(server)?))
 }
 
 fn unknown() -> Page {

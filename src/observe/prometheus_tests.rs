@@ -1,4 +1,4 @@
-//! The text that Prometheus reads.
+//! The text for Prometheus, its names and its documents.
 
 use std::collections::BTreeSet;
 

@@ -473,14 +473,9 @@ mod tests {
     #[test]
     fn only_one_reason_sends_a_device_elsewhere() {
         let elsewhere = |reason: &CloseReason| {
-            reason.status() == Some(503)
-                && reason.proxy_error() == Some("destination_unavailable")
+            reason.status() == Some(503) && reason.proxy_error() == Some("destination_unavailable")
         };
-        let found: Vec<_> = CloseReason::ALL
-            .iter()
-            .copied()
-            .filter(elsewhere)
-            .collect();
+        let found: Vec<_> = CloseReason::ALL.iter().copied().filter(elsewhere).collect();
         assert_eq!(found, [CloseReason::NoRuleDirect]);
     }
 

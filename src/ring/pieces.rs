@@ -156,14 +156,7 @@ impl Pieces {
     #[must_use]
     pub fn into_spaced(mut self, spacing: Spacing) -> Spaced {
         if let Some((start, end)) = self.extent(spacing) {
-            let rest = match (self.rest.is_empty(), RingBuf::small()) {
-                (true, _) => Rest::None,
-                (false, Some(mut small)) if self.rest.len() <= small.spare() => {
-                    small.append(&self.rest);
-                    Rest::Buffer(small)
-                }
-                _ => Rest::Bytes(self.rest.to_vec()),
-            };
+            let rest = Rest::copied(&self.rest);
             self.rest.narrow(start, end);
             return Spaced {
                 buffer: self.rest,
@@ -270,6 +263,22 @@ pub enum Rest {
     Buffer(RingBuf),
     /// On the heap: no buffer was free.
     Bytes(Vec<u8>),
+}
+
+impl Rest {
+    /// A copy of these bytes.
+    fn copied(bytes: &[u8]) -> Self {
+        if bytes.is_empty() {
+            return Self::None;
+        }
+        match RingBuf::small().filter(|small| bytes.len() <= small.spare()) {
+            Some(mut small) => {
+                small.append(bytes);
+                Self::Buffer(small)
+            }
+            None => Self::Bytes(bytes.to_vec()),
+        }
+    }
 }
 
 impl ToSend for Pieces {
@@ -476,6 +485,65 @@ mod tests {
             pieces.advance(step);
         }
         assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn the_room_around_each_piece_can_be_used_and_is_used_once() {
+        let bytes: Vec<u8> = (0..50_000u32).map(|i| (i % 247) as u8).collect();
+        for sizes in [&[5000, 6000, 3000][..], &[5000, 10, 7, 4000], &[2048; 20]] {
+            let (mut pieces, expected) = apart(&bytes, sizes);
+            assert!(pieces.have_room(3, 2, 50_000) && !pieces.have_room(4, 2, 50_000));
+            assert!(!pieces.have_room(3, 3, 50_000) && !pieces.have_room(3, 2, 2000));
+            let mut inside = Vec::new();
+            let widened: Result<(), ()> = pieces.widen_each(3, 2, |record| {
+                let end = record.len() - 2;
+                inside.extend_from_slice(&record[3..end]);
+                record[..3].fill(0xee);
+                record[end..].fill(0xee);
+                Ok(())
+            });
+            assert_eq!((widened, inside), (Ok(()), expected));
+            assert!(!pieces.have_room(1, 0, 50_000), "there is none left");
+            let used: usize = sizes.iter().map(|size| size + 5).sum();
+            assert_eq!(&*pieces.into_rest().unwrap(), &bytes[used..]);
+        }
+    }
+
+    #[test]
+    fn pieces_are_spaced_whatever_their_sizes_and_lose_nothing() {
+        use super::super::{Runtime, RuntimeConfig};
+        let spacing = Spacing {
+            piece: 1000,
+            gap: 5,
+        };
+        let runtime = Runtime::new(RuntimeConfig::default()).unwrap();
+        runtime.block_on(async move {
+            let bytes: Vec<u8> = (0..50_000u32).map(|i| (i % 241) as u8).collect();
+            for sizes in [
+                &[300][..],
+                &[1000, 1000, 1000],
+                &[1000, 999],
+                &[2500, 3000, 10],
+                &[10; 100],
+                &[20_000, 20_000],
+            ] {
+                let (pieces, expected) = apart(&bytes, sizes);
+                let spaced = pieces.into_spaced(spacing);
+                let mut got = Vec::new();
+                for record in spaced.buffer.chunks(spacing.piece + spacing.gap) {
+                    got.extend_from_slice(&record[..record.len().min(spacing.piece)]);
+                }
+                got.extend_from_slice(&spaced.over);
+                assert!(got == expected, "{sizes:?}");
+                let used: usize = sizes.iter().map(|size| size + 5).sum();
+                let rest: Vec<u8> = match spaced.rest {
+                    Rest::None => Vec::new(),
+                    Rest::Buffer(buffer) => buffer.to_vec(),
+                    Rest::Bytes(bytes) => bytes,
+                };
+                assert!(rest == bytes[used..], "{sizes:?}");
+            }
+        });
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub use verifier::{DeviceVerifier, RevocationPolicy, StalePolicy};
 #[cfg(test)]
 mod chain_tests;
 #[cfg(test)]
+mod duplex_tests;
+#[cfg(test)]
 mod resumption_tests;
 #[cfg(test)]
 mod tests;

@@ -222,7 +222,7 @@ impl Opened {
         let udp = self.is_udp();
         let (address, claim) = match &mut self.server {
             Server::Reached(reached) => (reached.address.clone(), reached.claim.take()),
-            Server::Datagrams(socket) => (socket.address.clone(), None),
+            Server::Datagrams(socket) => (socket.address.clone(), socket.claim.take()),
         };
         let live = Live {
             id: self.id,

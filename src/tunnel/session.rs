@@ -69,10 +69,8 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
         core.count(CloseReason::Unused);
         return;
     };
-    if stream.set_options(&snapshot.limits.tcp).is_err() {
-        core.count(CloseReason::Unused);
-        return;
-    }
+    // What the kernel refuses (it was checked with the config) is no reason to refuse the app.
+    let _ = stream.set_options(&snapshot.limits.tcp);
     let local = snapshot.introduces().then(|| stream.local_address());
     let local = local.and_then(Result::ok);
     let mut deadline = pin!(ring::sleep(snapshot.limits.handshake_timeout));
@@ -80,19 +78,16 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
         Entrance::direct(peer)
     } else {
         // In a box of its own, like all that few sessions do: it takes no room in the others.
-        let entering = Box::pin(enter(&stream, &snapshot.listener, by, peer));
-        let entrance = match ring::race(entering, interrupted(&core, &mut deadline)).await {
-            Either::Left(entrance) => entrance,
-            Either::Right(Interrupt::NodeEnds) => return,
-            Either::Right(Interrupt::Timeout) => Err(CloseReason::HandshakeTimeout),
-        };
-        match entrance {
-            Ok(entrance) => entrance,
-            Err(reason) => {
-                record(&core, &Outcome::of(subject_before(peer).into()), reason);
-                entrance::refuse(&stream, by, reason).await;
-                return;
-            }
+        let entering = Box::pin(entered(
+            &core,
+            &snapshot,
+            &stream,
+            (by, peer),
+            &mut deadline,
+        ));
+        match entering.await {
+            Some(entrance) => entrance,
+            None => return,
         }
     };
     if by == ListenerKind::Http {
@@ -109,22 +104,20 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
         return;
     }
     let subject = subject_before(entrance.client);
-    let (mut chosen, mut begun) = (None, entrance.begun);
-    if !snapshot.names.is_empty() {
-        let choosing = Box::pin(snapshot.names.choose(&stream, begun));
-        (chosen, begun) = match ring::race(choosing, interrupted(&core, &mut deadline)).await {
+    let (chosen, begun) = if snapshot.names.is_empty() {
+        (None, entrance.begun)
+    } else {
+        let choosing = Box::pin(snapshot.names.choose(&stream, entrance.begun));
+        match ring::race(choosing, interrupted(&core, &mut deadline)).await {
             Either::Left(chosen) => chosen,
             Either::Right(Interrupt::NodeEnds) => return,
             Either::Right(Interrupt::Timeout) => {
-                record(
-                    &core,
-                    &Outcome::of(subject.into()),
-                    CloseReason::HandshakeTimeout,
-                );
+                let outcome = Outcome::of(subject.into());
+                record(&core, &outcome, CloseReason::HandshakeTimeout);
                 return;
             }
-        };
-    }
+        }
+    };
     let config = match &chosen {
         Some(chosen) => &chosen.named.tls,
         None => &snapshot.tls,
@@ -141,6 +134,26 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
         };
         session(&core, &snapshot, accepted, &mut deadline, counted).await;
     }
+}
+
+/// What came in front of the session. `None`: there will be none, and that is recorded and told.
+async fn entered(
+    core: &Core,
+    snapshot: &Snapshot,
+    stream: &TcpStream,
+    (by, peer): (ListenerKind, SocketAddr),
+    deadline: &mut ring::Sleep,
+) -> Option<Entrance> {
+    let entering = enter(stream, &snapshot.listener, by, peer);
+    let reason = match ring::race(pin!(entering), interrupted(core, deadline)).await {
+        Either::Left(Ok(entrance)) => return Some(entrance),
+        Either::Left(Err(reason)) => reason,
+        Either::Right(Interrupt::NodeEnds) => return None,
+        Either::Right(Interrupt::Timeout) => CloseReason::HandshakeTimeout,
+    };
+    record(core, &Outcome::of(subject_before(peer).into()), reason);
+    entrance::refuse(stream, by, reason).await;
+    None
 }
 
 /// What is known of a client before it has shown who it is.

@@ -1,6 +1,10 @@
 //! A client of HTTP/2 tunnels.
 
-#![allow(dead_code, reason = "a test's helper: each file uses its part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "a test helper: each file uses its part, and fails by panic"
+)]
 
 use std::future::poll_fn;
 use std::sync::Arc;

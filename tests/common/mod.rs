@@ -152,9 +152,14 @@ impl Gateway {
 
     /// With these keys of the listener. All devices may come in, and what is not finished in `timeout` is over.
     pub fn behind(pki: &Pki, listener: &str, timeout: &str, rest: &str) -> Self {
-        let admin = free_port();
         let engine = format!("handshake_timeout = '{timeout}'");
-        let text = config(admin, &engine, "unmanaged = 'allow'", rest);
+        Self::behind_with(pki, listener, &engine, rest)
+    }
+
+    /// With these keys of the listener and the engine. All devices may come in.
+    pub fn behind_with(pki: &Pki, listener: &str, engine: &str, rest: &str) -> Self {
+        let admin = free_port();
+        let text = config(admin, engine, "unmanaged = 'allow'", rest);
         let text = text.replace("https = '127.0.0.1:0'", listener);
         std::fs::write(pki.path("adit.toml"), text).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));

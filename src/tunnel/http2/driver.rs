@@ -57,7 +57,7 @@ pub(super) async fn shake<S: ByteStream>(
     let stopped = ring::race(ring::sleep(timeout), session.core.cut.wait());
     match ring::race(shaken, stopped).await {
         Either::Left(Ok(connection)) => Ok(connection),
-        Either::Left(Err(error)) => Err(broken(stream, &error)),
+        Either::Left(Err(error)) => Err(broken(stream, Some(&error))),
         Either::Right(Either::Left(())) => Err(Ended::by(CloseReason::RequestTimeout)),
         Either::Right(Either::Right(())) => Err(Ended::by(CloseReason::DrainTimeout)),
     }
@@ -78,8 +78,8 @@ fn builder() -> Builder {
     builder
 }
 
-/// What is known of a failure.
-fn broken<S: ByteStream>(stream: &Duplex<S>, error: &h2::Error) -> Ended {
+/// What is known of an end: of the stream's failure first, which the protocol's own code may take for an end in order.
+fn broken<S: ByteStream>(stream: &Duplex<S>, error: Option<&h2::Error>) -> Ended {
     let failure = stream.take_failure();
     let alert = match &failure {
         Some(StreamError::Record(fault)) => fault.alert(),
@@ -89,9 +89,14 @@ fn broken<S: ByteStream>(stream: &Duplex<S>, error: &h2::Error) -> Ended {
         Some(StreamError::Tls(_) | StreamError::Record(_)) => CloseReason::TlsProtocol,
         Some(StreamError::Truncated | StreamError::Unused) => CloseReason::ClientTruncated,
         Some(StreamError::Io(_)) => CloseReason::ClientReset,
-        None if !error.is_library() => CloseReason::ClientReset,
-        None if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) => CloseReason::ClientFlood,
-        None => CloseReason::Http2Protocol,
+        None => match error {
+            None => CloseReason::Closed,
+            Some(error) if !error.is_library() => CloseReason::ClientReset,
+            Some(error) if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) => {
+                CloseReason::ClientFlood
+            }
+            Some(_) => CloseReason::Http2Protocol,
+        },
     };
     Ended { reason, alert }
 }
@@ -104,8 +109,8 @@ pub(super) struct Driver<S: ByteStream, B> {
     /// Starts a request's task.
     begin: B,
     pings: Option<PingPong>,
-    /// GOAWAY was sent because the node drains.
-    draining: bool,
+    /// When GOAWAY was sent because the node drains.
+    draining: Option<Instant>,
     /// The connection ends as soon as it can.
     leaving: bool,
     /// It could not in the time allowed: its client does not read.
@@ -126,7 +131,7 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
         let (for_drain, for_cut) = (session.core.clone(), session.core.clone());
         Self {
             pings: connection.ping_pong(),
-            draining: false,
+            draining: None,
             leaving: false,
             late: false,
             timer: ring::sleep(SESSION_REST),
@@ -152,7 +157,7 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
             match self.connection.poll_accept(context) {
                 Poll::Ready(Some(Ok((request, respond)))) => (self.begin)(request, respond),
                 Poll::Ready(Some(Err(error))) => break Poll::Ready(self.failed(&error)),
-                Poll::Ready(None) => break Poll::Ready(Ended::by(CloseReason::Closed)),
+                Poll::Ready(None) => break Poll::Ready(broken(&self.stream, None)),
                 Poll::Pending if self.leave_for_abuse() => {}
                 Poll::Pending => break Poll::Pending,
             }
@@ -167,17 +172,24 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
 
     /// Drain, the end of the node, the session's own end, and what time brings.
     fn look_outside(&mut self, context: &mut Context<'_>) {
-        if !self.draining && self.drain.as_mut().poll(context).is_ready() {
-            self.draining = true;
+        if self.draining.is_none() && self.drain.as_mut().poll(context).is_ready() {
+            self.draining = Some(ring::now());
             // GOAWAY at once; the tunnels run on.
             self.connection.graceful_shutdown();
-            self.timer.reset(ring::now() + LINGER);
         }
         if !self.leaving && self.cut.as_mut().poll(context).is_ready() {
             self.leave(CloseReason::DrainTimeout, Reason::NO_ERROR);
         }
         if let Some(reason) = self.session.ending.get() {
             self.leave(reason, Reason::NO_ERROR);
+        }
+        if let Some(since) = self.draining
+            && !self.leaving
+            && self.session.open.get() == 0
+        {
+            // It ends by itself when its client has answered; the client may not answer.
+            self.timer
+                .reset(self.session.last.get().max(since) + LINGER);
         }
         while Pin::new(&mut self.timer).poll(context).is_ready() {
             let next = self.time_passed(ring::now());
@@ -195,15 +207,13 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
             return now + idle;
         }
         if session.open.get() == 0 {
-            let patience = if self.draining { LINGER } else { idle };
-            if now >= last + patience {
-                let reason = if self.draining {
-                    CloseReason::Draining
-                } else {
-                    CloseReason::IdleTimeout
-                };
-                self.leave(reason, Reason::NO_ERROR);
-                return now + idle;
+            let over = match self.draining {
+                Some(since) => (last.max(since) + LINGER, CloseReason::Draining),
+                None => (last + idle, CloseReason::IdleTimeout),
+            };
+            if now >= over.0 {
+                self.leave(over.1, Reason::NO_ERROR);
+                return now + LINGER;
             }
         }
         if now >= last + SESSION_REST {
@@ -213,6 +223,7 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
         if now >= stall && session.held.get() > 0 {
             session.abuse.set(Some(Abuse::ZeroWindow));
             self.leave(CloseReason::ClientStalled, Reason::ENHANCE_YOUR_CALM);
+            return now + LINGER;
         }
         let coming = [last + SESSION_REST, stall, last + idle];
         let coming = coming.into_iter().filter(|time| *time > now);
@@ -239,7 +250,7 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
 
     /// The protocol's own code has found a fault. What it calls too much is one of the guard's kinds.
     fn failed(&self, error: &h2::Error) -> Ended {
-        let ended = broken(&self.stream, error);
+        let ended = broken(&self.stream, Some(error));
         if ended.reason == CloseReason::ClientFlood && self.session.abuse.get().is_none() {
             let text = error.to_string();
             let kind = if text.contains("too_many_data") {

@@ -15,7 +15,7 @@ use super::driver::{self, Driver};
 use super::request::{Asked, asked, idle_timeout};
 use super::windows::Windows;
 use crate::config::HostPort;
-use crate::limits::LINGER;
+use crate::limits::{HTTP2_STALL_PERCENT, LINGER};
 use crate::observe::{Abuse, AuditEvent, CloseReason};
 use crate::ring::{self, Either, RingBuf};
 use crate::tls::{ByteStream, Duplex};
@@ -103,7 +103,11 @@ pub(in crate::tunnel) async fn serve<S: ByteStream>(
         Ok(connection) => {
             let mut driver = Driver::new(session.clone(), duplex.clone(), connection, begin);
             let ended = poll_fn(|context| driver.poll(context)).await;
-            session.end(ended.reason);
+            // A tunnel that was open when its session ended in order has not ended in order.
+            session.end(match ended.reason {
+                CloseReason::Closed => CloseReason::ClientReset,
+                reason => reason,
+            });
             ended
         }
         Err(ended) => ended,
@@ -330,7 +334,6 @@ fn refusal(reason: CloseReason) -> Option<Response<()>> {
 
 /// How long bytes may be held back while nothing moves.
 pub(super) fn stall_after(session: &Session) -> Duration {
-    use crate::limits::HTTP2_STALL_PERCENT;
     session.core.snapshot.borrow().limits.idle_timeout * HTTP2_STALL_PERCENT / 100
 }
 

@@ -1,0 +1,80 @@
+//! Clients of HTTP/2 tunnels that others have made: Python's h2, and curl's library.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Output};
+
+use adit::certs::Issued;
+use common::{Gateway, Pki, echo, server, service, until};
+
+const PAGE: usize = 3_000_000;
+
+fn gateway(servers: std::net::SocketAddr) -> (Pki, Issued, Gateway) {
+    let pki = Pki::new();
+    let device = pki.client("phone", |_| ());
+    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[servers]));
+    (pki, device, gateway)
+}
+
+/// Runs the script of clients; `tests/run` puts what it needs into target/venv.
+fn client(kind: &str, gateway: &Gateway, pki: &Pki, last: &[&str]) -> Output {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = root.join("target/venv/bin/python");
+    assert!(python.exists(), "no target/venv; tests/run makes it");
+    // The name that its certificate has.
+    let address = format!("localhost:{}", gateway.address.port());
+    Command::new(python)
+        .arg(root.join("tests/interop/http2.py"))
+        .args([kind, &address])
+        .args(["ca.pem", "phone.pem", "phone.key"].map(|name| pki.path(name)))
+        .args(last)
+        .output()
+        .unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn pythons_h2_with_forty_tunnels_in_one_session() {
+    let (pki, _device, gateway) = gateway(server(echo));
+    let output = client("h2", &gateway, &pki, &["40", "150000"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("40 tunnels"), "{}", said(&output));
+    until("all have ended", || gateway.ended("closed") == 40.0);
+    assert_eq!(gateway.metric("adit_http2_sessions_total", ""), 1.0);
+}
+
+#[test]
+fn curl_gets_a_page_through_an_http2_proxy() {
+    let page = server(|mut stream| {
+        let mut question = [0; 4096];
+        let _ = stream.read(&mut question).unwrap();
+        let head =
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {PAGE}\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        let bytes: Vec<u8> = (0..PAGE).map(|at| (at % 251) as u8).collect();
+        stream.write_all(&bytes).unwrap();
+    });
+    let (pki, _device, gateway) = gateway(page);
+    let output = client("curl", &gateway, &pki, &["http://web.test:80/"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(output.stdout.len(), PAGE);
+    assert!(
+        output
+            .stdout
+            .iter()
+            .enumerate()
+            .all(|(at, byte)| *byte == (at % 251) as u8)
+    );
+    assert_eq!(gateway.metric("adit_http2_sessions_total", ""), 1.0);
+    // What no rule allows is told to curl too.
+    let refused = client("curl", &gateway, &pki, &["http://web.elsewhere:80/"]);
+    assert!(!refused.status.success());
+    assert!(said(&refused).contains("403"), "{}", said(&refused));
+}

@@ -1,0 +1,171 @@
+//! How the tunnels of an HTTP/2 session share it: windows that follow the path, turns that come to all, and ends that
+//! concern one.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod common;
+#[path = "common/http2.rs"]
+mod http2;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use common::{Gateway, Pki, config, echo, free_port, server, service};
+use http2::{client, run};
+
+/// A path that takes `delay` in each direction, whatever it carries.
+fn slow_path(to: SocketAddr, delay: Duration) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for near in listener.incoming().flatten() {
+            let far = TcpStream::connect(to).unwrap();
+            for stream in [&near, &far] {
+                stream.set_nodelay(true).unwrap();
+            }
+            carry(near.try_clone().unwrap(), far.try_clone().unwrap(), delay);
+            carry(far, near, delay);
+        }
+    });
+    address
+}
+
+fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
+    let (sender, receiver) = channel::<(Instant, Vec<u8>)>();
+    std::thread::spawn(move || {
+        let mut piece = vec![0; 256 * 1024];
+        while let Ok(count @ 1..) = from.read(&mut piece) {
+            if sender
+                .send((Instant::now() + delay, piece[..count].to_vec()))
+                .is_err()
+            {
+                break;
+            }
+        }
+    });
+    std::thread::spawn(move || {
+        for (due, piece) in receiver {
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            if to.write_all(&piece).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Write);
+    });
+}
+
+#[test]
+fn windows_grow_until_they_fill_the_path() {
+    const ROUND_TRIP: Duration = Duration::from_millis(100);
+    const BYTES: usize = 30_000_000;
+    let pki = Pki::new();
+    let device = pki.client("phone", |_| ());
+    let sink = server(|mut stream| {
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        let _ = stream.write_all(b"all");
+    });
+    let mut gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[sink]));
+    gateway.address = slow_path(gateway.address, ROUND_TRIP / 2);
+    run(async {
+        let client = client(&pki, &gateway, &device).await;
+        let mut tunnel = client.tunnel("sink.test:1").await;
+        let start = Instant::now();
+        let piece = Bytes::from(vec![1; 1 << 20]);
+        let mut left = BYTES;
+        while left > 0 {
+            let part = piece.slice(..left.min(piece.len()));
+            left -= part.len();
+            tunnel.send(part).await.unwrap();
+        }
+        tunnel.end();
+        assert_eq!(tunnel.read(3).await, b"all");
+        // The window at the start lets 256 KiB through in a round trip: more than eleven seconds.
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(7), "{took:?}");
+    });
+}
+
+#[test]
+fn turns_come_to_all_tunnels() {
+    let pki = Pki::new();
+    let device = pki.client("phone", |_| ());
+    let source = server(|mut stream| while stream.write_all(&[7; 65536]).is_ok() {});
+    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[source]));
+    run(async {
+        let client = client(&pki, &gateway, &device).await;
+        let mut tasks = Vec::new();
+        for number in 0..10 {
+            let mut tunnel = client.tunnel(&format!("t{number}.test:1")).await;
+            tasks.push(tokio::spawn(async move {
+                let (start, mut count) = (Instant::now(), 0);
+                while start.elapsed() < Duration::from_secs(2) {
+                    count += tunnel.next().await.unwrap().unwrap().len();
+                }
+                count
+            }));
+        }
+        let mut counts = Vec::new();
+        for task in tasks {
+            counts.push(task.await.unwrap());
+        }
+        let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+        assert!(*least > 0 && most / least < 3, "{counts:?}");
+    });
+}
+
+#[test]
+fn a_tunnel_that_the_operator_closes_is_the_only_one() {
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+    let pki = Pki::new();
+    let device = pki.client("phone", |_| ());
+    std::fs::write(pki.path("token"), TOKEN).unwrap();
+    let mode = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(pki.path("token"), mode).unwrap();
+    let admin = free_port();
+    let listen = format!("listen = '{admin}'");
+    let text = config(admin, "", "unmanaged = 'allow'", &service(&[server(echo)]))
+        .replace(&listen, &format!("{listen}\ntoken_file = 'token'"));
+    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+    command.args(["run", "--config"]).arg(pki.path("adit.toml"));
+    let gateway = Gateway::spawn(command, admin);
+    run(async {
+        let client = client(&pki, &gateway, &device).await;
+        let mut tunnels = Vec::new();
+        for number in 0..3 {
+            let mut tunnel = client.tunnel(&format!("t{number}.test:1")).await;
+            tunnel.send(&b"x"[..]).await.unwrap();
+            assert_eq!(tunnel.read(1).await, b"x");
+            tunnels.push(tunnel);
+        }
+        let (_, listed) = gateway.get("/tunnels");
+        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+        let listed = listed.as_array().unwrap();
+        assert_eq!(listed.len(), 3);
+        // Numbers rise in the order of the requests.
+        let mut ids: Vec<u64> = listed
+            .iter()
+            .map(|tunnel| tunnel["id"].as_u64().unwrap())
+            .collect();
+        ids.sort_unstable();
+        let output = Command::new(env!("CARGO_BIN_EXE_adit"))
+            .args(["tunnels", "--id", &ids[1].to_string(), "--close"])
+            .current_dir(pki.folder.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let error = tunnels[1].next().await.unwrap().unwrap_err();
+        assert_eq!(error.reason(), Some(h2::Reason::CANCEL));
+        for number in [0, 2] {
+            tunnels[number].send(&b"y"[..]).await.unwrap();
+            assert_eq!(tunnels[number].read(1).await, b"y");
+        }
+        http2::until("counted", || gateway.ended("cut-by-admin") == 1.0).await;
+        assert_eq!(gateway.metric("adit_tunnels_live", ""), 2.0);
+    });
+}
