@@ -171,7 +171,7 @@ fn a_tunnel_that_nobody_reads_holds_up_no_other() {
         stream.read_exact(&mut role).unwrap();
         match &role {
             b"d" => std::thread::sleep(Duration::from_secs(60)),
-            b"w" => while stream.write_all(&[7; 65536]).is_ok() {},
+            b"w" => while stream.write_all(&[7; 8192]).is_ok() {},
             _ => echo(stream),
         }
     });

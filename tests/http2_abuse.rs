@@ -266,6 +266,6 @@ fn broken_framing_is_a_protocol_error() {
     raw.tunnel(1);
     raw.write(&frame(DATA, 0, 0, b"on no stream"));
     assert_eq!(raw.goaway(), Some(PROTOCOL_ERROR));
-    until("counted", || gateway.ended("http2-protocol") == 1.0);
+    until("counted", || gateway.ended("http-framing") == 1.0);
     assert_eq!(gateway.metric("adit_http2_abuse_total", ""), 0.0);
 }

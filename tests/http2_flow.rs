@@ -94,7 +94,7 @@ fn windows_grow_until_they_fill_the_path() {
 fn turns_come_to_all_tunnels() {
     let pki = Pki::new();
     let device = pki.client("phone", |_| ());
-    let source = server(|mut stream| while stream.write_all(&[7; 65536]).is_ok() {});
+    let source = server(|mut stream| while stream.write_all(&[7; 8192]).is_ok() {});
     let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[source]));
     run(async {
         let client = client(&pki, &gateway, &device).await;

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod common;
+#[path = "common/http2.rs"]
+mod http2;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -197,8 +199,6 @@ fn the_certificate_is_checked_as_in_a_handshake() {
     // The way of a browser's page is not that of a tunnel.
     let told = answer(&mut proxy(&gateway), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(told.starts_with("HTTP/1.1 400 "), "{told}");
-    let told = answer(&mut proxy(&gateway), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-    assert!(told.starts_with("HTTP/1.1 400 "), "{told}");
 }
 
 #[test]
@@ -344,6 +344,139 @@ fn a_certificate_in_a_proxy_header_that_the_proxy_has_not_checked_is_none() {
     let bytes = [with(Some(good)), asking("").into_bytes()].concat();
     let told = answer(&mut proxy(&gateway), &bytes);
     assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+}
+
+/// A CONNECT over HTTP/2 with these lines of header fields.
+fn asking_http2(target: &str, fields: &str) -> http::Request<()> {
+    let mut request = http2::connect_request(target);
+    for line in fields.lines() {
+        let (name, value) = line.split_once(": ").unwrap();
+        let name: http::HeaderName = name.parse().unwrap();
+        request.headers_mut().append(name, value.parse().unwrap());
+    }
+    request
+}
+
+async fn client_http2(gateway: &Gateway, first: &[u8]) -> http2::Client {
+    let mut stream = tokio::net::TcpStream::connect(gateway.address)
+        .await
+        .unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stream, first)
+        .await
+        .unwrap();
+    let (requests, connection) = h2::client::handshake(stream).await.unwrap();
+    http2::Client {
+        requests,
+        driver: tokio::spawn(connection),
+    }
+}
+
+#[test]
+fn over_http2_each_request_says_for_whom_it_is() {
+    let pki = Pki::new();
+    let (first, second) = (pki.client("first", |_| ()), pki.client("second", |_| ()));
+    let revoked = pki.client("revoked", |_| ());
+    pki.write_crl(&[&revoked]);
+    let gateway = gateway(&pki, "");
+    http2::run(async {
+        let client = client_http2(&gateway, b"").await;
+        let mut tunnels = Vec::new();
+        for device in [&first, &second] {
+            let request = asking_http2("a.test:1", &client_cert(device));
+            let (response, up) = client.ask(request).await.unwrap();
+            assert_eq!(response.status(), 200);
+            let down = response.into_body();
+            let mut tunnel = http2::Tunnel { up, down };
+            tunnel.send(&b"there"[..]).await.unwrap();
+            assert_eq!(tunnel.read(5).await, b"there");
+            tunnels.push(tunnel);
+        }
+        let listed = gateway.get("/tunnels").1;
+        for device in ["first", "second"] {
+            assert!(
+                listed.contains(&format!("\"device\":\"{device}\"")),
+                "{listed}"
+            );
+        }
+        let both = client_cert(&first) + &xfcc(&first);
+        for (fields, status, reason) in [
+            (String::new(), 403, "certificate-required"),
+            (client_cert(&revoked), 403, "certificate-revoked"),
+            (both, 403, "identity-conflict"),
+            (
+                client_cert(&first) + &client_cert(&second),
+                403,
+                "certificate-invalid",
+            ),
+            (
+                client_cert(&first) + "content-length: 0\r\n",
+                400,
+                "malformed-request",
+            ),
+        ] {
+            let request = asking_http2("a.test:1", &fields);
+            let (response, _up) = client.ask(request).await.unwrap();
+            assert_eq!(response.status(), status, "{reason}");
+            let told = response.headers()["proxy-status"].to_str().unwrap();
+            assert!(told.starts_with("adit; error=http_request_"), "{told}");
+            http2::until(reason, || gateway.ended(reason) == 1.0).await;
+        }
+        // Others in the session go on, and end by themselves.
+        tunnels[0].send(&b"still"[..]).await.unwrap();
+        assert_eq!(tunnels[0].read(5).await, b"still");
+        pki.write_crl(&[&revoked, &second]);
+        http2::until("cut", || gateway.ended("cut-certificate-revoked") == 1.0).await;
+        tunnels[0].send(&b"still"[..]).await.unwrap();
+        assert_eq!(tunnels[0].read(5).await, b"still");
+        // Whom nobody trusts any more opens nothing more on an old connection either.
+        let text = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
+        let text = text.replace("['127.0.0.1']", "['10.0.0.1']");
+        std::fs::write(pki.path("adit.toml"), text).unwrap();
+        gateway.signal("HUP");
+        let start = std::time::Instant::now();
+        loop {
+            let request = asking_http2("a.test:1", &client_cert(&first));
+            let (response, _up) = client.ask(request).await.unwrap();
+            if response.status() == 403 {
+                let told = response.headers()["proxy-status"].to_str().unwrap();
+                assert!(told.contains("proxy-untrusted"), "{told}");
+                break;
+            }
+            assert!(start.elapsed() < Duration::from_secs(10));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+}
+
+#[test]
+fn over_http2_by_a_proxy_header_and_not_for_those_who_may_only_check() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let mut header = Header::of(
+        "192.0.2.7:9".parse().unwrap(),
+        "192.0.2.1:443".parse().unwrap(),
+    );
+    header.details.tls = Some(TlsDetails {
+        client: CLIENT_TLS | CLIENT_CERT_CONNECTION,
+        certificate: Some(device.chain[0].to_vec()),
+        ..TlsDetails::default()
+    });
+    let by_proxy = gateway(
+        &pki,
+        "proxy_protocol = 'required'\nclient_identity = 'proxy-v2'",
+    );
+    http2::run(async {
+        let client = client_http2(&by_proxy, &header.write_v2(true).unwrap()).await;
+        let mut tunnel = client.tunnel("a.test:1").await;
+        tunnel.send(&b"there"[..]).await.unwrap();
+        assert_eq!(tunnel.read(5).await, b"there");
+        by_proxy.lists_peer("192.0.2.7:9");
+    });
+    drop(by_proxy);
+    let gateway = gateway(&pki, "health_path = '/h'\nhealth_from = ['127.0.0.3']");
+    let mut stream = connect_from("127.0.0.3", gateway.address);
+    let told = answer(&mut stream, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    assert!(told.contains("proxy-untrusted"), "{told}");
 }
 
 #[test]
@@ -525,13 +658,18 @@ fn envoy() -> PathBuf {
 fn envoy_ends_tls_and_names_the_client() {
     let pki = Pki::new();
     let (device, other) = (pki.client("device", |_| ()), pki.client("other", |_| ()));
-    for details in ["SANITIZE_SET", "APPEND_FORWARD"] {
+    for (details, version) in [
+        ("SANITIZE_SET", "http_protocol_options"),
+        ("APPEND_FORWARD", "http_protocol_options"),
+        ("SANITIZE_SET", "http2_protocol_options"),
+    ] {
         let gateway = gateway(&pki, "client_identity = 'xfcc'");
         let (to, front) = (gateway.address, free_port());
         let config = include_str!("plain/envoy.yaml")
             .replace("FRONT_PORT", &front.port().to_string())
             .replace("GATEWAY_PORT", &to.port().to_string())
             .replace("DETAILS", details)
+            .replace("VERSION_OPTIONS", version)
             .replace("FOLDER", pki.folder.path().to_str().unwrap());
         std::fs::write(pki.path("envoy.yaml"), config).unwrap();
         let envoy = envoy();
@@ -548,7 +686,10 @@ fn envoy_ends_tls_and_names_the_client() {
         until("Envoy listens", || TcpStream::connect(front).is_ok());
         let mut tunnel = session(&pki, TcpStream::connect(front).unwrap(), &device);
         let told = ask(&mut tunnel, asking(&xfcc(&other)).as_bytes()).unwrap();
-        assert!(told.starts_with("HTTP/1.1 200 "), "{details}: {told}");
+        assert!(
+            told.starts_with("HTTP/1.1 200 "),
+            "{details} {version}: {told}"
+        );
         tunnel.write_all(b"through envoy").unwrap();
         let mut back = [0; 13];
         tunnel.read_exact(&mut back).unwrap();

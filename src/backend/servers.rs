@@ -183,8 +183,8 @@ impl ServerState {
         at.saturating_duration_since(self.epoch).as_millis() as u64
     }
 
-    fn standing(&self, policy: &config::Health, now: Instant) -> Standing {
-        let now_ms = self.millis(now);
+    /// `now_ms`: milliseconds since `epoch`, which all servers of a node share.
+    fn standing(&self, policy: &config::Health, now_ms: u64) -> Standing {
         match self.open_at.load(Relaxed) {
             ALIVE => match (policy.slow_start, self.back_at.load(Relaxed)) {
                 (None, _) | (_, 0) => Standing::Alive(1000),
@@ -207,7 +207,7 @@ impl ServerState {
     }
 
     fn info(&self, weight: u32, policy: &config::Health, now: Instant) -> ServerInfo {
-        let standing = self.standing(policy, now);
+        let standing = self.standing(policy, self.millis(now));
         let record = self.lock();
         let state = match standing {
             _ if self.drained.load(Relaxed) => "drained",
@@ -274,7 +274,7 @@ impl Group {
     #[must_use]
     pub fn some_is_alive(&self, now: Instant) -> bool {
         self.members.iter().any(|(state, _)| {
-            let standing = state.standing(&self.health, now);
+            let standing = state.standing(&self.health, state.millis(now));
             !state.drained.load(Relaxed) && matches!(standing, Standing::Alive(_))
         })
     }
@@ -291,7 +291,8 @@ impl Group {
     ) -> Option<Claim> {
         let is_open =
             |index: usize| !tried.contains(&index) && !self.members[index].0.drained.load(Relaxed);
-        let standing = |index: usize| self.members[index].0.standing(&self.health, now);
+        let now_ms = self.members.first()?.0.millis(now);
+        let standing = |index: usize| self.members[index].0.standing(&self.health, now_ms);
         let tries = |index: &usize| match standing(*index) {
             Standing::Trial(at) if is_open(*index) => self.members[*index].0.take_trial(at, now),
             _ => false,

@@ -146,16 +146,25 @@ impl Node {
         let groups = node.fleet.prepare(&config.profile.services);
         let snapshots = material.snapshots(cores, &node.revocation, &groups, &node.gates)?;
         node.commit(material.watches(&groups)?, groups);
-        let handover = Arc::new(Handover::new(cores));
-        let each = config
-            .engine
-            .cores
-            .iter()
-            .zip(snapshots)
-            .zip(listening.of_cores);
+        node.start_cores(&config, snapshots, listening.of_cores, audit, resolver)?;
+        node.sweeper.start(node.cores.clone());
+        Ok(node)
+    }
+
+    fn start_cores(
+        &mut self,
+        config: &Config,
+        snapshots: Vec<Snapshot>,
+        sockets: Vec<Vec<(ListenerKind, TcpListener)>>,
+        audit: &AuditHandle,
+        resolver: &ResolverHandle,
+    ) -> Result<(), EngineError> {
+        let cpus = &config.engine.cores;
+        let handover = Arc::new(Handover::new(cpus.len()));
+        let each = cpus.iter().zip(snapshots).zip(sockets);
         for (index, ((&cpu, snapshot), sockets)) in each.enumerate() {
             let load = handover.load(index);
-            let make = node.core(index, snapshot, load, audit, resolver);
+            let make = self.core(index, snapshot, load, audit, resolver);
             let place = Place {
                 cpu,
                 sockets,
@@ -164,17 +173,16 @@ impl Node {
             };
             match worker::start(place, make) {
                 Ok((remote, thread)) => {
-                    node.cores.push(remote);
-                    node.threads_mut().push(thread);
+                    self.cores.push(remote);
+                    self.threads_mut().push(thread);
                 }
                 Err(error) => {
-                    node.drain();
+                    self.drain();
                     return Err(error);
                 }
             }
         }
-        node.sweeper.start(node.cores.clone());
-        Ok(node)
+        Ok(())
     }
 
     /// What makes a core, on the core's own thread.

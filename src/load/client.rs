@@ -242,12 +242,12 @@ impl Tunnel {
         Ok(())
     }
 
-    /// Ends the tunnel with a reset: the generator opens more tunnels than there are ports to wait out.
-    pub fn drop_hard(self) {
+    /// Ends the tunnel, and a connection with a reset: the generator opens more than there are ports to wait out.
+    pub async fn end(self) {
         match self.transport {
             Transport::Tcp(stream) => stream.reset_on_close(),
             Transport::Tls(session) => session.reset_on_close(),
-            Transport::Http2(stream) => stream.reset(),
+            Transport::Http2(stream) => stream.end().await,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::task::{Poll, ready};
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
-use h2::{Reason, RecvStream, SendStream};
+use h2::{RecvStream, SendStream};
 use http::{Method, Request, StatusCode};
 
 use super::Scenario;
@@ -204,8 +204,15 @@ impl Stream {
         .await
     }
 
-    /// Ends the tunnel at once.
-    pub fn reset(self) {
-        self.sending.into_inner().send_reset(Reason::CANCEL);
+    /// Ends the tunnel in order: one reset after the other in a session is what a peer takes for an attack.
+    pub async fn end(self) {
+        if self
+            .sending
+            .borrow_mut()
+            .send_data(Bytes::new(), true)
+            .is_ok()
+        {
+            while let Ok(1..) = self.recv(|_| ()).await {}
+        }
     }
 }

@@ -266,7 +266,7 @@ async fn work(
     );
     match (scenario.work, scenario.direction) {
         (Work::Handshake, _) => {
-            tunnel.drop_hard();
+            tunnel.end().await;
             handshakes(scenario, way, message, shared, &mut schedule).await
         }
         (Work::Echo, _) => {
@@ -314,7 +314,7 @@ async fn handshakes(
                 if tunnel.resumed && shared.measuring.get() {
                     shared.resumed.set(shared.resumed.get() + 1);
                 }
-                tunnel.drop_hard();
+                tunnel.end().await;
             }
             Err(failure) => {
                 // What the end of the run cuts off has not failed.

@@ -284,22 +284,6 @@ impl Snapshot {
                 count,
             )?;
         }
-        self.encode_ends(out)?;
-        out.counter(
-            "dial_retries",
-            "Dials tried again with the next server",
-            m.dial_retries,
-        )?;
-        self.encode_limits(out)?;
-        out.counter(
-            "accept_backoff",
-            "Times that accepting was paused",
-            m.accept_backoff + m.runtime.accept_pauses,
-        )
-    }
-
-    fn encode_ends(&self, out: &mut Families<'_>) -> fmt::Result {
-        let m = &self.metrics;
         let mut ends = out.family(
             "ends",
             "Outcomes of tunnels and of sessions without one",
@@ -314,6 +298,33 @@ impl Snapshot {
             ];
             count_labelled(&mut ends, &labels, m.ends(*reason))?;
         }
+        self.encode_http2(out)?;
+        out.counter(
+            "dial_retries",
+            "Dials tried again with the next server",
+            m.dial_retries,
+        )?;
+        self.encode_udp(out)?;
+        self.encode_waits(out)
+    }
+
+    fn encode_udp(&self, out: &mut Families<'_>) -> fmt::Result {
+        let m = &self.metrics;
+        out.counter("udp_tunnels", "UDP tunnels opened", m.udp_tunnels)?;
+        out.counter(
+            "udp_dropped",
+            "Datagrams that were not passed on",
+            m.udp_dropped,
+        )?;
+        out.counter(
+            "udp_queue_full",
+            "Datagrams of servers that found the queue full",
+            m.udp_queue_full,
+        )
+    }
+
+    fn encode_http2(&self, out: &mut Families<'_>) -> fmt::Result {
+        let m = &self.metrics;
         out.counter("http2_sessions", "HTTP/2 sessions begun", m.http2_sessions)?;
         let mut abuse = out.family(
             "http2_abuse",
@@ -327,19 +338,8 @@ impl Snapshot {
         Ok(())
     }
 
-    fn encode_limits(&self, out: &mut Families<'_>) -> fmt::Result {
+    fn encode_waits(&self, out: &mut Families<'_>) -> fmt::Result {
         let m = &self.metrics;
-        out.counter("udp_tunnels", "UDP tunnels opened", m.udp_tunnels)?;
-        out.counter(
-            "udp_dropped",
-            "Datagrams that were not passed on",
-            m.udp_dropped,
-        )?;
-        out.counter(
-            "udp_queue_full",
-            "Datagrams of servers that found the queue full",
-            m.udp_queue_full,
-        )?;
         out.counter(
             "rate_waits",
             "Receives put off by a limit of bytes a second",
@@ -353,6 +353,11 @@ impl Snapshot {
         .encode_counter(
             &(m.rate_wait_nanos as f64 / 1e9),
             None::<&Exemplar<[(&str, &str); 0], f64>>,
+        )?;
+        out.counter(
+            "accept_backoff",
+            "Times that accepting was paused",
+            m.accept_backoff + m.runtime.accept_pauses,
         )
     }
 

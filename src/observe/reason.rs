@@ -150,7 +150,7 @@ close_reasons! {
     /// The client of an HTTP/2 session let no byte through its flow control for so long that it is taken to be gone.
     ClientStalled = "client-stalled" Client End (silent);
     /// The client broke the HTTP/2 protocol.
-    Http2Protocol = "http2-protocol" Client End (silent);
+    Http2Protocol = "http-framing" Client End (silent);
     /// The server's connection ended without `close_notify`, so its last bytes may be missing.
     ServerTruncated = "server-truncated" Server End (silent);
     /// TLS with the server broke: an alert, or a breach of the protocol.
@@ -415,7 +415,8 @@ mod tests {
             let word = reason.word();
             assert!(seen.insert(word), "{word} twice");
             assert!(
-                word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'),
+                word.bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
                 "{word}"
             );
         }
@@ -486,7 +487,7 @@ mod tests {
                 continue;
             };
             let expected: &[u16] = match (reason.row().kind, reason.who()) {
-                (Kind::Refusal, Who::Client) => &[400, 408, 431],
+                (Kind::Refusal, Who::Client) => &[400, 405, 408, 431, 501],
                 (Kind::Refusal, Who::Policy) if *reason == CloseReason::NoRuleDirect => &[503],
                 (Kind::Refusal, Who::Policy) => &[403, 502],
                 (Kind::Refusal, Who::Server) => &[502, 504],

@@ -175,9 +175,19 @@ impl Header {
     /// The client of a connection by TCP, if the header names one.
     #[must_use]
     pub fn client(&self) -> Option<SocketAddr> {
+        self.tcp().map(|addresses| addresses.source)
+    }
+
+    /// Where that client connected to.
+    #[must_use]
+    pub fn destination(&self) -> Option<SocketAddr> {
+        self.tcp().map(|addresses| addresses.destination)
+    }
+
+    fn tcp(&self) -> Option<Addresses> {
         match self.endpoints {
             Endpoints::Proxied(addresses) if addresses.transport == Transport::Stream => {
-                Some(addresses.source)
+                Some(addresses)
             }
             Endpoints::Proxied(_) | Endpoints::Local | Endpoints::Unknown => None,
         }

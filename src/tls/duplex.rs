@@ -80,8 +80,12 @@ impl<C: Connection + 'static> ByteStream for TlsStream<C> {
 
 /// A connection without TLS, or in front of which somebody else has ended it.
 impl ByteStream for TcpStream {
-    async fn recv(&self, _carry: Option<RingBuf>) -> Result<Received, StreamError> {
-        Ok(match self.recv().await? {
+    async fn recv(&self, carry: Option<RingBuf>) -> Result<Received, StreamError> {
+        let received = match carry {
+            Some(carry) => Some(carry),
+            None => self.recv().await?,
+        };
+        Ok(match received {
             Some(buffer) => {
                 let count = buffer.len();
                 let mut pieces = Pieces::of(buffer);

@@ -5,7 +5,7 @@
 //! for its health page.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::config::{Listener, ListenerKind, ProxyProtocol};
 use crate::limits::LINGER;
@@ -18,8 +18,12 @@ use super::response::plain_refusal;
 
 /// A connection that may become a session.
 pub(super) struct Entrance {
+    /// The other end of the connection.
+    pub peer: IpAddr,
     /// The client: the other end of the connection, or whom a trusted proxy names.
     pub client: SocketAddr,
+    /// Where the client connected to, as a trusted proxy says.
+    pub destination: Option<SocketAddr>,
     /// What was received already, behind a PROXY protocol header.
     pub begun: Option<RingBuf>,
     /// The client's certificate as a PROXY protocol header has it, DER.
@@ -32,7 +36,9 @@ impl Entrance {
     /// Of a client that nobody stands in front of.
     pub fn direct(client: SocketAddr) -> Self {
         Self {
+            peer: client.ip(),
             client,
+            destination: None,
             begun: None,
             certificate: None,
             health_only: false,
@@ -83,6 +89,7 @@ pub(super) async fn enter(
         Some(header) => {
             if let Some(client) = header.client() {
                 entrance.client = SocketAddr::new(client.ip().to_canonical(), client.port());
+                entrance.destination = header.destination();
             }
             entrance.certificate = certificate(*header);
         }

@@ -54,6 +54,18 @@ pub fn certificates(
         let fields = request.headers.iter().filter(named);
         fields.map(|header| header.value).collect()
     };
+    certificates_in(values, by_proxy, place)
+}
+
+/// The same of header fields that are read already. `values` gives those of a name, which is in lower case.
+///
+/// # Errors
+/// [`ForwardedError`].
+pub fn certificates_in<'a>(
+    values: impl Fn(&str) -> Vec<&'a [u8]>,
+    by_proxy: Option<&[u8]>,
+    place: ClientIdentity,
+) -> Result<Vec<CertificateDer<'static>>, ForwardedError> {
     let (leaf, chain, xfcc) = (values(CLIENT_CERT), values(CLIENT_CERT_CHAIN), values(XFCC));
     let by_fields = !leaf.is_empty() || !chain.is_empty();
     let others = match place {

@@ -2,6 +2,7 @@
 //!
 //! [`session`] reads from top to bottom as the life of a tunnel. `request` and `policy` do no I/O.
 
+mod asker;
 mod bucket;
 pub mod capsule;
 mod core;

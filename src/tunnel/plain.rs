@@ -1,37 +1,43 @@
 //! Sessions of the plain listener: a trusted front end has ended TLS, and says which certificate the client presented.
 //!
-//! The certificate is checked exactly as in a handshake, and everything behind that is the same. The connection is the
-//! tunnel's alone: it takes one request.
+//! The certificate is checked exactly as in a handshake, and everything behind that is the same. Over HTTP/1.1 the
+//! connection takes one request and becomes its tunnel. Over HTTP/2, which begins without more (RFC 9113, section 3.3), it
+//! takes the requests of many clients, and each says for whom it is.
 
+use std::io;
 use std::rc::Rc;
 
+use super::asker::{Asker, FrontEnd};
 use super::core::{Core, Snapshot};
 use super::ends::PlainApp;
 use super::entrance::{Entrance, linger, refuse};
-use super::forwarded::{ForwardedError, certificates};
-use super::introduction::Arrival;
+use super::forwarded::certificates;
+use super::http2;
 use super::open::{Opened, Peer, open};
 use super::outcome::{Outcome, record};
 use super::relay::Behind;
 use super::request::{ConnectRequest, RequestError, RequestParser};
 use super::response::{established, health};
-use super::session::{Interrupt, identify, interrupted, refused_request, subject_before};
+use super::session::{Interrupt, interrupted, refused_request, subject_before};
 use crate::config::ListenerKind;
 use crate::limits::{LINGER, REQUEST_HEADER_MAX};
 use crate::observe::CloseReason;
-use crate::ring::{self, Either, TcpStream};
+use crate::ring::{self, Either, RingBuf, TcpStream};
 
 const END: &[u8] = b"\r\n\r\n";
 
+/// How HTTP/2 begins (RFC 9113, section 3.4), up to what would end a header of HTTP/1.1.
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
+
 /// A request's header, and what was received behind it.
 struct Head {
-    bytes: Vec<u8>,
+    received: RingBuf,
     length: usize,
 }
 
 impl Head {
     fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
+        &self.received[..self.length]
     }
 }
 
@@ -47,27 +53,29 @@ pub(super) async fn session(
 ) {
     let subject = subject_before(entrance.client);
     let begun = entrance.begun.take();
-    let begun = begun.map_or(Vec::new(), |bytes| bytes.to_vec());
     let head = match ring::race(head(&stream, begun), interrupted(core, deadline)).await {
         Either::Left(head) => head,
         Either::Right(Interrupt::NodeEnds) => return,
         Either::Right(Interrupt::Timeout) => Err(CloseReason::RequestTimeout),
     };
     let mut outcome = Outcome::of(subject.into());
-    if let Ok(head) = &head
-        && is_health_check(head.bytes(), snapshot)
-    {
-        record(core, &outcome, CloseReason::HealthCheck);
-        let ready = !core.leaving.get() && !core.draining.is_raised();
-        answer_check(&stream, ready).await;
-        return;
-    }
-    let asked = Asked {
-        head,
-        entrance,
-        changes,
+    let asked = match head {
+        Ok(head) if is_health_check(head.bytes(), snapshot) => {
+            record(core, &outcome, CloseReason::HealthCheck);
+            let ready = !core.leaving.get() && !core.draining.is_raised();
+            return answer_check(&stream, ready).await;
+        }
+        Ok(_) if entrance.health_only => Err(CloseReason::ProxyUntrusted),
+        Ok(head) if head.bytes() == HTTP2 => {
+            let carry = Some(head.received);
+            let asker = Asker::each(FrontEnd::new(&stream, entrance));
+            ring::spawn(http2::serve(core.clone(), stream, carry, asker, counted));
+            return;
+        }
+        Ok(head) => Ok((head, FrontEnd::new(&stream, entrance))),
+        Err(reason) => Err(reason),
     };
-    match connect(core, snapshot, &stream, asked, &mut outcome).await {
+    match connect(core, snapshot, &stream, (asked, changes), &mut outcome).await {
         Ok((opened, peer, behind)) => {
             let app = PlainApp(stream);
             opened.run(core.clone(), &peer, (app, behind), counted);
@@ -79,30 +87,15 @@ pub(super) async fn session(
     }
 }
 
-/// A request, if it came.
-struct Asked {
-    head: Result<Head, CloseReason>,
-    entrance: Entrance,
-    changes: u64,
-}
-
 /// Opens the tunnel that is asked for, and says so. An error is a refusal that the client has not been told yet.
 async fn connect(
     core: &Core,
     snapshot: &Snapshot,
     stream: &TcpStream,
-    asked: Asked,
+    (asked, changes): (Result<(Head, FrontEnd), CloseReason>, u64),
     outcome: &mut Outcome,
 ) -> Result<(Opened, Peer, Behind), CloseReason> {
-    let Asked {
-        head,
-        entrance,
-        changes,
-    } = asked;
-    let head = head?;
-    if entrance.health_only {
-        return Err(CloseReason::ProxyUntrusted);
-    }
+    let (head, front_end) = asked?;
     let request = RequestParser::new()
         .push(head.bytes())
         .map_err(|error| match error {
@@ -114,53 +107,50 @@ async fn connect(
         return Err(CloseReason::Malformed);
     };
     outcome.target = Some(target.clone());
-    let place = snapshot.listener.client_identity;
-    let presented =
-        certificates(head.bytes(), entrance.certificate.as_deref(), place).map_err(|error| {
-            match error {
-                ForwardedError::Missing => CloseReason::CertificateRequired,
-                ForwardedError::Conflict => CloseReason::IdentityConflict,
-                ForwardedError::Malformed(_) => CloseReason::CertificateInvalid,
-            }
-        })?;
-    // The front end's word is not enough: chain, validity, usage and revocation are checked here.
-    let arrival = Arrival {
-        local: stream.local_address().ok(),
-        ..Arrival::default()
-    };
-    let subject = &outcome.subject;
-    let peer = identify(core, snapshot, &presented, true, arrival, subject, changes)?;
+    let presented = |place| certificates(head.bytes(), front_end.certificate(), place);
+    let peer = front_end.peer(core, snapshot, presented, changes)?;
     outcome.subject = peer.subject.clone();
     let mut opened = open(core, snapshot, &peer, target, outcome).await?;
     let idle = opened.propose_idle(idle, &snapshot.limits);
     let (sent, _) = stream.send(established(idle).into_owned()).await;
     sent.map_err(|_| CloseReason::RequestAborted)?;
     let behind = Behind {
-        early: head.bytes[head.length..].to_vec(),
+        early: head.received[head.length..].to_vec(),
         carry: None,
     };
     Ok((opened, peer, behind))
 }
 
 /// Receives until the header is complete.
-async fn head(stream: &TcpStream, mut bytes: Vec<u8>) -> Result<Head, CloseReason> {
+async fn head(stream: &TcpStream, mut received: Option<RingBuf>) -> Result<Head, CloseReason> {
     let mut seen = 0;
     loop {
-        let from = seen.min(bytes.len()).saturating_sub(END.len() - 1);
-        let end = bytes[from..]
-            .windows(END.len())
-            .position(|window| window == END);
-        match end.map(|at| from + at + END.len()) {
-            Some(length) if length <= REQUEST_HEADER_MAX => return Ok(Head { bytes, length }),
-            None if bytes.len() <= REQUEST_HEADER_MAX => {}
-            _ => return Err(CloseReason::HeaderTooLarge),
+        if let Some(bytes) = received.take() {
+            let from = seen.min(bytes.len()).saturating_sub(END.len() - 1);
+            let mut windows = bytes[from..].windows(END.len());
+            let end = windows.position(|window| window == END);
+            match end.map(|at| from + at + END.len()) {
+                Some(length) if length <= REQUEST_HEADER_MAX => {
+                    return Ok(Head {
+                        received: bytes,
+                        length,
+                    });
+                }
+                None if bytes.len() <= REQUEST_HEADER_MAX => {}
+                _ => return Err(CloseReason::HeaderTooLarge),
+            }
+            seen = bytes.len();
+            received = Some(bytes);
         }
-        seen = bytes.len();
-        match stream.recv().await {
-            Ok(Some(more)) => bytes.extend_from_slice(&more),
-            Ok(None) | Err(_) if bytes.is_empty() => return Err(CloseReason::Unused),
+        let unused = received.is_none();
+        received = match stream.recv_more(received).await {
+            Ok(Some(more)) => Some(more),
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                return Err(CloseReason::HeaderTooLarge);
+            }
+            Ok(None) | Err(_) if unused => return Err(CloseReason::Unused),
             Ok(None) | Err(_) => return Err(CloseReason::RequestAborted),
-        }
+        };
     }
 }
 

@@ -64,15 +64,22 @@ pub(super) fn refusal(reason: CloseReason) -> Option<Vec<u8>> {
 
 /// The same on the plain listener, where nothing can be told by an alert.
 pub(super) fn plain_refusal(reason: CloseReason) -> Option<Vec<u8>> {
-    refusal(reason).or_else(|| {
-        reason.alert()?;
-        let (status, error) = match reason.who() {
-            Who::Client => (400, "http_request_error"),
-            Who::Policy | Who::Server | Who::Gateway => (403, "http_request_denied"),
-        };
-        let proxy_status = format!("adit; error={error}; details=\"{}\"", reason.word());
-        Some(response(status, &proxy_status, reason))
-    })
+    let (status, proxy_status) = told_by_status(reason)?;
+    Some(response(status, &proxy_status, reason))
+}
+
+/// Status and `Proxy-Status` of a refusal, also of one that is told by an alert where there is TLS.
+pub(super) fn told_by_status(reason: CloseReason) -> Option<(u16, Cow<'static, str>)> {
+    if let (Some(status), Some(proxy_status)) = (reason.status(), reason.proxy_status()) {
+        return Some((status, proxy_status.into()));
+    }
+    reason.alert()?;
+    let (status, error) = match reason.who() {
+        Who::Client => (400, "http_request_error"),
+        Who::Policy | Who::Server | Who::Gateway => (403, "http_request_denied"),
+    };
+    let proxy_status = format!("adit; error={error}; details=\"{}\"", reason.word());
+    Some((status, proxy_status.into()))
 }
 
 fn response(status: u16, proxy_status: &str, reason: CloseReason) -> Vec<u8> {

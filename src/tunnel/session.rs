@@ -11,6 +11,7 @@ use std::time::{Instant, SystemTime};
 use rustls::pki_types::CertificateDer;
 use rustls::{HandshakeKind as Kind, ProtocolVersion};
 
+use super::asker::Asker;
 use super::core::{Core, Snapshot};
 use super::entrance::{self, Entrance, enter, is_open};
 use super::http2;
@@ -40,10 +41,7 @@ struct Accepted {
     /// What the session's name leads to.
     chosen: Option<Chosen>,
     subject: Subject,
-    /// The address that the app connected to, if a server wants to know.
-    local: Option<SocketAddr>,
-    at: Instant,
-    changes: u64,
+    arrived: Arrived,
 }
 
 /// A request and what came behind it on the session.
@@ -103,17 +101,53 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
         Box::pin(session).await;
         return;
     }
+    let arrived = Arrived { local, at, changes };
+    tls(
+        &core,
+        &snapshot,
+        stream,
+        entrance,
+        arrived,
+        &mut deadline,
+        counted,
+    )
+    .await;
+}
+
+/// Where and when a connection came.
+struct Arrived {
+    /// The address that the app connected to, if a server wants to know.
+    local: Option<SocketAddr>,
+    at: Instant,
+    /// How many changes there were.
+    changes: u64,
+}
+
+/// A session of the TLS listener. Where names lead to services, its hello is read first.
+async fn tls(
+    core: &Rc<Core>,
+    snapshot: &Snapshot,
+    stream: TcpStream,
+    entrance: Entrance,
+    arrived: Arrived,
+    deadline: &mut ring::Sleep,
+    counted: Counted,
+) {
     let subject = subject_before(entrance.client);
+    let arrived = Arrived {
+        local: entrance.destination.or(arrived.local),
+        ..arrived
+    };
     let (chosen, begun) = if snapshot.names.is_empty() {
         (None, entrance.begun)
     } else {
         let choosing = Box::pin(snapshot.names.choose(&stream, entrance.begun));
-        match ring::race(choosing, interrupted(&core, &mut deadline)).await {
+        match ring::race(choosing, interrupted(core, deadline)).await {
             Either::Left(chosen) => chosen,
             Either::Right(Interrupt::NodeEnds) => return,
             Either::Right(Interrupt::Timeout) => {
                 let outcome = Outcome::of(subject.into());
-                record(&core, &outcome, CloseReason::HandshakeTimeout);
+                record(core, &outcome, CloseReason::HandshakeTimeout);
                 return;
             }
         }
@@ -128,11 +162,9 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
             begun,
             chosen,
             subject,
-            local,
-            at,
-            changes,
+            arrived,
         };
-        session(&core, &snapshot, accepted, &mut deadline, counted).await;
+        session(core, snapshot, accepted, deadline, counted).await;
     }
 }
 
@@ -199,11 +231,9 @@ async fn session(
         begun,
         chosen,
         subject,
-        local,
-        at,
-        changes,
+        arrived,
     } = accepted;
-    let shaking = handshake(core, &tls, begun, at);
+    let shaking = handshake(core, &tls, begun, &arrived);
     let shaken = match ring::race(shaking, interrupted(core, deadline)).await {
         Either::Left(shaken) => shaken,
         Either::Right(Interrupt::NodeEnds) => return,
@@ -223,12 +253,9 @@ async fn session(
         snapshot,
         &presented,
         shaken.arrival.resumed,
-        Arrival {
-            local,
-            ..shaken.arrival
-        },
+        shaken.arrival,
         &subject,
-        changes,
+        arrived.changes,
     );
     let http2 = tls.is_http2();
     let Ok(tls) = tls.into_session() else {
@@ -250,7 +277,10 @@ async fn session(
     let carry = shaken.carry;
     match chosen {
         // A task of its own: what the handshake needed is not kept for the life of the session.
-        None if http2 => ring::spawn(http2::serve(core.clone(), tls, carry, peer, counted)),
+        None if http2 => {
+            let asker = Asker::of(peer);
+            ring::spawn(http2::serve(core.clone(), tls, carry, asker, counted));
+        }
         None => http1(core, snapshot, tls, peer, carry, deadline, counted).await,
         Some(chosen) => {
             let session = named::session(core, snapshot, tls, peer, carry, chosen, counted);
@@ -326,7 +356,7 @@ async fn handshake(
     core: &Core,
     tls: &ServerHandshake,
     begun: Option<RingBuf>,
-    at: Instant,
+    arrived: &Arrived,
 ) -> Result<Shaken, CloseReason> {
     let carry = tls
         .complete(begun, ring::permit)
@@ -348,9 +378,10 @@ async fn handshake(
     };
     let mut metrics = core.metrics.borrow_mut();
     metrics.count_handshake(version, kind);
-    metrics.record(Stage::Handshake, ring::now().saturating_duration_since(at));
+    let took = ring::now().saturating_duration_since(arrived.at);
+    metrics.record(Stage::Handshake, took);
     let arrival = Arrival {
-        local: None,
+        local: arrived.local,
         tls: Some(version),
         resumed,
     };

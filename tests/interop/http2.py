@@ -117,7 +117,6 @@ def curl(gateway, ca, certificate, key, url):
         handle.perform()
     except pycurl.error as error:
         sys.exit(f"curl: {error}: {head.getvalue().decode()}")
-    assert head.getvalue().startswith(b"HTTP/2 200"), head.getvalue()
     sys.stdout.buffer.write(body.getvalue())
     print(pycurl.version, file=sys.stderr)
 

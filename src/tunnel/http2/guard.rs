@@ -344,7 +344,8 @@ mod tests {
     fn each_kind_is_counted_for_itself_and_comes_again_with_time() {
         let now = Instant::now();
         let mut guard = guard(now);
-        let cases: [(u8, u8, &[u8], (u32, u32), Abuse); 5] = [
+        type Case<'a> = (u8, u8, &'a [u8], (u32, u32), Abuse);
+        let cases: [Case<'_>; 5] = [
             (RST_STREAM, 0, &[0; 4], HTTP2_RESETS, Abuse::Resets),
             (SETTINGS, 0, &[], HTTP2_SETTINGS, Abuse::Settings),
             (PING, 0, &[0; 8], HTTP2_PINGS, Abuse::Pings),

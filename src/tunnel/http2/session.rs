@@ -19,19 +19,19 @@ use crate::limits::{HTTP2_STALL_PERCENT, LINGER};
 use crate::observe::{Abuse, AuditEvent, CloseReason};
 use crate::ring::{self, Either, RingBuf};
 use crate::tls::{ByteStream, Duplex};
+use crate::tunnel::asker::{Asker, Refused};
 use crate::tunnel::core::{Core, Snapshot};
 use crate::tunnel::open::{Opened, Peer, open, open_udp};
 use crate::tunnel::outcome::{Outcome, audit, record};
 use crate::tunnel::pvd;
 use crate::tunnel::relay::Behind;
 use crate::tunnel::request::IDLE_TIMEOUT;
-use crate::tunnel::response::seconds;
-use crate::tunnel::sweep::still_trusted;
+use crate::tunnel::response::{seconds, told_by_status};
 
 /// What the tasks of one session share.
 pub(super) struct Session {
     pub core: Rc<Core>,
-    pub peer: Peer,
+    pub asker: Asker,
     pub opened: Instant,
     /// Requests so far.
     pub requests: Cell<u64>,
@@ -50,6 +50,19 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// Records a refusal of a request of nobody known.
+    fn record(&self, target: Option<HostPort>, reason: CloseReason) {
+        let mut outcome = Outcome::of(self.asker.subject().clone());
+        outcome.target = target;
+        record(&self.core, &outcome, reason);
+    }
+
+    /// Records it and tells it.
+    fn refuse(&self, target: Option<HostPort>, respond: SendResponse<Chunk>, reason: CloseReason) {
+        self.record(target, reason);
+        refuse(respond, reason);
+    }
+
     /// Takes note that something has moved.
     pub fn moved(&self) {
         self.last.set(ring::now());
@@ -64,13 +77,6 @@ impl Session {
             waker.wake();
         }
     }
-
-    /// Records and tells a refusal of a request that names no target.
-    fn refuse(&self, respond: SendResponse<Chunk>, reason: CloseReason) {
-        let outcome = Outcome::of(self.peer.subject.clone());
-        record(&self.core, &outcome, reason);
-        refuse(respond, reason);
-    }
 }
 
 /// Serves a session to its end. `counted` is kept as long as the session or one of its tunnels.
@@ -78,7 +84,7 @@ pub(in crate::tunnel) async fn serve<S: ByteStream>(
     core: Rc<Core>,
     stream: S,
     carry: Option<RingBuf>,
-    peer: Peer,
+    asker: Asker,
     counted: impl Sized + 'static,
 ) {
     core.metrics.borrow_mut().http2_sessions += 1;
@@ -86,7 +92,7 @@ pub(in crate::tunnel) async fn serve<S: ByteStream>(
     let now = ring::now();
     let session = Rc::new(Session {
         core,
-        peer,
+        asker,
         opened: now,
         requests: 0.into(),
         open: 0.into(),
@@ -130,7 +136,7 @@ fn finish(session: &Session, reason: CloseReason) {
         duration: ring::now().saturating_duration_since(session.opened),
         reason,
     };
-    audit(core, &session.peer.subject, None, end);
+    audit(core, session.asker.subject(), None, end);
 }
 
 /// A request in the session's count, for as long as its task lives.
@@ -166,41 +172,49 @@ fn begin(
     ring::spawn(async move {
         let (parts, body) = request.into_parts();
         let asked = asked(&parts).and_then(|asked| Ok((asked, idle_timeout(&parts.headers)?)));
-        drop(parts);
-        let kept = (counting, counted);
         let (asked, idle) = match asked {
             Ok(asked) => asked,
-            Err(reason) => return session.refuse(respond, reason),
+            Err(reason) => return session.refuse(None, respond, reason),
         };
-        let snapshot = session.core.snapshot.borrow().clone();
+        let target = asked.target().cloned();
+        let peer = match session.asker.of_request(&session.core, &parts.headers) {
+            Ok(peer) => peer,
+            Err(Refused::Request(reason)) => return session.refuse(target, respond, reason),
+            Err(Refused::Session(reason)) => {
+                session.record(target, reason);
+                return session.end(reason);
+            }
+        };
+        drop(parts);
+        let (core, kept) = (&session.core, (counting, counted));
+        let snapshot = core.snapshot.borrow().clone();
         let wanted = Wanted {
-            target: asked.target().cloned(),
+            peer: &peer,
             idle,
             body,
             respond,
         };
-        let (core, peer) = (&session.core, &session.peer);
         match asked {
             Asked::Tunnel(target) => {
                 let opening = async |outcome: &mut Outcome| {
-                    open(core, &snapshot, peer, target, outcome).await
+                    open(core, &snapshot, &peer, target, outcome).await
                 };
                 tunnel(&session, &snapshot, wanted, opening, kept).await;
             }
             Asked::Udp(target) => {
                 let opening = async |outcome: &mut Outcome| {
-                    open_udp(core, &snapshot, peer, target, outcome).await
+                    open_udp(core, &snapshot, &peer, target, outcome).await
                 };
                 tunnel(&session, &snapshot, wanted, opening, kept).await;
             }
-            Asked::Configuration => configuration(&session, &snapshot, wanted.respond),
+            Asked::Configuration => configuration(&session, &snapshot, wanted),
         }
     });
 }
 
-/// A request for a tunnel, and the stream that it came on.
-struct Wanted {
-    target: Option<HostPort>,
+/// A request that may be granted, and the stream that it came on.
+struct Wanted<'p> {
+    peer: &'p Peer,
     /// The idle timeout that is proposed, in seconds.
     idle: Option<u32>,
     body: RecvStream,
@@ -211,24 +225,18 @@ struct Wanted {
 async fn tunnel(
     session: &Rc<Session>,
     snapshot: &Snapshot,
-    wanted: Wanted,
+    wanted: Wanted<'_>,
     opening: impl AsyncFnOnce(&mut Outcome) -> Result<Opened, CloseReason>,
     kept: impl Sized + 'static,
 ) {
     let Wanted {
-        target,
+        peer,
         idle,
         body,
         mut respond,
     } = wanted;
     let core = &session.core;
-    let mut outcome = Outcome::of(session.peer.subject.clone());
-    if let Err(reason) = still_trusted(core, &session.peer) {
-        outcome.target = target;
-        record(core, &outcome, reason);
-        session.end(reason);
-        return;
-    }
+    let mut outcome = Outcome::of(peer.subject.clone());
     let left = poll_fn(|context| match respond.poll_reset(context) {
         Poll::Ready(_) => Poll::Ready(()),
         Poll::Pending => Poll::Pending,
@@ -257,7 +265,7 @@ async fn tunnel(
         early: Vec::new(),
         carry: None,
     };
-    opened.run(core.clone(), &session.peer, (app, behind), kept);
+    opened.run(core.clone(), peer, (app, behind), kept);
 }
 
 /// The tunnel is open; `idle`: its idle timeout, where one was proposed.
@@ -277,17 +285,18 @@ fn established(idle: Option<Duration>, udp: bool) -> Response<()> {
 }
 
 /// Says what the gateway is for.
-fn configuration(session: &Session, snapshot: &Snapshot, mut respond: SendResponse<Chunk>) {
-    let core = &session.core;
-    let identity = &session.peer.identity;
+fn configuration(session: &Session, snapshot: &Snapshot, wanted: Wanted<'_>) {
+    let (core, identity) = (&session.core, &wanted.peer.identity);
+    let mut respond = wanted.respond;
     let state = core
         .devices
         .read(|devices| devices.state(identity.device()));
-    let made = still_trusted(core, &session.peer)
-        .and_then(|()| pvd::document(snapshot, identity, state, SystemTime::now()));
-    let document = match made {
+    let document = match pvd::document(snapshot, identity, state, SystemTime::now()) {
         Ok(document) => document,
-        Err(reason) => return session.refuse(respond, reason),
+        Err(reason) => {
+            record(core, &Outcome::of(wanted.peer.subject.clone()), reason);
+            return refuse(respond, reason);
+        }
     };
     core.count(CloseReason::ConfigurationRead);
     let mut response = Response::new(());
@@ -316,11 +325,11 @@ fn refuse(mut respond: SendResponse<Chunk>, reason: CloseReason) {
 }
 
 fn refusal(reason: CloseReason) -> Option<Response<()>> {
-    let (status, proxy_status) = (reason.status()?, reason.proxy_status()?);
+    let (status, proxy_status) = told_by_status(reason)?;
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(status).ok()?;
     let fields = response.headers_mut();
-    fields.insert("proxy-status", HeaderValue::from_static(proxy_status));
+    fields.insert("proxy-status", HeaderValue::from_str(&proxy_status).ok()?);
     fields.insert(
         http::header::CONTENT_TYPE,
         HeaderValue::from_static("text/plain"),
@@ -345,12 +354,15 @@ mod tests {
     fn every_http_reason_has_a_response() {
         for &reason in CloseReason::ALL {
             let response = refusal(reason);
-            assert_eq!(response.is_some(), reason.status().is_some(), "{reason:?}");
-            let Some(response) = response else { continue };
-            assert_eq!(Some(response.status().as_u16()), reason.status());
+            let told = told_by_status(reason);
+            assert_eq!(response.is_some(), told.is_some(), "{reason:?}");
+            let (Some(response), Some((status, proxy_status))) = (response, told) else {
+                continue;
+            };
+            assert_eq!(response.status().as_u16(), status);
             assert_eq!(
                 response.headers()["proxy-status"].to_str().ok(),
-                reason.proxy_status()
+                Some(&*proxy_status)
             );
         }
     }

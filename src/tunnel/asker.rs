@@ -1,0 +1,131 @@
+//! Who asks for a tunnel: the one client of a session, or whom a front end names in each request.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use rustls::pki_types::CertificateDer;
+
+use super::core::{Core, Snapshot};
+use super::entrance::Entrance;
+use super::forwarded::{ForwardedError, certificates_in};
+use super::introduction::Arrival;
+use super::open::Peer;
+use super::session::{identify, subject_before};
+use super::sweep::still_trusted;
+use crate::config::ClientIdentity;
+use crate::observe::{CloseReason, Subject};
+use crate::ring::TcpStream;
+
+/// Who asks in a session with many requests.
+pub(super) enum Asker {
+    /// The client whose certificate was presented in the handshake.
+    One(Rc<Peer>),
+    /// Each request says for whom it is.
+    Each(FrontEnd, Arc<Subject>),
+}
+
+impl Asker {
+    /// Always `peer`.
+    pub fn of(peer: Peer) -> Self {
+        Self::One(Rc::new(peer))
+    }
+
+    /// Whom `front_end` names.
+    pub fn each(front_end: FrontEnd) -> Self {
+        let subject = subject_before(front_end.client);
+        Self::Each(front_end, Arc::new(subject))
+    }
+
+    /// Whose session it is.
+    pub fn subject(&self) -> &Arc<Subject> {
+        match self {
+            Self::One(peer) => &peer.subject,
+            Self::Each(_, subject) => subject,
+        }
+    }
+
+    /// Who asks in a request with these header fields, looked at by what is known now.
+    ///
+    /// # Errors
+    /// Why nobody does. [`Refused::Session`]: nothing more can come of the session.
+    pub fn of_request(&self, core: &Core, headers: &HeaderMap) -> Result<Rc<Peer>, Refused> {
+        match self {
+            Self::One(peer) => match still_trusted(core, peer) {
+                Ok(()) => Ok(peer.clone()),
+                Err(reason) => Err(Refused::Session(reason)),
+            },
+            Self::Each(front_end, _) => {
+                let (changes, snapshot) =
+                    (core.changes.get().count(), core.snapshot.borrow().clone());
+                if !snapshot.listener.trusts(front_end.address) {
+                    return Err(Refused::Request(CloseReason::ProxyUntrusted));
+                }
+                let values = |name: &str| -> Vec<&[u8]> {
+                    let values = headers.get_all(name).iter();
+                    values.map(|value| value.as_bytes()).collect()
+                };
+                let presented = |place| certificates_in(values, front_end.certificate(), place);
+                let peer = front_end.peer(core, &snapshot, presented, changes);
+                peer.map(Rc::new).map_err(Refused::Request)
+            }
+        }
+    }
+}
+
+/// Why nobody asks in a request.
+pub(super) enum Refused {
+    /// The request is refused.
+    Request(CloseReason),
+    /// The session ends.
+    Session(CloseReason),
+}
+
+/// The front end of a connection on the plain listener.
+pub(super) struct FrontEnd {
+    address: IpAddr,
+    client: SocketAddr,
+    certificate: Option<Vec<u8>>,
+    arrival: Arrival,
+}
+
+impl FrontEnd {
+    /// At the other end of `stream`, with what came in front.
+    pub fn new(stream: &TcpStream, entrance: Entrance) -> Self {
+        let local = || stream.local_address().ok();
+        Self {
+            address: entrance.peer,
+            client: entrance.client,
+            certificate: entrance.certificate,
+            arrival: Arrival {
+                local: entrance.destination.or_else(local),
+                ..Arrival::default()
+            },
+        }
+    }
+
+    /// The certificate in the connection's PROXY protocol header.
+    pub fn certificate(&self) -> Option<&[u8]> {
+        self.certificate.as_deref()
+    }
+
+    /// The client with the certificate that is `presented` in the place that counts. The front end's word is not enough:
+    /// chain, validity, usage and revocation are checked here. `changes`: how many there were before.
+    pub fn peer(
+        &self,
+        core: &Core,
+        snapshot: &Snapshot,
+        presented: impl FnOnce(ClientIdentity) -> Result<Vec<CertificateDer<'static>>, ForwardedError>,
+        changes: u64,
+    ) -> Result<Peer, CloseReason> {
+        let presented =
+            presented(snapshot.listener.client_identity).map_err(|error| match error {
+                ForwardedError::Missing => CloseReason::CertificateRequired,
+                ForwardedError::Conflict => CloseReason::IdentityConflict,
+                ForwardedError::Malformed(_) => CloseReason::CertificateInvalid,
+            })?;
+        let (arrival, before) = (self.arrival, subject_before(self.client));
+        identify(core, snapshot, &presented, true, arrival, &before, changes)
+    }
+}
