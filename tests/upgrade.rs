@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod common;
+#[path = "common/http2.rs"]
+mod http2;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -196,6 +198,36 @@ fn slow_an_upgrade_refuses_nobody_and_cuts_nothing() {
         log.matches("\"reason\":\"closed\"").count(),
         TUNNELS + opened.load(Ordering::Relaxed)
     );
+}
+
+#[test]
+fn a_session_of_many_tunnels_is_told_to_go_to_the_new_process() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let mut gateway = upgradable(&pki, "");
+    http2::run(async {
+        let client = http2::client(&pki, &gateway, &device).await;
+        let mut tunnel = client.tunnel("a.test:1").await;
+        let successor = Successor::of(&gateway);
+        // GOAWAY: what is open runs on, and the client asks for no more here. What it asks before it knows is served.
+        while let Ok((response, _)) = client.ask(http2::connect_request("a.test:1")).await {
+            assert_eq!(response.status(), 200);
+        }
+        tunnel.send("still here").await.unwrap();
+        assert_eq!(tunnel.read(10).await, b"still here");
+        let again = http2::client(&pki, &gateway, &device).await;
+        let mut new = again.tunnel("a.test:1").await;
+        new.send("new").await.unwrap();
+        assert_eq!(new.read(3).await, b"new");
+        tunnel.end();
+        http2::until("the old process ends", || {
+            gateway.child.try_wait().unwrap().is_some()
+        })
+        .await;
+        drop(successor);
+    });
+    let log = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+    assert!(!log.contains("refused"), "{log}");
 }
 
 #[test]
