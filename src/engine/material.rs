@@ -17,7 +17,7 @@ use crate::tls::{
     self, CrlErrors, DeviceVerifier, Resumption, RevocationPolicy, Scope, ServerTls, StalePolicy,
     TlsError,
 };
-use crate::tunnel::{Gate, Gates, Limits, Names, ServiceState, Snapshot};
+use crate::tunnel::{AppGates, Gates, Limits, Names, ServiceGates, ServiceState, Snapshot};
 
 /// Why a valid config cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +49,7 @@ pub enum LoadError {
 }
 
 /// The gates of a profile's services, by index, and those of its apps.
-type ProfileGates = (Vec<Option<Arc<Gate>>>, Arc<HashMap<String, Arc<Gate>>>);
+type ProfileGates = (ServiceGates, Arc<AppGates>);
 
 /// Everything that is read from files, checked.
 pub struct Material {

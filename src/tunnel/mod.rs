@@ -28,7 +28,7 @@ mod tls_server;
 mod udp;
 
 pub use self::core::{Core, Limits, ServiceState, Snapshot};
-pub use gates::{Gate, Gates};
+pub use gates::{AppGates, Gate, Gates, ServiceGates};
 pub use named::Names;
 pub use quota::Quota;
 pub use session::serve;
