@@ -276,7 +276,7 @@ mod tests {
             capsule(DATAGRAM, &[0x40, 2, 9]),
             capsule(DATAGRAM, &[0]),
             capsule(7, b""),
-            datagram(&[1; UDP_DATAGRAM_MAX]),
+            datagram(&vec![1; UDP_DATAGRAM_MAX]),
             capsule(DATAGRAM, &vec![0; UDP_DATAGRAM_MAX + 2]),
             capsule(DATAGRAM, &vec![0; 60_000]),
             datagram(b"end"),
