@@ -120,11 +120,14 @@ impl Model {
     }
 }
 
+/// Operations of one case of a property.
+const OPERATIONS: usize = if cfg!(miri) { 30 } else { 300 };
+
 proptest! {
     #![proptest_config(ProptestConfig::default())]
 
     #[test]
-    fn does_what_the_model_does(operations in prop::collection::vec(operation(), 1..120)) {
+    fn does_what_the_model_does(operations in prop::collection::vec(operation(), 1..OPERATIONS / 2)) {
         let cache = Small::new(SMALL, LIFETIME);
         let (mut model, mut now) = (Model::default(), 1000);
         for operation in operations {
@@ -147,7 +150,7 @@ proptest! {
 
     #[test]
     fn many_pages_never_answer_wrong(
-        operations in prop::collection::vec((0..200u16, 0..3000usize, 0..3u8), 1..300)
+        operations in prop::collection::vec((0..200u16, 0..3000usize, 0..3u8), 1..OPERATIONS)
     ) {
         let cache: SessionCache = SessionCache::new(4 * 16 * 1024, LIFETIME);
         let mut last: HashMap<u16, Vec<u8>> = HashMap::new();
