@@ -8,7 +8,6 @@ mod http2;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use adit::certs::make::Usage;
@@ -640,16 +639,6 @@ fn haproxy_ends_tls_and_names_the_client() {
     }
 }
 
-/// Envoy's program, as tests/run installs it.
-fn envoy() -> PathBuf {
-    let venv = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/venv/lib");
-    let pythons = std::fs::read_dir(&venv).into_iter().flatten().flatten();
-    let mut found = pythons.map(|python| python.path().join("site-packages/envoy/_bin/envoy"));
-    found
-        .find(|path| path.exists())
-        .expect("Envoy is in target/venv; tests/run puts it there")
-}
-
 #[test]
 fn envoy_ends_tls_and_names_the_client() {
     let pki = Pki::new();
@@ -667,18 +656,7 @@ fn envoy_ends_tls_and_names_the_client() {
             .replace("DETAILS", details)
             .replace("VERSION_OPTIONS", version)
             .replace("FOLDER", pki.folder.path().to_str().unwrap());
-        std::fs::write(pki.path("envoy.yaml"), config).unwrap();
-        let envoy = envoy();
-        let args = [
-            "-c",
-            "envoy.yaml",
-            "--concurrency",
-            "1",
-            "--disable-hot-restart",
-            "-l",
-            "warn",
-        ];
-        let _envoy = Program::start_at(&pki, &envoy, "envoy", &args);
+        let _envoy = Program::envoy(&pki, &config);
         until("Envoy listens", || TcpStream::connect(front).is_ok());
         let mut tunnel = session(&pki, TcpStream::connect(front).unwrap(), &device);
         let told = ask(&mut tunnel, asking(&xfcc(&other)).as_bytes()).unwrap();

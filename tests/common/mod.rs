@@ -402,6 +402,27 @@ impl Program {
         }
         program
     }
+
+    /// Envoy with this configuration, from where `tests/run` puts it. It may not listen yet.
+    pub fn envoy(pki: &Pki, config: &str) -> Self {
+        let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/lib");
+        let pythons = std::fs::read_dir(&venv).into_iter().flatten().flatten();
+        let envoy = pythons
+            .map(|python| python.path().join("site-packages/envoy/_bin/envoy"))
+            .find(|path| path.exists())
+            .expect("Envoy is in target/venv; tests/run puts it there");
+        std::fs::write(pki.path("envoy.yaml"), config).unwrap();
+        let args = [
+            "-c",
+            "envoy.yaml",
+            "--concurrency",
+            "1",
+            "--disable-hot-restart",
+            "-l",
+            "warn",
+        ];
+        Self::start_at(pki, &envoy, "envoy", &args)
+    }
 }
 
 impl Drop for Program {

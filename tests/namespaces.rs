@@ -1,0 +1,277 @@
+//! Who is a trusted proxy, over real routes: two network namespaces with a proxy in each, and the gateway in a third.
+//!
+//! ```text
+//! front 198.51.100.2, 2001:db8:a::2 --- .1 gateway .1 --- 203.0.113.2, 2001:db8:b::2 stranger
+//!                                   192.0.2.1, 2001:db8::1
+//! ```
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use adit::certs::Issued;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use common::{Gateway, Pki, Program, ask, echo, request, server, service, session, until};
+
+const GATEWAY: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
+
+/// Ports of a proxy: to the TLS listener and to the plain one, by IPv4 and by IPv6, and from another's address.
+const TLS: u16 = 8001;
+const TLS6: u16 = 8002;
+const PLAIN: u16 = 8003;
+const PLAIN6: u16 = 8004;
+const FORGED: u16 = 8005;
+
+fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output();
+    let output = output.expect("tests/run installs iproute2");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {arguments}: {told}");
+}
+
+/// A network namespace, which lives as long as a process in it does: nothing is left of it, however the test ends.
+struct Namespace {
+    holder: Child,
+    name: &'static str,
+    /// Its own addresses; the gateway's on the same wire end in 1.
+    addresses: [&'static str; 2],
+}
+
+impl Namespace {
+    fn new(name: &'static str, addresses: [&'static str; 2]) -> Self {
+        let holder = Command::new("unshare")
+            .args(["--net", "sleep", "60"])
+            .spawn()
+            .unwrap();
+        let path = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/net"));
+        let own = path(std::process::id()).unwrap();
+        until("a namespace", || {
+            path(holder.id()).is_ok_and(|other| other != own)
+        });
+        let namespace = Self {
+            holder,
+            name,
+            addresses,
+        };
+        let pid = namespace.holder.id();
+        ip(&format!(
+            "link add {name} type veth peer name wire netns {pid}"
+        ));
+        ip(&format!("link set {name} up"));
+        for link in ["lo", "wire"] {
+            namespace.ip(&format!("link set {link} up"));
+        }
+        for address in addresses {
+            let near = address.strip_suffix('2').unwrap();
+            ip(&format!(
+                "addr add {near}1{} dev {name}",
+                Self::mask(address)
+            ));
+            namespace.ip(&format!(
+                "addr add {address}{} dev wire",
+                Self::mask(address)
+            ));
+            let family = if address.contains(':') { "-6" } else { "-4" };
+            namespace.ip(&format!("{family} route add default via {near}1"));
+        }
+        namespace
+    }
+
+    /// Without duplicate address detection there is nothing to wait for.
+    fn mask(address: &str) -> &'static str {
+        if address.contains(':') {
+            "/64 nodad"
+        } else {
+            "/24"
+        }
+    }
+
+    fn inside(&self) -> [String; 1] {
+        [format!("--net=/proc/{}/ns/net", self.holder.id())]
+    }
+
+    fn ip(&self, arguments: &str) {
+        let output = Command::new("nsenter")
+            .args(self.inside())
+            .arg("ip")
+            .args(arguments.split(' '))
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{}: ip {arguments}: {told}",
+            self.name
+        );
+    }
+
+    /// HAProxy in it, which says in a PROXY header for whom each connection is.
+    fn haproxy(&self, pki: &Pki, gateway: &Gateway) -> Program {
+        let (tls, plain) = (gateway.address.port(), gateway.plain.unwrap().port());
+        let [v4, v6] = GATEWAY;
+        let [here, here6] = self.addresses;
+        let forged = "source 198.51.100.2";
+        let mut config = "defaults\n  mode tcp\n  timeout connect 2s\n  timeout client 20s\n  timeout server 20s\n  retries 0\n".to_owned();
+        for (port, at, to, more) in [
+            (TLS, here, format!("{v4}:{tls}"), ""),
+            (TLS6, here6, format!("[{v6}]:{tls}"), ""),
+            (PLAIN, here, format!("{v4}:{plain}"), ""),
+            (PLAIN6, here6, format!("[{v6}]:{plain}"), ""),
+            (FORGED, here, format!("{v4}:{tls}"), forged),
+        ] {
+            config.push_str(&format!(
+                "listen l{port}\n  bind {at}:{port}\n  server s {to} send-proxy-v2 {more}\n"
+            ));
+        }
+        let (name, file) = (self.name, format!("{}.cfg", self.name));
+        std::fs::write(pki.path(&file), config).unwrap();
+        let [inside] = self.inside();
+        let args = [&inside, "haproxy", "-db", "-f", &file];
+        Program::start_at(pki, Path::new("nsenter"), name, &args)
+    }
+
+    fn proxy(&self, port: u16) -> SocketAddr {
+        let at = if [TLS6, PLAIN6].contains(&port) { 1 } else { 0 };
+        SocketAddr::new(self.addresses[at].parse().unwrap(), port)
+    }
+
+    /// A connection to its proxy, when that listens.
+    fn connect(&self, port: u16) -> TcpStream {
+        let (mut stream, proxy) = (None, self.proxy(port));
+        until(self.name, || {
+            stream = TcpStream::connect_timeout(&proxy, Duration::from_secs(2)).ok();
+            stream.is_some()
+        });
+        stream.unwrap()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+/// Runs this test once more where it may make networks: in namespaces of its own, as their root. False in there.
+fn outside(test: &str) -> bool {
+    if std::env::var_os("ADIT_IN_NAMESPACES").is_some() {
+        return false;
+    }
+    let output = Command::new("timeout")
+        .args([
+            "-s",
+            "KILL",
+            "90",
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--net",
+        ])
+        .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env("ADIT_IN_NAMESPACES", "yes")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let (out, told) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success() && out.contains("1 passed"),
+        "{out}{told}"
+    );
+    true
+}
+
+/// Says over the plain listener for whom it asks; gives the answer's head.
+fn plainly(mut stream: TcpStream, device: &Issued) -> String {
+    let wait = Some(Duration::from_secs(10));
+    stream.set_read_timeout(wait).unwrap();
+    let certificate = STANDARD.encode(&device.chain[0]);
+    write!(
+        stream,
+        "CONNECT a.test:1 HTTP/1.1\r\nHost: a.test:1\r\nClient-Cert: :{certificate}:\r\n\r\n"
+    )
+    .unwrap();
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
+}
+
+#[test]
+fn a_trusted_proxy_and_a_stranger_over_real_routes() {
+    if outside("a_trusted_proxy_and_a_stranger_over_real_routes") {
+        return;
+    }
+    ip("link set lo up");
+    ip(&format!("addr add {}/32 dev lo", GATEWAY[0]));
+    ip(&format!("addr add {}/128 dev lo nodad", GATEWAY[1]));
+    let front = Namespace::new("front", ["198.51.100.2", "2001:db8:a::2"]);
+    let stranger = Namespace::new("stranger", ["203.0.113.2", "2001:db8:b::2"]);
+    // It claims the other's address too.
+    stranger.ip("addr add 198.51.100.2/32 dev lo");
+
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let listener = "protocol = 'both'\nhttps = '[::]:0'\nhttp = '[::]:0'\nproxy_protocol = 'required'\n\
+                    trusted_proxies = ['198.51.100.2', '2001:db8:a::2']";
+    let gateway = Gateway::behind(&pki, listener, "10s", &service(&[server(echo)]));
+    let _proxies = [&front, &stranger].map(|namespace| namespace.haproxy(&pki, &gateway));
+
+    for port in [TLS, TLS6] {
+        let socket = front.connect(port);
+        let client = socket.local_addr().unwrap().to_string();
+        let mut tunnel = session(&pki, socket, &device);
+        let head = ask(&mut tunnel, &request("a.test:1")).unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{port}: {head}");
+        gateway.lists_peer(&client);
+        drop(tunnel);
+        gateway.lists_none();
+    }
+    for port in [PLAIN, PLAIN6] {
+        let head = plainly(front.connect(port), &device);
+        assert!(head.starts_with("HTTP/1.1 200 "), "{port}: {head}");
+    }
+    assert_eq!(gateway.ended("proxy-untrusted"), 0.0);
+
+    for (times, port) in (1..).zip([TLS, TLS6]) {
+        let mut tunnel = session(&pki, stranger.connect(port), &device);
+        ask(&mut tunnel, &request("a.test:1")).expect_err("a stranger is let in");
+        until("refused", || {
+            gateway.ended("proxy-untrusted") == f64::from(times)
+        });
+    }
+    for (times, port) in (3..).zip([PLAIN, PLAIN6]) {
+        let head = plainly(stranger.connect(port), &device);
+        assert!(!head.contains(" 200 "), "{port}: {head}");
+        until("refused", || {
+            gateway.ended("proxy-untrusted") == f64::from(times)
+        });
+    }
+    let log = || std::fs::read_to_string(pki.path("audit.log")).unwrap();
+    for address in stranger.addresses {
+        until(address, || {
+            let log = log();
+            let mut refusals = log.lines().filter(|line| line.contains("proxy-untrusted"));
+            refusals.any(|line| line.contains(address))
+        });
+    }
+
+    // What is sent to a claimed address goes to its owner, so that nothing can come of the claim.
+    let before = gateway.metric("adit_ends_total", "");
+    let mut tunnel = session(&pki, stranger.connect(FORGED), &device);
+    ask(&mut tunnel, &request("a.test:1")).expect_err("a claimed address is let in");
+    assert_eq!(gateway.metric("adit_ends_total", ""), before);
+}
