@@ -278,6 +278,17 @@ pub const PROXY_USER_MAX: usize = 256;
 
 // ---- certs ----
 
+/// How deep values may be nested in PKCS#7 and PKCS#12 files. The formats themselves go to about ten; each level may cost a
+/// stack frame, and one pass over what is inside.
+pub const MAX_DER_DEPTH: usize = 16;
+
+/// Iterations of key derivation that one password-protected file may ask for, all its parts together. Programs write 2048 to
+/// 600000 a part; this many take some seconds. A file with 10^9 would stop a start or reload for minutes.
+pub const MAX_PASSWORD_ITERATIONS: u64 = 10_000_000;
+
+/// Longest password of a certificate file, in bytes.
+pub const CERTIFICATE_PASSWORD_MAX: usize = 1024;
+
 /// Largest certificate or key file that is read, in bytes. A bundle of every public root is below 300 KiB; the bound keeps
 /// a mistyped path (a disk image, a log) from being read into memory.
 pub const MAX_CERTIFICATE_FILE: u64 = 4 * 1024 * 1024;

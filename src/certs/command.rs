@@ -14,7 +14,7 @@ use super::make::{Usage, pem_block};
 use super::revoke::{CRL_FILE, serial_of_issued};
 use super::{
     CertError, CertificateAuthority, CrlRequest, IssueRequest, KeyType, MakeCa, Reason, Serial,
-    Validity, describe, issue, make_ca, read_certificates, read_crls, revoke,
+    Validity, describe_with, issue, make_ca, read_certificates, read_crls, read_password, revoke,
 };
 use crate::limits::MAX_VALIDITY_DAYS;
 
@@ -38,7 +38,7 @@ pub enum CertsCommand {
     /// The new list keeps the entries of the old one and raises its number. Without a certificate it only
     /// moves the dates, or makes an empty list where there is none.
     Revoke(RevokeArgs),
-    /// Show what a file holds: certificates, revocation lists and private keys (their kind only), PEM or DER.
+    /// Show what a file holds: certificates, revocation lists and private keys (their kind only), in any format.
     Show(ShowArgs),
 }
 
@@ -166,6 +166,9 @@ pub struct ShowArgs {
     /// Print JSON, one array of objects.
     #[arg(long)]
     json: bool,
+    /// File with the password of a PKCS#12 file, alone in it; an empty file is the empty password.
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
 }
 
 /// Carries out one command.
@@ -350,7 +353,10 @@ fn update_moments(arguments: &RevokeArgs, now: OffsetDateTime) -> (OffsetDateTim
 }
 
 fn run_show(arguments: &ShowArgs) -> Result<String, CertError> {
-    let descriptions = describe(&arguments.file)?;
+    let password = arguments.password_file.as_deref();
+    let password = password.map(read_password).transpose()?;
+    let password = password.as_ref().map(|password| password.as_str());
+    let descriptions = describe_with(&arguments.file, password)?;
     if arguments.json {
         let json = serde_json::to_string_pretty(&descriptions)
             .map_err(|cause| CertError::crypto("write the description as JSON", cause))?;
@@ -419,7 +425,7 @@ mod tests {
     }
 
     fn described_crl(path: &Path) -> CrlDescription {
-        match describe(path).unwrap().remove(0) {
+        match crate::certs::describe(path).unwrap().remove(0) {
             Description::Crl(crl) => crl,
             other => panic!("{other:?}"),
         }

@@ -1,10 +1,12 @@
 //! From a configuration to what cores run on: files read, certificates and CRLs checked, TLS set up.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
 
 use super::registry::{self, StoreError};
 use super::revocation::{Crls, Revocation};
@@ -100,8 +102,10 @@ impl Material {
             }
         }
         let mut group = Vec::new();
+        let password = read_password(auth.group_password_file.as_deref())?;
+        let password = password.as_ref().map(|password| password.as_str());
         for file in &auth.group_certificates {
-            group.extend(certs::read_certificates(file)?);
+            group.extend(certs::read_certificates_with(file, password)?);
         }
         let crls = match running {
             Some(running) => running.load(config, &group)?,
@@ -270,11 +274,12 @@ impl Material {
     }
 }
 
-fn read_certificate(
-    files: &ServerCertificate,
-) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CertError> {
-    Ok((
-        certs::read_certificates(&files.primary)?,
-        certs::read_private_key(files.key.as_deref().unwrap_or(&files.primary))?,
-    ))
+fn read_certificate(files: &ServerCertificate) -> Result<certs::Identity, CertError> {
+    let password = read_password(files.password_file.as_deref())?;
+    let password = password.as_ref().map(|password| password.as_str());
+    certs::read_identity(&files.primary, files.key.as_deref(), password)
+}
+
+fn read_password(file: Option<&Path>) -> Result<Option<Zeroizing<String>>, CertError> {
+    file.map(certs::read_password).transpose()
 }
