@@ -1,6 +1,10 @@
 //! Every bound and pool size as a named constant with its reason.
 
+mod load;
+
 use std::time::Duration;
+
+pub use load::*;
 
 // ---- proxy_protocol ----
 
@@ -408,6 +412,21 @@ const _: () =
 /// How long a refused client may take to read why, before the connection is closed.
 pub const LINGER: Duration = Duration::from_secs(1);
 
+/// Longest UDP payload that is passed on, in bytes: what a small buffer holds, less one, so that a datagram that fills the
+/// buffer is known to be cut. Datagrams of QUIC, DNS and WebRTC are below 1500.
+pub const UDP_DATAGRAM_MAX: usize = crate::ring::SMALL_PAYLOAD - 1;
+
+/// Bytes of datagrams from a server that wait for their app in the system (which counts about as much again for itself):
+/// 100 of 1200 bytes, or some 10 ms at 100 Mbit/s. Beyond it the newest are dropped, as on a line.
+pub const UDP_QUEUE: usize = 128 * 1024;
+
+/// How long a client may take what it was told of the gateway's rules for true. A change is refused or allowed request by
+/// request before that.
+pub const PVD_LIFETIME: Duration = Duration::from_secs(3600);
+
+/// Most rules that a client is told of: about 100 KB.
+pub const PVD_RULES_MAX: usize = 1000;
+
 /// How long nothing moves through a tunnel until its keys keep only their bytes: the schedules and tables of both directions
 /// are 1.2 KiB, and take 140 ns each to make again.
 pub const SESSION_REST: Duration = Duration::from_secs(2);
@@ -565,40 +584,6 @@ const _: () = assert!(
     SUCCESSION_DEVICES * (2 * 6 * MAX_IDENTITY_NAME_BYTES + 64) < SUCCESSION_MESSAGE_MAX,
     "a message of devices fits"
 );
-
-// ---- load ----
-
-/// Most tunnels of a load run. One address has 65 536 ports, and a tunnel without work costs the generator 3 KiB or so.
-pub const LOAD_TUNNELS_MAX: usize = 1_000_000;
-
-/// Longest message of a load run, in bytes: all tunnels share one in memory, and the answer is only counted.
-pub const LOAD_MESSAGE_MAX: usize = 1 << 30;
-
-/// Lowest and highest `--rate`, in operations a second: one in a quarter of an hour, and what no machine does. Between
-/// them a tunnel's interval is a duration that can be counted.
-pub const LOAD_RATE: (f64, f64) = (0.001, 1e9);
-
-/// Receive window of a tunnel of an HTTP/2 load run, in bytes: what browsers have.
-pub const LOAD_HTTP2_WINDOW: u32 = 6 << 20;
-
-/// Receive window of a session of an HTTP/2 load run, in bytes: what browsers have.
-pub const LOAD_HTTP2_SESSION_WINDOW: u32 = 15 << 20;
-
-/// Bytes that a tunnel of an HTTP/2 load run has queued at most.
-pub const LOAD_HTTP2_QUEUE: usize = 256 << 10;
-
-/// Longest time of a load run, warm-up or opening: a week.
-pub const LOAD_TIME_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-
-/// How long a tunnel may take to open, unless `--open-timeout` says otherwise. Ten thousand tunnels asked for at once need
-/// some ten seconds from the slowest peer measured.
-pub const LOAD_OPEN_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Longest text, in characters, by which failures are told apart: a part of it comes from the peer.
-pub const LOAD_REASON_TEXT_MAX: usize = 160;
-
-/// Different reasons of failures that are told apart; what comes beyond is counted as one.
-pub const LOAD_REASONS_MAX: usize = 64;
 
 // ---- the process ----
 

@@ -5,6 +5,7 @@
 //! live ([`Dialer`]). Destinations that an app chooses itself are checked after resolution ([`guard`]).
 
 mod balance;
+mod datagram;
 mod dial;
 pub mod guard;
 mod health;
@@ -17,6 +18,7 @@ mod watch;
 mod way;
 
 pub use balance::Turn;
+pub use datagram::Socket;
 pub use dial::{
     Dialer, Dialled, Reached, ServerEnd, blames_server, of_tls, of_upstream, reason_of,
 };

@@ -18,6 +18,7 @@ fn service(name: &str, servers: &[(&str, u32)], reach: Reach) -> Service {
         name: name.to_owned(),
         kind: ServiceKind::Servers(servers.collect()),
         allow: Vec::new(),
+        udp: false,
         reach,
         sni: None,
         limits: TrafficLimits::default(),

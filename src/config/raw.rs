@@ -33,6 +33,7 @@ pub(super) struct RawProfile {
     pub(super) name: Slot<String>,
     pub(super) description: Slot<String>,
     pub(super) external: Slot<String>,
+    pub(super) no_rule: Slot<String>,
     pub(super) listener: RawListener,
     /// `None` where the table is absent.
     pub(super) server_certificate: Option<RawServerCertificate>,
@@ -112,6 +113,7 @@ pub(super) struct RawService {
     pub(super) servers: Slot<Vec<RawServer>>,
     pub(super) reach: RawReach,
     pub(super) allow: Slot<List>,
+    pub(super) udp: Slot<bool>,
     pub(super) sni: RawSni,
     /// `None` where the table is absent.
     pub(super) limits: Option<RawServiceLimits>,
@@ -211,6 +213,7 @@ impl RawProfile {
             name: section.string("name"),
             description: section.string("description"),
             external: section.string("external"),
+            no_rule: section.string("no_rule"),
             listener: RawListener::read(section.section("listener")),
             server_certificate: certificate
                 .is_present()
@@ -349,6 +352,7 @@ impl RawService {
             servers: raw_servers(&mut section),
             reach: RawReach::read(&mut section),
             allow: section.strings("allow"),
+            udp: section.boolean("udp"),
             sni: RawSni {
                 names: section.strings("sni"),
                 certificate: section.string("sni_certificate"),

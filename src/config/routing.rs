@@ -98,6 +98,7 @@ impl Services<'_> {
                 name,
                 kind,
                 allow,
+                udp: raw.udp.or(false),
                 reach,
                 sni,
                 limits,
@@ -135,6 +136,7 @@ impl Services<'_> {
                 name: name.to_owned(),
                 kind: ServiceKind::Any,
                 allow: Vec::new(),
+                udp: false,
                 reach: Reach {
                     tcp: self.tcp,
                     ..Reach::default()

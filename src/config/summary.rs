@@ -215,6 +215,9 @@ fn services(f: &mut fmt::Formatter<'_>, profile: &Profile) -> fmt::Result {
         if !service.allow.is_empty() {
             write!(f, ", also in {}", join(&service.allow))?;
         }
+        if service.udp {
+            f.write_str(", also by UDP")?;
+        }
         reach(f, &service.reach)?;
         write!(f, "{}", traffic(&service.limits, service.max_lifetime))?;
         if !profile.rules.iter().any(|rule| rule.service == index) {
@@ -296,7 +299,12 @@ fn traffic(limits: &TrafficLimits, max_lifetime: Option<Duration>) -> String {
 }
 
 fn rules(f: &mut fmt::Formatter<'_>, profile: &Profile) -> fmt::Result {
-    writeln!(f, "rules, first match wins; what none matches is refused")?;
+    let otherwise = if profile.no_rule_direct {
+        "the device may reach itself"
+    } else {
+        "is refused"
+    };
+    writeln!(f, "rules, first match wins; what none matches {otherwise}")?;
     for (index, rule) in profile.rules.iter().enumerate() {
         let Rule {
             app,

@@ -124,6 +124,8 @@ pub struct Profile {
     pub device_auth: DeviceAuth,
     /// The services. Names are unique.
     pub services: Vec<Service>,
+    /// What no rule is about is told so that a device may go there directly.
+    pub no_rule_direct: bool,
     /// Limits of apps. No app is named twice.
     pub app_limits: Vec<AppLimits>,
     /// The rules, in the order in which they are tried. What no rule matches is refused.
@@ -268,6 +270,8 @@ pub struct Service {
     /// Guarded addresses (loopback, link-local, cloud metadata ...) that a service of kind [`ServiceKind::Any`] may dial
     /// all the same. Empty for a server list.
     pub allow: Vec<IpNet>,
+    /// Whether apps may send datagrams to it.
+    pub udp: bool,
     /// How its servers are reached.
     pub reach: Reach,
     /// The names by which TLS sessions reach it without a request. Only with a server list.

@@ -15,7 +15,7 @@ use super::authentication::{device_auth, server_certificate, tls};
 use super::cores::Cpus;
 use super::document::{Numbers, Reader, Section, Slot};
 use super::error::{ConfigError, Fault, Place, Report, nearest, quoted};
-use super::listener::listener;
+use super::listener::{Listener, listener};
 use super::raw::{RawConfig, RawEngine, RawProfile};
 use super::reach::Tcp;
 use super::resumption::resumption;
@@ -275,6 +275,26 @@ fn audit(text: &str, folder: &Folder) -> Result<AuditSink, Fault> {
     Ok(AuditSink::File(path))
 }
 
+/// Host and port that devices use; those of the listener where none are written.
+fn external(slot: Slot<String>, listener: &Listener, report: &mut Report) -> (String, u16) {
+    match slot.parse(report, |text| host_port(&text)).given() {
+        Some(HostPort {
+            host: Host::Name(name),
+            port,
+        }) => (name, port),
+        Some(HostPort {
+            host: Host::Ip(address),
+            port,
+        }) => (address.to_string(), port),
+        None => listener
+            .addresses()
+            .next()
+            .map_or((String::new(), 0), |(_, listen)| {
+                (listen.ip().to_string(), listen.port())
+            }),
+    }
+}
+
 fn profile(raw: RawProfile, tcp: Tcp, folder: &Folder, report: &mut Report) -> Profile {
     let name = raw.name.parse(report, |name| {
         if name.trim().is_empty() {
@@ -287,23 +307,7 @@ fn profile(raw: RawProfile, tcp: Tcp, folder: &Folder, report: &mut Report) -> P
         }
     });
     let listener = listener(raw.listener, report);
-    let (external_host, external_port) =
-        match raw.external.parse(report, |text| host_port(&text)).given() {
-            Some(HostPort {
-                host: Host::Name(name),
-                port,
-            }) => (name, port),
-            Some(HostPort {
-                host: Host::Ip(address),
-                port,
-            }) => (address.to_string(), port),
-            None => listener
-                .addresses()
-                .next()
-                .map_or((String::new(), 0), |(_, listen)| {
-                    (listen.ip().to_string(), listen.port())
-                }),
-        };
+    let (external_host, external_port) = external(raw.external, &listener, report);
     let resumption = resumption(raw.tls.resumption, folder, report);
     let (inbound, outbound) = (tls(raw.tls.inbound, report), tls(raw.tls.outbound, report));
     let named = SniNames {
@@ -341,6 +345,12 @@ fn profile(raw: RawProfile, tcp: Tcp, folder: &Folder, report: &mut Report) -> P
         resumption,
         device_auth: device_auth(raw.device_auth, folder, report),
         services,
+        no_rule_direct: raw
+            .no_rule
+            .parse(report, |text| {
+                word(&text, &[("refuse", false), ("direct", true)])
+            })
+            .or(false),
         app_limits: app_limits(raw.app_limits, report),
         rules,
     }

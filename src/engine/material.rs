@@ -13,12 +13,13 @@ use super::revocation::{Crls, Revocation};
 use crate::backend::{self, Fleet, Group, Means, Watch, Way};
 use crate::certs::{self, CertError};
 use crate::config::{Config, ServerCertificate, Stale};
+use crate::observe::CloseReason;
 use crate::table::RegistryError;
 use crate::tls::{
     self, CrlErrors, DeviceVerifier, Resumption, RevocationPolicy, Scope, ServerTls, StalePolicy,
     TlsError,
 };
-use crate::tunnel::{Gate, Gates, Limits, Names, ServiceState, Snapshot};
+use crate::tunnel::{AppGates, Gates, Limits, Names, ServiceGates, ServiceState, Snapshot};
 
 /// Why a valid config cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +51,7 @@ pub enum LoadError {
 }
 
 /// The gates of a profile's services, by index, and those of its apps.
-type ProfileGates = (Vec<Option<Arc<Gate>>>, Arc<HashMap<String, Arc<Gate>>>);
+type ProfileGates = (ServiceGates, Arc<AppGates>);
 
 /// Everything that is read from files, checked.
 pub struct Material {
@@ -247,6 +248,7 @@ impl Material {
                 way: Way::new(service, group.clone(), means, core)?,
                 gate: gate.clone(),
                 max_lifetime: service.max_lifetime,
+                udp: service.udp,
             })
         });
         Ok(Snapshot {
@@ -260,6 +262,11 @@ impl Material {
             services: services.collect::<Result<_, TlsError>>()?,
             rules: profile.rules.clone(),
             apps: apps.clone(),
+            no_rule: match profile.no_rule_direct {
+                true => CloseReason::NoRuleDirect,
+                false => CloseReason::NoRule,
+            },
+            external: (profile.external_host.clone(), profile.external_port),
             limits: Limits {
                 max_tunnels: engine.max_tunnels,
                 max_tunnels_per_device: engine.max_tunnels_per_device,

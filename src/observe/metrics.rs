@@ -187,6 +187,12 @@ pub struct CoreMetrics {
     pub http2_sessions: u64,
     /// HTTP/2 sessions ended for what the client did, by [`Abuse`].
     pub http2_abuse: [u64; Abuse::ALL.len()],
+    /// UDP tunnels opened.
+    pub udp_tunnels: u64,
+    /// Datagrams that were not passed on, but for those that found the queue full.
+    pub udp_dropped: u64,
+    /// Datagrams of servers that found the queue full.
+    pub udp_queue_full: u64,
     /// Receives that were put off by a limit of bytes a second.
     pub rate_waits: u64,
     /// For how long, in nanoseconds.
@@ -223,6 +229,9 @@ impl CoreMetrics {
             dial_retries: 0,
             http2_sessions: 0,
             http2_abuse: [0; Abuse::ALL.len()],
+            udp_tunnels: 0,
+            udp_dropped: 0,
+            udp_queue_full: 0,
             rate_waits: 0,
             rate_wait_nanos: 0,
             sweeps: 0,
@@ -287,6 +296,9 @@ impl CoreMetrics {
             dial_retries,
             http2_sessions,
             http2_abuse,
+            udp_tunnels,
+            udp_dropped,
+            udp_queue_full,
             rate_waits,
             rate_wait_nanos,
             sweeps,
@@ -304,6 +316,9 @@ impl CoreMetrics {
         *bytes_server_to_client += other.bytes_server_to_client;
         *dial_retries += other.dial_retries;
         *http2_sessions += other.http2_sessions;
+        *udp_tunnels += other.udp_tunnels;
+        *udp_dropped += other.udp_dropped;
+        *udp_queue_full += other.udp_queue_full;
         *rate_waits += other.rate_waits;
         *rate_wait_nanos += other.rate_wait_nanos;
         *sweeps += other.sweeps;

@@ -304,7 +304,23 @@ impl Snapshot {
             "Dials tried again with the next server",
             m.dial_retries,
         )?;
+        self.encode_udp(out)?;
         self.encode_waits(out)
+    }
+
+    fn encode_udp(&self, out: &mut Families<'_>) -> fmt::Result {
+        let m = &self.metrics;
+        out.counter("udp_tunnels", "UDP tunnels opened", m.udp_tunnels)?;
+        out.counter(
+            "udp_dropped",
+            "Datagrams that were not passed on",
+            m.udp_dropped,
+        )?;
+        out.counter(
+            "udp_queue_full",
+            "Datagrams of servers that found the queue full",
+            m.udp_queue_full,
+        )
     }
 
     fn encode_http2(&self, out: &mut Families<'_>) -> fmt::Result {

@@ -157,6 +157,10 @@ close_reasons! {
     ServerTlsBroken = "server-tls-broken" Server End (silent);
     /// No byte in either direction for the idle timeout; for an HTTP/2 session, no tunnel.
     IdleTimeout = "idle-timeout" Client End (silent);
+    /// A stream of capsules cannot be read any more (RFC 9297, section 3.3).
+    CapsuleProtocol = "capsule-protocol" Client End (silent);
+    /// The client asked what the gateway is for, and was answered. No tunnel was opened.
+    ConfigurationRead = "configuration-read" Client End (silent);
     /// The tunnel has been open for as long as it may.
     LifetimeOver = "lifetime-over" Gateway End (silent);
     /// The tunnel was still open when the drain timeout ran out.
@@ -249,6 +253,12 @@ close_reasons! {
     DeviceBlocked = "device-blocked" Policy Refusal (http 403 "http_request_denied" "device is blocked");
     /// No rule allows this app to reach this destination.
     NoRule = "no-rule" Policy Refusal (http 403 "http_request_denied" "no rule allows this destination");
+    /// No rule is about this destination, and the profile lets the device go there directly. Apple's relay clients take this
+    /// status and error for that.
+    NoRuleDirect = "no-rule-direct" Policy Refusal
+        (http 503 "destination_unavailable" "destination is not served here");
+    /// The service takes no datagrams.
+    UdpNotAllowed = "udp-not-allowed" Policy Refusal (http 403 "http_request_denied" "no UDP to this destination");
     /// The destination's address is one that a tunnel must never reach.
     DestinationForbidden = "destination-forbidden" Policy Refusal
         (http 403 "destination_ip_prohibited" "destination address is not allowed");
@@ -272,7 +282,7 @@ close_reasons! {
     ServerCertificate = "server-certificate" Server Refusal
         (http 502 "tls_certificate_error" "server's certificate is not accepted");
     /// Each server of the service is drained, or dead where dead ones are not tried.
-    NoServer = "no-server" Server Refusal (http 503 "destination_unavailable" "no server takes tunnels");
+    NoServer = "no-server" Server Refusal (http 502 "destination_unavailable" "no server takes tunnels");
     /// The upstream proxy cannot be connected to.
     UpstreamUnreachable = "upstream-proxy-unreachable" Server Refusal
         (http 502 "destination_unavailable" "upstream proxy is unreachable");
@@ -460,6 +470,16 @@ mod tests {
         );
     }
 
+    /// Apple's relay clients go to the destination themselves when they get both.
+    #[test]
+    fn only_one_reason_sends_a_device_elsewhere() {
+        let elsewhere = |reason: &CloseReason| {
+            reason.status() == Some(503) && reason.proxy_error() == Some("destination_unavailable")
+        };
+        let found: Vec<_> = CloseReason::ALL.iter().copied().filter(elsewhere).collect();
+        assert_eq!(found, [CloseReason::NoRuleDirect]);
+    }
+
     #[test]
     fn statuses_are_those_of_the_contract() {
         for reason in CloseReason::ALL {
@@ -468,8 +488,9 @@ mod tests {
             };
             let expected: &[u16] = match (reason.row().kind, reason.who()) {
                 (Kind::Refusal, Who::Client) => &[400, 405, 408, 431, 501],
+                (Kind::Refusal, Who::Policy) if *reason == CloseReason::NoRuleDirect => &[503],
                 (Kind::Refusal, Who::Policy) => &[403, 502],
-                (Kind::Refusal, Who::Server) => &[502, 503, 504],
+                (Kind::Refusal, Who::Server) => &[502, 504],
                 (Kind::Refusal, Who::Gateway) => &[503],
                 _ => &[500],
             };

@@ -52,6 +52,12 @@ impl Gather {
         self.runs.iter().map(|run| &**run)
     }
 
+    /// The run at this place, from 0, if it has not been sent wholly.
+    #[must_use]
+    pub fn run(&self, index: usize) -> Option<&[u8]> {
+        self.runs.get(index).map(|run| &**run)
+    }
+
     /// How many runs there are.
     #[must_use]
     pub fn runs(&self) -> usize {

@@ -34,6 +34,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod time;
+mod udp;
 mod wheel;
 
 pub use buffers::{BUFFER_BACK, BUFFER_FRONT, RingBuf, SendBuf};
@@ -54,3 +55,4 @@ pub use remote::{OneshotReceiver, OneshotSender, Remote, oneshot};
 pub use signal::Signal;
 pub use stream::TcpStream;
 pub use time::{Elapsed, Sleep, now, sleep, timeout};
+pub use udp::UdpSocket;

@@ -431,7 +431,7 @@ impl TcpStream {
             .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 
-    fn descriptor(&self) -> BorrowedFd<'_> {
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor is open for as long as `self` lives: only drop closes it.
         unsafe { BorrowedFd::borrow_raw(self.fd) }
     }
@@ -468,7 +468,7 @@ impl Drop for TcpStream {
     }
 }
 
-fn count_exhaustion(core: &Core, error: &io::Error) {
+pub(super) fn count_exhaustion(core: &Core, error: &io::Error) {
     if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
         bump(&core.cells.emfile);
     }

@@ -64,7 +64,7 @@ impl Asker {
                 }
                 let values = |name: &str| -> Vec<&[u8]> {
                     let values = headers.get_all(name).iter();
-                    values.map(|value| value.as_bytes()).collect()
+                    values.map(http::HeaderValue::as_bytes).collect()
                 };
                 let presented = |place| certificates_in(values, front_end.certificate(), place);
                 let peer = front_end.peer(core, &snapshot, presented, changes);

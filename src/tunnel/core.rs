@@ -54,6 +54,8 @@ pub struct ServiceState {
     pub gate: Option<Arc<Gate>>,
     /// Time that a tunnel may be open, if it has one of its own.
     pub max_lifetime: Option<Duration>,
+    /// Whether apps may send datagrams to it.
+    pub udp: bool,
 }
 
 /// The configuration of a core's sessions. A session keeps the one that it started with.
@@ -78,6 +80,10 @@ pub struct Snapshot {
     pub rules: Vec<Rule>,
     /// What the tunnels of an app may take, by the app's name.
     pub apps: Arc<HashMap<String, Arc<Gate>>>,
+    /// Why what no rule is about is refused.
+    pub no_rule: CloseReason,
+    /// Host and port that clients use.
+    pub external: (String, u16),
     /// Limits.
     pub limits: Limits,
 }
@@ -136,6 +142,8 @@ pub(super) struct Live {
     pub service: Arc<str>,
     pub server: Arc<str>,
     pub target: HostPort,
+    /// It carries datagrams.
+    pub udp: bool,
     /// What the client has presented, for a later check. Issuers' certificates are shared.
     pub chain: Rc<[Rc<[u8]>]>,
     /// When to look whether one of these certificates has expired, in seconds since 1970.

@@ -76,6 +76,9 @@ pub(super) trait Data: 'static {
     /// How many.
     fn len(&self) -> usize;
 
+    /// The bytes at this place, from 0, of those that adjoin; `None` behind the last.
+    fn run(&self, index: usize) -> Option<&[u8]>;
+
     /// Sends them on a connection.
     fn send_to(self, stream: &TcpStream) -> impl Future<Output = (io::Result<()>, Self)>
     where
@@ -217,6 +220,10 @@ impl ServerEnd for TcpStream {
 }
 
 impl Data for Pieces {
+    fn run(&self, index: usize) -> Option<&[u8]> {
+        self.iter().nth(index)
+    }
+
     fn len(&self) -> usize {
         self.len()
     }
@@ -235,6 +242,10 @@ impl Data for Pieces {
 }
 
 impl Data for Vec<u8> {
+    fn run(&self, index: usize) -> Option<&[u8]> {
+        (index == 0).then_some(self)
+    }
+
     fn len(&self) -> usize {
         self.len()
     }

@@ -157,6 +157,12 @@ impl Drop for Pass {
     }
 }
 
+/// Gates of services, by index.
+pub type ServiceGates = Vec<Option<Arc<Gate>>>;
+
+/// Gates of apps, by name.
+pub type AppGates = HashMap<String, Arc<Gate>>;
+
 /// The gates of the node.
 #[derive(Debug)]
 pub struct Gates {
@@ -179,7 +185,7 @@ impl Gates {
     /// The gates of a profile's services, by index, and of its apps. Those that are there already keep their numbers
     /// until [`configure`](Self::configure).
     #[must_use]
-    pub fn of(&self, profile: &Profile) -> (Vec<Option<Arc<Gate>>>, HashMap<String, Arc<Gate>>) {
+    pub fn of(&self, profile: &Profile) -> (ServiceGates, AppGates) {
         let find = |gates: &Mutex<HashMap<String, Arc<Gate>>>, name: &str, limits| {
             let mut gates = gates.lock().unwrap_or_else(PoisonError::into_inner);
             gates

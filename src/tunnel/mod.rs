@@ -4,6 +4,7 @@
 
 mod asker;
 mod bucket;
+pub mod capsule;
 mod core;
 mod ends;
 mod entrance;
@@ -16,6 +17,7 @@ mod open;
 mod outcome;
 mod plain;
 mod policy;
+mod pvd;
 mod quota;
 mod relay;
 pub mod request;
@@ -23,9 +25,10 @@ mod response;
 mod session;
 mod sweep;
 mod tls_server;
+mod udp;
 
 pub use self::core::{Core, Limits, ServiceState, Snapshot};
-pub use gates::{Gate, Gates};
+pub use gates::{AppGates, Gate, Gates, ServiceGates};
 pub use named::Names;
 pub use quota::Quota;
 pub use session::serve;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::core::{Core, Limits, Live, Snapshot};
+use super::core::{Core, Limits, Live, ServiceState, Snapshot};
 use super::ends::{AppEnd, ServerEnd};
 use super::gates::Pass;
 use super::introduction::{Arrival, introduction};
@@ -15,7 +15,8 @@ use super::quota::Permit;
 use super::relay::{Behind, Ends, Relay};
 use super::sweep::reconsider;
 use super::tls_server::TlsServer;
-use crate::backend::{Claim, Reached, ServerEnd as Dialled};
+use super::udp::UdpServer;
+use crate::backend::{Claim, Reached, ServerEnd as Dialled, Socket};
 use crate::config::HostPort;
 use crate::observe::{AuditEvent, CloseReason, Stage, Subject};
 use crate::ring;
@@ -36,10 +37,16 @@ pub(super) struct Peer {
     pub service: Option<usize>,
 }
 
+/// A server, by its kind of connection.
+enum Server {
+    Reached(Reached),
+    Datagrams(Socket),
+}
+
 /// A server that was reached for a request that is granted.
 pub(super) struct Opened {
     id: u64,
-    server: Reached,
+    server: Server,
     service: Arc<str>,
     target: HostPort,
     permit: Permit,
@@ -68,14 +75,22 @@ struct Tunnel<A, S> {
 /// What a tunnel holds until it has ended: its place under the limits, and among those of its server.
 type Holds = (Permit, Option<Claim>);
 
-/// Authorize, route, dial. An error is a refusal that the app has not been told yet; `outcome` says how far it came.
-pub(super) async fn open(
+/// What a request is granted: the way to its service, and its places under the limits.
+struct Granted<'s> {
+    service: &'s ServiceState,
+    permit: Permit,
+    pass: Pass,
+    terms: Terms,
+}
+
+/// Authorize and route.
+fn grant<'s>(
     core: &Core,
-    snapshot: &Snapshot,
+    snapshot: &'s Snapshot,
     peer: &Peer,
-    target: HostPort,
+    target: &HostPort,
     outcome: &mut Outcome,
-) -> Result<Opened, CloseReason> {
+) -> Result<Granted<'s>, CloseReason> {
     let identity = &peer.identity;
     let started = Instant::now();
     outcome.target = Some(target.clone());
@@ -86,7 +101,7 @@ pub(super) async fn open(
         .devices
         .read(|devices| devices.state(identity.device()));
     let grant = authorize(identity, state, snapshot.unmanaged_allowed)?;
-    let routed = route(&grant, &snapshot.rules, &target)?.service;
+    let routed = route(&grant, &snapshot.rules, target, snapshot.no_rule)?.service;
     if peer.service.is_some_and(|only| only != routed) {
         return Err(CloseReason::NoRule);
     }
@@ -103,7 +118,28 @@ pub(super) async fn open(
     core.metrics
         .borrow_mut()
         .record(Stage::Authorize, started.elapsed());
+    Ok(Granted {
+        service,
+        permit,
+        pass,
+        terms: Terms {
+            idle_timeout: limits.idle_timeout,
+            max_lifetime: service.max_lifetime.or(limits.max_lifetime),
+        },
+    })
+}
 
+/// Authorize, route, dial. An error is a refusal that the app has not been told yet; `outcome` says how far it came.
+pub(super) async fn open(
+    core: &Core,
+    snapshot: &Snapshot,
+    peer: &Peer,
+    target: HostPort,
+    outcome: &mut Outcome,
+) -> Result<Opened, CloseReason> {
+    let granted = grant(core, snapshot, peer, &target, outcome)?;
+    let service = granted.service;
+    let limits = &snapshot.limits;
     let id = core.next_tunnel();
     let introduction = match service.way.introduction {
         Some(version) => introduction(version, peer, &target, id)?,
@@ -121,21 +157,50 @@ pub(super) async fn open(
         ring::now().saturating_duration_since(dialling),
     );
 
-    Ok(Opened {
-        id,
-        server,
-        service: service.name.clone(),
-        target,
-        permit,
-        pass,
-        terms: Terms {
-            idle_timeout: limits.idle_timeout,
-            max_lifetime: service.max_lifetime.or(limits.max_lifetime),
-        },
-    })
+    Ok(granted.opened(id, Server::Reached(server), target))
+}
+
+/// The same for datagrams.
+pub(super) async fn open_udp(
+    core: &Core,
+    snapshot: &Snapshot,
+    peer: &Peer,
+    target: HostPort,
+    outcome: &mut Outcome,
+) -> Result<Opened, CloseReason> {
+    let granted = grant(core, snapshot, peer, &target, outcome)?;
+    let service = granted.service;
+    if !service.udp {
+        return Err(CloseReason::UdpNotAllowed);
+    }
+    let dialling = core
+        .dialer
+        .reach_by_udp(&service.way, &target, snapshot.limits.connect_timeout);
+    let socket = dialling.await?;
+    core.metrics.borrow_mut().udp_tunnels += 1;
+    Ok(granted.opened(core.next_tunnel(), Server::Datagrams(socket), target))
+}
+
+impl Granted<'_> {
+    fn opened(self, id: u64, server: Server, target: HostPort) -> Opened {
+        Opened {
+            id,
+            server,
+            service: self.service.name.clone(),
+            target,
+            permit: self.permit,
+            pass: self.pass,
+            terms: self.terms,
+        }
+    }
 }
 
 impl Opened {
+    /// Whether it carries datagrams.
+    pub fn is_udp(&self) -> bool {
+        matches!(self.server, Server::Datagrams(_))
+    }
+
     /// Takes the idle timeout that the app proposes, in seconds, as far as the bounds allow. The one in force, for the
     /// answer; `None` where nothing was proposed.
     pub fn propose_idle(&mut self, seconds: Option<u32>, limits: &Limits) -> Option<Duration> {
@@ -148,18 +213,24 @@ impl Opened {
     /// Runs the tunnel to `app`, whose bytes begin with those `behind` the request, in a task of its own: what it took to
     /// open it is not kept for its life. `session`: kept until it has ended.
     pub fn run<A: AppEnd>(
-        self,
+        mut self,
         core: Rc<Core>,
         peer: &Peer,
         (app, behind): (A, Behind),
         session: impl Sized + 'static,
     ) {
+        let udp = self.is_udp();
+        let (address, claim) = match &mut self.server {
+            Server::Reached(reached) => (reached.address.clone(), reached.claim.take()),
+            Server::Datagrams(socket) => (socket.address.clone(), socket.claim.take()),
+        };
         let live = Live {
             id: self.id,
             subject: peer.subject.clone(),
             service: self.service,
-            server: self.server.address,
+            server: address,
             target: self.target,
+            udp,
             chain: peer.chain.clone(),
             good_until: peer.good_until.into(),
             opened: ring::now(),
@@ -176,12 +247,18 @@ impl Opened {
             pass: self.pass,
             behind: Box::new(behind),
             changes: peer.changes,
-            holds: (self.permit, self.server.claim),
+            holds: (self.permit, claim),
         };
-        match self.server.end {
-            Dialled::Plain(stream) => ring::spawn(relay(parts.tunnel(stream), session)),
-            Dialled::Tls(stream, carry) => {
-                let server = TlsServer::new(*stream, carry);
+        match self.server {
+            Server::Reached(reached) => match reached.end {
+                Dialled::Plain(stream) => ring::spawn(relay(parts.tunnel(stream), session)),
+                Dialled::Tls(stream, carry) => {
+                    let server = TlsServer::new(*stream, carry);
+                    ring::spawn(relay(parts.tunnel(server), session));
+                }
+            },
+            Server::Datagrams(socket) => {
+                let server = UdpServer::new(parts.core.clone(), socket.socket);
                 ring::spawn(relay(parts.tunnel(server), session));
             }
         }

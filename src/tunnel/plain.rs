@@ -16,7 +16,7 @@ use super::http2;
 use super::open::{Opened, Peer, open};
 use super::outcome::{Outcome, record};
 use super::relay::Behind;
-use super::request::{ConnectRequest, RequestParser};
+use super::request::{ConnectRequest, RequestError, RequestParser};
 use super::response::{established, health};
 use super::session::{Interrupt, interrupted, refused_request, subject_before};
 use crate::config::ListenerKind;
@@ -98,7 +98,11 @@ async fn connect(
     let (head, front_end) = asked?;
     let request = RequestParser::new()
         .push(head.bytes())
-        .map_err(refused_request)?;
+        .map_err(|error| match error {
+            // A front end has its own configuration.
+            RequestError::Configuration => CloseReason::Malformed,
+            error => refused_request(error),
+        })?;
     let Some(ConnectRequest { target, idle, .. }) = request else {
         return Err(CloseReason::Malformed);
     };

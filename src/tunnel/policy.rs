@@ -51,11 +51,12 @@ fn granted(
     }
 }
 
-/// The service of the first rule that matches.
+/// The service of the first rule that matches; `no_rule` where none does.
 pub(super) fn route(
     grant: &Grant<'_>,
     rules: &[Rule],
     target: &HostPort,
+    no_rule: CloseReason,
 ) -> Result<Route, CloseReason> {
     rules
         .iter()
@@ -63,5 +64,5 @@ pub(super) fn route(
         .map(|rule| Route {
             service: rule.service,
         })
-        .ok_or(CloseReason::NoRule)
+        .ok_or(no_rule)
 }

@@ -19,7 +19,7 @@ use super::gates::{Direction, Pass};
 use super::open::Terms;
 use super::outcome::alert_of;
 use crate::limits::{CUT_LINGER, LINGER, SESSION_REST};
-use crate::observe::{CloseReason, Stage};
+use crate::observe::{CloseReason, Stage, Who};
 use crate::ring::{self, Either, RingBuf, TaskHandle};
 
 /// How a direction ended.
@@ -114,10 +114,15 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
                     let count = data.len();
                     self.moved(&self.live.up, count);
                     let (sent, data) = self.server.send(data).await;
-                    if sent.is_err() {
-                        // The server reads no more. What it has already answered is still the app's.
-                        self.ends.server_gone.set(true);
-                        return Ok(());
+                    match sent {
+                        Ok(()) => {}
+                        // It is the app's fault.
+                        Err(reason) if reason.who() == Who::Client => return Err(reason),
+                        Err(_) => {
+                            // The server reads no more. What it has already answered is still the app's.
+                            self.ends.server_gone.set(true);
+                            return Ok(());
+                        }
                     }
                     carry = data.into_rest();
                     if let Some(wait) = self.pass.moved(Direction::Up, count) {

@@ -6,10 +6,12 @@
 
 use httparse::Status;
 
+use super::pvd::PATH;
 use crate::config::HostPort;
 use crate::limits::{REQUEST_HEADER_MAX, REQUEST_HEADERS_MAX};
 
 const METHOD: &[u8] = b"CONNECT ";
+const CONFIGURATION: &[u8] = b"GET /.well-known/pvd HTTP/1.";
 const END: &[u8] = b"\r\n\r\n";
 
 /// The header field by which a client proposes an idle timeout and is answered the one in force.
@@ -37,18 +39,21 @@ pub struct ConnectRequest {
     pub early: Vec<u8>,
 }
 
-/// Why a request is refused.
+/// Why a request opens no tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// Not a request that this gateway takes; what is wrong with it.
     #[error("malformed request: {0}")]
     Malformed(&'static str),
+    /// It asks what the gateway is for ([`super::pvd`]).
+    #[error("a request for the gateway's configuration")]
+    Configuration,
     /// The header does not end within the limit.
     #[error("the request header is longer than {REQUEST_HEADER_MAX} bytes")]
     TooLarge,
 }
 
-use RequestError::{Malformed, TooLarge};
+use RequestError::{Configuration, Malformed, TooLarge};
 
 /// Collects a request.
 #[derive(Debug, Default)]
@@ -95,8 +100,11 @@ impl RequestParser {
 
 /// What can be refused before the header is complete: another method, and line ends other than CR LF.
 fn check_new_bytes(head: &[u8], new: usize) -> Result<(), RequestError> {
-    let common = head.len().min(METHOD.len());
-    if head[..common] != METHOD[..common] {
+    let begins = |start: &[u8]| {
+        let common = head.len().min(start.len());
+        head[..common] == start[..common]
+    };
+    if !begins(METHOD) && !begins(CONFIGURATION) {
         return Err(Malformed("the method is not CONNECT"));
     }
     for index in new..head.len() {
@@ -121,17 +129,22 @@ fn parse(head: &[u8]) -> Result<(HostPort, Option<u32>), RequestError> {
         Err(httparse::Error::TooManyHeaders) => return Err(TooLarge),
         Err(_) => return Err(Malformed("not an HTTP request")),
     }
-    let target: HostPort = request
-        .path
-        .unwrap_or_default()
-        .parse()
-        .map_err(|_| Malformed("the target is not host:port in its plain form"))?;
+    let asks = request.method == Some("GET");
+    let target = match request.path.unwrap_or_default() {
+        PATH if asks => None,
+        _ if asks => return Err(Malformed("the method is not CONNECT")),
+        target => Some(
+            target
+                .parse()
+                .map_err(|_| Malformed("the target is not host:port in its plain form"))?,
+        ),
+    };
     let mut hosts = 0;
     let mut idle = None;
     for header in request.headers.iter() {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         if is("content-length") || is("transfer-encoding") {
-            return Err(Malformed("a CONNECT request has no body"));
+            return Err(Malformed("a request has no body"));
         }
         hosts += usize::from(is("host"));
         if is(IDLE_TIMEOUT) {
@@ -145,7 +158,7 @@ fn parse(head: &[u8]) -> Result<(HostPort, Option<u32>), RequestError> {
         }
     }
     match (request.version, hosts) {
-        (Some(1), 1) | (Some(0), 0 | 1) => Ok((target, idle)),
+        (Some(1), 1) | (Some(0), 0 | 1) => Ok((target.ok_or(Configuration)?, idle)),
         (Some(1), _) => Err(Malformed("not exactly one Host header")),
         _ => Err(Malformed("more than one Host header")),
     }
@@ -232,6 +245,24 @@ mod tests {
                 matches!(parse_whole(line.as_bytes()), Err(Malformed(_))),
                 "{line:?}"
             );
+        }
+    }
+
+    #[test]
+    fn the_gateways_configuration_may_be_asked_for() {
+        let asked = |text: &str| parse_whole(text.as_bytes()).unwrap_err();
+        let right =
+            "GET /.well-known/pvd HTTP/1.1\r\nHost: x\r\nAccept: application/pvd+json\r\n\r\n";
+        assert_eq!(asked(right), Configuration);
+        assert_eq!(parse_whole(&right.as_bytes()[..30]), Ok(None));
+        for wrong in [
+            "GET /.well-known/pvdx HTTP/1.1\r\n",
+            "GET /.well-known/pvd?x HTTP/1.1\r\n",
+            "GET /.well-known/pvd HTTP/1.1\r\n\r\n",
+            "GET /.well-known/pvd HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n",
+            "CONNECT /.well-known/pvd HTTP/1.1\r\nHost: x\r\n\r\n",
+        ] {
+            assert!(matches!(asked(wrong), Malformed(_)), "{wrong}");
         }
     }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use super::pvd::MEDIA_TYPE;
 use crate::observe::{CloseReason, Who};
 
 /// The tunnel is open (RFC 9110, section 9.3.6: no body, no Content-Length, no Transfer-Encoding).
@@ -29,6 +30,16 @@ pub(super) fn seconds(duration: Duration) -> String {
             .trim_end_matches('0')
             .to_owned(),
     }
+}
+
+/// The answer to the question what the gateway is for.
+pub(super) fn configuration(document: &str) -> Vec<u8> {
+    let length = document.len();
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: {MEDIA_TYPE}\r\nCache-Control: private\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n{document}"
+    )
+    .into_bytes()
 }
 
 /// The answer to a health check.

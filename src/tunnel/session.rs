@@ -20,9 +20,10 @@ use super::named::{self, Chosen};
 use super::open::{Opened, Peer, open};
 use super::outcome::{Outcome, alert_of, record};
 use super::plain;
+use super::pvd;
 use super::relay::Behind;
 use super::request::{ConnectRequest, RequestError, RequestParser};
-use super::response::{established, refusal};
+use super::response::{configuration, established, refusal};
 use crate::config::{HostPort, ListenerKind};
 use crate::limits::LINGER;
 use crate::observe::{CloseReason, HandshakeKind, Stage, Subject, TlsVersion};
@@ -308,6 +309,21 @@ async fn http1(
         Ok((opened, behind)) => {
             opened.run(core.clone(), &peer, (tls, behind), counted);
         }
+        Err(CloseReason::ConfigurationRead) => {
+            let state = core
+                .devices
+                .read(|devices| devices.state(peer.identity.device()));
+            match pvd::document(snapshot, &peer.identity, state, SystemTime::now()) {
+                Ok(document) => {
+                    core.count(CloseReason::ConfigurationRead);
+                    tell(&tls, &configuration(&document)).await;
+                }
+                Err(reason) => {
+                    record(core, &outcome, reason);
+                    refuse(&tls, reason).await;
+                }
+            }
+        }
         Err(reason) => {
             record(core, &outcome, reason);
             refuse(&tls, reason).await;
@@ -462,6 +478,7 @@ pub(super) fn refused_request(error: RequestError) -> CloseReason {
     match error {
         RequestError::Malformed(_) => CloseReason::Malformed,
         RequestError::TooLarge => CloseReason::HeaderTooLarge,
+        RequestError::Configuration => CloseReason::ConfigurationRead,
     }
 }
 
@@ -487,14 +504,24 @@ async fn connect(
     Ok((opened, behind))
 }
 
+/// Answers the client for the last time, and waits a moment for it to be read.
+async fn tell(tls: &ServerStream, response: &[u8]) {
+    let telling = async {
+        if tls.send_message(response).await.is_ok() && tls.close().await.is_ok() {
+            tls.linger().await;
+        }
+    };
+    let _ = ring::timeout(LINGER, telling).await;
+}
+
 /// Tells the client, in the way that the reason's row says, and waits a moment for it to be read.
 async fn refuse(tls: &ServerStream, reason: CloseReason) {
+    if let Some(response) = refusal(reason) {
+        tell(tls, &response).await;
+        return;
+    }
     let telling = async {
-        if let Some(response) = refusal(reason) {
-            if tls.send_message(&response).await.is_ok() && tls.close().await.is_ok() {
-                tls.linger().await;
-            }
-        } else if let Some(alert) = alert_of(reason) {
+        if let Some(alert) = alert_of(reason) {
             tls.alert(alert).await;
         } else {
             tls.linger().await;

@@ -335,9 +335,22 @@ impl Look<'_> {
         if !self.causes.has(Causes::POLICY) {
             return None;
         }
-        match route(&grant, &self.snapshot.rules, &live.target) {
-            Ok(route) if self.snapshot.services[route.service].name == live.service => None,
-            Ok(_) => Some(CloseReason::CutRerouted),
+        match route(
+            &grant,
+            &self.snapshot.rules,
+            &live.target,
+            CloseReason::NoRule,
+        ) {
+            Ok(route) => {
+                let service = &self.snapshot.services[route.service];
+                if service.name != live.service {
+                    Some(CloseReason::CutRerouted)
+                } else if live.udp && !service.udp {
+                    Some(CloseReason::CutNoRule)
+                } else {
+                    None
+                }
+            }
             Err(_) => Some(CloseReason::CutNoRule),
         }
     }

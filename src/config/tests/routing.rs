@@ -76,6 +76,7 @@ fn special_services() {
             name: "<ANY>".into(),
             kind: ServiceKind::Any,
             allow: vec![],
+            udp: false,
             sni: None,
             limits: TrafficLimits::default(),
             max_lifetime: None,

@@ -138,3 +138,38 @@ fn idle_bounds_and_lifetime() {
         &["2 engine.idle_timeout_max: \"59s\" is shorter than engine.idle_timeout"],
     );
 }
+
+#[test]
+fn udp_and_what_no_rule_is_about() {
+    assert!(!right(LEAST).profile.services[0].udp && !right(LEAST).profile.no_rule_direct);
+    let udp = |value: &str| LEAST.replace("servers = [", &format!("udp = {value}\nservers = ["));
+    let config = right(&udp("true"));
+    assert!(config.profile.services[0].udp);
+    assert!(
+        config
+            .summary()
+            .to_string()
+            .contains("10.0.0.5:443, also by UDP")
+    );
+    one_problem(&udp("\"yes\""), &["service[0].udp: must be true or false"]);
+    let no_rule = |value: &str| {
+        with(&format!("[profile]\nno_rule = {value:?}"), "").replacen(
+            "[profile]\n[profile",
+            "[profile",
+            1,
+        )
+    };
+    let direct = right(&no_rule("direct"));
+    assert!(direct.profile.no_rule_direct);
+    assert!(
+        direct
+            .summary()
+            .to_string()
+            .contains("the device may reach itself")
+    );
+    assert!(!right(&no_rule("refuse")).profile.no_rule_direct);
+    one_problem(
+        &no_rule("drop"),
+        &["profile.no_rule: \"drop\" is not known here", "\"direct\""],
+    );
+}

@@ -237,7 +237,7 @@ impl AppEnd for StreamEnd {
 /// What RST_STREAM says of the end of a tunnel (RFC 9113, sections 7 and 8.5).
 fn reset_of(reason: CloseReason) -> Reason {
     match reason {
-        CloseReason::Http2Protocol => Reason::PROTOCOL_ERROR,
+        CloseReason::Http2Protocol | CloseReason::CapsuleProtocol => Reason::PROTOCOL_ERROR,
         CloseReason::ClientFlood | CloseReason::ClientStalled => Reason::ENHANCE_YOUR_CALM,
         CloseReason::GatewayError => Reason::INTERNAL_ERROR,
         _ if reason.who() == Who::Server => Reason::CONNECT_ERROR,
@@ -246,6 +246,10 @@ fn reset_of(reason: CloseReason) -> Reason {
 }
 
 impl Data for Gather {
+    fn run(&self, index: usize) -> Option<&[u8]> {
+        self.run(index)
+    }
+
     fn len(&self) -> usize {
         self.len()
     }

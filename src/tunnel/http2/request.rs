@@ -6,13 +6,22 @@
 use h2::ext::Protocol;
 use http::request::Parts;
 use http::{HeaderMap, Method, header};
+use percent_encoding::percent_decode_str;
 
-use crate::config::HostPort;
+use crate::config::{Host, HostPort};
 use crate::limits::REQUEST_HEADER_MAX;
 use crate::observe::CloseReason;
+use crate::tunnel::pvd::PATH;
+use crate::tunnel::request::{IDLE_TIMEOUT, idle_seconds};
 
 /// The port of an authority without one (RFC 9110, section 4.2.2).
 const DEFAULT_PORT: u16 = 443;
+
+/// The protocol of an extended CONNECT for datagrams (RFC 9298, section 8.1).
+const CONNECT_UDP: &str = "connect-udp";
+
+/// What the path of one begins with.
+const UDP_PATH: &str = "/.well-known/masque/udp/";
 
 /// Bytes that a field counts beyond its name and value (RFC 9113, section 6.5.2).
 const FIELD_EXTRA: usize = 32;
@@ -22,6 +31,21 @@ const FIELD_EXTRA: usize = 32;
 pub enum Asked {
     /// A tunnel (RFC 9113, section 8.5).
     Tunnel(HostPort),
+    /// A tunnel for datagrams (RFC 9298).
+    Udp(HostPort),
+    /// What the gateway is for.
+    Configuration,
+}
+
+impl Asked {
+    /// The target of a tunnel.
+    #[must_use]
+    pub fn target(&self) -> Option<&HostPort> {
+        match self {
+            Self::Tunnel(target) | Self::Udp(target) => Some(target),
+            Self::Configuration => None,
+        }
+    }
 }
 
 /// Reads a request.
@@ -32,14 +56,51 @@ pub fn asked(parts: &Parts) -> Result<Asked, CloseReason> {
     if size_of(&parts.headers) > REQUEST_HEADER_MAX {
         return Err(CloseReason::HeaderTooLarge);
     }
+    if parts.method == Method::GET && parts.uri.path_and_query().is_some_and(|path| path == PATH) {
+        return Ok(Asked::Configuration);
+    }
     if parts.method != Method::CONNECT {
         return Err(CloseReason::NotConnect);
     }
-    if parts.extensions.get::<Protocol>().is_some() {
+    match parts.extensions.get::<Protocol>() {
+        None => tunnel(parts).map(Asked::Tunnel),
         // Extended CONNECT (RFC 8441).
-        return Err(CloseReason::ProtocolUnsupported);
+        Some(protocol) if protocol.as_str() == CONNECT_UDP => udp(parts).map(Asked::Udp),
+        Some(_) => Err(CloseReason::ProtocolUnsupported),
     }
-    tunnel(parts).map(Asked::Tunnel)
+}
+
+/// The idle timeout that is proposed, in seconds.
+///
+/// # Errors
+/// The refusal of what is not one whole number.
+pub fn idle_timeout(headers: &HeaderMap) -> Result<Option<u32>, CloseReason> {
+    let mut fields = headers.get_all(IDLE_TIMEOUT).iter();
+    match (fields.next(), fields.next()) {
+        (None, _) => Ok(None),
+        (Some(field), None) => match idle_seconds(field.as_bytes()) {
+            Some(seconds) => Ok(Some(seconds)),
+            None => Err(CloseReason::Malformed),
+        },
+        (Some(_), Some(_)) => Err(CloseReason::Malformed),
+    }
+}
+
+/// The target of `/.well-known/masque/udp/{target_host}/{target_port}/` (RFC 9298, section 2), whose host is
+/// percent-encoded (section 3.1): an IPv6 address has no brackets there.
+fn udp(parts: &Parts) -> Result<HostPort, CloseReason> {
+    let target = || {
+        let path = parts.uri.path_and_query()?.as_str();
+        let rest = path.strip_prefix(UDP_PATH)?.strip_suffix('/')?;
+        let (host, port) = rest.split_once('/')?;
+        let host: Host = percent_decode_str(host).decode_utf8().ok()?.parse().ok()?;
+        let port = Some(port).filter(|port| port.bytes().all(|b| b.is_ascii_digit()))?;
+        let port = port.parse().ok().filter(|port| *port != 0)?;
+        Some(HostPort { host, port })
+    };
+    let has_authority = parts.uri.authority().is_some();
+    let plain = has_authority && !parts.headers.contains_key(header::CONTENT_LENGTH);
+    target().filter(|_| plain).ok_or(CloseReason::Malformed)
 }
 
 fn tunnel(parts: &Parts) -> Result<HostPort, CloseReason> {
@@ -95,7 +156,10 @@ mod tests {
     }
 
     fn to(authority: &str) -> Result<String, CloseReason> {
-        asked(&parts(authority, &[])).map(|Asked::Tunnel(target)| target.to_string())
+        asked(&parts(authority, &[])).map(|asked| match asked {
+            Asked::Tunnel(target) => target.to_string(),
+            other => panic!("{other:?}"),
+        })
     }
 
     #[test]
@@ -129,6 +193,57 @@ mod tests {
         }
     }
 
+    fn udp_to(path: &str, fields: &[(&str, &str)]) -> Result<Asked, CloseReason> {
+        let mut request = Request::builder()
+            .method("CONNECT")
+            .uri(format!("https://gateway.test{path}"));
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let mut parts = request.body(()).unwrap().into_parts().0;
+        parts
+            .extensions
+            .insert(Protocol::from_static("connect-udp"));
+        asked(&parts)
+    }
+
+    #[test]
+    fn a_udp_target_is_read_from_the_path() {
+        for (path, target) in [
+            ("Dns.corp.test/53", "dns.corp.test:53"),
+            ("10.0.0.5/65535", "10.0.0.5:65535"),
+            ("2001%3Adb8%3A%3A42/443", "[2001:db8::42]:443"),
+            ("%3a%3affff%3a10.0.0.5/1", "10.0.0.5:1"),
+        ] {
+            let read = udp_to(&format!("/.well-known/masque/udp/{path}/"), &[]);
+            assert_eq!(read, Ok(Asked::Udp(target.parse().unwrap())));
+        }
+        for path in [
+            "a.test/53/x",
+            "a.test//53",
+            "a%2e.test%2f/53",
+            "%5B::1%5D/53",
+            "::1%25lo/53",
+        ] {
+            let path = format!("/.well-known/masque/udp/{path}/");
+            assert_eq!(udp_to(&path, &[]), Err(CloseReason::Malformed), "{path}");
+        }
+        let body = [("content-length", "3")];
+        let path = "/.well-known/masque/udp/a.test/53/";
+        assert_eq!(udp_to(path, &body), Err(CloseReason::Malformed));
+    }
+
+    #[test]
+    fn an_idle_timeout_is_one_whole_number() {
+        let read = |fields: &[(&str, &str)]| idle_timeout(&parts("a.test:1", fields).headers);
+        assert_eq!(read(&[]), Ok(None));
+        assert_eq!(read(&[("Adit-Idle-Timeout", "90")]), Ok(Some(90)));
+        let twice = [("adit-idle-timeout", "90"), ("adit-idle-timeout", "90")];
+        for wrong in [&twice[..], &[("adit-idle-timeout", "1.5")]] {
+            assert_eq!(read(wrong), Err(CloseReason::Malformed));
+        }
+    }
+
     #[test]
     fn what_is_no_plain_tunnel_request_is_refused() {
         let read = |fields: &[(&str, &str)]| asked(&parts("a.test:1", fields)).err();
@@ -144,6 +259,10 @@ mod tests {
         );
         let get = Request::get("https://a.test/").body(()).unwrap();
         assert_eq!(asked(&get.into_parts().0), Err(CloseReason::NotConnect));
+        let get = Request::get("https://a.test/.well-known/pvd")
+            .body(())
+            .unwrap();
+        assert_eq!(asked(&get.into_parts().0), Ok(Asked::Configuration));
         let mut extended = parts("a.test:1", &[]);
         extended
             .extensions

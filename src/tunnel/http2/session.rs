@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use h2::RecvStream;
 use h2::server::SendResponse;
@@ -12,7 +12,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 
 use super::app::{Chunk, StreamEnd};
 use super::driver::{self, Driver};
-use super::request::{Asked, asked};
+use super::request::{Asked, asked, idle_timeout};
 use super::windows::Windows;
 use crate::config::HostPort;
 use crate::limits::{HTTP2_STALL_PERCENT, LINGER};
@@ -20,11 +20,13 @@ use crate::observe::{Abuse, AuditEvent, CloseReason};
 use crate::ring::{self, Either, RingBuf};
 use crate::tls::{ByteStream, Duplex};
 use crate::tunnel::asker::{Asker, Refused};
-use crate::tunnel::core::Core;
-use crate::tunnel::open::{Peer, open};
+use crate::tunnel::core::{Core, Snapshot};
+use crate::tunnel::open::{Opened, Peer, open, open_udp};
 use crate::tunnel::outcome::{Outcome, audit, record};
+use crate::tunnel::pvd;
 use crate::tunnel::relay::Behind;
-use crate::tunnel::response::told_by_status;
+use crate::tunnel::request::IDLE_TIMEOUT;
+use crate::tunnel::response::{seconds, told_by_status};
 
 /// What the tasks of one session share.
 pub(super) struct Session {
@@ -48,6 +50,19 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// Records a refusal of a request of nobody known.
+    fn record(&self, target: Option<HostPort>, reason: CloseReason) {
+        let mut outcome = Outcome::of(self.asker.subject().clone());
+        outcome.target = target;
+        record(&self.core, &outcome, reason);
+    }
+
+    /// Records it and tells it.
+    fn refuse(&self, target: Option<HostPort>, respond: SendResponse<Chunk>, reason: CloseReason) {
+        self.record(target, reason);
+        refuse(respond, reason);
+    }
+
     /// Takes note that something has moved.
     pub fn moved(&self) {
         self.last.set(ring::now());
@@ -152,67 +167,87 @@ fn begin(
     respond: SendResponse<Chunk>,
     counted: impl Sized + 'static,
 ) {
-    let open = Open::new(session);
+    let counting = Open::new(session);
     let session = session.clone();
     ring::spawn(async move {
         let (parts, body) = request.into_parts();
-        match asked(&parts) {
-            Ok(Asked::Tunnel(target)) => {
-                let mut outcome = Outcome::of(session.asker.subject().clone());
-                match session.asker.of_request(&session.core, &parts.headers) {
-                    Ok(peer) => {
-                        drop(parts);
-                        tunnel(session, (peer, target), body, respond, (open, counted)).await;
-                    }
-                    Err(refused) => {
-                        outcome.target = Some(target);
-                        match refused {
-                            Refused::Session(reason) => {
-                                record(&session.core, &outcome, reason);
-                                session.end(reason);
-                            }
-                            Refused::Request(reason) => {
-                                record(&session.core, &outcome, reason);
-                                refuse(respond, reason);
-                            }
-                        }
-                    }
-                }
+        let asked = asked(&parts).and_then(|asked| Ok((asked, idle_timeout(&parts.headers)?)));
+        let (asked, idle) = match asked {
+            Ok(asked) => asked,
+            Err(reason) => return session.refuse(None, respond, reason),
+        };
+        let target = asked.target().cloned();
+        let peer = match session.asker.of_request(&session.core, &parts.headers) {
+            Ok(peer) => peer,
+            Err(Refused::Request(reason)) => return session.refuse(target, respond, reason),
+            Err(Refused::Session(reason)) => {
+                session.record(target, reason);
+                return session.end(reason);
             }
-            Err(reason) => {
-                record(
-                    &session.core,
-                    &Outcome::of(session.asker.subject().clone()),
-                    reason,
-                );
-                refuse(respond, reason);
+        };
+        drop(parts);
+        let (core, kept) = (&session.core, (counting, counted));
+        let snapshot = core.snapshot.borrow().clone();
+        let wanted = Wanted {
+            peer: &peer,
+            idle,
+            body,
+            respond,
+        };
+        match asked {
+            Asked::Tunnel(target) => {
+                let opening = async |outcome: &mut Outcome| {
+                    open(core, &snapshot, &peer, target, outcome).await
+                };
+                tunnel(&session, &snapshot, wanted, opening, kept).await;
             }
+            Asked::Udp(target) => {
+                let opening = async |outcome: &mut Outcome| {
+                    open_udp(core, &snapshot, &peer, target, outcome).await
+                };
+                tunnel(&session, &snapshot, wanted, opening, kept).await;
+            }
+            Asked::Configuration => configuration(&session, &snapshot, wanted),
         }
     });
 }
 
-/// A plain CONNECT: from the request to an open tunnel or a refusal.
-async fn tunnel(
-    session: Rc<Session>,
-    (peer, target): (Rc<Peer>, HostPort),
+/// A request that may be granted, and the stream that it came on.
+struct Wanted<'p> {
+    peer: &'p Peer,
+    /// The idle timeout that is proposed, in seconds.
+    idle: Option<u32>,
     body: RecvStream,
-    mut respond: SendResponse<Chunk>,
+    respond: SendResponse<Chunk>,
+}
+
+/// A request for a tunnel: from the request to an open tunnel or a refusal.
+async fn tunnel(
+    session: &Rc<Session>,
+    snapshot: &Snapshot,
+    wanted: Wanted<'_>,
+    opening: impl AsyncFnOnce(&mut Outcome) -> Result<Opened, CloseReason>,
     kept: impl Sized + 'static,
 ) {
+    let Wanted {
+        peer,
+        idle,
+        body,
+        mut respond,
+    } = wanted;
     let core = &session.core;
     let mut outcome = Outcome::of(peer.subject.clone());
-    let snapshot = core.snapshot.borrow().clone();
-    let opening = open(core, &snapshot, &peer, target, &mut outcome);
     let left = poll_fn(|context| match respond.poll_reset(context) {
         Poll::Ready(_) => Poll::Ready(()),
         Poll::Pending => Poll::Pending,
     });
-    let opened = match ring::race(Box::pin(opening), ring::race(left, core.cut.wait())).await {
+    let stopped = ring::race(left, core.cut.wait());
+    let opened = match ring::race(Box::pin(opening(&mut outcome)), stopped).await {
         Either::Left(opened) => opened,
         Either::Right(Either::Left(())) => Err(CloseReason::RequestAborted),
         Either::Right(Either::Right(())) => return,
     };
-    let opened = match opened {
+    let mut opened = match opened {
         Ok(opened) => opened,
         Err(reason) => {
             record(core, &outcome, reason);
@@ -220,7 +255,8 @@ async fn tunnel(
             return;
         }
     };
-    let Ok(send) = respond.send_response(Response::new(()), false) else {
+    let idle = opened.propose_idle(idle, &snapshot.limits);
+    let Ok(send) = respond.send_response(established(idle, opened.is_udp()), false) else {
         record(core, &outcome, CloseReason::RequestAborted);
         return;
     };
@@ -229,7 +265,51 @@ async fn tunnel(
         early: Vec::new(),
         carry: None,
     };
-    opened.run(core.clone(), &peer, (app, behind), kept);
+    opened.run(core.clone(), peer, (app, behind), kept);
+}
+
+/// The tunnel is open; `idle`: its idle timeout, where one was proposed.
+fn established(idle: Option<Duration>, udp: bool) -> Response<()> {
+    let mut response = Response::new(());
+    let fields = response.headers_mut();
+    if let Some(idle) = idle
+        && let Ok(seconds) = HeaderValue::try_from(seconds(idle))
+    {
+        fields.insert(IDLE_TIMEOUT, seconds);
+    }
+    if udp {
+        // RFC 9298, section 3.5.
+        fields.insert("capsule-protocol", HeaderValue::from_static("?1"));
+    }
+    response
+}
+
+/// Says what the gateway is for.
+fn configuration(session: &Session, snapshot: &Snapshot, wanted: Wanted<'_>) {
+    let (core, identity) = (&session.core, &wanted.peer.identity);
+    let mut respond = wanted.respond;
+    let state = core
+        .devices
+        .read(|devices| devices.state(identity.device()));
+    let document = match pvd::document(snapshot, identity, state, SystemTime::now()) {
+        Ok(document) => document,
+        Err(reason) => {
+            record(core, &Outcome::of(wanted.peer.subject.clone()), reason);
+            return refuse(respond, reason);
+        }
+    };
+    core.count(CloseReason::ConfigurationRead);
+    let mut response = Response::new(());
+    let fields = response.headers_mut();
+    let media_type = HeaderValue::from_static(pvd::MEDIA_TYPE);
+    fields.insert(http::header::CONTENT_TYPE, media_type);
+    fields.insert(
+        http::header::CACHE_CONTROL,
+        HeaderValue::from_static("private"),
+    );
+    if let Ok(mut content) = respond.send_response(response, false) {
+        let _ = content.send_data(Chunk::Shared(document.into()), true);
+    }
 }
 
 /// Tells the client why its request is refused: status and `Proxy-Status` of the reason's row, its word as content.
