@@ -94,8 +94,7 @@ fn pkcs12_is_opened_modern_and_legacy() {
     ] {
         let path = files.pkcs12(
             &format!("-passout pass:s\u{e4}cret {options}")
-                .trim()
-                .to_owned(),
+                .trim(),
         );
         files.opens(&path, Some("s\u{e4}cret"));
         assert_eq!(
@@ -120,7 +119,7 @@ fn pkcs12_is_opened_modern_and_legacy() {
 fn an_empty_password_is_not_a_missing_one() {
     let files = Files::new(KeyType::P384);
     for options in ["", "-legacy"] {
-        let path = files.pkcs12(&format!("-passout pass: {options}").trim().to_owned());
+        let path = files.pkcs12(&format!("-passout pass: {options}").trim());
         files.opens(&path, Some(""));
         let error = read_identity(&path, None, None).unwrap_err();
         assert!(
