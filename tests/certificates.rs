@@ -197,3 +197,84 @@ fn a_wrong_password_a_missing_one_and_a_readable_one_are_told_apart() {
         "{told}"
     );
 }
+
+#[test]
+fn findings_are_shown_to_people_and_programs_and_errors_are_the_exit_code() {
+    let pki = Pki::new();
+    openssl(
+        &pki,
+        &[
+            "pkcs12",
+            "-export",
+            "-in",
+            "server.pem",
+            "-inkey",
+            "server.key",
+            "-certfile",
+            "ca.pem",
+            "-out",
+            "server.bin",
+            "-passout",
+            "pass:pw",
+        ],
+    );
+    secret(&pki, "server.pass", "pw");
+    let check = |more: &[&str]| {
+        let mut arguments = vec!["certs", "check"];
+        arguments.extend(more);
+        let output = adit(&pki, &arguments);
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+        )
+    };
+    let whole = ["server.bin", "--password-file", "server.pass", "--name"];
+    let (code, told) = check(&[&whole[..], &["localhost"]].concat());
+    assert_eq!(code, Some(0), "{told}");
+    assert!(
+        told.contains("warning  expires-urgent") && told.contains("0 errors"),
+        "{told}"
+    );
+    let (code, told) = check(&[&whole[..], &["other.test", "--json"]].concat());
+    assert_eq!(code, Some(0), "{told}");
+    let report: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    assert!(
+        findings
+            .iter()
+            .any(|finding| finding["code"] == "name" && finding["severity"] == "warning")
+    );
+    let (code, told) = check(&["server.pem", "--key", "ca.key", "--json"]);
+    assert_eq!(code, Some(1), "{told}");
+    let report: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(report["errors"], 2, "{told}");
+    assert_eq!(check(&["server.pem", "--as", "group"]).0, Some(1));
+    assert_eq!(check(&["ca.pem", "--as", "group"]).0, Some(0));
+}
+
+#[test]
+fn the_configured_certificate_is_looked_at_too() {
+    let (pki, admin) = (Pki::new(), free_port());
+    let told = |lines: &str| {
+        write_config(&pki, admin, lines, "", free_port());
+        let output = check_config(&pki);
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    let (code, text) = told("primary = 'server.pem'\nkey = 'server.key'");
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("server.pem: CN=localhost: it expires in"),
+        "{text}"
+    );
+    let (code, text) = told("primary = 'server.pem'\nkey = 'ca.key'");
+    assert_eq!(code, Some(2), "{text}");
+    assert!(
+        text.contains("server.pem: CN=localhost: the private key does not belong to it"),
+        "{text}"
+    );
+    pki.client("device", |_| ());
+    let (code, text) = told("primary = 'device.pem'\nkey = 'device.key'");
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("not a server certificate"), "{text}");
+}

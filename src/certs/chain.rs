@@ -4,6 +4,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
+use super::ber::{Reader, SEQUENCE};
 use super::key_matches;
 
 /// The certificates with the one that `key` belongs to first, then those that issued each other by name, then the others as
@@ -49,4 +50,36 @@ pub(super) fn parsed<'a>(certificates: &'a [CertificateDer<'_>]) -> Vec<X509Cert
         .map(|der| X509Certificate::from_der(der));
     let parsed = parsed.map(|result| result.map(|(_, certificate)| certificate));
     parsed.collect::<Result<_, _>>().unwrap_or_default()
+}
+
+/// Whether one certificate issued another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Issued {
+    Yes,
+    No,
+    /// The signature is of a kind that TLS does not use any more.
+    Unknown,
+}
+
+/// Whether the signature of the certificate `below` is by the key of `above`. Names and dates are not looked at.
+pub(super) fn issued(below: &X509Certificate<'_>, above: &X509Certificate<'_>) -> Issued {
+    verified(below, above).unwrap_or(Issued::Unknown)
+}
+
+fn verified(below: &X509Certificate<'_>, above: &X509Certificate<'_>) -> Option<Issued> {
+    // SEQUENCE { to be signed, algorithm, signature } (RFC 5280, section 4.1).
+    let mut signed = Reader(below.as_raw()).take(SEQUENCE)?.inside();
+    let message = signed.take(SEQUENCE)?.whole;
+    let algorithm = signed.take(SEQUENCE)?.content;
+    let key = Reader(above.public_key().raw).take(SEQUENCE)?;
+    let key_algorithm = key.inside().take(SEQUENCE)?.content;
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let mut known = provider.signature_verification_algorithms.all.iter();
+    let verifier = known.find(|verifier| {
+        verifier.signature_alg_id().as_ref() == algorithm
+            && verifier.public_key_alg_id().as_ref() == key_algorithm
+    })?;
+    let key = &above.public_key().subject_public_key.data;
+    let result = verifier.verify_signature(key, message, &below.signature_value.data);
+    Some(result.map_or(Issued::No, |()| Issued::Yes))
 }

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
+use super::check::{self, CheckArgs};
 use super::files::{self, Mode};
 use super::make::{Usage, pem_block};
 use super::revoke::{CRL_FILE, serial_of_issued};
@@ -40,6 +41,10 @@ pub enum CertsCommand {
     Revoke(RevokeArgs),
     /// Show what a file holds: certificates, revocation lists and private keys (their kind only), in any format.
     Show(ShowArgs),
+    /// Say what is wrong with a certificate file before it is used: chain, key, dates, purpose, name.
+    ///
+    /// Exits with 1 where there is an error, with 0 where there are warnings only.
+    Check(CheckArgs),
 }
 
 /// Arguments of `adit certs make-ca`.
@@ -176,7 +181,13 @@ pub struct ShowArgs {
 /// # Errors
 /// What kept it from being done; nothing that existed has then been changed.
 pub fn run(command: CertsCommand) -> Result<(), CertError> {
+    let mut errors = 0;
     let report = match command {
+        CertsCommand::Check(arguments) => {
+            let (report, found) = check::run(&arguments)?;
+            errors = found;
+            report
+        }
         CertsCommand::MakeCa(arguments) => run_make_ca(&arguments)?,
         CertsCommand::Issue(arguments) => run_issue(&arguments)?,
         CertsCommand::Revoke(arguments) => run_revoke(&arguments)?,
@@ -188,11 +199,15 @@ pub fn run(command: CertsCommand) -> Result<(), CertError> {
         .and_then(|()| output.flush())
     {
         // The reader has seen enough, as in `adit certs show bundle.pem | head`.
-        Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => {}
         other => {
-            other.map_err(|cause| CertError::io("write to", Path::new("standard output"), cause))
+            other.map_err(|cause| CertError::io("write to", Path::new("standard output"), cause))?
         }
     }
+    if errors > 0 {
+        return Err(CertError::Findings { errors });
+    }
+    Ok(())
 }
 
 fn run_make_ca(arguments: &MakeCaArgs) -> Result<String, CertError> {

@@ -92,10 +92,7 @@ fn pkcs12_is_opened_modern_and_legacy() {
         "-legacy -keypbe PBE-SHA1-2DES -certpbe PBE-SHA1-RC2-128",
         "-keypbe NONE -certpbe NONE",
     ] {
-        let path = files.pkcs12(
-            &format!("-passout pass:s\u{e4}cret {options}")
-                .trim(),
-        );
+        let path = files.pkcs12(&format!("-passout pass:s\u{e4}cret {options}").trim());
         files.opens(&path, Some("s\u{e4}cret"));
         assert_eq!(
             read_certificates_with(&path, Some("s\u{e4}cret"))

@@ -13,15 +13,19 @@
 //! - [`read`]: files to DER
 //! - [`make`], [`mod@revoke`], [`mod@self_signed`]: keys, certificates, revocation lists
 //! - [`mod@describe`]: what a file holds, as text or JSON
+//! - [`findings`]: what is wrong with a file, before it is used
 //! - [`profile`]: what makes a device use this gateway
 //! - [`command`]: `adit certs`
 
+mod apple;
 mod ber;
 mod blocks;
 mod chain;
+pub mod check;
 pub mod command;
 pub mod describe;
 pub mod files;
+pub mod findings;
 mod frame;
 pub mod make;
 mod pbe;
@@ -43,6 +47,7 @@ use std::path::{Path, PathBuf};
 
 pub use command::{CertsCommand, run};
 pub use describe::{Description, describe, describe_with};
+pub use findings::{Finding, Severity, inspect_group, inspect_server};
 pub use make::{
     CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity, issue, make_ca,
 };
@@ -109,6 +114,12 @@ pub enum CertError {
     PasswordWrong {
         /// The file.
         path: PathBuf,
+    },
+    /// A certificate file was looked at, and has errors. They were printed.
+    #[error("the certificate file has errors ({errors})")]
+    Findings {
+        /// How many.
+        errors: usize,
     },
     /// A file that would be written exists, and is of a kind that is never replaced.
     #[error(

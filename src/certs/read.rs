@@ -65,19 +65,38 @@ pub fn read_identity(
     key: Option<&Path>,
     password: Option<&str>,
 ) -> Result<Identity, CertError> {
+    let (chain, found) = read_unordered(path, key, password)?;
+    let key = found.ok_or_else(|| no_item(key.unwrap_or(path), "private key", &[]))?;
+    Ok((in_order(chain, &key), key))
+}
+
+/// The certificates of a file, in its order, and its private key or that of the file `key`, if there is one.
+pub(super) fn read_unordered(
+    path: &Path,
+    key: Option<&Path>,
+    password: Option<&str>,
+) -> Result<(Vec<CertificateDer<'static>>, Option<PrivateKeyDer<'static>>), CertError> {
     let bytes = Zeroizing::new(load(path, MAX_CERTIFICATE_FILE)?);
     if key.is_none() && is_pkcs12(&bytes) {
-        let contents = open_pkcs12(path, &bytes, password)?;
-        let chain = checked(path, contents.certificates)?;
-        let key = only_key(path, contents.keys)?;
-        return Ok((in_order(chain, &key), key));
+        let Contents { certificates, keys } = open_pkcs12(path, &bytes, password)?;
+        let chain = checked(path, certificates)?;
+        let key = (!keys.is_empty()).then(|| only_key(path, keys));
+        return Ok((chain, key.transpose()?));
     }
     let chain = certificates_in(path, &bytes, password)?;
+    let has_key = Encoding::of(&bytes) == Encoding::Pem
+        && blocks(path, &bytes)?.iter().any(Block::is_private_key);
     let key = match key {
-        Some(key) => private_key_in(key, load(key, MAX_CERTIFICATE_FILE)?, password)?,
-        None => private_key_in(path, bytes.to_vec(), password)?,
+        Some(key) => Some(private_key_in(
+            key,
+            load(key, MAX_CERTIFICATE_FILE)?,
+            password,
+        )?),
+        // A DER file with a certificate in it has no key.
+        None if has_key => Some(private_key_in(path, bytes.to_vec(), password)?),
+        None => None,
     };
-    Ok((in_order(chain, &key), key))
+    Ok((chain, key))
 }
 
 /// Reads the password of a certificate file: all of a file that its owner only may use, without a line end behind it.
