@@ -1,9 +1,11 @@
 //! Every bound and pool size as a named constant with its reason.
 
+mod certs;
 mod load;
 
 use std::time::Duration;
 
+pub use certs::*;
 pub use load::*;
 
 // ---- proxy_protocol ----
@@ -279,44 +281,6 @@ pub const KEEPALIVE_COUNT_MAX: usize = 127;
 
 /// Longest user and longest password for an upstream proxy, in bytes.
 pub const PROXY_USER_MAX: usize = 256;
-
-// ---- certs ----
-
-/// Largest certificate or key file that is read, in bytes. A bundle of every public root is below 300 KiB; the bound keeps
-/// a mistyped path (a disk image, a log) from being read into memory.
-pub const MAX_CERTIFICATE_FILE: u64 = 4 * 1024 * 1024;
-
-/// Largest CRL file that is read, in bytes. The largest public CRLs are about 100 MB in DER; ten million entries with
-/// reasons are about 520 MB. A single PEM block ends at 256 MiB, where the PEM reader does: larger lists are kept in DER.
-pub const MAX_CRL_FILE: u64 = 768 * 1024 * 1024;
-
-/// Longest validity that `adit certs` signs, in days: a hundred years, so that date arithmetic stays far from the year 9999
-/// where the encoding of RFC 5280 section 4.1.2.5 ends.
-pub const MAX_VALIDITY_DAYS: u32 = 36_525;
-
-// --- table and tls: identity, revocation ---
-
-/// Longest name (device, user or app, in bytes) that is read from a certificate or the device registry. X.520 bounds
-/// a common name to 64 characters and DNS a host name to 253 octets; URIs of identity schemes are as short. What is
-/// longer would only swell every audit line.
-pub const MAX_IDENTITY_NAME_BYTES: usize = 256;
-
-/// Parts of the device registry: a change copies the parts that it is about, and a pointer for each other. At 5 million
-/// devices a part holds 1220, about 36 KB.
-pub const DEVICE_SHARDS: usize = 4096;
-
-/// Most devices in the registry: four times the largest fleet that is planned for. At 30 to 40 bytes each below 1 GB.
-pub const DEVICES_MAX: usize = 20_000_000;
-
-/// Longest line of a text that names devices, in bytes: two names at their bound, each byte escaped, and room.
-pub const DEVICE_LINE_MAX: usize = 4096;
-
-/// Wrong lines after which a text that names devices is not read on. A registry with more is another kind of file; at
-/// about 100 bytes each they are 2 MB of messages.
-pub const DEVICE_PROBLEMS_MAX: usize = 20_000;
-
-/// How far in the future, in seconds, a CRL's `thisUpdate` may lie: the clocks of the CA and of the node differ.
-pub const CRL_CLOCK_SKEW_SECONDS: u64 = 300;
 
 // ---- tunnel and backend ----
 

@@ -9,12 +9,13 @@ use clap::{Args, Subcommand, ValueEnum};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
+use super::check::{self, CheckArgs};
 use super::files::{self, Mode};
 use super::make::{Usage, pem_block};
 use super::revoke::{CRL_FILE, serial_of_issued};
 use super::{
     CertError, CertificateAuthority, CrlRequest, IssueRequest, KeyType, MakeCa, Reason, Serial,
-    Validity, describe, issue, make_ca, read_certificates, read_crls, revoke,
+    Validity, describe_with, issue, make_ca, read_certificates, read_crls, read_password, revoke,
 };
 use crate::limits::MAX_VALIDITY_DAYS;
 
@@ -38,8 +39,12 @@ pub enum CertsCommand {
     /// The new list keeps the entries of the old one and raises its number. Without a certificate it only
     /// moves the dates, or makes an empty list where there is none.
     Revoke(RevokeArgs),
-    /// Show what a file holds: certificates, revocation lists and private keys (their kind only), PEM or DER.
+    /// Show what a file holds: certificates, revocation lists and private keys (their kind only), in any format.
     Show(ShowArgs),
+    /// Say what is wrong with a certificate file before it is used: chain, key, dates, purpose, name.
+    ///
+    /// Exits with 1 where there is an error, with 0 where there are warnings only.
+    Check(CheckArgs),
 }
 
 /// Arguments of `adit certs make-ca`.
@@ -166,6 +171,9 @@ pub struct ShowArgs {
     /// Print JSON, one array of objects.
     #[arg(long)]
     json: bool,
+    /// File with the password of a PKCS#12 file, alone in it; an empty file is the empty password.
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
 }
 
 /// Carries out one command.
@@ -173,7 +181,13 @@ pub struct ShowArgs {
 /// # Errors
 /// What kept it from being done; nothing that existed has then been changed.
 pub fn run(command: CertsCommand) -> Result<(), CertError> {
+    let mut errors = 0;
     let report = match command {
+        CertsCommand::Check(arguments) => {
+            let (report, found) = check::run(&arguments)?;
+            errors = found;
+            report
+        }
         CertsCommand::MakeCa(arguments) => run_make_ca(&arguments)?,
         CertsCommand::Issue(arguments) => run_issue(&arguments)?,
         CertsCommand::Revoke(arguments) => run_revoke(&arguments)?,
@@ -185,11 +199,15 @@ pub fn run(command: CertsCommand) -> Result<(), CertError> {
         .and_then(|()| output.flush())
     {
         // The reader has seen enough, as in `adit certs show bundle.pem | head`.
-        Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => {}
         other => {
-            other.map_err(|cause| CertError::io("write to", Path::new("standard output"), cause))
+            other.map_err(|cause| CertError::io("write to", Path::new("standard output"), cause))?
         }
     }
+    if errors > 0 {
+        return Err(CertError::Findings { errors });
+    }
+    Ok(())
 }
 
 fn run_make_ca(arguments: &MakeCaArgs) -> Result<String, CertError> {
@@ -350,7 +368,10 @@ fn update_moments(arguments: &RevokeArgs, now: OffsetDateTime) -> (OffsetDateTim
 }
 
 fn run_show(arguments: &ShowArgs) -> Result<String, CertError> {
-    let descriptions = describe(&arguments.file)?;
+    let password = arguments.password_file.as_deref();
+    let password = password.map(read_password).transpose()?;
+    let password = password.as_ref().map(|password| password.as_str());
+    let descriptions = describe_with(&arguments.file, password)?;
     if arguments.json {
         let json = serde_json::to_string_pretty(&descriptions)
             .map_err(|cause| CertError::crypto("write the description as JSON", cause))?;
@@ -419,7 +440,7 @@ mod tests {
     }
 
     fn described_crl(path: &Path) -> CrlDescription {
-        match describe(path).unwrap().remove(0) {
+        match crate::certs::describe(path).unwrap().remove(0) {
             Description::Crl(crl) => crl,
             other => panic!("{other:?}"),
         }

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::SectionKind;
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -21,7 +22,9 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use super::read::{Encoding, blocks, load};
+use super::blocks::blocks;
+use super::pkcs12::is_pkcs12;
+use super::read::{Encoding, from_pkcs7, load, only_key, open_pkcs12};
 use super::serial::hex_with_colons;
 use super::{CertError, Serial, read_certificates, read_crls, read_private_key};
 use crate::limits::MAX_CRL_FILE;
@@ -133,6 +136,29 @@ pub fn describe(path: &Path) -> Result<Vec<Description>, CertError> {
     describe_at(path, OffsetDateTime::now_utc())
 }
 
+/// [`describe`], of a file that may be PKCS#12, which `password` opens; `None` is no password.
+///
+/// # Errors
+/// As [`describe`], and where the password is missing or wrong.
+pub fn describe_with(path: &Path, password: Option<&str>) -> Result<Vec<Description>, CertError> {
+    let now = OffsetDateTime::now_utc();
+    let bytes = load(path, MAX_CRL_FILE)?;
+    if !is_pkcs12(&bytes) {
+        return describe_at(path, now);
+    }
+    let contents = open_pkcs12(path, &bytes, password)?;
+    let certificates = contents.certificates.iter();
+    let certificates = certificates.map(|der| certificate(path, der, now));
+    let mut descriptions = certificates.collect::<Result<Vec<_>, _>>()?;
+    if !contents.keys.is_empty() {
+        descriptions.push(described_key(&only_key(path, contents.keys)?));
+    }
+    if descriptions.is_empty() {
+        return Err(nothing_to_describe(path));
+    }
+    Ok(descriptions)
+}
+
 /// [`describe`], at a given moment.
 ///
 /// # Errors
@@ -156,6 +182,11 @@ fn describe_pem(
         match block.kind() {
             Some(SectionKind::Certificate) => {
                 descriptions.push(certificate(path, &block.decode(path)?, now)?);
+            }
+            _ if block.is_pkcs7() => {
+                for der in from_pkcs7(path, &block.decode(path)?)? {
+                    descriptions.push(certificate(path, &der, now)?);
+                }
             }
             Some(SectionKind::Crl) => descriptions.push(crl(path, &block.decode(path)?, now)?),
             _ => has_key |= block.is_private_key(),
@@ -246,7 +277,11 @@ fn private_key(path: &Path) -> Result<Description, CertError> {
         }
         other => other?,
     };
-    let name = any_supported_type(&key)
+    Ok(described_key(&key))
+}
+
+fn described_key(key: &PrivateKeyDer<'_>) -> Description {
+    let name = any_supported_type(key)
         .ok()
         .and_then(|key| {
             let spki = key.public_key()?;
@@ -255,7 +290,7 @@ fn private_key(path: &Path) -> Result<Description, CertError> {
                 .map(|(_, spki)| key_name(&spki))
         })
         .unwrap_or_else(|| "unknown".to_owned());
-    Ok(Description::PrivateKey(KeyDescription { key: name }))
+    Description::PrivateKey(KeyDescription { key: name })
 }
 
 impl Status {
@@ -467,7 +502,7 @@ impl fmt::Display for CrlDescription {
 }
 
 /// A text of others, safe to print: control characters, and those that change the direction of writing, are escaped.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
         let turns = matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -530,7 +565,11 @@ mod tests {
         );
         assert!(matches!(&descriptions[1], Description::PrivateKey(key) if key.key == "encrypted"));
         assert_eq!(descriptions.len(), 2);
-        for content in ["", "words", &crate::certs::make::pem_block("PKCS7", b"any")] {
+        for content in [
+            "",
+            "words",
+            &crate::certs::make::pem_block("DH PARAMETERS", b"any"),
+        ] {
             fs::write(&path, content).unwrap();
             let error = describe(&path).unwrap_err().to_string();
             assert!(

@@ -1,6 +1,7 @@
 //! Certificates, private keys and revocation lists: reading them from files, making them, and saying what is in them.
 //!
-//! What a file is, is decided by its content and never by its name: PEM with any order and mix of blocks, or DER. Every
+//! What a file is, is decided by its content and never by its name: PEM with any order and mix of blocks,
+//! DER, PKCS#7 or PKCS#12. Every
 //! error names the file and what would put it right; no error ever carries the content of a key file. Files are written
 //! whole or not at all (see [`files`]), keys with mode 0600 from the moment they exist, and an existing key or authority is
 //! never replaced.
@@ -12,14 +13,24 @@
 //! - [`read`]: files to DER
 //! - [`make`], [`mod@revoke`], [`mod@self_signed`]: keys, certificates, revocation lists
 //! - [`mod@describe`]: what a file holds, as text or JSON
+//! - [`findings`]: what is wrong with a file, before it is used
 //! - [`profile`]: what makes a device use this gateway
 //! - [`command`]: `adit certs`
 
+mod apple;
+mod ber;
+mod blocks;
+mod chain;
+pub mod check;
 pub mod command;
 pub mod describe;
 pub mod files;
+pub mod findings;
 mod frame;
 pub mod make;
+mod pbe;
+mod pkcs12;
+mod pkcs7;
 pub mod profile;
 pub mod read;
 pub mod revoke;
@@ -27,17 +38,23 @@ pub mod self_signed;
 pub mod serial;
 
 #[cfg(test)]
+mod format_tests;
+#[cfg(test)]
 mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub use command::{CertsCommand, run};
-pub use describe::{Description, describe};
+pub use describe::{Description, describe, describe_with};
+pub use findings::{Finding, Severity, inspect_group, inspect_server};
 pub use make::{
     CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity, issue, make_ca,
 };
-pub use read::{crls_in, key_matches, read_certificates, read_crls, read_private_key};
+pub use read::{
+    Identity, crls_in, key_matches, read_certificates, read_certificates_with, read_crls,
+    read_identity, read_password, read_private_key,
+};
 pub use revoke::{Crl, CrlRequest, Reason, revoke};
 pub use self_signed::{ensure_self_signed, self_signed};
 pub use serial::Serial;
@@ -78,11 +95,31 @@ pub enum CertError {
     },
     /// The private key is protected by a password.
     #[error(
-        "{path}: the private key is encrypted; decrypt it with `openssl pkey -in {path} -out plain.key` and keep that file at mode 0600"
+        "{path}: the private key is encrypted; name its password with password_file where there is one, or decrypt it with `openssl pkey -in {path} -out plain.key` and keep that file at mode 0600"
     )]
     EncryptedKey {
         /// The file.
         path: PathBuf,
+    },
+    /// The file is protected by a password, and none was given.
+    #[error(
+        "{path}: protected by a password, and none is given; name its file with password_file, or group_password_file for group certificates (an empty file is the empty password)"
+    )]
+    PasswordMissing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is protected by another password.
+    #[error("{path}: the password is wrong, or the file was changed; check the password's file")]
+    PasswordWrong {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A certificate file was looked at, and has errors. They were printed.
+    #[error("the certificate file has errors ({errors})")]
+    Findings {
+        /// How many.
+        errors: usize,
     },
     /// A file that would be written exists, and is of a kind that is never replaced.
     #[error(

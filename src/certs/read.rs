@@ -1,43 +1,242 @@
 //! Reading certificates, private keys and revocation lists from files.
 //!
-//! A file is PEM or DER by its content. In PEM, blocks of other kinds, text between blocks and any order are accepted, so that
-//! one bundle can hold a chain, its key and a CRL. Every certificate that is returned has been parsed once,
+//! A file is PEM, DER, PKCS#7 or PKCS#12 by its content. In PEM, blocks of other kinds, text between blocks and any order are
+//! accepted, so that one bundle can hold a chain, its key and a CRL. Every certificate that is returned has been parsed once,
 //! to its last byte, of a CRL its frame alone; every key has been accepted by the cryptographic library. Truncation is always an error.
 //!
-//! Nothing is verified here: not a signature, not a date, not the order of a chain. PKCS#7 and PKCS#12 are not read yet.
+//! Nothing is verified here: not a signature, not a date, not the order of a chain.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::Read as _;
 use std::path::Path;
 
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::pem::{self, PemObject, SectionKind};
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls_pki_types::pem::{PemObject, SectionKind};
+use rustls_pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer,
+};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
+use zeroize::Zeroizing;
 
-use super::CertError;
+use super::ber::{Reader, SEQUENCE};
+use super::blocks::{BEGIN, Block, blocks, lines};
+use super::chain::in_order;
+use super::files::read_secret;
 use super::frame::{der_length, is_crl, is_encrypted};
-use crate::limits::{MAX_CERTIFICATE_FILE, MAX_CRL_FILE};
+use super::pbe::{Fault, Password, Work, decrypt_key};
+use super::pkcs7::is_pkcs7;
+use super::pkcs12::{Contents, is_pkcs12};
+use super::{CertError, pkcs7, pkcs12};
+use crate::limits::{
+    CERTIFICATE_PASSWORD_MAX, MAX_CERTIFICATE_FILE, MAX_CRL_FILE, MAX_PASSWORD_ITERATIONS,
+};
 
-const BEGIN: &[u8] = b"-----BEGIN ";
-const DASHES: &[u8] = b"-----";
+/// A chain, the end certificate first, and the private key of its end certificate.
+pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// Reads every certificate of a file, in the order in which they stand there.
 ///
 /// # Errors
 /// Where the file can not be read, holds no certificate, or holds one that is broken or truncated.
 pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertError> {
-    let bytes = load(path, MAX_CERTIFICATE_FILE)?;
-    let ders = items(
-        path,
-        &bytes,
-        SectionKind::Certificate,
-        "certificate",
-        |der| matches!(X509Certificate::from_der(der), Ok((rest, _)) if rest.is_empty()),
-    )?;
+    read_certificates_with(path, None)
+}
+
+/// [`read_certificates`], of a file that `password` may protect. `None` is no password, another thing than an empty one.
+///
+/// # Errors
+/// As [`read_certificates`], and where the password is missing or wrong.
+pub fn read_certificates_with(
+    path: &Path,
+    password: Option<&str>,
+) -> Result<Vec<CertificateDer<'static>>, CertError> {
+    certificates_in(path, &load(path, MAX_CERTIFICATE_FILE)?, password)
+}
+
+/// Reads a certificate with its chain and its private key: both from `path`, or the key from `key`. `password` opens
+/// PKCS#12 and encrypted keys. The chain is put in order: programs write PKCS#12 files with the root first, and PKCS#7 as a set.
+///
+/// # Errors
+/// As [`read_certificates`] and [`read_private_key`], and where the password is missing or wrong.
+pub fn read_identity(
+    path: &Path,
+    key: Option<&Path>,
+    password: Option<&str>,
+) -> Result<Identity, CertError> {
+    let (chain, found) = read_unordered(path, key, password)?;
+    let key = found.ok_or_else(|| no_item(key.unwrap_or(path), "private key", &[]))?;
+    Ok((in_order(chain, &key), key))
+}
+
+/// The certificates of a file, in its order, and its private key or that of the file `key`, if there is one.
+pub(super) fn read_unordered(
+    path: &Path,
+    key: Option<&Path>,
+    password: Option<&str>,
+) -> Result<(Vec<CertificateDer<'static>>, Option<PrivateKeyDer<'static>>), CertError> {
+    let bytes = Zeroizing::new(load(path, MAX_CERTIFICATE_FILE)?);
+    if key.is_none() && is_pkcs12(&bytes) {
+        let Contents { certificates, keys } = open_pkcs12(path, &bytes, password)?;
+        let chain = checked(path, certificates)?;
+        let key = (!keys.is_empty()).then(|| only_key(path, keys));
+        return Ok((chain, key.transpose()?));
+    }
+    let chain = certificates_in(path, &bytes, password)?;
+    let has_key = Encoding::of(&bytes) == Encoding::Pem
+        && blocks(path, &bytes)?.iter().any(Block::is_private_key);
+    let key = match key {
+        Some(key) => Some(private_key_in(
+            key,
+            load(key, MAX_CERTIFICATE_FILE)?,
+            password,
+        )?),
+        // A DER file with a certificate in it has no key.
+        None if has_key => Some(private_key_in(path, bytes.to_vec(), password)?),
+        None => None,
+    };
+    Ok((chain, key))
+}
+
+/// Reads the password of a certificate file: all of a file that its owner only may use, without a line end behind it.
+///
+/// # Errors
+/// [`CertError::Request`], which names the file.
+pub fn read_password(path: &Path) -> Result<Zeroizing<String>, CertError> {
+    const REMEDY: &str = "put the password alone into it, readable by adit only";
+    let mut text = read_secret(path, CERTIFICATE_PASSWORD_MAX as u64)
+        .map_err(|problem| CertError::request(problem, REMEDY))?;
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
+}
+
+/// Every certificate of a file, of whatever format.
+pub(super) fn certificates_in(
+    path: &Path,
+    bytes: &[u8],
+    password: Option<&str>,
+) -> Result<Vec<CertificateDer<'static>>, CertError> {
+    if is_pkcs12(bytes) {
+        return checked(path, open_pkcs12(path, bytes, password)?.certificates);
+    }
+    if is_pkcs7(bytes) {
+        return checked(path, from_pkcs7(path, bytes)?);
+    }
+    if Encoding::of(bytes) != Encoding::Pem {
+        let ders = items(
+            path,
+            bytes,
+            SectionKind::Certificate,
+            "certificate",
+            is_certificate,
+        )?;
+        return Ok(ders.into_iter().map(CertificateDer::from).collect());
+    }
+    let blocks = blocks(path, bytes)?;
+    let mut found = Vec::new();
+    for block in &blocks {
+        if block.is_pkcs7() {
+            found.extend(checked(path, from_pkcs7(path, &block.decode(path)?)?)?);
+        } else if block.kind() == Some(SectionKind::Certificate) {
+            let der = block.decode(path)?;
+            if !is_certificate(&der) {
+                return Err(block.broken(path, "certificate"));
+            }
+            found.push(der.into());
+        }
+    }
+    if found.is_empty() {
+        return Err(no_item(path, "certificate", &blocks));
+    }
+    Ok(found)
+}
+
+fn is_certificate(der: &[u8]) -> bool {
+    matches!(X509Certificate::from_der(der), Ok((rest, _)) if rest.is_empty())
+}
+
+/// Certificates that came in a container; at least one, each parsed.
+fn checked(path: &Path, ders: Vec<Vec<u8>>) -> Result<Vec<CertificateDer<'static>>, CertError> {
+    if ders.is_empty() {
+        let remedy = "export it again, with its certificates";
+        return Err(CertError::content(path, "holds no certificate", remedy));
+    }
+    if let Some(index) = ders.iter().position(|der| !is_certificate(der)) {
+        return Err(CertError::content(
+            path,
+            format!("certificate {} of {} is broken", index + 1, ders.len()),
+            "export it again from where it came",
+        ));
+    }
     Ok(ders.into_iter().map(CertificateDer::from).collect())
+}
+
+pub(super) fn from_pkcs7(path: &Path, bytes: &[u8]) -> Result<Vec<Vec<u8>>, CertError> {
+    pkcs7::certificates(bytes).ok_or_else(|| {
+        CertError::content(
+            path,
+            "its PKCS#7 structure is broken or truncated",
+            "copy it again, whole, from where it came",
+        )
+    })
+}
+
+pub(super) fn open_pkcs12(
+    path: &Path,
+    bytes: &[u8],
+    password: Option<&str>,
+) -> Result<Contents, CertError> {
+    pkcs12::open(bytes, password).map_err(|fault| protected(path, fault))
+}
+
+/// The error for a file that could not be opened with its password.
+fn protected(path: &Path, fault: Fault) -> CertError {
+    let path = path.to_path_buf();
+    let (problem, remedy) = match fault {
+        Fault::PasswordMissing => return CertError::PasswordMissing { path },
+        Fault::PasswordWrong => return CertError::PasswordWrong { path },
+        Fault::Broken(problem) => (
+            format!("{problem}, or truncated"),
+            "copy it again, whole, from where it came",
+        ),
+        Fault::Unsupported(what) => (
+            format!("has {what}, which is not read"),
+            "export it again with AES-256 and SHA-256, as `openssl pkcs12 -export` does",
+        ),
+        Fault::TooMuchWork(count) => (
+            format!(
+                "asks for {count} iterations of key derivation; {MAX_PASSWORD_ITERATIONS} are the most in all its parts"
+            ),
+            "export it again with a usual count, such as 100000",
+        ),
+    };
+    CertError::content(&path, problem, remedy)
+}
+
+pub(super) fn only_key(
+    path: &Path,
+    mut keys: Vec<Zeroizing<Vec<u8>>>,
+) -> Result<PrivateKeyDer<'static>, CertError> {
+    let count = keys.len();
+    match keys.pop() {
+        Some(key) if count == 1 => usable(path, PrivatePkcs8KeyDer::from(key.to_vec()).into()),
+        Some(_) => Err(CertError::content(
+            path,
+            format!("holds {count} private keys"),
+            "export only the one that belongs to the certificate",
+        )),
+        None => Err(CertError::content(
+            path,
+            "holds no private key",
+            "export it again, with its private key",
+        )),
+    }
 }
 
 /// Reads every certificate revocation list of a file.
@@ -77,12 +276,29 @@ pub fn crls_in(
 /// Where the file can not be read, holds no key or more than one, or one that is encrypted, broken, truncated or of a
 /// kind that TLS has no use for. No error carries a part of the file.
 pub fn read_private_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertError> {
-    let bytes = load(path, MAX_CERTIFICATE_FILE)?;
+    private_key_in(path, load(path, MAX_CERTIFICATE_FILE)?, None)
+}
+
+/// The one private key of a file, of whatever format.
+fn private_key_in(
+    path: &Path,
+    bytes: Vec<u8>,
+    password: Option<&str>,
+) -> Result<PrivateKeyDer<'static>, CertError> {
+    let bytes = Zeroizing::new(bytes);
+    if is_pkcs12(&bytes) {
+        return only_key(path, open_pkcs12(path, &bytes, password)?.keys);
+    }
     let key = match Encoding::of(&bytes) {
-        Encoding::Pem => private_key_from_pem(path, &bytes)?,
-        Encoding::Der => private_key_from_der(path, bytes)?,
+        Encoding::Pem => private_key_from_pem(path, &bytes, password)?,
+        Encoding::Der => private_key_from_der(path, &bytes, password)?,
         Encoding::Unknown => return Err(no_item(path, "private key", &[])),
     };
+    usable(path, key)
+}
+
+/// A key that TLS can sign with.
+fn usable(path: &Path, key: PrivateKeyDer<'static>) -> Result<PrivateKeyDer<'static>, CertError> {
     // Bytes after the key are looked at here, since the library does not mind them. Its own words are dropped: they add
     // nothing, and what they quote is not ours to promise.
     let der = key.secret_der();
@@ -94,6 +310,29 @@ pub fn read_private_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertError
         ));
     }
     Ok(key)
+}
+
+/// A key that a password protects (RFC 5958, section 3).
+fn decrypted(
+    path: &Path,
+    der: &[u8],
+    password: Option<&str>,
+) -> Result<PrivateKeyDer<'static>, CertError> {
+    let Some(password) = password else {
+        return Err(CertError::EncryptedKey {
+            path: path.to_path_buf(),
+        });
+    };
+    let key = Reader(der)
+        .take(SEQUENCE)
+        .ok_or(Fault::Broken("the encrypted private key is broken"))
+        .and_then(|info| decrypt_key(&info, &Password::new(password), &mut Work::new()))
+        .map_err(|fault| protected(path, fault))?;
+    // One wrong password in some hundreds leaves a padding that looks right.
+    if der_length(&key) != Some(key.len() as u64) {
+        return Err(protected(path, Fault::PasswordWrong));
+    }
+    Ok(PrivatePkcs8KeyDer::from(key.to_vec()).into())
 }
 
 /// Whether `key` is the private half of the public key in `certificate`. `false` also where either can not be parsed.
@@ -170,11 +409,7 @@ fn items(
             for block in blocks.iter().filter(|block| block.kind() == Some(kind)) {
                 let der = block.decode(path)?;
                 if !is_whole(&der) {
-                    return Err(CertError::content(
-                        path,
-                        format!("the {noun} that begins on line {} is broken", block.line),
-                        "export it again from where it came",
-                    ));
+                    return Err(block.broken(path, noun));
                 }
                 ders.push(der);
             }
@@ -187,7 +422,11 @@ fn items(
     }
 }
 
-fn private_key_from_pem(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, CertError> {
+fn private_key_from_pem(
+    path: &Path,
+    bytes: &[u8],
+    password: Option<&str>,
+) -> Result<PrivateKeyDer<'static>, CertError> {
     let blocks = blocks(path, bytes)?;
     let mut keys = blocks.iter().filter(|block| block.is_private_key());
     let Some(block) = keys.next() else {
@@ -203,6 +442,9 @@ fn private_key_from_pem(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'stat
             "leave only the one that belongs to the certificate",
         ));
     }
+    if block.label == b"ENCRYPTED PRIVATE KEY" && password.is_some() {
+        return decrypted(path, &block.decode(path)?, password);
+    }
     if block.is_encrypted() {
         return Err(CertError::EncryptedKey {
             path: path.to_path_buf(),
@@ -215,115 +457,16 @@ fn private_key_from_pem(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'stat
         .ok_or_else(|| no_item(path, "private key", &blocks))
 }
 
-fn private_key_from_der(path: &Path, bytes: Vec<u8>) -> Result<PrivateKeyDer<'static>, CertError> {
-    check_length(path, &bytes)?;
-    if is_encrypted(&bytes) {
-        return Err(CertError::EncryptedKey {
-            path: path.to_path_buf(),
-        });
+fn private_key_from_der(
+    path: &Path,
+    bytes: &[u8],
+    password: Option<&str>,
+) -> Result<PrivateKeyDer<'static>, CertError> {
+    check_length(path, bytes)?;
+    if is_encrypted(bytes) {
+        return decrypted(path, bytes, password);
     }
-    PrivateKeyDer::try_from(bytes).map_err(|_| no_item(path, "private key", &[]))
-}
-
-/// One block of a PEM file; its line is that of its BEGIN, from 1; its text includes BEGIN and END.
-pub(crate) struct Block<'a> {
-    label: &'a [u8],
-    line: usize,
-    text: &'a [u8],
-}
-
-impl Block<'_> {
-    pub(crate) fn kind(&self) -> Option<SectionKind> {
-        SectionKind::try_from(self.label).ok()
-    }
-
-    pub(crate) fn is_private_key(&self) -> bool {
-        self.label.ends_with(b"PRIVATE KEY")
-    }
-
-    fn is_encrypted(&self) -> bool {
-        // RFC 7468 section 11, and the older encapsulated header of RFC 1421 section 4.6.1.1 that OpenSSL still writes.
-        self.label == b"ENCRYPTED PRIVATE KEY"
-            || lines(self.text).any(|(_, _, line)| line.starts_with(b"Proc-Type:"))
-    }
-
-    pub(crate) fn decode(&self, path: &Path) -> Result<Vec<u8>, CertError> {
-        let section: Result<(SectionKind, Vec<u8>), pem::Error> =
-            PemObject::from_pem_slice(self.text);
-        match section {
-            Ok((_, der)) => Ok(der),
-            Err(_) => Err(CertError::content(
-                path,
-                format!(
-                    "the PEM block that begins on line {} is not valid base64",
-                    self.line
-                ),
-                "copy it again, whole, from where it came",
-            )),
-        }
-    }
-}
-
-/// Finds the blocks of a PEM file, of whatever kind.
-pub(crate) fn blocks<'a>(path: &Path, bytes: &'a [u8]) -> Result<Vec<Block<'a>>, CertError> {
-    let truncated = |line: usize| {
-        CertError::content(
-            path,
-            format!("the PEM block that begins on line {line} has no end: the file is truncated"),
-            "copy it again, whole, from where it came",
-        )
-    };
-    let mut found = Vec::new();
-    let mut open: Option<(&[u8], usize, usize)> = None;
-    for (number, start, line) in lines(bytes) {
-        if let Some(rest) = line.strip_prefix(BEGIN) {
-            if let Some((_, begin, _)) = open {
-                return Err(truncated(begin));
-            }
-            let label = rest.strip_suffix(DASHES).ok_or_else(|| {
-                CertError::content(
-                    path,
-                    format!("line {number} begins a PEM block without ending in -----"),
-                    "copy the block again, whole, from where it came",
-                )
-            })?;
-            open = Some((label, number, start));
-        } else if let (Some(rest), Some((label, begin, text_start))) =
-            (line.strip_prefix(b"-----END "), open)
-        {
-            if rest.strip_suffix(DASHES) != Some(label) {
-                return Err(truncated(begin));
-            }
-            found.push(Block {
-                label,
-                line: begin,
-                text: &bytes[text_start..start + line.len()],
-            });
-            open = None;
-        }
-    }
-    match open {
-        Some((_, begin, _)) => Err(truncated(begin)),
-        None => Ok(found),
-    }
-}
-
-/// The lines of a text as (number from 1, offset, line without trailing blanks), after a byte order mark if there is one.
-fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, usize, &[u8])> {
-    const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-    let mut offset = if bytes.starts_with(BYTE_ORDER_MARK) {
-        BYTE_ORDER_MARK.len()
-    } else {
-        0
-    };
-    bytes[offset..]
-        .split(|byte| *byte == b'\n')
-        .enumerate()
-        .map(move |(index, line)| {
-            let start = offset;
-            offset += line.len() + 1;
-            (index + 1, start, line.trim_ascii_end())
-        })
+    PrivateKeyDer::try_from(bytes.to_vec()).map_err(|_| no_item(path, "private key", &[]))
 }
 
 fn check_length(path: &Path, bytes: &[u8]) -> Result<(), CertError> {
@@ -369,206 +512,5 @@ fn no_item(path: &Path, noun: &str, blocks: &[Block<'_>]) -> CertError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::certs::make::{Usage, key_to_pem, pem_block, to_pem};
-    use crate::certs::{IssueRequest, KeyType, MakeCa, Validity, issue, make_ca};
-    use std::path::PathBuf;
-
-    struct Fixture {
-        folder: tempfile::TempDir,
-        certificates: Vec<CertificateDer<'static>>,
-        key: PrivateKeyDer<'static>,
-    }
-
-    impl Fixture {
-        fn new(key_type: KeyType) -> Self {
-            let ca = make_ca(&MakeCa {
-                common_name: "read".into(),
-                days: 10,
-                key_type: KeyType::P256,
-            })
-            .unwrap();
-            let mut request =
-                IssueRequest::new(Usage::Client, "device", Validity::days(5).unwrap());
-            request.key_type = key_type;
-            let issued = issue(&ca, &request).unwrap();
-            let certificates = vec![issued.chain[0].clone(), ca.certificate().clone()];
-            Self {
-                folder: tempfile::tempdir().unwrap(),
-                certificates,
-                key: issued.key,
-            }
-        }
-
-        fn file(&self, content: impl AsRef<[u8]>) -> PathBuf {
-            // The ending says the wrong thing on purpose.
-            let path = self.folder.path().join("file.crl");
-            std::fs::write(&path, content).unwrap();
-            path
-        }
-    }
-
-    #[test]
-    fn a_bundle_in_any_order_with_text_between_is_read() {
-        let fixture = Fixture::new(KeyType::P256);
-        let text = format!(
-            "\u{feff}Bag Attributes\r\n{}some words\n{}-----BEGIN DH PARAMETERS-----\nAAAA\n-----END DH PARAMETERS-----\n{}",
-            to_pem(&fixture.certificates[..1]).replace('\n', "\r\n"),
-            key_to_pem(&fixture.key),
-            to_pem(&fixture.certificates[1..]).trim_end(),
-        );
-        let path = fixture.file(text);
-        assert_eq!(read_certificates(&path).unwrap(), fixture.certificates);
-        assert_eq!(read_private_key(&path).unwrap(), fixture.key);
-        let error = read_crls(&path).unwrap_err().to_string();
-        assert!(
-            error.contains("file.crl")
-                && error.contains("only: CERTIFICATE, PRIVATE KEY, DH PARAMETERS"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn der_is_told_by_content() {
-        let fixture = Fixture::new(KeyType::P384);
-        let path = fixture.file(&fixture.certificates[0]);
-        assert_eq!(read_certificates(&path).unwrap(), fixture.certificates[..1]);
-        assert!(read_private_key(&path).is_err());
-        let path = fixture.file(fixture.key.secret_der());
-        assert_eq!(read_private_key(&path).unwrap(), fixture.key);
-        assert!(read_certificates(&path).is_err());
-    }
-
-    #[test]
-    fn a_certificate_cut_anywhere_is_refused() {
-        let fixture = Fixture::new(KeyType::P256);
-        let pem = to_pem(&fixture.certificates[..1]);
-        for length in 0..pem.trim_end().len() {
-            let path = fixture.file(&pem[..length]);
-            assert!(
-                read_certificates(&path).is_err(),
-                "{length} characters of PEM"
-            );
-        }
-        let der = &fixture.certificates[0];
-        for length in 0..der.len() {
-            let path = fixture.file(&der[..length]);
-            let error = read_certificates(&path).unwrap_err().to_string();
-            assert!(
-                length < 4 || error.contains("truncated"),
-                "{length} bytes of DER: {error}"
-            );
-        }
-        let path = fixture.file([der.as_ref(), b"x"].concat());
-        assert!(
-            read_certificates(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("1 bytes follow")
-        );
-    }
-
-    #[test]
-    fn a_broken_block_is_named_by_its_line() {
-        let fixture = Fixture::new(KeyType::P256);
-        let good = to_pem(&fixture.certificates[..1]);
-        let lines = good.lines().count();
-        for broken in [
-            "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n".to_owned(),
-            pem_block("CERTIFICATE", b"\x30\x03\x02\x01\x01"),
-        ] {
-            let error = read_certificates(&fixture.file(good.clone() + &broken))
-                .unwrap_err()
-                .to_string();
-            assert!(error.contains(&format!("line {}", lines + 1)), "{error}");
-        }
-    }
-
-    #[test]
-    fn every_key_kind_is_read_and_no_error_shows_a_key() {
-        for key_type in [
-            KeyType::P256,
-            KeyType::P384,
-            KeyType::Ed25519,
-            KeyType::Rsa2048,
-        ] {
-            let fixture = Fixture::new(key_type);
-            let pem = key_to_pem(&fixture.key);
-            assert_eq!(read_private_key(&fixture.file(&pem)).unwrap(), fixture.key);
-            assert!(key_matches(&fixture.certificates[0], &fixture.key));
-            assert!(!key_matches(&fixture.certificates[1], &fixture.key));
-
-            let body = pem.lines().nth(1).unwrap().to_owned();
-            let secret = &body[20..40];
-            for bad in [
-                pem.replacen(secret, &format!("{}*", &secret[1..]), 1),
-                pem.replacen(&body, &format!("{body}{body}"), 1),
-                pem[..pem.len() - 10].to_owned(),
-                pem.clone() + &pem,
-                pem.replacen("PRIVATE KEY-----\n", "PRIVATE KEY\n", 1),
-                pem.replace("PRIVATE", "EC PRIVATE"),
-                body.clone(),
-            ] {
-                match read_private_key(&fixture.file(&bad)) {
-                    Err(error) => {
-                        let texts = format!("{error} {error:?}");
-                        assert!(!texts.contains(&secret[1..]), "{texts}");
-                        assert!(texts.contains("file.crl"), "{texts}");
-                    }
-                    // OpenSSL's code takes PKCS#8 under the label of SEC1, as other readers do.
-                    Ok(_) => assert!(bad.contains("EC PRIVATE"), "accepted: {key_type:?}"),
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn an_encrypted_key_is_called_that_in_each_of_its_forms() {
-        let fixture = Fixture::new(KeyType::P256);
-        // SEQUENCE { SEQUENCE { OID pbes2 }, OCTET STRING }: the frame of RFC 5958's EncryptedPrivateKeyInfo.
-        let der = b"\x30\x12\x30\x0b\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x05\x0d\x04\x03abc";
-        let legacy = "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END EC PRIVATE KEY-----\n";
-        for content in [
-            der.to_vec(),
-            pem_block("ENCRYPTED PRIVATE KEY", der).into_bytes(),
-            legacy.as_bytes().to_vec(),
-        ] {
-            let error = read_private_key(&fixture.file(&content)).unwrap_err();
-            assert!(matches!(error, CertError::EncryptedKey { .. }), "{error}");
-        }
-        let bundle = legacy.to_owned() + &to_pem(&fixture.certificates);
-        assert_eq!(
-            read_certificates(&fixture.file(bundle)).unwrap(),
-            fixture.certificates
-        );
-    }
-
-    #[test]
-    fn what_is_no_certificate_file_is_refused_with_its_path() {
-        let fixture = Fixture::new(KeyType::P256);
-        for content in ["", "hello", "-----BEGIN", "0", "\u{feff}"] {
-            let error = read_certificates(&fixture.file(content))
-                .unwrap_err()
-                .to_string();
-            assert!(error.contains("file.crl"), "{content:?}: {error}");
-        }
-        assert!(
-            read_certificates(fixture.folder.path())
-                .unwrap_err()
-                .to_string()
-                .contains("cannot read")
-        );
-        let missing = fixture.folder.path().join("missing.pem");
-        assert!(
-            read_crls(&missing)
-                .unwrap_err()
-                .to_string()
-                .contains("missing.pem")
-        );
-        let large = std::fs::File::create(fixture.folder.path().join("large")).unwrap();
-        large.set_len(MAX_CERTIFICATE_FILE + 1).unwrap();
-        let error = read_private_key(&fixture.folder.path().join("large")).unwrap_err();
-        assert!(matches!(error, CertError::TooLarge { .. }), "{error}");
-    }
-}
+#[path = "read_tests.rs"]
+mod tests;

@@ -122,12 +122,15 @@ pub fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Run(file) => Ok(run::run(&file.config)?),
         Command::Check(file) => {
             let config = config::load(&file.config)?;
-            engine::Material::check(&config)?;
+            let findings = engine::Material::check(&config)?;
             if let Some(file) = &config.admin_token {
                 control::read_token(file)
                     .map_err(|why| RunError::Control(ControlError::Token(why)))?;
             }
             print!("{}", config.summary());
+            for (file, finding) in findings {
+                println!("certificate     {}: {finding}", file.display());
+            }
             println!("{} is right", file.config.display());
             Ok(())
         }

@@ -1,6 +1,6 @@
 //! From what was written about certificates, TLS versions and device authentication to what is valid.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::document::{List, Slot, Value};
@@ -15,69 +15,28 @@ pub(super) fn server_certificate(
     folder: &Folder,
     report: &mut Report,
 ) -> ServerCertificate {
-    let later = [
-        (
-            raw.password_file,
-            "a password for the server certificate",
-            "store the key without one, readable by adit only",
-        ),
-        (
-            raw.secondary,
-            "a secondary server certificate",
-            "replace the primary's file before it expires and reload",
-        ),
-        (
-            raw.secondary_password_file,
-            "a secondary server certificate",
-            "leave the key out",
-        ),
-    ];
-    for (slot, what, remedy) in later {
+    let later = [raw.secondary, raw.secondary_password_file];
+    for slot in later {
         slot.parse(report, |_| -> Result<(), Fault> {
-            Err(Fault::unsupported(what, remedy))
+            let remedy = "replace the primary's file before it expires and reload";
+            Err(Fault::unsupported("a secondary server certificate", remedy))
         });
     }
     let primary = raw
         .primary
         .required(
             report,
-            "name the PEM file with the chain and the key, or leave the whole table out",
+            "name the file with the chain and the key, or leave the whole table out",
         )
-        .parse(report, |text| {
-            not_pkcs12(text, "openssl pkcs12 -nodes -in FILE -out server.pem")
-        })
         .parse(report, |text| folder.readable(&text));
     ServerCertificate {
         primary: primary.or(PathBuf::new()),
         key: raw.key.parse(report, |text| folder.readable(&text)).given(),
+        password_file: raw
+            .password_file
+            .parse(report, |text| folder.readable(&text))
+            .given(),
     }
-}
-
-/// Refuses what ends like a PKCS#12 file. What a file really is shows when it is read; this is for the clearer message.
-fn not_pkcs12(text: String, convert: &str) -> Result<String, Fault> {
-    refuse_endings(text, &["p12", "pfx"], "a PKCS#12 file", convert)
-}
-
-fn refuse_endings(
-    text: String,
-    endings: &[&str],
-    what: &str,
-    convert: &str,
-) -> Result<String, Fault> {
-    let ending = Path::new(&text)
-        .extension()
-        .and_then(|ending| ending.to_str())
-        .unwrap_or_default();
-    if endings
-        .iter()
-        .any(|refused| refused.eq_ignore_ascii_case(ending))
-    {
-        return Err(Fault::unsupported(
-            what,
-            format!("make a PEM file of it: {convert}"),
-        ));
-    }
-    Ok(text)
 }
 
 /// What is spoken on one side.
@@ -155,20 +114,16 @@ pub(super) fn device_auth(raw: RawDeviceAuth, folder: &Folder, report: &mut Repo
             }
         });
     for file in list.or(Vec::new()) {
-        let file = file
-            .parse(report, |text| {
-                not_pkcs12(text, "openssl pkcs12 -nokeys -in FILE -out group-ca.pem")
-            })
-            .parse(report, |text| {
-                let convert = "openssl pkcs7 -print_certs -in FILE -out group-ca.pem";
-                refuse_endings(text, &["p7b", "p7c"], "a PKCS#7 file", convert)
-            })
-            .parse(report, |text| folder.readable(&text));
+        let file = file.parse(report, |text| folder.readable(&text));
         group_certificates.push(file);
     }
     let (crl_enabled, crl_files, crl_fetch, stale) = crl(raw.crl, folder, report);
     DeviceAuth {
         group_certificates: without_repetition(group_certificates, report),
+        group_password_file: raw
+            .group_password_file
+            .parse(report, |text| folder.readable(&text))
+            .given(),
         unmanaged_allowed: raw
             .unmanaged
             .parse(report, |text| {

@@ -85,6 +85,7 @@ pub(super) struct RawTlsSide {
 
 pub(super) struct RawDeviceAuth {
     pub(super) group_certificates: Slot<List>,
+    pub(super) group_password_file: Slot<String>,
     pub(super) unmanaged: Slot<String>,
     pub(super) device_registry: Slot<String>,
     pub(super) crl: RawCrl,
@@ -304,6 +305,7 @@ impl RawDeviceAuth {
     fn read(mut section: Section<'_>) -> Self {
         let device_auth = Self {
             group_certificates: section.strings("group_certificates"),
+            group_password_file: section.string("group_password_file"),
             unmanaged: section.string("unmanaged"),
             device_registry: section.string("device_registry"),
             crl: RawCrl::read(section.section("crl")),

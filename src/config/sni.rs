@@ -141,7 +141,11 @@ fn certificate(
         .parse(report, |text| folder.readable(&text))
         .or(PathBuf::new());
     let key = key.parse(report, |text| folder.readable(&text)).given();
-    (!absent).then_some(ServerCertificate { primary, key })
+    (!absent).then_some(ServerCertificate {
+        primary,
+        key,
+        password_file: None,
+    })
 }
 
 fn protocols(list: Slot<List>, report: &mut Report) -> Vec<String> {

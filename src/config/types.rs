@@ -136,10 +136,12 @@ pub struct Profile {
 /// known yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerCertificate {
-    /// PEM file with the chain, and with the key too unless `key` names another file.
+    /// File with the chain, and with the key too unless `key` names another file.
     pub primary: PathBuf,
-    /// PEM file with the key.
+    /// File with the key.
     pub key: Option<PathBuf>,
+    /// File with the password of both.
+    pub password_file: Option<PathBuf>,
 }
 
 /// How sessions are resumed.
@@ -183,6 +185,8 @@ pub enum ResumptionKind {
 pub struct DeviceAuth {
     /// Files of the group certificates; at least one.
     pub group_certificates: Vec<PathBuf>,
+    /// File with the password of those that have one.
+    pub group_password_file: Option<PathBuf>,
     /// Whether a device that is not in the registry may open tunnels.
     pub unmanaged_allowed: bool,
     /// CSV file of known devices. Not necessarily there: the last good copy counts then.

@@ -1,15 +1,17 @@
 //! From a configuration to what cores run on: files read, certificates and CRLs checked, TLS set up.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
 
 use super::registry::{self, StoreError};
 use super::revocation::{Crls, Revocation};
 use crate::backend::{self, Fleet, Group, Means, Watch, Way};
-use crate::certs::{self, CertError};
+use crate::certs::{self, CertError, Finding};
 use crate::config::{Config, ServerCertificate, Stale};
 use crate::observe::CloseReason;
 use crate::table::RegistryError;
@@ -43,6 +45,9 @@ pub enum LoadError {
     /// What a service's servers are reached with.
     #[error("service {0}: {1}")]
     Service(String, String),
+    /// A certificate that cannot do what it is for.
+    #[error("{0}: {1}")]
+    Findings(String, String),
     /// TLS cannot be set up with these certificates.
     #[error("{0}")]
     Tls(#[from] TlsError),
@@ -59,6 +64,8 @@ pub struct Material {
     /// Of the services that have certificates of their own, by their index.
     named: HashMap<usize, (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
     group: Vec<CertificateDer<'static>>,
+    /// What may be wrong with the server certificates, with their files.
+    findings: Vec<(PathBuf, Finding)>,
     /// What the servers of each service are reached with.
     means: Vec<Means>,
     /// How sessions are resumed.
@@ -83,8 +90,9 @@ impl Material {
     ) -> Result<Self, LoadError> {
         let profile = &config.profile;
         let auth = &profile.device_auth;
+        let mut findings = Vec::new();
         let (chain, key) = match &profile.server_certificate {
-            Some(files) => read_certificate(files)?,
+            Some(files) => read_certificate(files, Some(&profile.external_host), &mut findings)?,
             None => certs::ensure_self_signed(
                 &config.state_dir,
                 std::slice::from_ref(&profile.external_host),
@@ -97,12 +105,14 @@ impl Material {
                 .as_ref()
                 .and_then(|sni| sni.certificate.as_ref());
             if let Some(files) = own {
-                named.insert(index, read_certificate(files)?);
+                named.insert(index, read_certificate(files, None, &mut findings)?);
             }
         }
         let mut group = Vec::new();
+        let password = read_password(auth.group_password_file.as_deref())?;
+        let password = password.as_ref().map(|password| password.as_str());
         for file in &auth.group_certificates {
-            group.extend(certs::read_certificates(file)?);
+            group.extend(certs::read_certificates_with(file, password)?);
         }
         let crls = match running {
             Some(running) => running.load(config, &group)?,
@@ -121,6 +131,7 @@ impl Material {
             key,
             named,
             group,
+            findings,
             resumption: Arc::new(resumption),
             crls,
         })
@@ -139,11 +150,19 @@ impl Material {
         Ok(())
     }
 
-    /// Reads and checks everything that a start would, and keeps nothing.
+    /// Says what may be wrong with the server certificates in the log, once.
+    pub(super) fn log_findings(&self) {
+        for (file, finding) in &self.findings {
+            tracing::warn!(file = %file.display(), code = finding.code, "certificate: {finding}");
+        }
+    }
+
+    /// Reads and checks everything that a start would, and keeps nothing. Gives back what may be wrong with the server
+    /// certificates, with their files.
     ///
     /// # Errors
     /// [`LoadError`], which names the file.
-    pub fn check(config: &Config) -> Result<(), LoadError> {
+    pub fn check(config: &Config) -> Result<Vec<(PathBuf, Finding)>, LoadError> {
         let mut config = config.clone();
         // A check writes nothing: a self-signed certificate that does not exist yet is made in a folder of its own.
         let scratch = std::env::temp_dir().join(format!("adit-check-{}", std::process::id()));
@@ -157,7 +176,7 @@ impl Material {
                 let groups = Fleet::default().prepare(&config.profile.services);
                 material
                     .snapshots(1, &revocation, &groups, &Gates::default())
-                    .map(|_| ())
+                    .map(|_| material.findings)
             });
         let _ = std::fs::remove_dir_all(&scratch);
         result
@@ -277,11 +296,26 @@ impl Material {
     }
 }
 
+/// Reads a server certificate, in order. What does not keep it from being used is added to `found`.
 fn read_certificate(
     files: &ServerCertificate,
-) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CertError> {
-    Ok((
-        certs::read_certificates(&files.primary)?,
-        certs::read_private_key(files.key.as_deref().unwrap_or(&files.primary))?,
-    ))
+    host: Option<&str>,
+    found: &mut Vec<(PathBuf, Finding)>,
+) -> Result<certs::Identity, LoadError> {
+    let password = read_password(files.password_file.as_deref())?;
+    let password = password.as_ref().map(|password| password.as_str());
+    let file = &files.primary;
+    let inspected = certs::inspect_server(file, files.key.as_deref(), password, host)?;
+    let errors: Vec<String> = inspected.errors().map(ToString::to_string).collect();
+    if !errors.is_empty() {
+        let file = file.display().to_string();
+        return Err(LoadError::Findings(file, errors.join("; ")));
+    }
+    let findings = inspected.findings.iter().cloned();
+    found.extend(findings.map(|finding| (file.clone(), finding)));
+    Ok(inspected.identity(file)?)
+}
+
+fn read_password(file: Option<&Path>) -> Result<Option<Zeroizing<String>>, CertError> {
+    file.map(certs::read_password).transpose()
 }

@@ -111,6 +111,7 @@ impl Node {
         let cores = config.engine.cores.len();
         let listening = Listening::open(config.profile.listener.addresses(), cores, inherited)?;
         let mut material = Material::load(&config)?;
+        material.log_findings();
         let sweeper = Arc::new(Sweeper::default());
         let told = sweeper.clone();
         let tell = predecessor.clone().map(|predecessor| -> Tell {
@@ -299,14 +300,15 @@ impl Node {
         let snapshots =
             material.snapshots(self.cores.len(), &self.revocation, &groups, &self.gates)?;
         self.registry.rebase(source)?;
-        self.revocation.replace(material.crls);
+        self.revocation.replace(std::mem::take(&mut material.crls));
         self.commit(watches, groups);
         self.gates.configure(&config.profile);
         for (core, snapshot) in self.cores.iter().zip(snapshots) {
             core.run(move || worker::replace_snapshot(snapshot));
         }
         self.revocation_changed();
-        *self.lock_resumption() = material.resumption;
+        material.log_findings();
+        *self.lock_resumption() = material.resumption.clone();
         *current = config;
         self.generation.fetch_add(1, Ordering::Relaxed);
         if let Some(predecessor) = &self.predecessor {

@@ -230,6 +230,7 @@ fn the_contract() {
             server_certificate: Some(ServerCertificate {
                 primary: place.path("server.pem"),
                 key: Some(place.path("server.key")),
+                password_file: None,
             }),
             inbound: both_versions(),
             outbound: both_versions(),
@@ -241,6 +242,7 @@ fn the_contract() {
             },
             device_auth: DeviceAuth {
                 group_certificates: vec![place.path("group-ca.pem")],
+                group_password_file: None,
                 unmanaged_allowed: false,
                 device_registry: Some(place.path("devices.csv")),
                 crl_enabled: true,

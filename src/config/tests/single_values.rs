@@ -108,25 +108,11 @@ fn the_audit_sink() {
 #[test]
 fn what_this_version_cannot_do_is_refused() {
     let before = [
-        "[profile.server_certificate]\nprimary = \"server.p12\"",
-        "[profile.server_certificate]\nprimary = \"server.PFX\"",
-        "[profile.server_certificate]\nprimary = \"server.pem\"\npassword_file = \"x\"",
         "[profile.server_certificate]\nprimary = \"server.pem\"\nsecondary = \"x\"",
         "[profile.server_certificate]\nprimary = \"server.pem\"\nsecondary_password_file = \"x\"",
     ];
     for lines in before {
         one_problem(&with(lines, ""), &["is not supported in this version"]);
-    }
-    let replaced = [
-        ("\"group-ca.pem\"", "\"group-ca.p7b\""),
-        ("\"group-ca.pem\"", "\"group-ca.p12\""),
-    ];
-    for (from, to) in replaced {
-        assert!(CONTRACT.contains(from));
-        one_problem(
-            &CONTRACT.replace(from, to),
-            &["is not supported in this version"],
-        );
     }
     // A word that no version knows is a different mistake.
     one_problem(
@@ -228,6 +214,33 @@ fn the_external_name() {
     one_problem(
         &external("https://tunnel.example.com"),
         &["profile.external"],
+    );
+}
+
+#[test]
+fn passwords_of_certificates_are_files() {
+    let group = "group_certificates = [\"group-ca.pem\"]";
+    assert!(CONTRACT.contains(group));
+    let text = CONTRACT
+        .replace(
+            group,
+            &format!("{group}\ngroup_password_file = \"server.key\""),
+        )
+        .replace("key = \"server.key\"", "password_file = \"server.key\"");
+    let valid = right(&text);
+    let files = valid.profile.server_certificate.unwrap();
+    assert!(files.password_file.unwrap().ends_with("server.key"));
+    let group = valid.profile.device_auth.group_password_file.unwrap();
+    assert!(group.ends_with("server.key"));
+    one_problem(
+        &with(
+            "[profile.server_certificate]\nprimary = \"server.pem\"\npassword_file = \"none\"",
+            "",
+        ),
+        &[
+            "profile.server_certificate.password_file",
+            "cannot be found",
+        ],
     );
 }
 

@@ -24,6 +24,7 @@ fn names_certificate_and_protocols() {
         certificate: Some(ServerCertificate {
             primary: place.path("server.pem"),
             key: Some(place.path("server.key")),
+            password_file: None,
         }),
         protocols: vec!["h2".into(), "http/1.1".into()],
     };

@@ -1,0 +1,102 @@
+//! `adit certs check`: the findings on a file, for people as a table and for programs as JSON.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::findings::{Finding, Inspected, Role, Severity, inspect_group, inspect_server};
+use super::{CertError, read_password};
+
+/// Arguments of `adit certs check`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// The file, in any format.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// What it is for.
+    #[arg(long = "as", value_enum, default_value = "server", value_name = "ROLE")]
+    role: Role,
+    /// File of the private key, where it is not in FILE.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Name or address that devices use, which the certificate must cover.
+    #[arg(long, value_name = "HOST")]
+    name: Option<String>,
+    /// File with the password, alone in it; an empty file is the empty password.
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Print JSON, one object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    file: String,
+    role: Role,
+    certificates: usize,
+    errors: usize,
+    warnings: usize,
+    findings: &'a [Finding],
+}
+
+/// The report, and how many errors are in it.
+pub(super) fn run(arguments: &CheckArgs) -> Result<(String, usize), CertError> {
+    let password = arguments.password_file.as_deref();
+    let password = password.map(read_password).transpose()?;
+    let password = password.as_ref().map(|password| password.as_str());
+    let file = &arguments.file;
+    if arguments.role == Role::Group && (arguments.key.is_some() || arguments.name.is_some()) {
+        return Err(CertError::request(
+            "a group certificate has neither key nor name here",
+            "leave --key and --name out",
+        ));
+    }
+    let Inspected {
+        certificates,
+        findings,
+        ..
+    } = match arguments.role {
+        Role::Server => inspect_server(
+            file,
+            arguments.key.as_deref(),
+            password,
+            arguments.name.as_deref(),
+        )?,
+        Role::Group => inspect_group(file, password)?,
+    };
+    let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
+    let report = Report {
+        file: file.display().to_string(),
+        role: arguments.role,
+        certificates: certificates.len(),
+        errors: count(Severity::Error),
+        warnings: count(Severity::Warning),
+        findings: &findings,
+    };
+    let text = if arguments.json {
+        serde_json::to_string_pretty(&report)
+            .map_err(|cause| CertError::crypto("write the findings as JSON", cause))?
+            + "\n"
+    } else {
+        table(&report)
+    };
+    Ok((text, report.errors))
+}
+
+fn table(report: &Report<'_>) -> String {
+    let mut text = String::new();
+    for finding in report.findings {
+        let severity = match finding.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        text.push_str(&format!("{severity:<8} {:<22} {finding}\n", finding.code));
+    }
+    text.push_str(&format!(
+        "{}: {} certificates, {} errors, {} warnings\n",
+        report.file, report.certificates, report.errors, report.warnings
+    ));
+    text
+}

@@ -1,0 +1,465 @@
+//! What is wrong with a certificate file, before it can hurt: a list of findings, each with what would put it right.
+//!
+//! The file is looked at as devices will: does the chain lead from the end certificate to a root, is everything in it valid now, is
+//! it for this use and this name, would Apple's systems take it. Whether a device trusts the root is not known here.
+
+use std::fmt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde::Serialize;
+use time::OffsetDateTime;
+use x509_parser::certificate::X509Certificate;
+
+use super::apple;
+use super::chain::{Issued, in_order, issued, linked, parsed};
+use super::describe::escaped;
+use super::read::read_unordered;
+use super::{CertError, Identity, key_matches, read_certificates_with};
+use crate::limits::{EXPIRY_NOTICE_DAYS, EXPIRY_URGENT_DAYS};
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// It may work.
+    Warning,
+    /// It does not do what it is for.
+    Error,
+}
+
+/// What a certificate file is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// The certificate that the gateway shows, its chain and its key.
+    Server,
+    /// The authorities that identity certificates must chain to.
+    Group,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad.
+    pub severity: Severity,
+    /// What, as one word for programs.
+    pub code: &'static str,
+    /// The subject of the certificate that it is about; `None` for the file.
+    pub certificate: Option<String>,
+    /// What, for people.
+    pub problem: String,
+    /// What would put it right.
+    pub remedy: &'static str,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(certificate) = &self.certificate {
+            write!(f, "{}: ", escaped(certificate))?;
+        }
+        write!(f, "{}; {}", escaped(&self.problem), self.remedy)
+    }
+}
+
+impl Finding {
+    /// Whether the gateway does not start with it. All errors but a chain that is not in the file: devices may have been given
+    /// the issuer themselves, and the session then works.
+    pub fn refuses(&self) -> bool {
+        self.severity == Severity::Error && self.code != "no-chain"
+    }
+}
+
+/// A file that was read, and what was found.
+#[derive(Debug)]
+pub struct Inspected {
+    /// The certificates, of a server in order.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// The private key, where there is one.
+    pub key: Option<PrivateKeyDer<'static>>,
+    /// What is wrong; errors first.
+    pub findings: Vec<Finding>,
+}
+
+impl Inspected {
+    /// The findings with which the gateway does not start.
+    pub fn errors(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|finding| finding.refuses())
+    }
+
+    /// The chain and its key.
+    ///
+    /// # Errors
+    /// [`CertError::Content`] where `path` has no key.
+    pub fn identity(self, path: &Path) -> Result<Identity, CertError> {
+        let no_key = || {
+            let remedy = "name the file of the key, or export it again with its key";
+            CertError::content(path, "holds no private key", remedy)
+        };
+        Ok((self.certificates, self.key.ok_or_else(no_key)?))
+    }
+}
+
+/// Reads a server certificate and looks at it. `host` is the name or address that devices use.
+///
+/// # Errors
+/// As [`read_identity`](super::read_identity). A missing key is a finding.
+pub fn inspect_server(
+    path: &Path,
+    key: Option<&Path>,
+    password: Option<&str>,
+    host: Option<&str>,
+) -> Result<Inspected, CertError> {
+    let (certificates, found) = read_unordered(path, key, password)?;
+    let now = OffsetDateTime::now_utc();
+    let mut findings = server_findings(&certificates, found.as_ref(), host, now);
+    let key_file = key.unwrap_or(path);
+    if found.is_some() && is_open_to_others(key_file) {
+        findings.push(Finding {
+            severity: Severity::Warning,
+            code: "key-exposed",
+            certificate: None,
+            problem: format!("others may read the private key in {}", key_file.display()),
+            remedy: "chmod 600 it, and make a new key if others have had access",
+        });
+    }
+    Ok(Inspected {
+        certificates: match &found {
+            Some(key) => in_order(certificates, key),
+            None => certificates,
+        },
+        key: found,
+        findings: sorted(findings),
+    })
+}
+
+/// Reads group certificates and looks at them.
+///
+/// # Errors
+/// As [`read_certificates_with`].
+pub fn inspect_group(path: &Path, password: Option<&str>) -> Result<Inspected, CertError> {
+    let certificates = read_certificates_with(path, password)?;
+    let findings = sorted(group_findings(&certificates, OffsetDateTime::now_utc()));
+    Ok(Inspected {
+        certificates,
+        key: None,
+        findings,
+    })
+}
+
+fn is_open_to_others(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
+}
+
+fn sorted(mut findings: Vec<Finding>) -> Vec<Finding> {
+    findings.sort_by_key(|finding| finding.severity == Severity::Warning);
+    findings
+}
+
+/// Collects findings.
+#[derive(Default)]
+pub(super) struct Findings(pub(super) Vec<Finding>);
+
+impl Findings {
+    pub(super) fn add(
+        &mut self,
+        severity: Severity,
+        code: &'static str,
+        about: &X509Certificate<'_>,
+        problem: impl Into<String>,
+        remedy: &'static str,
+    ) {
+        self.0.push(Finding {
+            severity,
+            code,
+            certificate: Some(about.subject().to_string()),
+            problem: problem.into(),
+            remedy,
+        });
+    }
+}
+
+/// What is wrong with a server certificate at `now`, in the order in which the file has it.
+pub(super) fn server_findings(
+    ders: &[CertificateDer<'_>],
+    key: Option<&PrivateKeyDer<'_>>,
+    host: Option<&str>,
+    now: OffsetDateTime,
+) -> Vec<Finding> {
+    let certificates = parsed(ders);
+    let mut findings = Findings::default();
+    if certificates.is_empty() {
+        return findings.0;
+    }
+    let of_key = key.and_then(|key| ders.iter().position(|der| key_matches(der, key)));
+    let end_entity = certificates
+        .iter()
+        .position(|certificate| !certificate.is_ca());
+    let place = of_key.or(end_entity).unwrap_or(0);
+    let end = &certificates[place];
+    if key.is_none() {
+        let remedy = "name the file of the key with --key, or export it again with its key";
+        findings.add(
+            Severity::Warning,
+            "no-key",
+            end,
+            "there is no private key to compare it with",
+            remedy,
+        );
+    } else if of_key.is_none() {
+        let remedy = "use the key that the certificate was requested with";
+        findings.add(
+            Severity::Error,
+            "key-mismatch",
+            end,
+            "the private key does not belong to it",
+            remedy,
+        );
+    }
+    let chain = linked(&certificates, place);
+    order(&certificates, &chain, &mut findings);
+    chain_of(&certificates, &chain, &mut findings);
+    for place in &chain {
+        dates(&certificates[*place], now, &mut findings);
+    }
+    purpose(end, chain.len() == 1, &mut findings);
+    apple::check(end, &mut findings);
+    if let Some(host) = host {
+        name(&ders[place], end, host, &mut findings);
+    }
+    findings.0
+}
+
+fn order(certificates: &[X509Certificate<'_>], chain: &[usize], findings: &mut Findings) {
+    for (place, certificate) in certificates.iter().enumerate() {
+        if !chain.contains(&place) {
+            let remedy = "leave it out";
+            findings.add(
+                Severity::Warning,
+                "extra",
+                certificate,
+                "no part of the end certificate's chain",
+                remedy,
+            );
+        }
+    }
+    if chain
+        .iter()
+        .enumerate()
+        .any(|(wanted, place)| wanted != *place)
+    {
+        let remedy = "nothing needs to be done: it is put right when it is read";
+        findings.add(
+            Severity::Warning,
+            "order",
+            &certificates[chain[0]],
+            "the chain is not in order, end certificate first",
+            remedy,
+        );
+    }
+}
+
+/// From the end certificate up: is each issued by the next, and where does it end.
+fn chain_of(certificates: &[X509Certificate<'_>], chain: &[usize], findings: &mut Findings) {
+    let (end, top) = (
+        &certificates[chain[0]],
+        &certificates[chain[chain.len() - 1]],
+    );
+    let self_issued = top.subject().as_raw() == top.issuer().as_raw();
+    if chain.len() == 1 {
+        if self_issued && issued(top, top) == Issued::Yes {
+            let remedy =
+                "give it to the devices, or use a certificate of an authority that they trust";
+            findings.add(
+                Severity::Warning,
+                "self-signed",
+                end,
+                "it has signed itself",
+                remedy,
+            );
+        } else {
+            let problem = format!(
+                "no chain to a certification authority: {} is not in the file",
+                end.issuer()
+            );
+            let remedy = "put the certificates of its authorities into the file, up to the root";
+            findings.add(Severity::Error, "no-chain", end, problem, remedy);
+        }
+        return;
+    }
+    for (level, pair) in chain.windows(2).enumerate() {
+        let (below, above) = (&certificates[pair[0]], &certificates[pair[1]]);
+        if !above.is_ca() {
+            let remedy = "get the end certificate from a certification authority";
+            findings.add(
+                Severity::Error,
+                "not-ca",
+                above,
+                "it has issued another, and is not a certification authority",
+                remedy,
+            );
+        }
+        let remedy = "put the certificate that did issue it into the file: that authority has another one of the same name";
+        match issued(below, above) {
+            Issued::Yes => {}
+            Issued::No if level == 0 => {
+                let problem = format!(
+                    "{} did not sign it, for all that it has the name of its issuer",
+                    above.subject()
+                );
+                findings.add(Severity::Error, "broken-chain", below, problem, remedy);
+            }
+            Issued::No => {
+                let problem = format!(
+                    "{} did not issue it, for all that it has the name of its issuer",
+                    above.subject()
+                );
+                findings.add(Severity::Warning, "issuer-mismatch", below, problem, remedy);
+            }
+            Issued::Unknown => {
+                let remedy = "have it issued with SHA-256 or better";
+                findings.add(
+                    Severity::Warning,
+                    "unverified",
+                    below,
+                    "its signature is of a kind that is not checked here",
+                    remedy,
+                );
+            }
+        }
+    }
+    if !self_issued {
+        let problem = format!("no root is available: {} is not in the file", top.issuer());
+        let remedy = "add the root, or see that the devices have it";
+        findings.add(Severity::Warning, "no-root", top, problem, remedy);
+    }
+}
+
+fn dates(certificate: &X509Certificate<'_>, now: OffsetDateTime, findings: &mut Findings) {
+    let validity = certificate.validity();
+    let (begin, end) = (
+        validity.not_before.to_datetime(),
+        validity.not_after.to_datetime(),
+    );
+    let left = (end - now).whole_days();
+    if now > end {
+        let remedy = "replace it";
+        findings.add(
+            Severity::Error,
+            "expired",
+            certificate,
+            format!("it has expired, {end}"),
+            remedy,
+        );
+    } else if now < begin {
+        let remedy = "wait, or check this machine's clock";
+        findings.add(
+            Severity::Warning,
+            "not-yet-valid",
+            certificate,
+            format!("it is not valid before {begin}"),
+            remedy,
+        );
+    } else if left < EXPIRY_URGENT_DAYS {
+        let problem = format!("it expires in {left} days, within {EXPIRY_URGENT_DAYS}");
+        findings.add(
+            Severity::Warning,
+            "expires-urgent",
+            certificate,
+            problem,
+            "replace it now",
+        );
+    } else if left < EXPIRY_NOTICE_DAYS {
+        let problem = format!("it expires in {left} days, within {EXPIRY_NOTICE_DAYS}");
+        findings.add(
+            Severity::Warning,
+            "expires-soon",
+            certificate,
+            problem,
+            "have a new one issued",
+        );
+    }
+}
+
+/// RFC 5280, sections 4.2.1.9 and 4.2.1.12.
+fn purpose(end: &X509Certificate<'_>, alone: bool, findings: &mut Findings) {
+    let remedy = "have a certificate issued for TLS servers (extended key usage serverAuth)";
+    let usage = end.extended_key_usage().ok().flatten();
+    if usage.is_some_and(|usage| !usage.value.server_auth && !usage.value.any) {
+        let problem = "not a server certificate: its extended key usage says otherwise";
+        findings.add(Severity::Error, "not-server", end, problem, remedy);
+    }
+    // Many a self-signed certificate says that it is an authority, and most clients take it.
+    if end.is_ca() && !alone {
+        let problem = "not a server certificate but that of a certification authority";
+        findings.add(Severity::Error, "not-server", end, problem, remedy);
+    }
+}
+
+/// RFC 9525: only the subject alternative names count.
+fn name(der: &CertificateDer<'_>, end: &X509Certificate<'_>, host: &str, findings: &mut Findings) {
+    let covered = ServerName::try_from(host).is_ok_and(|name| {
+        webpki::EndEntityCert::try_from(der)
+            .is_ok_and(|end| end.verify_is_valid_for_subject_name(&name).is_ok())
+    });
+    if !covered {
+        let problem = format!("its subject alternative names do not cover {host}");
+        let remedy = "have a certificate issued for that name: devices ask for it";
+        findings.add(Severity::Warning, "name", end, problem, remedy);
+    }
+}
+
+/// What is wrong with group certificates at `now`.
+pub(super) fn group_findings(ders: &[CertificateDer<'_>], now: OffsetDateTime) -> Vec<Finding> {
+    let certificates = parsed(ders);
+    let mut findings = Findings::default();
+    for (place, certificate) in certificates.iter().enumerate() {
+        if !certificate.is_ca() {
+            let remedy =
+                "name the certificate of the authority that issues the identity certificates";
+            findings.add(
+                Severity::Error,
+                "not-ca",
+                certificate,
+                "not a certification authority",
+                remedy,
+            );
+        }
+        dates(certificate, now, &mut findings);
+        let Some(above) = linked(&certificates, place)
+            .get(1)
+            .map(|above| &certificates[*above])
+        else {
+            if certificate.subject().as_raw() != certificate.issuer().as_raw() {
+                let problem = format!(
+                    "no root is available: {} is not in the file",
+                    certificate.issuer()
+                );
+                let remedy = "add the root where devices send chains up to it";
+                findings.add(Severity::Warning, "no-root", certificate, problem, remedy);
+            }
+            continue;
+        };
+        if issued(certificate, above) == Issued::No {
+            let problem = format!(
+                "{} did not issue it, for all that it has the name of its issuer",
+                above.subject()
+            );
+            let remedy = "replace the root by the one that did";
+            findings.add(
+                Severity::Warning,
+                "issuer-mismatch",
+                certificate,
+                problem,
+                remedy,
+            );
+        }
+    }
+    findings.0
+}
+
+#[cfg(test)]
+#[path = "findings_tests.rs"]
+mod tests;

@@ -1,0 +1,253 @@
+//! PKCS#12 files (RFC 7292) with a password: certificates and private keys.
+//!
+//! The MAC is checked before anything is decrypted. A missing password opens only a file that has none; the empty password
+//! is one like any other, in both of the forms that programs give it. Files that are signed or encrypted for a public
+//! key are not read.
+
+use aws_lc_rs::hmac;
+use pkcs12::kdf::{Pkcs12KeyType, derive_key};
+use sha1::Sha1;
+use sha2::{Sha224, Sha256, Sha384, Sha512};
+use zeroize::Zeroizing;
+
+use super::ber::{CONTEXT_0, Element, INTEGER, OBJECT_IDENTIFIER, Reader, SEQUENCE};
+use super::pbe::{Fault, Password, Work, decrypt, decrypt_key};
+use crate::limits::MAX_DER_DEPTH;
+
+/// 1.2.840.113549.1.7, and one octet: 1 data, 2 signed, 3 enveloped, 6 encrypted.
+const PKCS7: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 7];
+/// 1.2.840.113549.1.12.10.1, and one octet: the kind of a bag.
+const BAG: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 12, 10, 1];
+/// 1.2.840.113549.1.9.22.1
+const X509_CERTIFICATE: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 22, 1];
+/// 1.2.840.113549.1.5.14, of RFC 9579.
+const PBMAC1: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 5, 14];
+/// 1.3.14.3.2.26
+const SHA1: &[u8] = &[0x2b, 14, 3, 2, 26];
+/// 2.16.840.1.101.3.4.2, and one octet: 1 SHA-256, 2 SHA-384, 3 SHA-512, 4 SHA-224.
+const SHA2: &[u8] = &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2];
+
+const BROKEN: Fault = Fault::Broken("the PKCS#12 structure is broken");
+
+/// What a file holds: DER of each, in its order.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    /// X.509 certificates.
+    pub(super) certificates: Vec<Vec<u8>>,
+    /// Private keys in PKCS#8.
+    pub(super) keys: Vec<Zeroizing<Vec<u8>>>,
+}
+
+/// Whether `bytes` begin like a PKCS#12 file: version 3, then a content with its kind.
+pub(super) fn is_pkcs12(bytes: &[u8]) -> bool {
+    let Some(mut pfx) = opened(bytes) else {
+        return false;
+    };
+    pfx.take(INTEGER).and_then(|version| version.number()) == Some(3)
+        && opened(pfx.0).is_some_and(|mut content| content.take(OBJECT_IDENTIFIER).is_some())
+}
+
+/// What follows the header of a SEQUENCE, of which the end may be missing.
+pub(super) fn opened(bytes: &[u8]) -> Option<Reader<'_>> {
+    let header = match bytes {
+        [SEQUENCE, form @ 0x81..=0x84, ..] => 2 + usize::from(form & 0x7f),
+        [SEQUENCE, 0..=0x80, ..] => 2,
+        _ => return None,
+    };
+    bytes.get(header..).map(Reader)
+}
+
+/// Opens a file.
+pub(super) fn open(bytes: &[u8], password: Option<&str>) -> Result<Contents, Fault> {
+    let mut file = Reader(bytes);
+    let mut pfx = file.take(SEQUENCE).ok_or(BROKEN)?.inside();
+    if !file.is_empty() {
+        return Err(Fault::Broken(
+            "bytes follow the end of the PKCS#12 structure",
+        ));
+    }
+    pfx.take(INTEGER).ok_or(BROKEN)?;
+    let (kind, content) = content(&pfx.take(SEQUENCE).ok_or(BROKEN)?)?;
+    if kind != 1 {
+        return Err(Fault::Unsupported("a PKCS#12 file signed with a key"));
+    }
+    let safe = content.ok_or(BROKEN)?.inside().octets().ok_or(BROKEN)?;
+    let mut work = Work::new();
+    let mut password = password.map(Password::new);
+    if let Some(mac) = pfx.take(SEQUENCE) {
+        let given = password.take().ok_or(Fault::PasswordMissing)?;
+        password = Some(authenticated(&mac, &safe, given, &mut work)?);
+    }
+    let mut opening = Opening {
+        password,
+        work,
+        contents: Contents::default(),
+    };
+    let mut safes = Reader(&safe).take(SEQUENCE).ok_or(BROKEN)?.inside();
+    while !safes.is_empty() {
+        opening.safe(&safes.take(SEQUENCE).ok_or(BROKEN)?)?;
+    }
+    Ok(opening.contents)
+}
+
+/// The kind of a `ContentInfo` (RFC 5652, section 3), and the `[0]` around its content.
+fn content<'a>(info: &Element<'a>) -> Result<(u8, Option<Element<'a>>), Fault> {
+    let mut inside = info.inside();
+    let kind = inside.take(OBJECT_IDENTIFIER).ok_or(BROKEN)?.content;
+    match kind.strip_prefix(PKCS7) {
+        Some([kind]) => Ok((*kind, inside.take(CONTEXT_0))),
+        _ => Err(Fault::Unsupported("a content that PKCS#12 does not have")),
+    }
+}
+
+/// Checks the MAC (RFC 7292, section 5.1 and appendix B), and gives back the form of the password that fits.
+fn authenticated<'a>(
+    mac: &Element<'_>,
+    safe: &[u8],
+    password: Password<'a>,
+    work: &mut Work,
+) -> Result<Password<'a>, Fault> {
+    let mut inside = mac.inside();
+    let mut info = inside.take(SEQUENCE).ok_or(BROKEN)?.inside();
+    let mut algorithm = info.take(SEQUENCE).ok_or(BROKEN)?.inside();
+    let algorithm = algorithm.take(OBJECT_IDENTIFIER).ok_or(BROKEN)?.content;
+    let expected = info.octets().ok_or(BROKEN)?;
+    let salt = inside.octets().ok_or(BROKEN)?;
+    let count = match inside.take(INTEGER) {
+        Some(count) => count.number().filter(|count| *count > 0).ok_or(BROKEN)?,
+        None => 1,
+    };
+    let digest = match (algorithm, algorithm.strip_prefix(SHA2)) {
+        (SHA1, _) => 0,
+        (_, Some([digest @ 1..=4])) => *digest,
+        (PBMAC1, _) => return Err(Fault::Unsupported("a PBMAC1 integrity check")),
+        _ => {
+            return Err(Fault::Unsupported(
+                "an integrity check other than SHA-1 and SHA-2",
+            ));
+        }
+    };
+    let mut fits = |password: &Password<'_>| {
+        work.spend(count, 1)?;
+        let count = i32::try_from(count).map_err(|_| Fault::TooMuchWork(count))?;
+        let (algorithm, key) = mac_key(digest, &password.utf16, &salt, count);
+        let key = hmac::Key::new(algorithm, &key);
+        Ok(hmac::verify(&key, safe, &expected).is_ok())
+    };
+    if fits(&password)? {
+        return Ok(password);
+    }
+    let other = Password::without_octets();
+    if password.is_empty() && fits(&other)? {
+        return Ok(other);
+    }
+    Err(Fault::PasswordWrong)
+}
+
+fn mac_key(
+    digest: u8,
+    password: &[u8],
+    salt: &[u8],
+    count: i32,
+) -> (hmac::Algorithm, Zeroizing<Vec<u8>>) {
+    let mac = Pkcs12KeyType::Mac;
+    let (algorithm, key) = match digest {
+        0 => (
+            hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
+            derive_key::<Sha1>(password, salt, mac, count, 20),
+        ),
+        1 => (
+            hmac::HMAC_SHA256,
+            derive_key::<Sha256>(password, salt, mac, count, 32),
+        ),
+        2 => (
+            hmac::HMAC_SHA384,
+            derive_key::<Sha384>(password, salt, mac, count, 48),
+        ),
+        3 => (
+            hmac::HMAC_SHA512,
+            derive_key::<Sha512>(password, salt, mac, count, 64),
+        ),
+        _ => (
+            hmac::HMAC_SHA224,
+            derive_key::<Sha224>(password, salt, mac, count, 28),
+        ),
+    };
+    (algorithm, Zeroizing::new(key))
+}
+
+/// A file whose parts are being opened.
+struct Opening<'a> {
+    password: Option<Password<'a>>,
+    work: Work,
+    contents: Contents,
+}
+
+impl Opening<'_> {
+    /// One `ContentInfo` of the authenticated safe (RFC 7292, section 4.1).
+    fn safe(&mut self, info: &Element<'_>) -> Result<(), Fault> {
+        let (kind, content) = content(info)?;
+        let mut inside = content.ok_or(BROKEN)?.inside();
+        match kind {
+            1 => self.bags(&inside.octets().ok_or(BROKEN)?, 0),
+            6 => {
+                let mut data = inside.take(SEQUENCE).ok_or(BROKEN)?.inside();
+                data.take(INTEGER).ok_or(BROKEN)?;
+                let mut data = data.take(SEQUENCE).ok_or(BROKEN)?.inside();
+                data.take(OBJECT_IDENTIFIER).ok_or(BROKEN)?;
+                let algorithm = data.take(SEQUENCE).ok_or(BROKEN)?;
+                // [0] IMPLICIT OCTET STRING, whole or in pieces.
+                let encrypted = data.any().and_then(|data| data.octets()).ok_or(BROKEN)?;
+                let password = self.password.as_ref().ok_or(Fault::PasswordMissing)?;
+                let plain = decrypt(&algorithm, &encrypted, password, &mut self.work)?;
+                self.bags(&plain, 0)
+            }
+            _ => Err(Fault::Unsupported(
+                "a PKCS#12 file encrypted for a public key",
+            )),
+        }
+    }
+
+    /// `SafeContents` (RFC 7292, section 4.2).
+    fn bags(&mut self, bytes: &[u8], depth: usize) -> Result<(), Fault> {
+        let mut bags = Reader(bytes).take(SEQUENCE).ok_or(BROKEN)?.inside();
+        while !bags.is_empty() {
+            let mut bag = bags.take(SEQUENCE).ok_or(BROKEN)?.inside();
+            let kind = bag.take(OBJECT_IDENTIFIER).ok_or(BROKEN)?.content;
+            let value = bag.take(CONTEXT_0).ok_or(BROKEN)?;
+            self.bag(kind.strip_prefix(BAG), &value, depth)?;
+        }
+        Ok(())
+    }
+
+    fn bag(&mut self, kind: Option<&[u8]>, value: &Element<'_>, depth: usize) -> Result<(), Fault> {
+        let mut inside = value.inside();
+        match kind {
+            Some([1]) => {
+                let key = inside.take(SEQUENCE).ok_or(BROKEN)?;
+                self.contents.keys.push(Zeroizing::new(key.whole.to_vec()));
+            }
+            Some([2]) => {
+                let key = inside.take(SEQUENCE).ok_or(BROKEN)?;
+                let password = self.password.as_ref().ok_or(Fault::PasswordMissing)?;
+                let key = decrypt_key(&key, password, &mut self.work)?;
+                self.contents.keys.push(key);
+            }
+            Some([3]) => {
+                let mut bag = inside.take(SEQUENCE).ok_or(BROKEN)?.inside();
+                let kind = bag.take(OBJECT_IDENTIFIER).ok_or(BROKEN)?.content;
+                if kind != X509_CERTIFICATE {
+                    return Err(Fault::Unsupported("a certificate that is not X.509"));
+                }
+                let mut value = bag.take(CONTEXT_0).ok_or(BROKEN)?.inside();
+                let certificate = value.octets().ok_or(BROKEN)?;
+                self.contents.certificates.push(certificate.into_owned());
+            }
+            Some([6]) if depth < MAX_DER_DEPTH => self.bags(value.content, depth + 1)?,
+            Some([6]) => return Err(BROKEN),
+            // CRLs, secrets and what others put there are no part of an identity.
+            _ => {}
+        }
+        Ok(())
+    }
+}

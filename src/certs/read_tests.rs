@@ -1,0 +1,202 @@
+//! Tests of reading certificates and keys.
+
+use super::*;
+use crate::certs::make::{Usage, key_to_pem, pem_block, to_pem};
+use crate::certs::{IssueRequest, KeyType, MakeCa, Validity, issue, make_ca};
+use std::path::PathBuf;
+
+struct Fixture {
+    folder: tempfile::TempDir,
+    certificates: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Fixture {
+    fn new(key_type: KeyType) -> Self {
+        let ca = make_ca(&MakeCa {
+            common_name: "read".into(),
+            days: 10,
+            key_type: KeyType::P256,
+        })
+        .unwrap();
+        let mut request = IssueRequest::new(Usage::Client, "device", Validity::days(5).unwrap());
+        request.key_type = key_type;
+        let issued = issue(&ca, &request).unwrap();
+        let certificates = vec![issued.chain[0].clone(), ca.certificate().clone()];
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            certificates,
+            key: issued.key,
+        }
+    }
+
+    fn file(&self, content: impl AsRef<[u8]>) -> PathBuf {
+        // The ending says the wrong thing on purpose.
+        let path = self.folder.path().join("file.crl");
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+}
+
+#[test]
+fn a_bundle_in_any_order_with_text_between_is_read() {
+    let fixture = Fixture::new(KeyType::P256);
+    let text = format!(
+        "\u{feff}Bag Attributes\r\n{}some words\n{}-----BEGIN DH PARAMETERS-----\nAAAA\n-----END DH PARAMETERS-----\n{}",
+        to_pem(&fixture.certificates[..1]).replace('\n', "\r\n"),
+        key_to_pem(&fixture.key),
+        to_pem(&fixture.certificates[1..]).trim_end(),
+    );
+    let path = fixture.file(text);
+    assert_eq!(read_certificates(&path).unwrap(), fixture.certificates);
+    assert_eq!(read_private_key(&path).unwrap(), fixture.key);
+    let error = read_crls(&path).unwrap_err().to_string();
+    assert!(
+        error.contains("file.crl")
+            && error.contains("only: CERTIFICATE, PRIVATE KEY, DH PARAMETERS"),
+        "{error}"
+    );
+}
+
+#[test]
+fn der_is_told_by_content() {
+    let fixture = Fixture::new(KeyType::P384);
+    let path = fixture.file(&fixture.certificates[0]);
+    assert_eq!(read_certificates(&path).unwrap(), fixture.certificates[..1]);
+    assert!(read_private_key(&path).is_err());
+    let path = fixture.file(fixture.key.secret_der());
+    assert_eq!(read_private_key(&path).unwrap(), fixture.key);
+    assert!(read_certificates(&path).is_err());
+}
+
+#[test]
+fn a_certificate_cut_anywhere_is_refused() {
+    let fixture = Fixture::new(KeyType::P256);
+    let pem = to_pem(&fixture.certificates[..1]);
+    for length in 0..pem.trim_end().len() {
+        let path = fixture.file(&pem[..length]);
+        assert!(
+            read_certificates(&path).is_err(),
+            "{length} characters of PEM"
+        );
+    }
+    let der = &fixture.certificates[0];
+    for length in 0..der.len() {
+        let path = fixture.file(&der[..length]);
+        let error = read_certificates(&path).unwrap_err().to_string();
+        assert!(
+            length < 4 || error.contains("truncated"),
+            "{length} bytes of DER: {error}"
+        );
+    }
+    let path = fixture.file([der.as_ref(), b"x"].concat());
+    assert!(
+        read_certificates(&path)
+            .unwrap_err()
+            .to_string()
+            .contains("1 bytes follow")
+    );
+}
+
+#[test]
+fn a_broken_block_is_named_by_its_line() {
+    let fixture = Fixture::new(KeyType::P256);
+    let good = to_pem(&fixture.certificates[..1]);
+    let lines = good.lines().count();
+    for broken in [
+        "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n".to_owned(),
+        pem_block("CERTIFICATE", b"\x30\x03\x02\x01\x01"),
+    ] {
+        let error = read_certificates(&fixture.file(good.clone() + &broken))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(&format!("line {}", lines + 1)), "{error}");
+    }
+}
+
+#[test]
+fn every_key_kind_is_read_and_no_error_shows_a_key() {
+    for key_type in [
+        KeyType::P256,
+        KeyType::P384,
+        KeyType::Ed25519,
+        KeyType::Rsa2048,
+    ] {
+        let fixture = Fixture::new(key_type);
+        let pem = key_to_pem(&fixture.key);
+        assert_eq!(read_private_key(&fixture.file(&pem)).unwrap(), fixture.key);
+        assert!(key_matches(&fixture.certificates[0], &fixture.key));
+        assert!(!key_matches(&fixture.certificates[1], &fixture.key));
+
+        let body = pem.lines().nth(1).unwrap().to_owned();
+        let secret = &body[20..40];
+        for bad in [
+            pem.replacen(secret, &format!("{}*", &secret[1..]), 1),
+            pem.replacen(&body, &format!("{body}{body}"), 1),
+            pem[..pem.len() - 10].to_owned(),
+            pem.clone() + &pem,
+            pem.replacen("PRIVATE KEY-----\n", "PRIVATE KEY\n", 1),
+            pem.replace("PRIVATE", "EC PRIVATE"),
+            body.clone(),
+        ] {
+            match read_private_key(&fixture.file(&bad)) {
+                Err(error) => {
+                    let texts = format!("{error} {error:?}");
+                    assert!(!texts.contains(&secret[1..]), "{texts}");
+                    assert!(texts.contains("file.crl"), "{texts}");
+                }
+                // OpenSSL's code takes PKCS#8 under the label of SEC1, as other readers do.
+                Ok(_) => assert!(bad.contains("EC PRIVATE"), "accepted: {key_type:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn an_encrypted_key_is_called_that_in_each_of_its_forms() {
+    let fixture = Fixture::new(KeyType::P256);
+    // SEQUENCE { SEQUENCE { OID pbes2 }, OCTET STRING }: the frame of RFC 5958's EncryptedPrivateKeyInfo.
+    let der = b"\x30\x12\x30\x0b\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x05\x0d\x04\x03abc";
+    let legacy = "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END EC PRIVATE KEY-----\n";
+    for content in [
+        der.to_vec(),
+        pem_block("ENCRYPTED PRIVATE KEY", der).into_bytes(),
+        legacy.as_bytes().to_vec(),
+    ] {
+        let error = read_private_key(&fixture.file(&content)).unwrap_err();
+        assert!(matches!(error, CertError::EncryptedKey { .. }), "{error}");
+    }
+    let bundle = legacy.to_owned() + &to_pem(&fixture.certificates);
+    assert_eq!(
+        read_certificates(&fixture.file(bundle)).unwrap(),
+        fixture.certificates
+    );
+}
+
+#[test]
+fn what_is_no_certificate_file_is_refused_with_its_path() {
+    let fixture = Fixture::new(KeyType::P256);
+    for content in ["", "hello", "-----BEGIN", "0", "\u{feff}"] {
+        let error = read_certificates(&fixture.file(content))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("file.crl"), "{content:?}: {error}");
+    }
+    assert!(
+        read_certificates(fixture.folder.path())
+            .unwrap_err()
+            .to_string()
+            .contains("cannot read")
+    );
+    let missing = fixture.folder.path().join("missing.pem");
+    assert!(
+        read_crls(&missing)
+            .unwrap_err()
+            .to_string()
+            .contains("missing.pem")
+    );
+    let large = std::fs::File::create(fixture.folder.path().join("large")).unwrap();
+    large.set_len(MAX_CERTIFICATE_FILE + 1).unwrap();
+    let error = read_private_key(&fixture.folder.path().join("large")).unwrap_err();
+    assert!(matches!(error, CertError::TooLarge { .. }), "{error}");
+}

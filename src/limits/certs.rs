@@ -1,0 +1,63 @@
+//! Bounds on certificates, keys and revocation lists.
+
+/// How deep values may be nested in PKCS#7 and PKCS#12 files. The formats themselves go to about ten; each level may cost a
+/// stack frame, and one pass over what is inside.
+pub const MAX_DER_DEPTH: usize = 16;
+
+/// Iterations of key derivation that one password-protected file may ask for, all its parts together. Programs write 2048 to
+/// 600000 a part; this many take some seconds. A file with 10^9 would stop a start or reload for minutes.
+pub const MAX_PASSWORD_ITERATIONS: u64 = 10_000_000;
+
+/// Longest password of a certificate file, in bytes.
+pub const CERTIFICATE_PASSWORD_MAX: usize = 1024;
+
+/// Largest certificate or key file that is read, in bytes. A bundle of every public root is below 300 KiB; the bound keeps
+/// a mistyped path (a disk image, a log) from being read into memory.
+pub const MAX_CERTIFICATE_FILE: u64 = 4 * 1024 * 1024;
+
+/// Largest CRL file that is read, in bytes. The largest public CRLs are about 100 MB in DER; ten million entries with
+/// reasons are about 520 MB. A single PEM block ends at 256 MiB, where the PEM reader does: larger lists are kept in DER.
+pub const MAX_CRL_FILE: u64 = 768 * 1024 * 1024;
+
+/// Longest validity that `adit certs` signs, in days: a hundred years, so that date arithmetic stays far from the year 9999
+/// where the encoding of RFC 5280 section 4.1.2.5 ends.
+pub const MAX_VALIDITY_DAYS: u32 = 36_525;
+
+// --- table and tls: identity, revocation ---
+
+/// Longest name (device, user or app, in bytes) that is read from a certificate or the device registry. X.520 bounds
+/// a common name to 64 characters and DNS a host name to 253 octets; URIs of identity schemes are as short. What is
+/// longer would only swell every audit line.
+pub const MAX_IDENTITY_NAME_BYTES: usize = 256;
+
+/// Parts of the device registry: a change copies the parts that it is about, and a pointer for each other. At 5 million
+/// devices a part holds 1220, about 36 KB.
+pub const DEVICE_SHARDS: usize = 4096;
+
+/// Most devices in the registry: four times the largest fleet that is planned for. At 30 to 40 bytes each below 1 GB.
+pub const DEVICES_MAX: usize = 20_000_000;
+
+/// Longest line of a text that names devices, in bytes: two names at their bound, each byte escaped, and room.
+pub const DEVICE_LINE_MAX: usize = 4096;
+
+/// Wrong lines after which a text that names devices is not read on. A registry with more is another kind of file; at
+/// about 100 bytes each they are 2 MB of messages.
+pub const DEVICE_PROBLEMS_MAX: usize = 20_000;
+
+/// How far in the future, in seconds, a CRL's `thisUpdate` may lie: the clocks of the CA and of the node differ.
+pub const CRL_CLOCK_SKEW_SECONDS: u64 = 300;
+
+/// Days before its end at which a certificate is first warned about: time enough for an authority that takes weeks.
+pub const EXPIRY_NOTICE_DAYS: i64 = 60;
+
+/// Days before its end at which the warning says that it is urgent.
+pub const EXPIRY_URGENT_DAYS: i64 = 30;
+
+/// Longest validity that Apple's systems accept in a certificate issued after 2019-07-01 (HT210176), in days.
+pub const APPLE_VALIDITY_DAYS: i64 = 825;
+
+/// The same for one issued after 2020-09-01 by a root that those systems come with (HT211025), in days.
+pub const APPLE_PUBLIC_VALIDITY_DAYS: i64 = 398;
+
+const _: () = assert!(EXPIRY_URGENT_DAYS < EXPIRY_NOTICE_DAYS);
+const _: () = assert!(APPLE_PUBLIC_VALIDITY_DAYS < APPLE_VALIDITY_DAYS);

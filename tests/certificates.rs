@@ -1,0 +1,280 @@
+//! Certificates as administrators have them: in every format, with and without passwords.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod common;
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output};
+
+use common::{Gateway, Pki, ask, config, connect, echo, free_port, request, server, service};
+
+fn openssl(pki: &Pki, arguments: &[&str]) {
+    let output = Command::new("openssl")
+        .args(arguments)
+        .current_dir(pki.folder.path())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "openssl {arguments:?}: {told}");
+}
+
+/// A PKCS#12 file of the server's certificate, with its authority, and a file with its password.
+fn pkcs12(pki: &Pki, password: &str, more: &[&str]) {
+    let pass = format!("pass:{password}");
+    let mut arguments = vec![
+        "pkcs12",
+        "-export",
+        "-in",
+        "server.pem",
+        "-inkey",
+        "server.key",
+    ];
+    arguments.extend([
+        "-certfile",
+        "ca.pem",
+        "-out",
+        "server.bin",
+        "-passout",
+        &pass,
+    ]);
+    arguments.extend(more);
+    openssl(pki, &arguments);
+    secret(pki, "server.pass", &format!("{password}\n"));
+}
+
+fn secret(pki: &Pki, name: &str, content: &str) {
+    std::fs::write(pki.path(name), content).unwrap();
+    let mode = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(pki.path(name), mode).unwrap();
+}
+
+/// The config with the server certificate from these lines.
+fn write_config(pki: &Pki, admin: SocketAddr, lines: &str, auth: &str, backend: SocketAddr) {
+    let auth = format!("unmanaged = 'allow'\n{auth}");
+    let text = config(admin, "", &auth, &service(&[backend]));
+    let before = "primary = 'server.pem'\nkey = 'server.key'";
+    assert!(text.contains(before));
+    std::fs::write(pki.path("adit.toml"), text.replace(before, lines)).unwrap();
+}
+
+fn adit(pki: &Pki, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+    let command = command.args(arguments).current_dir(pki.folder.path());
+    command.output().unwrap()
+}
+
+fn check_config(pki: &Pki) -> Output {
+    adit(pki, &["check", "--config", "adit.toml"])
+}
+
+/// A device gets through a gateway that is set up as adit.toml says.
+fn goes_through(pki: &Pki, admin: SocketAddr) {
+    let device = pki.client("device", |_| ());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+    command.args(["run", "--config"]).arg(pki.path("adit.toml"));
+    let gateway = Gateway::spawn(command, admin);
+    let mut session = connect(pki, &gateway, Some(&device));
+    let answer = ask(&mut session, &request("web.test:80")).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[test]
+fn the_server_certificate_may_be_pkcs12_modern_or_legacy() {
+    let backend = server(echo);
+    for (password, options) in [
+        ("hunter2", &[][..]),
+        ("hunter2", &["-legacy"]),
+        ("", &["-legacy"]),
+    ] {
+        let (pki, admin) = (Pki::new(), free_port());
+        pkcs12(&pki, password, options);
+        let lines = "primary = 'server.bin'\npassword_file = 'server.pass'";
+        write_config(&pki, admin, lines, "", backend);
+        goes_through(&pki, admin);
+    }
+}
+
+#[test]
+fn group_certificates_may_be_pkcs7_or_pkcs12() {
+    let backend = server(echo);
+    let (pki, admin) = (Pki::new(), free_port());
+    let lines = "primary = 'server.pem'\nkey = 'server.key'";
+    openssl(
+        &pki,
+        &[
+            "crl2pkcs7",
+            "-nocrl",
+            "-certfile",
+            "ca.pem",
+            "-outform",
+            "DER",
+            "-out",
+            "ca.p7b",
+        ],
+    );
+    std::fs::copy(pki.path("ca.pem"), pki.path("kept.pem")).unwrap();
+    std::fs::copy(pki.path("ca.p7b"), pki.path("ca.pem")).unwrap();
+    write_config(&pki, admin, lines, "", backend);
+    let told = check_config(&pki);
+    assert!(
+        told.status.success(),
+        "{}",
+        String::from_utf8_lossy(&told.stderr)
+    );
+
+    openssl(
+        &pki,
+        &[
+            "pkcs12", "-export", "-nokeys", "-in", "kept.pem", "-out", "ca.pem", "-passout",
+            "pass:pw",
+        ],
+    );
+    let told = check_config(&pki);
+    assert_eq!(told.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(
+        told.contains("ca.pem") && told.contains("group_password_file"),
+        "{told}"
+    );
+    secret(&pki, "group.pass", "pw");
+    write_config(
+        &pki,
+        admin,
+        lines,
+        "group_password_file = 'group.pass'",
+        backend,
+    );
+    let told = check_config(&pki);
+    assert!(
+        told.status.success(),
+        "{}",
+        String::from_utf8_lossy(&told.stderr)
+    );
+}
+
+#[test]
+fn a_wrong_password_a_missing_one_and_a_readable_one_are_told_apart() {
+    let (pki, admin) = (Pki::new(), free_port());
+    let backend = free_port();
+    pkcs12(&pki, "hunter2", &[]);
+    let refused = |lines: &str, words: &[&str]| {
+        write_config(&pki, admin, lines, "", backend);
+        let told = check_config(&pki);
+        assert_eq!(told.status.code(), Some(2));
+        let told = String::from_utf8_lossy(&told.stderr).into_owned();
+        for word in words {
+            assert!(told.contains(word), "{word}: {told}");
+        }
+        assert!(!told.contains("hunter"), "{told}");
+    };
+    refused(
+        "primary = 'server.bin'",
+        &["server.bin", "none is given", "password_file"],
+    );
+    let both = "primary = 'server.bin'\npassword_file = 'server.pass'";
+    secret(&pki, "server.pass", "hunter3\n");
+    refused(both, &["server.bin", "the password is wrong"]);
+    secret(&pki, "server.pass", "hunter2");
+    let mode = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(pki.path("server.pass"), mode).unwrap();
+    refused(both, &["server.pass", "chmod 600"]);
+    secret(&pki, "server.pass", "hunter2");
+    let told = adit(
+        &pki,
+        &[
+            "certs",
+            "show",
+            "server.bin",
+            "--password-file",
+            "server.pass",
+        ],
+    );
+    let told = String::from_utf8(told.stdout).unwrap();
+    assert!(
+        told.contains("CN=localhost") && told.contains("Private key: ECDSA P-256"),
+        "{told}"
+    );
+}
+
+#[test]
+fn findings_are_shown_to_people_and_programs_and_errors_are_the_exit_code() {
+    let pki = Pki::new();
+    openssl(
+        &pki,
+        &[
+            "pkcs12",
+            "-export",
+            "-in",
+            "server.pem",
+            "-inkey",
+            "server.key",
+            "-certfile",
+            "ca.pem",
+            "-out",
+            "server.bin",
+            "-passout",
+            "pass:pw",
+        ],
+    );
+    secret(&pki, "server.pass", "pw");
+    let check = |more: &[&str]| {
+        let mut arguments = vec!["certs", "check"];
+        arguments.extend(more);
+        let output = adit(&pki, &arguments);
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+        )
+    };
+    let whole = ["server.bin", "--password-file", "server.pass", "--name"];
+    let (code, told) = check(&[&whole[..], &["localhost"]].concat());
+    assert_eq!(code, Some(0), "{told}");
+    assert!(
+        told.contains("warning  expires-urgent") && told.contains("0 errors"),
+        "{told}"
+    );
+    let (code, told) = check(&[&whole[..], &["other.test", "--json"]].concat());
+    assert_eq!(code, Some(0), "{told}");
+    let report: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    assert!(
+        findings
+            .iter()
+            .any(|finding| finding["code"] == "name" && finding["severity"] == "warning")
+    );
+    let (code, told) = check(&["server.pem", "--key", "ca.key", "--json"]);
+    assert_eq!(code, Some(1), "{told}");
+    let report: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(report["errors"], 2, "{told}");
+    assert_eq!(check(&["server.pem", "--as", "group"]).0, Some(1));
+    assert_eq!(check(&["ca.pem", "--as", "group"]).0, Some(0));
+}
+
+#[test]
+fn the_configured_certificate_is_looked_at_too() {
+    let (pki, admin) = (Pki::new(), free_port());
+    let told = |lines: &str| {
+        write_config(&pki, admin, lines, "", free_port());
+        let output = check_config(&pki);
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    let (code, text) = told("primary = 'server.pem'\nkey = 'server.key'");
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("server.pem: CN=localhost: it expires in"),
+        "{text}"
+    );
+    let (code, text) = told("primary = 'server.pem'\nkey = 'ca.key'");
+    assert_eq!(code, Some(2), "{text}");
+    assert!(
+        text.contains("server.pem: CN=localhost: the private key does not belong to it"),
+        "{text}"
+    );
+    pki.client("device", |_| ());
+    let (code, text) = told("primary = 'device.pem'\nkey = 'device.key'");
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("not a server certificate"), "{text}");
+}
