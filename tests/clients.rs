@@ -5,7 +5,7 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, mpsc};
 
 use adit::certs::make::Usage;
@@ -109,31 +109,8 @@ fn openssl_resumes_its_session_in_both_versions() {
     let gateway = gateway(&pki);
     for (version, label) in [("-tls1_2", "1.2"), ("-tls1_3", "1.3")] {
         for (option, kind) in [("-sess_out", "full"), ("-sess_in", "resumed")] {
-            let mut client = Command::new("openssl")
-                .args([
-                    "s_client",
-                    "-quiet",
-                    version,
-                    option,
-                    "session.pem",
-                    "-CAfile",
-                    "ca.pem",
-                ])
-                .args([
-                    "-cert",
-                    "device.pem",
-                    "-key",
-                    "device.key",
-                    "-servername",
-                    "localhost",
-                ])
-                .args(["-connect", &gateway.address.to_string()])
-                .current_dir(pki.folder.path())
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
+            let more = ["-quiet", version, option, "session.pem"];
+            let mut client = common::s_client(&pki, &gateway, "localhost", &more);
             let mut input = client.stdin.take().unwrap();
             input.write_all(&common::request("web.test:80")).unwrap();
             input

@@ -60,6 +60,23 @@ fn answer(stream: &mut TcpStream, bytes: &[u8]) -> String {
     String::from_utf8(head).unwrap()
 }
 
+/// What a proxy says of a client that has presented a certificate.
+fn presented(device: &Issued) -> Option<TlsDetails> {
+    Some(TlsDetails {
+        client: CLIENT_TLS | CLIENT_CERT_CONNECTION,
+        certificate: Some(device.chain[0].to_vec()),
+        ..TlsDetails::default()
+    })
+}
+
+/// A PROXY protocol header for the client 192.0.2.7:9.
+fn header_of(tls: Option<TlsDetails>) -> Vec<u8> {
+    let (client, gateway) = ("192.0.2.7:9", "192.0.2.1:443");
+    let mut header = Header::of(client.parse().unwrap(), gateway.parse().unwrap());
+    header.details.tls = tls;
+    header.write_v2(true).unwrap()
+}
+
 fn proxy(gateway: &Gateway) -> TcpStream {
     TcpStream::connect(gateway.address).unwrap()
 }
@@ -68,16 +85,7 @@ fn proxy(gateway: &Gateway) -> TcpStream {
 fn a_tunnel_by_each_way_of_naming_the_client() {
     let pki = Pki::new();
     let device = pki.client("device", |_| ());
-    let mut header = Header::of(
-        "192.0.2.7:9".parse().unwrap(),
-        "192.0.2.1:443".parse().unwrap(),
-    );
-    header.details.tls = Some(TlsDetails {
-        client: CLIENT_TLS | CLIENT_CERT_CONNECTION,
-        certificate: Some(device.chain[0].to_vec()),
-        ..TlsDetails::default()
-    });
-    let header = header.write_v2(true).unwrap();
+    let header = header_of(presented(&device));
     let required = "proxy_protocol = 'required'\nclient_identity = 'proxy-v2'";
     for (more, head, peer) in [
         ("", asking(&client_cert(&device)).into_bytes(), None),
@@ -268,14 +276,6 @@ fn a_certificate_in_a_proxy_header_that_the_proxy_has_not_checked_is_none() {
         &pki,
         "proxy_protocol = 'required'\nclient_identity = 'proxy-v2'",
     );
-    let with = |tls: Option<TlsDetails>| {
-        let mut header = Header::of(
-            "192.0.2.7:9".parse().unwrap(),
-            "192.0.2.1:443".parse().unwrap(),
-        );
-        header.details.tls = tls;
-        header.write_v2(true).unwrap()
-    };
     let certificate = Some(device.chain[0].to_vec());
     let client = CLIENT_TLS | CLIENT_CERT_CONNECTION;
     let name = Some("device".to_owned());
@@ -301,21 +301,25 @@ fn a_certificate_in_a_proxy_header_that_the_proxy_has_not_checked_is_none() {
         ..TlsDetails::default()
     };
     for (header, fields, reason) in [
-        (with(None), String::new(), "certificate-required"),
-        (with(Some(unchecked)), String::new(), "certificate-required"),
+        (header_of(None), String::new(), "certificate-required"),
         (
-            with(Some(not_presented)),
+            header_of(Some(unchecked)),
             String::new(),
             "certificate-required",
         ),
         (
-            with(Some(name_alone)),
+            header_of(Some(not_presented)),
             String::new(),
             "certificate-required",
         ),
-        (with(None), client_cert(&device), "identity-conflict"),
         (
-            with(Some(good.clone())),
+            header_of(Some(name_alone)),
+            String::new(),
+            "certificate-required",
+        ),
+        (header_of(None), client_cert(&device), "identity-conflict"),
+        (
+            header_of(Some(good.clone())),
             client_cert(&device),
             "identity-conflict",
         ),
@@ -340,7 +344,7 @@ fn a_certificate_in_a_proxy_header_that_the_proxy_has_not_checked_is_none() {
         );
         until(reason, || gateway.ended(reason) >= 1.0);
     }
-    let bytes = [with(Some(good)), asking("").into_bytes()].concat();
+    let bytes = [header_of(Some(good)), asking("").into_bytes()].concat();
     let told = answer(&mut proxy(&gateway), &bytes);
     assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
 }
@@ -451,21 +455,13 @@ fn over_http2_each_request_says_for_whom_it_is() {
 fn over_http2_by_a_proxy_header_and_not_for_those_who_may_only_check() {
     let pki = Pki::new();
     let device = pki.client("device", |_| ());
-    let mut header = Header::of(
-        "192.0.2.7:9".parse().unwrap(),
-        "192.0.2.1:443".parse().unwrap(),
-    );
-    header.details.tls = Some(TlsDetails {
-        client: CLIENT_TLS | CLIENT_CERT_CONNECTION,
-        certificate: Some(device.chain[0].to_vec()),
-        ..TlsDetails::default()
-    });
+    let header = header_of(presented(&device));
     let by_proxy = gateway(
         &pki,
         "proxy_protocol = 'required'\nclient_identity = 'proxy-v2'",
     );
     http2::run(async {
-        let client = client_http2(&by_proxy, &header.write_v2(true).unwrap()).await;
+        let client = client_http2(&by_proxy, &header).await;
         let mut tunnel = client.tunnel("a.test:1").await;
         tunnel.send(&b"there"[..]).await.unwrap();
         assert_eq!(tunnel.read(5).await, b"there");

@@ -6,7 +6,7 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -346,35 +346,8 @@ fn openssl_resumes_by_session_id_in_tls_1_2() {
     pki.client("device", |_| ());
     let gateway = node(&pki, "adit.toml", "", "");
     for (option, kind) in [("-sess_out", "full"), ("-sess_in", "resumed")] {
-        let mut client = Command::new("openssl")
-            .args([
-                "s_client",
-                "-quiet",
-                "-tls1_2",
-                "-no_ticket",
-                option,
-                "session.pem",
-            ])
-            .args([
-                "-CAfile",
-                "ca.pem",
-                "-cert",
-                "device.pem",
-                "-key",
-                "device.key",
-            ])
-            .args([
-                "-servername",
-                "localhost",
-                "-connect",
-                &gateway.address.to_string(),
-            ])
-            .current_dir(pki.folder.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let more = ["-quiet", "-tls1_2", "-no_ticket", option, "session.pem"];
+        let mut client = common::s_client(&pki, &gateway, "localhost", &more);
         let mut input = client.stdin.take().unwrap();
         input.write_all(&request("web.test:80")).unwrap();
         let mut output = client.stdout.take().unwrap();

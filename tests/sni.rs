@@ -6,7 +6,7 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Command, Stdio};
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -266,30 +266,8 @@ fn a_session_is_resumed_under_its_own_name_alone() {
     pki.client("device", |_| ());
     let gateway = start(&pki, DIRECT);
     let openssl = |version: &str, name: &str, more: &[&str]| {
-        let mut child = Command::new("openssl")
-            .args([
-                "s_client",
-                "-CAfile",
-                "ca.pem",
-                "-cert",
-                "device.pem",
-                "-key",
-                "device.key",
-                version,
-            ])
-            .args([
-                "-servername",
-                name,
-                "-connect",
-                &gateway.address.to_string(),
-            ])
-            .args(more)
-            .current_dir(pki.folder.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let more = [&[version], more].concat();
+        let mut child = common::s_client(&pki, &gateway, name, &more);
         let mut stdin = child.stdin.take().unwrap();
         let mut stdout = child.stdout.take().unwrap();
         let mut heard = Vec::new();

@@ -456,3 +456,19 @@ pub fn tunnel(pki: &Pki, gateway: &Gateway, identity: &Issued, host: &str) -> Se
 pub fn request(host: &str) -> Vec<u8> {
     format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes()
 }
+
+/// `openssl s_client` as the device whose certificate is written as device.pem, its input and output piped.
+pub fn s_client(pki: &Pki, gateway: &Gateway, name: &str, more: &[&str]) -> Child {
+    Command::new("openssl")
+        .args(["s_client", "-CAfile", "ca.pem"])
+        .args(["-cert", "device.pem", "-key", "device.key"])
+        .args(["-servername", name])
+        .args(["-connect", &gateway.address.to_string()])
+        .args(more)
+        .current_dir(pki.folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
