@@ -8,7 +8,9 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
-use common::{Gateway, Pki, ask, config, connect, echo, free_port, request, server, service};
+use common::{
+    Gateway, Pki, ask, config, connect, echo, free_port, request, server, service, until,
+};
 
 fn openssl(pki: &Pki, arguments: &[&str]) {
     let output = Command::new("openssl")
@@ -267,6 +269,15 @@ fn the_configured_certificate_is_looked_at_too() {
         text.contains("server.pem: CN=localhost: it expires in"),
         "{text}"
     );
+    let mode = std::fs::Permissions::from_mode(0o644);
+    assert!(!text.contains("others may read"), "{text}");
+    std::fs::set_permissions(pki.path("server.key"), mode).unwrap();
+    let (code, text) = told("primary = 'server.pem'\nkey = 'server.key'");
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("others may read the private key in"),
+        "{text}"
+    );
     let (code, text) = told("primary = 'server.pem'\nkey = 'ca.key'");
     assert_eq!(code, Some(2), "{text}");
     assert!(
@@ -277,4 +288,26 @@ fn the_configured_certificate_is_looked_at_too() {
     let (code, text) = told("primary = 'device.pem'\nkey = 'device.key'");
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("not a server certificate"), "{text}");
+}
+
+#[test]
+fn a_reload_to_a_certificate_with_errors_is_refused_and_the_old_one_serves_on() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    let served = || {
+        let mut session = connect(&pki, &gateway, Some(&device));
+        let answer = ask(&mut session, &request("web.test:80")).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    };
+    served();
+    for ending in ["pem", "key"] {
+        let (from, to) = (format!("device.{ending}"), format!("server.{ending}"));
+        std::fs::copy(pki.path(&from), pki.path(&to)).unwrap();
+    }
+    gateway.signal("HUP");
+    until("the reload is refused", || {
+        gateway.metric("adit_config_reload_failures_total", "") == 1.0
+    });
+    served();
 }

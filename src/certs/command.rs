@@ -201,7 +201,8 @@ pub fn run(command: CertsCommand) -> Result<(), CertError> {
         // The reader has seen enough, as in `adit certs show bundle.pem | head`.
         Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => {}
         other => {
-            other.map_err(|cause| CertError::io("write to", Path::new("standard output"), cause))?
+            other
+                .map_err(|cause| CertError::io("write to", Path::new("standard output"), cause))?;
         }
     }
     if errors > 0 {

@@ -269,7 +269,7 @@ fn chain_of(certificates: &[X509Certificate<'_>], chain: &[usize], findings: &mu
     );
     let self_issued = top.subject().as_raw() == top.issuer().as_raw();
     if chain.len() == 1 {
-        if self_issued && issued(top, top) == Issued::Yes {
+        if self_issued && issued(top, top) != Issued::No {
             let remedy =
                 "give it to the devices, or use a certificate of an authority that they trust";
             findings.add(
@@ -289,6 +289,16 @@ fn chain_of(certificates: &[X509Certificate<'_>], chain: &[usize], findings: &mu
         }
         return;
     }
+    links(certificates, chain, findings);
+    if !self_issued {
+        let problem = format!("no root is available: {} is not in the file", top.issuer());
+        let remedy = "add the root, or see that the devices have it";
+        findings.add(Severity::Warning, "no-root", top, problem, remedy);
+    }
+}
+
+/// Whether each of the chain issued the one before it, and may.
+fn links(certificates: &[X509Certificate<'_>], chain: &[usize], findings: &mut Findings) {
     for (level, pair) in chain.windows(2).enumerate() {
         let (below, above) = (&certificates[pair[0]], &certificates[pair[1]]);
         if !above.is_ca() {
@@ -329,11 +339,6 @@ fn chain_of(certificates: &[X509Certificate<'_>], chain: &[usize], findings: &mu
                 );
             }
         }
-    }
-    if !self_issued {
-        let problem = format!("no root is available: {} is not in the file", top.issuer());
-        let remedy = "add the root, or see that the devices have it";
-        findings.add(Severity::Warning, "no-root", top, problem, remedy);
     }
 }
 

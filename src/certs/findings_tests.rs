@@ -25,6 +25,16 @@ fn server(ca: &CertificateAuthority, change: impl FnOnce(&mut IssueRequest)) -> 
     issue(ca, &request).unwrap()
 }
 
+fn openssl(folder: &Path, arguments: &str) {
+    let output = std::process::Command::new("openssl")
+        .args(arguments.split(' '))
+        .current_dir(folder)
+        .output()
+        .expect("openssl is installed");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "openssl {arguments}: {told}");
+}
+
 /// The codes that are found on the certificate with its authority, errors with a mark.
 fn codes(
     chain: &[CertificateDer<'_>],
@@ -99,15 +109,7 @@ fn chains_that_lack_have_more_or_are_out_of_order() {
 fn intermediates_are_followed_to_the_root_or_to_where_it_is_missing() {
     let now = OffsetDateTime::now_utc();
     let folder = tempfile::tempdir().unwrap();
-    let openssl = |arguments: &str| {
-        let output = std::process::Command::new("openssl")
-            .args(arguments.split(' '))
-            .current_dir(folder.path())
-            .output()
-            .expect("openssl is installed");
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "openssl {arguments}: {told}");
-    };
+    let openssl = |arguments: &str| openssl(folder.path(), arguments);
     std::fs::write(
         folder.path().join("ca.ext"),
         "basicConstraints=critical,CA:TRUE",
@@ -216,4 +218,48 @@ fn apples_requirements_depend_on_when_it_was_issued() {
     let mut findings = Findings::default();
     apple::check(&parsed(&nameless.chain)[0], &mut findings);
     assert_eq!(marked(&findings.0), ["apple-name"]);
+}
+
+#[test]
+fn a_self_signed_one_and_what_is_too_weak_are_warned_about() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = OffsetDateTime::now_utc();
+    let found = |digest: &str, bits: u32| {
+        openssl(
+            folder.path(),
+            &format!(
+                "req -x509 -{digest} -newkey rsa:{bits} -nodes -keyout a.key -out a.pem -subj /CN=gw.test -days 300 \
+                 -addext subjectAltName=DNS:gw.test -addext extendedKeyUsage=serverAuth"
+            ),
+        );
+        let chain = read_certificates_with(&folder.path().join("a.pem"), None).unwrap();
+        codes(&chain, None, Some("gw.test"), now)
+    };
+    assert_eq!(found("sha256", 2048), ["no-key", "self-signed"]);
+    let weak = found("sha1", 2048);
+    assert_eq!(weak, ["no-key", "self-signed", "apple-signature"]);
+    assert!(found("sha256", 1024).contains(&"apple-key".to_owned()));
+}
+
+#[test]
+fn a_signature_that_is_not_checked_is_said_to_be_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let request = "req -newkey rsa:2048 -nodes";
+    openssl(
+        folder.path(),
+        &format!("{request} -x509 -keyout ca.key -out ca.pem -subj /CN=old -days 300"),
+    );
+    openssl(
+        folder.path(),
+        &format!("{request} -keyout a.key -out a.csr -subj /CN=gw.test"),
+    );
+    openssl(
+        folder.path(),
+        "x509 -req -sha1 -in a.csr -CA ca.pem -CAkey ca.key -days 300 -out a.pem",
+    );
+    let read = |name: &str| read_certificates_with(&folder.path().join(name), None).unwrap();
+    let chain = [read("a.pem"), read("ca.pem")].concat();
+    let found = codes(&chain, None, None, OffsetDateTime::now_utc());
+    assert!(found.contains(&"unverified".to_owned()), "{found:?}");
+    assert!(!found.iter().any(|code| code.starts_with('!')), "{found:?}");
 }

@@ -92,7 +92,7 @@ fn pkcs12_is_opened_modern_and_legacy() {
         "-legacy -keypbe PBE-SHA1-2DES -certpbe PBE-SHA1-RC2-128",
         "-keypbe NONE -certpbe NONE",
     ] {
-        let path = files.pkcs12(&format!("-passout pass:s\u{e4}cret {options}").trim());
+        let path = files.pkcs12(format!("-passout pass:s\u{e4}cret {options}").trim());
         files.opens(&path, Some("s\u{e4}cret"));
         assert_eq!(
             read_certificates_with(&path, Some("s\u{e4}cret"))
@@ -116,7 +116,7 @@ fn pkcs12_is_opened_modern_and_legacy() {
 fn an_empty_password_is_not_a_missing_one() {
     let files = Files::new(KeyType::P384);
     for options in ["", "-legacy"] {
-        let path = files.pkcs12(&format!("-passout pass: {options}").trim());
+        let path = files.pkcs12(format!("-passout pass: {options}").trim());
         files.opens(&path, Some(""));
         let error = read_identity(&path, None, None).unwrap_err();
         assert!(

@@ -208,6 +208,14 @@ fn engine_of_the_contract() -> Engine {
     }
 }
 
+fn server_certificate_of_the_contract(place: &Scratch) -> ServerCertificate {
+    ServerCertificate {
+        primary: place.path("server.pem"),
+        key: Some(place.path("server.key")),
+        password_file: None,
+    }
+}
+
 #[test]
 fn the_contract() {
     let place = Scratch::new();
@@ -227,11 +235,7 @@ fn the_contract() {
             external_host: "tunnel.example.com".into(),
             external_port: 443,
             listener: Listener::default(),
-            server_certificate: Some(ServerCertificate {
-                primary: place.path("server.pem"),
-                key: Some(place.path("server.key")),
-                password_file: None,
-            }),
+            server_certificate: Some(server_certificate_of_the_contract(&place)),
             inbound: both_versions(),
             outbound: both_versions(),
             resumption: Resumption {
