@@ -14,7 +14,7 @@ use crate::certs::{self, CertError};
 use crate::config::{self, AuditSink, Config, ConfigError, Log, LogFormat};
 use crate::control::{
     Control, ControlError, EarlySignals, RunningNode, Signal, Signals, check_servers, fetch_crls,
-    watch_crl_files,
+    watch_certificates, watch_crl_files,
 };
 use crate::engine::{EngineError, Node, Predecessor};
 use crate::limits::{DRAIN_POLL, OWN_ADDRESSES_REFRESH, SESSIONS_END, TICKET_KEYS_POLL};
@@ -194,6 +194,7 @@ impl Gateway {
                     refresh_addresses(&node),
                     refresh_sessions(&node),
                     watch_crl_files(node.clone()),
+                    watch_certificates(node.clone()),
                     fetch_crls(node.clone(), resolver.clone()),
                     check_servers(node.clone(), resolver),
                     signals(stops, &audit, early),

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
+use super::certificates::Holding;
 use super::handover::Handover;
 use super::listeners::{Inherited, Listeners, Opened, Source};
 use super::material::{LoadError, Material};
@@ -100,6 +101,9 @@ pub struct Node {
     pub(super) sweeper: Arc<Sweeper>,
     pub(super) revocation: Revocation,
     resumption: Mutex<Arc<Resumption>>,
+    /// The server certificates, and how often one took over from another.
+    pub(super) holding: Mutex<Holding>,
+    pub(super) takeovers: AtomicU64,
     own: Arc<Published<OwnAddresses>>,
     fleet: Fleet,
     /// The servers that are checked.
@@ -161,6 +165,8 @@ impl Node {
             sweeper,
             revocation,
             resumption: Mutex::new(material.resumption.clone()),
+            holding: Mutex::new(material.holding()),
+            takeovers: AtomicU64::new(0),
             own,
             fleet: Fleet::default(),
             watches: Mutex::new(Arc::new([])),
@@ -325,6 +331,7 @@ impl Node {
         self.revocation_changed();
         material.log_findings();
         *self.lock_resumption() = material.resumption.clone();
+        self.hold(material.holding());
         *current = config;
         self.generation.fetch_add(1, Ordering::Relaxed);
         if let Some(predecessor) = &self.predecessor {
@@ -398,6 +405,13 @@ impl Node {
         self.resumption
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn config(&self) -> Config {
+        let config = self.config.lock();
+        config.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Reads the machine's addresses again; interfaces come and go.
