@@ -16,6 +16,7 @@ mod cores;
 mod document;
 mod error;
 mod listener;
+mod protocols;
 mod raw;
 mod raw_reach;
 mod reach;
@@ -48,8 +49,8 @@ pub use reach::{
 pub use sni::Sni;
 pub use summary::Summary;
 pub use types::{
-    AdminListen, AppLimits, AuditSink, Config, CrlFetch, DeviceAuth, Engine, Field,
-    IdentityMapping, Log, LogFormat, Profile, Rate, Resumption, ResumptionKind, Rule,
+    AdminListen, AppLimits, AuditSink, CertificateFiles, Config, CrlFetch, DeviceAuth, Engine,
+    Field, IdentityMapping, Log, LogFormat, Profile, Rate, Resumption, ResumptionKind, Rule,
     ServerCertificate, Service, ServiceKind, Stale, TrafficLimits,
 };
 

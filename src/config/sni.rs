@@ -7,7 +7,7 @@ use super::address::HostPattern;
 use super::document::{List, Slot, Value};
 use super::error::{Fault, Place, Report, quoted};
 use super::raw::RawSni;
-use super::types::ServerCertificate;
+use super::types::CertificateFiles;
 use super::values::{Folder, address_fault, without_repetition};
 use crate::limits::ALPN_NAME_MAX;
 
@@ -18,7 +18,7 @@ pub struct Sni {
     /// that devices open tunnels to.
     pub names: Vec<HostPattern>,
     /// The certificate that the gateway shows under these names, if it is not the profile's.
-    pub certificate: Option<ServerCertificate>,
+    pub certificate: Option<CertificateFiles>,
     /// What may be agreed on by ALPN, the most wanted first. The gateway ends TLS, so it has to know.
     pub protocols: Vec<String>,
 }
@@ -131,18 +131,18 @@ fn certificate(
     key: Slot<String>,
     folder: &Folder,
     report: &mut Report,
-) -> Option<ServerCertificate> {
+) -> Option<CertificateFiles> {
     if matches!(certificate.value, Value::Absent) && !matches!(key.value, Value::Absent) {
         let message = "is the key of a certificate that is not there";
         report.add(&key.place, Fault::new(message, "add sni_certificate"));
     }
     let absent = matches!(certificate.value, Value::Absent);
-    let primary = certificate
+    let file = certificate
         .parse(report, |text| folder.readable(&text))
         .or(PathBuf::new());
     let key = key.parse(report, |text| folder.readable(&text)).given();
-    (!absent).then_some(ServerCertificate {
-        primary,
+    (!absent).then_some(CertificateFiles {
+        file,
         key,
         password_file: None,
     })
