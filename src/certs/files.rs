@@ -93,6 +93,15 @@ pub fn replace(path: &Path, content: &[u8], mode: Mode) -> Result<(), CertError>
     sync_folder(path)
 }
 
+/// Removes a file, for good.
+///
+/// # Errors
+/// [`CertError::Io`].
+pub fn remove(path: &Path) -> Result<(), CertError> {
+    fs::remove_file(path).map_err(|cause| CertError::io("remove", path, cause))?;
+    sync_folder(path)
+}
+
 /// # Errors
 /// [`CertError::Exists`] where something of that name exists, be it a dangling symbolic link.
 pub fn refuse_existing(path: &Path) -> Result<(), CertError> {
