@@ -94,6 +94,7 @@ pub fn replace(path: &Path, content: &[u8], mode: Mode) -> Result<(), CertError>
 }
 
 /// Removes a file, if it is there.
+/// Removes a file, for good.
 ///
 /// # Errors
 /// [`CertError::Io`].
@@ -112,6 +113,8 @@ pub fn remove(path: &Path) -> Result<(), CertError> {
 pub fn rename(from: &Path, to: &Path) -> Result<(), CertError> {
     fs::rename(from, to).map_err(|cause| CertError::io("write", to, cause))?;
     sync_folder(to)
+    fs::remove_file(path).map_err(|cause| CertError::io("remove", path, cause))?;
+    sync_folder(path)
 }
 
 /// # Errors

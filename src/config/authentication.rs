@@ -10,6 +10,7 @@ use super::types::{
     CertificateFiles, CrlFetch, DeviceAuth, Field, IdentityMapping, ServerCertificate, Stale,
 };
 use super::values::{Folder, duration, networks, without_repetition, word};
+use crate::certs::{Role, store};
 
 pub(super) fn server_certificate(
     raw: RawServerCertificate,
@@ -47,6 +48,32 @@ pub(super) fn server_certificate(
         additional: additional.collect(),
         primary,
         secondary: (!secondary_is_absent).then_some(secondary),
+    let primary = raw.primary.required(
+        "name the file with the chain and the key, or leave the whole table out",
+    server_files([primary, raw.key, raw.password_file], folder, report)
+}
+
+/// The files of one server certificate: of the chain, the key and the password. What comes from the store has its key with
+/// it, and no password.
+pub(super) fn server_files(
+    [chain, key, password]: [Slot<String>; 3],
+    folder: &Folder,
+    report: &mut Report,
+) -> ServerCertificate {
+    let stored = matches!(&chain.value, Value::Given(text) if text.starts_with(store::PREFIX));
+    let chain = chain.parse(report, |text| folder.certificate(&text, Role::Server));
+    let mut beside = |slot: Slot<String>| {
+        let file = slot.parse(report, |text| {
+            if stored {
+                let message = "a certificate of the store has its key with it, and no password";
+                return Err(Fault::new(message, "leave the key out"));
+            }
+            folder.readable(&text)
+        });
+        file.given()
+        primary: chain.or(PathBuf::new()),
+        key: beside(key),
+        password_file: beside(password),
     }
 }
 
@@ -94,7 +121,7 @@ pub(super) fn device_auth(raw: RawDeviceAuth, folder: &Folder, report: &mut Repo
             }
         });
     for file in list.or(Vec::new()) {
-        let file = file.parse(report, |text| folder.readable(&text));
+        let file = file.parse(report, |text| folder.certificate(&text, Role::Group));
         group_certificates.push(file);
     }
     let (crl_enabled, crl_files, crl_fetch, stale) = crl(raw.crl, folder, report);

@@ -24,6 +24,7 @@ mod resumption;
 mod routing;
 mod servers;
 mod sni;
+mod stored;
 mod summary;
 mod traffic;
 mod types;
@@ -47,6 +48,7 @@ pub use reach::{
     Server, Tcp, TlsChoice, UpstreamProxy,
 };
 pub use sni::Sni;
+pub use stored::stored_certificates;
 pub use summary::Summary;
 pub use types::{
     AdminListen, AppLimits, AuditSink, CertificateFiles, Config, CrlFetch, DeviceAuth, Engine,

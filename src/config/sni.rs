@@ -1,9 +1,9 @@
 //! Services that TLS sessions reach by their name (SNI) alone.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 use super::address::HostPattern;
+use super::authentication::server_files;
 use super::document::{List, Slot, Value};
 use super::error::{Fault, Place, Report, quoted};
 use super::raw::RawSni;
@@ -146,6 +146,12 @@ fn certificate(
         key,
         password_file: None,
     })
+    let none = Slot {
+        place: certificate.place.clone(),
+        value: Value::Absent,
+    };
+    let files = server_files([certificate, key, none], folder, report);
+    (!absent).then_some(files)
 }
 
 fn protocols(list: Slot<List>, report: &mut Report) -> Vec<String> {
