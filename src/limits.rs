@@ -2,11 +2,13 @@
 
 mod certs;
 mod load;
+mod profiles;
 
 use std::time::Duration;
 
 pub use certs::*;
 pub use load::*;
+pub use profiles::*;
 
 // ---- proxy_protocol ----
 
