@@ -30,13 +30,27 @@ pub enum Severity {
 }
 
 /// What a certificate file is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// The certificate that the gateway shows, its chain and its key.
     Server,
     /// The authorities that identity certificates must chain to.
     Group,
+}
+
+impl Role {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Server, Self::Group];
+
+    /// `server` or `group`.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Group => "group",
+        }
+    }
 }
 
 /// One thing that is wrong.

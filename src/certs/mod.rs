@@ -14,6 +14,7 @@
 //! - [`make`], [`mod@revoke`], [`mod@self_signed`]: keys, certificates, revocation lists
 //! - [`mod@describe`]: what a file holds, as text or JSON
 //! - [`findings`]: what is wrong with a file, before it is used
+//! - [`store`]: certificates by name, in the state folder
 //! - [`profile`]: what makes a device use this gateway
 //! - [`command`]: `adit certs`
 
@@ -36,6 +37,7 @@ pub mod read;
 pub mod revoke;
 pub mod self_signed;
 pub mod serial;
+pub mod store;
 
 #[cfg(test)]
 mod format_tests;
@@ -47,7 +49,7 @@ use std::path::{Path, PathBuf};
 
 pub use command::{CertsCommand, run};
 pub use describe::{Description, describe, describe_with};
-pub use findings::{Finding, Severity, inspect_group, inspect_server};
+pub use findings::{Finding, Role, Severity, inspect_group, inspect_server};
 pub use make::{
     CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity, issue, make_ca,
 };
@@ -58,6 +60,7 @@ pub use read::{
 pub use revoke::{Crl, CrlRequest, Reason, revoke};
 pub use self_signed::{ensure_self_signed, self_signed};
 pub use serial::Serial;
+pub use store::{Name, Reference, Store};
 
 /// Why a certificate, key or CRL could not be read, made or written. The text of each says where and what to do about it.
 #[derive(Debug, thiserror::Error)]

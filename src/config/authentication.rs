@@ -9,6 +9,7 @@ use super::raw::{RawCrl, RawDeviceAuth, RawIdentity, RawServerCertificate, RawTl
 use super::reach::{CIPHER_SUITES, TlsChoice};
 use super::types::{CrlFetch, DeviceAuth, Field, IdentityMapping, ServerCertificate, Stale};
 use super::values::{Folder, duration, networks, without_repetition, word};
+use crate::certs::{Role, store};
 
 pub(super) fn server_certificate(
     raw: RawServerCertificate,
@@ -22,20 +23,36 @@ pub(super) fn server_certificate(
             Err(Fault::unsupported("a secondary server certificate", remedy))
         });
     }
-    let primary = raw
-        .primary
-        .required(
-            report,
-            "name the file with the chain and the key, or leave the whole table out",
-        )
-        .parse(report, |text| folder.readable(&text));
+    let primary = raw.primary.required(
+        report,
+        "name the file with the chain and the key, or leave the whole table out",
+    );
+    server_files([primary, raw.key, raw.password_file], folder, report)
+}
+
+/// The files of one server certificate: of the chain, the key and the password. What comes from the store has its key with
+/// it, and no password.
+pub(super) fn server_files(
+    [chain, key, password]: [Slot<String>; 3],
+    folder: &Folder,
+    report: &mut Report,
+) -> ServerCertificate {
+    let stored = matches!(&chain.value, Value::Given(text) if text.starts_with(store::PREFIX));
+    let chain = chain.parse(report, |text| folder.certificate(&text, Role::Server));
+    let mut beside = |slot: Slot<String>| {
+        let file = slot.parse(report, |text| {
+            if stored {
+                let message = "a certificate of the store has its key with it, and no password";
+                return Err(Fault::new(message, "leave the key out"));
+            }
+            folder.readable(&text)
+        });
+        file.given()
+    };
     ServerCertificate {
-        primary: primary.or(PathBuf::new()),
-        key: raw.key.parse(report, |text| folder.readable(&text)).given(),
-        password_file: raw
-            .password_file
-            .parse(report, |text| folder.readable(&text))
-            .given(),
+        primary: chain.or(PathBuf::new()),
+        key: beside(key),
+        password_file: beside(password),
     }
 }
 
@@ -114,7 +131,7 @@ pub(super) fn device_auth(raw: RawDeviceAuth, folder: &Folder, report: &mut Repo
             }
         });
     for file in list.or(Vec::new()) {
-        let file = file.parse(report, |text| folder.readable(&text));
+        let file = file.parse(report, |text| folder.certificate(&text, Role::Group));
         group_certificates.push(file);
     }
     let (crl_enabled, crl_files, crl_fetch, stale) = crl(raw.crl, folder, report);

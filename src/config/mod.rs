@@ -23,6 +23,7 @@ mod resumption;
 mod routing;
 mod servers;
 mod sni;
+mod stored;
 mod summary;
 mod traffic;
 mod types;
@@ -46,6 +47,7 @@ pub use reach::{
     Server, Tcp, TlsChoice, UpstreamProxy,
 };
 pub use sni::Sni;
+pub use stored::stored_certificates;
 pub use summary::Summary;
 pub use types::{
     AdminListen, AppLimits, AuditSink, Config, CrlFetch, DeviceAuth, Engine, Field,

@@ -22,9 +22,12 @@ use super::resumption::resumption;
 use super::routing::routing;
 use super::servers::tcp;
 use super::sni::SniNames;
+use super::stored::references;
 use super::traffic::{app_limits, idle};
 use super::types::{AdminListen, AuditSink, Config, Engine, Log, LogFormat, Profile};
-use super::values::{Folder, count, duration, host_port, listen_address, without_repetition, word};
+use super::values::{
+    Folder, STATE_DIR, count, duration, host_port, listen_address, without_repetition, word,
+};
 use crate::limits::{CONFIG_SYNTAX_ERRORS_MAX, CONFIG_TUNNELS_MAX, UNIX_SOCKET_PATH_MAX};
 
 /// Checks the text of a config file for a machine with these CPUs.
@@ -51,18 +54,21 @@ pub(super) fn check(text: &str, file: &Path, cpus: &Cpus) -> Result<Config, Conf
     }
     let raw = RawConfig::read(Section::root(&reader, document.get_ref()));
     let mut report = reader.into_report();
-    let config = config(raw, &Folder::of(file), cpus, &mut report);
+    let mut config = config(raw, &Folder::of(file), cpus, &mut report);
+    config.profile.stored = references(document.get_ref());
     report.conclude(file, config)
 }
 
 fn config(raw: RawConfig, folder: &Folder, cpus: &Cpus, report: &mut Report) -> Config {
     let engine = engine(raw.engine, cpus, report);
     let tcp = engine.tcp;
+    let state_dir = raw
+        .state_dir
+        .parse(report, |text| folder.path(&text))
+        .or(PathBuf::from(STATE_DIR));
+    let folder = &folder.storing(&state_dir);
     Config {
-        state_dir: raw
-            .state_dir
-            .parse(report, |text| folder.path(&text))
-            .or(PathBuf::from("/var/lib/adit")),
+        state_dir,
         engine,
         admin: raw
             .admin_listen
@@ -353,5 +359,6 @@ fn profile(raw: RawProfile, tcp: Tcp, folder: &Folder, report: &mut Report) -> P
             .or(false),
         app_limits: app_limits(raw.app_limits, report),
         rules,
+        stored: Vec::new(),
     }
 }

@@ -13,6 +13,7 @@ mod routing;
 mod servers;
 mod single_values;
 mod sni;
+mod store;
 mod traffic;
 
 /// The contract, with what this version cannot do at its default.
@@ -280,6 +281,7 @@ fn the_contract() {
                 ports: Some(vec![443]),
                 service: 0,
             }],
+            stored: Vec::new(),
         },
     };
     assert_eq!(config, expected);
