@@ -98,6 +98,17 @@ pub fn load_node(path: &Path) -> Result<Config, ConfigError> {
     validate::check(&text, path, cores::cpus(), raw::Part::Node)
 }
 
+/// Whether a config file has a profile of its own, right or wrong.
+///
+/// # Errors
+///
+/// The file cannot be read.
+pub fn has_profile(path: &Path) -> Result<bool, ConfigError> {
+    let text = read(path).map_err(|(place, fault)| Report::single(path, &place, fault))?;
+    let (document, _) = toml::de::DeTable::parse_recoverable(&text);
+    Ok(document.get_ref().contains_key("profile"))
+}
+
 /// Checks the text of a config file. `file` names it in errors, and paths in it are relative to the folder of `file`. A text
 /// without `[profile]` is that of an unconfigured node.
 ///
