@@ -3,12 +3,14 @@
 mod certs;
 mod load;
 mod reload;
+mod profiles;
 
 use std::time::Duration;
 
 pub use certs::*;
 pub use load::*;
 pub use reload::*;
+pub use profiles::*;
 
 // ---- proxy_protocol ----
 
