@@ -17,9 +17,46 @@ pub(super) struct Asset {
 }
 
 const HTML: &str = "text/html; charset=utf-8";
-const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-const ASSETS: &[Asset] = &[Asset::new("/", HTML, include_str!("index.html"))];
+/// A module in this folder.
+macro_rules! script {
+    ($name:literal) => {
+        Asset::new(
+            concat!("/page/", $name),
+            "text/javascript; charset=utf-8",
+            include_str!($name),
+        )
+    };
+}
+
+const ASSETS: &[Asset] = &[
+    Asset::new("/", HTML, include_str!("index.html")),
+    Asset::new("/page/icon.svg", "image/svg+xml", include_str!("icon.svg")),
+    Asset::new(
+        "/page/style.css",
+        "text/css; charset=utf-8",
+        include_str!("style.css"),
+    ),
+    script!("api.js"),
+    script!("certificates.js"),
+    script!("change.js"),
+    script!("devices.js"),
+    script!("dom.js"),
+    script!("editor.js"),
+    script!("format.js"),
+    script!("heat.js"),
+    script!("latency.js"),
+    script!("main.js"),
+    script!("metrics.js"),
+    script!("overview.js"),
+    script!("percentiles.js"),
+    script!("problems.js"),
+    script!("profiles.js"),
+    script!("scale.js"),
+    script!("services.js"),
+    script!("table.js"),
+    script!("tunnels.js"),
+];
 
 /// What a browser lets the page do (Content Security Policy level 3, and Trusted Types for `require-trusted-types-for`):
 /// run, show and ask what comes from this listener, and nothing else. No text becomes elements or a script.
