@@ -2,15 +2,15 @@
 
 mod certs;
 mod load;
-mod reload;
 mod profiles;
+mod reload;
 
 use std::time::Duration;
 
 pub use certs::*;
 pub use load::*;
-pub use reload::*;
 pub use profiles::*;
+pub use reload::*;
 
 // ---- proxy_protocol ----
 

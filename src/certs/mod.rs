@@ -38,8 +38,8 @@ pub mod read;
 pub mod revoke;
 pub mod self_signed;
 pub mod serial;
-pub mod term;
 pub mod store;
+pub mod term;
 
 #[cfg(test)]
 mod format_tests;
@@ -62,8 +62,8 @@ pub use read::{
 pub use revoke::{Crl, CrlRequest, Reason, revoke};
 pub use self_signed::{ensure_self_signed, self_signed};
 pub use serial::Serial;
-pub use term::Term;
 pub use store::{Candidate, Entry, Facts, Name, Reference, Store};
+pub use term::Term;
 
 /// Why a certificate, key or CRL could not be read, made or written. The text of each says where and what to do about it.
 #[derive(Debug, thiserror::Error)]

@@ -30,38 +30,43 @@ pub(super) fn server_certificate(
     const REMEDY: &str = "name the file with the chain and the key, or leave the whole table out";
     let primary = raw.primary.required(report, REMEDY);
     let mut seen = Vec::new();
-    let mut files = |file, key, password_file, report: &mut Report| {
-        certificate_files(file, key, password_file, (folder, &mut seen), report)
-    };
-    let primary = files(primary, raw.key, raw.password_file, report);
-    let secondary = files(
+    let mut files =
+        |slots, report: &mut Report| certificate_files(slots, (folder, &mut seen), report);
+    let primary = files([primary, raw.key, raw.password_file], report);
+    let secondary = [
         raw.secondary,
         raw.secondary_key,
         raw.secondary_password_file,
-        report,
-    );
+    ];
+    let secondary = files(secondary, report);
     let additional = raw.additional.into_iter().map(|raw| {
         let file = raw.file.required(report, "name the file with the chain");
-        files(file, raw.key, raw.password_file, report)
+        files([file, raw.key, raw.password_file], report)
     });
     ServerCertificate {
         additional: additional.collect(),
         primary,
         secondary: (!secondary_is_absent).then_some(secondary),
-    let primary = raw.primary.required(
-        "name the file with the chain and the key, or leave the whole table out",
-    server_files([primary, raw.key, raw.password_file], folder, report)
+    }
 }
 
-/// The files of one server certificate: of the chain, the key and the password. What comes from the store has its key with
-/// it, and no password.
-pub(super) fn server_files(
-    [chain, key, password]: [Slot<String>; 3],
-    folder: &Folder,
+/// The files of one server certificate, which is none of those `seen` before: of the chain, the key and the password. What
+/// comes from the store has its key with it, and no password.
+pub(super) fn certificate_files(
+    [file, key, password_file]: [Slot<String>; 3],
+    (folder, seen): (&Folder, &mut Vec<PathBuf>),
     report: &mut Report,
-) -> ServerCertificate {
-    let stored = matches!(&chain.value, Value::Given(text) if text.starts_with(store::PREFIX));
-    let chain = chain.parse(report, |text| folder.certificate(&text, Role::Server));
+) -> CertificateFiles {
+    let stored = matches!(&file.value, Value::Given(text) if text.starts_with(store::PREFIX));
+    let file = file.parse(report, |text| {
+        let file = folder.certificate(&text, Role::Server)?;
+        if seen.contains(&file) {
+            let message = "the file is another one of the server certificates already";
+            return Err(Fault::new(message, "name each certificate once"));
+        }
+        seen.push(file.clone());
+        Ok(file)
+    });
     let mut beside = |slot: Slot<String>| {
         let file = slot.parse(report, |text| {
             if stored {
@@ -71,35 +76,11 @@ pub(super) fn server_files(
             folder.readable(&text)
         });
         file.given()
-        primary: chain.or(PathBuf::new()),
-        key: beside(key),
-        password_file: beside(password),
-    }
-}
-
-/// The files of one certificate, which is none of those `seen` before.
-fn certificate_files(
-    file: Slot<String>,
-    key: Slot<String>,
-    password_file: Slot<String>,
-    (folder, seen): (&Folder, &mut Vec<PathBuf>),
-    report: &mut Report,
-) -> CertificateFiles {
-    let file = file.parse(report, |text| {
-        let file = folder.readable(&text)?;
-        if seen.contains(&file) {
-            let message = "the file is another one of the server certificates already";
-            return Err(Fault::new(message, "name each certificate once"));
-        }
-        seen.push(file.clone());
-        Ok(file)
-    });
-    let mut readable =
-        |slot: Slot<String>| slot.parse(report, |text| folder.readable(&text)).given();
+    };
     CertificateFiles {
         file: file.or(PathBuf::new()),
-        key: readable(key),
-        password_file: readable(password_file),
+        key: beside(key),
+        password_file: beside(password_file),
     }
 }
 

@@ -52,10 +52,8 @@ pub use stored::stored_certificates;
 pub use summary::Summary;
 pub use types::{
     AdminListen, AppLimits, AuditSink, CertificateFiles, Config, CrlFetch, DeviceAuth, Engine,
-    Field, IdentityMapping, Log, LogFormat, Profile, Rate, Resumption, ResumptionKind, Rule,
-    AdminListen, AppLimits, AuditSink, Config, CrlFetch, DeviceAuth, Engine, Field,
-    IdentityMapping, Log, LogFormat, Origin, Profile, Rate, Resumption, ResumptionKind, Rule,
-    ServerCertificate, Service, ServiceKind, Stale, TrafficLimits,
+    Field, IdentityMapping, Log, LogFormat, Origin, Profile, Rate, Resumption, ResumptionKind,
+    Rule, ServerCertificate, Service, ServiceKind, Stale, TrafficLimits,
 };
 
 use error::{Fault, Place, Report};

@@ -8,10 +8,8 @@ use super::authentication::FIELDS;
 use super::listener;
 use super::reach::{Balance, OutboundTls, ProxyVersion, Reach, Server};
 use super::types::{
-    AdminListen, AuditSink, CertificateFiles, Config, Field, Log, LogFormat, Profile, Rate,
+    AdminListen, AuditSink, CertificateFiles, Config, Field, Log, LogFormat, Origin, Profile, Rate,
     Resumption, ResumptionKind, Rule, ServiceKind, Stale, TrafficLimits,
-    AdminListen, AuditSink, Config, Field, Log, LogFormat, Origin, Profile, Rate, Resumption,
-    ResumptionKind, Rule, ServiceKind, Stale, TrafficLimits,
 };
 
 /// Displays what a [`Config`] means; made by [`Config::summary`].

@@ -151,7 +151,6 @@ pub struct Profile {
     pub stored: Vec<Reference>,
 }
 
-/// The server certificates.
 impl Profile {
     /// The profile of a node that has none: it listens nowhere, trusts nobody and leads nowhere. Of the guarantees of the
     /// fields, it is without those of an address to listen on, a name, a group certificate and a service.
@@ -210,8 +209,7 @@ impl Profile {
     }
 }
 
-/// Files of the server certificate. They existed and could be opened when the config was read; what is in them is not
-/// known yet.
+/// The server certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerCertificate {
     /// The one that is served until it expires.

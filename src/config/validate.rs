@@ -19,7 +19,6 @@ use super::document::{Numbers, Reader, Section, Slot};
 use super::error::{ConfigError, Fault, Place, Report, nearest, quoted};
 use super::listener::{Listener, listener};
 use super::protocols::tls;
-use super::raw::{RawConfig, RawEngine, RawProfile};
 use super::raw::{Part, RawConfig, RawEngine, RawProfile};
 use super::reach::Tcp;
 use super::resumption::resumption;

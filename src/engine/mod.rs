@@ -2,8 +2,8 @@
 //!
 //! [`Node`] is the handle to all of them that other threads hold. It never waits for a core.
 
-mod drained;
 mod certificates;
+mod drained;
 mod handover;
 mod listeners;
 mod material;

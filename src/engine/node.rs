@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
-use super::drained::Drained;
 use super::certificates::Holding;
+use super::drained::Drained;
 use super::handover::Handover;
 use super::listeners::{Inherited, Listeners, Opened, Source};
 use super::material::{LoadError, Material};

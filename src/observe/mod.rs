@@ -5,8 +5,8 @@
 //! merging, formatting and writing happen elsewhere. This room opens no socket: `control` serves what is made here.
 
 mod audit;
-mod certificate;
 mod buckets;
+mod certificate;
 mod crl;
 mod hgrm;
 mod live;
@@ -18,8 +18,8 @@ mod servers;
 pub use audit::{
     AuditEvent, AuditHandle, AuditLog, AuditLogError, AuditRecord, AuditSink, Subject,
 };
-pub use certificate::CertificateInfo;
 pub use buckets::{PercentilePoint, bucket_bounds, bucket_counts, percentile_points};
+pub use certificate::CertificateInfo;
 pub use crl::CrlInfo;
 pub use hgrm::{HistogramSummary, percentile_text, plot, summarize};
 pub use live::{TunnelFilter, TunnelInfo};
