@@ -3,8 +3,10 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 /// One thing that is wrong in a config file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// Line of the file, from 1. `None` where the problem is of the whole file.
     pub line: Option<usize>,
@@ -68,12 +70,6 @@ impl Fault {
             message: message.into(),
             remedy: remedy.into(),
         }
-    }
-
-    /// A value that the contract has and this version cannot act on: refused, since to ignore it would be to run
-    /// something else than what the file says.
-    pub(super) fn unsupported(what: &str, remedy: impl Into<String>) -> Self {
-        Self::new(format!("{what} is not supported in this version"), remedy)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The keys of the contract as they are written: present or not, of the right TOML type, each with its place. Nothing
 //! here has a meaning yet; `validate` gives it one.
 
-use super::document::{List, Numbers, Section, Slot, Value};
+use super::document::{Entry, List, Numbers, Section, Slot, Value};
 use super::raw_reach::{RawReach, RawServer, RawTcp, raw_servers};
 
 pub(super) struct RawConfig {
@@ -11,7 +11,17 @@ pub(super) struct RawConfig {
     pub(super) admin_token_file: Slot<String>,
     pub(super) log_format: Slot<String>,
     pub(super) log_audit: Slot<String>,
-    pub(super) profile: RawProfile,
+    /// `None` where the table is absent, or is not to be read.
+    pub(super) profile: Option<RawProfile>,
+}
+
+/// What of a config file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All of it.
+    All,
+    /// What is not the profile.
+    Node,
 }
 
 pub(super) struct RawEngine {
@@ -62,7 +72,16 @@ pub(super) struct RawServerCertificate {
     pub(super) key: Slot<String>,
     pub(super) password_file: Slot<String>,
     pub(super) secondary: Slot<String>,
+    pub(super) secondary_key: Slot<String>,
     pub(super) secondary_password_file: Slot<String>,
+    pub(super) additional: Vec<RawCertificate>,
+}
+
+/// One of `additional`: a file, or a table of it and what belongs to it.
+pub(super) struct RawCertificate {
+    pub(super) file: Slot<String>,
+    pub(super) key: Slot<String>,
+    pub(super) password_file: Slot<String>,
 }
 
 pub(super) struct RawTls {
@@ -165,8 +184,10 @@ impl RawSni {
 }
 
 impl RawConfig {
-    /// Reads the whole document; unknown keys and wrong types are reported on the way.
-    pub(super) fn read(mut root: Section<'_>) -> Self {
+    /// Reads the whole document; unknown keys and wrong types are reported on the way. With `part`, the profile is passed
+    /// over.
+    pub(super) fn read(mut root: Section<'_>, part: Part) -> Self {
+        let profile = root.section("profile");
         let mut admin = root.section("admin");
         let mut log = root.section("log");
         let config = Self {
@@ -176,7 +197,7 @@ impl RawConfig {
             admin_token_file: admin.string("token_file"),
             log_format: log.string("format"),
             log_audit: log.string("audit"),
-            profile: RawProfile::read(root.section("profile")),
+            profile: (profile.is_present() && part == Part::All).then(|| RawProfile::read(profile)),
         };
         admin.finish();
         log.finish();
@@ -207,6 +228,13 @@ impl RawEngine {
 }
 
 impl RawProfile {
+    /// Reads a document that has the profile and nothing else.
+    pub(super) fn alone(mut root: Section<'_>) -> Self {
+        let profile = Self::read(root.section("profile"));
+        root.finish();
+        profile
+    }
+
     fn read(mut section: Section<'_>) -> Self {
         let certificate = section.section("server_certificate");
         let profile = Self {
@@ -266,10 +294,38 @@ impl RawServerCertificate {
             key: section.string("key"),
             password_file: section.string("password_file"),
             secondary: section.string("secondary"),
+            secondary_key: section.string("secondary_key"),
             secondary_password_file: section.string("secondary_password_file"),
+            additional: section
+                .entries("additional")
+                .or(Vec::new())
+                .into_iter()
+                .map(RawCertificate::read)
+                .collect(),
         };
         section.finish();
         certificate
+    }
+}
+
+impl RawCertificate {
+    fn read(entry: Entry<'_>) -> Self {
+        match entry {
+            Entry::Text(file) => Self {
+                file,
+                key: Slot::absent(),
+                password_file: Slot::absent(),
+            },
+            Entry::Table(mut section) => {
+                let certificate = Self {
+                    file: section.string("file"),
+                    key: section.string("key"),
+                    password_file: section.string("password_file"),
+                };
+                section.finish();
+                certificate
+            }
+        }
     }
 }
 

@@ -8,8 +8,8 @@ use super::authentication::FIELDS;
 use super::listener;
 use super::reach::{Balance, OutboundTls, ProxyVersion, Reach, Server};
 use super::types::{
-    AdminListen, AuditSink, Config, Field, Log, LogFormat, Profile, Rate, Resumption,
-    ResumptionKind, Rule, ServiceKind, Stale, TrafficLimits,
+    AdminListen, AuditSink, CertificateFiles, Config, Field, Log, LogFormat, Origin, Profile, Rate,
+    Resumption, ResumptionKind, Rule, ServiceKind, Stale, TrafficLimits,
 };
 
 /// Displays what a [`Config`] means; made by [`Config::summary`].
@@ -32,20 +32,7 @@ impl fmt::Display for Summary<'_> {
             log,
             profile,
         } = self.0;
-        writeln!(
-            f,
-            "profile         {}, for devices at {}",
-            profile.name,
-            external(profile)
-        )?;
-        writeln!(
-            f,
-            "listen          {}, {}",
-            listener::summary(&profile.listener),
-            versions(profile)
-        )?;
-        writeln!(f, "resumption      {}", resumption(&profile.resumption))?;
-        writeln!(f, "certificate     {}", certificate(profile))?;
+        general(f, profile)?;
         let device_limit = engine.max_tunnels_per_device;
         writeln!(f, "cores           {}", join(&engine.cores))?;
         writeln!(
@@ -87,11 +74,40 @@ impl fmt::Display for Summary<'_> {
         }
         writeln!(f, "log             {}", logging(log))?;
         writeln!(f, "state           {}", state_dir.display())?;
+        if profile.is_none() {
+            return Ok(());
+        }
         device_auth(f, profile)?;
         services(f, profile)?;
         app_limits(f, profile)?;
         rules(f, profile)
     }
+}
+
+fn general(f: &mut fmt::Formatter<'_>, profile: &Profile) -> fmt::Result {
+    let name = &profile.name;
+    let external = external(profile);
+    match profile.origin {
+        Origin::Nowhere => {
+            return writeln!(
+                f,
+                "profile         none: the node is unconfigured and takes no tunnels (see adit profile assign)"
+            );
+        }
+        Origin::File => writeln!(f, "profile         {name}, for devices at {external}")?,
+        Origin::Store { version } => writeln!(
+            f,
+            "profile         {name} version {version} of the store, for devices at {external}"
+        )?,
+    }
+    writeln!(
+        f,
+        "listen          {}, {}",
+        listener::summary(&profile.listener),
+        versions(profile)
+    )?;
+    writeln!(f, "resumption      {}", resumption(&profile.resumption))?;
+    writeln!(f, "certificate     {}", certificate(profile))
 }
 
 fn external(profile: &Profile) -> String {
@@ -135,10 +151,23 @@ fn resumption(resumption: &Resumption) -> String {
 fn certificate(profile: &Profile) -> String {
     match &profile.server_certificate {
         None => "self-signed, kept in the state folder".to_owned(),
-        Some(files) => match &files.key {
-            None => format!("{} (with its key)", files.primary.display()),
-            Some(key) => format!("{}, key {}", files.primary.display(), key.display()),
-        },
+        Some(certificate) => {
+            let mut text = files(&certificate.primary);
+            if let Some(secondary) = &certificate.secondary {
+                text.push_str(&format!("; when it expires {}", files(secondary)));
+            }
+            for additional in &certificate.additional {
+                text.push_str(&format!("; additional {}", files(additional)));
+            }
+            text
+        }
+    }
+}
+
+fn files(files: &CertificateFiles) -> String {
+    match &files.key {
+        None => format!("{} (with its key)", files.file.display()),
+        Some(key) => format!("{}, key {}", files.file.display(), key.display()),
     }
 }
 

@@ -9,6 +9,7 @@
 //! same user, can read. Changes (devices, tunnels to be closed) are refused unless they carry the token of
 //! `admin.token_file` or, where none is configured, come over the Unix socket (see `permission`).
 
+mod certificates;
 mod changes;
 mod checks;
 mod crls;
@@ -26,6 +27,7 @@ mod server;
 mod servers;
 mod signals;
 
+pub use certificates::watch_certificates;
 pub use checks::check_servers;
 pub use crls::{fetch_crls, watch_crl_files};
 pub use devices::Device;
@@ -86,7 +88,16 @@ pub trait Node: Send + Sync + 'static {
     fn servers(&self) -> Vec<ServerInfo>;
 
     /// Takes new tunnels away from a server, or gives them back. What is known of it then; `None` if there is no such one.
-    fn drain_server(&self, service: &str, server: &str, drained: bool) -> Option<ServerInfo>;
+    /// It is written to the disk first: waits.
+    ///
+    /// # Errors
+    /// It cannot be written; nothing has changed then.
+    fn drain_server(
+        &self,
+        service: &str,
+        server: &str,
+        drained: bool,
+    ) -> Result<Option<ServerInfo>, String>;
 
     /// Whether the node takes new tunnels, and why not.
     fn ready(&self) -> Readiness;

@@ -67,8 +67,14 @@ impl Node for RunningNode {
         self.engine.fleet().list()
     }
 
-    fn drain_server(&self, service: &str, server: &str, drained: bool) -> Option<ServerInfo> {
-        self.engine.fleet().drain(service, server, drained)
+    fn drain_server(
+        &self,
+        service: &str,
+        server: &str,
+        drained: bool,
+    ) -> Result<Option<ServerInfo>, String> {
+        let set = self.engine.drain_server(service, server, drained);
+        set.map_err(|error| error.to_string())
     }
 
     fn ready(&self) -> Readiness {
@@ -80,6 +86,16 @@ impl Node for RunningNode {
         }
         if !self.engine.all_cores_run() {
             reasons.push("a core has ended".to_owned());
+        }
+        let certificates = self.engine.certificates();
+        if let Some(ended) = certificates
+            .iter()
+            .find(|one| one.is_in_turn() && one.has_ended())
+        {
+            reasons.push(format!(
+                "the server certificate has expired and there is no other: {}",
+                ended.file
+            ));
         }
         let ready = reasons.is_empty();
         if self.audit.lost() > 0 {
@@ -109,6 +125,8 @@ impl Node for RunningNode {
                 .map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
             registry_stale: engine.registry().stale().is_some(),
             crls: engine.crls(),
+            certificates: engine.certificates(),
+            certificate_takeovers: engine.certificate_takeovers(),
             servers: self.servers(),
             registry_devices: Some(engine.registered_devices()),
         }

@@ -8,11 +8,13 @@ use tempfile::TempDir;
 use super::*;
 
 mod listener;
+mod profiles;
 mod robust;
 mod routing;
 mod servers;
 mod single_values;
 mod sni;
+mod store;
 mod traffic;
 
 /// The contract, with what this version cannot do at its default.
@@ -133,7 +135,7 @@ impl Scratch {
 
     /// Parses for a process that may use the CPUs 0, 1, 4 and 5 and has a quota for three.
     fn parse(&self, text: &str) -> Result<Config, ConfigError> {
-        validate::check(text, &self.file, &cpus())
+        validate::check(text, &self.file, &cpus(), raw::Part::All)
     }
 }
 
@@ -210,9 +212,13 @@ fn engine_of_the_contract() -> Engine {
 
 fn server_certificate_of_the_contract(place: &Scratch) -> ServerCertificate {
     ServerCertificate {
-        primary: place.path("server.pem"),
-        key: Some(place.path("server.key")),
-        password_file: None,
+        primary: CertificateFiles {
+            file: place.path("server.pem"),
+            key: Some(place.path("server.key")),
+            password_file: None,
+        },
+        secondary: None,
+        additional: vec![],
     }
 }
 
@@ -230,6 +236,7 @@ fn the_contract() {
             audit: AuditSink::Stdout,
         },
         profile: Profile {
+            origin: Origin::File,
             name: "corp".into(),
             description: String::new(),
             external_host: "tunnel.example.com".into(),
@@ -280,6 +287,7 @@ fn the_contract() {
                 ports: Some(vec![443]),
                 service: 0,
             }],
+            stored: Vec::new(),
         },
     };
     assert_eq!(config, expected);
@@ -320,8 +328,8 @@ fn what_is_left_out_has_the_contracts_defaults() {
 }
 
 #[test]
-fn an_empty_file_says_what_is_needed() {
-    let problems = wrong("").join("\n");
+fn an_empty_profile_says_what_is_needed() {
+    let problems = wrong("[profile]").join("\n");
     for part in [
         "profile: has no service and no rule",
         "profile.device_auth.group_certificates: is missing",
