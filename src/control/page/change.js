@@ -22,7 +22,6 @@ export function tell(text, tone = "good") {
 function ask(heading, content, confirm, read, dangerous = false) {
   return new Promise((resolve) => {
     const answer = (value) => () => {
-      dialog.returnValue = "";
       dialog.close();
       resolve(value());
     };
@@ -102,13 +101,14 @@ export async function unlock() {
   keep();
   show();
   tell("Changes are unlocked.");
-  lock.querySelector("button").focus();
+  // The button that had the focus may be gone.
+  if (document.activeElement === document.body) lock.querySelector("button").focus();
   return true;
 }
 
 /**
  * Makes a change: asks for the token where it is not here and for confirmation where `sure` is given, sends, and tells
- * `done(answer)`. The answer, or null; a failure is told and given to `failed` if there is one.
+ * `done(answer)`. The answer, or null; a failure is told, or given to `failed` to be shown where it belongs.
  */
 export async function act({ method, path, body, type, sure, done, failed }) {
   if (!(await unlock())) return null;
@@ -121,8 +121,8 @@ export async function act({ method, path, body, type, sure, done, failed }) {
   } catch (failure) {
     if (!(failure instanceof Failure)) throw failure;
     if (failure.status === 401) forget();
-    tell(failure.message, "bad");
-    failed?.(failure);
+    if (failed) failed(failure);
+    else tell(failure.message, "bad");
     return null;
   }
 }

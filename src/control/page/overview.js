@@ -16,14 +16,14 @@ const CRL_TONES = { current: "good", expired: "bad", missing: "bad" };
 export function build({ add }) {
   const state = element("div", { class: "card" });
   const numbers = element("div", { class: "tiles" });
-  const found = element("div");
+  const found = element("div", { role: "status" });
   const reload = async () => {
     found.replaceChildren();
     await act({
       method: "POST",
       path: "/reload",
       done: ({ generation }) => `The configuration was read again; generation ${generation} is in force.`,
-      failed: ({ body }) => found.replaceChildren(problems(body.problems)),
+      failed: (failure) => found.replaceChildren(element("h3", {}, failure.message), problems(failure.body.problems)),
     });
   };
   const ends = new Table("Ends of sessions and tunnels by reason", ({ labels }) => labels.reason, [

@@ -3,7 +3,7 @@
 import { Failure, get, part } from "./api.js";
 import { act, tell } from "./change.js";
 import { button, element, field, form, pill, section } from "./dom.js";
-import { count, plural, time } from "./format.js";
+import { count, time } from "./format.js";
 import { Editor } from "./editor.js";
 import { problems } from "./problems.js";
 import { Table } from "./table.js";
@@ -64,7 +64,7 @@ function all({ add }) {
   const begin = () => {
     location.hash = `#/profiles/${part(name.value)}`;
   };
-  add(table.node, section("New profile", form(begin, { class: "row" }, field("Name", name),
+  add(section("Store", table.node), section("New profile", form(begin, { class: "row" }, field("Name", name),
     element("button", { type: "submit" }, "Write it"))));
   return refresh;
 }
@@ -82,7 +82,7 @@ async function stored(name, version) {
 function one({ add, parts: [name], isOpen }) {
   const editor = new Editor("Text of the profile");
   const state = element("p", { role: "status" });
-  const found = element("div");
+  const found = element("div", { role: "status" });
   let current = null;
   let isLoaded = false;
 
@@ -95,8 +95,7 @@ function one({ add, parts: [name], isOpen }) {
     failed: ({ body, message }) => {
       const list = body.problems ?? [];
       editor.mark(list.map(({ line }) => line).filter((line) => line != null));
-      found.replaceChildren(element("h3", {}, plural(list.length, "problem")), element("p", {}, message),
-        problems(list, (line) => editor.go(line)));
+      found.replaceChildren(element("h3", {}, message), problems(list, (line) => editor.go(line)));
     },
   });
   const clear = () => {
@@ -153,7 +152,7 @@ function one({ add, parts: [name], isOpen }) {
 function versions(name, look, then) {
   const of = ({ version }) => `version ${version} of ${name}`;
   return new Table("Versions", ({ version }) => version, [
-    { head: "Version", number: true, value: ({ version }) => version },
+    { head: "Version", value: ({ version }) => version },
     { head: "By", value: ({ who }) => who },
     { head: "When", value: ({ when }) => time(when) },
     { head: "Note", value: ({ note }) => note },
