@@ -93,6 +93,27 @@ pub fn replace(path: &Path, content: &[u8], mode: Mode) -> Result<(), CertError>
     sync_folder(path)
 }
 
+/// Removes a file, if it is there.
+///
+/// # Errors
+/// [`CertError::Io`].
+pub fn remove(path: &Path) -> Result<(), CertError> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_folder(path),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(cause) => Err(CertError::io("remove", path, cause)),
+    }
+}
+
+/// Gives a file another name in the same folder, in place of the one that may have it.
+///
+/// # Errors
+/// [`CertError::Io`]; both are then as they were.
+pub fn rename(from: &Path, to: &Path) -> Result<(), CertError> {
+    fs::rename(from, to).map_err(|cause| CertError::io("write", to, cause))?;
+    sync_folder(to)
+}
+
 /// # Errors
 /// [`CertError::Exists`] where something of that name exists, be it a dangling symbolic link.
 pub fn refuse_existing(path: &Path) -> Result<(), CertError> {

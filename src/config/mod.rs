@@ -16,6 +16,7 @@ mod cores;
 mod document;
 mod error;
 mod listener;
+mod protocols;
 mod raw;
 mod raw_reach;
 mod reach;
@@ -50,9 +51,9 @@ pub use sni::Sni;
 pub use stored::stored_certificates;
 pub use summary::Summary;
 pub use types::{
-    AdminListen, AppLimits, AuditSink, Config, CrlFetch, DeviceAuth, Engine, Field,
-    IdentityMapping, Log, LogFormat, Origin, Profile, Rate, Resumption, ResumptionKind, Rule,
-    ServerCertificate, Service, ServiceKind, Stale, TrafficLimits,
+    AdminListen, AppLimits, AuditSink, CertificateFiles, Config, CrlFetch, DeviceAuth, Engine,
+    Field, IdentityMapping, Log, LogFormat, Origin, Profile, Rate, Resumption, ResumptionKind,
+    Rule, ServerCertificate, Service, ServiceKind, Stale, TrafficLimits,
 };
 
 use error::{Fault, Place, Report};

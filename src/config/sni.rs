@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use super::address::HostPattern;
-use super::authentication::server_files;
+use super::authentication::certificate_files;
 use super::document::{List, Slot, Value};
 use super::error::{Fault, Place, Report, quoted};
 use super::raw::RawSni;
-use super::types::ServerCertificate;
+use super::types::CertificateFiles;
 use super::values::{Folder, address_fault, without_repetition};
 use crate::limits::ALPN_NAME_MAX;
 
@@ -18,7 +18,7 @@ pub struct Sni {
     /// that devices open tunnels to.
     pub names: Vec<HostPattern>,
     /// The certificate that the gateway shows under these names, if it is not the profile's.
-    pub certificate: Option<ServerCertificate>,
+    pub certificate: Option<CertificateFiles>,
     /// What may be agreed on by ALPN, the most wanted first. The gateway ends TLS, so it has to know.
     pub protocols: Vec<String>,
 }
@@ -131,7 +131,7 @@ fn certificate(
     key: Slot<String>,
     folder: &Folder,
     report: &mut Report,
-) -> Option<ServerCertificate> {
+) -> Option<CertificateFiles> {
     if matches!(certificate.value, Value::Absent) && !matches!(key.value, Value::Absent) {
         let message = "is the key of a certificate that is not there";
         report.add(&key.place, Fault::new(message, "add sni_certificate"));
@@ -141,7 +141,7 @@ fn certificate(
         place: certificate.place.clone(),
         value: Value::Absent,
     };
-    let files = server_files([certificate, key, none], folder, report);
+    let files = certificate_files(certificate, key, none, (folder, &mut Vec::new()), report);
     (!absent).then_some(files)
 }
 

@@ -5,9 +5,10 @@ use toml::de::{DeTable, DeValue};
 use crate::certs::{Reference, Role, store};
 
 /// Every key that may name a certificate of the store, with what the certificate is for there.
-const KEYS: [(&str, Role); 5] = [
+const KEYS: [(&str, Role); 6] = [
     ("primary", Role::Server),
     ("secondary", Role::Server),
+    ("file", Role::Server),
     ("sni_certificate", Role::Server),
     ("group_certificates", Role::Group),
     ("tls_roots", Role::Group),

@@ -234,6 +234,7 @@ impl Pages {
             "draining": gauges.draining,
             "config_generation": gauges.config_generation,
             "audit_lost": gauges.audit_lost,
+            "certificates": gauges.certificates,
             "crls": crls(&gauges.crls),
         });
         json_page(status, &body)

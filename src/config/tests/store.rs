@@ -55,12 +55,13 @@ fn every_key_that_names_a_certificate_takes_one_of_the_store() {
     let profile = place.parse(EVERY_KEY).unwrap().profile;
     let path =
         |kind: &str, name: &str| place.path(&format!("state/certificates/{kind}/{name}.pem"));
-    let files = |name: &str| ServerCertificate {
-        primary: path("server", name),
+    let files = |name: &str| CertificateFiles {
+        file: path("server", name),
         key: None,
         password_file: None,
     };
-    assert_eq!(profile.server_certificate, Some(files("front")));
+    let front = profile.server_certificate.as_ref().unwrap();
+    assert_eq!(front.primary, files("front"));
     let group = [path("group", "fleet"), place.path("group-ca.pem")];
     assert_eq!(profile.device_auth.group_certificates, group);
     let service = &profile.services[0];
