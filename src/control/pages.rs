@@ -232,6 +232,7 @@ impl Pages {
             "ready": ready,
             "reasons": reasons,
             "draining": gauges.draining,
+            "profile": gauges.profile.as_ref().map(|(name, version)| json!({"name": name, "version": version})),
             "config_generation": gauges.config_generation,
             "audit_lost": gauges.audit_lost,
             "certificates": gauges.certificates,
