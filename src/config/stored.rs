@@ -8,6 +8,7 @@ use crate::certs::{Reference, Role, store};
 const KEYS: [(&str, Role); 6] = [
     ("primary", Role::Server),
     ("secondary", Role::Server),
+    // Of an additional one.
     ("file", Role::Server),
     ("sni_certificate", Role::Server),
     ("group_certificates", Role::Group),

@@ -10,6 +10,9 @@ external = "tunnel.example.com:443"
 description = "store:no-certificate"
 [profile.server_certificate]
 primary = "store:front"
+secondary = "store:next"
+[[profile.server_certificate.additional]]
+file = "store:rsa"
 [profile.device_auth]
 group_certificates = ["store:fleet", "group-ca.pem"]
 [profile.device_auth.crl]
@@ -36,6 +39,8 @@ fn with_stored() -> (Scratch, Vec<Reference>) {
     let place = Scratch::new();
     let all = vec![
         reference(Role::Server, "front"),
+        reference(Role::Server, "next"),
+        reference(Role::Server, "rsa"),
         reference(Role::Server, "wiki"),
         reference(Role::Group, "fleet"),
         reference(Role::Group, "inner"),
@@ -60,8 +65,12 @@ fn every_key_that_names_a_certificate_takes_one_of_the_store() {
         key: None,
         password_file: None,
     };
-    let front = profile.server_certificate.as_ref().unwrap();
-    assert_eq!(front.primary, files("front"));
+    let certificates = ServerCertificate {
+        primary: files("front"),
+        secondary: Some(files("next")),
+        additional: vec![files("rsa")],
+    };
+    assert_eq!(profile.server_certificate, Some(certificates));
     let group = [path("group", "fleet"), place.path("group-ca.pem")];
     assert_eq!(profile.device_auth.group_certificates, group);
     let service = &profile.services[0];
