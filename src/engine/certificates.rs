@@ -133,6 +133,8 @@ impl Certificates {
                     reading.read(Role::Additional, additional, None)?;
                 }
             }
+            // Nobody comes to a node without a profile, and it has no name to make one for.
+            None if profile.is_none() => {}
             None => reading.self_signed(config)?,
         }
         let mut services = Vec::new();
@@ -186,7 +188,8 @@ impl Node {
     /// [`ReloadError`]; what was in force stays so.
     pub fn renew_self_signed(&self) -> Result<bool, ReloadError> {
         let config = self.config();
-        if config.profile.server_certificate.is_some() || self.is_draining() {
+        let profile = &config.profile;
+        if profile.server_certificate.is_some() || profile.is_none() || self.is_draining() {
             return Ok(false);
         }
         let found = self_signed(&config).map_err(LoadError::from)?;

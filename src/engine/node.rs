@@ -10,8 +10,9 @@ use std::time::SystemTime;
 use super::certificates::Holding;
 use super::drained::Drained;
 use super::handover::Handover;
-use super::listeners::{Inherited, Listeners, Opened, Source};
+use super::listeners::{Inherited, Listeners, Opened, Source, copies};
 use super::material::{LoadError, Material};
+use super::profile::InForce;
 use super::registry::{Registry, Tell};
 use super::revocation::Revocation;
 use super::succession::Predecessor;
@@ -95,10 +96,14 @@ impl<F: FnOnce()> Drop for AtLast<F> {
 /// The running node.
 pub struct Node {
     config: Mutex<Config>,
+    /// Beside the config, which is locked while another one is read.
+    pub(super) in_force: Mutex<InForce>,
     cores: Vec<Remote>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// What the cores accept from. Nothing once the node drains.
     listeners: Mutex<Listeners>,
+    /// Sockets that this process was started with, for the profile that the node has not got yet.
+    pub(super) spare: Mutex<Inherited>,
     registry: Registry,
     pub(super) sweeper: Arc<Sweeper>,
     pub(super) revocation: Revocation,
@@ -138,9 +143,8 @@ impl Node {
         let mut listeners = Listeners::default();
         let addresses = config.profile.listener.addresses();
         let opened = listeners.open(addresses, cores, inherited)?;
-        if let Some(address) = inherited.left() {
-            return Err(EngineError::NotListened(address));
-        }
+        let spare = std::mem::take(inherited);
+        spare.fit(&config.profile)?;
         let sources = listeners.replace(opened);
         let mut material = Material::load(&config)?;
         material.log_findings();
@@ -158,12 +162,14 @@ impl Node {
             cores: Vec::new(),
             threads: Mutex::default(),
             listeners: Mutex::new(listeners),
+            spare: Mutex::new(spare),
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             generation: AtomicU64::new(1),
             reload_failures: AtomicU64::new(0),
             started: SystemTime::now(),
             config: Mutex::new(config.clone()),
+            in_force: Mutex::new(InForce::from(&config.profile)),
             registry,
             sweeper,
             revocation,
@@ -326,29 +332,24 @@ impl Node {
         let watches = material.watches(&groups)?;
         let snapshots =
             material.snapshots(self.cores.len(), &self.revocation, &groups, &self.gates)?;
-        let opened = self.open_listeners(&config)?;
+        let (opened, spare) = self.open_listeners(&config)?;
         self.registry.rebase(source)?;
         self.revocation.replace(std::mem::take(&mut material.crls));
         self.commit(watches, groups);
         self.gates.configure(&config.profile);
         self.configure_cores(snapshots, opened);
+        *self.lock_spare() = spare;
         self.revocation_changed();
         material.log_findings();
         *self.lock_resumption() = material.resumption.clone();
         self.hold(material.holding());
+        *self.lock_in_force() = InForce::from(&config.profile);
         *current = config;
         self.generation.fetch_add(1, Ordering::Relaxed);
         if let Some(predecessor) = &self.predecessor {
             predecessor.reload();
         }
         Ok(())
-    }
-
-    /// Opens what `config` listens on and the node does not. Nothing is accepted yet.
-    fn open_listeners(&self, config: &Config) -> Result<Opened, ReloadError> {
-        let addresses = config.profile.listener.addresses();
-        let none = &mut Inherited::default();
-        Ok(self.listeners().open(addresses, self.cores.len(), none)?)
     }
 
     /// Gives each core its part. Listeners change when every core has its snapshot: a connection may be handed to another
@@ -486,10 +487,12 @@ impl Node {
     /// # Errors
     /// The system's, at its limit of open files.
     pub fn sockets(&self) -> io::Result<Vec<TcpListener>> {
-        self.listeners().sockets()
+        let mut sockets = self.listeners().sockets()?;
+        sockets.extend(copies(&self.lock_spare().tcp)?);
+        Ok(sockets)
     }
 
-    fn listeners(&self) -> MutexGuard<'_, Listeners> {
+    pub(super) fn listeners(&self) -> MutexGuard<'_, Listeners> {
         let listeners = self.listeners.lock();
         listeners.unwrap_or_else(PoisonError::into_inner)
     }
