@@ -16,6 +16,7 @@ mod cores;
 mod document;
 mod error;
 mod listener;
+mod outline;
 mod raw;
 mod raw_reach;
 mod reach;
@@ -42,12 +43,13 @@ pub use address::{AddressError, Host, HostPattern, HostPort};
 pub use authentication::url_host;
 pub use error::{ConfigError, Problem};
 pub use listener::{ClientIdentity, Listener, ListenerKind, ProxyProtocol};
+pub use outline::{Outline, outline};
 pub use reach::{
     Balance, CIPHER_SUITES, Check, CheckKind, Health, Keepalive, OutboundTls, ProxyVersion, Reach,
     Server, Tcp, TlsChoice, UpstreamProxy,
 };
 pub use sni::Sni;
-pub use stored::stored_certificates;
+pub use stored::{ProfileUse, stored_certificates, users_of};
 pub use summary::Summary;
 pub use types::{
     AdminListen, AppLimits, AuditSink, Config, CrlFetch, DeviceAuth, Engine, Field,

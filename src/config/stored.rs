@@ -4,6 +4,25 @@ use toml::de::{DeTable, DeValue};
 
 use crate::certs::{Reference, Role, store};
 
+/// A profile and the certificates of the store that it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProfileUse {
+    /// The profile's name.
+    pub profile: String,
+    /// The certificates.
+    pub stored: Vec<Reference>,
+}
+
+/// The names of the profiles that name this certificate, each once.
+#[must_use]
+pub fn users_of(wanted: &Reference, profiles: &[ProfileUse]) -> Vec<String> {
+    let users = profiles.iter().filter(|user| user.stored.contains(wanted));
+    let mut names: Vec<String> = users.map(|user| user.profile.clone()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
 /// Every key that may name a certificate of the store, with what the certificate is for there.
 const KEYS: [(&str, Role); 5] = [
     ("primary", Role::Server),
