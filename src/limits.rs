@@ -2,11 +2,13 @@
 
 mod certs;
 mod load;
+mod reload;
 
 use std::time::Duration;
 
 pub use certs::*;
 pub use load::*;
+pub use reload::*;
 
 // ---- proxy_protocol ----
 

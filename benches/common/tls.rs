@@ -56,8 +56,8 @@ impl Ends {
         let verifier = DeviceVerifier::new(&group, index, policy).expect("a group certificate");
         let sessions = Sessions::new(sessions, Scope::new("bench", &group)).expect("random bytes");
         let server = server_config(ServerTls {
-            chain: server.chain,
-            key: server.key,
+            certificates: Arc::new((server.chain, server.key).into()),
+            clock: Arc::new(rustls::time_provider::DefaultTimeProvider),
             verifier: Arc::new(verifier),
             choice: TlsChoice {
                 tls12: false,

@@ -93,13 +93,25 @@ pub fn replace(path: &Path, content: &[u8], mode: Mode) -> Result<(), CertError>
     sync_folder(path)
 }
 
-/// Removes a file, for good.
+/// Removes a file; whether it was there.
 ///
 /// # Errors
 /// [`CertError::Io`].
-pub fn remove(path: &Path) -> Result<(), CertError> {
-    fs::remove_file(path).map_err(|cause| CertError::io("remove", path, cause))?;
-    sync_folder(path)
+pub fn remove(path: &Path) -> Result<bool, CertError> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_folder(path).map(|()| true),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(cause) => Err(CertError::io("remove", path, cause)),
+    }
+}
+
+/// Gives a file another name in the same folder, in place of the one that may have it.
+///
+/// # Errors
+/// [`CertError::Io`]; both are then as they were.
+pub fn rename(from: &Path, to: &Path) -> Result<(), CertError> {
+    fs::rename(from, to).map_err(|cause| CertError::io("write", to, cause))?;
+    sync_folder(to)
 }
 
 /// # Errors

@@ -20,7 +20,7 @@ use super::{CertError, Serial, files, key_matches, read_certificates, read_priva
 use crate::limits::MAX_VALIDITY_DAYS;
 
 /// How far before now a certificate begins, so that a device whose clock is behind accepts it.
-const CLOCK_SKEW: Duration = Duration::HOUR;
+pub(super) const CLOCK_SKEW: Duration = Duration::HOUR;
 
 /// The longest common name, organizational unit and user id (RFC 5280 appendix A.1, ub-common-name and its neighbours).
 const MAX_NAME: usize = 64;

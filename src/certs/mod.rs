@@ -13,6 +13,7 @@
 //! - [`read`]: files to DER
 //! - [`make`], [`mod@revoke`], [`mod@self_signed`]: keys, certificates, revocation lists
 //! - [`mod@describe`]: what a file holds, as text or JSON
+//! - [`term`]: when a chain can be used, and which of several
 //! - [`findings`]: what is wrong with a file, before it is used
 //! - [`store`]: certificates by name, in the state folder
 //! - [`profile`]: what makes a device use this gateway
@@ -38,6 +39,7 @@ pub mod revoke;
 pub mod self_signed;
 pub mod serial;
 pub mod store;
+pub mod term;
 
 #[cfg(test)]
 mod format_tests;
@@ -62,6 +64,7 @@ pub use revoke::{Crl, CrlRequest, Reason, revoke};
 pub use self_signed::{ensure_self_signed, self_signed};
 pub use serial::Serial;
 pub use store::{Candidate, Entry, Facts, Name, Reference, Store};
+pub use term::Term;
 
 /// Why a certificate, key or CRL could not be read, made or written. The text of each says where and what to do about it.
 #[derive(Debug, thiserror::Error)]

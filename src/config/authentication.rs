@@ -1,13 +1,14 @@
-//! From what was written about certificates, TLS versions and device authentication to what is valid.
+//! From what was written about certificates and device authentication to what is valid.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::document::{List, Slot, Value};
 use super::error::{Fault, Report, quoted};
-use super::raw::{RawCrl, RawDeviceAuth, RawIdentity, RawServerCertificate, RawTlsSide};
-use super::reach::{CIPHER_SUITES, TlsChoice};
-use super::types::{CrlFetch, DeviceAuth, Field, IdentityMapping, ServerCertificate, Stale};
+use super::raw::{RawCrl, RawDeviceAuth, RawIdentity, RawServerCertificate};
+use super::types::{
+    CertificateFiles, CrlFetch, DeviceAuth, Field, IdentityMapping, ServerCertificate, Stale,
+};
 use super::values::{Folder, duration, networks, without_repetition, word};
 use crate::certs::{Role, store};
 
@@ -16,101 +17,86 @@ pub(super) fn server_certificate(
     folder: &Folder,
     report: &mut Report,
 ) -> ServerCertificate {
-    let later = [raw.secondary, raw.secondary_password_file];
-    for slot in later {
-        slot.parse(report, |_| -> Result<(), Fault> {
-            let remedy = "replace the primary's file before it expires and reload";
-            Err(Fault::unsupported("a secondary server certificate", remedy))
-        });
+    let secondary_is_absent = matches!(raw.secondary.value, Value::Absent);
+    if secondary_is_absent {
+        for key in [&raw.secondary_key, &raw.secondary_password_file] {
+            if !matches!(key.value, Value::Absent) {
+                let message = "belongs to a secondary certificate, and there is none";
+                let remedy = "add secondary = \"next.pem\", or leave the key out";
+                report.add(&key.place, Fault::new(message, remedy));
+            }
+        }
     }
-    let primary = raw.primary.required(
+    const REMEDY: &str = "name the file with the chain and the key, or leave the whole table out";
+    let primary = raw.primary.required(report, REMEDY);
+    let mut seen = Vec::new();
+    let mut files = |file, key, password_file, report: &mut Report| {
+        certificate_files(file, key, password_file, (folder, &mut seen), report)
+    };
+    let primary = files(primary, raw.key, raw.password_file, report);
+    let secondary = files(
+        raw.secondary,
+        raw.secondary_key,
+        raw.secondary_password_file,
         report,
-        "name the file with the chain and the key, or leave the whole table out",
     );
-    server_files([primary, raw.key, raw.password_file], folder, report)
+    let additional = raw.additional.into_iter().map(|raw| {
+        let file = raw.file.required(report, "name the file with the chain");
+        files(file, raw.key, raw.password_file, report)
+    });
+    ServerCertificate {
+        additional: additional.collect(),
+        primary,
+        secondary: (!secondary_is_absent).then_some(secondary),
+    }
 }
 
-/// The files of one server certificate: of the chain, the key and the password. What comes from the store has its key with
-/// it, and no password.
-pub(super) fn server_files(
-    [chain, key, password]: [Slot<String>; 3],
+/// The files of one certificate, which is none of those `seen` before.
+fn certificate_files(
+    file: Slot<String>,
+    key: Slot<String>,
+    password_file: Slot<String>,
+    (folder, seen): (&Folder, &mut Vec<PathBuf>),
+    report: &mut Report,
+) -> CertificateFiles {
+    let stored = is_stored(&file);
+    let file = file.parse(report, |text| {
+        let file = folder.certificate(&text, Role::Server)?;
+        if seen.contains(&file) {
+            let message = "the file is another one of the server certificates already";
+            return Err(Fault::new(message, "name each certificate once"));
+        }
+        seen.push(file.clone());
+        Ok(file)
+    });
+    let mut readable = |slot| beside(slot, stored, folder, report);
+    CertificateFiles {
+        key: readable(key),
+        password_file: readable(password_file),
+        file: file.or(PathBuf::new()),
+    }
+}
+
+/// Whether a certificate of the store is named.
+pub(super) fn is_stored(file: &Slot<String>) -> bool {
+    matches!(&file.value, Value::Given(text) if text.starts_with(store::PREFIX))
+}
+
+/// The file of a certificate's key or password. What is `stored` has its key with it, and no password.
+pub(super) fn beside(
+    slot: Slot<String>,
+    stored: bool,
     folder: &Folder,
     report: &mut Report,
-) -> ServerCertificate {
-    let stored = matches!(&chain.value, Value::Given(text) if text.starts_with(store::PREFIX));
-    let chain = chain.parse(report, |text| folder.certificate(&text, Role::Server));
-    let mut beside = |slot: Slot<String>| {
-        let file = slot.parse(report, |text| {
-            if stored {
-                let message = "a certificate of the store has its key with it, and no password";
-                return Err(Fault::new(message, "leave the key out"));
-            }
-            folder.readable(&text)
-        });
-        file.given()
-    };
-    ServerCertificate {
-        primary: chain.or(PathBuf::new()),
-        key: beside(key),
-        password_file: beside(password),
-    }
-}
-
-/// What is spoken on one side.
-pub(super) fn tls(raw: RawTlsSide, report: &mut Report) -> TlsChoice {
-    let (tls12, tls13) = protocols(raw.protocols, report);
-    let place = raw.cipher_suites.place.clone();
-    let known = CIPHER_SUITES.map(|(name, _)| (name, name));
-    let list = raw.cipher_suites.or(Vec::new()).into_iter();
-    let list = list.map(|slot| slot.parse(report, |text| word(&text, &known)));
-    let suites = without_repetition(list.collect(), report);
-    let is_of = |tls13| move |suite: &&str| CIPHER_SUITES.contains(&(*suite, tls13));
-    for (spoken, version, newer) in [(tls12, "1.2", false), (tls13, "1.3", true)] {
-        if spoken && !suites.is_empty() && !suites.iter().any(is_of(newer)) {
-            let message = format!("has no suite of TLS {version}, which is among the protocols");
-            let remedy = "add one, or take the version out of protocols";
-            report.add(&place, Fault::new(message, remedy));
+) -> Option<PathBuf> {
+    let file = slot.parse(report, |text| {
+        if stored {
+            let message = "a certificate of the store has its key with it, and no password";
+            return Err(Fault::new(message, "leave the key out"));
         }
-    }
-    TlsChoice {
-        tls12,
-        tls13,
-        suites,
-    }
-}
-
-fn protocols(list: Slot<List>, report: &mut Report) -> (bool, bool) {
-    let place = list.place.clone();
-    let Some(list) = list.given() else {
-        return (true, true);
-    };
-    if list.is_empty() {
-        report.add(
-            &place,
-            Fault::new(
-                "the list is empty",
-                "write at least one of \"1.2\" and \"1.3\"",
-            ),
-        );
-    }
-    // Versions are told apart by number so that a list with one wrong entry gives no second error.
-    let version = |text: String| match text.as_str() {
-        "1.0" | "1.1" => {
-            let message = format!("TLS {text} is broken and was withdrawn (RFC 8996)");
-            Err(Fault::new(message, "write \"1.2\" or \"1.3\""))
-        }
-        _ => word(&text, &[("1.2", 2), ("1.3", 3)]),
-    };
-    let length = list.len();
-    let list = list
-        .into_iter()
-        .map(|slot| slot.parse(report, version))
-        .collect();
-    let versions = without_repetition(list, report);
-    if versions.len() < length {
-        return (true, true);
-    }
-    (versions.contains(&2), versions.contains(&3))
+        folder.readable(&text)
+    });
+    file.given()
 }
 
 pub(super) fn device_auth(raw: RawDeviceAuth, folder: &Folder, report: &mut Report) -> DeviceAuth {

@@ -30,6 +30,14 @@ pub(super) enum Value<T> {
 }
 
 impl<T> Slot<T> {
+    /// Of a key that could not be written where it would be.
+    pub(super) fn absent() -> Self {
+        Self {
+            place: Place::default(),
+            value: Value::Absent,
+        }
+    }
+
     /// Takes the value one step further; a fault is reported at the key's place.
     pub(super) fn parse<U>(
         self,

@@ -69,12 +69,6 @@ impl Fault {
             remedy: remedy.into(),
         }
     }
-
-    /// A value that the contract has and this version cannot act on: refused, since to ignore it would be to run
-    /// something else than what the file says.
-    pub(super) fn unsupported(what: &str, remedy: impl Into<String>) -> Self {
-        Self::new(format!("{what} is not supported in this version"), remedy)
-    }
 }
 
 impl fmt::Display for Fault {

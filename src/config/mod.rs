@@ -17,6 +17,7 @@ mod document;
 mod error;
 mod listener;
 mod outline;
+mod protocols;
 mod raw;
 mod raw_reach;
 mod reach;
@@ -52,8 +53,8 @@ pub use sni::Sni;
 pub use stored::{ProfileUse, stored_certificates, users_of};
 pub use summary::Summary;
 pub use types::{
-    AdminListen, AppLimits, AuditSink, Config, CrlFetch, DeviceAuth, Engine, Field,
-    IdentityMapping, Log, LogFormat, Profile, Rate, Resumption, ResumptionKind, Rule,
+    AdminListen, AppLimits, AuditSink, CertificateFiles, Config, CrlFetch, DeviceAuth, Engine,
+    Field, IdentityMapping, Log, LogFormat, Profile, Rate, Resumption, ResumptionKind, Rule,
     ServerCertificate, Service, ServiceKind, Stale, TrafficLimits,
 };
 

@@ -1,7 +1,7 @@
 //! The keys of the contract as they are written: present or not, of the right TOML type, each with its place. Nothing
 //! here has a meaning yet; `validate` gives it one.
 
-use super::document::{List, Numbers, Section, Slot, Value};
+use super::document::{Entry, List, Numbers, Section, Slot, Value};
 use super::raw_reach::{RawReach, RawServer, RawTcp, raw_servers};
 
 pub(super) struct RawConfig {
@@ -62,7 +62,16 @@ pub(super) struct RawServerCertificate {
     pub(super) key: Slot<String>,
     pub(super) password_file: Slot<String>,
     pub(super) secondary: Slot<String>,
+    pub(super) secondary_key: Slot<String>,
     pub(super) secondary_password_file: Slot<String>,
+    pub(super) additional: Vec<RawCertificate>,
+}
+
+/// One of `additional`: a file, or a table of it and what belongs to it.
+pub(super) struct RawCertificate {
+    pub(super) file: Slot<String>,
+    pub(super) key: Slot<String>,
+    pub(super) password_file: Slot<String>,
 }
 
 pub(super) struct RawTls {
@@ -266,10 +275,38 @@ impl RawServerCertificate {
             key: section.string("key"),
             password_file: section.string("password_file"),
             secondary: section.string("secondary"),
+            secondary_key: section.string("secondary_key"),
             secondary_password_file: section.string("secondary_password_file"),
+            additional: section
+                .entries("additional")
+                .or(Vec::new())
+                .into_iter()
+                .map(RawCertificate::read)
+                .collect(),
         };
         section.finish();
         certificate
+    }
+}
+
+impl RawCertificate {
+    fn read(entry: Entry<'_>) -> Self {
+        match entry {
+            Entry::Text(file) => Self {
+                file,
+                key: Slot::absent(),
+                password_file: Slot::absent(),
+            },
+            Entry::Table(mut section) => {
+                let certificate = Self {
+                    file: section.string("file"),
+                    key: section.string("key"),
+                    password_file: section.string("password_file"),
+                };
+                section.finish();
+                certificate
+            }
+        }
     }
 }
 

@@ -1,14 +1,16 @@
 //! Services that TLS sessions reach by their name (SNI) alone.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use super::address::HostPattern;
-use super::authentication::server_files;
+use super::authentication::{beside, is_stored};
 use super::document::{List, Slot, Value};
 use super::error::{Fault, Place, Report, quoted};
 use super::raw::RawSni;
-use super::types::ServerCertificate;
+use super::types::CertificateFiles;
 use super::values::{Folder, address_fault, without_repetition};
+use crate::certs::Role;
 use crate::limits::ALPN_NAME_MAX;
 
 /// What makes a session a tunnel to a service, without a request.
@@ -18,7 +20,7 @@ pub struct Sni {
     /// that devices open tunnels to.
     pub names: Vec<HostPattern>,
     /// The certificate that the gateway shows under these names, if it is not the profile's.
-    pub certificate: Option<ServerCertificate>,
+    pub certificate: Option<CertificateFiles>,
     /// What may be agreed on by ALPN, the most wanted first. The gateway ends TLS, so it has to know.
     pub protocols: Vec<String>,
 }
@@ -131,18 +133,22 @@ fn certificate(
     key: Slot<String>,
     folder: &Folder,
     report: &mut Report,
-) -> Option<ServerCertificate> {
+) -> Option<CertificateFiles> {
     if matches!(certificate.value, Value::Absent) && !matches!(key.value, Value::Absent) {
         let message = "is the key of a certificate that is not there";
         report.add(&key.place, Fault::new(message, "add sni_certificate"));
     }
     let absent = matches!(certificate.value, Value::Absent);
-    let none = Slot {
-        place: certificate.place.clone(),
-        value: Value::Absent,
-    };
-    let files = server_files([certificate, key, none], folder, report);
-    (!absent).then_some(files)
+    let stored = is_stored(&certificate);
+    let file = certificate
+        .parse(report, |text| folder.certificate(&text, Role::Server))
+        .or(PathBuf::new());
+    let key = beside(key, stored, folder, report);
+    (!absent).then_some(CertificateFiles {
+        file,
+        key,
+        password_file: None,
+    })
 }
 
 fn protocols(list: Slot<List>, report: &mut Report) -> Vec<String> {

@@ -24,9 +24,10 @@ pub fn users_of(wanted: &Reference, profiles: &[ProfileUse]) -> Vec<String> {
 }
 
 /// Every key that may name a certificate of the store, with what the certificate is for there.
-const KEYS: [(&str, Role); 5] = [
+const KEYS: [(&str, Role); 6] = [
     ("primary", Role::Server),
     ("secondary", Role::Server),
+    ("file", Role::Server),
     ("sni_certificate", Role::Server),
     ("group_certificates", Role::Group),
     ("tls_roots", Role::Group),

@@ -8,8 +8,8 @@ use super::authentication::FIELDS;
 use super::listener;
 use super::reach::{Balance, OutboundTls, ProxyVersion, Reach, Server};
 use super::types::{
-    AdminListen, AuditSink, Config, Field, Log, LogFormat, Profile, Rate, Resumption,
-    ResumptionKind, Rule, ServiceKind, Stale, TrafficLimits,
+    AdminListen, AuditSink, CertificateFiles, Config, Field, Log, LogFormat, Profile, Rate,
+    Resumption, ResumptionKind, Rule, ServiceKind, Stale, TrafficLimits,
 };
 
 /// Displays what a [`Config`] means; made by [`Config::summary`].
@@ -135,10 +135,23 @@ fn resumption(resumption: &Resumption) -> String {
 fn certificate(profile: &Profile) -> String {
     match &profile.server_certificate {
         None => "self-signed, kept in the state folder".to_owned(),
-        Some(files) => match &files.key {
-            None => format!("{} (with its key)", files.primary.display()),
-            Some(key) => format!("{}, key {}", files.primary.display(), key.display()),
-        },
+        Some(certificate) => {
+            let mut text = files(&certificate.primary);
+            if let Some(secondary) = &certificate.secondary {
+                text.push_str(&format!("; when it expires {}", files(secondary)));
+            }
+            for additional in &certificate.additional {
+                text.push_str(&format!("; additional {}", files(additional)));
+            }
+            text
+        }
+    }
+}
+
+fn files(files: &CertificateFiles) -> String {
+    match &files.key {
+        None => format!("{} (with its key)", files.file.display()),
+        Some(key) => format!("{}, key {}", files.file.display(), key.display()),
     }
 }
 

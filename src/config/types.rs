@@ -135,12 +135,22 @@ pub struct Profile {
     pub stored: Vec<Reference>,
 }
 
-/// Files of the server certificate. They existed and could be opened when the config was read; what is in them is not
-/// known yet.
+/// The server certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerCertificate {
+    /// The one that is served until it expires.
+    pub primary: CertificateFiles,
+    /// The one that is served then.
+    pub secondary: Option<CertificateFiles>,
+    /// Those for clients that want another key type or name. No file is named twice, here or above.
+    pub additional: Vec<CertificateFiles>,
+}
+
+/// Files of a certificate. They existed and could be opened when the config was read; what is in them is not known yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
     /// File with the chain, and with the key too unless `key` names another file.
-    pub primary: PathBuf,
+    pub file: PathBuf,
     /// File with the key.
     pub key: Option<PathBuf>,
     /// File with the password of both.

@@ -11,11 +11,12 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::address::{Host, HostPort};
-use super::authentication::{device_auth, server_certificate, tls};
+use super::authentication::{device_auth, server_certificate};
 use super::cores::Cpus;
 use super::document::{Numbers, Reader, Section, Slot};
 use super::error::{ConfigError, Fault, Place, Report, nearest, quoted};
 use super::listener::{Listener, listener};
+use super::protocols::tls;
 use super::raw::{RawConfig, RawEngine, RawProfile};
 use super::reach::Tcp;
 use super::resumption::resumption;

@@ -9,6 +9,7 @@
 //! same user, can read. Changes (devices, tunnels to be closed) are refused unless they carry the token of
 //! `admin.token_file` or, where none is configured, come over the Unix socket (see `permission`).
 
+mod certificates;
 mod changes;
 mod checks;
 mod crls;
@@ -26,6 +27,7 @@ mod server;
 mod servers;
 mod signals;
 
+pub use certificates::watch_certificates;
 pub use checks::check_servers;
 pub use crls::{fetch_crls, watch_crl_files};
 pub use devices::Device;

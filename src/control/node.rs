@@ -81,6 +81,16 @@ impl Node for RunningNode {
         if !self.engine.all_cores_run() {
             reasons.push("a core has ended".to_owned());
         }
+        let certificates = self.engine.certificates();
+        if let Some(ended) = certificates
+            .iter()
+            .find(|one| one.is_in_turn() && one.has_ended())
+        {
+            reasons.push(format!(
+                "the server certificate has expired and there is no other: {}",
+                ended.file
+            ));
+        }
         let ready = reasons.is_empty();
         if self.audit.lost() > 0 {
             reasons.push(format!("{} audit records were lost", self.audit.lost()));
@@ -109,6 +119,8 @@ impl Node for RunningNode {
                 .map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
             registry_stale: engine.registry().stale().is_some(),
             crls: engine.crls(),
+            certificates: engine.certificates(),
+            certificate_takeovers: engine.certificate_takeovers(),
             servers: self.servers(),
             registry_devices: Some(engine.registered_devices()),
         }

@@ -257,6 +257,7 @@ impl Pages {
             "uptime_seconds": uptime,
             "config_generation": gauges.config_generation,
             "audit_lost": gauges.audit_lost,
+            "certificates": gauges.certificates,
             "crls": crls(&gauges.crls),
         });
         json_page(status, &body)

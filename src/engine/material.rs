@@ -1,18 +1,18 @@
 //! From a configuration to what cores run on: files read, certificates and CRLs checked, TLS set up.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use zeroize::Zeroizing;
+use rustls::pki_types::CertificateDer;
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 
+use super::certificates::{Certificates, Holding, read_password};
 use super::registry::{self, StoreError};
 use super::revocation::{Crls, Revocation};
 use crate::backend::{self, Fleet, Group, Means, Watch, Way};
 use crate::certs::{self, CertError, Finding};
-use crate::config::{Config, ServerCertificate, Stale};
+use crate::config::{Config, Stale};
 use crate::observe::CloseReason;
 use crate::table::RegistryError;
 use crate::tls::{
@@ -59,19 +59,16 @@ type ProfileGates = (ServiceGates, Arc<AppGates>);
 /// Everything that is read from files, checked.
 pub struct Material {
     config: Config,
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-    /// Of the services that have certificates of their own, by their index.
-    named: HashMap<usize, (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    certificates: Certificates,
     group: Vec<CertificateDer<'static>>,
-    /// What may be wrong with the server certificates, with their files.
-    findings: Vec<(PathBuf, Finding)>,
     /// What the servers of each service are reached with.
     means: Vec<Means>,
     /// How sessions are resumed.
     pub resumption: Arc<Resumption>,
     /// The CRLs.
     pub(super) crls: Crls,
+    /// What TLS goes by, on all cores.
+    clock: Arc<dyn TimeProvider>,
 }
 
 impl Material {
@@ -90,24 +87,7 @@ impl Material {
     ) -> Result<Self, LoadError> {
         let profile = &config.profile;
         let auth = &profile.device_auth;
-        let mut findings = Vec::new();
-        let (chain, key) = match &profile.server_certificate {
-            Some(files) => read_certificate(files, Some(&profile.external_host), &mut findings)?,
-            None => certs::ensure_self_signed(
-                &config.state_dir,
-                std::slice::from_ref(&profile.external_host),
-            )?,
-        };
-        let mut named = HashMap::new();
-        for (index, service) in profile.services.iter().enumerate() {
-            let own = service
-                .sni
-                .as_ref()
-                .and_then(|sni| sni.certificate.as_ref());
-            if let Some(files) = own {
-                named.insert(index, read_certificate(files, None, &mut findings)?);
-            }
-        }
+        let certificates = Certificates::load(config)?;
         let mut group = Vec::new();
         let password = read_password(auth.group_password_file.as_deref())?;
         let password = password.as_ref().map(|password| password.as_str());
@@ -119,7 +99,8 @@ impl Material {
             None => Crls::load(config, &group, None)?,
         };
         let resumption = Resumption::new(&profile.resumption, Scope::new(&profile.name, &group))
-            .map_err(TlsError::from)?;
+            .map_err(TlsError::from)?
+            .ending(certificates.holding.ends());
         let means = profile.services.iter().map(|service| {
             Means::load(service, &profile.outbound)
                 .map_err(|why| LoadError::Service(service.name.clone(), why))
@@ -127,13 +108,11 @@ impl Material {
         Ok(Self {
             means: means.collect::<Result<_, _>>()?,
             config: config.clone(),
-            chain,
-            key,
-            named,
+            certificates,
             group,
-            findings,
             resumption: Arc::new(resumption),
             crls,
+            clock: Arc::new(DefaultTimeProvider),
         })
     }
 
@@ -150,9 +129,14 @@ impl Material {
         Ok(())
     }
 
+    /// The server certificates.
+    pub(super) fn holding(&self) -> Holding {
+        self.certificates.holding.clone()
+    }
+
     /// Says what may be wrong with the server certificates in the log, once.
     pub(super) fn log_findings(&self) {
-        for (file, finding) in &self.findings {
+        for (file, finding) in &self.certificates.findings {
             tracing::warn!(file = %file.display(), code = finding.code, "certificate: {finding}");
         }
     }
@@ -176,7 +160,7 @@ impl Material {
                 let groups = Fleet::default().prepare(&config.profile.services);
                 material
                     .snapshots(1, &revocation, &groups, &Gates::default())
-                    .map(|_| material.findings)
+                    .map(|_| material.certificates.findings)
             });
         let _ = std::fs::remove_dir_all(&scratch);
         result
@@ -230,8 +214,7 @@ impl Material {
         let mut names = Names::default();
         for (index, service) in self.config.profile.services.iter().enumerate() {
             if let Some(sni) = &service.sni {
-                let own = self.named.get(&index);
-                let own = own.map(|(chain, key)| (chain.clone(), key.clone_key()));
+                let own = self.certificates.named.get(&index);
                 let tls = tls::named_config(general, own, &sni.protocols)?;
                 names.add(&sni.names, index, Arc::new(tls));
             }
@@ -249,8 +232,8 @@ impl Material {
         let profile = &self.config.profile;
         let engine = &self.config.engine;
         let tls = tls::server_config(ServerTls {
-            chain: self.chain.clone(),
-            key: self.key.clone_key(),
+            certificates: self.certificates.general.clone(),
+            clock: self.clock.clone(),
             verifier: verifier.clone(),
             choice: profile.inbound.clone(),
             resumption: self.resumption.clone(),
@@ -294,28 +277,4 @@ impl Material {
             },
         })
     }
-}
-
-/// Reads a server certificate, in order. What does not keep it from being used is added to `found`.
-fn read_certificate(
-    files: &ServerCertificate,
-    host: Option<&str>,
-    found: &mut Vec<(PathBuf, Finding)>,
-) -> Result<certs::Identity, LoadError> {
-    let password = read_password(files.password_file.as_deref())?;
-    let password = password.as_ref().map(|password| password.as_str());
-    let file = &files.primary;
-    let inspected = certs::inspect_server(file, files.key.as_deref(), password, host)?;
-    let errors: Vec<String> = inspected.errors().map(ToString::to_string).collect();
-    if !errors.is_empty() {
-        let file = file.display().to_string();
-        return Err(LoadError::Findings(file, errors.join("; ")));
-    }
-    let findings = inspected.findings.iter().cloned();
-    found.extend(findings.map(|finding| (file.clone(), finding)));
-    Ok(inspected.identity(file)?)
-}
-
-fn read_password(file: Option<&Path>) -> Result<Option<Zeroizing<String>>, CertError> {
-    file.map(certs::read_password).transpose()
 }

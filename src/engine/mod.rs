@@ -2,6 +2,7 @@
 //!
 //! [`Node`] is the handle to all of them that other threads hold. It never waits for a core.
 
+mod certificates;
 mod handover;
 mod listeners;
 mod material;

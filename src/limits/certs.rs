@@ -1,5 +1,7 @@
 //! Bounds on certificates, keys and revocation lists.
 
+use std::time::Duration;
+
 /// How deep values may be nested in PKCS#7 and PKCS#12 files. The formats themselves go to about ten; each level may cost a
 /// stack frame, and one pass over what is inside.
 pub const MAX_DER_DEPTH: usize = 16;
@@ -56,6 +58,20 @@ pub const EXPIRY_NOTICE_DAYS: i64 = 60;
 
 /// Days before its end at which the warning says that it is urgent.
 pub const EXPIRY_URGENT_DAYS: i64 = 30;
+
+/// Days before its end at which the successor of a self-signed server certificate is made: the time that there is to give it
+/// to all devices.
+pub const SELF_SIGNED_NEXT_DAYS: i64 = EXPIRY_NOTICE_DAYS;
+
+/// How often a running node looks whether its self-signed certificate needs a successor.
+pub const SELF_SIGNED_POLL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Ends of server certificates that are remembered, so that sessions that began under one end with it. With a new certificate
+/// each day for a year and others beside it there are fewer; each is 8 bytes.
+pub const CERTIFICATE_ENDS_MAX: usize = 1024;
+
+/// How often the control core looks which server certificate is served, to say so in the log. The change itself needs no look.
+pub const CERTIFICATE_POLL: Duration = Duration::from_secs(1);
 
 /// Longest validity that Apple's systems accept in a certificate issued after 2019-07-01 (HT210176), in days.
 pub const APPLE_VALIDITY_DAYS: i64 = 825;

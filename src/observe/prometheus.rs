@@ -14,6 +14,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
+use super::certificate::{CertificateInfo, encode_certificates};
 use super::crl::CrlInfo;
 use super::metrics::{Abuse, CoreMetrics, Stage};
 use super::reason::CloseReason;
@@ -74,6 +75,10 @@ pub struct NodeGauges {
     pub crl_next_update: Option<SystemTime>,
     /// Each CRL.
     pub crls: Arc<[CrlInfo]>,
+    /// Each server certificate.
+    pub certificates: Vec<CertificateInfo>,
+    /// Times that one took over from another that had expired.
+    pub certificate_takeovers: u64,
     /// Each server.
     pub servers: Vec<ServerInfo>,
     /// Devices in the registry; absent without one.
@@ -115,6 +120,12 @@ impl Collector for Snapshot {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut out = Families(encoder);
         self.encode_node(&mut out)?;
+        encode_certificates(&self.node.certificates, &mut out)?;
+        out.counter(
+            "certificate_takeovers",
+            "Times that a server certificate took over from one that had expired",
+            self.node.certificate_takeovers,
+        )?;
         encode_servers(&self.node.servers, &mut out)?;
         self.encode_traffic(&mut out)?;
         self.encode_runtime(&mut out)?;

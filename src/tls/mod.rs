@@ -13,6 +13,7 @@ mod identity;
 pub mod record;
 mod resumption;
 mod secrets;
+mod served;
 mod server;
 mod signatures;
 mod stream;
@@ -32,6 +33,7 @@ pub use hello::{Hello, HelloReader};
 pub use identity::{IdentityError, PeerIdentity, common_name, earliest_expiry};
 pub use resumption::{Resumption, Scope};
 pub use secrets::{TrafficSecrets, hand_over};
+pub use served::ServerCertificates;
 pub use server::{ALPN_HTTP2, ServerTls, TlsError, named_config, server_config};
 pub use stream::{
     ClientHandshake, ClientStream, Received, ServerHandshake, ServerStream, StreamError,

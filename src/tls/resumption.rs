@@ -11,11 +11,12 @@ use std::time::SystemTime;
 use aws_lc_rs::digest::{self, SHA256};
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
-use rustls::server::{NoServerSessionStorage, StoresServerSessions};
+use rustls::server::{NoServerSessionStorage, ProducesTickets, StoresServerSessions};
 
 use super::ticket_keys::TicketKeysError;
 use super::tickets::Tickets;
 use crate::config;
+use crate::limits::CERTIFICATE_ENDS_MAX;
 use crate::table::SessionCache;
 
 /// What a session may be resumed under.
@@ -43,10 +44,35 @@ impl Scope {
     }
 }
 
+/// When server certificates end, in order.
+///
+/// A session is not resumed once a certificate has ended that was served when it began. A resumed session shows none, so
+/// it would live on under the old one, in new tickets for ever; and a client that looks at the certificate again when it resumes
+/// would refuse the session, though a valid one is here (RFC 8446, section 4.6.1: the lifetime of the peer's certificate
+/// is to bound how long its sessions are resumed).
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ends(Arc<[u64]>);
+
+impl Ends {
+    fn new(mut moments: Vec<u64>) -> Self {
+        moments.sort_unstable();
+        moments.dedup();
+        moments.truncate(CERTIFICATE_ENDS_MAX);
+        Self(moments.into())
+    }
+
+    /// Whether a session that began at `begun` may be resumed at `now`.
+    pub(super) fn allow(&self, begun: u64, now: u64) -> bool {
+        let ended = self.0.partition_point(|end| *end <= now);
+        ended == 0 || begun >= self.0[ended - 1]
+    }
+}
+
 /// What the cores of a node resume sessions with.
 #[derive(Debug)]
 pub struct Resumption {
     scope: Scope,
+    ends: Ends,
     cache: Option<Arc<SessionCache>>,
     tickets: Option<Arc<Tickets>>,
     /// When the table was last searched for what has expired, in seconds since 1970.
@@ -71,10 +97,18 @@ impl Resumption {
         let cached = config.by != config::ResumptionKind::Off && config.cache_bytes > 0;
         Ok(Self {
             scope,
+            ends: Ends::default(),
             cache: cached.then(|| Arc::new(SessionCache::new(config.cache_bytes, lifetime))),
             tickets,
             purged: AtomicU64::new(now()),
         })
+    }
+
+    /// The same, for certificates that end at these moments, in seconds since 1970.
+    #[must_use]
+    pub fn ending(mut self, moments: impl IntoIterator<Item = u64>) -> Self {
+        self.ends = Ends::new(moments.into_iter().collect());
+        self
     }
 
     /// The same, but with what `previous` has where it fits, so that a reload ends no session that is still in scope. The
@@ -95,8 +129,11 @@ impl Resumption {
             old.refresh()?;
             tickets = Some(old.clone());
         }
+        // Sessions that began under certificates that are not served any more still end with them.
+        let ends = self.ends.0.iter().chain(&*previous.ends.0);
         Ok(Self {
             scope: self.scope,
+            ends: Ends::new(ends.copied().collect()),
             cache,
             tickets,
             purged: AtomicU64::new(previous.purged.load(Ordering::Relaxed)),
@@ -125,7 +162,10 @@ impl Resumption {
         // One ticket is one sealing a handshake; a client that opens several sessions at once gets one with each.
         config.send_tls13_tickets = 1;
         if let Some(tickets) = self.tickets() {
-            config.ticketer = tickets.clone();
+            config.ticketer = Arc::new(Ticketer {
+                tickets: tickets.clone(),
+                ends: self.ends.clone(),
+            });
         }
         config.session_storage = self.sessions();
     }
@@ -141,6 +181,7 @@ impl Resumption {
             Some(cache) => Arc::new(Sessions {
                 cache: cache.clone(),
                 scope: self.scope,
+                ends: self.ends.clone(),
             }),
             None => Arc::new(NoServerSessionStorage {}),
         }
@@ -154,11 +195,39 @@ pub(super) fn now() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-/// The table as rustls asks it, in one scope.
+/// The tickets as rustls asks for them.
+#[derive(Debug)]
+struct Ticketer {
+    tickets: Arc<Tickets>,
+    ends: Ends,
+}
+
+impl ProducesTickets for Ticketer {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        self.tickets.lifetime()
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.tickets.seal(plain, now())
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        let now = now();
+        let (begun, session) = self.tickets.open_with_time(cipher, now)?;
+        self.ends.allow(begun, now).then_some(session)
+    }
+}
+
+/// The table as rustls asks it, in one scope. Behind each session is when it was put there (8 bytes).
 #[derive(Debug)]
 struct Sessions {
     cache: Arc<SessionCache>,
     scope: Scope,
+    ends: Ends,
 }
 
 impl Sessions {
@@ -173,22 +242,33 @@ impl Sessions {
         key.get_mut(32..length)?.copy_from_slice(id);
         Some(f(&key[..length]))
     }
+
+    /// What was put into the table, without its time; `None` where it may not be resumed any more.
+    fn opened(&self, mut session: Vec<u8>, now: u64) -> Option<Vec<u8>> {
+        let begun = u64::from_be_bytes(*session.last_chunk()?);
+        session.truncate(session.len() - size_of::<u64>());
+        self.ends.allow(begun, now).then_some(session)
+    }
 }
 
 impl StoresServerSessions for Sessions {
-    fn put(&self, id: Vec<u8>, session: Vec<u8>) -> bool {
-        self.with_key(&id, |key| self.cache.put(key, &session, now()))
+    fn put(&self, id: Vec<u8>, mut session: Vec<u8>) -> bool {
+        let now = now();
+        session.extend_from_slice(&now.to_be_bytes());
+        self.with_key(&id, |key| self.cache.put(key, &session, now))
             .unwrap_or(false)
     }
 
     fn get(&self, id: &[u8]) -> Option<Vec<u8>> {
-        self.with_key(id, |key| self.cache.get(key, now()))
-            .flatten()
+        let now = now();
+        let found = self.with_key(id, |key| self.cache.get(key, now)).flatten();
+        self.opened(found?, now)
     }
 
     fn take(&self, id: &[u8]) -> Option<Vec<u8>> {
-        self.with_key(id, |key| self.cache.take(key, now()))
-            .flatten()
+        let now = now();
+        let found = self.with_key(id, |key| self.cache.take(key, now)).flatten();
+        self.opened(found?, now)
     }
 
     fn can_cache(&self) -> bool {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::time_provider::TimeProvider;
 use rustls::{Error, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
 
 use super::resumption::Resumption;
 use super::secrets::hand_over;
+use super::served::ServerCertificates;
 use super::ticket_keys::TicketKeysError;
 use super::verifier::DeviceVerifier;
 use crate::config::TlsChoice;
@@ -66,10 +66,10 @@ pub const ALPN_HTTP2: &[u8] = b"h2";
 
 /// What a core's TLS is made of.
 pub struct ServerTls {
-    /// The server certificate, then its issuers.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// Its key.
-    pub key: PrivateKeyDer<'static>,
+    /// The server certificates.
+    pub certificates: Arc<ServerCertificates>,
+    /// What says which of them is served, and everything else that has a time.
+    pub clock: Arc<dyn TimeProvider>,
     /// The check of client certificates.
     pub verifier: Arc<DeviceVerifier>,
     /// What is offered.
@@ -107,12 +107,15 @@ pub(super) fn versions(choice: &TlsChoice) -> Vec<&'static SupportedProtocolVers
 /// [`TlsError`].
 pub fn server_config(tls: ServerTls) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(provider(&tls.choice.suites));
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let certificates = tls
+        .certificates
+        .resolver(&provider, tls.clock.clone())
+        .map_err(TlsError::ServerCertificate)?;
+    let mut config = ServerConfig::builder_with_details(provider, tls.clock)
         .with_protocol_versions(&versions(&tls.choice))
         .map_err(|error| TlsError::Versions("inbound", error))?
         .with_client_cert_verifier(tls.verifier)
-        .with_single_cert(tls.chain, tls.key)
-        .map_err(TlsError::ServerCertificate)?;
+        .with_cert_resolver(certificates);
     config.ignore_client_order = true;
     config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), b"http/1.1".to_vec()];
     tls.resumption.apply(&mut config);
@@ -135,14 +138,14 @@ pub fn server_config(tls: ServerTls) -> Result<ServerConfig, TlsError> {
 /// [`TlsError::ServerCertificate`].
 pub fn named_config(
     general: &ServerConfig,
-    certificate: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    certificate: Option<&ServerCertificates>,
     protocols: &[String],
 ) -> Result<ServerConfig, TlsError> {
     let mut config = general.clone();
-    if let Some((chain, key)) = certificate {
-        let certified = CertifiedKey::from_der(chain, key, config.crypto_provider())
+    if let Some(certificate) = certificate {
+        config.cert_resolver = certificate
+            .resolver(config.crypto_provider(), config.time_provider.clone())
             .map_err(TlsError::ServerCertificate)?;
-        config.cert_resolver = Arc::new(SingleCertAndKey::from(certified));
     }
     config.alpn_protocols = protocols
         .iter()

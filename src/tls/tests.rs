@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
+use rustls::time_provider::DefaultTimeProvider;
 use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
 };
@@ -58,8 +59,8 @@ fn gateway_with(tls12: bool, resumption: &config::Resumption) -> Gateway {
     let server = certs::issue(&ca, &request).unwrap();
     let resumption = Resumption::new(resumption, Scope::new("test", &group)).unwrap();
     let config = server_config(ServerTls {
-        chain: server.chain,
-        key: server.key,
+        certificates: Arc::new((server.chain, server.key).into()),
+        clock: Arc::new(DefaultTimeProvider),
         verifier: verifier.clone(),
         choice: config::TlsChoice {
             tls12,

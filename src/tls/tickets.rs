@@ -149,6 +149,11 @@ impl Tickets {
     }
 
     pub(super) fn open(&self, ticket: &[u8], now: u64) -> Option<Vec<u8>> {
+        self.open_with_time(ticket, now).map(|(_, session)| session)
+    }
+
+    /// When it was sealed, and what is in it.
+    pub(super) fn open_with_time(&self, ticket: &[u8], now: u64) -> Option<(u64, Vec<u8>)> {
         let (name, rest) = ticket.split_at_checked(NAME_LEN)?;
         let (nonce, sealed) = rest.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
@@ -167,7 +172,7 @@ impl Tickets {
         let ended = now.saturating_sub(issued) >= self.lifetime;
         let future = issued.saturating_sub(now) > TICKET_CLOCK_SKEW;
         plain.drain(..TIME_LEN);
-        (!ended && !future).then_some(plain)
+        (!ended && !future).then_some((issued, plain))
     }
 }
 

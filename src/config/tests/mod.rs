@@ -211,9 +211,13 @@ fn engine_of_the_contract() -> Engine {
 
 fn server_certificate_of_the_contract(place: &Scratch) -> ServerCertificate {
     ServerCertificate {
-        primary: place.path("server.pem"),
-        key: Some(place.path("server.key")),
-        password_file: None,
+        primary: CertificateFiles {
+            file: place.path("server.pem"),
+            key: Some(place.path("server.key")),
+            password_file: None,
+        },
+        secondary: None,
+        additional: vec![],
     }
 }
 

@@ -106,15 +106,7 @@ fn the_audit_sink() {
 }
 
 #[test]
-fn what_this_version_cannot_do_is_refused() {
-    let before = [
-        "[profile.server_certificate]\nprimary = \"server.pem\"\nsecondary = \"x\"",
-        "[profile.server_certificate]\nprimary = \"server.pem\"\nsecondary_password_file = \"x\"",
-    ];
-    for lines in before {
-        one_problem(&with(lines, ""), &["is not supported in this version"]);
-    }
-    // A word that no version knows is a different mistake.
+fn a_word_that_is_not_known_is_refused() {
     one_problem(
         &CONTRACT.replace("\"round-robin\"", "\"random\""),
         &["not known here"],
@@ -229,7 +221,7 @@ fn passwords_of_certificates_are_files() {
         .replace("key = \"server.key\"", "password_file = \"server.key\"");
     let valid = right(&text);
     let files = valid.profile.server_certificate.unwrap();
-    assert!(files.password_file.unwrap().ends_with("server.key"));
+    assert!(files.primary.password_file.unwrap().ends_with("server.key"));
     let group = valid.profile.device_auth.group_password_file.unwrap();
     assert!(group.ends_with("server.key"));
     one_problem(
@@ -242,6 +234,58 @@ fn passwords_of_certificates_are_files() {
             "cannot be found",
         ],
     );
+}
+
+#[test]
+fn there_may_be_a_secondary_and_additional_certificates() {
+    let place = Scratch::new();
+    for name in ["next.pem", "next.key", "rsa.pem", "old.p12", "old.pass"] {
+        std::fs::write(place.path(name), "x").unwrap();
+    }
+    let text = |more: &str| {
+        CONTRACT.replace(
+            "key = \"server.key\"",
+            &format!("key = \"server.key\"\n{more}"),
+        )
+    };
+    let text_of = text(
+        "secondary = \"next.pem\"\nsecondary_key = \"next.key\"\n\
+         additional = [\"rsa.pem\", { file = \"old.p12\", password_file = \"old.pass\" }]",
+    );
+    let profile = place.parse(&text_of).unwrap().profile;
+    let files = |file: &str, key: Option<&str>, password_file: Option<&str>| CertificateFiles {
+        file: place.path(file),
+        key: key.map(|name| place.path(name)),
+        password_file: password_file.map(|name| place.path(name)),
+    };
+    let certificate = profile.server_certificate.unwrap();
+    assert_eq!(
+        certificate.secondary,
+        Some(files("next.pem", Some("next.key"), None))
+    );
+    assert_eq!(
+        certificate.additional,
+        [
+            files("rsa.pem", None, None),
+            files("old.p12", None, Some("old.pass"))
+        ]
+    );
+    let cases = [
+        ("secondary_key = \"server.key\"", "there is none"),
+        ("secondary_password_file = \"server.key\"", "there is none"),
+        ("secondary = \"nothing.here\"", "cannot be found"),
+        ("secondary = \"server.pem\"", "another one of the server"),
+        ("additional = [\"server.pem\"]", "another one of the server"),
+        ("additional = [{ key = \"server.key\" }]", "is missing"),
+        (
+            "additional = [{ file = \"server.pem\", name = \"x\" }]",
+            "additional[0].name",
+        ),
+    ];
+    for (more, part) in cases {
+        let problems = wrong(&text(more));
+        assert!(problems[0].contains(part), "{more}: {problems:?}");
+    }
 }
 
 #[test]

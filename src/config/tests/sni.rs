@@ -21,8 +21,8 @@ fn names_certificate_and_protocols() {
             HostPattern::Exact("git.example.com".into()),
             HostPattern::Suffix("git.example.com".into()),
         ],
-        certificate: Some(ServerCertificate {
-            primary: place.path("server.pem"),
+        certificate: Some(CertificateFiles {
+            file: place.path("server.pem"),
             key: Some(place.path("server.key")),
             password_file: None,
         }),

@@ -10,6 +10,9 @@ external = "tunnel.example.com:443"
 description = "store:no-certificate"
 [profile.server_certificate]
 primary = "store:front"
+secondary = "store:next"
+[[profile.server_certificate.additional]]
+file = "store:rsa"
 [profile.device_auth]
 group_certificates = ["store:fleet", "group-ca.pem"]
 [profile.device_auth.crl]
@@ -36,6 +39,8 @@ fn with_stored() -> (Scratch, Vec<Reference>) {
     let place = Scratch::new();
     let all = vec![
         reference(Role::Server, "front"),
+        reference(Role::Server, "next"),
+        reference(Role::Server, "rsa"),
         reference(Role::Server, "wiki"),
         reference(Role::Group, "fleet"),
         reference(Role::Group, "inner"),
@@ -55,12 +60,17 @@ fn every_key_that_names_a_certificate_takes_one_of_the_store() {
     let profile = place.parse(EVERY_KEY).unwrap().profile;
     let path =
         |kind: &str, name: &str| place.path(&format!("state/certificates/{kind}/{name}.pem"));
-    let files = |name: &str| ServerCertificate {
-        primary: path("server", name),
+    let files = |name: &str| CertificateFiles {
+        file: path("server", name),
         key: None,
         password_file: None,
     };
-    assert_eq!(profile.server_certificate, Some(files("front")));
+    let expected = ServerCertificate {
+        primary: files("front"),
+        secondary: Some(files("next")),
+        additional: vec![files("rsa")],
+    };
+    assert_eq!(profile.server_certificate, Some(expected));
     let group = [path("group", "fleet"), place.path("group-ca.pem")];
     assert_eq!(profile.device_auth.group_certificates, group);
     let service = &profile.services[0];
@@ -120,6 +130,7 @@ fn what_the_store_has_needs_no_key_and_no_password() {
     let (place, _) = with_stored();
     for (after, key) in [
         ("primary = \"store:front\"", "key = \"server.key\""),
+        ("file = \"store:rsa\"", "key = \"server.key\""),
         (
             "primary = \"store:front\"",
             "password_file = \"proxy.pass\"",

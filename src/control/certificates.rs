@@ -1,0 +1,148 @@
+//! Says when another server certificate is served, and has self-signed ones made in time.
+//!
+//! Which certificate is served is decided in each handshake, and needs nothing from here.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::engine::Node;
+use crate::limits::{CERTIFICATE_POLL, SELF_SIGNED_POLL};
+use crate::observe::CertificateInfo;
+
+/// Looks for ever.
+pub async fn watch_certificates(node: Arc<Node>) {
+    let mut seen = Seen::default();
+    let mut looked = Instant::now();
+    loop {
+        for change in seen.look(&node.certificates()) {
+            match change {
+                Change::TakenOver { from, to } => {
+                    node.count_certificate_takeover();
+                    tracing::warn!(
+                        expired = from,
+                        served = to,
+                        "the server certificate has expired, and another one has taken over"
+                    );
+                }
+                Change::Ended { file } => tracing::error!(
+                    file,
+                    "the server certificate has expired and there is none to take over: clients refuse it"
+                ),
+            }
+        }
+        if looked.elapsed() >= SELF_SIGNED_POLL {
+            looked = Instant::now();
+            renew(&node).await;
+        }
+        tokio::time::sleep(CERTIFICATE_POLL).await;
+    }
+}
+
+async fn renew(node: &Arc<Node>) {
+    let node = node.clone();
+    // Makes keys and reads files: not on this thread, which answers probes.
+    let renewed = tokio::task::spawn_blocking(move || node.renew_self_signed()).await;
+    match renewed {
+        Ok(Ok(true)) => tracing::info!("the self-signed server certificates have changed"),
+        Ok(Err(error)) => {
+            tracing::error!("the self-signed server certificates are as they were: {error}");
+        }
+        Ok(Ok(false)) | Err(_) => {}
+    }
+}
+
+/// What has happened.
+#[derive(Debug, PartialEq, Eq)]
+enum Change {
+    /// One took over.
+    TakenOver { from: String, to: String },
+    /// The last one ended.
+    Ended { file: String },
+}
+
+/// What was seen at the last look. No clock: what it is shown is of one moment.
+#[derive(Default)]
+struct Seen {
+    /// File and end of the one that was served.
+    served: Option<(String, u64)>,
+    /// File and end of the last one that ended without a successor.
+    ended: Option<(String, u64)>,
+}
+
+impl Seen {
+    /// What has happened since, each thing once.
+    fn look(&mut self, certificates: &[CertificateInfo]) -> Vec<Change> {
+        let Some(served) = certificates.iter().find(|one| one.is_in_turn()) else {
+            return Vec::new();
+        };
+        let named = |one: &CertificateInfo| (one.file.clone(), one.not_after);
+        let mut changes = Vec::new();
+        // What is not there any more went with a reload.
+        let last = self.served.take().filter(|last| {
+            let mut all = certificates.iter();
+            all.any(|one| named(one) == *last && one.has_ended())
+        });
+        if let Some((from, _)) = last.filter(|last| *last != named(served)) {
+            let to = served.file.clone();
+            changes.push(Change::TakenOver { from, to });
+        }
+        if served.has_ended() && self.ended.as_ref() != Some(&named(served)) {
+            self.ended = Some(named(served));
+            let file = served.file.clone();
+            changes.push(Change::Ended { file });
+        }
+        self.served = Some(named(served));
+        changes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificate(role: &'static str, not_after: u64, served: bool, now: u64) -> CertificateInfo {
+        let info = CertificateInfo {
+            role,
+            file: format!("{role}.pem"),
+            not_after,
+            served,
+            ..CertificateInfo::default()
+        };
+        info.at(now)
+    }
+
+    #[test]
+    fn a_takeover_and_the_last_end_are_told_once() {
+        let mut seen = Seen::default();
+        let at = |now| {
+            [
+                certificate("primary", 100, now < 100, now),
+                certificate("secondary", 200, now >= 100, now),
+            ]
+        };
+        let quiet: [&[Change]; 2] = [&[], &[]];
+        assert_eq!([&*seen.look(&at(98)), &*seen.look(&at(99))], quiet);
+        let taken = Change::TakenOver {
+            from: "primary.pem".into(),
+            to: "secondary.pem".into(),
+        };
+        assert_eq!(seen.look(&at(100)), [taken]);
+        assert_eq!([&*seen.look(&at(101)), &*seen.look(&at(199))], quiet);
+        let ended = Change::Ended {
+            file: "secondary.pem".into(),
+        };
+        assert_eq!(seen.look(&at(200)), [ended]);
+        assert_eq!(seen.look(&at(300)), []);
+    }
+
+    #[test]
+    fn a_reload_is_no_takeover() {
+        let mut seen = Seen::default();
+        assert_eq!(seen.look(&[certificate("primary", 100, true, 50)]), []);
+        let other = [certificate("self-signed", 300, true, 50)];
+        assert_eq!(seen.look(&other), []);
+        assert_eq!(seen.look(&[]), []);
+        let renewed = [certificate("self-signed", 900, true, 400)];
+        assert_eq!(seen.look(&renewed), []);
+    }
+}

@@ -1,0 +1,353 @@
+//! The server certificates: read and looked at at start and reload, and what is told of them while the node runs.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use zeroize::Zeroizing;
+
+use super::material::LoadError;
+use super::node::{Node, ReloadError};
+use crate::certs::self_signed::{CERTIFICATE_FILE, NEXT_CERTIFICATE_FILE};
+use crate::certs::term::{current, dns_names, key_algorithm};
+use crate::certs::{self, CertError, Finding, Identity, Term};
+use crate::config::{CertificateFiles, Config};
+use crate::observe::CertificateInfo;
+use crate::tls::ServerCertificates;
+
+/// What a certificate is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Role {
+    Primary,
+    Secondary,
+    Additional,
+    /// Of a service that has names of its own.
+    Service,
+    SelfSigned,
+    SelfSignedNext,
+}
+
+impl Role {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Secondary => "secondary",
+            Self::Additional => "additional",
+            Self::Service => "service",
+            Self::SelfSigned => "self-signed",
+            Self::SelfSignedNext => "self-signed-next",
+        }
+    }
+
+    /// Whether it is one of those that are served one after the other.
+    const fn is_in_line(self) -> bool {
+        !matches!(self, Self::Additional | Self::Service)
+    }
+}
+
+/// A certificate that is there: what for, from where, and when it can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Held {
+    role: Role,
+    file: PathBuf,
+    term: Term,
+}
+
+impl Held {
+    fn new(role: Role, file: &Path, (chain, _): &Identity) -> Self {
+        Self {
+            role,
+            file: file.to_path_buf(),
+            term: Term::of(chain),
+        }
+    }
+}
+
+/// The server certificates of a configuration, without their keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Holding(Arc<[Held]>);
+
+impl Holding {
+    /// When each of them ends, in seconds since 1970.
+    pub(super) fn ends(&self) -> impl Iterator<Item = u64> {
+        self.0.iter().map(|held| held.term.not_after)
+    }
+
+    /// Whether these are among them.
+    fn contains(&self, others: &Self) -> bool {
+        others.0.iter().all(|other| self.0.contains(other))
+    }
+
+    /// Each of them, as it is at `now`.
+    pub(super) fn list(&self, now: u64) -> Vec<CertificateInfo> {
+        let line = || self.0.iter().filter(|held| held.role.is_in_line());
+        let in_turn = line().nth(current(line().map(|held| held.term), now));
+        let list = self.0.iter().map(|held| {
+            let info = CertificateInfo {
+                role: held.role.word(),
+                file: held.file.display().to_string(),
+                not_before: held.term.not_before,
+                not_after: held.term.not_after,
+                served: match held.role.is_in_line() {
+                    true => in_turn == Some(held),
+                    false => held.term.contains(now),
+                },
+                ..CertificateInfo::default()
+            };
+            info.at(now)
+        });
+        list.collect()
+    }
+}
+
+/// What was read.
+pub(super) struct Certificates {
+    /// Those of the profile.
+    pub general: Arc<ServerCertificates>,
+    /// Of the services that have certificates of their own, by their index.
+    pub named: HashMap<usize, ServerCertificates>,
+    /// All of them.
+    pub holding: Holding,
+    /// What may be wrong with them, with their files.
+    pub findings: Vec<(PathBuf, Finding)>,
+}
+
+impl Certificates {
+    /// Reads the files that `config` names. The self-signed certificate is made where none is named.
+    ///
+    /// # Errors
+    /// [`LoadError`], which names each file with what is wrong.
+    pub(super) fn load(config: &Config) -> Result<Self, LoadError> {
+        let profile = &config.profile;
+        let mut reading = Reading::default();
+        match &profile.server_certificate {
+            Some(files) => {
+                let host = Some(profile.external_host.as_str());
+                reading.read(Role::Primary, &files.primary, host)?;
+                if let Some(secondary) = &files.secondary {
+                    reading.read(Role::Secondary, secondary, host)?;
+                }
+                for additional in &files.additional {
+                    reading.read(Role::Additional, additional, None)?;
+                }
+            }
+            None => reading.self_signed(config)?,
+        }
+        let mut services = Vec::new();
+        for (index, service) in profile.services.iter().enumerate() {
+            let own = service
+                .sni
+                .as_ref()
+                .and_then(|sni| sni.certificate.as_ref());
+            if let Some(files) = own {
+                services.push(index);
+                reading.read(Role::Service, files, None)?;
+            }
+        }
+        reading.into_certificates(services)
+    }
+}
+
+/// The self-signed certificates that a node with `config` shows.
+///
+/// # Errors
+/// [`CertError`].
+pub(super) fn self_signed(config: &Config) -> Result<Holding, CertError> {
+    let mut reading = Reading::default();
+    reading.self_signed(config)?;
+    let held = reading.read.into_iter().map(|one| one.held);
+    Ok(Holding(held.collect()))
+}
+
+impl Node {
+    /// The server certificates, each as it is now.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<CertificateInfo> {
+        self.lock_holding().list(unix_now())
+    }
+
+    /// Times that a server certificate took over from one that had expired.
+    #[must_use]
+    pub fn certificate_takeovers(&self) -> u64 {
+        self.takeovers.load(Ordering::Relaxed)
+    }
+
+    /// Counts one that has just taken over.
+    pub fn count_certificate_takeover(&self) {
+        self.takeovers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Makes a successor of the self-signed certificate when it is time, and puts it into force. Reads and writes files: not
+    /// for a data core.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; what was in force stays so.
+    pub fn renew_self_signed(&self) -> Result<bool, ReloadError> {
+        let config = self.config();
+        if config.profile.server_certificate.is_some() || self.is_draining() {
+            return Ok(false);
+        }
+        let found = self_signed(&config).map_err(LoadError::from)?;
+        if self.lock_holding().contains(&found) {
+            return Ok(false);
+        }
+        self.reload(config)?;
+        Ok(true)
+    }
+
+    pub(super) fn hold(&self, holding: Holding) {
+        *self.lock_holding() = holding;
+    }
+
+    fn lock_holding(&self) -> MutexGuard<'_, Holding> {
+        self.holding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Seconds since 1970.
+fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// A certificate with its key.
+struct Read {
+    held: Held,
+    identity: Identity,
+    /// Why a gateway does not start with it, unless another one stands in for it.
+    expired: Option<String>,
+}
+
+impl Read {
+    /// Whether clients of `self` are as well off with `other`: it can be used, and is what they want.
+    fn is_replaced_by(&self, other: &Self) -> bool {
+        if other.expired.is_some() || other.held.role == Role::Service {
+            return false;
+        }
+        if self.held.role.is_in_line() {
+            return other.held.role.is_in_line();
+        }
+        let (own, others) = (&self.identity.0, &other.identity.0);
+        let first = |chain: &[_]| {
+            chain
+                .first()
+                .map(|first| (dns_names(first), key_algorithm(first)))
+        };
+        self.held.role == Role::Additional && first(own) == first(others)
+    }
+}
+
+/// Certificates as they are read, and what is wrong with them.
+#[derive(Default)]
+struct Reading {
+    read: Vec<Read>,
+    findings: Vec<(PathBuf, Finding)>,
+    problems: Vec<(PathBuf, String)>,
+}
+
+impl Reading {
+    fn read(
+        &mut self,
+        role: Role,
+        files: &CertificateFiles,
+        host: Option<&str>,
+    ) -> Result<(), CertError> {
+        let password = read_password(files.password_file.as_deref())?;
+        let password = password.as_ref().map(|password| password.as_str());
+        let file = &files.file;
+        let inspected = certs::inspect_server(file, files.key.as_deref(), password, host)?;
+        let (expired, errors): (Vec<_>, Vec<_>) = inspected
+            .errors()
+            .map(|finding| (finding.code == "expired", finding.to_string()))
+            .partition(|(is_expired, _)| *is_expired);
+        let joined = |list: Vec<(bool, String)>| {
+            let texts: Vec<String> = list.into_iter().map(|(_, text)| text).collect();
+            (!texts.is_empty()).then(|| texts.join("; "))
+        };
+        self.problems
+            .extend(joined(errors).map(|text| (file.clone(), text)));
+        let findings = inspected.findings.iter().cloned();
+        self.findings
+            .extend(findings.map(|finding| (file.clone(), finding)));
+        // Without a key there is nothing to go on with; that is a finding of its own only where one is looked for.
+        let identity = inspected.identity(file)?;
+        self.read.push(Read {
+            held: Held::new(role, file, &identity),
+            identity,
+            expired: joined(expired),
+        });
+        Ok(())
+    }
+
+    fn self_signed(&mut self, config: &Config) -> Result<(), CertError> {
+        let names = std::slice::from_ref(&config.profile.external_host);
+        let found = certs::ensure_self_signed(&config.state_dir, names)?;
+        let mut add = |role, file, identity| {
+            self.read.push(Read {
+                held: Held::new(role, &config.state_dir.join(file), &identity),
+                identity,
+                expired: None,
+            });
+        };
+        add(Role::SelfSigned, CERTIFICATE_FILE, found.current);
+        if let Some(next) = found.next {
+            add(Role::SelfSignedNext, NEXT_CERTIFICATE_FILE, next);
+        }
+        Ok(())
+    }
+
+    /// `services`: the indexes of those whose certificates were read, in that order.
+    fn into_certificates(mut self, services: Vec<usize>) -> Result<Certificates, LoadError> {
+        for one in &self.read {
+            let replaced = || self.read.iter().any(|other| one.is_replaced_by(other));
+            if let Some(why) = &one.expired
+                && !replaced()
+            {
+                self.problems.push((one.held.file.clone(), why.clone()));
+            }
+        }
+        if let Some((file, why)) = self.problems.first() {
+            let more = self.problems.iter().skip(1);
+            let more = more.map(|(file, why)| format!("; {}: {why}", file.display()));
+            let why = format!("{why}{}", more.collect::<String>());
+            return Err(LoadError::Findings(file.display().to_string(), why));
+        }
+        let mut seen = HashSet::new();
+        let held = self.read.iter().map(|one| one.held.clone());
+        // Services may share a certificate, which is one all the same.
+        let held = held.filter(|held| seen.insert((held.role, held.file.clone())));
+        let holding = Holding(held.collect());
+        let mut general = ServerCertificates {
+            line: Vec::new(),
+            additional: Vec::new(),
+        };
+        let mut named = HashMap::new();
+        let mut services = services.into_iter();
+        for one in self.read.drain(..) {
+            match one.held.role {
+                Role::Service => {
+                    named.extend(services.next().map(|index| (index, one.identity.into())))
+                }
+                Role::Additional => general.additional.push(one.identity),
+                _ => general.line.push(one.identity),
+            }
+        }
+        Ok(Certificates {
+            general: Arc::new(general),
+            named,
+            holding,
+            findings: self.findings,
+        })
+    }
+}
+
+/// The password of a certificate file.
+///
+/// # Errors
+/// [`CertError`].
+pub(super) fn read_password(file: Option<&Path>) -> Result<Option<Zeroizing<String>>, CertError> {
+    file.map(certs::read_password).transpose()
+}
