@@ -2,12 +2,14 @@
 
 mod certs;
 mod load;
+mod profiles;
 mod reload;
 
 use std::time::Duration;
 
 pub use certs::*;
 pub use load::*;
+pub use profiles::*;
 pub use reload::*;
 
 // ---- proxy_protocol ----

@@ -51,15 +51,16 @@ pub(super) fn server_certificate(
     }
 }
 
-/// The files of one certificate, which is none of those `seen` before.
-fn certificate_files(
+/// The files of one certificate, which is none of those `seen` before. What comes from the store has its key with it, and no
+/// password.
+pub(super) fn certificate_files(
     file: Slot<String>,
     key: Slot<String>,
     password_file: Slot<String>,
     (folder, seen): (&Folder, &mut Vec<PathBuf>),
     report: &mut Report,
 ) -> CertificateFiles {
-    let stored = is_stored(&file);
+    let stored = matches!(&file.value, Value::Given(text) if text.starts_with(store::PREFIX));
     let file = file.parse(report, |text| {
         let file = folder.certificate(&text, Role::Server)?;
         if seen.contains(&file) {
@@ -69,34 +70,21 @@ fn certificate_files(
         seen.push(file.clone());
         Ok(file)
     });
-    let mut readable = |slot| beside(slot, stored, folder, report);
+    let mut beside = |slot: Slot<String>| {
+        let file = slot.parse(report, |text| {
+            if stored {
+                let message = "a certificate of the store has its key with it, and no password";
+                return Err(Fault::new(message, "leave the key out"));
+            }
+            folder.readable(&text)
+        });
+        file.given()
+    };
     CertificateFiles {
-        key: readable(key),
-        password_file: readable(password_file),
         file: file.or(PathBuf::new()),
+        key: beside(key),
+        password_file: beside(password_file),
     }
-}
-
-/// Whether a certificate of the store is named.
-pub(super) fn is_stored(file: &Slot<String>) -> bool {
-    matches!(&file.value, Value::Given(text) if text.starts_with(store::PREFIX))
-}
-
-/// The file of a certificate's key or password. What is `stored` has its key with it, and no password.
-pub(super) fn beside(
-    slot: Slot<String>,
-    stored: bool,
-    folder: &Folder,
-    report: &mut Report,
-) -> Option<PathBuf> {
-    let file = slot.parse(report, |text| {
-        if stored {
-            let message = "a certificate of the store has its key with it, and no password";
-            return Err(Fault::new(message, "leave the key out"));
-        }
-        folder.readable(&text)
-    });
-    file.given()
 }
 
 pub(super) fn device_auth(raw: RawDeviceAuth, folder: &Folder, report: &mut Report) -> DeviceAuth {

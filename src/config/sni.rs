@@ -1,16 +1,14 @@
 //! Services that TLS sessions reach by their name (SNI) alone.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 use super::address::HostPattern;
-use super::authentication::{beside, is_stored};
+use super::authentication::certificate_files;
 use super::document::{List, Slot, Value};
 use super::error::{Fault, Place, Report, quoted};
 use super::raw::RawSni;
 use super::types::CertificateFiles;
 use super::values::{Folder, address_fault, without_repetition};
-use crate::certs::Role;
 use crate::limits::ALPN_NAME_MAX;
 
 /// What makes a session a tunnel to a service, without a request.
@@ -139,16 +137,12 @@ fn certificate(
         report.add(&key.place, Fault::new(message, "add sni_certificate"));
     }
     let absent = matches!(certificate.value, Value::Absent);
-    let stored = is_stored(&certificate);
-    let file = certificate
-        .parse(report, |text| folder.certificate(&text, Role::Server))
-        .or(PathBuf::new());
-    let key = beside(key, stored, folder, report);
-    (!absent).then_some(CertificateFiles {
-        file,
-        key,
-        password_file: None,
-    })
+    let none = Slot {
+        place: certificate.place.clone(),
+        value: Value::Absent,
+    };
+    let files = certificate_files(certificate, key, none, (folder, &mut Vec::new()), report);
+    (!absent).then_some(files)
 }
 
 fn protocols(list: Slot<List>, report: &mut Report) -> Vec<String> {
