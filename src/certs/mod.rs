@@ -49,7 +49,8 @@ mod tests;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use command::{CertsCommand, run};
+pub use chain::root;
+pub use command::{CertsCommand, print, run};
 pub use describe::{Description, describe, describe_with};
 pub use findings::{Finding, Role, Severity, inspect_group, inspect_server};
 pub use make::{

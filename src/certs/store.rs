@@ -145,6 +145,12 @@ impl Candidate {
         &self.inspected.findings
     }
 
+    /// How many certificates it has.
+    #[must_use]
+    pub fn certificates(&self) -> usize {
+        self.inspected.certificates.len()
+    }
+
     /// How many findings are errors: with any, it is not imported.
     #[must_use]
     pub fn errors(&self) -> usize {

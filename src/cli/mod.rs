@@ -1,6 +1,7 @@
 //! The command line.
 
 mod admin;
+mod certificates;
 mod export;
 mod profile;
 mod profile_text;
@@ -13,7 +14,6 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::certs::{self, CertError, CertsCommand};
 use crate::config::{self, ConfigError};
 use crate::control::{self, ControlError};
 use crate::engine;
@@ -21,6 +21,7 @@ use crate::load::{self, LoadCommand, LoadError};
 use crate::tls::TicketKeysError;
 
 pub use admin::{AdminCommand, AdminError, DevicesCommand, ServersCommand, TunnelsCommand};
+pub use certificates::{CertificatesCommand, CertificatesError};
 pub use export::{ExportCommand, ExportError};
 pub use profile::{ProfileCommand, ProfileError};
 pub use quickstart::{QuickstartCommand, QuickstartError};
@@ -47,9 +48,9 @@ enum Command {
     ///
     /// Everything is kept in ./adit-quickstart/ and used again the next time.
     Quickstart(QuickstartCommand),
-    /// Make and inspect certificates for devices and servers.
+    /// Make and inspect certificates for devices and servers, and keep those that the gateway uses.
     #[command(subcommand)]
-    Certs(CertsCommand),
+    Certs(CertificatesCommand),
     /// Keep profiles in the store of a node, with every version, and assign one to it.
     ///
     /// They are kept in state_dir. A node whose config file has no [profile] runs on the one that is assigned.
@@ -93,7 +94,7 @@ pub enum CliError {
     Quickstart(#[from] QuickstartError),
     /// Certificates.
     #[error(transparent)]
-    Certs(#[from] CertError),
+    Certs(#[from] CertificatesError),
     /// Profiles.
     #[error(transparent)]
     Profile(#[from] ProfileError),
@@ -114,6 +115,7 @@ impl CliError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Files(_) => 2,
+            Self::Certs(CertificatesError::Config(_) | CertificatesError::Usage(_)) => 2,
             Self::Run(RunError::Config(_) | RunError::Engine(engine::EngineError::Load(_))) => 2,
             Self::Load(LoadError::Usage(_)) | Self::Admin(AdminError::CloseAll) => 2,
             Self::Admin(AdminError::Export(ExportError::Usage(_) | ExportError::Config(_))) => 2,
@@ -146,7 +148,7 @@ pub fn execute(cli: Cli) -> Result<(), CliError> {
             Ok(())
         }
         Command::Quickstart(command) => Ok(quickstart::run(&command)?),
-        Command::Certs(command) => Ok(certs::run(command)?),
+        Command::Certs(command) => Ok(command.run()?),
         Command::Profile(command) => Ok(command.run()?),
         Command::TicketKeys(command) => Ok(command.run()?),
         Command::Load(command) => Ok(load::run(&command)?),

@@ -65,12 +65,12 @@ fn every_key_that_names_a_certificate_takes_one_of_the_store() {
         key: None,
         password_file: None,
     };
-    let certificates = ServerCertificate {
+    let expected = ServerCertificate {
         primary: files("front"),
         secondary: Some(files("next")),
         additional: vec![files("rsa")],
     };
-    assert_eq!(profile.server_certificate, Some(certificates));
+    assert_eq!(profile.server_certificate, Some(expected));
     let group = [path("group", "fleet"), place.path("group-ca.pem")];
     assert_eq!(profile.device_auth.group_certificates, group);
     let service = &profile.services[0];
@@ -130,6 +130,7 @@ fn what_the_store_has_needs_no_key_and_no_password() {
     let (place, _) = with_stored();
     for (after, key) in [
         ("primary = \"store:front\"", "key = \"server.key\""),
+        ("file = \"store:rsa\"", "key = \"server.key\""),
         (
             "primary = \"store:front\"",
             "password_file = \"proxy.pass\"",
