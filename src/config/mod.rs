@@ -24,6 +24,7 @@ mod resumption;
 mod routing;
 mod servers;
 mod sni;
+mod suites;
 mod summary;
 mod traffic;
 mod types;
@@ -43,8 +44,8 @@ pub use authentication::url_host;
 pub use error::{ConfigError, Problem};
 pub use listener::{ClientIdentity, Listener, ListenerKind, ProxyProtocol};
 pub use reach::{
-    Balance, CIPHER_SUITES, Check, CheckKind, Health, Keepalive, OutboundTls, ProxyVersion, Reach,
-    Server, Tcp, TlsChoice, UpstreamProxy,
+    Balance, CIPHER_SUITES, Check, CheckKind, Health, KEY_EXCHANGE, Keepalive, KeyExchange,
+    OutboundTls, ProxyVersion, Reach, Server, Tcp, TlsChoice, UpstreamProxy,
 };
 pub use sni::Sni;
 pub use summary::Summary;

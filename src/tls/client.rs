@@ -55,7 +55,7 @@ impl ClientTls {
     /// # Errors
     /// [`TlsError`].
     pub fn config(&self) -> Result<ClientConfig, TlsError> {
-        let provider: CryptoProvider = provider(&self.choice.suites);
+        let provider: CryptoProvider = provider(&self.choice);
         let builder = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&versions(&self.choice))
             .map_err(|error| TlsError::Versions("outbound", error))?
