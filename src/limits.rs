@@ -25,6 +25,10 @@ pub const HISTOGRAM_MAX: Duration = Duration::from_secs(3600);
 /// Significant decimal digits of a histogram: 1 % is finer than a latency's own noise, and keeps one at 25 KiB.
 pub const HISTOGRAM_DIGITS: u8 = 2;
 
+/// Buckets for each doubling of a latency, where a histogram is to be drawn: some 120 in all, which is as many as a picture
+/// has room for, and 5 KB of JSON for all stages.
+pub const BUCKETS_PER_DOUBLING: u32 = 4;
+
 /// Audit records that wait for the writer. At 20 000 tunnels a second (two records each) this rides out a disk that
 /// stalls for 400 ms; at about 500 bytes a record it is 8 MiB at most.
 pub const AUDIT_QUEUE: usize = 16_384;

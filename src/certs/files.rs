@@ -93,7 +93,7 @@ pub fn replace(path: &Path, content: &[u8], mode: Mode) -> Result<(), CertError>
     sync_folder(path)
 }
 
-/// Removes a file, if it is there.
+/// Removes a file, for good, if it is there.
 ///
 /// # Errors
 /// [`CertError::Io`].

@@ -5,6 +5,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::*;
 use crate::certs::make::Usage;
+use crate::certs::read_certificates_with;
 use crate::certs::{
     CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity, issue, make_ca,
 };
@@ -224,7 +225,6 @@ fn apples_requirements_depend_on_when_it_was_issued() {
 #[test]
 fn a_self_signed_one_and_what_is_too_weak_are_warned_about() {
     let folder = tempfile::tempdir().unwrap();
-    let now = OffsetDateTime::now_utc();
     let found = |digest: &str, bits: u32| {
         openssl(
             folder.path(),
@@ -234,7 +234,7 @@ fn a_self_signed_one_and_what_is_too_weak_are_warned_about() {
             ),
         );
         let chain = read_certificates_with(&folder.path().join("a.pem"), None).unwrap();
-        codes(&chain, None, Some("gw.test"), now)
+        codes(&chain, None, Some("gw.test"), OffsetDateTime::now_utc())
     };
     assert_eq!(found("sha256", 2048), ["no-key", "self-signed"]);
     let weak = found("sha1", 2048);

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod admin;
+mod certificates;
 mod export;
 mod quickstart;
 mod run;
@@ -11,7 +12,6 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::certs::{self, CertError, CertsCommand};
 use crate::config::{self, ConfigError};
 use crate::control::{self, ControlError};
 use crate::engine;
@@ -19,6 +19,7 @@ use crate::load::{self, LoadCommand, LoadError};
 use crate::tls::TicketKeysError;
 
 pub use admin::{AdminCommand, AdminError, DevicesCommand, ServersCommand, TunnelsCommand};
+pub use certificates::{CertificatesCommand, CertificatesError};
 pub use export::{ExportCommand, ExportError};
 pub use quickstart::{QuickstartCommand, QuickstartError};
 pub use run::{Gateway, RunError};
@@ -44,9 +45,9 @@ enum Command {
     ///
     /// Everything is kept in ./adit-quickstart/ and used again the next time.
     Quickstart(QuickstartCommand),
-    /// Make and inspect certificates for devices and servers.
+    /// Make and inspect certificates for devices and servers, and keep those that the gateway uses.
     #[command(subcommand)]
-    Certs(CertsCommand),
+    Certs(CertificatesCommand),
     /// Make and rotate the keys with which the nodes of a deployment seal session tickets.
     #[command(subcommand)]
     TicketKeys(TicketKeysCommand),
@@ -86,7 +87,7 @@ pub enum CliError {
     Quickstart(#[from] QuickstartError),
     /// Certificates.
     #[error(transparent)]
-    Certs(#[from] CertError),
+    Certs(#[from] CertificatesError),
     /// Ticket keys.
     #[error(transparent)]
     TicketKeys(#[from] TicketKeysError),
@@ -104,6 +105,7 @@ impl CliError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Files(_) => 2,
+            Self::Certs(CertificatesError::Config(_) | CertificatesError::Usage(_)) => 2,
             Self::Run(RunError::Config(_) | RunError::Engine(engine::EngineError::Load(_))) => 2,
             Self::Load(LoadError::Usage(_)) | Self::Admin(AdminError::CloseAll) => 2,
             Self::Admin(AdminError::Export(ExportError::Usage(_) | ExportError::Config(_))) => 2,
@@ -135,7 +137,7 @@ pub fn execute(cli: Cli) -> Result<(), CliError> {
             Ok(())
         }
         Command::Quickstart(command) => Ok(quickstart::run(&command)?),
-        Command::Certs(command) => Ok(certs::run(command)?),
+        Command::Certs(command) => Ok(command.run()?),
         Command::TicketKeys(command) => Ok(command.run()?),
         Command::Load(command) => Ok(load::run(&command)?),
         Command::Tunnels(command) => Ok(command.run()?),

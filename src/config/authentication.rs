@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::document::{List, Slot, Value};
-use super::error::{Fault, Report, quoted};
+use super::error::{Fault, Place, Report, quoted};
 use super::raw::{RawCrl, RawDeviceAuth, RawIdentity, RawServerCertificate};
 use super::types::{
     CertificateFiles, CrlFetch, DeviceAuth, Field, IdentityMapping, ServerCertificate, Stale,
 };
 use super::values::{Folder, duration, networks, without_repetition, word};
+use crate::certs::{Role, store};
 
 pub(super) fn server_certificate(
     raw: RawServerCertificate,
@@ -29,16 +30,26 @@ pub(super) fn server_certificate(
     const REMEDY: &str = "name the file with the chain and the key, or leave the whole table out";
     let primary = raw.primary.required(report, REMEDY);
     let mut seen = Vec::new();
-    let mut files = |file, key, password_file, report: &mut Report| {
-        certificate_files(file, key, password_file, (folder, &mut seen), report)
+    let mut once = |place: Place, files: CertificateFiles, report: &mut Report| {
+        // A path that is empty was refused.
+        if seen.contains(&files.file) && !files.file.as_os_str().is_empty() {
+            let message = "the file is another one of the server certificates already";
+            report.add(&place, Fault::new(message, "name each certificate once"));
+        }
+        seen.push(files.file.clone());
+        files
+    };
+    let mut files = |file: Slot<String>, key, password, report: &mut Report| {
+        let place = file.place.clone();
+        let files = server_files([file, key, password], folder, report);
+        once(place, files, report)
     };
     let primary = files(primary, raw.key, raw.password_file, report);
-    let secondary = files(
-        raw.secondary,
-        raw.secondary_key,
-        raw.secondary_password_file,
-        report,
-    );
+    let (key, password) = (raw.secondary_key, raw.secondary_password_file);
+    let secondary = match secondary_is_absent {
+        true => None,
+        false => Some(files(raw.secondary, key, password, report)),
+    };
     let additional = raw.additional.into_iter().map(|raw| {
         let file = raw.file.required(report, "name the file with the chain");
         files(file, raw.key, raw.password_file, report)
@@ -46,33 +57,33 @@ pub(super) fn server_certificate(
     ServerCertificate {
         additional: additional.collect(),
         primary,
-        secondary: (!secondary_is_absent).then_some(secondary),
+        secondary,
     }
 }
 
-/// The files of one certificate, which is none of those `seen` before.
-fn certificate_files(
-    file: Slot<String>,
-    key: Slot<String>,
-    password_file: Slot<String>,
-    (folder, seen): (&Folder, &mut Vec<PathBuf>),
+/// The files of one server certificate: of the chain, the key and the password. What comes from the store has its key with
+/// it, and no password.
+pub(super) fn server_files(
+    [chain, key, password]: [Slot<String>; 3],
+    folder: &Folder,
     report: &mut Report,
 ) -> CertificateFiles {
-    let file = file.parse(report, |text| {
-        let file = folder.readable(&text)?;
-        if seen.contains(&file) {
-            let message = "the file is another one of the server certificates already";
-            return Err(Fault::new(message, "name each certificate once"));
-        }
-        seen.push(file.clone());
-        Ok(file)
-    });
-    let mut readable =
-        |slot: Slot<String>| slot.parse(report, |text| folder.readable(&text)).given();
+    let stored = matches!(&chain.value, Value::Given(text) if text.starts_with(store::PREFIX));
+    let chain = chain.parse(report, |text| folder.certificate(&text, Role::Server));
+    let mut beside = |slot: Slot<String>| {
+        let file = slot.parse(report, |text| {
+            if stored {
+                let message = "a certificate of the store has its key with it, and no password";
+                return Err(Fault::new(message, "leave the key out"));
+            }
+            folder.readable(&text)
+        });
+        file.given()
+    };
     CertificateFiles {
-        file: file.or(PathBuf::new()),
-        key: readable(key),
-        password_file: readable(password_file),
+        file: chain.or(PathBuf::new()),
+        key: beside(key),
+        password_file: beside(password),
     }
 }
 
@@ -94,7 +105,7 @@ pub(super) fn device_auth(raw: RawDeviceAuth, folder: &Folder, report: &mut Repo
             }
         });
     for file in list.or(Vec::new()) {
-        let file = file.parse(report, |text| folder.readable(&text));
+        let file = file.parse(report, |text| folder.certificate(&text, Role::Group));
         group_certificates.push(file);
     }
     let (crl_enabled, crl_files, crl_fetch, stale) = crl(raw.crl, folder, report);

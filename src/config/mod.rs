@@ -16,6 +16,7 @@ mod cores;
 mod document;
 mod error;
 mod listener;
+mod outline;
 mod protocols;
 mod raw;
 mod raw_reach;
@@ -24,6 +25,7 @@ mod resumption;
 mod routing;
 mod servers;
 mod sni;
+mod stored;
 mod suites;
 mod summary;
 mod traffic;
@@ -43,11 +45,13 @@ pub use address::{AddressError, Host, HostPattern, HostPort};
 pub use authentication::url_host;
 pub use error::{ConfigError, Problem};
 pub use listener::{ClientIdentity, Listener, ListenerKind, ProxyProtocol};
+pub use outline::{Outline, outline};
 pub use reach::{
     Balance, CIPHER_SUITES, Check, CheckKind, Health, KEY_EXCHANGE, Keepalive, KeyExchange,
     OutboundTls, ProxyVersion, Reach, Server, Tcp, TlsChoice, UpstreamProxy,
 };
 pub use sni::Sni;
+pub use stored::{ProfileUse, stored_certificates, users_of};
 pub use summary::Summary;
 pub use types::{
     AdminListen, AppLimits, AuditSink, CertificateFiles, Config, CrlFetch, DeviceAuth, Engine,

@@ -13,6 +13,7 @@ use super::address::{Host, HostPattern};
 use super::listener::Listener;
 use super::reach::{Reach, Server, Tcp, TlsChoice};
 use super::sni::Sni;
+use crate::certs::Reference;
 
 /// Everything that one node is configured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,6 +131,8 @@ pub struct Profile {
     pub app_limits: Vec<AppLimits>,
     /// The rules, in the order in which they are tried. What no rule matches is refused.
     pub rules: Vec<Rule>,
+    /// The certificates of the store that it names. Their paths stand where those of other files do.
+    pub stored: Vec<Reference>,
 }
 
 /// The server certificates.

@@ -23,15 +23,32 @@ use super::resumption::resumption;
 use super::routing::routing;
 use super::servers::tcp;
 use super::sni::SniNames;
+use super::stored::references;
 use super::traffic::{app_limits, idle};
 use super::types::{AdminListen, AuditSink, Config, Engine, Log, LogFormat, Profile};
-use super::values::{Folder, count, duration, host_port, listen_address, without_repetition, word};
+use super::values::{
+    Folder, STATE_DIR, count, duration, host_port, listen_address, without_repetition, word,
+};
 use crate::limits::{CONFIG_SYNTAX_ERRORS_MAX, CONFIG_TUNNELS_MAX, UNIX_SOCKET_PATH_MAX};
 
 /// Checks the text of a config file for a machine with these CPUs.
 pub(super) fn check(text: &str, file: &Path, cpus: &Cpus) -> Result<Config, ConfigError> {
     let reader = Reader::new(text);
     let (document, errors) = DeTable::parse_recoverable(text);
+    add_syntax_errors(&reader, &errors);
+    if !errors.is_empty() {
+        // What is left of a broken document would mostly give errors that are not there.
+        return Err(reader.into_report().into_error(file));
+    }
+    let raw = RawConfig::read(Section::root(&reader, document.get_ref()));
+    let mut report = reader.into_report();
+    let mut config = config(raw, &Folder::of(file), cpus, &mut report);
+    config.profile.stored = references(document.get_ref());
+    report.conclude(file, config)
+}
+
+/// Reports that a text is no TOML.
+pub(super) fn add_syntax_errors(reader: &Reader, errors: &[toml::de::Error]) {
     for error in errors.iter().take(CONFIG_SYNTAX_ERRORS_MAX) {
         let place = Place {
             line: error.span().map(|span| reader.line_of(span.start)),
@@ -46,24 +63,18 @@ pub(super) fn check(text: &str, file: &Path, cpus: &Cpus) -> Result<Config, Conf
             ),
         );
     }
-    if !errors.is_empty() {
-        // What is left of a broken document would mostly give errors that are not there.
-        return Err(reader.into_report().into_error(file));
-    }
-    let raw = RawConfig::read(Section::root(&reader, document.get_ref()));
-    let mut report = reader.into_report();
-    let config = config(raw, &Folder::of(file), cpus, &mut report);
-    report.conclude(file, config)
 }
 
 fn config(raw: RawConfig, folder: &Folder, cpus: &Cpus, report: &mut Report) -> Config {
     let engine = engine(raw.engine, cpus, report);
     let tcp = engine.tcp;
+    let state_dir = raw
+        .state_dir
+        .parse(report, |text| folder.path(&text))
+        .or(PathBuf::from(STATE_DIR));
+    let folder = &folder.storing(&state_dir);
     Config {
-        state_dir: raw
-            .state_dir
-            .parse(report, |text| folder.path(&text))
-            .or(PathBuf::from("/var/lib/adit")),
+        state_dir,
         engine,
         admin: raw
             .admin_listen
@@ -278,22 +289,23 @@ fn audit(text: &str, folder: &Folder) -> Result<AuditSink, Fault> {
 
 /// Host and port that devices use; those of the listener where none are written.
 fn external(slot: Slot<String>, listener: &Listener, report: &mut Report) -> (String, u16) {
-    match slot.parse(report, |text| host_port(&text)).given() {
-        Some(HostPort {
-            host: Host::Name(name),
-            port,
-        }) => (name, port),
-        Some(HostPort {
-            host: Host::Ip(address),
-            port,
-        }) => (address.to_string(), port),
-        None => listener
-            .addresses()
-            .next()
-            .map_or((String::new(), 0), |(_, listen)| {
-                (listen.ip().to_string(), listen.port())
-            }),
-    }
+    let given = slot.parse(report, |text| host_and_port(&text)).given();
+    given.unwrap_or_else(|| {
+        let first = listener.addresses().next();
+        first.map_or((String::new(), 0), |(_, listen)| {
+            (listen.ip().to_string(), listen.port())
+        })
+    })
+}
+
+/// Reads `host:port`; an IPv6 address loses its brackets.
+pub(super) fn host_and_port(text: &str) -> Result<(String, u16), Fault> {
+    let HostPort { host, port } = host_port(text)?;
+    let host = match host {
+        Host::Name(name) => name,
+        Host::Ip(address) => address.to_string(),
+    };
+    Ok((host, port))
 }
 
 fn profile(raw: RawProfile, tcp: Tcp, folder: &Folder, report: &mut Report) -> Profile {
@@ -354,5 +366,6 @@ fn profile(raw: RawProfile, tcp: Tcp, folder: &Folder, report: &mut Report) -> P
             .or(false),
         app_limits: app_limits(raw.app_limits, report),
         rules,
+        stored: Vec::new(),
     }
 }

@@ -13,6 +13,7 @@ mod routing;
 mod servers;
 mod single_values;
 mod sni;
+mod store;
 mod traffic;
 
 /// The contract, with what this version cannot do at its default.
@@ -285,6 +286,7 @@ fn the_contract() {
                 ports: Some(vec![443]),
                 service: 0,
             }],
+            stored: Vec::new(),
         },
     };
     assert_eq!(config, expected);
