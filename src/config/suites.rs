@@ -34,8 +34,11 @@ pub(super) fn suite(text: &str) -> Result<&'static str, Fault> {
     Err(Fault::new(message, remedy))
 }
 
-/// OpenSSL's name of a suite, with `_` for `-`.
+/// OpenSSL's name of a suite, with `_` for `-`. It has IANA's for those of TLS 1.3.
 fn openssl(iana: &str) -> String {
+    if !iana.contains("_WITH_") {
+        return iana.to_owned();
+    }
     let name = iana.strip_prefix("TLS_").unwrap_or(iana);
     let name = name.replace("_WITH_", "_").replace("AES_", "AES");
     name.replace("POLY1305_SHA256", "POLY1305")
