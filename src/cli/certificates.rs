@@ -14,7 +14,7 @@ use crate::certs::describe::escaped;
 use crate::certs::files::{self, Mode};
 use crate::certs::make::to_pem;
 use crate::certs::profile::Gateway;
-use crate::certs::self_signed::CERTIFICATE_FILE;
+use crate::certs::self_signed::to_distribute;
 use crate::certs::{self, Candidate, CertError, CertsCommand, Entry, Name, Reference, Role, Store};
 use crate::config::{self, ConfigError, ProfileUse, users_of};
 use crate::profiles::StoreError;
@@ -155,7 +155,7 @@ pub struct ExportArgs {
     /// What a certificate of the store is for.
     #[arg(long = "as", value_enum, value_name = "KIND")]
     role: Option<Role>,
-    /// The certificate that the gateway has made itself, for want of another.
+    /// The certificate that the gateway has made itself, for want of another, and the next one where there is one.
     #[arg(long, conflicts_with_all = ["what", "role"])]
     self_signed: bool,
     /// Only the root that the chain ends in.
@@ -471,8 +471,8 @@ impl ExportArgs {
     /// The certificates, at least one, and by what name devices tell them from others.
     fn certificates(&self) -> Result<(Vec<CertificateDer<'static>>, String), CertificatesError> {
         let Some(what) = &self.what else {
-            let file = self.place.open()?.state_dir.join(CERTIFICATE_FILE);
-            return Ok((certs::read_certificates(&file)?, "self-signed".to_owned()));
+            let own = to_distribute(&self.place.open()?.state_dir)?;
+            return Ok((own, "self-signed".to_owned()));
         };
         let file = resolve(what, self.role, &self.place)?;
         let password = password(self.password_file.as_deref())?;

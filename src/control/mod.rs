@@ -22,7 +22,9 @@ mod node;
 mod page;
 mod pages;
 mod permission;
+mod probe;
 mod query;
+mod reach;
 mod server;
 mod servers;
 mod signals;
@@ -34,6 +36,7 @@ pub use devices::Device;
 pub use listen::Control;
 pub use node::RunningNode;
 pub use permission::read_token;
+pub use probe::{ServerProbe, TlsProbe, probe_servers};
 pub use signals::{EarlySignals, Signal, Signals};
 
 use std::io;
