@@ -29,7 +29,7 @@ use crate::observe::{
 
 pub(super) type Page = Response<Full<Bytes>>;
 
-const ENDPOINTS: [&str; 7] = [
+const ENDPOINTS: [&str; 8] = [
     "/healthz",
     "/readyz",
     "/metrics",
@@ -37,6 +37,7 @@ const ENDPOINTS: [&str; 7] = [
     "/tunnels",
     "/devices",
     "/servers",
+    "/reload",
 ];
 
 /// What a request is about.
@@ -53,6 +54,7 @@ pub(super) enum Place<'p> {
     /// With its name, percent-encoded.
     Device(&'p str),
     Servers,
+    Reload,
     /// With its service and address, each percent-encoded.
     Server(&'p str),
 }
@@ -67,6 +69,7 @@ impl<'p> Place<'p> {
             "/tunnels" => Self::Tunnels,
             "/devices" => Self::Devices,
             "/servers" => Self::Servers,
+            "/reload" => Self::Reload,
             _ => match path.split_once('/')?.1.split_once('/')? {
                 ("tunnels", id) => Self::Tunnel(id),
                 ("devices", name) if !name.is_empty() => Self::Device(name),
@@ -82,6 +85,7 @@ impl<'p> Place<'p> {
             Self::Devices => "GET, HEAD, POST",
             Self::Device(_) => "GET, HEAD, PUT, DELETE",
             Self::Server(_) => "GET, HEAD, PUT",
+            Self::Reload => "POST",
             _ => "GET, HEAD",
         }
     }
@@ -172,6 +176,7 @@ impl Pages {
                 Err(error) => failure(StatusCode::BAD_REQUEST, &error),
             },
             Place::Servers => self.servers(&query),
+            Place::Reload => failure(StatusCode::METHOD_NOT_ALLOWED, "only POST"),
             Place::Server(path) => self.server(path),
             Place::Devices => self.devices(query).await,
             Place::Device(name) => match decoded(name) {
@@ -233,6 +238,7 @@ impl Pages {
             "reasons": reasons,
             "draining": gauges.draining,
             "config_generation": gauges.config_generation,
+            "refused": self.node.refused().map(|refusal| refusal.json()),
             "audit_lost": gauges.audit_lost,
             "certificates": gauges.certificates,
             "crls": crls(&gauges.crls),
