@@ -2,12 +2,14 @@
 
 mod certs;
 mod load;
+mod profiles;
 mod reload;
 
 use std::time::Duration;
 
 pub use certs::*;
 pub use load::*;
+pub use profiles::*;
 pub use reload::*;
 
 // ---- proxy_protocol ----
@@ -26,6 +28,10 @@ pub const HISTOGRAM_MAX: Duration = Duration::from_secs(3600);
 
 /// Significant decimal digits of a histogram: 1 % is finer than a latency's own noise, and keeps one at 25 KiB.
 pub const HISTOGRAM_DIGITS: u8 = 2;
+
+/// Buckets for each doubling of a latency, where a histogram is to be drawn: some 120 in all, which is as many as a picture
+/// has room for, and 5 KB of JSON for all stages.
+pub const BUCKETS_PER_DOUBLING: u32 = 4;
 
 /// Audit records that wait for the writer. At 20 000 tunnels a second (two records each) this rides out a disk that
 /// stalls for 400 ms; at about 500 bytes a record it is 8 MiB at most.
@@ -528,6 +534,9 @@ pub const SUCCESSION_PATIENCE: Duration = Duration::from_secs(120);
 /// How long the process that has taken over waits for the one before it to read a message; its writer of device changes
 /// waits with it.
 pub const SUCCESSION_WRITE: Duration = Duration::from_secs(2);
+
+/// Bytes of the list of drained servers that are read: a service of 255 bytes and a server of 260 each, some thousand times.
+pub const DRAINED_FILE_MAX: u64 = 1 << 20;
 
 /// Devices in one message, and bytes of a message. A device's name and user have 255 bytes each at most, which JSON may
 /// write with six bytes for one.

@@ -233,10 +233,16 @@ fn broken(path: &Path, noun: &str) -> CertError {
 }
 
 fn certificate(path: &Path, der: &[u8], now: OffsetDateTime) -> Result<Description, CertError> {
-    let (_, parsed) = X509Certificate::from_der(der).map_err(|_| broken(path, "certificate"))?;
+    let described = described(der, now).ok_or_else(|| broken(path, "certificate"))?;
+    Ok(Description::Certificate(described))
+}
+
+/// What a certificate says; `None` where it is broken.
+pub(super) fn described(der: &[u8], now: OffsetDateTime) -> Option<CertificateDescription> {
+    let (_, parsed) = X509Certificate::from_der(der).ok()?;
     let not_before = parsed.validity().not_before.to_datetime();
     let not_after = parsed.validity().not_after.to_datetime();
-    Ok(Description::Certificate(CertificateDescription {
+    Some(CertificateDescription {
         subject: parsed.subject().to_string(),
         issuer: parsed.issuer().to_string(),
         serial: Serial::of_others(parsed.raw_serial()).to_string(),
@@ -249,7 +255,7 @@ fn certificate(path: &Path, der: &[u8], now: OffsetDateTime) -> Result<Descripti
         extended_key_usage: extended_key_usage(&parsed),
         ca: parsed.is_ca(),
         sha256: hex_with_colons(digest(&SHA256, der).as_ref()),
-    }))
+    })
 }
 
 fn crl(path: &Path, der: &[u8], now: OffsetDateTime) -> Result<Description, CertError> {

@@ -14,9 +14,9 @@ use x509_parser::certificate::X509Certificate;
 
 use super::apple;
 use super::chain::{Issued, in_order, issued, linked, parsed};
-use super::describe::escaped;
-use super::read::read_unordered;
-use super::{CertError, Identity, key_matches, read_certificates_with};
+use super::describe::{AlternativeName, alternative_names, escaped};
+use super::read::{Source, certificates_in, unordered};
+use super::{CertError, Identity, key_matches};
 use crate::limits::{EXPIRY_NOTICE_DAYS, EXPIRY_URGENT_DAYS};
 
 /// How bad a finding is.
@@ -30,13 +30,27 @@ pub enum Severity {
 }
 
 /// What a certificate file is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// The certificate that the gateway shows, its chain and its key.
     Server,
     /// The authorities that identity certificates must chain to.
     Group,
+}
+
+impl Role {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Server, Self::Group];
+
+    /// `server` or `group`.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Group => "group",
+        }
+    }
 }
 
 /// One thing that is wrong.
@@ -49,7 +63,7 @@ pub struct Finding {
     /// The subject of the certificate that it is about; `None` for the file.
     pub certificate: Option<String>,
     /// What, for people.
-    pub problem: String,
+    pub message: String,
     /// What would put it right.
     pub remedy: &'static str,
 }
@@ -59,7 +73,7 @@ impl fmt::Display for Finding {
         if let Some(certificate) = &self.certificate {
             write!(f, "{}: ", escaped(certificate))?;
         }
-        write!(f, "{}; {}", escaped(&self.problem), self.remedy)
+        write!(f, "{}; {}", escaped(&self.message), self.remedy)
     }
 }
 
@@ -111,25 +125,31 @@ pub fn inspect_server(
     password: Option<&str>,
     host: Option<&str>,
 ) -> Result<Inspected, CertError> {
-    let (certificates, found) = read_unordered(path, key, password)?;
-    let now = OffsetDateTime::now_utc();
-    let mut findings = server_findings(&certificates, found.as_ref(), host, now);
-    let key_file = key.unwrap_or(path);
-    if found.is_some() && is_open_to_others(key_file) {
-        findings.push(Finding {
-            severity: Severity::Warning,
-            code: "key-exposed",
-            certificate: None,
-            problem: format!("others may read the private key in {}", key_file.display()),
-            remedy: "chmod 600 it, and make a new key if others have had access",
-        });
+    let file = Source::load(path)?;
+    let key_source = key.map(Source::load).transpose()?;
+    let mut inspected = server_in(&file, key_source.as_ref(), password, host)?;
+    if inspected.key.is_some() {
+        inspected.findings.extend(exposed(key.unwrap_or(path)));
     }
+    Ok(inspected)
+}
+
+/// [`inspect_server`], of what was read or sent.
+pub(super) fn server_in(
+    file: &Source,
+    key: Option<&Source>,
+    password: Option<&str>,
+    host: Option<&str>,
+) -> Result<Inspected, CertError> {
+    let (certificates, key) = unordered(file, key, password)?;
+    let now = OffsetDateTime::now_utc();
+    let findings = server_findings(&certificates, key.as_ref(), host, now);
     Ok(Inspected {
-        certificates: match &found {
+        certificates: match &key {
             Some(key) => in_order(certificates, key),
             None => certificates,
         },
-        key: found,
+        key,
         findings: sorted(findings),
     })
 }
@@ -137,9 +157,14 @@ pub fn inspect_server(
 /// Reads group certificates and looks at them.
 ///
 /// # Errors
-/// As [`read_certificates_with`].
+/// As [`read_certificates_with`](super::read_certificates_with).
 pub fn inspect_group(path: &Path, password: Option<&str>) -> Result<Inspected, CertError> {
-    let certificates = read_certificates_with(path, password)?;
+    group_in(&Source::load(path)?, password)
+}
+
+/// [`inspect_group`], of what was read or sent.
+pub(super) fn group_in(file: &Source, password: Option<&str>) -> Result<Inspected, CertError> {
+    let certificates = certificates_in(&file.path, &file.bytes, password)?;
     let findings = sorted(group_findings(&certificates, OffsetDateTime::now_utc()));
     Ok(Inspected {
         certificates,
@@ -148,13 +173,27 @@ pub fn inspect_group(path: &Path, password: Option<&str>) -> Result<Inspected, C
     })
 }
 
-fn is_open_to_others(path: &Path) -> bool {
-    path.metadata()
-        .is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
+/// What is wrong with who may read this file with a key in it.
+pub(super) fn exposed(path: &Path) -> Option<Finding> {
+    let is_open = path
+        .metadata()
+        .is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0);
+    is_open.then(|| Finding {
+        severity: Severity::Warning,
+        code: "key-exposed",
+        certificate: None,
+        message: format!("others may read the private key in {}", path.display()),
+        remedy: "chmod 600 it, and make a new key if others have had access",
+    })
+}
+
+/// Errors first.
+pub(super) fn sort(findings: &mut [Finding]) {
+    findings.sort_by_key(|finding| finding.severity == Severity::Warning);
 }
 
 fn sorted(mut findings: Vec<Finding>) -> Vec<Finding> {
-    findings.sort_by_key(|finding| finding.severity == Severity::Warning);
+    sort(&mut findings);
     findings
 }
 
@@ -175,7 +214,7 @@ impl Findings {
             severity,
             code,
             certificate: Some(about.subject().to_string()),
-            problem: problem.into(),
+            message: problem.into(),
             remedy,
         });
     }
@@ -223,6 +262,7 @@ pub(super) fn server_findings(
     chain_of(&certificates, &chain, &mut findings);
     for place in &chain {
         dates(&certificates[*place], now, &mut findings);
+        characters(&certificates[*place], &mut findings);
     }
     purpose(end, chain.len() == 1, &mut findings);
     apple::check(end, &mut findings);
@@ -388,6 +428,23 @@ fn dates(certificate: &X509Certificate<'_>, now: OffsetDateTime, findings: &mut 
     }
 }
 
+/// A zero byte ends a name for some programs and not for others, which then see two different names. RFC 5280, section
+/// 4.2.1.6, has no place for control characters.
+fn characters(certificate: &X509Certificate<'_>, findings: &mut Findings) {
+    use AlternativeName::{Dns, Email, Upn, Uri};
+    let mut names = vec![certificate.subject().to_string()];
+    for name in alternative_names(certificate) {
+        if let Dns(name) | Email(name) | Upn(name) | Uri(name) = name {
+            names.push(name);
+        }
+    }
+    if let Some(name) = names.iter().find(|name| name.contains(char::is_control)) {
+        let problem = format!("a name in it has a control character: {name:?}");
+        let remedy = "have it issued again; no trustworthy authority signs such names";
+        findings.add(Severity::Error, "bad-name", certificate, problem, remedy);
+    }
+}
+
 /// RFC 5280, sections 4.2.1.9 and 4.2.1.12.
 fn purpose(end: &X509Certificate<'_>, alone: bool, findings: &mut Findings) {
     let remedy = "have a certificate issued for TLS servers (extended key usage serverAuth)";
@@ -433,6 +490,7 @@ pub(super) fn group_findings(ders: &[CertificateDer<'_>], now: OffsetDateTime) -
             );
         }
         dates(certificate, now, &mut findings);
+        characters(certificate, &mut findings);
         let Some(above) = linked(&certificates, place)
             .get(1)
             .map(|above| &certificates[*above])

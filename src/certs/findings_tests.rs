@@ -5,6 +5,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::*;
 use crate::certs::make::Usage;
+use crate::certs::read_certificates_with;
 use crate::certs::{
     CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity, issue, make_ca,
 };
@@ -107,7 +108,7 @@ fn chains_that_lack_have_more_or_are_out_of_order() {
 
 #[test]
 fn intermediates_are_followed_to_the_root_or_to_where_it_is_missing() {
-    let now = OffsetDateTime::now_utc();
+    let now = OffsetDateTime::now_utc() + Duration::HOUR;
     let folder = tempfile::tempdir().unwrap();
     let openssl = |arguments: &str| openssl(folder.path(), arguments);
     std::fs::write(
@@ -223,7 +224,6 @@ fn apples_requirements_depend_on_when_it_was_issued() {
 #[test]
 fn a_self_signed_one_and_what_is_too_weak_are_warned_about() {
     let folder = tempfile::tempdir().unwrap();
-    let now = OffsetDateTime::now_utc();
     let found = |digest: &str, bits: u32| {
         openssl(
             folder.path(),
@@ -233,7 +233,7 @@ fn a_self_signed_one_and_what_is_too_weak_are_warned_about() {
             ),
         );
         let chain = read_certificates_with(&folder.path().join("a.pem"), None).unwrap();
-        codes(&chain, None, Some("gw.test"), now)
+        codes(&chain, None, Some("gw.test"), OffsetDateTime::now_utc())
     };
     assert_eq!(found("sha256", 2048), ["no-key", "self-signed"]);
     let weak = found("sha1", 2048);

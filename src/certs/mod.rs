@@ -15,6 +15,7 @@
 //! - [`mod@describe`]: what a file holds, as text or JSON
 //! - [`term`]: when a chain can be used, and which of several
 //! - [`findings`]: what is wrong with a file, before it is used
+//! - [`store`]: certificates by name, in the state folder
 //! - [`profile`]: what makes a device use this gateway
 //! - [`command`]: `adit certs`
 
@@ -37,6 +38,7 @@ pub mod read;
 pub mod revoke;
 pub mod self_signed;
 pub mod serial;
+pub mod store;
 pub mod term;
 
 #[cfg(test)]
@@ -49,17 +51,18 @@ use std::path::{Path, PathBuf};
 
 pub use command::{CertsCommand, run};
 pub use describe::{Description, describe, describe_with};
-pub use findings::{Finding, Severity, inspect_group, inspect_server};
+pub use findings::{Finding, Role, Severity, inspect_group, inspect_server};
 pub use make::{
     CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity, issue, make_ca,
 };
 pub use read::{
-    Identity, crls_in, key_matches, read_certificates, read_certificates_with, read_crls,
+    Identity, Source, crls_in, key_matches, read_certificates, read_certificates_with, read_crls,
     read_identity, read_password, read_private_key,
 };
 pub use revoke::{Crl, CrlRequest, Reason, revoke};
 pub use self_signed::{ensure_self_signed, self_signed};
 pub use serial::Serial;
+pub use store::{Candidate, Entry, Facts, Name, Reference, Store};
 pub use term::Term;
 
 /// Why a certificate, key or CRL could not be read, made or written. The text of each says where and what to do about it.
@@ -98,7 +101,7 @@ pub enum CertError {
     },
     /// The private key is protected by a password.
     #[error(
-        "{path}: the private key is encrypted; name its password with password_file where there is one, or decrypt it with `openssl pkey -in {path} -out plain.key` and keep that file at mode 0600"
+        "{path}: the private key is encrypted; name the file of its password with --password-file, or in the config with password_file, or decrypt it with `openssl pkey -in {path} -out plain.key` and keep that file at mode 0600"
     )]
     EncryptedKey {
         /// The file.
@@ -106,7 +109,7 @@ pub enum CertError {
     },
     /// The file is protected by a password, and none was given.
     #[error(
-        "{path}: protected by a password, and none is given; name its file with password_file, or group_password_file for group certificates (an empty file is the empty password)"
+        "{path}: protected by a password, and none is given; name its file with --password-file, or in the config with password_file or group_password_file (an empty file is the empty password)"
     )]
     PasswordMissing {
         /// The file.
@@ -131,6 +134,26 @@ pub enum CertError {
     Exists {
         /// The file.
         path: PathBuf,
+    },
+    /// The store has a certificate of that name.
+    #[error(
+        "a {role} certificate {name} is in the store already; choose another name, or ask for it to be replaced (--replace, ?replace=true)"
+    )]
+    InStore {
+        /// What it is for.
+        role: &'static str,
+        /// The name.
+        name: Name,
+    },
+    /// The store has no certificate of that name.
+    #[error(
+        "there is no {role} certificate {name} in the store; `adit certs list` shows what there is"
+    )]
+    NotInStore {
+        /// What it is for.
+        role: &'static str,
+        /// The name.
+        name: Name,
     },
     /// What was asked for cannot be made.
     #[error("{problem}; {remedy}")]

@@ -8,7 +8,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
@@ -65,38 +65,54 @@ pub fn read_identity(
     key: Option<&Path>,
     password: Option<&str>,
 ) -> Result<Identity, CertError> {
-    let (chain, found) = read_unordered(path, key, password)?;
-    let key = found.ok_or_else(|| no_item(key.unwrap_or(path), "private key", &[]))?;
+    let file = Source::load(path)?;
+    let key = key.map(Source::load).transpose()?;
+    let (chain, found) = unordered(&file, key.as_ref(), password)?;
+    let key = found.ok_or_else(|| no_item(&key.unwrap_or(file).path, "private key", &[]))?;
     Ok((in_order(chain, &key), key))
 }
 
+/// What a file holds, read or sent.
+pub struct Source {
+    /// The file; errors call it so.
+    pub path: PathBuf,
+    /// Its content, in which there may be a key.
+    pub bytes: Zeroizing<Vec<u8>>,
+}
+
+impl Source {
+    /// Reads a certificate or key file.
+    ///
+    /// # Errors
+    /// Where it cannot be read or is larger than any such file.
+    pub fn load(path: &Path) -> Result<Self, CertError> {
+        Ok(Self {
+            path: path.to_path_buf(),
+            bytes: Zeroizing::new(load(path, MAX_CERTIFICATE_FILE)?),
+        })
+    }
+}
+
 /// The certificates of a file, in its order, and its private key or that of the file `key`, if there is one.
-pub(super) fn read_unordered(
-    path: &Path,
-    key: Option<&Path>,
+pub(super) fn unordered(
+    file: &Source,
+    key: Option<&Source>,
     password: Option<&str>,
 ) -> Result<(Vec<CertificateDer<'static>>, Option<PrivateKeyDer<'static>>), CertError> {
-    let bytes = Zeroizing::new(load(path, MAX_CERTIFICATE_FILE)?);
-    if key.is_none() && is_pkcs12(&bytes) {
-        let Contents { certificates, keys } = open_pkcs12(path, &bytes, password)?;
+    let Source { path, bytes } = file;
+    if key.is_none() && is_pkcs12(bytes) {
+        let Contents { certificates, keys } = open_pkcs12(path, bytes, password)?;
         let chain = checked(path, certificates)?;
         let key = (!keys.is_empty()).then(|| only_key(path, keys));
         return Ok((chain, key.transpose()?));
     }
-    let chain = certificates_in(path, &bytes, password)?;
-    let has_key = Encoding::of(&bytes) == Encoding::Pem
-        && blocks(path, &bytes)?.iter().any(Block::is_private_key);
-    let key = match key {
-        Some(key) => Some(private_key_in(
-            key,
-            load(key, MAX_CERTIFICATE_FILE)?,
-            password,
-        )?),
-        // A DER file with a certificate in it has no key.
-        None if has_key => Some(private_key_in(path, bytes.to_vec(), password)?),
-        None => None,
-    };
-    Ok((chain, key))
+    let chain = certificates_in(path, bytes, password)?;
+    let has_key = Encoding::of(bytes) == Encoding::Pem
+        && blocks(path, bytes)?.iter().any(Block::is_private_key);
+    // A DER file with a certificate in it has no key.
+    let key = key.or(has_key.then_some(file));
+    let key = key.map(|key| private_key_in(&key.path, &key.bytes, password));
+    Ok((chain, key.transpose()?))
 }
 
 /// Reads the password of a certificate file: all of a file that its owner only may use, without a line end behind it.
@@ -276,22 +292,21 @@ pub fn crls_in(
 /// Where the file can not be read, holds no key or more than one, or one that is encrypted, broken, truncated or of a
 /// kind that TLS has no use for. No error carries a part of the file.
 pub fn read_private_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertError> {
-    private_key_in(path, load(path, MAX_CERTIFICATE_FILE)?, None)
+    private_key_in(path, &Source::load(path)?.bytes, None)
 }
 
 /// The one private key of a file, of whatever format.
 fn private_key_in(
     path: &Path,
-    bytes: Vec<u8>,
+    bytes: &[u8],
     password: Option<&str>,
 ) -> Result<PrivateKeyDer<'static>, CertError> {
-    let bytes = Zeroizing::new(bytes);
-    if is_pkcs12(&bytes) {
-        return only_key(path, open_pkcs12(path, &bytes, password)?.keys);
+    if is_pkcs12(bytes) {
+        return only_key(path, open_pkcs12(path, bytes, password)?.keys);
     }
-    let key = match Encoding::of(&bytes) {
-        Encoding::Pem => private_key_from_pem(path, &bytes, password)?,
-        Encoding::Der => private_key_from_der(path, &bytes, password)?,
+    let key = match Encoding::of(bytes) {
+        Encoding::Pem => private_key_from_pem(path, bytes, password)?,
+        Encoding::Der => private_key_from_der(path, bytes, password)?,
         Encoding::Unknown => return Err(no_item(path, "private key", &[])),
     };
     usable(path, key)

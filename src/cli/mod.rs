@@ -2,6 +2,8 @@
 
 mod admin;
 mod export;
+mod profile;
+mod profile_text;
 mod quickstart;
 mod reload;
 mod run;
@@ -21,6 +23,7 @@ use crate::tls::TicketKeysError;
 
 pub use admin::{AdminCommand, AdminError, DevicesCommand, ServersCommand, TunnelsCommand};
 pub use export::{ExportCommand, ExportError};
+pub use profile::{ProfileCommand, ProfileError};
 pub use quickstart::{QuickstartCommand, QuickstartError};
 pub use reload::ReloadCommand;
 pub use run::{Gateway, RunError};
@@ -51,6 +54,10 @@ enum Command {
     /// Make and inspect certificates for devices and servers.
     #[command(subcommand)]
     Certs(CertsCommand),
+    /// Keep profiles in the store of a node, with every version, and assign one to it.
+    ///
+    /// They are kept in state_dir. A node whose config file has no [profile] runs on the one that is assigned.
+    Profile(ProfileCommand),
     /// Make and rotate the keys with which the nodes of a deployment seal session tickets.
     #[command(subcommand)]
     TicketKeys(TicketKeysCommand),
@@ -91,6 +98,9 @@ pub enum CliError {
     /// Certificates.
     #[error(transparent)]
     Certs(#[from] CertError),
+    /// Profiles.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
     /// Ticket keys.
     #[error(transparent)]
     TicketKeys(#[from] TicketKeysError),
@@ -111,6 +121,7 @@ impl CliError {
             Self::Run(RunError::Config(_) | RunError::Engine(engine::EngineError::Load(_))) => 2,
             Self::Load(LoadError::Usage(_)) | Self::Admin(AdminError::CloseAll) => 2,
             Self::Admin(AdminError::Export(ExportError::Usage(_) | ExportError::Config(_))) => 2,
+            Self::Profile(error) => error.exit_code(),
             Self::Run(RunError::Control(ControlError::Token(_))) => 2,
             _ => 1,
         }
@@ -141,6 +152,7 @@ pub fn execute(cli: Cli) -> Result<(), CliError> {
         }
         Command::Quickstart(command) => Ok(quickstart::run(&command)?),
         Command::Certs(command) => Ok(certs::run(command)?),
+        Command::Profile(command) => Ok(command.run()?),
         Command::TicketKeys(command) => Ok(command.run()?),
         Command::Load(command) => Ok(load::run(&command)?),
         Command::Tunnels(command) => Ok(command.run()?),

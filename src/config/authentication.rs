@@ -10,6 +10,7 @@ use super::types::{
     CertificateFiles, CrlFetch, DeviceAuth, Field, IdentityMapping, ServerCertificate, Stale,
 };
 use super::values::{Folder, duration, networks, without_repetition, word};
+use crate::certs::{Role, store};
 
 pub(super) fn server_certificate(
     raw: RawServerCertificate,
@@ -29,19 +30,18 @@ pub(super) fn server_certificate(
     const REMEDY: &str = "name the file with the chain and the key, or leave the whole table out";
     let primary = raw.primary.required(report, REMEDY);
     let mut seen = Vec::new();
-    let mut files = |file, key, password_file, report: &mut Report| {
-        certificate_files(file, key, password_file, (folder, &mut seen), report)
-    };
-    let primary = files(primary, raw.key, raw.password_file, report);
-    let secondary = files(
+    let mut files =
+        |slots, report: &mut Report| certificate_files(slots, (folder, &mut seen), report);
+    let primary = files([primary, raw.key, raw.password_file], report);
+    let secondary = [
         raw.secondary,
         raw.secondary_key,
         raw.secondary_password_file,
-        report,
-    );
+    ];
+    let secondary = files(secondary, report);
     let additional = raw.additional.into_iter().map(|raw| {
         let file = raw.file.required(report, "name the file with the chain");
-        files(file, raw.key, raw.password_file, report)
+        files([file, raw.key, raw.password_file], report)
     });
     ServerCertificate {
         additional: additional.collect(),
@@ -50,16 +50,16 @@ pub(super) fn server_certificate(
     }
 }
 
-/// The files of one certificate, which is none of those `seen` before.
-fn certificate_files(
-    file: Slot<String>,
-    key: Slot<String>,
-    password_file: Slot<String>,
+/// The files of one server certificate, which is none of those `seen` before: of the chain, the key and the password. What
+/// comes from the store has its key with it, and no password.
+pub(super) fn certificate_files(
+    [file, key, password_file]: [Slot<String>; 3],
     (folder, seen): (&Folder, &mut Vec<PathBuf>),
     report: &mut Report,
 ) -> CertificateFiles {
+    let stored = matches!(&file.value, Value::Given(text) if text.starts_with(store::PREFIX));
     let file = file.parse(report, |text| {
-        let file = folder.readable(&text)?;
+        let file = folder.certificate(&text, Role::Server)?;
         if seen.contains(&file) {
             let message = "the file is another one of the server certificates already";
             return Err(Fault::new(message, "name each certificate once"));
@@ -67,12 +67,20 @@ fn certificate_files(
         seen.push(file.clone());
         Ok(file)
     });
-    let mut readable =
-        |slot: Slot<String>| slot.parse(report, |text| folder.readable(&text)).given();
+    let mut beside = |slot: Slot<String>| {
+        let file = slot.parse(report, |text| {
+            if stored {
+                let message = "a certificate of the store has its key with it, and no password";
+                return Err(Fault::new(message, "leave the key out"));
+            }
+            folder.readable(&text)
+        });
+        file.given()
+    };
     CertificateFiles {
         file: file.or(PathBuf::new()),
-        key: readable(key),
-        password_file: readable(password_file),
+        key: beside(key),
+        password_file: beside(password_file),
     }
 }
 
@@ -94,7 +102,7 @@ pub(super) fn device_auth(raw: RawDeviceAuth, folder: &Folder, report: &mut Repo
             }
         });
     for file in list.or(Vec::new()) {
-        let file = file.parse(report, |text| folder.readable(&text));
+        let file = file.parse(report, |text| folder.certificate(&text, Role::Group));
         group_certificates.push(file);
     }
     let (crl_enabled, crl_files, crl_fetch, stale) = crl(raw.crl, folder, report);

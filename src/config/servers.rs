@@ -13,6 +13,7 @@ use super::reach::{
 };
 use super::types::ServiceKind;
 use super::values::{Folder, count, duration, host_port, without_repetition, word};
+use crate::certs::Role;
 use crate::limits::{
     HEALTH_COUNT_MAX, KEEPALIVE_COUNT_MAX, KEEPALIVE_MAX, PROXY_USER_MAX, SERVER_WEIGHT_MAX,
     SERVICE_SERVERS_MAX,
@@ -177,8 +178,9 @@ fn tls(
         let message = "is a key without a certificate";
         Err(Fault::new(message, "name tls_certificate too"))
     });
+    let roots = roots.parse(report, |text| folder.certificate(&text, Role::Group));
     let mut file = |slot: Slot<String>| slot.parse(report, |text| folder.readable(&text)).given();
-    let (roots, certificate, key) = (file(roots), file(certificate), file(key));
+    let (roots, certificate, key) = (roots.given(), file(certificate), file(key));
     let name = name.parse(report, |text| {
         let host: Host = text.parse().map_err(|error| {
             let message = format!("{}: {error}", quoted(&text));

@@ -1,9 +1,9 @@
 //! Services that TLS sessions reach by their name (SNI) alone.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 use super::address::HostPattern;
+use super::authentication::certificate_files;
 use super::document::{List, Slot, Value};
 use super::error::{Fault, Place, Report, quoted};
 use super::raw::RawSni;
@@ -137,15 +137,12 @@ fn certificate(
         report.add(&key.place, Fault::new(message, "add sni_certificate"));
     }
     let absent = matches!(certificate.value, Value::Absent);
-    let file = certificate
-        .parse(report, |text| folder.readable(&text))
-        .or(PathBuf::new());
-    let key = key.parse(report, |text| folder.readable(&text)).given();
-    (!absent).then_some(CertificateFiles {
-        file,
-        key,
-        password_file: None,
-    })
+    let none = Slot {
+        place: certificate.place.clone(),
+        value: Value::Absent,
+    };
+    let files = certificate_files([certificate, key, none], (folder, &mut Vec::new()), report);
+    (!absent).then_some(files)
 }
 
 fn protocols(list: Slot<List>, report: &mut Report) -> Vec<String> {

@@ -10,6 +10,8 @@ use ipnet::IpNet;
 use super::address::{AddressError, HostPort, network};
 use super::document::{List, Slot};
 use super::error::{Fault, Report, alternatives, nearest, quoted};
+use crate::certs::store;
+use crate::certs::{Name, Role, Store};
 use crate::limits::CONFIG_DURATION_MAX;
 
 /// Reads a duration such as `500ms`, `10s`, `5m` or `24h`; not zero.
@@ -166,13 +168,51 @@ pub(super) fn address_fault(text: &str, error: AddressError, remedy: &str) -> Fa
     }
 }
 
-/// Resolves paths against the folder of the config file.
-pub(super) struct Folder(PathBuf);
+/// The state folder where the config names none.
+pub(super) const STATE_DIR: &str = "/var/lib/adit";
+
+/// Resolves paths against the folder of the config file, and names of certificates against the store.
+pub(super) struct Folder {
+    path: PathBuf,
+    store: Store,
+}
 
 impl Folder {
-    /// The folder that `file` is in.
+    /// The folder that `file` is in, and the store of the usual state folder.
     pub(super) fn of(file: &Path) -> Self {
-        Self(file.parent().unwrap_or(Path::new("")).to_path_buf())
+        let path = file.parent().unwrap_or(Path::new("")).to_path_buf();
+        let store = Store::new(Path::new(STATE_DIR));
+        Self { path, store }
+    }
+
+    /// The same folder, and the store of this state folder.
+    pub(super) fn storing(&self, state_dir: &Path) -> Self {
+        let (path, store) = (self.path.clone(), Store::new(state_dir));
+        Self { path, store }
+    }
+
+    /// The file of a certificate: a path, or `store:` and the name of one in the store.
+    pub(super) fn certificate(&self, text: &str, role: Role) -> Result<PathBuf, Fault> {
+        let Some(name) = text.strip_prefix(store::PREFIX) else {
+            return self.readable(text);
+        };
+        let name: Name = name.parse().map_err(|error: String| {
+            let (message, remedy) = error.split_once("; ").unwrap_or((&error, ""));
+            Fault::new(message, remedy)
+        })?;
+        let path = self.store.path(role, &name);
+        let readable = path
+            .metadata()
+            .and_then(|_| File::open(&path))
+            .map_err(|error| {
+                let role = role.word();
+                let message =
+                    format!("there is no {role} certificate {name} in the store: {error}");
+                let remedy =
+                    format!("import it with `adit certs import FILE --as {role} --name {name}`");
+                Fault::new(message, remedy)
+            });
+        readable.map(|_| path)
     }
 
     /// The path that `text` stands for.
@@ -189,7 +229,7 @@ impl Folder {
                 "write a path without it",
             ));
         }
-        Ok(self.0.join(text))
+        Ok(self.path.join(text))
     }
 
     /// The path of a file that is there and can be opened.

@@ -37,6 +37,7 @@ impl Pages {
                 Err(failure(StatusCode::BAD_REQUEST, error))
             }
             Place::Tunnels => Ok(self.close(query.tunnels).await),
+            Place::Permission => Ok(self.permission()),
             Place::Server(path) => self.set_server(path, parts, &mut body).await,
             Place::Reload => self.reload().await,
             Place::Device(name) => match decoded(name) {

@@ -162,3 +162,18 @@ fn nothing_is_changed_over_tcp_without_a_token() {
     assert!(running.node.devices.lock().unwrap().is_empty());
     running.end();
 }
+
+#[test]
+fn what_a_change_needs_is_told_and_can_be_tried() {
+    let (_folder, path, running) = over_socket();
+    let (status, told) = send(&path, "GET", "/permission", "", "");
+    assert_eq!((status, told), (200, json!({"changes": "socket"})));
+    assert_eq!(send(&path, "POST", "/permission", "", "").0, 200);
+    let own = "Sec-Fetch-Site: same-origin\r\nOrigin: http://localhost\r\n";
+    assert_eq!(send(&path, "POST", "/permission", own, "").0, 403);
+    running.end();
+    let running = Running::tcp();
+    let (_, told) = running.json("/permission");
+    assert_eq!(told, json!({"changes": "never"}));
+    running.end();
+}

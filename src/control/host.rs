@@ -3,8 +3,11 @@
 //! A page in a browser on this machine can be made to send requests to loopback under the page's own name (DNS
 //! rebinding), and could then read the answers. Such a request names the page's host, so only requests that name
 //! `localhost`, a loopback address or the address of the listener itself are answered.
+//!
+//! No browser reaches a Unix socket by itself, but one does through `ssh -L`, which gives the socket a port. There a name
+//! without a dot is taken too: programs write what they like, and a page's host has a dot.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Whether a `Host` field value or the authority of a request target (RFC 9110, section 7.2) names this machine.
 pub(super) fn names_this_machine(host: &str, listener: IpAddr) -> bool {
@@ -15,6 +18,12 @@ pub(super) fn names_this_machine(host: &str, listener: IpAddr) -> bool {
         Ok(address) => address.is_loopback() || address == listener,
         Err(_) => name.eq_ignore_ascii_case("localhost"),
     }
+}
+
+/// The same for a listener on a Unix socket.
+pub(super) fn names_no_site(host: &str) -> bool {
+    let is_label = without_port(host).is_some_and(|name| !name.contains(['.', ':']));
+    is_label || names_this_machine(host, IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
 /// The host without its port; an IPv6 address without its brackets.
@@ -75,5 +84,20 @@ mod tests {
             "10.0.0.1:80",
             "10.0.0.1".parse().unwrap()
         ));
+    }
+
+    #[test]
+    fn over_a_socket_no_site_is_named() {
+        for host in ["", "adit", "localhost:8000", "127.0.0.1:8000", "[::1]:8000"] {
+            assert!(names_no_site(host), "{host}");
+        }
+        for host in [
+            "attacker.example",
+            "attacker.example:8000",
+            "localhost.",
+            "10.0.0.1",
+        ] {
+            assert!(!names_no_site(host), "{host}");
+        }
     }
 }

@@ -16,8 +16,10 @@ mod crls;
 mod devices;
 mod fetch;
 mod host;
+mod latencies;
 mod listen;
 mod node;
+mod page;
 mod pages;
 mod permission;
 mod query;
@@ -90,7 +92,16 @@ pub trait Node: Send + Sync + 'static {
     fn servers(&self) -> Vec<ServerInfo>;
 
     /// Takes new tunnels away from a server, or gives them back. What is known of it then; `None` if there is no such one.
-    fn drain_server(&self, service: &str, server: &str, drained: bool) -> Option<ServerInfo>;
+    /// It is written to the disk first: waits.
+    ///
+    /// # Errors
+    /// It cannot be written; nothing has changed then.
+    fn drain_server(
+        &self,
+        service: &str,
+        server: &str,
+        drained: bool,
+    ) -> Result<Option<ServerInfo>, String>;
 
     /// Reads everything again. Answers with the new generation when it is in force.
     fn reload(&self, reply: Reply<Result<u64, Refusal>>);

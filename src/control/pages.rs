@@ -10,26 +10,25 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::host::names_this_machine;
+use super::host::{names_no_site, names_this_machine};
+use super::page::{Asset, asset};
 use super::permission::{Denied, Permission};
-use super::query::{Format, Query, decoded};
+use super::query::{Query, decoded};
 use super::{Node, Reply};
 use crate::engine::ChangeError;
 use crate::limits::{
     ADMIN_BODY_MAX, CORE_ANSWER, DEVICES_LISTED, DEVICES_LISTED_MAX, TUNNELS_LISTED,
 };
-use crate::observe::{
-    CoreMetrics, CrlInfo, OPENMETRICS, Stage, TunnelFilter, TunnelInfo, percentile_text, render,
-    summarize,
-};
+use crate::observe::{CoreMetrics, CrlInfo, OPENMETRICS, TunnelFilter, TunnelInfo, render};
 
 pub(super) type Page = Response<Full<Bytes>>;
 
-const ENDPOINTS: [&str; 8] = [
+const ENDPOINTS: [&str; 10] = [
+    "/",
     "/healthz",
     "/readyz",
     "/metrics",
@@ -38,11 +37,14 @@ const ENDPOINTS: [&str; 8] = [
     "/devices",
     "/servers",
     "/reload",
+    "/permission",
 ];
 
 /// What a request is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place<'p> {
+    /// The page for a browser, or a part of it.
+    Asset(&'static Asset),
     Health,
     Readiness,
     Metrics,
@@ -57,10 +59,15 @@ pub(super) enum Place<'p> {
     Reload,
     /// With its service and address, each percent-encoded.
     Server(&'p str),
+    /// Who may change something, and whether the one who asks may.
+    Permission,
 }
 
 impl<'p> Place<'p> {
     fn of(path: &'p str) -> Option<Self> {
+        if let Some(asset) = asset(path) {
+            return Some(Self::Asset(asset));
+        }
         Some(match path {
             "/healthz" => Self::Health,
             "/readyz" => Self::Readiness,
@@ -70,6 +77,7 @@ impl<'p> Place<'p> {
             "/devices" => Self::Devices,
             "/servers" => Self::Servers,
             "/reload" => Self::Reload,
+            "/permission" => Self::Permission,
             _ => match path.split_once('/')?.1.split_once('/')? {
                 ("tunnels", id) => Self::Tunnel(id),
                 ("devices", name) if !name.is_empty() => Self::Device(name),
@@ -82,7 +90,7 @@ impl<'p> Place<'p> {
     const fn methods(self) -> &'static str {
         match self {
             Self::Tunnels | Self::Tunnel(_) => "GET, HEAD, DELETE",
-            Self::Devices => "GET, HEAD, POST",
+            Self::Devices | Self::Permission => "GET, HEAD, POST",
             Self::Device(_) => "GET, HEAD, PUT, DELETE",
             Self::Server(_) => "GET, HEAD, PUT",
             Self::Reload => "POST",
@@ -100,13 +108,16 @@ const DEVICES_TOTAL: HeaderName = HeaderName::from_static("adit-devices-total");
 /// The cores whose part is missing in the answer.
 const SILENT_CORES: HeaderName = HeaderName::from_static("adit-silent-cores");
 
+/// Who may embed an answer (Fetch standard, section 3.7).
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
 /// The admin listener's pages.
 pub(super) struct Pages {
     pub(super) node: Arc<dyn Node>,
     pub(super) permission: Permission,
     /// Many devices are being changed: one such request at a time.
     pub(super) importing: Cell<bool>,
-    /// The listener's address; `None` for a Unix socket, where any host may be named.
+    /// The listener's address; `None` for a Unix socket.
     host: Option<IpAddr>,
 }
 
@@ -166,6 +177,8 @@ impl Pages {
 
     async fn show(&self, place: Place<'_>, query: Query) -> Page {
         match place {
+            Place::Asset(asset) => asset.page(),
+            Place::Permission => self.permission(),
             Place::Health => self.health().await,
             Place::Readiness => self.readiness(),
             Place::Metrics => self.metrics().await,
@@ -188,22 +201,26 @@ impl Pages {
 
     /// See [`host`](super::host). HTTP/1.0 may come without a host; no browser sends that.
     fn is_meant_for_us<B>(&self, request: &Request<B>) -> bool {
-        let Some(listener) = self.host else {
-            return true;
+        let is_ours = |host: &str| match self.host {
+            Some(listener) => names_this_machine(host, listener),
+            None => names_no_site(host),
         };
         let target = request
             .uri()
             .authority()
-            .is_none_or(|named| names_this_machine(named.as_str(), listener));
+            .is_none_or(|named| is_ours(named.as_str()));
         let mut hosts = request.headers().get_all(header::HOST).iter();
         let field = match (hosts.next(), hosts.next()) {
-            (Some(host), None) => host
-                .to_str()
-                .is_ok_and(|host| names_this_machine(host, listener)),
+            (Some(host), None) => host.to_str().is_ok_and(is_ours),
             (None, _) => request.version() == Version::HTTP_10,
             (Some(_), Some(_)) => false,
         };
         target && field
+    }
+
+    /// What a change needs.
+    pub(super) fn permission(&self) -> Page {
+        json_page(StatusCode::OK, &json!({"changes": self.permission.word()}))
     }
 
     /// Alive: every core answers.
@@ -233,10 +250,16 @@ impl Pages {
         } else {
             StatusCode::SERVICE_UNAVAILABLE
         };
+        let uptime = gauges
+            .started
+            .and_then(|started| started.elapsed().ok())
+            .map(|uptime| uptime.as_secs());
         let body = json!({
             "ready": ready,
             "reasons": reasons,
             "draining": gauges.draining,
+            "version": gauges.version,
+            "uptime_seconds": uptime,
             "config_generation": gauges.config_generation,
             "refused": self.node.refused().map(|refusal| refusal.json()),
             "audit_lost": gauges.audit_lost,
@@ -257,49 +280,6 @@ impl Pages {
             OPENMETRICS,
             render(answers.merged(), &core_up, gauges),
         )
-    }
-
-    async fn histograms(&self, query: &Query) -> Page {
-        let answers = self.snapshots().await;
-        let silent = answers.silent();
-        let metrics = answers.merged();
-        let stages = Stage::ALL
-            .into_iter()
-            .filter(|stage| query.stage.is_none_or(|wanted| wanted == *stage));
-        let mut page = match query.format.unwrap_or(Format::Json) {
-            Format::Hgrm => {
-                let text = stages.map(|stage| {
-                    // A line that starts with # is a comment to the tools that read the format.
-                    let title = if query.stage.is_none() {
-                        format!("#[Stage   = {}]\n", stage.word())
-                    } else {
-                        String::new()
-                    };
-                    title + &percentile_text(metrics.histogram(stage))
-                });
-                page(
-                    StatusCode::OK,
-                    "text/plain; charset=utf-8",
-                    text.collect::<String>(),
-                )
-            }
-            Format::Json => {
-                let stages: Map<String, Value> = stages
-                    .map(|stage| {
-                        (
-                            stage.word().to_owned(),
-                            json!(summarize(metrics.histogram(stage))),
-                        )
-                    })
-                    .collect();
-                json_page(
-                    StatusCode::OK,
-                    &json!({"unit": "us", "silent_cores": silent, "stages": stages}),
-                )
-            }
-        };
-        name_silent(page.headers_mut(), &silent);
-        page
     }
 
     /// The open tunnels, the oldest first.
@@ -349,7 +329,7 @@ impl Pages {
         page
     }
 
-    async fn snapshots(&self) -> Answers<CoreMetrics> {
+    pub(super) async fn snapshots(&self) -> Answers<CoreMetrics> {
         gather(self.node.cores(), CORE_ANSWER, |core, reply| {
             self.node.snapshot(core, reply);
         })
@@ -372,7 +352,7 @@ impl<T> Answers<T> {
 }
 
 impl Answers<CoreMetrics> {
-    fn merged(self) -> CoreMetrics {
+    pub(super) fn merged(self) -> CoreMetrics {
         let mut answers = self.0.into_iter().flatten();
         let mut sum = answers.next().unwrap_or_default();
         answers.for_each(|metrics| sum.merge(&metrics));
@@ -474,7 +454,7 @@ pub(super) fn json_page(status: StatusCode, body: &impl Serialize) -> Page {
     page(status, "application/json", bytes)
 }
 
-fn page(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> Page {
+pub(super) fn page(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> Page {
     let mut page = Response::new(Full::new(body.into()));
     *page.status_mut() = status;
     let headers = page.headers_mut();
@@ -484,6 +464,8 @@ fn page(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) ->
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
     );
+    // No page of another origin embeds what is here, not even as a picture or a script.
+    headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     page
 }
 

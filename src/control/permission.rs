@@ -3,13 +3,17 @@
 //! Denied unless there is a reason to allow it: the token of `admin.token_file`, or, where none is configured, a
 //! connection over the Unix socket, which its permissions leave to its owner. Who can log in to the machine can reach a
 //! loopback address, so there is no change over TCP without a token. The file is read for each change: a new token needs
-//! no reload. What comes from a browser is refused whatever it carries.
+//! no reload.
+//!
+//! What comes from a page in a browser is refused whatever it carries, but for the node's own page, which always needs
+//! the token. The browser says which page it is (`Sec-Fetch-Site`, `Origin`), and no script can say otherwise. Nothing that
+//! a browser adds by itself, such as a cookie, is ever looked at.
 
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use hyper::StatusCode;
-use hyper::header::{AUTHORIZATION, HeaderMap, ORIGIN};
+use hyper::header::{AUTHORIZATION, AsHeaderName, HOST, HeaderMap, HeaderValue, ORIGIN};
 
 use crate::certs::files::read_secret;
 use crate::limits::{ADMIN_TOKEN_MAX, ADMIN_TOKEN_MIN};
@@ -32,48 +36,96 @@ pub(super) struct Denied {
 }
 
 impl Permission {
+    /// What a change needs, in a word.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Token(_) => "token",
+            Self::Socket => "socket",
+            Self::Never => "never",
+        }
+    }
+
     /// Whether a request with these headers may change something.
     pub fn check(&self, headers: &HeaderMap) -> Result<(), Denied> {
-        let denied = |status, why: &str| Denied {
-            status,
+        let forbidden = |why: &str| Denied {
+            status: StatusCode::FORBIDDEN,
             why: why.to_owned(),
         };
-        // A browser says where a request comes from, and no page has business here.
-        let site = headers.get("sec-fetch-site");
-        if headers.contains_key(ORIGIN) || site.is_some_and(|site| site != "none") {
-            let why = "changes are not taken from browsers";
-            return Err(denied(StatusCode::FORBIDDEN, why));
+        let sender = Sender::of(headers);
+        if sender == Sender::OtherPage {
+            return Err(forbidden("changes are not taken from other pages"));
         }
         match self {
+            Self::Socket if sender == Sender::OwnPage => {
+                let why = "changes from the page need admin.token_file in the config";
+                Err(forbidden(why))
+            }
             Self::Socket => Ok(()),
             Self::Never => {
                 let why =
                     "changes need admin.token_file in the config, or admin.listen on a Unix socket";
-                Err(denied(StatusCode::FORBIDDEN, why))
+                Err(forbidden(why))
             }
             Self::Token(file) => {
-                let token = read_token(file).map_err(|why| Denied {
-                    status: StatusCode::FORBIDDEN,
-                    why: format!("admin.token_file: {why}"),
-                })?;
-                let mut given = headers.get_all(AUTHORIZATION).iter();
-                let bearer = given
-                    .next()
+                let token = read_token(file)
+                    .map_err(|why| forbidden(&format!("admin.token_file: {why}")))?;
+                let bearer = only(headers, AUTHORIZATION)
                     .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-                match (bearer, given.next()) {
-                    (Some(bearer), None)
-                        if verify_slices_are_equal(bearer, token.as_bytes()).is_ok() =>
-                    {
-                        Ok(())
-                    }
-                    _ => Err(denied(
-                        StatusCode::UNAUTHORIZED,
-                        "send the token of admin.token_file as `Authorization: Bearer …`",
-                    )),
+                if bearer
+                    .is_some_and(|bearer| verify_slices_are_equal(bearer, token.as_bytes()).is_ok())
+                {
+                    Ok(())
+                } else {
+                    Err(Denied {
+                        status: StatusCode::UNAUTHORIZED,
+                        why: "send the token of admin.token_file as `Authorization: Bearer …`"
+                            .to_owned(),
+                    })
                 }
             }
         }
     }
+}
+
+/// Who sends a request, as far as browsers tell (Fetch Metadata, section 2.3; RFC 6454, section 7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sender {
+    /// No page: a program, or a person who typed the address.
+    NoPage,
+    /// The page that this listener serves.
+    OwnPage,
+    /// Another page, or one that does not say enough.
+    OtherPage,
+}
+
+impl Sender {
+    fn of(headers: &HeaderMap) -> Self {
+        const SITE: &str = "sec-fetch-site";
+        let site = only(headers, SITE).map(HeaderValue::as_bytes);
+        let said_site = headers.contains_key(SITE);
+        if !headers.contains_key(ORIGIN) && (!said_site || site == Some(b"none")) {
+            return Self::NoPage;
+        }
+        // The host is one that is served here, or the request would not have come so far (see `host`).
+        let own = match (only(headers, ORIGIN), only(headers, HOST)) {
+            (Some(origin), Some(host)) => origin
+                .as_bytes()
+                .strip_prefix(b"http://")
+                .is_some_and(|origin| origin.eq_ignore_ascii_case(host.as_bytes())),
+            _ => false,
+        };
+        if own && site == Some(b"same-origin") {
+            Self::OwnPage
+        } else {
+            Self::OtherPage
+        }
+    }
+}
+
+/// The value of a field that is given once.
+fn only(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
 }
 
 /// Reads the token of a file that its owner only may read.
@@ -149,20 +201,76 @@ mod tests {
         assert_eq!(status("Bearer another-token-of-enough-letters"), Ok(()));
     }
 
+    const OWN: [(&str, &str); 3] = [
+        ("host", "localhost:9901"),
+        ("origin", "http://localhost:9901"),
+        ("sec-fetch-site", "same-origin"),
+    ];
+
     #[test]
-    fn a_page_in_a_browser_changes_nothing() {
+    fn another_page_in_a_browser_changes_nothing() {
         let (_folder, file) = with(TOKEN, 0o600);
         let bearer = format!("Bearer {TOKEN}");
-        for permission in [Permission::Token(file), Permission::Socket] {
-            for sign in [
-                ("origin", "null"),
-                ("origin", "http://localhost:9901"),
-                ("sec-fetch-site", "cross-site"),
-                ("sec-fetch-site", "same-origin"),
+        let host = ("host", "localhost:9901");
+        for permission in [
+            Permission::Token(file),
+            Permission::Socket,
+            Permission::Never,
+        ] {
+            for signs in [
+                &[host, ("origin", "null")] as &[_],
+                &[host, ("sec-fetch-site", "cross-site")],
+                // Not both signs.
+                &[host, OWN[1]],
+                &[host, OWN[2]],
+                &[OWN[1], OWN[2]],
+                // They contradict each other.
+                &[host, ("origin", "null"), OWN[2]],
+                &[host, ("origin", "http://localhost:9902"), OWN[2]],
+                &[host, ("origin", "http://localhost"), OWN[2]],
+                &[host, ("origin", "https://localhost:9901"), OWN[2]],
+                &[host, ("origin", "http://localhost:9901/"), OWN[2]],
+                &[host, ("origin", "http://attacker.example"), OWN[2]],
+                &[host, OWN[1], ("sec-fetch-site", "same-site")],
+                &[host, OWN[1], ("sec-fetch-site", "none")],
+                &[host, OWN[1], ("sec-fetch-site", "")],
+                // More than one of a kind.
+                &[host, ("sec-fetch-site", "none"), ("sec-fetch-site", "none")],
+                &[host, OWN[1], OWN[2], OWN[2]],
+                &[host, OWN[1], OWN[1], OWN[2]],
+                &[host, host, OWN[1], OWN[2]],
             ] {
-                let result = permission.check(&headers(&[("authorization", &bearer), sign]));
-                assert!(result.is_err_and(|denied| denied.status == 403), "{sign:?}");
+                let mut all = signs.to_vec();
+                all.push(("authorization", &bearer));
+                let result = permission.check(&headers(&all));
+                assert!(
+                    result.is_err_and(|denied| denied.status == 403),
+                    "{signs:?}"
+                );
             }
+        }
+    }
+
+    #[test]
+    fn the_own_page_needs_the_token() {
+        let (_folder, file) = with(TOKEN, 0o600);
+        let permission = Permission::Token(file);
+        let status = |more: &[(&'static str, &str)]| {
+            let all = [&OWN as &[_], more].concat();
+            let result = permission.check(&headers(&all));
+            result.map_err(|denied| denied.status.as_u16())
+        };
+        let bearer = format!("Bearer {TOKEN}");
+        assert_eq!(status(&[("authorization", &bearer)]), Ok(()));
+        assert_eq!(status(&[]), Err(401));
+        assert_eq!(status(&[("authorization", "Bearer wrong")]), Err(401));
+        // What a browser sends by itself is no permission.
+        assert_eq!(status(&[("cookie", &format!("token={TOKEN}"))]), Err(401));
+        for permission in [Permission::Socket, Permission::Never] {
+            let all = [&OWN as &[_], &[("authorization", bearer.as_str())]].concat();
+            let denied = permission.check(&headers(&all)).err().unwrap();
+            assert_eq!(denied.status, 403);
+            assert!(denied.why.contains("admin.token_file"));
         }
     }
 

@@ -9,6 +9,8 @@ use crate::observe::{Stage, TunnelFilter};
 pub(super) enum Format {
     Json,
     Hgrm,
+    Buckets,
+    Percentiles,
 }
 
 /// The parameters; `None` and empty where they are not given. Each is given once at most.
@@ -76,7 +78,9 @@ fn format(word: &str) -> Result<Format, String> {
     match word {
         "json" => Ok(Format::Json),
         "hgrm" => Ok(Format::Hgrm),
-        _ => Err("format is json or hgrm".to_owned()),
+        "buckets" => Ok(Format::Buckets),
+        "percentiles" => Ok(Format::Percentiles),
+        _ => Err("format is json, hgrm, buckets or percentiles".to_owned()),
     }
 }
 

@@ -114,12 +114,17 @@ impl Node for Fake {
         }]
     }
 
-    fn drain_server(&self, service: &str, server: &str, drained: bool) -> Option<ServerInfo> {
+    fn drain_server(
+        &self,
+        service: &str,
+        server: &str,
+        drained: bool,
+    ) -> Result<Option<ServerInfo>, String> {
         if (service, server) != ("wiki/eu", "10.0.0.5:443") {
-            return None;
+            return Ok(None);
         }
         *self.drained.lock().unwrap() = drained;
-        self.servers().pop()
+        Ok(self.servers().pop())
     }
 
     fn reload(&self, reply: Reply<Result<u64, Refusal>>) {
@@ -255,6 +260,14 @@ fn every_page_answers() {
     let (status, hgrm) = running.get("/histograms?format=hgrm&stage=handshake");
     assert_eq!(status, 200);
     assert_eq!(hgrm.matches("#[Mean").count(), 1);
+    let (_, buckets) = running.json("/histograms?format=buckets");
+    let counts = buckets["stages"]["handshake"].as_array().unwrap();
+    assert_eq!(counts.len(), buckets["bounds"].as_array().unwrap().len());
+    let counts = counts.iter().map(|count| count.as_u64().unwrap());
+    assert_eq!(counts.sum::<u64>(), 2);
+    let (_, points) = running.json("/histograms?format=percentiles&stage=handshake");
+    let points = points["stages"]["handshake"].as_array().unwrap();
+    assert_eq!(points.last().unwrap()["total"], 2);
     let (_, every) = running.get("/histograms?format=hgrm");
     assert_eq!(every.matches("#[Stage").count(), Stage::ALL.len());
 
@@ -349,7 +362,7 @@ fn a_stuck_core_and_a_drain_show() {
 }
 
 #[test]
-fn a_unix_socket_takes_any_host_and_is_removed_at_the_end() {
+fn a_unix_socket_takes_a_host_that_is_no_site_and_is_removed_at_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("admin.sock");
     let running = Running::start(&AdminListen::Unix(path.clone()));
@@ -359,6 +372,13 @@ fn a_unix_socket_takes_any_host_and_is_removed_at_the_end() {
         "GET /healthz HTTP/1.1\r\nHost: adit\r\nConnection: close\r\n\r\n",
     );
     assert_eq!(status, 200);
+    // A page that was led here by DNS, through a port that ssh forwards to the socket.
+    let stream = unix::net::UnixStream::connect(&path).unwrap();
+    let (status, _) = exchange(
+        stream,
+        "GET /tunnels HTTP/1.1\r\nHost: attacker.example:9901\r\nConnection: close\r\n\r\n",
+    );
+    assert_eq!(status, 421);
     running.end();
     assert!(!path.exists());
 }

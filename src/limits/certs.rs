@@ -17,6 +17,10 @@ pub const CERTIFICATE_PASSWORD_MAX: usize = 1024;
 /// a mistyped path (a disk image, a log) from being read into memory.
 pub const MAX_CERTIFICATE_FILE: u64 = 4 * 1024 * 1024;
 
+/// Longest name of a certificate in the store, in bytes: a file's name has room for it and for what is put around it while
+/// it is written.
+pub const CERTIFICATE_NAME_MAX: usize = 64;
+
 /// Largest CRL file that is read, in bytes. The largest public CRLs are about 100 MB in DER; ten million entries with
 /// reasons are about 520 MB. A single PEM block ends at 256 MiB, where the PEM reader does: larger lists are kept in DER.
 pub const MAX_CRL_FILE: u64 = 768 * 1024 * 1024;

@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 /// Lines for each halving of the distance to 100 %, as HdrHistogram's own tools print.
-const TICKS_PER_HALF_DISTANCE: u32 = 5;
+pub(super) const TICKS_PER_HALF_DISTANCE: u32 = 5;
 
 /// Microseconds in a millisecond, the unit of the text format.
 const MICROS_PER_MILLI: f64 = 1000.0;

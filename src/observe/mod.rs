@@ -5,6 +5,7 @@
 //! merging, formatting and writing happen elsewhere. This room opens no socket: `control` serves what is made here.
 
 mod audit;
+mod buckets;
 mod certificate;
 mod crl;
 mod hgrm;
@@ -17,6 +18,7 @@ mod servers;
 pub use audit::{
     AuditEvent, AuditHandle, AuditLog, AuditLogError, AuditRecord, AuditSink, Subject,
 };
+pub use buckets::{PercentilePoint, bucket_bounds, bucket_counts, percentile_points};
 pub use certificate::CertificateInfo;
 pub use crl::CrlInfo;
 pub use hgrm::{HistogramSummary, percentile_text, plot, summarize};

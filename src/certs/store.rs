@@ -1,0 +1,417 @@
+//! The certificate store: server and group certificates by name, in plain files of the state folder.
+//!
+//! `certificates/server/NAME.pem` holds a chain in order and its key (0600), `certificates/group/NAME.pem` the certificates of
+//! authorities (0644), both as PEM without a password, whatever they came as. Folders have mode 0700.
+//!
+//! A file is written whole and then renamed, so processes that import, read and delete at once need no lock: each sees the
+//! old certificate with its key or the new one with its own. Of two that import a new name at once, one is refused.
+//!
+//! Whether a profile still uses what is deleted is for the caller to ask.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use rustls_pki_types::CertificateDer;
+use serde::Serialize;
+use time::OffsetDateTime;
+use zeroize::Zeroizing;
+
+use super::describe::{AlternativeName, described};
+use super::files::{self, Mode};
+use super::findings::{Finding, Inspected, Role, Severity, exposed, group_in, server_in, sort};
+use super::make::{key_to_pem, to_pem};
+use super::{CertError, Source, read_certificates};
+use crate::limits::CERTIFICATE_NAME_MAX;
+
+/// How a config names a certificate of the store: this, and its name.
+pub const PREFIX: &str = "store:";
+
+/// The name of a certificate in the store: letters, digits, `.`, `_` and `-`, not beginning with a dot. It is a file's name, too.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Name(String);
+
+impl Name {
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let is_right = (1..=CERTIFICATE_NAME_MAX).contains(&text.len())
+            && text.bytes().all(known)
+            && !text.starts_with('.');
+        if is_right {
+            Ok(Self(text.to_owned()))
+        } else {
+            let shown: String = text.chars().take(CERTIFICATE_NAME_MAX).collect();
+            Err(format!(
+                "{shown:?} is not the name of a certificate; write 1 to {CERTIFICATE_NAME_MAX} of \
+                 A-Z a-z 0-9 . _ - and no dot in front"
+            ))
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One certificate of the store, as a config names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reference {
+    /// What it is for.
+    pub role: Role,
+    /// Its name.
+    pub name: Name,
+}
+
+/// What is to be imported, read and looked at. Nothing is written yet.
+pub struct Candidate {
+    role: Role,
+    inspected: Inspected,
+}
+
+impl Candidate {
+    /// Reads a certificate in any format, the key from `key` where it is not in `file`, and looks for what is wrong.
+    /// `host` is the name or address that devices use, for a server certificate.
+    ///
+    /// # Errors
+    /// Where a file is broken or of no known format, holds no certificate, or the password is missing or wrong.
+    pub fn read(
+        role: Role,
+        file: &Source,
+        key: Option<&Source>,
+        password: Option<&str>,
+        host: Option<&str>,
+    ) -> Result<Self, CertError> {
+        let mut inspected = match role {
+            Role::Server => server_in(file, key, password, host)?,
+            Role::Group if key.is_some() => {
+                return Err(CertError::request(
+                    "a group certificate has no key here",
+                    "leave the key out",
+                ));
+            }
+            Role::Group => group_in(file, password)?,
+        };
+        // What is kept is used as it is: nobody will name a key for it later.
+        if role == Role::Server {
+            let without_key = |finding: &&mut Finding| finding.code == "no-key";
+            for finding in inspected.findings.iter_mut().filter(without_key) {
+                finding.severity = Severity::Error;
+            }
+            sort(&mut inspected.findings);
+        }
+        let candidate = Self { role, inspected };
+        Ok(candidate)
+    }
+
+    /// [`read`](Self::read), of files. A key that others may read is a finding.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and where a file cannot be read or is too large.
+    pub fn load(
+        role: Role,
+        file: &Path,
+        key: Option<&Path>,
+        password: Option<&str>,
+        host: Option<&str>,
+    ) -> Result<Self, CertError> {
+        let key_source = key.map(Source::load).transpose()?;
+        let file_source = Source::load(file)?;
+        let mut candidate = Self::read(role, &file_source, key_source.as_ref(), password, host)?;
+        if candidate.inspected.key.is_some() {
+            let found = exposed(key.unwrap_or(file));
+            candidate.inspected.findings.extend(found);
+        }
+        Ok(candidate)
+    }
+
+    /// What is wrong, errors first.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        &self.inspected.findings
+    }
+
+    /// How many findings are errors: with any, it is not imported.
+    #[must_use]
+    pub fn errors(&self) -> usize {
+        let findings = self.inspected.findings.iter();
+        findings
+            .filter(|finding| finding.severity == Severity::Error)
+            .count()
+    }
+
+    /// What it would be in the store.
+    #[must_use]
+    pub fn entry(&self, name: &Name) -> Entry {
+        let Inspected {
+            certificates,
+            findings,
+            ..
+        } = &self.inspected;
+        let facts = Facts::of(certificates, OffsetDateTime::now_utc());
+        Entry {
+            role: self.role,
+            name: name.clone(),
+            facts,
+            findings: findings.clone(),
+        }
+    }
+
+    /// As the store keeps it.
+    fn content(&self) -> Zeroizing<String> {
+        let mut certificates = self.inspected.certificates.clone();
+        if self.role == Role::Group {
+            let mut seen = std::collections::HashSet::new();
+            certificates.retain(|certificate| seen.insert(certificate.clone()));
+        }
+        let mut text = Zeroizing::new(to_pem(&certificates));
+        if let Some(key) = &self.inspected.key {
+            text.push_str(&Zeroizing::new(key_to_pem(key)));
+        }
+        text
+    }
+}
+
+/// A certificate of the store: what it says and what is wrong with it now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// Its name.
+    pub name: Name,
+    /// What it is for.
+    #[serde(rename = "kind")]
+    pub role: Role,
+    /// What it says; `None` where its file cannot be read, which is a finding.
+    #[serde(flatten)]
+    pub facts: Option<Facts>,
+    /// What is wrong, errors first.
+    pub findings: Vec<Finding>,
+}
+
+/// What the first certificate of a file says: of a server the end certificate. Moments are RFC 3339 in UTC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Facts {
+    /// The subject's distinguished name.
+    pub subject: String,
+    /// The issuer's distinguished name.
+    pub issuer: String,
+    /// The subject alternative names.
+    pub names: Vec<String>,
+    /// The public key: algorithm and size.
+    pub key_type: String,
+    /// The first moment of validity.
+    pub not_before: String,
+    /// The last moment at which every certificate of the file is valid.
+    pub not_after: String,
+    /// Whole days until then, negative once it has passed.
+    pub days_left: i64,
+    /// The SHA-256 fingerprint, hexadecimal with colons.
+    pub sha256: String,
+    /// How many certificates the file has.
+    pub certificates: usize,
+}
+
+impl Facts {
+    fn of(certificates: &[CertificateDer<'_>], now: OffsetDateTime) -> Option<Self> {
+        let all: Option<Vec<_>> = certificates.iter().map(|der| described(der, now)).collect();
+        let all = all?;
+        let soonest = all.iter().min_by_key(|certificate| certificate.days_left)?;
+        let (not_after, days_left) = (soonest.not_after.clone(), soonest.days_left);
+        let certificates = all.len();
+        let first = all.into_iter().next()?;
+        let names = first.subject_alternative_names.iter();
+        let names = names.map(|name| match name {
+            AlternativeName::Dns(name) => name.clone(),
+            AlternativeName::Ip(address) => address.to_string(),
+            other => other.to_string(),
+        });
+        Some(Self {
+            names: names.collect(),
+            subject: first.subject,
+            issuer: first.issuer,
+            key_type: first.key,
+            not_before: first.not_before,
+            not_after,
+            days_left,
+            sha256: first.sha256,
+            certificates,
+        })
+    }
+}
+
+/// The certificate store of a state folder. Nothing is kept open: each call looks at the files as they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    folder: PathBuf,
+}
+
+impl Store {
+    /// The store in this state folder. It need not be there yet.
+    #[must_use]
+    pub fn new(state_dir: &Path) -> Self {
+        Self {
+            folder: state_dir.join("certificates"),
+        }
+    }
+
+    /// The file of a certificate, be it there or not.
+    #[must_use]
+    pub fn path(&self, role: Role, name: &Name) -> PathBuf {
+        self.folder(role).join(format!("{name}.pem"))
+    }
+
+    fn folder(&self, role: Role) -> PathBuf {
+        self.folder.join(role.word())
+    }
+
+    /// Imports a certificate; with `replace` in place of the one that has the name, else only if none has.
+    ///
+    /// # Errors
+    /// [`CertError::Findings`] where it has errors, [`CertError::InStore`] where the name is taken, [`CertError::Io`]. The
+    /// store is then as it was.
+    pub fn put(&self, name: &Name, candidate: &Candidate, replace: bool) -> Result<(), CertError> {
+        let errors = candidate.errors();
+        if errors > 0 {
+            return Err(CertError::Findings { errors });
+        }
+        let role = candidate.role;
+        let (path, content) = (self.path(role, name), candidate.content());
+        let mode = match role {
+            Role::Server => Mode::Secret,
+            Role::Group => Mode::Public,
+        };
+        files::make_folder(&self.folder(role))?;
+        if replace {
+            return files::replace(&path, content.as_bytes(), mode);
+        }
+        files::write_new(&path, content.as_bytes(), mode).map_err(|error| match error {
+            CertError::Exists { .. } => CertError::InStore {
+                role: role.word(),
+                name: name.clone(),
+            },
+            other => other,
+        })
+    }
+
+    /// Every certificate, servers' first, in the order of their names. `host` is the name that devices use.
+    ///
+    /// # Errors
+    /// [`CertError::Io`] where a folder cannot be read. A broken certificate is listed with what is wrong with it.
+    pub fn list(&self, host: Option<&str>) -> Result<Vec<Entry>, CertError> {
+        let mut entries = Vec::new();
+        for role in Role::ALL {
+            for name in self.names(role)? {
+                match self.get(role, &name, host) {
+                    // Deleted in this moment.
+                    Err(CertError::NotInStore { .. }) => {}
+                    entry => entries.push(entry?),
+                }
+            }
+        }
+        Ok(entries)
+    }
+
+    fn names(&self, role: Role) -> Result<Vec<Name>, CertError> {
+        let folder = self.folder(role);
+        let unread = |cause| CertError::io("read the folder", &folder, cause);
+        let entries = match fs::read_dir(&folder) {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(unread)?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let file = entry.map_err(unread)?.file_name();
+            // What has another name was not written here, or not to its end.
+            let name = file.to_str().and_then(|file| file.strip_suffix(".pem"));
+            names.extend(name.and_then(|name| name.parse::<Name>().ok()));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// One certificate.
+    ///
+    /// # Errors
+    /// [`CertError::NotInStore`]. One whose file is broken has that as a finding.
+    pub fn get(&self, role: Role, name: &Name, host: Option<&str>) -> Result<Entry, CertError> {
+        let path = self.path(role, name);
+        match Candidate::load(role, &path, None, None, host) {
+            Ok(candidate) => Ok(candidate.entry(name)),
+            Err(error) if is_absent(&error) => Err(not_in_store(role, name)),
+            Err(error) => {
+                let unreadable = Finding {
+                    severity: Severity::Error,
+                    code: "unreadable",
+                    certificate: None,
+                    message: error.to_string(),
+                    remedy: "import it again in its place",
+                };
+                let (name, findings) = (name.clone(), vec![unreadable]);
+                Ok(Entry {
+                    name,
+                    role,
+                    facts: None,
+                    findings,
+                })
+            }
+        }
+    }
+
+    /// The certificates of one, without its key.
+    ///
+    /// # Errors
+    /// [`CertError::NotInStore`], and where its file is broken.
+    pub fn certificates(
+        &self,
+        role: Role,
+        name: &Name,
+    ) -> Result<Vec<CertificateDer<'static>>, CertError> {
+        let read = read_certificates(&self.path(role, name));
+        read.map_err(|error| {
+            if is_absent(&error) {
+                not_in_store(role, name)
+            } else {
+                error
+            }
+        })
+    }
+
+    /// Deletes one. Whether something uses it is not looked at.
+    ///
+    /// # Errors
+    /// [`CertError::NotInStore`], [`CertError::Io`].
+    pub fn delete(&self, role: Role, name: &Name) -> Result<(), CertError> {
+        match files::remove(&self.path(role, name))? {
+            true => Ok(()),
+            false => Err(not_in_store(role, name)),
+        }
+    }
+}
+
+fn is_absent(error: &CertError) -> bool {
+    matches!(error, CertError::Io { cause, .. } if cause.kind() == io::ErrorKind::NotFound)
+}
+
+fn not_in_store(role: Role, name: &Name) -> CertError {
+    CertError::NotInStore {
+        role: role.word(),
+        name: name.clone(),
+    }
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;
