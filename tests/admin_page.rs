@@ -323,6 +323,7 @@ fn slow_it_can_be_read_in_light_in_dark_and_on_a_narrow_screen() {
         for (colours, width) in [
             ("light", 1280),
             ("dark", 1280),
+            ("light", 800),
             ("light", 360),
             ("dark", 360),
         ] {
@@ -336,6 +337,7 @@ fn slow_it_can_be_read_in_light_in_dark_and_on_a_narrow_screen() {
             browser.screenshot(&format!("admin-{view}-{colours}-{width}.png"));
         }
         assert_eq!(browser.nameless(), [""; 0], "{view}");
+        assert_eq!(browser.violations(), json!([]), "{view}");
     }
     is_clean(&mut browser, &node, &[]);
 }

@@ -301,6 +301,20 @@ impl Browser {
             .collect()
     }
 
+    /// What axe-core finds wrong with the page as it is now: rule and place.
+    pub fn violations(&mut self) -> Value {
+        let axe = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/axe/package/axe.min.js");
+        let axe = std::fs::read_to_string(&axe)
+            .unwrap_or_else(|error| panic!("{}: {error}; tests/run puts it there", axe.display()));
+        self.call("Runtime.evaluate", json!({"expression": axe}));
+        self.eval(
+            "axe.run().then(({ passes, violations }) => {
+                if (passes.length < 10) throw new Error('it did not look');
+                return violations.map(({ id, nodes }) => [id, nodes[0].html, nodes[0].failureSummary]);
+            })",
+        )
+    }
+
     fn told(&mut self, method: &str) -> Vec<Value> {
         self.eval("0");
         let events = self.events.iter();
