@@ -30,19 +30,18 @@ pub(super) fn server_certificate(
     const REMEDY: &str = "name the file with the chain and the key, or leave the whole table out";
     let primary = raw.primary.required(report, REMEDY);
     let mut seen = Vec::new();
-    let mut files = |file, key, password_file, report: &mut Report| {
-        certificate_files(file, key, password_file, (folder, &mut seen), report)
-    };
-    let primary = files(primary, raw.key, raw.password_file, report);
-    let secondary = files(
+    let mut files =
+        |slots, report: &mut Report| certificate_files(slots, (folder, &mut seen), report);
+    let primary = files([primary, raw.key, raw.password_file], report);
+    let secondary = [
         raw.secondary,
         raw.secondary_key,
         raw.secondary_password_file,
-        report,
-    );
+    ];
+    let secondary = files(secondary, report);
     let additional = raw.additional.into_iter().map(|raw| {
         let file = raw.file.required(report, "name the file with the chain");
-        files(file, raw.key, raw.password_file, report)
+        files([file, raw.key, raw.password_file], report)
     });
     ServerCertificate {
         additional: additional.collect(),
@@ -51,12 +50,10 @@ pub(super) fn server_certificate(
     }
 }
 
-/// The files of one certificate, which is none of those `seen` before. What comes from the store has its key with it, and no
-/// password.
+/// The files of one server certificate, which is none of those `seen` before: of the chain, the key and the password. What
+/// comes from the store has its key with it, and no password.
 pub(super) fn certificate_files(
-    file: Slot<String>,
-    key: Slot<String>,
-    password_file: Slot<String>,
+    [file, key, password_file]: [Slot<String>; 3],
     (folder, seen): (&Folder, &mut Vec<PathBuf>),
     report: &mut Report,
 ) -> CertificateFiles {

@@ -141,7 +141,7 @@ fn certificate(
         place: certificate.place.clone(),
         value: Value::Absent,
     };
-    let files = certificate_files(certificate, key, none, (folder, &mut Vec::new()), report);
+    let files = certificate_files([certificate, key, none], (folder, &mut Vec::new()), report);
     (!absent).then_some(files)
 }
 

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use super::certificates::Holding;
+use super::drained::Drained;
 use super::handover::Handover;
 use super::listeners::{Inherited, Listeners, Opened, Source};
 use super::material::{LoadError, Material};
@@ -17,8 +18,9 @@ use super::succession::Predecessor;
 use super::sweeper::Sweeper;
 use super::worker::{self, Place};
 use crate::backend::{Dialer, Fleet, Group, OwnAddresses, ResolverHandle, Watch};
+use crate::certs::CertError;
 use crate::config::{Config, ListenerKind};
-use crate::observe::{AuditHandle, CoreMetrics, TunnelFilter, TunnelInfo};
+use crate::observe::{AuditHandle, CoreMetrics, ServerInfo, TunnelFilter, TunnelInfo};
 use crate::ring::{Remote, RingError};
 use crate::table::{CoreLoad, Published};
 use crate::tls::Resumption;
@@ -106,6 +108,7 @@ pub struct Node {
     pub(super) takeovers: AtomicU64,
     own: Arc<Published<OwnAddresses>>,
     fleet: Fleet,
+    drained: Drained,
     /// The servers that are checked.
     watches: Mutex<Arc<[Watch]>>,
     quota: Arc<Quota>,
@@ -169,6 +172,7 @@ impl Node {
             takeovers: AtomicU64::new(0),
             own,
             fleet: Fleet::default(),
+            drained: Drained::new(&config.state_dir),
             watches: Mutex::new(Arc::new([])),
             quota,
             predecessor,
@@ -371,6 +375,21 @@ impl Node {
     fn commit(&self, watches: Arc<[Watch]>, groups: Arc<[Option<Arc<Group>>]>) {
         self.fleet.commit(groups);
         *self.watches.lock().unwrap_or_else(PoisonError::into_inner) = watches;
+        self.drained.restore(&self.fleet);
+    }
+
+    /// Takes new tunnels away from a server, or gives them back; written down first. What is known of it then; `None` if
+    /// there is no such one. Writes a file: not for a data core.
+    ///
+    /// # Errors
+    /// It cannot be written down; nothing has changed then.
+    pub fn drain_server(
+        &self,
+        service: &str,
+        server: &str,
+        drained: bool,
+    ) -> Result<Option<ServerInfo>, CertError> {
+        self.drained.set(&self.fleet, (service, server), drained)
     }
 
     /// The servers of all services.
