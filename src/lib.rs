@@ -14,6 +14,7 @@ pub mod engine;
 pub mod limits;
 pub mod load;
 pub mod observe;
+pub mod profiles;
 pub mod proxy_protocol;
 pub mod ring;
 pub mod table;

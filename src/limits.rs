@@ -2,11 +2,15 @@
 
 mod certs;
 mod load;
+mod profiles;
+mod reload;
 
 use std::time::Duration;
 
 pub use certs::*;
 pub use load::*;
+pub use profiles::*;
+pub use reload::*;
 
 // ---- proxy_protocol ----
 
@@ -537,6 +541,9 @@ pub const SUCCESSION_PATIENCE: Duration = Duration::from_secs(120);
 /// How long the process that has taken over waits for the one before it to read a message; its writer of device changes
 /// waits with it.
 pub const SUCCESSION_WRITE: Duration = Duration::from_secs(2);
+
+/// Bytes of the list of drained servers that are read: a service of 255 bytes and a server of 260 each, some thousand times.
+pub const DRAINED_FILE_MAX: u64 = 1 << 20;
 
 /// Devices in one message, and bytes of a message. A device's name and user have 255 bytes each at most, which JSON may
 /// write with six bytes for one.

@@ -111,14 +111,25 @@ impl Node {
         let text = config(admin, engine, "unmanaged = 'allow'", service)
             .replace(&listen, &format!("{listen}\ntoken_file = 'token'"));
         std::fs::write(pki.path("adit.toml"), text).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-        command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-        let gateway = Gateway::spawn(command, admin);
+        let gateway = Self::run(&pki, admin);
         Self {
             pki,
             device,
             gateway,
         }
+    }
+
+    fn run(pki: &Pki, admin: SocketAddr) -> Gateway {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+        command.args(["run", "--config"]).arg(pki.path("adit.toml"));
+        Gateway::spawn(command, admin)
+    }
+
+    /// Kills the gateway and starts it again.
+    fn restart(&mut self) {
+        self.gateway.signal("KILL");
+        self.gateway.child.wait().unwrap();
+        self.gateway = Self::run(&self.pki, self.gateway.admin);
     }
 
     fn tunnel(&self) -> Session {
@@ -357,6 +368,40 @@ fn an_operator_drains_a_server_and_brings_it_back() {
     assert!(done && text.matches("\"service\"").count() == 2, "{text}");
     let (done, text) = node.command(&["drain", "echo", "10.9.9.9:1"]);
     assert!(!done && text.contains("404"), "{text}");
+}
+
+#[test]
+fn a_drain_outlives_a_restart_and_is_written_down_first() {
+    let servers = [Server::start(), Server::start()];
+    let list = format!("'{}', '{}'", servers[0].address, servers[1].address);
+    let mut node = Node::start("cores = [0]", &service(&list, ""));
+    let address = servers[0].address.to_string();
+    assert!(node.command(&["drain", "echo", &address]).0);
+    node.restart();
+    assert_eq!(node.state(servers[0].address), "drained");
+    let open: Vec<Session> = (0..4).map(|_| node.tunnel()).collect();
+    servers[1].has_accepted(4);
+    assert_eq!(servers[0].accepted(), 0);
+    drop(open);
+
+    // Where it cannot be written down, it is not done.
+    let kept = node.pki.path("state/drained-servers.json");
+    let text = std::fs::read_to_string(&kept).unwrap();
+    std::fs::remove_file(&kept).unwrap();
+    std::fs::create_dir(&kept).unwrap();
+    let (done, why) = node.command(&["restore", "echo", &address]);
+    assert!(!done && why.contains("drained-servers.json"), "{why}");
+    assert_eq!(node.state(servers[0].address), "drained");
+    std::fs::remove_dir(&kept).unwrap();
+
+    // What is no list keeps no node from starting.
+    std::fs::write(&kept, &text[1..]).unwrap();
+    node.restart();
+    assert_eq!(node.state(servers[0].address), "up");
+    assert!(node.command(&["drain", "echo", &address]).0);
+    assert!(node.command(&["restore", "echo", &address]).0);
+    node.restart();
+    assert_eq!(node.state(servers[0].address), "up");
 }
 
 #[test]

@@ -31,6 +31,7 @@ const ROOMS: &[&[&str]] = &[
     &["table"],
     &["observe"],
     &["certs"],
+    &["profiles"],
     &["config"],
     &["tls"],
     &["backend"],

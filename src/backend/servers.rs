@@ -4,8 +4,8 @@
 //! through the server's [`Health`] behind a lock, which is held for the time of one step: none of these is the usual way of
 //! a tunnel. A tunnel that gets through takes that lock only where it changes something.
 //!
-//! A server's state belongs to its service and address: it outlives a reload of the configuration that keeps both, and not
-//! a restart.
+//! A server's state belongs to its service and address: it outlives a reload of the configuration that keeps both. Only
+//! drains outlive a restart (`engine::drained`).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

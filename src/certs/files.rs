@@ -93,14 +93,14 @@ pub fn replace(path: &Path, content: &[u8], mode: Mode) -> Result<(), CertError>
     sync_folder(path)
 }
 
-/// Removes a file, for good, if it is there.
+/// Removes a file. Whether it was there.
 ///
 /// # Errors
 /// [`CertError::Io`].
-pub fn remove(path: &Path) -> Result<(), CertError> {
+pub fn remove(path: &Path) -> Result<bool, CertError> {
     match fs::remove_file(path) {
-        Ok(()) => sync_folder(path),
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(()) => sync_folder(path).map(|()| true),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(cause) => Err(CertError::io("remove", path, cause)),
     }
 }

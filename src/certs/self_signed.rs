@@ -198,7 +198,7 @@ impl Pair {
     /// Of no use to anyone: it was made for other names.
     fn remove(&self) -> Result<(), CertError> {
         files::remove(&self.key)?;
-        files::remove(&self.certificate)
+        files::remove(&self.certificate).map(|_| ())
     }
 
     /// The key first, as when it is written.

@@ -400,14 +400,10 @@ impl Store {
     /// # Errors
     /// [`CertError::NotInStore`], [`CertError::Io`].
     pub fn delete(&self, role: Role, name: &Name) -> Result<(), CertError> {
-        let removed = files::remove(&self.path(role, name));
-        removed.map_err(|error| {
-            if is_absent(&error) {
-                not_in_store(role, name)
-            } else {
-                error
-            }
-        })
+        match files::remove(&self.path(role, name))? {
+            true => Ok(()),
+            false => Err(not_in_store(role, name)),
+        }
     }
 }
 

@@ -197,10 +197,7 @@ impl AdminCommand {
             ("GET", _) | (_, None) => None,
             (_, Some(file)) => Some(read_token(&file).map_err(AdminError::Token)?),
         };
-        let name = match &listen {
-            AdminListen::Tcp(address) => address.to_string(),
-            AdminListen::Unix(path) => path.display().to_string(),
-        };
+        let name = name_of(&listen);
         let answer = ask(&listen, method, path, token.as_deref(), body)
             .map_err(|error| AdminError::Io(name.clone(), error))?;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
@@ -212,9 +209,10 @@ impl AdminCommand {
         Ok(())
     }
 
+    /// Where the admin listener is, and the file of its token. What the profile says is not looked at.
     fn find(&self) -> Result<(AdminListen, Option<PathBuf>), AdminError> {
         let Some(text) = &self.admin else {
-            let config = config::load(&self.config)?;
+            let config = config::load_node(&self.config)?;
             let token = self.token_file.clone().or(config.admin_token);
             return Ok((config.admin, token));
         };
@@ -226,6 +224,35 @@ impl AdminCommand {
             ),
         };
         Ok((listen, self.token_file.clone()))
+    }
+}
+
+/// What the node of this config answers to a request without a body: the status and the body.
+///
+/// # Errors
+/// [`AdminError`]; [`AdminError::Io`] where no node answers.
+pub(super) fn ask_node(
+    config: &config::Config,
+    method: &str,
+    path: &str,
+) -> Result<(u16, String), AdminError> {
+    let token = config.admin_token.as_deref().map(read_token).transpose();
+    let token = token.map_err(AdminError::Token)?;
+    let answer = ask(&config.admin, method, path, token.as_deref(), None)
+        .map_err(|error| AdminError::Io(name_of(&config.admin), error))?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
+    Ok((status.unwrap_or_default(), body.to_owned()))
+}
+
+/// The admin listener's address, for people.
+pub(super) fn name_of(listen: &AdminListen) -> String {
+    match listen {
+        AdminListen::Tcp(address) => address.to_string(),
+        AdminListen::Unix(path) => path.display().to_string(),
     }
 }
 
@@ -376,10 +403,10 @@ fn ask(
     token: Option<&str>,
     body: Option<Body>,
 ) -> io::Result<String> {
-    // A change of millions of devices takes its time.
-    let timeout = Some(match body {
-        Some(_) => 2 * ADMIN_CONNECTION_LIFE,
-        None => Duration::from_secs(10),
+    // A change of millions of devices, or a reload of them, takes its time.
+    let timeout = Some(match method {
+        "GET" => Duration::from_secs(10),
+        _ => 2 * ADMIN_CONNECTION_LIFE,
     });
     let (mut stream, host): (Box<dyn Stream>, String) = match listen {
         AdminListen::Tcp(address) => {

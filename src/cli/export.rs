@@ -105,6 +105,10 @@ impl ExportCommand {
     /// [`ExportError`].
     pub fn run(&self, config: &Path) -> Result<(), ExportError> {
         let config = config::load(config)?;
+        if config.profile.is_none() {
+            let message = "the node has no profile that devices could use; assign one with adit profile assign";
+            return Err(ExportError::Usage(message.to_owned()));
+        }
         self.check_use()?;
         let (content, mode) = self.document(&config)?;
         match &self.out {

@@ -4,6 +4,8 @@ mod admin;
 mod certificates;
 mod check;
 mod export;
+mod profile;
+mod profile_text;
 mod quickstart;
 mod run;
 mod ticket_keys;
@@ -23,6 +25,7 @@ pub use admin::{AdminCommand, AdminError, DevicesCommand, ServersCommand, Tunnel
 pub use certificates::{CertificatesCommand, CertificatesError};
 pub use check::CheckCommand;
 pub use export::{ExportCommand, ExportError};
+pub use profile::{ProfileCommand, ProfileError};
 pub use quickstart::{QuickstartCommand, QuickstartError};
 pub use run::{Gateway, RunError};
 pub use ticket_keys::TicketKeysCommand;
@@ -52,6 +55,10 @@ enum Command {
     /// Make and inspect certificates for devices and servers, and keep those that the gateway uses.
     #[command(subcommand)]
     Certs(CertificatesCommand),
+    /// Keep profiles in the store of a node, with every version, and assign one to it.
+    ///
+    /// They are kept in state_dir. A node whose config file has no [profile] runs on the one that is assigned.
+    Profile(ProfileCommand),
     /// Make and rotate the keys with which the nodes of a deployment seal session tickets.
     #[command(subcommand)]
     TicketKeys(TicketKeysCommand),
@@ -92,6 +99,9 @@ pub enum CliError {
     /// Certificates.
     #[error(transparent)]
     Certs(#[from] CertificatesError),
+    /// Profiles.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
     /// Ticket keys.
     #[error(transparent)]
     TicketKeys(#[from] TicketKeysError),
@@ -124,6 +134,7 @@ impl CliError {
             Self::Run(RunError::Config(_) | RunError::Engine(engine::EngineError::Load(_))) => 2,
             Self::Load(LoadError::Usage(_)) | Self::Admin(AdminError::CloseAll) => 2,
             Self::Admin(AdminError::Export(ExportError::Usage(_) | ExportError::Config(_))) => 2,
+            Self::Profile(error) => error.exit_code(),
             Self::Run(RunError::Control(ControlError::Token(_))) => 2,
             _ => 1,
         }
@@ -140,6 +151,7 @@ pub fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Check(command) => command.run(),
         Command::Quickstart(command) => Ok(quickstart::run(&command)?),
         Command::Certs(command) => Ok(command.run()?),
+        Command::Profile(command) => Ok(command.run()?),
         Command::TicketKeys(command) => Ok(command.run()?),
         Command::Load(command) => Ok(load::run(&command)?),
         Command::Tunnels(command) => Ok(command.run()?),

@@ -82,7 +82,8 @@ pub(super) fn run(command: &QuickstartCommand) -> Result<(), QuickstartError> {
         Mode::Public,
     )?;
     let gateway = Gateway::start(config::load(&file)?, Inheritance::default())?;
-    let (address, admin) = (gateway.node.address(), gateway.admin_address());
+    let admin = gateway.admin_address();
+    let address = gateway.node.address().unwrap_or(command.listen);
     let node = gateway.node.clone();
     let control = std::thread::Builder::new()
         .name("control".into())

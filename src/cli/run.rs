@@ -45,12 +45,6 @@ pub enum RunError {
     /// What the process was started with.
     #[error("cannot use the sockets that this process was started with (LISTEN_FDS): {0}")]
     Inherited(std::io::Error),
-    /// A socket that it was started with is of no use.
-    #[error(
-        "this process was started with a socket on {0}, on which nothing listens in the config; \
-         change the address in the config or in the socket unit"
-    )]
-    NotListened(String),
     /// The admin listener's socket cannot be kept for a successor.
     #[error("cannot keep the listening sockets for a later upgrade: {0}")]
     Keep(std::io::Error),
@@ -64,7 +58,11 @@ pub(super) fn run(file: &Path) -> Result<(), RunError> {
     let gateway = Gateway::start(config, inheritance)?;
     let (address, plain) = (gateway.node.address(), gateway.node.plain_address());
     let plain = plain.map(tracing::field::display);
-    tracing::info!(%address, plain, cores = gateway.node.core_count(), "taking tunnels");
+    let cores = gateway.node.core_count();
+    match address {
+        Some(address) => tracing::info!(%address, plain, cores, "taking tunnels"),
+        None => tracing::warn!(cores, "nothing is listened on, so no tunnels are taken"),
+    }
     gateway.run(Some(file.to_owned()))
 }
 
@@ -138,9 +136,6 @@ impl Gateway {
             &mut sockets,
             predecessor.clone(),
         )?;
-        if let Some(address) = sockets.left() {
-            return Err(RunError::NotListened(address));
-        }
         Ok(Self {
             node: Arc::new(node),
             audit,

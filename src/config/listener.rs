@@ -1,5 +1,6 @@
 //! The listeners: which there are, and what stands in front of them.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
@@ -35,6 +36,15 @@ pub enum ListenerKind {
     Https,
     /// TLS has ended at a trusted proxy.
     Http,
+}
+
+impl fmt::Display for ListenerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Https => "https",
+            Self::Http => "http",
+        })
+    }
 }
 
 /// Whether connections begin with a PROXY protocol header.

@@ -55,23 +55,66 @@ pub use stored::{ProfileUse, stored_certificates, users_of};
 pub use summary::Summary;
 pub use types::{
     AdminListen, AppLimits, AuditSink, CertificateFiles, Config, CrlFetch, DeviceAuth, Engine,
-    Field, IdentityMapping, Log, LogFormat, Profile, Rate, Resumption, ResumptionKind, Rule,
-    ServerCertificate, Service, ServiceKind, Stale, TrafficLimits,
+    Field, IdentityMapping, Log, LogFormat, Origin, Profile, Rate, Resumption, ResumptionKind,
+    Rule, ServerCertificate, Service, ServiceKind, Stale, TrafficLimits,
 };
 
 use error::{Fault, Place, Report};
 
-/// Reads and checks a config file.
+use crate::limits::PROFILE_TEXT_MAX;
+use crate::profiles::{ProfileStore, RedbStore, StoredProfile};
+
+/// Reads and checks a config file. Where it has no `[profile]`, the profile that the store assigns the node takes its place;
+/// where none is assigned, the node is unconfigured.
 ///
 /// # Errors
 ///
-/// All problems of the file: it cannot be read, it is not TOML, or what it says is not right.
+/// All problems of the file or of the assigned profile: it cannot be read, it is not TOML, or what it says is not right.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
     let text = read(path).map_err(|(place, fault)| Report::single(path, &place, fault))?;
-    parse(&text, path)
+    let node = parse(&text, path)?;
+    if !node.profile.is_none() {
+        return Ok(node);
+    }
+    let store = RedbStore::of(&node.state_dir);
+    match store.assigned() {
+        Ok(None) => Ok(node),
+        Ok(Some(stored)) => with_stored(&node, path, &stored),
+        Err(error) => {
+            let error = error.to_string();
+            let (message, remedy) = error.split_once("; ").unwrap_or((&error, ""));
+            Err(Report::single(
+                path,
+                &Place::default(),
+                Fault::new(message, remedy),
+            ))
+        }
+    }
 }
 
-/// Checks the text of a config file. `file` names it in errors, and paths in it are relative to the folder of `file`.
+/// Reads and checks the node's part of a config file, and passes its profile over. What comes out is an unconfigured node.
+///
+/// # Errors
+///
+/// All problems of that part.
+pub fn load_node(path: &Path) -> Result<Config, ConfigError> {
+    let text = read(path).map_err(|(place, fault)| Report::single(path, &place, fault))?;
+    validate::check(&text, path, cores::cpus(), raw::Part::Node)
+}
+
+/// Whether a config file has a profile of its own, right or wrong.
+///
+/// # Errors
+///
+/// The file cannot be read.
+pub fn has_profile(path: &Path) -> Result<bool, ConfigError> {
+    let text = read(path).map_err(|(place, fault)| Report::single(path, &place, fault))?;
+    let (document, _) = toml::de::DeTable::parse_recoverable(&text);
+    Ok(document.get_ref().contains_key("profile"))
+}
+
+/// Checks the text of a config file. `file` names it in errors, and paths in it are relative to the folder of `file`. A text
+/// without `[profile]` is that of an unconfigured node.
 ///
 /// Looks at the file system (the files that the config names) and at the CPUs that the process may use.
 ///
@@ -79,7 +122,67 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 ///
 /// All problems of the text.
 pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
-    validate::check(text, file, cores::cpus())
+    validate::check(text, file, cores::cpus(), raw::Part::All)
+}
+
+/// The text of a profile by itself: `[profile]` and the tables below it, as in a config file, and nothing else.
+#[derive(Debug, Clone, Copy)]
+pub struct ProfileText<'t> {
+    /// The text.
+    pub text: &'t str,
+    /// What errors call it: its file, or its name and version.
+    pub shown: &'t Path,
+    /// The name that it must have, if that is known.
+    pub name: Option<&'t str>,
+    /// The version that it is, where it comes from the store.
+    pub version: Option<u64>,
+}
+
+/// `node`, whose config file is `file`, with this profile. Paths in the profile are relative to the folder of `file`.
+///
+/// # Errors
+///
+/// All problems of the profile, with its lines.
+pub fn with_profile(
+    node: &Config,
+    file: &Path,
+    profile: &ProfileText<'_>,
+) -> Result<Config, ConfigError> {
+    let profile = validate::check_profile(profile, node, file)?;
+    Ok(Config {
+        profile,
+        ..node.clone()
+    })
+}
+
+/// `node`, whose config file is `file`, with a profile of the store.
+///
+/// # Errors
+///
+/// All problems of the profile, by its name, version and line.
+pub fn with_stored(
+    node: &Config,
+    file: &Path,
+    stored: &StoredProfile,
+) -> Result<Config, ConfigError> {
+    let shown = format!("profile {} version {}", stored.name, stored.version);
+    let text = ProfileText {
+        text: &stored.text,
+        shown: Path::new(&shown),
+        name: Some(&stored.name),
+        version: Some(stored.version),
+    };
+    with_profile(node, file, &text)
+}
+
+/// Reads the text of a profile from its file, bounded.
+///
+/// # Errors
+///
+/// The file cannot be read, is too large or is not UTF-8.
+pub fn read_profile(path: &Path) -> Result<String, ConfigError> {
+    let most = PROFILE_TEXT_MAX as u64;
+    read_bounded(path, most).map_err(|(place, fault)| Report::single(path, &place, fault))
 }
 
 /// Reads a duration as the config file has it, such as `500ms`, `10s`, `5m` or `24h`; not zero.
@@ -93,16 +196,20 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 
 /// The file's text, bounded.
 fn read(path: &Path) -> Result<String, (Place, Fault)> {
+    read_bounded(path, crate::limits::CONFIG_FILE_MAX)
+}
+
+fn read_bounded(path: &Path, most: u64) -> Result<String, (Place, Fault)> {
     let whole_file = |fault| (Place::default(), fault);
     let mut bytes = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(crate::limits::CONFIG_FILE_MAX + 1).read_to_end(&mut bytes))
+        .and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
         .map_err(|error| {
             let remedy = "name a config file that this user may read (adit quickstart makes one to start from)";
             whole_file(Fault::new(format!("cannot be read: {error}"), remedy))
         })?;
-    if bytes.len() as u64 > crate::limits::CONFIG_FILE_MAX {
-        let message = format!("is larger than {} bytes", crate::limits::CONFIG_FILE_MAX);
+    if bytes.len() as u64 > most {
+        let message = format!("is larger than {most} bytes");
         return Err(whole_file(Fault::new(message, "name a config file")));
     }
     String::from_utf8(bytes).map_err(|error| {

@@ -11,7 +11,17 @@ pub(super) struct RawConfig {
     pub(super) admin_token_file: Slot<String>,
     pub(super) log_format: Slot<String>,
     pub(super) log_audit: Slot<String>,
-    pub(super) profile: RawProfile,
+    /// `None` where the table is absent, or is not to be read.
+    pub(super) profile: Option<RawProfile>,
+}
+
+/// What of a config file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All of it.
+    All,
+    /// What is not the profile.
+    Node,
 }
 
 pub(super) struct RawEngine {
@@ -175,8 +185,10 @@ impl RawSni {
 }
 
 impl RawConfig {
-    /// Reads the whole document; unknown keys and wrong types are reported on the way.
-    pub(super) fn read(mut root: Section<'_>) -> Self {
+    /// Reads the whole document; unknown keys and wrong types are reported on the way. With `part`, the profile is passed
+    /// over.
+    pub(super) fn read(mut root: Section<'_>, part: Part) -> Self {
+        let profile = root.section("profile");
         let mut admin = root.section("admin");
         let mut log = root.section("log");
         let config = Self {
@@ -186,7 +198,7 @@ impl RawConfig {
             admin_token_file: admin.string("token_file"),
             log_format: log.string("format"),
             log_audit: log.string("audit"),
-            profile: RawProfile::read(root.section("profile")),
+            profile: (profile.is_present() && part == Part::All).then(|| RawProfile::read(profile)),
         };
         admin.finish();
         log.finish();
@@ -217,6 +229,13 @@ impl RawEngine {
 }
 
 impl RawProfile {
+    /// Reads a document that has the profile and nothing else.
+    pub(super) fn alone(mut root: Section<'_>) -> Self {
+        let profile = Self::read(root.section("profile"));
+        root.finish();
+        profile
+    }
+
     fn read(mut section: Section<'_>) -> Self {
         let certificate = section.section("server_certificate");
         let profile = Self {

@@ -8,7 +8,7 @@ use super::authentication::FIELDS;
 use super::listener;
 use super::reach::{Balance, OutboundTls, ProxyVersion, Reach, Server};
 use super::types::{
-    AdminListen, AuditSink, CertificateFiles, Config, Field, Log, LogFormat, Profile, Rate,
+    AdminListen, AuditSink, CertificateFiles, Config, Field, Log, LogFormat, Origin, Profile, Rate,
     Resumption, ResumptionKind, Rule, ServiceKind, Stale, TrafficLimits,
 };
 
@@ -32,20 +32,7 @@ impl fmt::Display for Summary<'_> {
             log,
             profile,
         } = self.0;
-        writeln!(
-            f,
-            "profile         {}, for devices at {}",
-            profile.name,
-            external(profile)
-        )?;
-        writeln!(
-            f,
-            "listen          {}, {}",
-            listener::summary(&profile.listener),
-            versions(profile)
-        )?;
-        writeln!(f, "resumption      {}", resumption(&profile.resumption))?;
-        writeln!(f, "certificate     {}", certificate(profile))?;
+        general(f, profile)?;
         let device_limit = engine.max_tunnels_per_device;
         writeln!(f, "cores           {}", join(&engine.cores))?;
         writeln!(
@@ -87,11 +74,40 @@ impl fmt::Display for Summary<'_> {
         }
         writeln!(f, "log             {}", logging(log))?;
         writeln!(f, "state           {}", state_dir.display())?;
+        if profile.is_none() {
+            return Ok(());
+        }
         device_auth(f, profile)?;
         services(f, profile)?;
         app_limits(f, profile)?;
         rules(f, profile)
     }
+}
+
+fn general(f: &mut fmt::Formatter<'_>, profile: &Profile) -> fmt::Result {
+    let name = &profile.name;
+    let external = external(profile);
+    match profile.origin {
+        Origin::Nowhere => {
+            return writeln!(
+                f,
+                "profile         none: the node is unconfigured and takes no tunnels (see adit profile assign)"
+            );
+        }
+        Origin::File => writeln!(f, "profile         {name}, for devices at {external}")?,
+        Origin::Store { version } => writeln!(
+            f,
+            "profile         {name} version {version} of the store, for devices at {external}"
+        )?,
+    }
+    writeln!(
+        f,
+        "listen          {}, {}",
+        listener::summary(&profile.listener),
+        versions(profile)
+    )?;
+    writeln!(f, "resumption      {}", resumption(&profile.resumption))?;
+    writeln!(f, "certificate     {}", certificate(profile))
 }
 
 fn external(profile: &Profile) -> String {

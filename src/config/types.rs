@@ -100,9 +100,25 @@ pub enum AuditSink {
     File(PathBuf),
 }
 
+/// Where a profile comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The config file.
+    File,
+    /// The store of profiles.
+    Store {
+        /// Which version it is.
+        version: u64,
+    },
+    /// Nowhere: the node is unconfigured, which [`Profile::none`] stands for.
+    Nowhere,
+}
+
 /// Listener, server certificate, device authentication, services and rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
+    /// Where it comes from.
+    pub origin: Origin,
     /// Name of the profile; not empty.
     pub name: String,
     /// Free text.
@@ -133,6 +149,64 @@ pub struct Profile {
     pub rules: Vec<Rule>,
     /// The certificates of the store that it names. Their paths stand where those of other files do.
     pub stored: Vec<Reference>,
+}
+
+impl Profile {
+    /// The profile of a node that has none: it listens nowhere, trusts nobody and leads nowhere. Of the guarantees of the
+    /// fields, it is without those of an address to listen on, a name, a group certificate and a service.
+    #[must_use]
+    pub fn none() -> Self {
+        let both = || TlsChoice {
+            tls12: true,
+            tls13: true,
+            ..TlsChoice::default()
+        };
+        Self {
+            origin: Origin::Nowhere,
+            name: String::new(),
+            description: String::new(),
+            external_host: String::new(),
+            external_port: 0,
+            listener: Listener {
+                https: None,
+                ..Listener::default()
+            },
+            server_certificate: None,
+            inbound: both(),
+            outbound: both(),
+            resumption: Resumption {
+                by: ResumptionKind::Off,
+                cache_bytes: 0,
+                ..Resumption::default()
+            },
+            device_auth: DeviceAuth {
+                group_certificates: Vec::new(),
+                group_password_file: None,
+                unmanaged_allowed: false,
+                device_registry: None,
+                crl_enabled: false,
+                crl_files: Vec::new(),
+                crl_fetch: CrlFetch::default(),
+                stale: Stale::Hard,
+                identity: IdentityMapping {
+                    device: vec![Field::SanUri, Field::Cn],
+                    user: Vec::new(),
+                    app: Vec::new(),
+                },
+            },
+            services: Vec::new(),
+            no_rule_direct: false,
+            app_limits: Vec::new(),
+            rules: Vec::new(),
+            stored: Vec::new(),
+        }
+    }
+
+    /// Whether the node has no profile.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.origin == Origin::Nowhere
+    }
 }
 
 /// The server certificates.

@@ -8,8 +8,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use toml::Spanned;
 use toml::de::DeTable;
 
+use super::ProfileText;
 use super::address::{Host, HostPort};
 use super::authentication::{device_auth, server_certificate};
 use super::cores::Cpus;
@@ -17,7 +19,7 @@ use super::document::{Numbers, Reader, Section, Slot};
 use super::error::{ConfigError, Fault, Place, Report, nearest, quoted};
 use super::listener::{Listener, listener};
 use super::protocols::tls;
-use super::raw::{RawConfig, RawEngine, RawProfile};
+use super::raw::{Part, RawConfig, RawEngine, RawProfile};
 use super::reach::Tcp;
 use super::resumption::resumption;
 use super::routing::routing;
@@ -25,30 +27,81 @@ use super::servers::tcp;
 use super::sni::SniNames;
 use super::stored::references;
 use super::traffic::{app_limits, idle};
-use super::types::{AdminListen, AuditSink, Config, Engine, Log, LogFormat, Profile};
+use super::types::{AdminListen, AuditSink, Config, Engine, Log, LogFormat, Origin, Profile};
 use super::values::{
     Folder, STATE_DIR, count, duration, host_port, listen_address, without_repetition, word,
 };
 use crate::limits::{CONFIG_SYNTAX_ERRORS_MAX, CONFIG_TUNNELS_MAX, UNIX_SOCKET_PATH_MAX};
+use crate::profiles;
 
-/// Checks the text of a config file for a machine with these CPUs.
-pub(super) fn check(text: &str, file: &Path, cpus: &Cpus) -> Result<Config, ConfigError> {
+/// Checks the text of a config file for a machine with these CPUs. With `part`, the profile is passed over. Where it has
+/// none, or it is passed over, the node is unconfigured.
+pub(super) fn check(
+    text: &str,
+    file: &Path,
+    cpus: &Cpus,
+    part: Part,
+) -> Result<Config, ConfigError> {
     let reader = Reader::new(text);
-    let (document, errors) = DeTable::parse_recoverable(text);
-    add_syntax_errors(&reader, &errors);
-    if !errors.is_empty() {
-        // What is left of a broken document would mostly give errors that are not there.
+    let Some(document) = document(&reader, text) else {
         return Err(reader.into_report().into_error(file));
-    }
-    let raw = RawConfig::read(Section::root(&reader, document.get_ref()));
+    };
+    let raw = RawConfig::read(Section::root(&reader, document.get_ref()), part);
     let mut report = reader.into_report();
     let mut config = config(raw, &Folder::of(file), cpus, &mut report);
-    config.profile.stored = references(document.get_ref());
+    if !config.profile.is_none() {
+        config.profile.stored = references(document.get_ref());
+    }
     report.conclude(file, config)
 }
 
-/// Reports that a text is no TOML.
-pub(super) fn add_syntax_errors(reader: &Reader, errors: &[toml::de::Error]) {
+/// Checks the text of a profile by itself for `node`, whose config file is `file`.
+pub(super) fn check_profile(
+    profile: &ProfileText<'_>,
+    node: &Config,
+    file: &Path,
+) -> Result<Profile, ConfigError> {
+    let reader = Reader::new(profile.text);
+    let Some(document) = document(&reader, profile.text) else {
+        return Err(reader.into_report().into_error(profile.shown));
+    };
+    let mut raw = RawProfile::alone(Section::root(&reader, document.get_ref()));
+    let mut report = reader.into_report();
+    raw.name = raw
+        .name
+        .required(&mut report, "write the name by which it is stored")
+        .parse(&mut report, |name| stored_name(name, profile.name));
+    let folder = Folder::of(file).storing(&node.state_dir);
+    let mut checked = self::profile(raw, node.engine.tcp, &folder, &mut report);
+    checked.stored = references(document.get_ref());
+    checked.origin = match profile.version {
+        Some(version) => Origin::Store { version },
+        None => Origin::File,
+    };
+    report.conclude(profile.shown, checked)
+}
+
+/// The name of a profile in the store, which is `expected` where it has one already.
+fn stored_name(name: String, expected: Option<&str>) -> Result<String, Fault> {
+    profiles::check_name(&name).map_err(|error| {
+        let error = error.to_string();
+        let (message, remedy) = error.split_once("; ").unwrap_or((&error, ""));
+        Fault::new(message, remedy)
+    })?;
+    match expected {
+        Some(expected) if expected != name => {
+            let message = format!("this is profile {name}, and {expected} is meant");
+            let remedy = format!("write {expected:?}, or name the other profile");
+            Err(Fault::new(message, remedy))
+        }
+        _ => Ok(name),
+    }
+}
+
+/// The document, if it is TOML; else that is reported, and nothing more: what is left of a broken document would mostly
+/// give errors that are not there.
+pub(super) fn document<'t>(reader: &Reader, text: &'t str) -> Option<Spanned<DeTable<'t>>> {
+    let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors.iter().take(CONFIG_SYNTAX_ERRORS_MAX) {
         let place = Place {
             line: error.span().map(|span| reader.line_of(span.start)),
@@ -63,6 +116,7 @@ pub(super) fn add_syntax_errors(reader: &Reader, errors: &[toml::de::Error]) {
             ),
         );
     }
+    errors.is_empty().then_some(document)
 }
 
 fn config(raw: RawConfig, folder: &Folder, cpus: &Cpus, report: &mut Report) -> Config {
@@ -102,7 +156,10 @@ fn config(raw: RawConfig, folder: &Folder, cpus: &Cpus, report: &mut Report) -> 
                 .parse(report, |text| audit(&text, folder))
                 .or(AuditSink::Stdout),
         },
-        profile: profile(raw.profile, tcp, folder, report),
+        profile: match raw.profile {
+            Some(raw) => profile(raw, tcp, folder, report),
+            None => Profile::none(),
+        },
     }
 }
 
@@ -345,6 +402,7 @@ fn profile(raw: RawProfile, tcp: Tcp, folder: &Folder, report: &mut Report) -> P
         report,
     );
     Profile {
+        origin: Origin::File,
         name: name.or("default".to_owned()),
         description: raw.description.or(String::new()),
         external_host,

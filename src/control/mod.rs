@@ -91,7 +91,16 @@ pub trait Node: Send + Sync + 'static {
     fn servers(&self) -> Vec<ServerInfo>;
 
     /// Takes new tunnels away from a server, or gives them back. What is known of it then; `None` if there is no such one.
-    fn drain_server(&self, service: &str, server: &str, drained: bool) -> Option<ServerInfo>;
+    /// It is written to the disk first: waits.
+    ///
+    /// # Errors
+    /// It cannot be written; nothing has changed then.
+    fn drain_server(
+        &self,
+        service: &str,
+        server: &str,
+        drained: bool,
+    ) -> Result<Option<ServerInfo>, String>;
 
     /// Whether the node takes new tunnels, and why not.
     fn ready(&self) -> Readiness;

@@ -67,8 +67,14 @@ impl Node for RunningNode {
         self.engine.fleet().list()
     }
 
-    fn drain_server(&self, service: &str, server: &str, drained: bool) -> Option<ServerInfo> {
-        self.engine.fleet().drain(service, server, drained)
+    fn drain_server(
+        &self,
+        service: &str,
+        server: &str,
+        drained: bool,
+    ) -> Result<Option<ServerInfo>, String> {
+        let set = self.engine.drain_server(service, server, drained);
+        set.map_err(|error| error.to_string())
     }
 
     fn ready(&self) -> Readiness {

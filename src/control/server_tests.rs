@@ -114,12 +114,17 @@ impl Node for Fake {
         }]
     }
 
-    fn drain_server(&self, service: &str, server: &str, drained: bool) -> Option<ServerInfo> {
+    fn drain_server(
+        &self,
+        service: &str,
+        server: &str,
+        drained: bool,
+    ) -> Result<Option<ServerInfo>, String> {
         if (service, server) != ("wiki/eu", "10.0.0.5:443") {
-            return None;
+            return Ok(None);
         }
         *self.drained.lock().unwrap() = drained;
-        self.servers().pop()
+        Ok(self.servers().pop())
     }
 
     fn ready(&self) -> Readiness {

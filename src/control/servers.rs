@@ -5,6 +5,7 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
 use serde::Deserialize;
+use tokio::task::spawn_blocking;
 
 use super::changes::{body_failure, type_of, wrong_type};
 use super::pages::{Page, Pages, failure, json_page};
@@ -72,7 +73,11 @@ impl Pages {
             return Err(failure(StatusCode::BAD_REQUEST, error));
         };
         let drained = matches!(state, WantedState::Drained);
-        let info = self.node.drain_server(&service, &server, drained);
+        let (node, named) = (self.node.clone(), (service.clone(), server.clone()));
+        // Waits for the disk: not on this thread, which answers probes.
+        let set = spawn_blocking(move || node.drain_server(&named.0, &named.1, drained)).await;
+        let set = set.unwrap_or_else(|_| Err("the change failed".to_owned()));
+        let info = set.map_err(|error| failure(StatusCode::INTERNAL_SERVER_ERROR, &error))?;
         let info = info.ok_or_else(unknown)?;
         tracing::info!(
             service,

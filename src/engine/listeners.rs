@@ -1,13 +1,15 @@
 //! The sockets on which tunnels are opened: opened here, or taken over from systemd or from the process before.
 //!
-//! A socket that is taken over keeps its queue, so that no connection is lost which the system has completed already.
+//! A socket that is taken over keeps its queue, so that no connection is lost which the system has completed already. One
+//! that a reload closes is emptied first. Addresses that a reload leaves as they are keep their sockets.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::{Arc, Weak};
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
 use super::node::EngineError;
 use crate::config::ListenerKind;
@@ -63,45 +65,168 @@ impl Inherited {
     }
 }
 
-/// The open sockets of a node.
-pub(super) struct Listening {
-    /// For each core its own.
-    pub of_cores: Vec<Vec<(ListenerKind, TcpListener)>>,
-    /// The addresses, with the ports that the system chose for port 0.
-    pub bound: Vec<(ListenerKind, SocketAddr)>,
-    /// A copy of each socket, for a process that takes them over.
-    pub copies: Vec<TcpListener>,
+/// The listening addresses of a node.
+#[derive(Default)]
+pub(super) struct Listeners {
+    open: Vec<(ListenerKind, Arc<Open>)>,
+    /// Addresses that some core still empties.
+    closing: Vec<Weak<SocketAddr>>,
 }
 
-impl Listening {
-    /// Takes what is `inherited` for these addresses, and opens the rest.
+/// One address.
+struct Open {
+    configured: SocketAddr,
+    bound: Bound,
+    /// A copy of each socket, for a process that takes them over.
+    copies: Vec<TcpListener>,
+}
+
+/// An address with the port that the system chose for port 0. Who accepts from it holds it; which one it is, is told by
+/// where it lies.
+pub(super) type Bound = Arc<SocketAddr>;
+
+/// What a core is to accept from, at one address.
+pub(super) struct Source {
+    pub by: ListenerKind,
+    pub bound: Bound,
+    /// None where the core has them already.
+    pub sockets: Vec<TcpListener>,
+}
+
+/// Addresses that can be put into force: each socket that it takes is open.
+pub(super) struct Opened {
+    open: Vec<(ListenerKind, Arc<Open>)>,
+    of_cores: Vec<Vec<Source>>,
+}
+
+impl Listeners {
+    /// Opens what `wanted` has and this has not; `inherited` sockets are taken for it where they fit. Nothing changes yet.
+    ///
+    /// # Errors
+    /// [`EngineError::Listen`], of the first address that cannot be opened.
     pub fn open(
-        addresses: impl Iterator<Item = (ListenerKind, SocketAddr)>,
+        &self,
+        wanted: impl Iterator<Item = (ListenerKind, SocketAddr)>,
         cores: usize,
         inherited: &mut Inherited,
-    ) -> Result<Self, EngineError> {
-        let mut listening = Self {
+    ) -> Result<Opened, EngineError> {
+        let wanted: Vec<_> = wanted.collect();
+        let kept = self.keep(&wanted);
+        let mut opened = Opened {
+            open: Vec::new(),
             of_cores: (0..cores).map(|_| Vec::new()).collect(),
-            bound: Vec::new(),
-            copies: Vec::new(),
         };
-        for (kind, address) in addresses {
+        for (index, &(by, address)) in wanted.iter().enumerate() {
             let failed = |source| EngineError::Listen { address, source };
-            let sockets = open(address, cores, inherited).map_err(failed)?;
-            let first = sockets.iter().flatten().next();
-            let bound = first
-                .map_or(Ok(address), TcpListener::local_addr)
-                .map_err(failed)?;
-            listening.bound.push((kind, bound));
+            let (entry, sockets) = match kept[index].clone() {
+                Some(entry) => (entry, (0..cores).map(|_| Vec::new()).collect()),
+                None => {
+                    let ours = self.leaves(address, &kept);
+                    new(address, cores, inherited, ours).map_err(failed)?
+                }
+            };
             for (core, sockets) in sockets.into_iter().enumerate() {
-                for socket in sockets {
-                    listening.copies.push(socket.try_clone().map_err(failed)?);
-                    listening.of_cores[core].push((kind, socket));
+                let bound = entry.bound.clone();
+                opened.of_cores[core].push(Source { by, bound, sockets });
+            }
+            opened.open.push((by, entry));
+        }
+        Ok(opened)
+    }
+
+    /// For each of `wanted` the open address that it stays, if any: rather one of its kind, but that may change.
+    fn keep(&self, wanted: &[(ListenerKind, SocketAddr)]) -> Vec<Option<Arc<Open>>> {
+        let mut kept: Vec<Option<Arc<Open>>> = vec![None; wanted.len()];
+        for any_kind in [false, true] {
+            for (index, (kind, address)) in wanted.iter().enumerate() {
+                let fits = |(by, entry): &&(ListenerKind, Arc<Open>)| {
+                    entry.configured == *address
+                        && (any_kind || by == kind)
+                        && !kept.iter().flatten().any(|other| Arc::ptr_eq(other, entry))
+                };
+                if kept[index].is_none() {
+                    kept[index] = self.open.iter().find(fits).map(|(_, entry)| entry.clone());
                 }
             }
         }
-        Ok(listening)
+        kept
     }
+
+    /// Whether `address` is taken by this node, which leaves it.
+    fn leaves(&self, address: SocketAddr, kept: &[Option<Arc<Open>>]) -> bool {
+        let stays = |bound: &SocketAddr| kept.iter().flatten().any(|entry| *entry.bound == *bound);
+        let open = self.open.iter().map(|(_, entry)| *entry.bound);
+        let closing = self.closing.iter().filter_map(Weak::upgrade);
+        let mut all = open.chain(closing.map(|bound| *bound));
+        all.any(|bound| overlap(bound, address) && !stays(&bound))
+    }
+
+    /// From now on these are the node's. Addresses that are not among them are closed: nothing new comes in, and what the
+    /// system has completed is for the cores to take.
+    /// Gives back for each core all that it is to accept from.
+    pub fn replace(&mut self, opened: Opened) -> Vec<Vec<Source>> {
+        let before = std::mem::replace(&mut self.open, opened.open);
+        self.closing.retain(|bound| bound.strong_count() > 0);
+        for (by, entry) in &self.open {
+            if !before.iter().any(|(_, old)| Arc::ptr_eq(old, entry)) {
+                tracing::info!(at = %entry.bound, %by, "listening");
+            }
+        }
+        for (by, entry) in before {
+            if !self.open.iter().any(|(_, new)| Arc::ptr_eq(new, &entry)) {
+                tracing::info!(at = %entry.bound, %by, "not listening any more");
+                entry.copies.iter().for_each(refuse_new);
+                self.closing.push(Arc::downgrade(&entry.bound));
+            }
+        }
+        opened.of_cores
+    }
+
+    /// Lets the sockets go, without a word to the cores.
+    pub fn clear(&mut self) {
+        self.open.clear();
+    }
+
+    /// The address of the first listener that `kind` says yes to.
+    pub fn address(&self, kind: impl Fn(ListenerKind) -> bool) -> Option<SocketAddr> {
+        let mut open = self.open.iter();
+        open.find_map(|(by, entry)| kind(*by).then_some(*entry.bound))
+    }
+
+    /// Copies of the sockets.
+    ///
+    /// # Errors
+    /// The system's, at its limit of open files.
+    pub fn sockets(&self) -> io::Result<Vec<TcpListener>> {
+        let copies = self.open.iter().flat_map(|(_, entry)| &entry.copies);
+        copies.map(TcpListener::try_clone).collect()
+    }
+}
+
+/// An address that is not open yet, with its sockets for each core. `ours`: the node has it, and leaves it.
+fn new(
+    address: SocketAddr,
+    cores: usize,
+    inherited: &mut Inherited,
+    ours: bool,
+) -> io::Result<(Arc<Open>, Vec<Vec<TcpListener>>)> {
+    let sockets = open(address, cores, inherited, ours)?;
+    let all = || sockets.iter().flatten();
+    let bound = all().next().map_or(Ok(address), TcpListener::local_addr)?;
+    let entry = Open {
+        configured: address,
+        bound: Arc::new(bound),
+        copies: all()
+            .map(TcpListener::try_clone)
+            .collect::<Result<_, _>>()?,
+    };
+    Ok((Arc::new(entry), sockets))
+}
+
+/// Whether connections to one of them could be meant for the other.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let any = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && (any || one.ip() == other.ip())
 }
 
 /// The sockets of `address`, for each core its own: a core may have several, and cores share one where there are fewer.
@@ -110,10 +235,13 @@ fn open(
     address: SocketAddr,
     cores: usize,
     inherited: &mut Inherited,
+    ours: bool,
 ) -> io::Result<Vec<Vec<TcpListener>>> {
     let mut sockets = inherited.take_tcp(address);
     if sockets.is_empty() {
-        refuse_taken(address)?;
+        if !ours {
+            refuse_taken(address)?;
+        }
         let mut address = address;
         for _ in 0..cores {
             let socket = bind(address)?;
@@ -149,8 +277,37 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepted sockets inherit `TCP_NODELAY`. An accept that the ring is to wait for must not be non-blocking.
 fn prepare(socket: &TcpListener) -> io::Result<()> {
-    SockRef::from(socket).set_tcp_nodelay(true)?;
+    let socket_ref = SockRef::from(socket);
+    socket_ref.set_tcp_nodelay(true)?;
+    // One that systemd holds may have been left by [`refuse_new`]; most have no filter, which is an error here.
+    let _ = socket_ref.detach_filter();
     socket.set_nonblocking(false)
+}
+
+/// Lets no handshake begin on a listening socket; those under way end as they would. A socket that is closed resets what
+/// is in its queue, so it must be empty before, and stay so. Sockets accepted from here on have the filter too, which lets
+/// all pass that an open connection can get.
+fn refuse_new(socket: &TcpListener) {
+    /// Where the flags are in a TCP header (RFC 9293, section 3.1), and what an opening segment has of them.
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    const SYN_OR_ACK: u32 = 0x12;
+    let step = |code: u32, yes, no, value| SockFilter::new(code as u16, yes, no, value);
+    let filter = [
+        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, FLAGS),
+        step(
+            libc::BPF_ALU | libc::BPF_AND | libc::BPF_K,
+            0,
+            0,
+            SYN_OR_ACK,
+        ),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, SYN),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    if let Err(error) = SockRef::from(socket).attach_filter(&filter) {
+        tracing::warn!(%error, "a connection that comes now may be lost");
+    }
 }
 
 /// `SO_REUSEPORT` lets cores share an address, and would let a second node share it in silence: ask without it first.
@@ -180,23 +337,104 @@ mod tests {
     #[test]
     fn each_core_listens_and_each_socket_is_accepted_from() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let first = open(any, 2, &mut Inherited::default()).unwrap();
+        let first = open(any, 2, &mut Inherited::default(), false).unwrap();
         assert_eq!(first.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1]);
         let address = addresses(&first)[0];
         assert_eq!(addresses(&first), [address; 2]);
-        assert!(open(address, 1, &mut Inherited::default()).is_err());
+        assert!(open(address, 1, &mut Inherited::default(), false).is_err());
 
         let mut inherited = Inherited {
             tcp: first.into_iter().flatten().collect(),
             unix: Vec::new(),
         };
-        let second = open(any, 3, &mut inherited).unwrap();
+        let second = open(any, 3, &mut inherited, false).unwrap();
         assert_eq!(second.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);
         assert_eq!(addresses(&second), [address; 3]);
         assert_eq!(inherited.left(), None);
         inherited.tcp = second.into_iter().flatten().collect();
-        let third = open(address, 1, &mut inherited).unwrap();
+        let third = open(address, 1, &mut inherited, false).unwrap();
         assert_eq!(third[0].len(), 3);
+    }
+
+    #[test]
+    fn a_closed_listener_lets_no_handshake_begin_and_loses_none() {
+        use std::io::{Read, Write};
+        use std::net::TcpStream;
+        use std::time::Duration;
+
+        let socket = bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = socket.local_addr().unwrap();
+        let mut early = TcpStream::connect(address).unwrap();
+        refuse_new(&socket);
+        let patience = Duration::from_millis(200);
+        let late = TcpStream::connect_timeout(&address, patience).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        socket.set_nonblocking(true).unwrap();
+        let (mut accepted, _) = socket.accept().unwrap();
+        assert!(socket.accept().is_err(), "one alone");
+        drop(socket);
+        accepted.write_all(b"to").unwrap();
+        early.write_all(b"fro").unwrap();
+        accepted.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut text = String::new();
+        early.read_to_string(&mut text).unwrap();
+        early.shutdown(std::net::Shutdown::Write).unwrap();
+        accepted.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "tofro");
+        assert!(TcpStream::connect(address).is_err(), "closed");
+    }
+
+    #[test]
+    fn an_address_is_kept_moved_or_left() {
+        use ListenerKind::{Http, Https};
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let any = address("127.0.0.1:0");
+        let mut listeners = Listeners::default();
+        let open = |listeners: &Listeners, wanted: &[(ListenerKind, SocketAddr)]| {
+            let wanted = wanted.iter().copied();
+            listeners.open(wanted, 2, &mut Inherited::default())
+        };
+        let fresh = |sources: &[Vec<Source>]| -> Vec<usize> {
+            sources[0]
+                .iter()
+                .map(|source| source.sockets.len())
+                .collect()
+        };
+        let sources = listeners.replace(open(&listeners, &[(Https, any), (Http, any)]).unwrap());
+        assert_eq!(fresh(&sources), [1, 1]);
+        let of = |listeners: &Listeners, kind| listeners.address(|by| by == kind).unwrap();
+        let (tls, plain) = (of(&listeners, Https), of(&listeners, Http));
+        assert_ne!(tls, plain);
+
+        // The same: nothing is opened, and each keeps its own.
+        let mut kept = listeners.replace(open(&listeners, &[(Http, any), (Https, any)]).unwrap());
+        assert_eq!(fresh(&kept), [0, 0]);
+        assert_eq!((of(&listeners, Https), of(&listeners, Http)), (tls, plain));
+
+        // One is left; its kind may change with the other's leave.
+        kept = listeners.replace(open(&listeners, &[(Http, any)]).unwrap());
+        assert_eq!(fresh(&kept), [0]);
+        assert_eq!(of(&listeners, Http), plain);
+        kept = listeners.replace(open(&listeners, &[(Https, any)]).unwrap());
+        assert_eq!(fresh(&kept), [0]);
+        assert_eq!(of(&listeners, Https), plain);
+
+        // A core still empties it: it can be opened again all the same, and as one that is there on every address.
+        let emptied: Vec<Bound> = kept[0].iter().map(|source| source.bound.clone()).collect();
+        assert!(listeners.replace(open(&listeners, &[]).unwrap())[0].is_empty());
+        assert!(listeners.address(|_| true).is_none() && listeners.sockets().unwrap().is_empty());
+        let again = listeners.replace(open(&listeners, &[(Https, plain)]).unwrap());
+        assert_eq!(fresh(&again), [1]);
+        let wide = SocketAddr::new([0, 0, 0, 0].into(), plain.port());
+        let wide = (Https, wide);
+        drop(listeners.replace(open(&listeners, &[wide]).unwrap()));
+        drop((sources, kept, again, emptied));
+
+        // Not so where both are to stay, or another process has it.
+        assert!(open(&listeners, &[wide, (Http, plain)]).is_err());
+        let other = std::net::TcpListener::bind(any).unwrap();
+        assert!(open(&listeners, &[(Http, other.local_addr().unwrap())]).is_err());
+        assert_eq!(listeners.sockets().unwrap().len(), 2);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! [`Node`] is the handle to all of them that other threads hold. It never waits for a core.
 
 mod certificates;
+mod drained;
 mod handover;
 mod listeners;
 mod material;

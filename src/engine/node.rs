@@ -3,13 +3,14 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use super::certificates::Holding;
+use super::drained::Drained;
 use super::handover::Handover;
-use super::listeners::{Inherited, Listening};
+use super::listeners::{Inherited, Listeners, Opened, Source};
 use super::material::{LoadError, Material};
 use super::registry::{Registry, Tell};
 use super::revocation::Revocation;
@@ -17,8 +18,9 @@ use super::succession::Predecessor;
 use super::sweeper::Sweeper;
 use super::worker::{self, Place};
 use crate::backend::{Dialer, Fleet, Group, OwnAddresses, ResolverHandle, Watch};
+use crate::certs::CertError;
 use crate::config::{Config, ListenerKind};
-use crate::observe::{AuditHandle, CoreMetrics, TunnelFilter, TunnelInfo};
+use crate::observe::{AuditHandle, CoreMetrics, ServerInfo, TunnelFilter, TunnelInfo};
 use crate::ring::{Remote, RingError};
 use crate::table::{CoreLoad, Published};
 use crate::tls::Resumption;
@@ -43,6 +45,12 @@ pub enum EngineError {
         /// The system's answer.
         source: io::Error,
     },
+    /// A socket that this process was started with.
+    #[error(
+        "this process was started with a socket on {0}, on which nothing listens in the config; \
+         change the address in the config or in the socket unit"
+    )]
+    NotListened(String),
     /// The CPU.
     #[error("cannot run on CPU {cpu}: {source}; see engine.cores")]
     Pin {
@@ -65,9 +73,23 @@ pub enum ReloadError {
     /// The files.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// An address that cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] EngineError),
     /// A key that only a restart can change.
     #[error("{0} cannot change while the node runs; restart it to change this")]
     NeedsRestart(&'static str),
+}
+
+/// Does something when it is dropped.
+struct AtLast<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Drop for AtLast<F> {
+    fn drop(&mut self) {
+        if let Some(last) = self.0.take() {
+            last();
+        }
+    }
 }
 
 /// The running node.
@@ -75,9 +97,8 @@ pub struct Node {
     config: Mutex<Config>,
     cores: Vec<Remote>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// The sockets that the cores accept from, for a process that takes them over. None once the node drains.
-    sockets: Mutex<Vec<TcpListener>>,
-    listening: Vec<(ListenerKind, SocketAddr)>,
+    /// What the cores accept from. Nothing once the node drains.
+    listeners: Mutex<Listeners>,
     registry: Registry,
     pub(super) sweeper: Arc<Sweeper>,
     pub(super) revocation: Revocation,
@@ -87,6 +108,7 @@ pub struct Node {
     pub(super) takeovers: AtomicU64,
     own: Arc<Published<OwnAddresses>>,
     fleet: Fleet,
+    drained: Drained,
     /// The servers that are checked.
     watches: Mutex<Arc<[Watch]>>,
     quota: Arc<Quota>,
@@ -113,7 +135,13 @@ impl Node {
         predecessor: Option<Arc<Predecessor>>,
     ) -> Result<Self, EngineError> {
         let cores = config.engine.cores.len();
-        let listening = Listening::open(config.profile.listener.addresses(), cores, inherited)?;
+        let mut listeners = Listeners::default();
+        let addresses = config.profile.listener.addresses();
+        let opened = listeners.open(addresses, cores, inherited)?;
+        if let Some(address) = inherited.left() {
+            return Err(EngineError::NotListened(address));
+        }
+        let sources = listeners.replace(opened);
         let mut material = Material::load(&config)?;
         material.log_findings();
         let sweeper = Arc::new(Sweeper::default());
@@ -129,8 +157,7 @@ impl Node {
         let mut node = Self {
             cores: Vec::new(),
             threads: Mutex::default(),
-            listening: listening.bound,
-            sockets: Mutex::new(listening.copies),
+            listeners: Mutex::new(listeners),
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             generation: AtomicU64::new(1),
@@ -145,6 +172,7 @@ impl Node {
             takeovers: AtomicU64::new(0),
             own,
             fleet: Fleet::default(),
+            drained: Drained::new(&config.state_dir),
             watches: Mutex::new(Arc::new([])),
             quota,
             predecessor,
@@ -153,7 +181,7 @@ impl Node {
         let groups = node.fleet.prepare(&config.profile.services);
         let snapshots = material.snapshots(cores, &node.revocation, &groups, &node.gates)?;
         node.commit(material.watches(&groups)?, groups);
-        node.start_cores(&config, snapshots, listening.of_cores, audit, resolver)?;
+        node.start_cores(&config, snapshots, sources, audit, resolver)?;
         node.sweeper.start(node.cores.clone());
         Ok(node)
     }
@@ -162,19 +190,19 @@ impl Node {
         &mut self,
         config: &Config,
         snapshots: Vec<Snapshot>,
-        sockets: Vec<Vec<(ListenerKind, TcpListener)>>,
+        sources: Vec<Vec<Source>>,
         audit: &AuditHandle,
         resolver: &ResolverHandle,
     ) -> Result<(), EngineError> {
         let cpus = &config.engine.cores;
         let handover = Arc::new(Handover::new(cpus.len()));
-        let each = cpus.iter().zip(snapshots).zip(sockets);
-        for (index, ((&cpu, snapshot), sockets)) in each.enumerate() {
+        let each = cpus.iter().zip(snapshots).zip(sources);
+        for (index, ((&cpu, snapshot), sources)) in each.enumerate() {
             let load = handover.load(index);
             let make = self.core(index, snapshot, load, audit, resolver);
             let place = Place {
                 cpu,
-                sockets,
+                sources,
                 max_tunnels: config.engine.max_tunnels,
                 handover: handover.clone(),
             };
@@ -210,17 +238,18 @@ impl Node {
     }
 
     /// The address that tunnels are opened to, with the port that the system chose for port 0: that of the TLS listener,
-    /// if there is one.
+    /// if there is one. `None` where nothing is listened on.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.listening[0].1
+    pub fn address(&self) -> Option<SocketAddr> {
+        let listeners = self.listeners();
+        let tls = listeners.address(|by| by == ListenerKind::Https);
+        tls.or_else(|| listeners.address(|_| true))
     }
 
     /// The address of the plain listener, if there is one.
     #[must_use]
     pub fn plain_address(&self) -> Option<SocketAddr> {
-        let mut listening = self.listening.iter();
-        listening.find_map(|(by, address)| (*by == ListenerKind::Http).then_some(*address))
+        self.listeners().address(|by| by == ListenerKind::Http)
     }
 
     /// Number of cores.
@@ -277,14 +306,6 @@ impl Node {
     fn try_reload(&self, config: Config) -> Result<(), ReloadError> {
         let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let fixed = [
-            (
-                !current
-                    .profile
-                    .listener
-                    .addresses()
-                    .eq(config.profile.listener.addresses()),
-                "an address of profile.listener",
-            ),
             (current.engine.cores != config.engine.cores, "engine.cores"),
             (current.admin != config.admin, "admin.listen"),
             (
@@ -305,13 +326,12 @@ impl Node {
         let watches = material.watches(&groups)?;
         let snapshots =
             material.snapshots(self.cores.len(), &self.revocation, &groups, &self.gates)?;
+        let opened = self.open_listeners(&config)?;
         self.registry.rebase(source)?;
         self.revocation.replace(std::mem::take(&mut material.crls));
         self.commit(watches, groups);
         self.gates.configure(&config.profile);
-        for (core, snapshot) in self.cores.iter().zip(snapshots) {
-            core.run(move || worker::replace_snapshot(snapshot));
-        }
+        self.configure_cores(snapshots, opened);
         self.revocation_changed();
         material.log_findings();
         *self.lock_resumption() = material.resumption.clone();
@@ -324,9 +344,52 @@ impl Node {
         Ok(())
     }
 
+    /// Opens what `config` listens on and the node does not. Nothing is accepted yet.
+    fn open_listeners(&self, config: &Config) -> Result<Opened, ReloadError> {
+        let addresses = config.profile.listener.addresses();
+        let none = &mut Inherited::default();
+        Ok(self.listeners().open(addresses, self.cores.len(), none)?)
+    }
+
+    /// Gives each core its part. Listeners change when every core has its snapshot: a connection may be handed to another
+    /// core than that which has accepted it.
+    fn configure_cores(&self, snapshots: Vec<Snapshot>, opened: Opened) {
+        let mut listeners = self.listeners();
+        let last = (!self.is_draining()).then(|| {
+            let (cores, sources) = (self.cores.clone(), listeners.replace(opened));
+            Arc::new(AtLast(Some(move || {
+                for (core, sources) in cores.iter().zip(sources) {
+                    core.run(move || worker::listen(sources));
+                }
+            })))
+        });
+        for (core, snapshot) in self.cores.iter().zip(snapshots) {
+            let last = last.clone();
+            core.run(move || {
+                worker::replace_snapshot(snapshot);
+                drop(last);
+            });
+        }
+    }
+
     fn commit(&self, watches: Arc<[Watch]>, groups: Arc<[Option<Arc<Group>>]>) {
         self.fleet.commit(groups);
         *self.watches.lock().unwrap_or_else(PoisonError::into_inner) = watches;
+        self.drained.restore(&self.fleet);
+    }
+
+    /// Takes new tunnels away from a server, or gives them back; written down first. What is known of it then; `None` if
+    /// there is no such one. Writes a file: not for a data core.
+    ///
+    /// # Errors
+    /// It cannot be written down; nothing has changed then.
+    pub fn drain_server(
+        &self,
+        service: &str,
+        server: &str,
+        drained: bool,
+    ) -> Result<Option<ServerInfo>, CertError> {
+        self.drained.set(&self.fleet, (service, server), drained)
     }
 
     /// The servers of all services.
@@ -357,7 +420,7 @@ impl Node {
         self.lock_resumption().clone()
     }
 
-    fn lock_resumption(&self) -> std::sync::MutexGuard<'_, Arc<Resumption>> {
+    fn lock_resumption(&self) -> MutexGuard<'_, Arc<Resumption>> {
         self.resumption
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -412,7 +475,7 @@ impl Node {
 
     fn stop(&self, refuse: bool) {
         self.draining.store(true, Ordering::Relaxed);
-        self.lock_sockets().clear();
+        self.listeners().clear();
         for core in &self.cores {
             core.run(move || worker::stop(refuse));
         }
@@ -423,14 +486,12 @@ impl Node {
     /// # Errors
     /// The system's, at its limit of open files.
     pub fn sockets(&self) -> io::Result<Vec<TcpListener>> {
-        self.lock_sockets()
-            .iter()
-            .map(TcpListener::try_clone)
-            .collect()
+        self.listeners().sockets()
     }
 
-    fn lock_sockets(&self) -> std::sync::MutexGuard<'_, Vec<TcpListener>> {
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    fn listeners(&self) -> MutexGuard<'_, Listeners> {
+        let listeners = self.listeners.lock();
+        listeners.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the sessions that are left.
@@ -499,7 +560,7 @@ impl Node {
         self.started
     }
 
-    fn threads_mut(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+    fn threads_mut(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

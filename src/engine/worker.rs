@@ -2,18 +2,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::TcpListener as Socket;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use super::handover::{Accepted, Handover};
+use super::listeners::{Bound, Source};
 use super::node::EngineError;
 use crate::config::ListenerKind;
 use crate::limits::{
     ACCEPT_PAUSE, BUFFER_TRIM_INTERVAL, BUFFERS_TRIMMED, DRAIN_POLL, HANDSHAKES_PER_TURN,
-    SESSIONS_BEYOND_TUNNELS,
+    LISTENER_LINGER, SESSIONS_BEYOND_TUNNELS,
 };
 use crate::observe::TunnelFilter;
 use crate::ring::{self, Either, Remote, Runtime, RuntimeConfig, Signal, TcpListener, TcpStream};
@@ -22,7 +22,7 @@ use crate::tunnel::{self, Causes, Core, Snapshot, serve};
 /// Where a core runs and what it shares with the others.
 pub(super) struct Place {
     pub cpu: usize,
-    pub sockets: Vec<(ListenerKind, Socket)>,
+    pub sources: Vec<Source>,
     pub max_tunnels: usize,
     pub handover: Arc<Handover>,
 }
@@ -32,12 +32,54 @@ struct Here {
     core: Rc<Core>,
     stop: Signal,
     handover: Arc<Handover>,
-    /// Listeners that are accepted from.
-    listeners: Cell<usize>,
+    /// Those that are accepted from.
+    listeners: RefCell<Vec<Rc<Listener>>>,
     max_tunnels: usize,
 }
 
+/// One socket that this core accepts from.
+struct Listener {
+    by: Cell<ListenerKind>,
+    bound: Bound,
+    /// Nothing new comes in; what has come is taken.
+    closed: Signal,
+}
+
 impl Here {
+    /// Accepts from all of `sources`, and from nothing else any more.
+    fn listen(self: &Rc<Self>, sources: Vec<Source>) -> io::Result<()> {
+        for listener in &*self.listeners.borrow() {
+            let same = |source: &&Source| Arc::ptr_eq(&source.bound, &listener.bound);
+            match sources.iter().find(same) {
+                Some(source) => listener.by.set(source.by),
+                None => listener.closed.raise(),
+            }
+        }
+        for Source { by, bound, sockets } in sources {
+            for socket in sockets {
+                let socket = TcpListener::from_socket(socket)?;
+                let listener = Rc::new(Listener {
+                    by: Cell::new(by),
+                    bound: bound.clone(),
+                    closed: Signal::default(),
+                });
+                self.listeners.borrow_mut().push(listener.clone());
+                ring::spawn(accept(self.clone(), listener, socket));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the core may take one more session.
+    async fn has_room(&self, socket: &TcpListener) {
+        let limit = self.max_tunnels.saturating_add(SESSIONS_BEYOND_TUNNELS);
+        while self.core.sessions() >= limit {
+            socket.pause();
+            self.core.metrics.borrow_mut().accept_backoff += 1;
+            ring::sleep(ACCEPT_PAUSE).await;
+        }
+    }
+
     /// Serves an accepted connection, here or on a core that has less to do.
     fn accepted(&self, stream: TcpStream, by: ListenerKind) {
         let core = &self.core;
@@ -97,6 +139,17 @@ pub(super) fn replace_snapshot(snapshot: Snapshot) {
     }
 }
 
+/// Accepts from all of `sources` on this thread's core, and from nothing else any more.
+pub(super) fn listen(sources: Vec<Source>) {
+    let here = HERE.with_borrow(Clone::clone);
+    if let Some(here) = here
+        && !here.stop.is_raised()
+        && let Err(error) = here.listen(sources)
+    {
+        tracing::error!(%error, "a core does not accept from a new listener");
+    }
+}
+
 /// Closes the tunnels of this thread's core that the filter means.
 pub(super) fn close_tunnels(filter: TunnelFilter, reply: impl FnOnce(usize) + 'static) {
     let here = HERE.with_borrow(Clone::clone);
@@ -140,7 +193,7 @@ fn run(
 ) {
     let Place {
         cpu,
-        sockets,
+        sources,
         max_tunnels,
         handover,
     } = place;
@@ -162,31 +215,22 @@ fn run(
         core: Rc::new(make_core()),
         stop: Signal::default(),
         handover,
-        listeners: Cell::new(0),
+        listeners: RefCell::default(),
         max_tunnels,
     });
     HERE.set(Some(here.clone()));
     let started = started.clone();
     runtime.block_on(async move {
-        let adopt = |(by, socket)| TcpListener::from_socket(socket).map(|socket| (by, socket));
-        let listeners: io::Result<Vec<_>> = sockets.into_iter().map(adopt).collect();
-        let listeners = match listeners {
-            Ok(listeners) => listeners,
-            Err(error) => {
-                let _ = started.send(Err(EngineError::Thread(error)));
-                return;
-            }
-        };
+        if let Err(error) = here.listen(sources) {
+            let _ = started.send(Err(EngineError::Thread(error)));
+            return;
+        }
         here.handover.join(here.core.index, ring::remote());
         let _ = started.send(Ok(ring::remote()));
         let _trimming = ring::spawn_owned(trim_buffers());
         let _expiring = ring::spawn_owned(tunnel::watch_expiry(here.core.clone()));
-        for listener in listeners {
-            here.listeners.set(here.listeners.get() + 1);
-            ring::spawn(accept(here.clone(), listener));
-        }
         here.stop.wait().await;
-        while here.listeners.get() + here.core.sessions() > 0 {
+        while here.listeners.borrow().len() + here.core.sessions() > 0 {
             ring::sleep(DRAIN_POLL).await;
         }
     });
@@ -201,30 +245,44 @@ async fn trim_buffers() {
     }
 }
 
-/// Accepts until the core stops.
-async fn accept(here: Rc<Here>, (by, listener): (ListenerKind, TcpListener)) {
-    let core = &here.core;
-    let limit = here.max_tunnels.saturating_add(SESSIONS_BEYOND_TUNNELS);
+/// Accepts until the core stops or the listener is closed.
+async fn accept(here: Rc<Here>, listener: Rc<Listener>, socket: TcpListener) {
     loop {
         let accepting = async {
-            while core.sessions() >= limit {
-                listener.pause();
-                core.metrics.borrow_mut().accept_backoff += 1;
-                ring::sleep(ACCEPT_PAUSE).await;
-            }
-            listener.accept().await
+            here.has_room(&socket).await;
+            socket.accept().await
         };
-        match ring::race(here.stop.wait(), accepting).await {
-            Either::Left(()) => break,
-            Either::Right(Ok(stream)) => here.accepted(stream, by),
+        let ended = ring::race(here.stop.wait(), listener.closed.wait());
+        match ring::race(ended, accepting).await {
+            Either::Left(_) => break,
+            Either::Right(Ok(stream)) => here.accepted(stream, listener.by.get()),
             Either::Right(Err(error)) => {
                 tracing::error!(%error, "accept failed; trying again");
                 ring::sleep(Duration::from_secs(1)).await;
             }
         }
     }
-    for stream in listener.stop().await {
-        here.accepted(stream, by);
+    if listener.closed.is_raised() {
+        ring::race(here.stop.wait(), empty(&here, &listener, &socket)).await;
     }
-    here.listeners.set(here.listeners.get() - 1);
+    for stream in socket.stop().await {
+        here.accepted(stream, listener.by.get());
+    }
+    let mut listeners = here.listeners.borrow_mut();
+    listeners.retain(|other| !Rc::ptr_eq(other, &listener));
+}
+
+/// Takes what is in the queue of a closed listener, and what still comes of handshakes that had begun.
+async fn empty(here: &Here, listener: &Listener, socket: &TcpListener) {
+    loop {
+        here.has_room(socket).await;
+        match ring::race(ring::sleep(LISTENER_LINGER), socket.accept()).await {
+            Either::Left(()) => return,
+            Either::Right(Ok(stream)) => here.accepted(stream, listener.by.get()),
+            Either::Right(Err(error)) => {
+                tracing::error!(%error, "accept failed on a listener that is closed");
+                return;
+            }
+        }
+    }
 }

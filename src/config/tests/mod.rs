@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::*;
 
 mod listener;
+mod profiles;
 mod robust;
 mod routing;
 mod servers;
@@ -134,7 +135,7 @@ impl Scratch {
 
     /// Parses for a process that may use the CPUs 0, 1, 4 and 5 and has a quota for three.
     fn parse(&self, text: &str) -> Result<Config, ConfigError> {
-        validate::check(text, &self.file, &cpus())
+        validate::check(text, &self.file, &cpus(), raw::Part::All)
     }
 }
 
@@ -236,6 +237,7 @@ fn the_contract() {
             audit: AuditSink::Stdout,
         },
         profile: Profile {
+            origin: Origin::File,
             name: "corp".into(),
             description: String::new(),
             external_host: "tunnel.example.com".into(),
@@ -327,8 +329,8 @@ fn what_is_left_out_has_the_contracts_defaults() {
 }
 
 #[test]
-fn an_empty_file_says_what_is_needed() {
-    let problems = wrong("").join("\n");
+fn an_empty_profile_says_what_is_needed() {
+    let problems = wrong("[profile]").join("\n");
     for part in [
         "profile: has no service and no rule",
         "profile.device_auth.group_certificates: is missing",

@@ -1,0 +1,569 @@
+//! The store in the state folder: one redb file.
+//!
+//! It is open only for the moment of each look or change, so that the command line works beside a running node; who finds
+//! it in use waits a bounded time. The first change makes it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use redb::{
+    Builder, Database, DatabaseError, ReadOnlyDatabase, ReadTransaction, ReadableDatabase,
+    ReadableTable, StorageError, TableDefinition, WriteTransaction,
+};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{
+    Change, Changed, Entry, NewVersion, Overview, ProfileStore, StoreError, StoredProfile, Summary,
+    too_many,
+};
+use crate::certs::files::make_folder;
+use crate::limits::{
+    PROFILE_STORE_CACHE, PROFILE_STORE_PATIENCE, PROFILE_STORE_POLL, PROFILE_VERSIONS_KEPT,
+    PROFILES_MAX,
+};
+
+/// Profile and version to who, when and what for, as JSON.
+const ENTRIES: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("entries");
+
+/// Profile and version to the text.
+const TEXTS: TableDefinition<'_, (&str, u64), &str> = TableDefinition::new("texts");
+
+/// Profile to the last number that was given. It outlives the profile, so that no number means two texts.
+const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
+
+/// What concerns this node.
+const NODE: TableDefinition<'_, &str, &str> = TableDefinition::new("node");
+
+/// The key of [`NODE`] under which the assigned profile stands.
+const ASSIGNED: &str = "assigned";
+
+/// The file in the state folder.
+const FILE: &str = "profiles.redb";
+
+/// The profiles in a node's state folder.
+#[derive(Debug, Clone)]
+pub struct RedbStore {
+    path: PathBuf,
+}
+
+/// Who made a version, when and what for, as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    who: String,
+    when: String,
+    note: String,
+}
+
+/// Why a question to redb has no answer: its own reason, or ours.
+enum Failure {
+    Redb(Box<redb::Error>),
+    Store(StoreError),
+}
+
+impl<E: Into<redb::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Redb(Box::new(error.into()))
+    }
+}
+
+fn store(error: StoreError) -> Failure {
+    Failure::Store(error)
+}
+
+impl RedbStore {
+    /// The store of the node with this state folder. Touches nothing yet.
+    #[must_use]
+    pub fn of(state_dir: &Path) -> Self {
+        Self {
+            path: state_dir.join(FILE),
+        }
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Looks at what is there. A store that was never written to is empty: then `empty` is the answer.
+    fn look<T>(
+        &self,
+        empty: impl FnOnce() -> Result<T, StoreError>,
+        question: impl FnOnce(&ReadTransaction) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
+        match self.path.try_exists() {
+            Ok(true) => {}
+            Ok(false) => return empty(),
+            Err(source) => return Err(self.io(source)),
+        }
+        self.guarded(|| {
+            let transaction = match self.patiently(|| open_to_read(&self.path))? {
+                Opened::Clean(database) => database.begin_read()?,
+                Opened::Mended(database) => database.begin_read()?,
+            };
+            // A crash came between the making of the file and its first change.
+            if transaction.list_tables()?.next().is_none() {
+                return empty().map_err(store);
+            }
+            question(&transaction)
+        })
+    }
+
+    /// Changes what is there; what `change` has done is kept if it answers without an error.
+    fn write<T>(
+        &self,
+        change: impl FnOnce(&WriteTransaction) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
+        self.make()?;
+        self.guarded(|| {
+            let database = self.patiently(|| open_to_write(&self.path))?;
+            let transaction = database.begin_write()?;
+            let result = change(&transaction)?;
+            transaction.commit()?;
+            Ok(result)
+        })
+    }
+
+    /// Makes the file, empty, with mode 0600 and for the user whose folder it is in: the command line may run as root, and
+    /// the node may not.
+    fn make(&self) -> Result<(), StoreError> {
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        make_folder(folder).map_err(|error| StoreError::Bad(error.to_string()))?;
+        let made = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&self.path);
+        let file = match made {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            Err(error) => return Err(self.io(error)),
+        };
+        let folder = File::open(folder).map_err(|error| self.io(error))?;
+        let owner = folder.metadata().map_err(|error| self.io(error))?;
+        // Only root may, and only root needs to.
+        let _ = fchown(&file, Some(owner.uid()), Some(owner.gid()));
+        folder.sync_all().map_err(|error| self.io(error))
+    }
+
+    /// Opens the file, and waits while another process has it.
+    fn patiently<T>(&self, open: impl Fn() -> Result<T, DatabaseError>) -> Result<T, Failure> {
+        let since = Instant::now();
+        loop {
+            match open() {
+                Err(DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch) => {}
+                other => return Ok(other?),
+            }
+            if since.elapsed() > PROFILE_STORE_PATIENCE {
+                return Err(store(StoreError::Busy(self.path.clone())));
+            }
+            std::thread::sleep(PROFILE_STORE_POLL);
+        }
+    }
+
+    /// redb may panic on a file that something else has written to; that ends no node.
+    fn guarded<T>(&self, ask: impl FnOnce() -> Result<T, Failure>) -> Result<T, StoreError> {
+        match catch_unwind(AssertUnwindSafe(ask)) {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(Failure::Store(error))) => Err(error),
+            Ok(Err(Failure::Redb(error))) => Err(self.failed(*error)),
+            Err(_) => Err(self.damaged("reading it came to an end that must not be")),
+        }
+    }
+
+    fn failed(&self, error: redb::Error) -> StoreError {
+        match error {
+            // redb's word for a file that is not its own.
+            redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
+                self.damaged(&source.to_string())
+            }
+            redb::Error::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
+                self.damaged("it has been cut short")
+            }
+            redb::Error::Io(source) => self.io(source),
+            redb::Error::RepairAborted => {
+                let message =
+                    "a process was killed while it wrote, and mending it needs the right to write";
+                self.io(io::Error::new(io::ErrorKind::PermissionDenied, message))
+            }
+            other => self.damaged(&other.to_string()),
+        }
+    }
+
+    fn io(&self, source: io::Error) -> StoreError {
+        StoreError::Io {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    fn damaged(&self, why: &str) -> StoreError {
+        StoreError::Damaged {
+            path: self.path.clone(),
+            why: why.to_owned(),
+        }
+    }
+}
+
+enum Opened {
+    Clean(ReadOnlyDatabase),
+    Mended(Database),
+}
+
+/// Opens without writing where the last one who wrote has closed it; else what is not whole is cut off first.
+fn open_to_read(path: &Path) -> Result<Opened, DatabaseError> {
+    let clean = Builder::new()
+        .set_cache_size(PROFILE_STORE_CACHE)
+        .open_read_only(path);
+    match clean {
+        Ok(database) => Ok(Opened::Clean(database)),
+        // A file that is empty, or that its last user did not close.
+        Err(DatabaseError::RepairAborted | DatabaseError::Storage(StorageError::Io(_))) => {
+            open_to_write(path).map(Opened::Mended)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens, and looks first whether anything but redb has written to the file.
+fn open_to_write(path: &Path) -> Result<Database, DatabaseError> {
+    Builder::new()
+        .set_cache_size(PROFILE_STORE_CACHE)
+        .set_check_integrity_on_open(true)
+        .create(path)
+}
+
+impl ProfileStore for RedbStore {
+    fn overview(&self) -> Result<Overview, StoreError> {
+        self.look(|| Ok(Overview::default()), overview)
+    }
+
+    fn read(&self, name: &str, version: Option<u64>) -> Result<StoredProfile, StoreError> {
+        let none = || Err(StoreError::NoProfile(name.to_owned()));
+        self.look(none, |transaction| {
+            let history = history(&transaction.open_table(ENTRIES)?, name)?;
+            stored(transaction, name, version, history)
+        })
+    }
+
+    fn assigned(&self) -> Result<Option<StoredProfile>, StoreError> {
+        self.look(
+            || Ok(None),
+            |transaction| {
+                let node = transaction.open_table(NODE)?;
+                let Some(name) = node.get(ASSIGNED)? else {
+                    return Ok(None);
+                };
+                let history = history(&transaction.open_table(ENTRIES)?, name.value())?;
+                stored(transaction, name.value(), None, history).map(Some)
+            },
+        )
+    }
+
+    fn newest(&self) -> Result<Vec<StoredProfile>, StoreError> {
+        self.look(
+            || Ok(Vec::new()),
+            |transaction| {
+                let profiles = overview(transaction)?.profiles;
+                let newest = profiles.into_iter().map(|profile| {
+                    let history = history(&transaction.open_table(ENTRIES)?, &profile.name)?;
+                    stored(transaction, &profile.name, None, history)
+                });
+                newest.collect()
+            },
+        )
+    }
+
+    fn change(
+        &self,
+        change: &Change<'_>,
+        agree: &mut dyn FnMut(&Changed) -> bool,
+    ) -> Result<Changed, StoreError> {
+        if let Change::Put(new) = change {
+            new.check()?;
+        }
+        self.write(|transaction| {
+            let changed = match *change {
+                Change::Put(new) => put(transaction, &new)?,
+                Change::Assign(name) => assign(transaction, name)?,
+                Change::Withdraw { name, version } => withdraw(transaction, name, version)?,
+                Change::Delete { name, expect } => delete(transaction, name, expect)?,
+            };
+            if changed.stored && !agree(&changed) {
+                return Err(store(StoreError::Refused));
+            }
+            Ok(changed)
+        })
+    }
+}
+
+fn kept(value: &[u8]) -> Result<Kept, Failure> {
+    serde_json::from_slice(value).map_err(|error| {
+        StorageError::Corrupted(format!("an entry is not understood: {error}")).into()
+    })
+}
+
+/// The versions of a profile, the newest first.
+fn history(
+    entries: &impl ReadableTable<(&'static str, u64), &'static [u8]>,
+    name: &str,
+) -> Result<Vec<Entry>, Failure> {
+    let mut found = Vec::new();
+    for item in entries.range((name, 0)..=(name, u64::MAX))?.rev() {
+        let (key, value) = item?;
+        let Kept { who, when, note } = kept(value.value())?;
+        found.push(Entry {
+            version: key.value().1,
+            who,
+            when,
+            note,
+        });
+    }
+    Ok(found)
+}
+
+fn overview(transaction: &ReadTransaction) -> Result<Overview, Failure> {
+    let mut profiles: Vec<Summary> = Vec::new();
+    for item in transaction.open_table(ENTRIES)?.iter()? {
+        let (key, value) = item?;
+        let (name, version) = key.value();
+        let Kept { who, when, .. } = kept(value.value())?;
+        match profiles.last_mut().filter(|last| last.name == name) {
+            Some(last) => {
+                last.versions += 1;
+                (last.version, last.who, last.when) = (version, who, when);
+            }
+            None => profiles.push(Summary {
+                name: name.to_owned(),
+                version,
+                versions: 1,
+                who,
+                when,
+            }),
+        }
+    }
+    let assigned = transaction.open_table(NODE)?.get(ASSIGNED)?;
+    Ok(Overview {
+        assigned: assigned.map(|name| name.value().to_owned()),
+        profiles,
+    })
+}
+
+fn stored(
+    transaction: &ReadTransaction,
+    name: &str,
+    version: Option<u64>,
+    history: Vec<Entry>,
+) -> Result<StoredProfile, Failure> {
+    let newest = history.first().map(|newest| newest.version);
+    let newest = newest.ok_or_else(|| store(StoreError::NoProfile(name.to_owned())))?;
+    let version = version.unwrap_or(newest);
+    let texts = transaction.open_table(TEXTS)?;
+    let text = texts.get((name, version))?;
+    let entry = history.iter().find(|entry| entry.version == version);
+    let (Some(text), Some(entry)) = (text, entry.cloned()) else {
+        let kept: Vec<_> = history
+            .iter()
+            .map(|entry| entry.version.to_string())
+            .collect();
+        let error = StoreError::NoVersion(name.to_owned(), version, kept.join(", "));
+        return Err(store(error));
+    };
+    Ok(StoredProfile {
+        name: name.to_owned(),
+        version,
+        text: text.value().to_owned(),
+        who: entry.who,
+        when: entry.when,
+        note: entry.note,
+        history,
+    })
+}
+
+/// What a change begins with: the newest version, if there is one, and what the node is assigned.
+fn before(transaction: &WriteTransaction, name: &str) -> Result<Changed, Failure> {
+    let newest = history(&transaction.open_table(ENTRIES)?, name)?;
+    let newest = newest.first().map(|entry| entry.version);
+    let node = transaction.open_table(NODE)?;
+    let assigned = node.get(ASSIGNED)?.map(|name| name.value().to_owned());
+    // Made here, so that a look never misses one.
+    transaction.open_table(TEXTS)?;
+    Ok(Changed {
+        version: newest.unwrap_or(0),
+        replaced: newest,
+        assigned: assigned.as_deref() == Some(name),
+        assigned_before: assigned,
+        stored: true,
+    })
+}
+
+fn expected(name: &str, newest: Option<u64>, expect: Option<u64>) -> Result<(), Failure> {
+    match expect {
+        Some(expect) if expect != newest.unwrap_or(0) => {
+            let found = match newest {
+                Some(newest) => format!("the newest version of profile {name} is {newest}"),
+                None => format!("profile {name} is not there"),
+            };
+            Err(store(StoreError::Conflict(found, expect)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn put(transaction: &WriteTransaction, new: &NewVersion<'_>) -> Result<Changed, Failure> {
+    let name = new.name;
+    let mut changed = before(transaction, name)?;
+    expected(name, changed.replaced, new.expect)?;
+    let (mut texts, mut entries) = (
+        transaction.open_table(TEXTS)?,
+        transaction.open_table(ENTRIES)?,
+    );
+    match changed.replaced {
+        Some(newest) => {
+            let text = texts.get((name, newest))?;
+            if text.is_some_and(|text| text.value() == new.text) {
+                changed.stored = false;
+                return Ok(changed);
+            }
+        }
+        None if profiles(&entries)? >= PROFILES_MAX => return Err(store(too_many())),
+        None => {}
+    }
+    let mut numbers = transaction.open_table(NUMBERS)?;
+    let last = numbers.get(name)?.map_or(0, |last| last.value());
+    changed.version = last + 1;
+    numbers.insert(name, changed.version)?;
+    let kept = Kept {
+        who: new.who.to_owned(),
+        when: now(),
+        note: new.note.to_owned(),
+    };
+    let kept = serde_json::to_vec(&kept).map_err(io::Error::from)?;
+    entries.insert((name, changed.version), &*kept)?;
+    texts.insert((name, changed.version), new.text)?;
+    for entry in history(&entries, name)?.iter().skip(PROFILE_VERSIONS_KEPT) {
+        entries.remove((name, entry.version))?;
+        texts.remove((name, entry.version))?;
+    }
+    Ok(changed)
+}
+
+fn profiles(
+    entries: &impl ReadableTable<(&'static str, u64), &'static [u8]>,
+) -> Result<usize, Failure> {
+    let (mut count, mut last) = (0, String::new());
+    for item in entries.iter()? {
+        let (key, _) = item?;
+        if count == 0 || key.value().0 != last {
+            (count, last) = (count + 1, key.value().0.to_owned());
+        }
+    }
+    Ok(count)
+}
+
+fn assign(transaction: &WriteTransaction, name: Option<&str>) -> Result<Changed, Failure> {
+    let mut changed = before(transaction, name.unwrap_or_default())?;
+    changed.stored = changed.assigned_before.as_deref() != name;
+    changed.assigned = true;
+    let mut node = transaction.open_table(NODE)?;
+    match name {
+        Some(name) if changed.replaced.is_none() => {
+            return Err(store(StoreError::NoProfile(name.to_owned())));
+        }
+        Some(name) => drop(node.insert(ASSIGNED, name)?),
+        None => drop(node.remove(ASSIGNED)?),
+    }
+    Ok(changed)
+}
+
+fn withdraw(transaction: &WriteTransaction, name: &str, version: u64) -> Result<Changed, Failure> {
+    let mut changed = before(transaction, name)?;
+    expected(name, changed.replaced, Some(version))?;
+    remove(transaction, name, &[version])?;
+    let left = history(&transaction.open_table(ENTRIES)?, name)?;
+    changed.version = left.first().map_or(0, |entry| entry.version);
+    if changed.assigned && changed.version == 0 {
+        return Err(store(StoreError::Assigned(name.to_owned())));
+    }
+    Ok(changed)
+}
+
+fn delete(
+    transaction: &WriteTransaction,
+    name: &str,
+    expect: Option<u64>,
+) -> Result<Changed, Failure> {
+    let mut changed = before(transaction, name)?;
+    expected(name, changed.replaced, expect)?;
+    if changed.replaced.is_none() {
+        return Err(store(StoreError::NoProfile(name.to_owned())));
+    }
+    if changed.assigned {
+        return Err(store(StoreError::Assigned(name.to_owned())));
+    }
+    let history = history(&transaction.open_table(ENTRIES)?, name)?;
+    let versions: Vec<u64> = history.iter().map(|entry| entry.version).collect();
+    remove(transaction, name, &versions)?;
+    changed.version = 0;
+    Ok(changed)
+}
+
+fn remove(transaction: &WriteTransaction, name: &str, versions: &[u64]) -> Result<(), Failure> {
+    let (mut texts, mut entries) = (
+        transaction.open_table(TEXTS)?,
+        transaction.open_table(ENTRIES)?,
+    );
+    for version in versions {
+        entries.remove((name, *version))?;
+        texts.remove((name, *version))?;
+    }
+    Ok(())
+}
+
+/// The time in UTC, to the second (RFC 3339).
+fn now() -> String {
+    let now = OffsetDateTime::now_utc().replace_nanosecond(0);
+    let now = now.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    now.format(&Rfc3339).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_has_an_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = RedbStore::of(folder.path());
+        // In one transaction, which a disk does once.
+        let put_all = |count: usize| {
+            store.write(|transaction| {
+                for number in 0..count {
+                    let name = format!("p{number}");
+                    put(
+                        transaction,
+                        &NewVersion {
+                            name: &name,
+                            text: "x",
+                            who: "ann",
+                            note: "",
+                            expect: None,
+                        },
+                    )?;
+                }
+                Ok(())
+            })
+        };
+        let error = put_all(PROFILES_MAX + 1).unwrap_err().to_string();
+        assert!(error.contains("1000 profiles, and no more"), "{error}");
+        put_all(PROFILES_MAX).unwrap();
+        assert_eq!(store.overview().unwrap().profiles.len(), PROFILES_MAX);
+    }
+}

@@ -1,0 +1,366 @@
+//! The store: what it keeps, what it refuses, and what it says of a file that is not what it was.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::time::Instant;
+
+use tempfile::TempDir;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::*;
+use crate::limits::PROFILE_VERSIONS_KEPT;
+
+struct Place {
+    folder: TempDir,
+    store: RedbStore,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = RedbStore::of(&folder.path().join("state"));
+        Self { folder, store }
+    }
+
+    fn change(&self, change: Change<'_>) -> Result<Changed, StoreError> {
+        self.store.change(&change, &mut |_| true)
+    }
+
+    fn put(&self, name: &str, text: &str, expect: Option<u64>) -> Result<Changed, StoreError> {
+        self.change(Change::Put(new(name, text, expect)))
+    }
+
+    fn versions(&self, name: &str) -> Vec<u64> {
+        let history = self.store.read(name, None).unwrap().history;
+        history.iter().map(|entry| entry.version).collect()
+    }
+}
+
+fn new<'c>(name: &'c str, text: &'c str, expect: Option<u64>) -> NewVersion<'c> {
+    NewVersion {
+        name,
+        text,
+        who: "ann (uid 1000)",
+        note: "a reason",
+        expect,
+    }
+}
+
+fn said<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
+    result.unwrap_err().to_string()
+}
+
+#[test]
+fn a_look_at_a_store_that_is_not_there_makes_none() {
+    let place = Place::new();
+    assert_eq!(place.store.overview().unwrap(), Overview::default());
+    assert_eq!(place.store.assigned().unwrap(), None);
+    assert_eq!(place.store.newest().unwrap(), []);
+    assert!(said(place.store.read("corp", None)).contains("no profile named \"corp\""));
+    assert!(!place.folder.path().join("state").exists());
+}
+
+#[test]
+fn versions_are_kept_with_who_and_when() {
+    let place = Place::new();
+    let first = place.put("corp", "one", None).unwrap();
+    assert_eq!(
+        (first.version, first.replaced, first.stored),
+        (1, None, true)
+    );
+    let second = place.put("corp", "two\n\u{e9}", None).unwrap();
+    assert_eq!((second.version, second.replaced), (2, Some(1)));
+    let same = place.put("corp", "two\n\u{e9}", None).unwrap();
+    assert_eq!((same.version, same.stored), (2, false));
+
+    let newest = place.store.read("corp", None).unwrap();
+    assert_eq!((newest.version, &*newest.text), (2, "two\n\u{e9}"));
+    assert_eq!(
+        (&*newest.who, &*newest.note),
+        ("ann (uid 1000)", "a reason")
+    );
+    let when = OffsetDateTime::parse(&newest.when, &Rfc3339).unwrap();
+    assert!((OffsetDateTime::now_utc() - when).whole_seconds().abs() < 60);
+    assert_eq!(place.versions("corp"), [2, 1]);
+    assert_eq!(place.store.read("corp", Some(1)).unwrap().text, "one");
+    let missing = said(place.store.read("corp", Some(3)));
+    assert!(missing.contains("no version 3 of profile corp") && missing.contains("2, 1"));
+
+    place.put("b", "three", None).unwrap();
+    let overview = place.store.overview().unwrap();
+    let lines: Vec<_> = overview
+        .profiles
+        .iter()
+        .map(|p| (&*p.name, p.version, p.versions))
+        .collect();
+    assert_eq!(lines, [("b", 1, 1), ("corp", 2, 2)]);
+    let texts: Vec<_> = place
+        .store
+        .newest()
+        .unwrap()
+        .into_iter()
+        .map(|p| p.text)
+        .collect();
+    assert_eq!(texts, ["three", "two\n\u{e9}"]);
+    let mode = fs::metadata(place.store.path())
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn two_administrators_do_not_overwrite_each_other() {
+    let place = Place::new();
+    place.put("corp", "one", Some(0)).unwrap();
+    assert!(
+        said(place.put("corp", "other", Some(0)))
+            .contains("the newest version of profile corp is 1, and not version 0")
+    );
+    place.put("corp", "two", Some(1)).unwrap();
+    assert!(said(place.put("corp", "three", Some(1))).contains("is 2, and not version 1"));
+    assert!(
+        said(place.put("new", "x", Some(4)))
+            .contains("profile new is not there, and not version 4")
+    );
+    let delete = Change::Delete {
+        name: "corp",
+        expect: Some(1),
+    };
+    assert!(said(place.change(delete)).contains("is 2, and not version 1"));
+    assert_eq!(place.versions("corp"), [2, 1]);
+}
+
+#[test]
+fn what_is_not_agreed_to_is_not_kept() {
+    let place = Place::new();
+    let mut asked = Vec::new();
+    let change = Change::Put(new("corp", "one", None));
+    let refused = place.store.change(&change, &mut |changed| {
+        asked.push(changed.version);
+        false
+    });
+    assert!(matches!(refused, Err(StoreError::Refused)));
+    assert_eq!(asked, [1]);
+    assert_eq!(place.store.overview().unwrap(), Overview::default());
+    // The number was not given.
+    assert_eq!(place.put("corp", "two", None).unwrap().version, 1);
+    // What changes nothing asks nobody.
+    let change = Change::Put(new("corp", "two", None));
+    assert!(
+        !place
+            .store
+            .change(&change, &mut |_| panic!("asked"))
+            .unwrap()
+            .stored
+    );
+}
+
+#[test]
+fn one_profile_is_assigned_and_stays() {
+    let place = Place::new();
+    assert!(said(place.change(Change::Assign(Some("corp")))).contains("no profile named"));
+    place.put("corp", "one", None).unwrap();
+    place.put("lab", "x", None).unwrap();
+    let assigned = place.change(Change::Assign(Some("corp"))).unwrap();
+    assert_eq!(
+        (assigned.version, assigned.stored, assigned.assigned_before),
+        (1, true, None)
+    );
+    assert!(!place.change(Change::Assign(Some("corp"))).unwrap().stored);
+    assert!(place.put("corp", "two", None).unwrap().assigned);
+    assert!(!place.put("lab", "y", None).unwrap().assigned);
+    let newest = place.store.assigned().unwrap().unwrap();
+    assert_eq!(
+        (&*newest.name, newest.version, &*newest.text),
+        ("corp", 2, "two")
+    );
+
+    let delete = Change::Delete {
+        name: "corp",
+        expect: None,
+    };
+    assert!(said(place.change(delete)).contains("profile corp is assigned"));
+    let other = place.change(Change::Assign(Some("lab"))).unwrap();
+    assert_eq!(other.assigned_before.as_deref(), Some("corp"));
+    place.change(delete).unwrap();
+    assert!(said(place.change(delete)).contains("no profile named"));
+    place.change(Change::Assign(None)).unwrap();
+    assert_eq!(place.store.assigned().unwrap(), None);
+    // A number is never given to two texts.
+    assert_eq!(place.put("corp", "three", None).unwrap().version, 3);
+}
+
+#[test]
+fn a_version_that_the_node_refuses_is_taken_back() {
+    let place = Place::new();
+    place.put("corp", "one", None).unwrap();
+    place.change(Change::Assign(Some("corp"))).unwrap();
+    place.put("corp", "two", None).unwrap();
+    let withdraw = |version| {
+        place.change(Change::Withdraw {
+            name: "corp",
+            version,
+        })
+    };
+    assert!(said(withdraw(1)).contains("is 2, and not version 1"));
+    assert_eq!(withdraw(2).unwrap().version, 1);
+    assert_eq!(place.store.assigned().unwrap().unwrap().text, "one");
+    assert!(said(withdraw(1)).contains("is assigned"));
+    assert_eq!(place.put("corp", "three", None).unwrap().version, 3);
+}
+
+#[test]
+fn the_oldest_versions_go() {
+    let place = Place::new();
+    let last = PROFILE_VERSIONS_KEPT as u64 + 3;
+    for number in 1..=last {
+        place.put("corp", &format!("text {number}"), None).unwrap();
+    }
+    let versions = place.versions("corp");
+    assert_eq!(versions.len(), PROFILE_VERSIONS_KEPT);
+    assert_eq!((versions[0], *versions.last().unwrap()), (last, 4));
+    assert!(place.store.read("corp", Some(3)).is_err());
+    assert_eq!(place.store.read("corp", Some(4)).unwrap().text, "text 4");
+}
+
+#[test]
+fn what_cannot_be_kept_is_refused_by_name() {
+    let place = Place::new();
+    for name in [
+        "",
+        ".",
+        "..",
+        "a/b",
+        "a b",
+        "-a",
+        "é",
+        "a\0",
+        "a\n",
+        &"a".repeat(65),
+    ] {
+        assert!(
+            said(place.put(name, "x", None)).contains("cannot name a profile"),
+            "{name:?}"
+        );
+        assert!(check_name(name).is_err());
+    }
+    for name in ["a", "A.b_c-9", "_x", &"a".repeat(64)] {
+        place.put(name, "x", None).unwrap();
+    }
+    let long = "x".repeat(PROFILE_TEXT_MAX + 1);
+    assert!(said(place.put("a", &long, None)).contains("4194304 is the most"));
+    place.put("a", &long[1..], None).unwrap();
+    let (note, who) = ("n".repeat(1025), "w".repeat(257));
+    let bad = |who, note| {
+        place.change(Change::Put(NewVersion {
+            who,
+            note,
+            ..new("a", "y", None)
+        }))
+    };
+    assert!(said(bad("ann", &*note)).contains("the note has 1025 bytes"));
+    assert!(said(bad(&*who, "")).contains("the name of the author has 257 bytes"));
+    assert!(said(bad("ann", "two\nlines")).contains("control characters"));
+    assert!(said(bad("\u{1b}[2J", "")).contains("control characters"));
+    assert_eq!(place.versions("a"), [2, 1]);
+}
+
+#[test]
+fn a_damaged_file_is_named_with_a_remedy() {
+    let place = Place::new();
+    for number in 0..20 {
+        place
+            .put("corp", &format!("{number}").repeat(2000), None)
+            .unwrap();
+    }
+    place.change(Change::Assign(Some("corp"))).unwrap();
+    let whole = fs::read(place.store.path()).unwrap();
+    let look = |bytes: &[u8], what: &str| {
+        fs::write(place.store.path(), bytes).unwrap();
+        for result in [
+            place.store.assigned().map(drop),
+            place.store.overview().map(drop),
+            place.put("corp", "new", None).map(drop),
+        ] {
+            let Err(error) = result else {
+                // What is damaged was not looked at, or redb has mended it.
+                continue;
+            };
+            let error = error.to_string();
+            assert!(
+                error.contains("profiles.redb") && error.contains("damaged"),
+                "{what}: {error}"
+            );
+            assert!(error.contains("move it away"), "{what}: {error}");
+        }
+    };
+    look(b"this was a store once", "text");
+    look(&vec![0; 100_000], "zeros");
+    look(&vec![0xff; 100_000], "ones");
+    for part in 1..16 {
+        look(&whole[..whole.len() * part / 16], "cut short");
+        let mut flipped = whole.clone();
+        let at = whole.len() * part / 16;
+        flipped[at..at + 64]
+            .iter_mut()
+            .for_each(|byte| *byte ^= 0x5a);
+        look(&flipped, "flipped");
+    }
+    // Certainly wrong: nothing is read out of it.
+    fs::write(place.store.path(), b"this was a store once").unwrap();
+    assert!(matches!(
+        place.store.assigned(),
+        Err(StoreError::Damaged { .. })
+    ));
+    fs::write(place.store.path(), &whole).unwrap();
+    assert_eq!(place.store.assigned().unwrap().unwrap().version, 20);
+}
+
+#[test]
+fn an_empty_file_is_an_empty_store() {
+    let place = Place::new();
+    fs::create_dir(place.folder.path().join("state")).unwrap();
+    fs::write(place.store.path(), b"").unwrap();
+    assert_eq!(place.store.overview().unwrap(), Overview::default());
+    assert_eq!(place.put("corp", "x", None).unwrap().version, 1);
+}
+
+#[test]
+fn a_store_in_use_is_waited_for() {
+    let place = Place::new();
+    place.put("corp", "one", None).unwrap();
+    let (store, (inside, entered)) = (place.store.clone(), std::sync::mpsc::channel());
+    let slow = std::thread::spawn(move || {
+        let change = Change::Put(new("corp", "two", None));
+        store.change(&change, &mut |_| {
+            inside.send(()).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            true
+        })
+    });
+    entered.recv().unwrap();
+    let since = Instant::now();
+    assert_eq!(place.store.read("corp", None).unwrap().version, 2);
+    assert!(
+        since.elapsed().as_millis() >= 200,
+        "read before the change was whole"
+    );
+    slow.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    let place = Place::new();
+    // A file where the folder should be: also root cannot write there.
+    fs::write(place.folder.path().join("state"), b"").unwrap();
+    let error = said(place.put("corp", "one", None));
+    assert!(error.contains("state"), "{error}");
+    fs::remove_file(place.folder.path().join("state")).unwrap();
+    fs::create_dir(place.folder.path().join("state")).unwrap();
+    fs::create_dir(place.store.path()).unwrap();
+    let error = said(place.put("corp", "one", None));
+    assert!(error.contains("profiles.redb"), "{error}");
+    fs::set_permissions(place.store.path(), Permissions::from_mode(0o700)).unwrap();
+}
