@@ -198,7 +198,8 @@ impl Pair {
     /// Of no use to anyone: it was made for other names.
     fn remove(&self) -> Result<(), CertError> {
         files::remove(&self.key)?;
-        files::remove(&self.certificate).map(|_| ())
+        files::remove(&self.certificate)?;
+        Ok(())
     }
 
     /// The key first, as when it is written.

@@ -17,6 +17,7 @@ use crate::certs::profile::Gateway;
 use crate::certs::self_signed::to_distribute;
 use crate::certs::{self, Candidate, CertError, CertsCommand, Entry, Name, Reference, Role, Store};
 use crate::config::{self, ConfigError, ProfileUse, users_of};
+use crate::profiles::StoreError;
 
 /// What `adit certs` does.
 #[derive(Debug, Subcommand)]
@@ -194,6 +195,9 @@ pub enum CertificatesError {
     /// A certificate, or the store.
     #[error("{0}")]
     Certificate(#[from] CertError),
+    /// The profiles, of which one may use it.
+    #[error(transparent)]
+    Profiles(#[from] StoreError),
     /// It is not deleted.
     #[error(
         "the {role} certificate {name} is not deleted: the profile {profiles} names it; \
@@ -264,13 +268,14 @@ impl Opened {
         Some(host)
     }
 
-    /// The profiles that may name certificates of the store.
-    fn profiles(&self) -> Vec<ProfileUse> {
-        let of_config = self.outline.iter().map(|outline| ProfileUse {
+    /// The profiles that may name certificates of the store: the config file's, and those that are stored.
+    fn profiles(&self) -> Result<Vec<ProfileUse>, StoreError> {
+        let mut profiles = config::profiles_in_store(&self.state_dir)?;
+        profiles.extend(self.outline.iter().map(|outline| ProfileUse {
             profile: outline.name.clone(),
             stored: outline.stored.clone(),
-        });
-        of_config.collect()
+        }));
+        Ok(profiles)
     }
 
     /// Who the documents for devices are about.
@@ -339,7 +344,7 @@ struct List {
 impl ListArgs {
     fn run(&self) -> Result<(), CertificatesError> {
         let opened = self.place.open()?;
-        let profiles = opened.profiles();
+        let profiles = opened.profiles()?;
         let entries = opened.store.list(opened.host())?.into_iter();
         let listed = entries.map(|entry| Listed {
             used_by: users_of(&reference(entry.role, &entry.name), &profiles),
@@ -424,7 +429,7 @@ impl DeleteArgs {
     fn run(&self) -> Result<(), CertificatesError> {
         let opened = self.place.open()?;
         let (role, name) = (self.role, &self.name);
-        let users = users_of(&reference(role, name), &opened.profiles());
+        let users = users_of(&reference(role, name), &opened.profiles()?);
         if !users.is_empty() {
             return Err(CertificatesError::InUse {
                 role: role.word(),

@@ -51,7 +51,7 @@ pub use reach::{
     OutboundTls, ProxyVersion, Reach, Server, Tcp, TlsChoice, UpstreamProxy,
 };
 pub use sni::Sni;
-pub use stored::{ProfileUse, stored_certificates, users_of};
+pub use stored::{ProfileUse, profiles_in_store, stored_certificates, users_of};
 pub use summary::Summary;
 pub use types::{
     AdminListen, AppLimits, AuditSink, CertificateFiles, Config, CrlFetch, DeviceAuth, Engine,
@@ -76,20 +76,19 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
     if !node.profile.is_none() {
         return Ok(node);
     }
-    let store = RedbStore::of(&node.state_dir);
-    match store.assigned() {
-        Ok(None) => Ok(node),
-        Ok(Some(stored)) => with_stored(&node, path, &stored),
-        Err(error) => {
-            let error = error.to_string();
-            let (message, remedy) = error.split_once("; ").unwrap_or((&error, ""));
-            Err(Report::single(
-                path,
-                &Place::default(),
-                Fault::new(message, remedy),
-            ))
-        }
+    match assigned(&node.state_dir, path)? {
+        None => Ok(node),
+        Some(stored) => with_stored(&node, path, &stored),
     }
+}
+
+/// The profile that is assigned in the store of this state folder, for the node whose config file is `path`.
+fn assigned(state_dir: &Path, path: &Path) -> Result<Option<StoredProfile>, ConfigError> {
+    RedbStore::of(state_dir).assigned().map_err(|error| {
+        let error = error.to_string();
+        let (message, remedy) = error.split_once("; ").unwrap_or((&error, ""));
+        Report::single(path, &Place::default(), Fault::new(message, remedy))
+    })
 }
 
 /// Reads and checks the node's part of a config file, and passes its profile over. What comes out is an unconfigured node.

@@ -1,8 +1,11 @@
 //! Which certificates of the store a profile names.
 
+use std::path::Path;
+
 use toml::de::{DeTable, DeValue};
 
 use crate::certs::{Reference, Role, store};
+use crate::profiles::{ProfileStore, RedbStore, StoreError};
 
 /// A profile and the certificates of the store that it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +14,19 @@ pub struct ProfileUse {
     pub profile: String,
     /// The certificates.
     pub stored: Vec<Reference>,
+}
+
+/// The profiles in the store of this state folder, by their newest versions. It waits for the disk.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn profiles_in_store(state_dir: &Path) -> Result<Vec<ProfileUse>, StoreError> {
+    let newest = RedbStore::of(state_dir).newest()?.into_iter();
+    let uses = newest.map(|profile| ProfileUse {
+        stored: stored_certificates(&profile.text),
+        profile: profile.name,
+    });
+    Ok(uses.collect())
 }
 
 /// The names of the profiles that name this certificate, each once.
