@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::document::{List, Slot, Value};
-use super::error::{Fault, Place, Report, quoted};
+use super::error::{Fault, Report, quoted};
 use super::raw::{RawCrl, RawDeviceAuth, RawIdentity, RawServerCertificate};
 use super::types::{
     CertificateFiles, CrlFetch, DeviceAuth, Field, IdentityMapping, ServerCertificate, Stale,
@@ -30,46 +30,43 @@ pub(super) fn server_certificate(
     const REMEDY: &str = "name the file with the chain and the key, or leave the whole table out";
     let primary = raw.primary.required(report, REMEDY);
     let mut seen = Vec::new();
-    let mut once = |place: Place, files: CertificateFiles, report: &mut Report| {
-        // A path that is empty was refused.
-        if seen.contains(&files.file) && !files.file.as_os_str().is_empty() {
-            let message = "the file is another one of the server certificates already";
-            report.add(&place, Fault::new(message, "name each certificate once"));
-        }
-        seen.push(files.file.clone());
-        files
-    };
-    let mut files = |file: Slot<String>, key, password, report: &mut Report| {
-        let place = file.place.clone();
-        let files = server_files([file, key, password], folder, report);
-        once(place, files, report)
-    };
-    let primary = files(primary, raw.key, raw.password_file, report);
-    let (key, password) = (raw.secondary_key, raw.secondary_password_file);
-    let secondary = match secondary_is_absent {
-        true => None,
-        false => Some(files(raw.secondary, key, password, report)),
-    };
+    let mut files =
+        |slots, report: &mut Report| certificate_files(slots, (folder, &mut seen), report);
+    let primary = files([primary, raw.key, raw.password_file], report);
+    let secondary = [
+        raw.secondary,
+        raw.secondary_key,
+        raw.secondary_password_file,
+    ];
+    let secondary = files(secondary, report);
     let additional = raw.additional.into_iter().map(|raw| {
         let file = raw.file.required(report, "name the file with the chain");
-        files(file, raw.key, raw.password_file, report)
+        files([file, raw.key, raw.password_file], report)
     });
     ServerCertificate {
         additional: additional.collect(),
         primary,
-        secondary,
+        secondary: (!secondary_is_absent).then_some(secondary),
     }
 }
 
-/// The files of one server certificate: of the chain, the key and the password. What comes from the store has its key with
-/// it, and no password.
-pub(super) fn server_files(
-    [chain, key, password]: [Slot<String>; 3],
-    folder: &Folder,
+/// The files of one server certificate, which is none of those `seen` before: of the chain, the key and the password. What
+/// comes from the store has its key with it, and no password.
+pub(super) fn certificate_files(
+    [file, key, password_file]: [Slot<String>; 3],
+    (folder, seen): (&Folder, &mut Vec<PathBuf>),
     report: &mut Report,
 ) -> CertificateFiles {
-    let stored = matches!(&chain.value, Value::Given(text) if text.starts_with(store::PREFIX));
-    let chain = chain.parse(report, |text| folder.certificate(&text, Role::Server));
+    let stored = matches!(&file.value, Value::Given(text) if text.starts_with(store::PREFIX));
+    let file = file.parse(report, |text| {
+        let file = folder.certificate(&text, Role::Server)?;
+        if seen.contains(&file) {
+            let message = "the file is another one of the server certificates already";
+            return Err(Fault::new(message, "name each certificate once"));
+        }
+        seen.push(file.clone());
+        Ok(file)
+    });
     let mut beside = |slot: Slot<String>| {
         let file = slot.parse(report, |text| {
             if stored {
@@ -81,9 +78,9 @@ pub(super) fn server_files(
         file.given()
     };
     CertificateFiles {
-        file: chain.or(PathBuf::new()),
+        file: file.or(PathBuf::new()),
         key: beside(key),
-        password_file: beside(password),
+        password_file: beside(password_file),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::address::HostPattern;
-use super::authentication::server_files;
+use super::authentication::certificate_files;
 use super::document::{List, Slot, Value};
 use super::error::{Fault, Place, Report, quoted};
 use super::raw::RawSni;
@@ -137,7 +137,11 @@ fn certificate(
         report.add(&key.place, Fault::new(message, "add sni_certificate"));
     }
     let absent = matches!(certificate.value, Value::Absent);
-    let files = server_files([certificate, key, Slot::absent()], folder, report);
+    let none = Slot {
+        place: certificate.place.clone(),
+        value: Value::Absent,
+    };
+    let files = certificate_files([certificate, key, none], (folder, &mut Vec::new()), report);
     (!absent).then_some(files)
 }
 

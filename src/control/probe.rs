@@ -11,6 +11,7 @@ use rustls::{AlertDescription, ClientConfig, CommonState, ProtocolVersion};
 use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -150,18 +151,16 @@ impl Probe {
         let began = Instant::now();
         let reached = timeout(self.patience, self.connect()).await;
         let reached = reached.unwrap_or(Err(CloseReason::ConnectTimeout));
-        match reached {
-            Ok(_) => {
-                let took = began.elapsed().as_millis();
-                probe.connect_ms = Some(u64::try_from(took).unwrap_or(u64::MAX));
-            }
+        let stream = match reached {
+            Ok(stream) => stream,
             Err(reason) => {
                 probe.problem = Some(Failure::Connect(reason).text());
                 return probe;
             }
-        }
-        drop(reached);
-        match self.tls().await {
+        };
+        let took = began.elapsed().as_millis();
+        probe.connect_ms = Some(u64::try_from(took).unwrap_or(u64::MAX));
+        match self.tls(stream).await {
             Ok(Some((tls, problem))) => {
                 probe.problem = problem;
                 probe.tls = Some(tls);
@@ -173,17 +172,17 @@ impl Probe {
         probe
     }
 
-    async fn connect(&self) -> Result<tokio::net::TcpStream, CloseReason> {
+    async fn connect(&self) -> Result<TcpStream, CloseReason> {
         let bind = &self.service.reach.bind;
         reach(&self.server, self.means.upstream(), bind, &self.resolver).await
     }
 
-    /// Its TLS, and why it is of no use; `None` where the service has none.
-    async fn tls(&self) -> Result<Option<(TlsProbe, Option<String>)>, TlsError> {
+    /// Its TLS, and why it is of no use; `None` where the service has none. `stream` is a connection to it.
+    async fn tls(&self, stream: TcpStream) -> Result<Option<(TlsProbe, Option<String>)>, TlsError> {
         let Some((config, witness)) = self.means.probe(None)? else {
             return Ok(None);
         };
-        let agreed = self.handshake(config, PROBE_AFTERMATH).await;
+        let agreed = self.handshake(Some(stream), config, PROBE_AFTERMATH).await;
         let mut tls = TlsProbe::default();
         let mut problem = agreed.as_ref().err().map(Failure::text);
         tls.note(&witness);
@@ -199,7 +198,7 @@ impl Probe {
             let Some((config, witness)) = self.means.probe(Some(version))? else {
                 continue;
             };
-            let agreed = self.handshake(config, Duration::ZERO).await;
+            let agreed = self.handshake(None, config, Duration::ZERO).await;
             if matches!(agreed, Ok(_) | Err(Failure::NoProtocol)) {
                 tls.accepts.push(version.word());
             }
@@ -214,15 +213,19 @@ impl Probe {
         Ok(Some((tls, problem)))
     }
 
-    /// A handshake on a connection of its own. An alert that comes within `aftermath` belongs to it: with TLS 1.3 a server
+    /// A handshake, on a connection of its own where there is none. An alert that comes within `aftermath` belongs to it: with TLS 1.3 a server
     /// says only then that it wants another certificate of the client.
     async fn handshake(
         &self,
+        stream: Option<TcpStream>,
         config: ClientConfig,
         aftermath: Duration,
     ) -> Result<Agreed, Failure> {
         let attempt = async {
-            let mut stream = self.connect().await.map_err(Failure::Connect)?;
+            let mut stream = match stream {
+                Some(stream) => stream,
+                None => self.connect().await.map_err(Failure::Connect)?,
+            };
             let reach = &self.service.reach;
             let name = reach.tls.as_ref().and_then(|tls| tls.name.clone());
             let name = name.and_then(|name| name.try_into().ok());
