@@ -400,7 +400,7 @@ fn a_profile_in_the_config_file_counts_and_that_is_said() {
     node.done(&["apply", "corp.toml"]);
     let output = node.output(&["assign", "corp"]);
     assert!(
-        output.status.success() && errors(&output).contains("no node answers at"),
+        output.status.success() && errors(&output).contains("no answer from the admin listener"),
         "{}",
         errors(&output)
     );

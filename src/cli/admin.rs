@@ -165,6 +165,9 @@ pub enum AdminError {
     /// The answer.
     #[error("the admin listener at {0} answered: {1}")]
     Refused(String, String),
+    /// A change.
+    #[error("the node refuses the change, and the state before it is in force:\n{0}")]
+    Change(String),
     /// The command line.
     #[error(
         "--close wants to know which tunnels: --id, --device, --user, --app, --serial or --service"
@@ -176,13 +179,40 @@ trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}
 
 /// What goes with a request.
-struct Body {
+pub(super) struct Body {
     media_type: &'static str,
     length: u64,
     bytes: Box<dyn Read>,
 }
 
+/// What a node has answered.
+pub(super) struct Answer {
+    /// The admin listener.
+    from: String,
+    /// The status line.
+    line: String,
+    /// The status, of three digits.
+    status: String,
+    pub body: String,
+}
+
+impl Answer {
+    /// As an error.
+    pub fn refused(self) -> AdminError {
+        AdminError::Refused(self.from, format!("{} {}", self.line, self.body))
+    }
+}
+
 impl AdminCommand {
+    /// The node of this config file.
+    pub(super) fn of(config: &Path) -> Self {
+        Self {
+            admin: None,
+            config: config.to_owned(),
+            token_file: None,
+        }
+    }
+
     /// Prints the body of what the node answers to a GET of `path`.
     ///
     /// # Errors
@@ -192,21 +222,41 @@ impl AdminCommand {
     }
 
     fn request(&self, method: &str, path: &str, body: Option<Body>) -> Result<(), AdminError> {
+        let answer = self.ask(method, path, body)?;
+        if answer.status != "200" {
+            return Err(answer.refused());
+        }
+        println!("{}", answer.body.trim_end());
+        Ok(())
+    }
+
+    /// # Errors
+    /// [`AdminError`], where there is no answer.
+    pub(super) fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Body>,
+    ) -> Result<Answer, AdminError> {
         let (listen, token_file) = self.find()?;
         let token = match (method, token_file) {
             ("GET", _) | (_, None) => None,
             (_, Some(file)) => Some(read_token(&file).map_err(AdminError::Token)?),
         };
-        let name = name_of(&listen);
+        let name = match &listen {
+            AdminListen::Tcp(address) => address.to_string(),
+            AdminListen::Unix(path) => path.display().to_string(),
+        };
         let answer = ask(&listen, method, path, token.as_deref(), body)
             .map_err(|error| AdminError::Io(name.clone(), error))?;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        let status = head.lines().next().unwrap_or_default();
-        if status.split(' ').nth(1) != Some("200") {
-            return Err(AdminError::Refused(name, format!("{status} {body}")));
-        }
-        println!("{}", body.trim_end());
-        Ok(())
+        let line = head.lines().next().unwrap_or_default();
+        Ok(Answer {
+            from: name,
+            line: line.to_owned(),
+            status: line.split(' ').nth(1).unwrap_or_default().to_owned(),
+            body: body.to_owned(),
+        })
     }
 
     /// Where the admin listener is, and the file of its token. What the profile says is not looked at.
@@ -224,35 +274,6 @@ impl AdminCommand {
             ),
         };
         Ok((listen, self.token_file.clone()))
-    }
-}
-
-/// What the node of this config answers to a request without a body: the status and the body.
-///
-/// # Errors
-/// [`AdminError`]; [`AdminError::Io`] where no node answers.
-pub(super) fn ask_node(
-    config: &config::Config,
-    method: &str,
-    path: &str,
-) -> Result<(u16, String), AdminError> {
-    let token = config.admin_token.as_deref().map(read_token).transpose();
-    let token = token.map_err(AdminError::Token)?;
-    let answer = ask(&config.admin, method, path, token.as_deref(), None)
-        .map_err(|error| AdminError::Io(name_of(&config.admin), error))?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|status| status.parse().ok());
-    Ok((status.unwrap_or_default(), body.to_owned()))
-}
-
-/// The admin listener's address, for people.
-pub(super) fn name_of(listen: &AdminListen) -> String {
-    match listen {
-        AdminListen::Tcp(address) => address.to_string(),
-        AdminListen::Unix(path) => path.display().to_string(),
     }
 }
 

@@ -22,10 +22,14 @@ mod node;
 mod page;
 mod pages;
 mod permission;
+mod profile_pages;
+mod profiles;
 mod query;
+mod reload;
 mod server;
 mod servers;
 mod signals;
+mod watch;
 
 pub use certificates::watch_certificates;
 pub use checks::check_servers;
@@ -34,11 +38,15 @@ pub use devices::Device;
 pub use listen::Control;
 pub use node::RunningNode;
 pub use permission::read_token;
+pub use profiles::Profiles;
+pub use reload::{Asker, ConfigFile, Problem, Refusal, Reloader};
 pub use signals::{EarlySignals, Signal, Signals};
+pub use watch::watch_files;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::engine::ChangeError;
 use crate::observe::{CoreMetrics, NodeGauges, ServerInfo, TunnelFilter, TunnelInfo};
@@ -98,6 +106,17 @@ pub trait Node: Send + Sync + 'static {
         server: &str,
         drained: bool,
     ) -> Result<Option<ServerInfo>, String>;
+
+    /// Reads everything again. Answers with the new generation when it is in force.
+    fn reload(&self, reply: Reply<Result<u64, Refusal>>);
+
+    /// Why the last change was not taken, while none is in force that came after it.
+    fn refused(&self) -> Option<Refusal>;
+
+    /// Its profiles, where it keeps some.
+    fn profiles(&self) -> Option<Arc<Profiles>> {
+        None
+    }
 
     /// Whether the node takes new tunnels, and why not.
     fn ready(&self) -> Readiness;

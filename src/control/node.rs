@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::{Device, Node, Readiness, Reply};
+use super::{Asker, Device, Node, Profiles, Readiness, Refusal, Reloader, Reply};
 use crate::config::Origin;
 use crate::engine::{self, ChangeError, InForce};
 use crate::observe::{AuditHandle, CoreMetrics, NodeGauges, ServerInfo, TunnelFilter, TunnelInfo};
@@ -15,6 +15,10 @@ pub struct RunningNode {
     pub engine: Arc<engine::Node>,
     /// The audit log.
     pub audit: AuditHandle,
+    /// Takes changes for it.
+    pub reloader: Arc<Reloader>,
+    /// Its profiles.
+    pub profiles: Arc<Profiles>,
 }
 
 impl Node for RunningNode {
@@ -78,6 +82,18 @@ impl Node for RunningNode {
         set.map_err(|error| error.to_string())
     }
 
+    fn reload(&self, reply: Reply<Result<u64, Refusal>>) {
+        self.reloader.in_background(Asker::Admin, reply);
+    }
+
+    fn profiles(&self) -> Option<Arc<Profiles>> {
+        Some(self.profiles.clone())
+    }
+
+    fn refused(&self) -> Option<Refusal> {
+        self.reloader.refused()
+    }
+
     fn ready(&self) -> Readiness {
         let mut reasons = Vec::new();
         if self.engine.is_draining() {
@@ -110,6 +126,12 @@ impl Node for RunningNode {
                 "the last good copy of the device registry counts: {why}"
             ));
         }
+        if let Some(refusal) = self.refused() {
+            reasons.push(format!(
+                "the last change was refused, for {} reasons, and the config before it is in force",
+                refusal.problems.len()
+            ));
+        }
         Readiness { ready, reasons }
     }
 
@@ -137,6 +159,7 @@ impl Node for RunningNode {
             },
             config_generation: engine.generation(),
             config_reload_failures: engine.reload_failures(),
+            config_refused: self.refused().is_some(),
             audit_lost: self.audit.lost(),
             crl_entries: Some(entries),
             crl_next_update: next_update

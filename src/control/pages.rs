@@ -27,7 +27,7 @@ use crate::observe::{CoreMetrics, CrlInfo, OPENMETRICS, TunnelFilter, TunnelInfo
 
 pub(super) type Page = Response<Full<Bytes>>;
 
-const ENDPOINTS: [&str; 9] = [
+const ENDPOINTS: [&str; 11] = [
     "/",
     "/healthz",
     "/readyz",
@@ -37,6 +37,8 @@ const ENDPOINTS: [&str; 9] = [
     "/devices",
     "/servers",
     "/permission",
+    "/reload",
+    "/profiles",
 ];
 
 /// What a request is about.
@@ -55,8 +57,12 @@ pub(super) enum Place<'p> {
     /// With its name, percent-encoded.
     Device(&'p str),
     Servers,
+    Reload,
     /// With its service and address, each percent-encoded.
     Server(&'p str),
+    Profiles,
+    /// With its name, percent-encoded, and what is done with it.
+    Profile(&'p str),
     /// Who may change something, and whether the one who asks may.
     Permission,
 }
@@ -75,10 +81,13 @@ impl<'p> Place<'p> {
             "/devices" => Self::Devices,
             "/servers" => Self::Servers,
             "/permission" => Self::Permission,
+            "/reload" => Self::Reload,
+            "/profiles" => Self::Profiles,
             _ => match path.split_once('/')?.1.split_once('/')? {
                 ("tunnels", id) => Self::Tunnel(id),
                 ("devices", name) if !name.is_empty() => Self::Device(name),
                 ("servers", path) => Self::Server(path),
+                ("profiles", path) if !path.is_empty() => Self::Profile(path),
                 _ => return None,
             },
         })
@@ -90,6 +99,8 @@ impl<'p> Place<'p> {
             Self::Devices | Self::Permission => "GET, HEAD, POST",
             Self::Device(_) => "GET, HEAD, PUT, DELETE",
             Self::Server(_) => "GET, HEAD, PUT",
+            Self::Reload => "POST",
+            Self::Profile(_) => "GET, HEAD, PUT, POST, DELETE",
             _ => "GET, HEAD",
         }
     }
@@ -185,7 +196,10 @@ impl Pages {
                 Err(error) => failure(StatusCode::BAD_REQUEST, &error),
             },
             Place::Servers => self.servers(&query),
+            Place::Reload => failure(StatusCode::METHOD_NOT_ALLOWED, "only POST"),
             Place::Server(path) => self.server(path),
+            Place::Profiles => self.list_profiles().await,
+            Place::Profile(path) => self.show_profile(path, query).await,
             Place::Devices => self.devices(query).await,
             Place::Device(name) => match decoded(name) {
                 Ok(name) => self.device(&name),
@@ -257,6 +271,7 @@ impl Pages {
             "version": gauges.version,
             "uptime_seconds": uptime,
             "config_generation": gauges.config_generation,
+            "refused": self.node.refused().map(|refusal| refusal.json()),
             "audit_lost": gauges.audit_lost,
             "certificates": gauges.certificates,
             "crls": crls(&gauges.crls),

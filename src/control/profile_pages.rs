@@ -79,12 +79,16 @@ impl Pages {
                 let text = text(parts, body).await?;
                 match query.dry_run {
                     true => self.check_profile(name, text).await,
-                    false => self.done(name, move |on, name| on.put(name, &text, &with)).await,
+                    false => {
+                        self.done(name, move |on, name| on.put(name, &text, &with))
+                            .await
+                    }
                 }
             }
             Action::Itself if method == Method::DELETE => {
                 let gone = json!({"name": name, "deleted": true});
-                self.ask(move |profiles| profiles.delete(&name, with.expect)).await?;
+                self.ask(move |profiles| profiles.delete(&name, with.expect))
+                    .await?;
                 Ok(json_page(StatusCode::OK, &gone))
             }
             Action::Assign if method == Method::POST => {
@@ -111,7 +115,9 @@ impl Pages {
 
     async fn check_profile(&self, name: String, text: String) -> Result<Page, Page> {
         let said = name.clone();
-        let findings = self.ask(move |profiles| profiles.check(&name, &text)).await?;
+        let findings = self
+            .ask(move |profiles| profiles.check(&name, &text))
+            .await?;
         let body = json!({"name": said, "valid": true, "findings": findings});
         Ok(json_page(StatusCode::OK, &body))
     }
@@ -141,7 +147,7 @@ impl Pages {
         job: impl FnOnce(&Profiles) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Page> {
         let Some(profiles) = self.node.profiles() else {
-            let error = "this node was started without a config file, so it has no profiles";
+            let error = "this node keeps no profiles";
             return Err(failure(StatusCode::NOT_FOUND, error));
         };
         let profiles: Arc<Profiles> = profiles;
@@ -191,7 +197,11 @@ fn author(headers: &HeaderMap) -> Result<String, Page> {
 /// The version that the client has seen: `?expect=4`, or `If-Match: "4"` (RFC 9110, section 13.1.1); 0 for none, or
 /// `If-None-Match: *` (section 13.1.2).
 fn expected(headers: &HeaderMap, query: &Query) -> Result<Option<u64>, Page> {
-    let field = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let field = |name| {
+        headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
     let given = match (field(header::IF_MATCH), field(header::IF_NONE_MATCH)) {
         (None, None) => return Ok(query.expect),
         (Some(tag), None) => tag.trim().trim_matches('"').parse().ok(),

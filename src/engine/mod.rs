@@ -10,6 +10,7 @@ mod material;
 mod node;
 mod profile;
 mod registry;
+mod reload;
 mod revocation;
 mod succession;
 mod sweeper;
@@ -17,7 +18,8 @@ mod worker;
 
 pub use listeners::Inherited;
 pub use material::{LoadError, Material};
-pub use node::{EngineError, Node, ReloadError};
+pub use node::{EngineError, Node};
 pub use profile::InForce;
 pub use registry::{ChangeError, ChangeReply, Registry, StoreError};
+pub use reload::{ReloadError, ReloadErrors};
 pub use succession::{Event, Predecessor, Successor};

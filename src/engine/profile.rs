@@ -7,7 +7,8 @@
 use std::sync::{MutexGuard, PoisonError};
 
 use super::listeners::{Inherited, Opened};
-use super::node::{EngineError, Node, ReloadError};
+use super::node::{EngineError, Node};
+use super::reload::ReloadError;
 use crate::config::{Config, Origin, Profile};
 
 /// The profile that is in force.
@@ -42,11 +43,7 @@ impl Node {
     /// The profile that is in force.
     #[must_use]
     pub fn profile(&self) -> InForce {
-        self.lock_in_force().clone()
-    }
-
-    pub(super) fn lock_in_force(&self) -> MutexGuard<'_, InForce> {
-        self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
+        InForce::from(&self.lock_config().profile)
     }
 
     /// Opens what `config` listens on and the node does not, and gives back the sockets that are spare then. Nothing is
