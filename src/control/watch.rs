@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use super::reload::Reloader;
 use crate::config::{Config, ConfigError};
 use crate::limits::FILES_POLL;
+use crate::profiles::RedbStore;
 use crate::ring;
 
 /// Takes changes of files, for ever.
@@ -60,7 +61,7 @@ impl Watched {
     /// Of the config in `file`. Nothing is looked at yet.
     pub fn new(file: &Path, state_dir: &Path) -> Self {
         Self {
-            config: [file.to_owned(), state_dir.join("profiles.redb")],
+            config: [file.to_owned(), RedbStore::of(state_dir).path().to_owned()],
             tried: Marks::new(),
             seen: None,
             wrong: None,

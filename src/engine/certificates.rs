@@ -337,7 +337,7 @@ impl Reading {
         for one in self.read.drain(..) {
             match one.held.role {
                 Role::Service => {
-                    named.extend(services.next().map(|index| (index, one.identity.into())))
+                    named.extend(services.next().map(|index| (index, one.identity.into())));
                 }
                 Role::Additional => general.additional.push(one.identity),
                 _ => general.line.push(one.identity),

@@ -40,7 +40,7 @@ function details(certificate) {
       ["Valid from", time(certificate.not_before)],
       ["Valid until", time(certificate.not_after)],
       ["Days left", pill(days.text, days.tone)],
-      ["SHA-256", element("code", {}, certificate.sha256)],
+      ["SHA-256", element("code", {}, certificate.sha256), "wide"],
       ["Used by", (certificate.used_by ?? []).join(", ") || "no profile"],
     ]),
     findings(certificate.findings),
@@ -129,7 +129,7 @@ function all({ add }) {
     total.textContent = `${count(certificates.length)} in the store. A profile names one as store:NAME.`;
     table.update(certificates);
   };
-  add(total, table.node, section("Import", ...importing(refresh)));
+  add(section("Store", total, table.node), section("Import", ...importing(refresh)));
   return refresh;
 }
 

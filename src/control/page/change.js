@@ -22,7 +22,6 @@ export function tell(text, tone = "good") {
 function ask(heading, content, confirm, read, dangerous = false) {
   return new Promise((resolve) => {
     const answer = (value) => () => {
-      dialog.returnValue = "";
       dialog.close();
       resolve(value());
     };
@@ -89,9 +88,11 @@ export async function unlock() {
   const input = element("input", { type: "password", autocomplete: "off", required: true, spellcheck: "false" });
   const hint = "The content of admin.token_file. It is kept in this page's memory until you lock, leave, or change "
     + "nothing for 15 minutes.";
-  const given = await ask("Unlock changes", [field("Token", input, hint)], "Unlock", () => input.value.trim());
+  const name = element("input", { autocomplete: "off", maxlength: 64, pattern: "[ -~]*", spellcheck: "false" });
+  const fields = [field("Token", input, hint), field("Your name", name, "Stands beside your changes; may be empty")];
+  const given = await ask("Unlock changes", fields, "Unlock", () => [input.value.trim(), name.value.trim()]);
   if (given === null) return false;
-  setToken(given);
+  setToken(...given);
   try {
     await change("POST", "/permission");
   } catch (failure) {
@@ -102,13 +103,14 @@ export async function unlock() {
   keep();
   show();
   tell("Changes are unlocked.");
-  lock.querySelector("button").focus();
+  // The button that had the focus may be gone.
+  if (document.activeElement === document.body) lock.querySelector("button").focus();
   return true;
 }
 
 /**
  * Makes a change: asks for the token where it is not here and for confirmation where `sure` is given, sends, and tells
- * `done(answer)`. The answer, or null; a failure is told and given to `failed` if there is one.
+ * `done(answer)`. The answer, or null; a failure is told, or given to `failed` to be shown where it belongs.
  */
 export async function act({ method, path, body, type, sure, done, failed }) {
   if (!(await unlock())) return null;
@@ -121,8 +123,8 @@ export async function act({ method, path, body, type, sure, done, failed }) {
   } catch (failure) {
     if (!(failure instanceof Failure)) throw failure;
     if (failure.status === 401) forget();
-    tell(failure.message, "bad");
-    failed?.(failure);
+    if (failed) failed(failure);
+    else tell(failure.message, "bad");
     return null;
   }
 }

@@ -10,7 +10,7 @@ export const title = "Devices";
 export const interval = 5000;
 
 /** Devices on a page of the list. */
-const LISTED = 100;
+const LISTED = 25;
 
 export function build({ add, query }) {
   const prefix = element("input", { type: "search", value: query.get("prefix") ?? "", spellcheck: "false" });
@@ -90,8 +90,8 @@ export function build({ add, query }) {
     if (await set(device.value, state.value, user.value)) device.value = user.value = "";
     await refresh();
   };
-  add(element("search", {}, field("Name begins with", prefix)), total, table.node,
-    element("div", { class: "buttons" }, first, next),
+  add(section("Registry", element("search", {}, field("Name begins with", prefix)), total, table.node,
+    element("div", { class: "buttons pages" }, first, next)),
     section("Set a device", form(submit, { class: "row" }, field("Device", device), field("State", state),
       field("User", user, "Who has it, or empty"), element("button", { type: "submit" }, "Set"))));
   return refresh;

@@ -64,9 +64,9 @@ export function section(heading, ...children) {
   return element("section", {}, element("h2", {}, heading), ...children);
 }
 
-/** Names and values. */
-export function facts(pairs) {
-  const known = pairs.filter(([, value]) => value != null && value !== "");
-  return element("dl", {}, ...known.map(([name, value]) =>
-    element("div", {}, element("dt", {}, name), element("dd", {}, value))));
+/** Names and values, `[name, value, class]`; those without a value are left out. */
+export function facts(list) {
+  const known = list.filter(([, value]) => value != null && value !== "");
+  return element("dl", {}, ...known.map(([name, value, kind]) =>
+    element("div", { class: kind }, element("dt", {}, name), element("dd", {}, value))));
 }

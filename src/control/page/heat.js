@@ -6,7 +6,7 @@ import { decades, logarithmic } from "./scale.js";
 
 const HEIGHT = 280;
 const LEFT = 64;
-const RIGHT = 16;
+const RIGHT = 28;
 const TOP = 10;
 const BOTTOM = 34;
 
@@ -115,8 +115,7 @@ export class Heat {
       const ago = this.span * (1 - part / 4);
       const at = LEFT + (part / 4) * (width - LEFT - RIGHT);
       const said = ago === 0 ? "now" : `−${duration(ago)}`;
-      if (part === 4) context.textAlign = "right";
-      context.fillText(said, part === 4 ? width - RIGHT : at, HEIGHT - 12);
+      context.fillText(said, at, HEIGHT - 12);
     }
   }
 

@@ -46,6 +46,9 @@ export async function watch() {
   }
 }
 
+/** In the order of a session's way. */
+const STAGES = ["handshake", "authorize", "connect", "first-byte", "lifetime"];
+
 const QUANTILES = ["p50", "p90", "p99", "p99.9", "p99.99", "max"];
 
 export function build({ add, query, isOpen }) {
@@ -60,9 +63,9 @@ export function build({ add, query, isOpen }) {
   ]);
   const percentiles = new Percentiles();
   const heat = new Heat(history);
-  const stage = select(["handshake", "authorize", "connect", "first-byte", "lifetime"]);
-  stage.value = query.get("stage") ?? "connect";
-  if (stage.value === "") stage.value = "connect";
+  const stage = select(STAGES);
+  const asked = query.get("stage");
+  stage.value = STAGES.includes(asked) ? asked : "connect";
   const draw = () => heat.show(stage.value);
   stage.addEventListener("change", draw);
 
@@ -83,8 +86,8 @@ export function build({ add, query, isOpen }) {
       resized.disconnect();
       return;
     }
-    table.update(Object.entries(summaries.stages).map(([stage, summary]) => ({ stage, ...summary })));
-    percentiles.update(points.stages);
+    table.update(STAGES.map((name) => ({ stage: name, ...summaries.stages[name] })));
+    percentiles.update(Object.fromEntries(STAGES.map((name) => [name, points.stages[name]])));
     draw();
   };
 }

@@ -7,7 +7,7 @@ import { decades, logarithmic } from "./scale.js";
 
 const HEIGHT = 320;
 const LEFT = 64;
-const RIGHT = 16;
+const RIGHT = 28;
 const TOP = 12;
 const BOTTOM = 40;
 
@@ -18,10 +18,13 @@ function percent(inverse) {
   return `${(100 * (1 - 1 / inverse)).toFixed(Math.max(0, nines - 2))} %`;
 }
 
-/** The points as drawn; the last, of 100 %, stands where one value in all would. */
+/** The points as drawn; the last, of 100 %, has no place on the scale and stands where one value in all would. */
 function curve(points) {
-  const total = points.at(-1)?.total ?? 0;
-  return points.map(({ quantile, value }) => ({ x: quantile < 1 ? 1 / (1 - quantile) : Math.max(total, 1), value }));
+  let x = 1;
+  return points.map(({ quantile, value, total }) => {
+    x = Math.max(x, quantile < 1 ? 1 / (1 - quantile) : total);
+    return { x, value };
+  });
 }
 
 export class Percentiles {
@@ -96,6 +99,6 @@ function axes(xs, ys, x, y, width) {
       svg("line", { class: "grid", x1: x(value), x2: x(value), y1: TOP, y2: HEIGHT - BOTTOM }),
       at % each === 0 ? text({ x: x(value), y: HEIGHT - BOTTOM + 18, "text-anchor": "middle" }, percent(value)) : null,
     ]),
-    text({ x: (LEFT + width - RIGHT) / 2, y: HEIGHT - 4, "text-anchor": "middle" }, "share of the values that are not above the curve"),
+    text({ x: (LEFT + width - RIGHT) / 2, y: HEIGHT - 4, "text-anchor": "middle" }, "share of the values that are not above"),
   ].filter(Boolean);
 }

@@ -2,7 +2,7 @@
 
 import { getCounted } from "./api.js";
 import { act } from "./change.js";
-import { button, element, field, form } from "./dom.js";
+import { button, element, field, form, section } from "./dom.js";
 import { bytes, count, duration, plural } from "./format.js";
 import { Table } from "./table.js";
 
@@ -25,7 +25,7 @@ function table(refresh) {
     await refresh();
   };
   return new Table("Open tunnels", ({ id }) => id, [
-    { head: "Tunnel", number: true, value: ({ id }) => id },
+    { head: "Tunnel", value: ({ id }) => id },
     { head: "Device", value: ({ device }) => device },
     { head: "User", value: ({ user }) => user },
     { head: "App", value: ({ app }) => app },
@@ -65,7 +65,7 @@ export function build({ add, query }) {
     });
     await refresh();
   }, { class: "danger" });
-  const why = element("small", { id: "close-all-hint" }, "Choose by a field to close all that it chooses.");
+  const why = element("small", { id: "close-all-hint" }, "A field is compared as a whole. Fill one in to close all that it chooses.");
   all.setAttribute("aria-describedby", why.id);
 
   let asked = 0;
@@ -81,12 +81,11 @@ export function build({ add, query }) {
     const said = `${plural(open, "open tunnel")}${open > tunnels.length ? `, the ${count(tunnels.length)} oldest shown` : ""}.`;
     if (total.textContent !== said) total.textContent = said;
     all.disabled = filter.size === 0 || open === 0;
-    why.hidden = filter.size > 0;
   };
   const shown = table(refresh);
   inputs.forEach(([, , input]) => input.addEventListener("input", () => refresh().catch(() => {})));
-  add(element("search", {}, form(refresh, { class: "row" }, ...inputs.map(([, label, input]) => field(label, input)))),
-    element("p", { class: "hint" }, "Fields are compared as a whole."), total,
-    element("div", { class: "buttons" }, all, why), shown.node);
+  add(section("Choose", element("search", {}, form(refresh, { class: "row" },
+    ...inputs.map(([, label, input]) => field(label, input)))), total, element("div", { class: "buttons" }, all, why)),
+  section("Open tunnels", shown.node));
   return refresh;
 }
