@@ -343,6 +343,27 @@ fn a_damaged_or_busy_store_ends_no_node() {
     );
 }
 
+#[test]
+fn a_profile_in_the_config_file_counts_and_the_store_is_kept_for_later() {
+    let node = Node::new();
+    let own = std::fs::read_to_string(node.path("adit.toml")).unwrap();
+    std::fs::write(node.path("adit.toml"), own.clone() + &profile("own", "")).unwrap();
+    let running = node.run();
+    assert!(running.ready());
+    assert!(running.metric("adit_profile_info{name=\"own\",version=\"\"} 1"));
+    put(&running, 200, "/profiles/corp", "", &profile("corp", "one"));
+    let answer = post(&running, 200, "/profiles/corp/assign", "");
+    assert_eq!(
+        (&answer["assigned"], &answer["in_force"]),
+        (&json!(true), &json!(false))
+    );
+    assert!(running.metric("adit_profile_info{name=\"own\",version=\"\"} 1"));
+    // Without it, the assigned one is taken.
+    std::fs::write(node.path("adit.toml"), own).unwrap();
+    post(&running, 200, "/reload", "");
+    assert!(running.metric("adit_profile_info{name=\"corp\",version=\"1\"} 1"));
+}
+
 /// The command line, the admin listener, signals and the watch of files at once: every change that is acknowledged is
 /// there, in an order, and the node ends up with the last one.
 #[test]

@@ -214,6 +214,36 @@ fn an_upgrade_of_a_node_without_a_profile_keeps_its_sockets() {
     signal(pid, "KILL");
 }
 
+/// What becomes of a profile after an upgrade also concerns the tunnels that the old process finishes.
+#[test]
+fn a_process_that_finishes_its_tunnels_follows_the_profile() {
+    let node = Node::new();
+    let device = node.pki.client("device", |_| ());
+    let address = free_port();
+    node.write_listening("corp.toml", address, server(echo));
+    node.done(&["apply", "corp.toml"]);
+    node.done(&["assign", "corp"]);
+    let mut running = node.run();
+    let mut old = tunnel(&node, address, &device);
+    running.signal("USR2");
+    until("the new process answers", || {
+        running.get("/tunnels").1.trim() == "[]"
+    });
+    let pid = successor(&running);
+    assert_ne!(pid, running.child.id());
+    let mut new = tunnel(&node, address, &device);
+    // The admin listener of the new process, and so in one step with the store.
+    let answer = running.ask("POST", "/profiles/corp/unassign", "", "");
+    assert_eq!(answer.0, 200, "{}", answer.1);
+    for tunnel in [&mut old, &mut new] {
+        assert!(matches!(tunnel.read(&mut [0; 8]), Ok(0) | Err(_)));
+    }
+    until("the old process ends", || {
+        running.child.try_wait().unwrap().is_some()
+    });
+    signal(pid, "KILL");
+}
+
 /// The process that listens on the admin address now, as `ss` would find it.
 fn successor(running: &Running) -> u32 {
     let port = format!(":{}", running.admin.port());

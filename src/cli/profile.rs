@@ -121,6 +121,9 @@ pub enum ProfileError {
     /// The running node does not take it.
     #[error("the running node refuses it, so nothing was changed: {0}")]
     Refused(String),
+    /// The running node does not take it, and it stays stored.
+    #[error("the running node refuses it, and it could not be taken back ({1}): {0}")]
+    Kept(String, StoreError),
     /// Neither a version nor a file.
     #[error("{0} of profile {1} is its oldest version; name another with --from or --to")]
     Oldest(u64, String),
@@ -136,7 +139,7 @@ impl ProfileError {
         match self {
             Self::Config(_) | Self::Files(_) | Self::Refused(_) | Self::Oldest(..) => 2,
             Self::Store(Bad(_) | NoProfile(_) | NoVersion(..)) => 2,
-            Self::Store(_) | Self::Output(_) => 1,
+            Self::Store(_) | Self::Kept(..) | Self::Output(_) => 1,
         }
     }
 }
@@ -365,10 +368,12 @@ impl ProfileCommand {
                 Ok(false)
             }
             Answer::Refused(why) => {
-                if let Some(undo) = undo {
-                    store.change(&undo, &mut |_| true)?;
+                let undone = undo.map(|undo| store.change(&undo, &mut |_| true));
+                match undone.transpose() {
+                    Ok(_) => Err(ProfileError::Refused(why)),
+                    // Somebody else has changed it since.
+                    Err(error) => Err(ProfileError::Kept(why, error)),
                 }
-                Err(ProfileError::Refused(why))
             }
         }
     }

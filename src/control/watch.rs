@@ -145,6 +145,15 @@ mod tests {
         watched.note();
         assert!(!watched.is_due(right) && !watched.is_due(right));
 
+        // The store of profiles, by others and by this process.
+        let store = folder.path().join("profiles.redb");
+        std::fs::write(&store, "by others").unwrap();
+        assert!(!watched.is_due(right) && watched.is_due(right));
+        watched.note();
+        std::fs::write(&store, "by this process").unwrap();
+        watched.note_store();
+        assert!(!watched.is_due(right) && !watched.is_due(right));
+
         // The same size and time, by another file of that name; then none at all, and one again.
         let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
         let other = folder.path().join("other");
