@@ -77,6 +77,7 @@ function showState(node, ready, { cores, silent_cores: silent }) {
   const answer = silent.length === 0 ? `all ${cores} answer` : `${silent.join(", ")} of ${cores} do not answer`;
   node.replaceChildren(element("p", {}, "The node ", word), ...[reasons].filter(Boolean), facts([
     ["Cores", answer],
+    ["Profile", ready.profile ? `${ready.profile.name}, version ${ready.profile.version ?? "of the file"}` : "none"],
     ["Configuration", `generation ${ready.config_generation}`],
     ["Version", ready.version],
     ["Running for", ready.uptime_seconds == null ? null : duration(ready.uptime_seconds)],
