@@ -42,7 +42,7 @@ export function build({ add }) {
     { head: "Next update", value: (crl) => (crl.next_update ? time(crl.next_update) : "") },
     { head: "Problem", value: (crl) => crl.problem },
   ], [], "No list is configured.");
-  const served = new Table("Server certificates", ({ file }) => file, [
+  const served = new Table("Server certificates", ({ role, file }) => `${role} ${file}`, [
     { head: "Role", value: ({ role }) => role },
     { head: "File", value: ({ file }) => file },
     { head: "Shown to clients", value: (one) => (one.served ? { text: "served", tone: "good" } : "") },
