@@ -5,7 +5,8 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use super::ber::{Reader, SEQUENCE};
-use super::key_matches;
+use super::describe::escaped;
+use super::{CertError, key_matches};
 
 /// The certificates with the one that `key` belongs to first, then those that issued each other by name, then the others as
 /// they were. As they were altogether where the key belongs to none.
@@ -50,6 +51,37 @@ pub(super) fn parsed<'a>(certificates: &'a [CertificateDer<'_>]) -> Vec<X509Cert
         .map(|der| X509Certificate::from_der(der));
     let parsed = parsed.map(|result| result.map(|(_, certificate)| certificate));
     parsed.collect::<Result<_, _>>().unwrap_or_default()
+}
+
+/// Whether it names itself as its issuer.
+pub(super) fn is_self_issued(certificate: &X509Certificate<'_>) -> bool {
+    certificate.subject().as_raw() == certificate.issuer().as_raw()
+}
+
+/// The root of the chain that begins with the first certificate; a self-signed one is its own. The error says where the chain
+/// ends, and what to do.
+///
+/// # Errors
+/// [`CertError::Request`] where the root is not among them.
+pub fn root(
+    certificates: &[CertificateDer<'static>],
+) -> Result<CertificateDer<'static>, CertError> {
+    let parsed = parsed(certificates);
+    let chain = linked(&parsed, 0);
+    let Some(top) = chain.last() else {
+        return Err(CertError::request(
+            "there is no certificate that could be read",
+            "export it again from where it came",
+        ));
+    };
+    if is_self_issued(&parsed[*top]) && issued(&parsed[*top], &parsed[*top]) != Issued::No {
+        return Ok(certificates[*top].clone());
+    }
+    let issuer = escaped(&parsed[*top].issuer().to_string());
+    Err(CertError::request(
+        format!("the chain ends below its root, {issuer}"),
+        "add the root's certificate to the file, or import it again with its root",
+    ))
 }
 
 /// Whether one certificate issued another.

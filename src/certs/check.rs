@@ -1,12 +1,12 @@
 //! `adit certs check`: the findings on a file, for people as a table and for programs as JSON.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 
 use super::findings::{Finding, Inspected, Role, Severity, inspect_group, inspect_server};
-use super::{CertError, read_password};
+use super::{CertError, Name, read_password};
 
 /// Arguments of `adit certs check`.
 #[derive(Debug, Clone, Args)]
@@ -31,14 +31,53 @@ pub struct CheckArgs {
     json: bool,
 }
 
+/// What was found in a file.
 #[derive(Serialize)]
-struct Report<'a> {
+pub struct Report<'a> {
     file: String,
     role: Role,
     certificates: usize,
     errors: usize,
     warnings: usize,
     findings: &'a [Finding],
+    /// The name under which it was imported.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    imported: Option<&'a Name>,
+}
+
+impl<'a> Report<'a> {
+    /// Of a file with so many certificates.
+    #[must_use]
+    pub fn new(file: &Path, role: Role, certificates: usize, findings: &'a [Finding]) -> Self {
+        let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
+        Self {
+            file: file.display().to_string(),
+            role,
+            certificates,
+            errors: count(Severity::Error),
+            warnings: count(Severity::Warning),
+            findings,
+            imported: None,
+        }
+    }
+
+    /// It was imported.
+    pub fn imported(&mut self, name: &'a Name) {
+        self.imported = Some(name);
+    }
+
+    /// For programs, or for people.
+    ///
+    /// # Errors
+    /// [`CertError::Crypto`], if memory ends.
+    pub fn text(&self, json: bool) -> Result<String, CertError> {
+        if json {
+            let json = serde_json::to_string_pretty(self)
+                .map_err(|cause| CertError::crypto("write the findings as JSON", cause))?;
+            return Ok(json + "\n");
+        }
+        Ok(table(self))
+    }
 }
 
 /// The report, and how many errors are in it.
@@ -66,37 +105,25 @@ pub(super) fn run(arguments: &CheckArgs) -> Result<(String, usize), CertError> {
         )?,
         Role::Group => inspect_group(file, password)?,
     };
-    let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
-    let report = Report {
-        file: file.display().to_string(),
-        role: arguments.role,
-        certificates: certificates.len(),
-        errors: count(Severity::Error),
-        warnings: count(Severity::Warning),
-        findings: &findings,
-    };
-    let text = if arguments.json {
-        serde_json::to_string_pretty(&report)
-            .map_err(|cause| CertError::crypto("write the findings as JSON", cause))?
-            + "\n"
-    } else {
-        table(&report)
-    };
-    Ok((text, report.errors))
+    let report = Report::new(file, arguments.role, certificates.len(), &findings);
+    Ok((report.text(arguments.json)?, report.errors))
 }
 
 fn table(report: &Report<'_>) -> String {
     let mut text = String::new();
     for finding in report.findings {
-        let severity = match finding.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        };
+        let severity = finding.severity.word();
         text.push_str(&format!("{severity:<8} {:<22} {finding}\n", finding.code));
     }
     text.push_str(&format!(
         "{}: {} certificates, {} errors, {} warnings\n",
         report.file, report.certificates, report.errors, report.warnings
     ));
+    if let Some(name) = report.imported {
+        let role = report.role.word();
+        text.push_str(&format!(
+            "imported as the {role} certificate {name}; a config names it \"store:{name}\"\n"
+        ));
+    }
     text
 }

@@ -15,7 +15,7 @@ use super::make::{Usage, pem_block};
 use super::revoke::{CRL_FILE, serial_of_issued};
 use super::{
     CertError, CertificateAuthority, CrlRequest, IssueRequest, KeyType, MakeCa, Reason, Serial,
-    Validity, describe_with, issue, make_ca, read_certificates, read_crls, read_password, revoke,
+    Validity, issue, make_ca, read_certificates, read_crls, revoke,
 };
 use crate::limits::MAX_VALIDITY_DAYS;
 
@@ -39,8 +39,6 @@ pub enum CertsCommand {
     /// The new list keeps the entries of the old one and raises its number. Without a certificate it only
     /// moves the dates, or makes an empty list where there is none.
     Revoke(RevokeArgs),
-    /// Show what a file holds: certificates, revocation lists and private keys (their kind only), in any format.
-    Show(ShowArgs),
     /// Say what is wrong with a certificate file before it is used: chain, key, dates, purpose, name.
     ///
     /// Exits with 1 where there is an error, with 0 where there are warnings only.
@@ -162,20 +160,6 @@ pub struct RevokeArgs {
     der: bool,
 }
 
-/// Arguments of `adit certs show`.
-#[derive(Debug, Clone, Args)]
-pub struct ShowArgs {
-    /// The file.
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
-    /// Print JSON, one array of objects.
-    #[arg(long)]
-    json: bool,
-    /// File with the password of a PKCS#12 file, alone in it; an empty file is the empty password.
-    #[arg(long, value_name = "FILE")]
-    password_file: Option<PathBuf>,
-}
-
 /// Carries out one command.
 ///
 /// # Errors
@@ -191,24 +175,27 @@ pub fn run(command: CertsCommand) -> Result<(), CertError> {
         CertsCommand::MakeCa(arguments) => run_make_ca(&arguments)?,
         CertsCommand::Issue(arguments) => run_issue(&arguments)?,
         CertsCommand::Revoke(arguments) => run_revoke(&arguments)?,
-        CertsCommand::Show(arguments) => run_show(&arguments)?,
     };
-    let mut output = io::stdout().lock();
-    match output
-        .write_all(report.as_bytes())
-        .and_then(|()| output.flush())
-    {
-        // The reader has seen enough, as in `adit certs show bundle.pem | head`.
-        Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => {}
-        other => {
-            other
-                .map_err(|cause| CertError::io("write to", Path::new("standard output"), cause))?;
-        }
-    }
+    print(report.as_bytes())?;
     if errors > 0 {
         return Err(CertError::Findings { errors });
     }
     Ok(())
+}
+
+/// Writes to standard output.
+///
+/// # Errors
+/// [`CertError::Io`].
+pub fn print(report: &[u8]) -> Result<(), CertError> {
+    let mut output = io::stdout().lock();
+    match output.write_all(report).and_then(|()| output.flush()) {
+        // The reader has seen enough, as in `adit certs show bundle.pem | head`.
+        Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => {
+            other.map_err(|cause| CertError::io("write to", Path::new("standard output"), cause))
+        }
+    }
 }
 
 fn run_make_ca(arguments: &MakeCaArgs) -> Result<String, CertError> {
@@ -366,20 +353,6 @@ fn update_moments(arguments: &RevokeArgs, now: OffsetDateTime) -> (OffsetDateTim
         next - Duration::DAY
     });
     (this, next)
-}
-
-fn run_show(arguments: &ShowArgs) -> Result<String, CertError> {
-    let password = arguments.password_file.as_deref();
-    let password = password.map(read_password).transpose()?;
-    let password = password.as_ref().map(|password| password.as_str());
-    let descriptions = describe_with(&arguments.file, password)?;
-    if arguments.json {
-        let json = serde_json::to_string_pretty(&descriptions)
-            .map_err(|cause| CertError::crypto("write the description as JSON", cause))?;
-        return Ok(json + "\n");
-    }
-    let texts: Vec<String> = descriptions.iter().map(ToString::to_string).collect();
-    Ok(texts.join("\n"))
 }
 
 fn parse_moment(text: &str) -> Result<OffsetDateTime, String> {
@@ -551,7 +524,6 @@ mod tests {
             assert!(error.contains(why), "{line}: {error}");
         }
         assert_eq!(std::fs::read(dir.join("ca.crl")).unwrap(), before);
-        certs(dir, "show DIR/ca.crl --json").unwrap();
     }
 
     #[test]

@@ -238,7 +238,7 @@ fn certificate(path: &Path, der: &[u8], now: OffsetDateTime) -> Result<Descripti
 }
 
 /// What a certificate says; `None` where it is broken.
-pub(super) fn described(der: &[u8], now: OffsetDateTime) -> Option<CertificateDescription> {
+pub fn described(der: &[u8], now: OffsetDateTime) -> Option<CertificateDescription> {
     let (_, parsed) = X509Certificate::from_der(der).ok()?;
     let not_before = parsed.validity().not_before.to_datetime();
     let not_after = parsed.validity().not_after.to_datetime();
@@ -508,7 +508,7 @@ impl fmt::Display for CrlDescription {
 }
 
 /// A text of others, safe to print: control characters, and those that change the direction of writing, are escaped.
-pub(super) fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
         let turns = matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

@@ -93,7 +93,7 @@ pub fn replace(path: &Path, content: &[u8], mode: Mode) -> Result<(), CertError>
     sync_folder(path)
 }
 
-/// Removes a file. Whether it was there.
+/// Removes a file; whether it was there.
 ///
 /// # Errors
 /// [`CertError::Io`].

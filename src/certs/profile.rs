@@ -13,6 +13,11 @@ use plist::{Dictionary, Value};
 use rustls_pki_types::CertificateDer;
 use serde_json::json;
 use uuid::Uuid;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+
+use super::chain::is_self_issued;
+use super::describe::escaped;
 
 /// Who the documents are about.
 #[derive(Debug, Clone)]
@@ -74,12 +79,37 @@ pub struct Scep {
     pub challenge: Option<String>,
 }
 
+/// Types of payloads with one certificate in DER: one that is to be trusted, and one that is only to be known.
+const ROOT: &str = "com.apple.security.root";
+const INTERMEDIATE: &str = "com.apple.security.pkcs1";
+
 /// Bits of the RSA key that a device makes for SCEP.
 const SCEP_KEY_BITS: i64 = 2048;
 /// Signing and encryption.
 const SCEP_KEY_USAGE: i64 = 5;
 
 impl Gateway {
+    /// The gateway at this host (an IPv6 address without brackets) and port, of the profile of this name. Documents are for
+    /// all apps.
+    #[must_use]
+    pub fn new(host: &str, port: u16, name: &str, description: &str) -> Self {
+        let authority = if host.contains(':') {
+            format!("[{host}]:{port}")
+        } else {
+            format!("{host}:{port}")
+        };
+        let display_name = match description {
+            "" => format!("{name} tunnel"),
+            description => description.to_owned(),
+        };
+        Self {
+            authority,
+            name: name.to_owned(),
+            display_name,
+            app: None,
+        }
+    }
+
     /// The URL of the relay.
     fn url(&self) -> String {
         format!("https://{}/", self.authority)
@@ -142,15 +172,45 @@ impl Gateway {
         let mut payloads = vec![Value::Dictionary(self.relay(relay, identity.is_some()))];
         payloads.extend(identity.map(|identity| self.identity(identity).into()));
         for (at, root) in roots.iter().enumerate() {
-            let mut payload = self.payload(
-                "com.apple.security.root",
-                &format!("root-{at}"),
-                "Gateway's authority",
-            );
+            let mut payload = self.payload(ROOT, &format!("root-{at}"), "Gateway's authority");
             payload.insert("PayloadContent".into(), Value::Data(root.to_vec()));
             payloads.push(payload.into());
         }
-        let mut profile = self.payload("Configuration", "", &self.display_name);
+        self.configuration("", &self.display_name, payloads)
+    }
+
+    /// A configuration profile with certificates alone, to be given to devices by whatever manages them. `part` tells apart
+    /// what is exported from one gateway; self-issued certificates become roots, others are only made known.
+    ///
+    /// # Errors
+    /// [`plist::Error`], if memory ends.
+    pub fn trust(
+        &self,
+        part: &str,
+        certificates: &[CertificateDer<'_>],
+    ) -> Result<Vec<u8>, plist::Error> {
+        let all = certificates.iter().enumerate();
+        let payloads = all.map(|(at, der)| {
+            let (kind, subject) = match X509Certificate::from_der(der) {
+                Ok((_, parsed)) if is_self_issued(&parsed) => (ROOT, parsed.subject().to_string()),
+                Ok((_, parsed)) => (INTERMEDIATE, parsed.subject().to_string()),
+                Err(_) => (INTERMEDIATE, part.to_owned()),
+            };
+            let mut payload = self.payload(kind, &format!("{part}.{at}"), &escaped(&subject));
+            payload.insert("PayloadContent".into(), Value::Data(der.to_vec()));
+            Value::Dictionary(payload)
+        });
+        let title = format!("{}: certificates", self.display_name);
+        self.configuration(part, &title, payloads.collect())
+    }
+
+    fn configuration(
+        &self,
+        part: &str,
+        title: &str,
+        payloads: Vec<Value>,
+    ) -> Result<Vec<u8>, plist::Error> {
+        let mut profile = self.payload("Configuration", part, title);
         profile.insert("PayloadContent".into(), Value::Array(payloads));
         let mut text = Vec::new();
         plist::to_writer_xml(&mut text, &profile)?;

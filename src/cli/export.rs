@@ -159,20 +159,13 @@ impl ExportCommand {
 
     fn document(&self, config: &Config) -> Result<(Vec<u8>, Mode), ExportError> {
         let profile = &config.profile;
-        let authority = authority(profile);
+        let (host, port) = (&profile.external_host, profile.external_port);
+        let mut gateway = Gateway::new(host, port, &profile.name, &profile.description);
         if self.format == Format::Pac {
-            let text = pac(&authority, &self.pac_rules(profile)?);
+            let text = pac(&gateway.authority, &self.pac_rules(profile)?);
             return Ok((text.into_bytes(), Mode::Public));
         }
-        let gateway = Gateway {
-            authority,
-            name: profile.name.clone(),
-            display_name: match &*profile.description {
-                "" => format!("{} tunnel", profile.name),
-                description => description.to_owned(),
-            },
-            app: self.app.clone(),
-        };
+        gateway.app.clone_from(&self.app);
         let relay = Relay {
             reach: self.reach(profile)?,
             headers: self.headers()?,
@@ -340,29 +333,11 @@ impl ExportCommand {
     }
 
     fn roots(&self, config: &Config) -> Result<Vec<CertificateDer<'static>>, ExportError> {
-        let own = |file| config.state_dir.join(file);
-        let file = match (&self.root, &config.profile.server_certificate) {
-            (Some(file), _) => file,
-            (None, Some(_)) => return Ok(Vec::new()),
-            (None, None) => &own(certs::self_signed::CERTIFICATE_FILE),
-        };
-        let mut roots = certs::read_certificates(file)?;
-        let next = own(certs::self_signed::NEXT_CERTIFICATE_FILE);
-        if self.root.is_none() && next.exists() {
-            // Given to the devices before it is shown to them.
-            roots.extend(certs::read_certificates(&next)?);
+        match (&self.root, &config.profile.server_certificate) {
+            (Some(file), _) => Ok(certs::read_certificates(file)?),
+            (None, Some(_)) => Ok(Vec::new()),
+            (None, None) => Ok(certs::self_signed::to_distribute(&config.state_dir)?),
         }
-        Ok(roots)
-    }
-}
-
-/// The gateway's host and port as a URL has them.
-fn authority(profile: &Profile) -> String {
-    let (host, port) = (&profile.external_host, profile.external_port);
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
     }
 }
 

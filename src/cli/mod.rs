@@ -1,10 +1,13 @@
 //! The command line.
 
 mod admin;
+mod certificates;
+mod check;
 mod export;
 mod profile;
 mod profile_text;
 mod quickstart;
+mod reload;
 mod run;
 mod ticket_keys;
 mod upgrade;
@@ -13,17 +16,19 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::certs::{self, CertError, CertsCommand};
-use crate::config::{self, ConfigError};
-use crate::control::{self, ControlError};
+use crate::config::ConfigError;
+use crate::control::ControlError;
 use crate::engine;
 use crate::load::{self, LoadCommand, LoadError};
 use crate::tls::TicketKeysError;
 
 pub use admin::{AdminCommand, AdminError, DevicesCommand, ServersCommand, TunnelsCommand};
+pub use certificates::{CertificatesCommand, CertificatesError};
+pub use check::CheckCommand;
 pub use export::{ExportCommand, ExportError};
 pub use profile::{ProfileCommand, ProfileError};
 pub use quickstart::{QuickstartCommand, QuickstartError};
+pub use reload::ReloadCommand;
 pub use run::{Gateway, RunError};
 pub use ticket_keys::TicketKeysCommand;
 
@@ -41,15 +46,19 @@ enum Command {
     ///
     /// SIGHUP reads the config again, for new sessions, and closes open tunnels that it allows no more; SIGTERM and SIGINT drain, a second one ends at once.
     Run(ConfigFile),
+    /// Have a running node read its config and the files that it names again, and say what comes of it.
+    Reload(ReloadCommand),
     /// Check a config and the files that it names, and say what it means.
-    Check(ConfigFile),
+    ///
+    /// With --probe, connect to every server of every service too. Exit code 2 where the config is wrong, 1 where a server cannot be used.
+    Check(CheckCommand),
     /// See it work: make certificates, start a gateway with a server behind it, and send traffic through.
     ///
     /// Everything is kept in ./adit-quickstart/ and used again the next time.
     Quickstart(QuickstartCommand),
-    /// Make and inspect certificates for devices and servers.
+    /// Make and inspect certificates for devices and servers, and keep those that the gateway uses.
     #[command(subcommand)]
-    Certs(CertsCommand),
+    Certs(CertificatesCommand),
     /// Keep profiles in the store of a node, with every version, and assign one to it.
     ///
     /// They are kept in state_dir. A node whose config file has no [profile] runs on the one that is assigned.
@@ -93,7 +102,7 @@ pub enum CliError {
     Quickstart(#[from] QuickstartError),
     /// Certificates.
     #[error(transparent)]
-    Certs(#[from] CertError),
+    Certs(#[from] CertificatesError),
     /// Profiles.
     #[error(transparent)]
     Profile(#[from] ProfileError),
@@ -106,6 +115,17 @@ pub enum CliError {
     /// The admin listener of a running node.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// Servers were met, and some are of no use. They were printed.
+    #[error("{unusable} of {all} servers cannot be used")]
+    Probe {
+        /// How many.
+        unusable: usize,
+        /// Of how many.
+        all: usize,
+    },
+    /// The system refuses what a command needs.
+    #[error("cannot {0}: {1}")]
+    System(&'static str, std::io::Error),
 }
 
 impl CliError {
@@ -114,6 +134,7 @@ impl CliError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Files(_) => 2,
+            Self::Certs(CertificatesError::Config(_) | CertificatesError::Usage(_)) => 2,
             Self::Run(RunError::Config(_) | RunError::Engine(engine::EngineError::Load(_))) => 2,
             Self::Load(LoadError::Usage(_)) | Self::Admin(AdminError::CloseAll) => 2,
             Self::Admin(AdminError::Export(ExportError::Usage(_) | ExportError::Config(_))) => 2,
@@ -131,22 +152,10 @@ impl CliError {
 pub fn execute(cli: Cli) -> Result<(), CliError> {
     match cli.command {
         Command::Run(file) => Ok(run::run(&file.config)?),
-        Command::Check(file) => {
-            let config = config::load(&file.config)?;
-            let findings = engine::Material::check(&config)?;
-            if let Some(file) = &config.admin_token {
-                control::read_token(file)
-                    .map_err(|why| RunError::Control(ControlError::Token(why)))?;
-            }
-            print!("{}", config.summary());
-            for (file, finding) in findings {
-                println!("certificate     {}: {finding}", file.display());
-            }
-            println!("{} is right", file.config.display());
-            Ok(())
-        }
+        Command::Reload(command) => Ok(command.run()?),
+        Command::Check(command) => command.run(),
         Command::Quickstart(command) => Ok(quickstart::run(&command)?),
-        Command::Certs(command) => Ok(certs::run(command)?),
+        Command::Certs(command) => Ok(command.run()?),
         Command::Profile(command) => Ok(command.run()?),
         Command::TicketKeys(command) => Ok(command.run()?),
         Command::Load(command) => Ok(load::run(&command)?),

@@ -15,7 +15,9 @@ mod authentication;
 mod cores;
 mod document;
 mod error;
+mod files;
 mod listener;
+mod outline;
 mod protocols;
 mod raw;
 mod raw_reach;
@@ -25,6 +27,7 @@ mod routing;
 mod servers;
 mod sni;
 mod stored;
+mod suites;
 mod summary;
 mod traffic;
 mod types;
@@ -43,12 +46,13 @@ pub use address::{AddressError, Host, HostPattern, HostPort};
 pub use authentication::url_host;
 pub use error::{ConfigError, Problem};
 pub use listener::{ClientIdentity, Listener, ListenerKind, ProxyProtocol};
+pub use outline::{Outline, outline};
 pub use reach::{
-    Balance, CIPHER_SUITES, Check, CheckKind, Health, Keepalive, OutboundTls, ProxyVersion, Reach,
-    Server, Tcp, TlsChoice, UpstreamProxy,
+    Balance, CIPHER_SUITES, Check, CheckKind, Health, KEY_EXCHANGE, Keepalive, KeyExchange,
+    OutboundTls, ProxyVersion, Reach, Server, Tcp, TlsChoice, UpstreamProxy,
 };
 pub use sni::Sni;
-pub use stored::stored_certificates;
+pub use stored::{ProfileUse, profiles_in_store, stored_certificates, users_of};
 pub use summary::Summary;
 pub use types::{
     AdminListen, AppLimits, AuditSink, CertificateFiles, Config, CrlFetch, DeviceAuth, Engine,
@@ -73,20 +77,19 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
     if !node.profile.is_none() {
         return Ok(node);
     }
-    let store = RedbStore::of(&node.state_dir);
-    match store.assigned() {
-        Ok(None) => Ok(node),
-        Ok(Some(stored)) => with_stored(&node, path, &stored),
-        Err(error) => {
-            let error = error.to_string();
-            let (message, remedy) = error.split_once("; ").unwrap_or((&error, ""));
-            Err(Report::single(
-                path,
-                &Place::default(),
-                Fault::new(message, remedy),
-            ))
-        }
+    match assigned(&node.state_dir, path)? {
+        None => Ok(node),
+        Some(stored) => with_stored(&node, path, &stored),
     }
+}
+
+/// The profile that is assigned in the store of this state folder, for the node whose config file is `path`.
+fn assigned(state_dir: &Path, path: &Path) -> Result<Option<StoredProfile>, ConfigError> {
+    RedbStore::of(state_dir).assigned().map_err(|error| {
+        let error = error.to_string();
+        let (message, remedy) = error.split_once("; ").unwrap_or((&error, ""));
+        Report::single(path, &Place::default(), Fault::new(message, remedy))
+    })
 }
 
 /// Reads and checks the node's part of a config file, and passes its profile over. What comes out is an unconfigured node.

@@ -36,6 +36,7 @@ pub(super) struct RawEngine {
     pub(super) max_lifetime: Slot<String>,
     pub(super) drain_delay: Slot<String>,
     pub(super) drain_timeout: Slot<String>,
+    pub(super) watch_files: Slot<bool>,
     pub(super) tcp: RawTcp,
 }
 
@@ -100,6 +101,7 @@ pub(super) struct RawResumption {
 pub(super) struct RawTlsSide {
     pub(super) protocols: Slot<List>,
     pub(super) cipher_suites: Slot<List>,
+    pub(super) key_exchange: Slot<List>,
 }
 
 pub(super) struct RawDeviceAuth {
@@ -220,6 +222,7 @@ impl RawEngine {
             max_lifetime: section.string("max_lifetime"),
             drain_delay: section.string("drain_delay"),
             drain_timeout: section.string("drain_timeout"),
+            watch_files: section.boolean("watch_files"),
             tcp: RawTcp::read(&mut section),
         };
         section.finish();
@@ -351,6 +354,7 @@ impl RawTlsSide {
         let side = Self {
             protocols: section.strings("protocols"),
             cipher_suites: section.strings("cipher_suites"),
+            key_exchange: section.strings("key_exchange"),
         };
         section.finish();
         side

@@ -1,14 +1,50 @@
 //! Which certificates of the store a profile names.
 
+use std::path::Path;
+
 use toml::de::{DeTable, DeValue};
 
 use crate::certs::{Reference, Role, store};
+use crate::profiles::{ProfileStore, RedbStore, StoreError};
+
+/// A profile and the certificates of the store that it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProfileUse {
+    /// The profile's name.
+    pub profile: String,
+    /// The certificates.
+    pub stored: Vec<Reference>,
+}
+
+/// The profiles in the store of this state folder, by their newest versions. It waits for the disk.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn profiles_in_store(state_dir: &Path) -> Result<Vec<ProfileUse>, StoreError> {
+    let newest = RedbStore::of(state_dir).newest()?.into_iter();
+    let uses = newest.map(|profile| ProfileUse {
+        stored: stored_certificates(&profile.text),
+        profile: profile.name,
+    });
+    Ok(uses.collect())
+}
+
+/// The names of the profiles that name this certificate, each once.
+#[must_use]
+pub fn users_of(wanted: &Reference, profiles: &[ProfileUse]) -> Vec<String> {
+    let users = profiles.iter().filter(|user| user.stored.contains(wanted));
+    let mut names: Vec<String> = users.map(|user| user.profile.clone()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
 
 /// Every key that may name a certificate of the store, with what the certificate is for there.
-const KEYS: [(&str, Role); 6] = [
+const KEYS: [(&str, Role); 7] = [
     ("primary", Role::Server),
     ("secondary", Role::Server),
-    // Of an additional one.
+    ("additional", Role::Server),
+    // Of a table in that list.
     ("file", Role::Server),
     ("sni_certificate", Role::Server),
     ("group_certificates", Role::Group),

@@ -100,7 +100,7 @@ fn stored_name(name: String, expected: Option<&str>) -> Result<String, Fault> {
 
 /// The document, if it is TOML; else that is reported, and nothing more: what is left of a broken document would mostly
 /// give errors that are not there.
-fn document<'t>(reader: &Reader, text: &'t str) -> Option<Spanned<DeTable<'t>>> {
+pub(super) fn document<'t>(reader: &Reader, text: &'t str) -> Option<Spanned<DeTable<'t>>> {
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors.iter().take(CONFIG_SYNTAX_ERRORS_MAX) {
         let place = Place {
@@ -203,6 +203,7 @@ fn engine(raw: RawEngine, cpus: &Cpus, report: &mut Report) -> Engine {
             .given(),
         drain_delay,
         drain_timeout,
+        watch_files: raw.watch_files.or(true),
         tcp,
     }
 }
@@ -346,22 +347,23 @@ fn audit(text: &str, folder: &Folder) -> Result<AuditSink, Fault> {
 
 /// Host and port that devices use; those of the listener where none are written.
 fn external(slot: Slot<String>, listener: &Listener, report: &mut Report) -> (String, u16) {
-    match slot.parse(report, |text| host_port(&text)).given() {
-        Some(HostPort {
-            host: Host::Name(name),
-            port,
-        }) => (name, port),
-        Some(HostPort {
-            host: Host::Ip(address),
-            port,
-        }) => (address.to_string(), port),
-        None => listener
-            .addresses()
-            .next()
-            .map_or((String::new(), 0), |(_, listen)| {
-                (listen.ip().to_string(), listen.port())
-            }),
-    }
+    let given = slot.parse(report, |text| host_and_port(&text)).given();
+    given.unwrap_or_else(|| {
+        let first = listener.addresses().next();
+        first.map_or((String::new(), 0), |(_, listen)| {
+            (listen.ip().to_string(), listen.port())
+        })
+    })
+}
+
+/// Reads `host:port`; an IPv6 address loses its brackets.
+pub(super) fn host_and_port(text: &str) -> Result<(String, u16), Fault> {
+    let HostPort { host, port } = host_port(text)?;
+    let host = match host {
+        Host::Name(name) => name,
+        Host::Ip(address) => address.to_string(),
+    };
+    Ok((host, port))
 }
 
 fn profile(raw: RawProfile, tcp: Tcp, folder: &Folder, report: &mut Report) -> Profile {

@@ -3,16 +3,17 @@
 //! It is open only for the moment of each look or change, so that the command line works beside a running node; who finds
 //! it in use waits a bounded time. The first change makes it.
 
-use std::fs::{File, OpenOptions};
-use std::io;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use redb::backends::InMemoryBackend;
 use redb::{
     Builder, Database, DatabaseError, ReadOnlyDatabase, ReadTransaction, ReadableDatabase,
-    ReadableTable, StorageError, TableDefinition, WriteTransaction,
+    ReadableTable, StorageBackend, StorageError, TableDefinition, WriteTransaction,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -103,7 +104,9 @@ impl RedbStore {
             Err(source) => return Err(self.io(source)),
         }
         self.guarded(|| {
-            let transaction = match self.patiently(|| open_to_read(&self.path))? {
+            // It lives as long as what is read from it.
+            let opened = self.patiently(|| open_to_read(&self.path))?;
+            let transaction = match &opened {
                 Opened::Clean(database) => database.begin_read()?,
                 Opened::Mended(database) => database.begin_read()?,
             };
@@ -188,10 +191,8 @@ impl RedbStore {
                 self.damaged("it has been cut short")
             }
             redb::Error::Io(source) => self.io(source),
-            redb::Error::RepairAborted => {
-                let message =
-                    "a process was killed while it wrote, and mending it needs the right to write";
-                self.io(io::Error::new(io::ErrorKind::PermissionDenied, message))
+            redb::Error::PreviousIo | redb::Error::DatabaseClosed => {
+                self.io(io::Error::other("writing to it has failed"))
             }
             other => self.damaged(&other.to_string()),
         }
@@ -217,19 +218,41 @@ enum Opened {
     Mended(Database),
 }
 
-/// Opens without writing where the last one who wrote has closed it; else what is not whole is cut off first.
+/// Opens without writing. What a killed process has left is mended in memory, so that a disk that is full or read only
+/// hides no profile.
 fn open_to_read(path: &Path) -> Result<Opened, DatabaseError> {
     let clean = Builder::new()
         .set_cache_size(PROFILE_STORE_CACHE)
         .open_read_only(path);
     match clean {
         Ok(database) => Ok(Opened::Clean(database)),
-        // A file that is empty, or that its last user did not close.
+        // A file that its last user did not close, or that is empty.
         Err(DatabaseError::RepairAborted | DatabaseError::Storage(StorageError::Io(_))) => {
-            open_to_write(path).map(Opened::Mended)
+            mended_copy(path).map(Opened::Mended)
         }
         Err(error) => Err(error),
     }
+}
+
+/// A copy in memory, in which what is not whole is cut off.
+fn mended_copy(path: &Path) -> Result<Database, DatabaseError> {
+    let mut file = File::open(path)?;
+    // redb locks the file as a whole, too.
+    match file.try_lock_shared() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(DatabaseError::DatabaseAlreadyOpen),
+        Err(TryLockError::Error(error)) => return Err(error.into()),
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let copy = InMemoryBackend::new();
+    copy.set_len(bytes.len() as u64)?;
+    copy.write(0, &bytes)?;
+    drop(bytes);
+    Builder::new()
+        .set_cache_size(PROFILE_STORE_CACHE)
+        .set_check_integrity_on_open(true)
+        .create_with_backend(copy)
 }
 
 /// Opens, and looks first whether anything but redb has written to the file.

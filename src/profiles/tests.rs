@@ -328,6 +328,29 @@ fn an_empty_file_is_an_empty_store() {
 }
 
 #[test]
+fn what_a_killed_process_leaves_is_read_without_writing() {
+    let place = Place::new();
+    place.put("corp", "one", None).unwrap();
+    place.change(Change::Assign(Some("corp"))).unwrap();
+    let mut killed = Vec::new();
+    let change = Change::Put(new("corp", "two", None));
+    let copied = place.store.change(&change, &mut |_| {
+        killed = fs::read(place.store.path()).unwrap();
+        true
+    });
+    copied.unwrap();
+    fs::write(place.store.path(), &killed).unwrap();
+    assert_eq!(place.store.assigned().unwrap().unwrap().text, "one");
+    assert_eq!(place.store.overview().unwrap().profiles[0].versions, 1);
+    assert!(
+        fs::read(place.store.path()).unwrap() == killed,
+        "a look writes nothing"
+    );
+    assert_eq!(place.put("corp", "three", None).unwrap().version, 2);
+    assert_eq!(place.versions("corp"), [2, 1]);
+}
+
+#[test]
 fn a_store_in_use_is_waited_for() {
     let place = Place::new();
     place.put("corp", "one", None).unwrap();

@@ -151,6 +151,7 @@ fn both_versions() -> TlsChoice {
         tls12: true,
         tls13: true,
         suites: vec![],
+        groups: vec![],
     }
 }
 
@@ -206,6 +207,7 @@ fn engine_of_the_contract() -> Engine {
         max_lifetime: None,
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(30),
+        watch_files: true,
         tcp: Tcp::default(),
     }
 }
