@@ -40,6 +40,7 @@ impl Pages {
             Place::Permission => Ok(self.permission()),
             Place::Server(path) => self.set_server(path, parts, &mut body).await,
             Place::Reload => self.reload().await,
+            Place::Profile(path) => self.change_profile(path, query, parts, &mut body).await,
             Place::Device(name) => match decoded(name) {
                 Ok(name) if parts.method == Method::DELETE => self.remove(&name).await,
                 Ok(name) => self.put(&name, parts, &mut body).await,

@@ -27,7 +27,7 @@ use crate::observe::{CoreMetrics, CrlInfo, OPENMETRICS, TunnelFilter, TunnelInfo
 
 pub(super) type Page = Response<Full<Bytes>>;
 
-const ENDPOINTS: [&str; 10] = [
+const ENDPOINTS: [&str; 11] = [
     "/",
     "/healthz",
     "/readyz",
@@ -36,8 +36,9 @@ const ENDPOINTS: [&str; 10] = [
     "/tunnels",
     "/devices",
     "/servers",
-    "/reload",
     "/permission",
+    "/reload",
+    "/profiles",
 ];
 
 /// What a request is about.
@@ -59,6 +60,9 @@ pub(super) enum Place<'p> {
     Reload,
     /// With its service and address, each percent-encoded.
     Server(&'p str),
+    Profiles,
+    /// With its name, percent-encoded, and what is done with it.
+    Profile(&'p str),
     /// Who may change something, and whether the one who asks may.
     Permission,
 }
@@ -76,12 +80,14 @@ impl<'p> Place<'p> {
             "/tunnels" => Self::Tunnels,
             "/devices" => Self::Devices,
             "/servers" => Self::Servers,
-            "/reload" => Self::Reload,
             "/permission" => Self::Permission,
+            "/reload" => Self::Reload,
+            "/profiles" => Self::Profiles,
             _ => match path.split_once('/')?.1.split_once('/')? {
                 ("tunnels", id) => Self::Tunnel(id),
                 ("devices", name) if !name.is_empty() => Self::Device(name),
                 ("servers", path) => Self::Server(path),
+                ("profiles", path) if !path.is_empty() => Self::Profile(path),
                 _ => return None,
             },
         })
@@ -94,6 +100,7 @@ impl<'p> Place<'p> {
             Self::Device(_) => "GET, HEAD, PUT, DELETE",
             Self::Server(_) => "GET, HEAD, PUT",
             Self::Reload => "POST",
+            Self::Profile(_) => "GET, HEAD, PUT, POST, DELETE",
             _ => "GET, HEAD",
         }
     }
@@ -191,6 +198,8 @@ impl Pages {
             Place::Servers => self.servers(&query),
             Place::Reload => failure(StatusCode::METHOD_NOT_ALLOWED, "only POST"),
             Place::Server(path) => self.server(path),
+            Place::Profiles => self.list_profiles().await,
+            Place::Profile(path) => self.show_profile(path, query).await,
             Place::Devices => self.devices(query).await,
             Place::Device(name) => match decoded(name) {
                 Ok(name) => self.device(&name),
