@@ -6,6 +6,7 @@ mod export;
 mod profile;
 mod profile_text;
 mod quickstart;
+mod reload;
 mod run;
 mod ticket_keys;
 mod upgrade;
@@ -25,6 +26,7 @@ pub use certificates::{CertificatesCommand, CertificatesError};
 pub use export::{ExportCommand, ExportError};
 pub use profile::{ProfileCommand, ProfileError};
 pub use quickstart::{QuickstartCommand, QuickstartError};
+pub use reload::ReloadCommand;
 pub use run::{Gateway, RunError};
 pub use ticket_keys::TicketKeysCommand;
 
@@ -42,6 +44,8 @@ enum Command {
     ///
     /// SIGHUP reads the config again, for new sessions, and closes open tunnels that it allows no more; SIGTERM and SIGINT drain, a second one ends at once.
     Run(ConfigFile),
+    /// Have a running node read its config and the files that it names again, and say what comes of it.
+    Reload(ReloadCommand),
     /// Check a config and the files that it names, and say what it means.
     Check(ConfigFile),
     /// See it work: make certificates, start a gateway with a server behind it, and send traffic through.
@@ -133,6 +137,7 @@ impl CliError {
 pub fn execute(cli: Cli) -> Result<(), CliError> {
     match cli.command {
         Command::Run(file) => Ok(run::run(&file.config)?),
+        Command::Reload(command) => Ok(command.run()?),
         Command::Check(file) => {
             let config = config::load(&file.config)?;
             let findings = engine::Material::check(&config)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::{Device, Node, Readiness, Reply};
+use super::{Asker, Device, Node, Readiness, Refusal, Reloader, Reply};
 use crate::engine::{self, ChangeError};
 use crate::observe::{AuditHandle, CoreMetrics, NodeGauges, ServerInfo, TunnelFilter, TunnelInfo};
 use crate::table::{DeviceChanges, DeviceRegistry};
@@ -14,6 +14,8 @@ pub struct RunningNode {
     pub engine: Arc<engine::Node>,
     /// The audit log.
     pub audit: AuditHandle,
+    /// Takes changes for it.
+    pub reloader: Arc<Reloader>,
 }
 
 impl Node for RunningNode {
@@ -77,6 +79,14 @@ impl Node for RunningNode {
         set.map_err(|error| error.to_string())
     }
 
+    fn reload(&self, reply: Reply<Result<u64, Refusal>>) {
+        self.reloader.in_background(Asker::Admin, reply);
+    }
+
+    fn refused(&self) -> Option<Refusal> {
+        self.reloader.refused()
+    }
+
     fn ready(&self) -> Readiness {
         let mut reasons = Vec::new();
         if self.engine.is_draining() {
@@ -106,6 +116,12 @@ impl Node for RunningNode {
                 "the last good copy of the device registry counts: {why}"
             ));
         }
+        if let Some(refusal) = self.refused() {
+            reasons.push(format!(
+                "the last change was refused, for {} reasons, and the config before it is in force",
+                refusal.problems.len()
+            ));
+        }
         Readiness { ready, reasons }
     }
 
@@ -119,6 +135,7 @@ impl Node for RunningNode {
             draining: engine.is_draining(),
             config_generation: engine.generation(),
             config_reload_failures: engine.reload_failures(),
+            config_refused: self.refused().is_some(),
             audit_lost: self.audit.lost(),
             crl_entries: Some(entries),
             crl_next_update: next_update

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::super::{Device, Readiness, Reply};
+use super::super::{Device, Readiness, Refusal, Reply};
 use super::*;
 use crate::config::AdminListen;
 use crate::engine::ChangeError;
@@ -125,6 +125,14 @@ impl Node for Fake {
         }
         *self.drained.lock().unwrap() = drained;
         Ok(self.servers().pop())
+    }
+
+    fn reload(&self, reply: Reply<Result<u64, Refusal>>) {
+        reply(Ok(7));
+    }
+
+    fn refused(&self) -> Option<Refusal> {
+        None
     }
 
     fn ready(&self) -> Readiness {

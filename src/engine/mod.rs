@@ -9,6 +9,7 @@ mod listeners;
 mod material;
 mod node;
 mod registry;
+mod reload;
 mod revocation;
 mod succession;
 mod sweeper;
@@ -16,6 +17,7 @@ mod worker;
 
 pub use listeners::Inherited;
 pub use material::{LoadError, Material};
-pub use node::{EngineError, Node, ReloadError};
+pub use node::{EngineError, Node};
 pub use registry::{ChangeError, ChangeReply, Registry, StoreError};
+pub use reload::{ReloadError, ReloadErrors};
 pub use succession::{Event, Predecessor, Successor};

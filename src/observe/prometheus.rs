@@ -67,6 +67,8 @@ pub struct NodeGauges {
     pub config_generation: u64,
     /// Reloads that were refused.
     pub config_reload_failures: u64,
+    /// Whether the last one was.
+    pub config_refused: bool,
     /// Audit records lost to a full queue or a failing sink.
     pub audit_lost: u64,
     /// Revoked serials that the index holds; absent without CRLs.
@@ -165,6 +167,11 @@ impl Snapshot {
             "config_reload_failures",
             "Reloads that were refused",
             node.config_reload_failures,
+        )?;
+        out.gauge(
+            "config_refused",
+            "1 while the last change of the configuration is refused",
+            u64::from(node.config_refused),
         )?;
         out.counter("audit_lost", "Audit records lost", node.audit_lost)?;
         if let Some(entries) = node.crl_entries {
