@@ -104,6 +104,13 @@ const _: () = assert!(2 * ADMIN_TOKEN_MAX < ADMIN_REQUEST_BYTES);
 /// Servers that have time series in the metrics: a dashboard that shows more shows none.
 pub const SERVERS_SHOWN: usize = 1024;
 
+/// Servers that `adit check --probe` meets at once: enough for thousands in minutes, few enough for any network.
+pub const PROBES_AT_ONCE: usize = 32;
+
+/// For how long `adit check --probe` waits behind a handshake for the server's refusal of the client's certificate: a way
+/// there and back, and the server's look at it.
+pub const PROBE_AFTERMATH: Duration = Duration::from_millis(500);
+
 /// Checks of servers that run at once. One that waits for its turn is late by the timeout of another at most.
 pub const CHECKS_AT_ONCE: usize = 64;
 

@@ -63,6 +63,7 @@ impl Ends {
                 tls12: false,
                 tls13: true,
                 suites: Vec::new(),
+                groups: Vec::new(),
             },
             resumption: Arc::new(sessions),
         })

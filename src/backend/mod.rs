@@ -28,5 +28,5 @@ pub use race::in_order;
 pub use resolver::{Answer, ResolveError, ResolverHandle, ResolverTask, resolver};
 pub use servers::{Claim, Fleet, Group, ServerState};
 pub use upstream::{Answer as UpstreamAnswer, Progress, Upstream};
-pub use watch::Watch;
+pub use watch::{Watch, own_introduction};
 pub use way::{Means, Way, name_of, options};

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use super::servers::{Group, ServerState};
 use super::upstream::Upstream;
 use super::way::{Means, name_of};
-use crate::config::{Check, CheckKind, ProxyVersion, Service};
+use crate::config::{Check, CheckKind, ProxyVersion, Reach, Service};
 use crate::proxy_protocol::{Endpoints, Header};
 use crate::tls::TlsError;
 
@@ -48,22 +48,12 @@ impl Watch {
             CheckKind::Tls => means.tls()?.map(Arc::new),
         };
         let name = reach.tls.as_ref().and_then(|tls| tls.name.clone());
-        let own = Header {
-            endpoints: Endpoints::Unknown,
-            ..Header::local()
-        };
-        let introduction = match reach.proxy_protocol {
-            Some(ProxyVersion::V1) => own.write_v1(),
-            // Without values, of which one could be too long.
-            Some(ProxyVersion::V2) => Header::local().write_v2(false).unwrap_or_default(),
-            None => Vec::new(),
-        };
         Ok(Some(Self {
             group,
             check,
             upstream: means.upstream().cloned(),
             bind: reach.bind.clone(),
-            introduction,
+            introduction: own_introduction(reach),
             tls,
             name: name.and_then(|name| ServerName::try_from(name).ok()),
         }))
@@ -76,5 +66,20 @@ impl Watch {
         let config = self.tls.clone()?;
         let name = self.name.clone().or_else(|| name_of(server.address()))?;
         Some((config, name))
+    }
+}
+
+/// What is said in front of the gateway's own bytes: that the connection is for no app (PROXY protocol, `LOCAL`).
+#[must_use]
+pub fn own_introduction(reach: &Reach) -> Vec<u8> {
+    let own = Header {
+        endpoints: Endpoints::Unknown,
+        ..Header::local()
+    };
+    match reach.proxy_protocol {
+        Some(ProxyVersion::V1) => own.write_v1(),
+        // Without values, of which one could be too long.
+        Some(ProxyVersion::V2) => Header::local().write_v2(false).unwrap_or_default(),
+        None => Vec::new(),
     }
 }

@@ -11,8 +11,9 @@ use super::balance::Turn;
 use super::servers::Group;
 use super::upstream::Upstream;
 use crate::config::{Host, HostPort, ProxyVersion, Service, TlsChoice};
+use crate::observe::TlsVersion;
 use crate::ring::TcpOptions;
-use crate::tls::{ClientTls, TlsError};
+use crate::tls::{ClientTls, TlsError, Witness};
 
 /// What is read from the files that a service names for its servers, checked.
 #[derive(Debug, Default)]
@@ -40,6 +41,17 @@ impl Means {
     #[must_use]
     pub fn upstream(&self) -> Option<&Upstream> {
         self.upstream.as_ref()
+    }
+
+    /// TLS that is only to find out what a server is like; `None` where the service has none.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn probe(
+        &self,
+        only: Option<TlsVersion>,
+    ) -> Result<Option<(ClientConfig, Arc<Witness>)>, TlsError> {
+        self.tls.as_ref().map(|tls| tls.probe(only)).transpose()
     }
 
     /// TLS to the servers as any library does it, without resumption.
@@ -96,6 +108,13 @@ impl Way {
             options: options(&reach.tcp),
             introduction: reach.proxy_protocol,
         })
+    }
+
+    /// The address that `address` is reached from, where one is configured. `None`: there are some, and none of its family.
+    pub(super) fn source(&self, address: IpAddr) -> Option<Option<IpAddr>> {
+        let mut sources = self.bind.iter();
+        let source = sources.find(|source| source.is_ipv4() == address.is_ipv4());
+        (self.bind.is_empty() || source.is_some()).then(|| source.copied())
     }
 }
 

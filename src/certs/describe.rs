@@ -238,7 +238,7 @@ fn certificate(path: &Path, der: &[u8], now: OffsetDateTime) -> Result<Descripti
 }
 
 /// What a certificate says; `None` where it is broken.
-pub(super) fn described(der: &[u8], now: OffsetDateTime) -> Option<CertificateDescription> {
+pub fn described(der: &[u8], now: OffsetDateTime) -> Option<CertificateDescription> {
     let (_, parsed) = X509Certificate::from_der(der).ok()?;
     let not_before = parsed.validity().not_before.to_datetime();
     let not_after = parsed.validity().not_after.to_datetime();

@@ -128,6 +128,19 @@ fn ensure_self_signed_at(
     })
 }
 
+/// The self-signed certificates that devices have to be given: the one that is shown, and the next one if there is one.
+///
+/// # Errors
+/// As [`read_certificates`].
+pub fn to_distribute(state_dir: &Path) -> Result<Vec<CertificateDer<'static>>, CertError> {
+    let mut certificates = read_certificates(&state_dir.join(CERTIFICATE_FILE))?;
+    let next = state_dir.join(NEXT_CERTIFICATE_FILE);
+    if next.exists() {
+        certificates.extend(read_certificates(&next)?);
+    }
+    Ok(certificates)
+}
+
 /// A certificate's file and that of its key.
 struct Pair {
     certificate: PathBuf,

@@ -333,19 +333,11 @@ impl ExportCommand {
     }
 
     fn roots(&self, config: &Config) -> Result<Vec<CertificateDer<'static>>, ExportError> {
-        let own = |file| config.state_dir.join(file);
-        let file = match (&self.root, &config.profile.server_certificate) {
-            (Some(file), _) => file,
-            (None, Some(_)) => return Ok(Vec::new()),
-            (None, None) => &own(certs::self_signed::CERTIFICATE_FILE),
-        };
-        let mut roots = certs::read_certificates(file)?;
-        let next = own(certs::self_signed::NEXT_CERTIFICATE_FILE);
-        if self.root.is_none() && next.exists() {
-            // Given to the devices before it is shown to them.
-            roots.extend(certs::read_certificates(&next)?);
+        match (&self.root, &config.profile.server_certificate) {
+            (Some(file), _) => Ok(certs::read_certificates(file)?),
+            (None, Some(_)) => Ok(Vec::new()),
+            (None, None) => Ok(certs::self_signed::to_distribute(&config.state_dir)?),
         }
-        Ok(roots)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod admin;
 mod certificates;
+mod check;
 mod export;
 mod profile;
 mod profile_text;
@@ -15,14 +16,15 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, ConfigError};
-use crate::control::{self, ControlError};
+use crate::config::ConfigError;
+use crate::control::ControlError;
 use crate::engine;
 use crate::load::{self, LoadCommand, LoadError};
 use crate::tls::TicketKeysError;
 
 pub use admin::{AdminCommand, AdminError, DevicesCommand, ServersCommand, TunnelsCommand};
 pub use certificates::{CertificatesCommand, CertificatesError};
+pub use check::CheckCommand;
 pub use export::{ExportCommand, ExportError};
 pub use profile::{ProfileCommand, ProfileError};
 pub use quickstart::{QuickstartCommand, QuickstartError};
@@ -47,7 +49,9 @@ enum Command {
     /// Have a running node read its config and the files that it names again, and say what comes of it.
     Reload(ReloadCommand),
     /// Check a config and the files that it names, and say what it means.
-    Check(ConfigFile),
+    ///
+    /// With --probe, connect to every server of every service too. Exit code 2 where the config is wrong, 1 where a server cannot be used.
+    Check(CheckCommand),
     /// See it work: make certificates, start a gateway with a server behind it, and send traffic through.
     ///
     /// Everything is kept in ./adit-quickstart/ and used again the next time.
@@ -111,6 +115,17 @@ pub enum CliError {
     /// The admin listener of a running node.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// Servers were met, and some are of no use. They were printed.
+    #[error("{unusable} of {all} servers cannot be used")]
+    Probe {
+        /// How many.
+        unusable: usize,
+        /// Of how many.
+        all: usize,
+    },
+    /// The system refuses what a command needs.
+    #[error("cannot {0}: {1}")]
+    System(&'static str, std::io::Error),
 }
 
 impl CliError {
@@ -138,20 +153,7 @@ pub fn execute(cli: Cli) -> Result<(), CliError> {
     match cli.command {
         Command::Run(file) => Ok(run::run(&file.config)?),
         Command::Reload(command) => Ok(command.run()?),
-        Command::Check(file) => {
-            let config = config::load(&file.config)?;
-            let findings = engine::Material::check(&config)?;
-            if let Some(file) = &config.admin_token {
-                control::read_token(file)
-                    .map_err(|why| RunError::Control(ControlError::Token(why)))?;
-            }
-            print!("{}", config.summary());
-            for (file, finding) in findings {
-                println!("certificate     {}: {finding}", file.display());
-            }
-            println!("{} is right", file.config.display());
-            Ok(())
-        }
+        Command::Check(command) => command.run(),
         Command::Quickstart(command) => Ok(quickstart::run(&command)?),
         Command::Certs(command) => Ok(command.run()?),
         Command::Profile(command) => Ok(command.run()?),

@@ -27,6 +27,7 @@ mod routing;
 mod servers;
 mod sni;
 mod stored;
+mod suites;
 mod summary;
 mod traffic;
 mod types;
@@ -47,8 +48,8 @@ pub use error::{ConfigError, Problem};
 pub use listener::{ClientIdentity, Listener, ListenerKind, ProxyProtocol};
 pub use outline::{Outline, outline};
 pub use reach::{
-    Balance, CIPHER_SUITES, Check, CheckKind, Health, Keepalive, OutboundTls, ProxyVersion, Reach,
-    Server, Tcp, TlsChoice, UpstreamProxy,
+    Balance, CIPHER_SUITES, Check, CheckKind, Health, KEY_EXCHANGE, Keepalive, KeyExchange,
+    OutboundTls, ProxyVersion, Reach, Server, Tcp, TlsChoice, UpstreamProxy,
 };
 pub use sni::Sni;
 pub use stored::{ProfileUse, profiles_in_store, stored_certificates, users_of};

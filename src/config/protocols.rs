@@ -1,31 +1,68 @@
 //! From what was written about TLS versions, cipher suites and key-exchange groups to what is valid.
 
 use super::document::{List, Slot};
-use super::error::{Fault, Report};
+use super::error::{Fault, Place, Report, quoted};
 use super::raw::RawTlsSide;
-use super::reach::{CIPHER_SUITES, TlsChoice};
+use super::reach::{CIPHER_SUITES, KEY_EXCHANGE, TlsChoice};
+use super::suites::{group, suite};
 use super::values::{without_repetition, word};
 
 /// What is spoken on one side.
 pub(super) fn tls(raw: RawTlsSide, report: &mut Report) -> TlsChoice {
     let (tls12, tls13) = protocols(raw.protocols, report);
-    let place = raw.cipher_suites.place.clone();
-    let known = CIPHER_SUITES.map(|(name, _)| (name, name));
-    let list = raw.cipher_suites.or(Vec::new()).into_iter();
-    let list = list.map(|slot| slot.parse(report, |text| word(&text, &known)));
-    let suites = without_repetition(list.collect(), report);
-    let is_of = |tls13| move |suite: &&str| CIPHER_SUITES.contains(&(*suite, tls13));
-    for (spoken, version, newer) in [(tls12, "1.2", false), (tls13, "1.3", true)] {
-        if spoken && !suites.is_empty() && !suites.iter().any(is_of(newer)) {
-            let message = format!("has no suite of TLS {version}, which is among the protocols");
-            let remedy = "add one, or take the version out of protocols";
-            report.add(&place, Fault::new(message, remedy));
-        }
+    let mut names = |list: Slot<List>, known: fn(&str) -> Result<&'static str, Fault>| {
+        let place = list.place.clone();
+        let list = list.or(Vec::new());
+        let length = list.len();
+        let list = list
+            .into_iter()
+            .map(|slot| slot.parse(report, |text| known(&text)));
+        let list = list.collect();
+        let kept = without_repetition(list, report);
+        // A list with a wrong entry gives no second error for what it lacks.
+        (kept.len() == length && length > 0)
+            .then_some(place)
+            .map_or((Vec::new(), None), |place| (kept, Some(place)))
+    };
+    let (suites, suites_place) = names(raw.cipher_suites, suite);
+    let (groups, groups_place) = names(raw.key_exchange, group);
+    if let Some(place) = suites_place {
+        let has = |tls13| {
+            suites
+                .iter()
+                .any(|suite| CIPHER_SUITES.contains(&(*suite, tls13)))
+        };
+        let has = (has(false), has(true));
+        lacking("suite", (tls12, tls13), has, &place, report);
+    }
+    if let Some(place) = groups_place {
+        let mut known = KEY_EXCHANGE.iter();
+        let has = known.any(|known| known.tls12 && groups.contains(&known.name));
+        lacking("group", (tls12, tls13), (has, true), &place, report);
     }
     TlsChoice {
         tls12,
         tls13,
         suites,
+        groups,
+    }
+}
+
+/// Reports each version, 1.2 and 1.3, that is spoken and has nothing of its own in a list.
+fn lacking(
+    what: &str,
+    spoken: (bool, bool),
+    has: (bool, bool),
+    place: &Place,
+    report: &mut Report,
+) {
+    let versions = [("1.2", spoken.0, has.0), ("1.3", spoken.1, has.1)];
+    for (version, spoken, has) in versions {
+        if spoken && !has {
+            let message = format!("has no {what} of TLS {version}, which is among the protocols");
+            let remedy = "add one, or take the version out of protocols";
+            report.add(place, Fault::new(message, remedy));
+        }
     }
 }
 
@@ -44,12 +81,23 @@ fn protocols(list: Slot<List>, report: &mut Report) -> (bool, bool) {
         );
     }
     // Versions are told apart by number so that a list with one wrong entry gives no second error.
-    let version = |text: String| match text.as_str() {
-        "1.0" | "1.1" => {
-            let message = format!("TLS {text} is broken and was withdrawn (RFC 8996)");
-            Err(Fault::new(message, "write \"1.2\" or \"1.3\""))
+    let version = |text: String| {
+        let lower = text.to_ascii_lowercase();
+        let number = lower.trim_start_matches(|c: char| !c.is_ascii_digit());
+        match (lower.starts_with("ssl"), number) {
+            (true, _) => Err(Fault::new(
+                format!(
+                    "{} is broken and was withdrawn (RFC 6176, RFC 7568)",
+                    quoted(&text)
+                ),
+                "write \"1.2\" or \"1.3\"",
+            )),
+            (_, "1" | "1.0" | "1.1") => Err(Fault::new(
+                format!("TLS {number} is broken and was withdrawn (RFC 8996)"),
+                "write \"1.2\", which all that speaks it can be brought to, or \"1.3\"",
+            )),
+            _ => word(&text, &[("1.2", 2), ("1.3", 3)]),
         }
-        _ => word(&text, &[("1.2", 2), ("1.3", 3)]),
     };
     let length = list.len();
     let list = list

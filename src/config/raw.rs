@@ -101,6 +101,7 @@ pub(super) struct RawResumption {
 pub(super) struct RawTlsSide {
     pub(super) protocols: Slot<List>,
     pub(super) cipher_suites: Slot<List>,
+    pub(super) key_exchange: Slot<List>,
 }
 
 pub(super) struct RawDeviceAuth {
@@ -353,6 +354,7 @@ impl RawTlsSide {
         let side = Self {
             protocols: section.strings("protocols"),
             cipher_suites: section.strings("cipher_suites"),
+            key_exchange: section.strings("key_exchange"),
         };
         section.finish();
         side

@@ -174,7 +174,41 @@ pub struct TlsChoice {
     pub tls13: bool,
     /// Cipher suites by their IANA names, each one of [`CIPHER_SUITES`]; empty for all of them.
     pub suites: Vec<&'static str>,
+    /// Key-exchange groups, each one of [`KEY_EXCHANGE`], the most wanted first; empty for the defaults.
+    pub groups: Vec<&'static str>,
 }
+
+/// A key-exchange group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyExchange {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether TLS 1.2 has it.
+    pub tls12: bool,
+    /// Whether it is one of the defaults.
+    pub default: bool,
+}
+
+impl KeyExchange {
+    const fn new(name: &'static str, tls12: bool, default: bool) -> Self {
+        Self {
+            name,
+            tls12,
+            default,
+        }
+    }
+}
+
+/// The key-exchange groups that there are, the defaults first and in the order of their preference.
+pub const KEY_EXCHANGE: [KeyExchange; 7] = [
+    KeyExchange::new("X25519MLKEM768", false, true),
+    KeyExchange::new("X25519", true, true),
+    KeyExchange::new("secp256r1", true, true),
+    KeyExchange::new("secp384r1", true, true),
+    KeyExchange::new("secp256r1MLKEM768", false, false),
+    KeyExchange::new("MLKEM768", false, false),
+    KeyExchange::new("MLKEM1024", false, false),
+];
 
 /// The cipher suites that there are, by their IANA names, and whether they are of TLS 1.3.
 pub const CIPHER_SUITES: [(&str, bool); 9] = [

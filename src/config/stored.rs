@@ -40,9 +40,11 @@ pub fn users_of(wanted: &Reference, profiles: &[ProfileUse]) -> Vec<String> {
 }
 
 /// Every key that may name a certificate of the store, with what the certificate is for there.
-const KEYS: [(&str, Role); 6] = [
+const KEYS: [(&str, Role); 7] = [
     ("primary", Role::Server),
     ("secondary", Role::Server),
+    ("additional", Role::Server),
+    // Of a table in that list.
     ("file", Role::Server),
     ("sni_certificate", Role::Server),
     ("group_certificates", Role::Group),

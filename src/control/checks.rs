@@ -5,24 +5,18 @@
 //! whole handshake under the service's roots. One address that answers is enough. Not a byte of a tunnel is sent.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::oneshot;
+use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
-use crate::backend::{
-    Progress, ResolveError, ResolverHandle, ServerState, Upstream, UpstreamAnswer, Watch, in_order,
-    of_tls, of_upstream, reason_of,
-};
-use crate::config::{Host, HostPort};
+use super::reach::reach;
+use crate::backend::{ResolverHandle, ServerState, Watch, of_tls, reason_of};
 use crate::engine::Node;
-use crate::limits::{CHECK_POLL, CHECKS_AT_ONCE, PROXY_ANSWER_MAX};
+use crate::limits::{CHECK_POLL, CHECKS_AT_ONCE};
 use crate::observe::CloseReason;
 
 /// Checks the servers whose services ask for it, for ever. A reload counts from the next look on.
@@ -119,15 +113,8 @@ async fn check(
     server: &ServerState,
     resolver: &ResolverHandle,
 ) -> Result<(), CloseReason> {
-    let mut stream = match &watch.upstream {
-        None => connect(server.address(), &watch.bind, resolver).await?,
-        Some(upstream) => {
-            let connected = connect(&upstream.address, &watch.bind, resolver).await;
-            let mut stream = connected.map_err(of_upstream)?;
-            through(upstream, &mut stream, server.address()).await?;
-            stream
-        }
-    };
+    let (upstream, bind) = (watch.upstream.as_ref(), &watch.bind);
+    let mut stream = reach(server.address(), upstream, bind, resolver).await?;
     let Some((config, name)) = watch.tls(server) else {
         return Ok(());
     };
@@ -142,75 +129,4 @@ async fn check(
         })?;
     let _ = session.shutdown().await;
     Ok(())
-}
-
-/// Connects to the first address of `host` that answers.
-async fn connect(
-    host: &HostPort,
-    bind: &[IpAddr],
-    resolver: &ResolverHandle,
-) -> Result<TcpStream, CloseReason> {
-    let addresses = match &host.host {
-        Host::Ip(address) => vec![*address],
-        Host::Name(name) => {
-            let (sender, receiver) = oneshot::channel();
-            resolver.lookup(name, move |answer| drop(sender.send(answer)));
-            match receiver.await.unwrap_or(Err(ResolveError::Timeout)) {
-                Ok(answer) => in_order(&answer.addresses, 0),
-                Err(ResolveError::NotFound) => return Err(CloseReason::NameNotFound),
-                Err(ResolveError::Timeout) => return Err(CloseReason::NameTimeout),
-            }
-        }
-    };
-    let mut failure = CloseReason::ServerUnreachable;
-    for address in addresses {
-        let source = bind.iter().find(|b| b.is_ipv4() == address.is_ipv4());
-        if source.is_none() && !bind.is_empty() {
-            continue;
-        }
-        let attempt = async {
-            let socket = match address {
-                IpAddr::V4(_) => TcpSocket::new_v4()?,
-                IpAddr::V6(_) => TcpSocket::new_v6()?,
-            };
-            if let Some(source) = source {
-                socket.bind(SocketAddr::new(*source, 0))?;
-            }
-            socket.connect(SocketAddr::new(address, host.port)).await
-        };
-        match attempt.await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => failure = reason_of(&error),
-        }
-    }
-    Err(failure)
-}
-
-/// Asks an upstream proxy for a connection to `server`. Not a byte behind the proxy's header is taken from the stream.
-async fn through(
-    upstream: &Upstream,
-    stream: &mut TcpStream,
-    server: &HostPort,
-) -> Result<(), CloseReason> {
-    let gone = |_| CloseReason::UpstreamProtocol;
-    let request = upstream.request(server);
-    stream.write_all(&request).await.map_err(gone)?;
-    let mut answer = UpstreamAnswer::default();
-    let mut buffer = vec![0; PROXY_ANSWER_MAX];
-    loop {
-        let seen = stream.peek(&mut buffer).await.map_err(gone)?;
-        if seen == 0 {
-            return Err(CloseReason::UpstreamProtocol);
-        }
-        let progress = answer.push(&buffer[..seen])?;
-        let taken = match progress {
-            Progress::More => seen,
-            Progress::Open(used) => used,
-        };
-        let read = stream.read_exact(&mut buffer[..taken]).await;
-        read.map_err(gone)?;
-        if matches!(progress, Progress::Open(_)) {
-            return Ok(());
-        }
-    }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::{Asker, Device, Node, Readiness, Refusal, Reloader, Reply};
-use crate::engine::{self, ChangeError};
+use crate::config::Origin;
+use crate::engine::{self, ChangeError, InForce};
 use crate::observe::{AuditHandle, CoreMetrics, NodeGauges, ServerInfo, TunnelFilter, TunnelInfo};
 use crate::table::{DeviceChanges, DeviceRegistry};
 
@@ -94,6 +95,9 @@ impl Node for RunningNode {
         } else if self.engine.is_leaving() {
             reasons.push("leaving: new tunnels are refused soon".to_owned());
         }
+        if self.engine.profile().origin == Origin::Nowhere {
+            reasons.push("unconfigured: no profile is assigned to this node".to_owned());
+        }
         if !self.engine.all_cores_run() {
             reasons.push("a core has ended".to_owned());
         }
@@ -133,6 +137,20 @@ impl Node for RunningNode {
             started: Some(engine.started()),
             ready: self.ready().ready,
             draining: engine.is_draining(),
+            profile: match engine.profile() {
+                InForce {
+                    origin: Origin::Nowhere,
+                    ..
+                } => None,
+                InForce {
+                    name,
+                    origin: Origin::Store { version },
+                } => Some((name, Some(version))),
+                InForce {
+                    name,
+                    origin: Origin::File,
+                } => Some((name, None)),
+            },
             config_generation: engine.generation(),
             config_reload_failures: engine.reload_failures(),
             config_refused: self.refused().is_some(),

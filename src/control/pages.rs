@@ -258,6 +258,7 @@ impl Pages {
             "ready": ready,
             "reasons": reasons,
             "draining": gauges.draining,
+            "profile": gauges.profile.as_ref().map(|(name, version)| json!({"name": name, "version": version})),
             "version": gauges.version,
             "uptime_seconds": uptime,
             "config_generation": gauges.config_generation,

@@ -286,6 +286,54 @@ fn every_page_answers() {
 }
 
 #[test]
+fn the_page_is_whole_and_comes_with_its_policy() {
+    let running = Running::tcp();
+    let (status, page) = running.get("/");
+    assert_eq!(status, 200);
+    for header in [
+        "content-type: text/html; charset=utf-8\r\n",
+        "content-security-policy: default-src 'none'; script-src 'self'; style-src 'self';",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "x-content-type-options: nosniff\r\n",
+        "referrer-policy: same-origin\r\n",
+        "cache-control: no-store\r\n",
+        "cross-origin-opener-policy: same-origin\r\n",
+        "cross-origin-embedder-policy: require-corp\r\n",
+        "cross-origin-resource-policy: same-origin\r\n",
+    ] {
+        assert!(page.contains(header), "{header}{page}");
+    }
+    // Every file that a file of the page names is there, and the page names no others.
+    let mut waiting = vec!["/".to_owned()];
+    let mut seen = Vec::new();
+    while let Some(path) = waiting.pop() {
+        let (status, text) = running.get(&path);
+        assert_eq!(status, 200, "{path}");
+        assert!(!text.contains("https://"), "{path}");
+        for quoted in text.split('"').skip(1).step_by(2) {
+            let named = match quoted.strip_prefix("./") {
+                Some(module) => format!("/page/{module}"),
+                None => quoted.to_owned(),
+            };
+            if named.starts_with("/page/") && !seen.contains(&named) {
+                seen.push(named.clone());
+                waiting.push(named);
+            }
+        }
+    }
+    let files = std::fs::read_dir("src/control/page").unwrap();
+    let files = files.flatten().map(|file| file.file_name());
+    for file in files.filter(|name| name != "index.html" && name != "mod.rs") {
+        let path = format!("/page/{}", file.to_str().unwrap());
+        assert!(seen.contains(&path), "nothing names {path}: {seen:?}");
+    }
+    assert_eq!(running.get("/page/").0, 404);
+    assert_eq!(running.get("/page/mod.rs").0, 404);
+    running.end();
+}
+
+#[test]
 fn wrong_requests_are_refused() {
     let running = Running::tcp();
     assert_eq!(running.json("/admin").0, 404);

@@ -134,6 +134,8 @@ impl Certificates {
                     reading.read(Role::Additional, additional, None);
                 }
             }
+            // Nobody comes to a node without a profile, and it has no name to make one for.
+            None if profile.is_none() => {}
             None => reading.self_signed(config)?,
         }
         let mut services = Vec::new();
@@ -187,7 +189,8 @@ impl Node {
     /// [`ReloadErrors`]; what was in force stays so.
     pub fn renew_self_signed(&self) -> Result<bool, ReloadErrors> {
         let config = self.config();
-        if config.profile.server_certificate.is_some() || self.is_draining() {
+        let profile = &config.profile;
+        if profile.server_certificate.is_some() || profile.is_none() || self.is_draining() {
             return Ok(false);
         }
         let found = self_signed(&config).map_err(LoadError::from)?;
@@ -334,7 +337,7 @@ impl Reading {
         for one in self.read.drain(..) {
             match one.held.role {
                 Role::Service => {
-                    named.extend(services.next().map(|index| (index, one.identity.into())))
+                    named.extend(services.next().map(|index| (index, one.identity.into())));
                 }
                 Role::Additional => general.additional.push(one.identity),
                 _ => general.line.push(one.identity),

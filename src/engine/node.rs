@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use super::certificates::Holding;
 use super::drained::Drained;
 use super::handover::Handover;
-use super::listeners::{Inherited, Listeners, Source};
+use super::listeners::{Inherited, Listeners, Source, copies};
 use super::material::{LoadError, Material};
 use super::registry::{Registry, Tell};
 use super::revocation::Revocation;
@@ -76,6 +76,8 @@ pub struct Node {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// What the cores accept from. Nothing once the node drains.
     listeners: Mutex<Listeners>,
+    /// Sockets that this process was started with, for the profile that the node has not got yet.
+    pub(super) spare: Mutex<Inherited>,
     pub(super) registry: Registry,
     pub(super) sweeper: Arc<Sweeper>,
     pub(super) revocation: Revocation,
@@ -115,9 +117,8 @@ impl Node {
         let mut listeners = Listeners::default();
         let addresses = config.profile.listener.addresses();
         let opened = listeners.open(addresses, cores, inherited)?;
-        if let Some(address) = inherited.left() {
-            return Err(EngineError::NotListened(address));
-        }
+        let spare = std::mem::take(inherited);
+        spare.fit(&config.profile)?;
         let sources = listeners.replace(opened);
         let mut material = Material::load(&config)?;
         material.log_findings();
@@ -135,6 +136,7 @@ impl Node {
             cores: Vec::new(),
             threads: Mutex::default(),
             listeners: Mutex::new(listeners),
+            spare: Mutex::new(spare),
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             generation: AtomicU64::new(1),
@@ -384,7 +386,9 @@ impl Node {
     /// # Errors
     /// The system's, at its limit of open files.
     pub fn sockets(&self) -> io::Result<Vec<TcpListener>> {
-        self.listeners().sockets()
+        let mut sockets = self.listeners().sockets()?;
+        sockets.extend(copies(&self.lock_spare().tcp)?);
+        Ok(sockets)
     }
 
     pub(super) fn listeners(&self) -> MutexGuard<'_, Listeners> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use super::listeners::{Inherited, Opened};
+use super::listeners::Opened;
 use super::material::{LoadError, Material, Problems};
 use super::node::{EngineError, Node};
 use super::worker;
@@ -97,12 +97,13 @@ impl Node {
         let watches = material.watches(&groups)?;
         let snapshots =
             material.snapshots(self.cores.len(), &self.revocation, &groups, &self.gates)?;
-        let opened = self.open_listeners(&config)?;
+        let (opened, spare) = self.open_listeners(&config)?;
         self.registry.rebase(source)?;
         self.revocation.replace(std::mem::take(&mut material.crls));
         self.commit(watches, groups);
         self.gates.configure(&config.profile);
         self.configure_cores(snapshots, opened);
+        *self.lock_spare() = spare;
         self.revocation_changed();
         material.log_findings();
         *self.lock_resumption() = material.resumption.clone();
@@ -113,13 +114,6 @@ impl Node {
             predecessor.reload();
         }
         Ok(())
-    }
-
-    /// Opens what `config` listens on and the node does not. Nothing is accepted yet.
-    fn open_listeners(&self, config: &Config) -> Result<Opened, ReloadError> {
-        let addresses = config.profile.listener.addresses();
-        let none = &mut Inherited::default();
-        Ok(self.listeners().open(addresses, self.cores.len(), none)?)
     }
 
     /// Gives each core its part. Listeners change when every core has its snapshot: a connection may be handed to another

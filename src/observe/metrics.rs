@@ -71,6 +71,17 @@ pub enum TlsVersion {
     Tls13,
 }
 
+impl TlsVersion {
+    /// Its number, as text.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Tls12 => "1.2",
+            Self::Tls13 => "1.3",
+        }
+    }
+}
+
 /// Whether a handshake verified a certificate or resumed an earlier session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandshakeKind {

@@ -63,6 +63,9 @@ pub struct NodeGauges {
     pub ready: bool,
     /// Whether the node is shutting down.
     pub draining: bool,
+    /// The name and the version of the profile in force, the version where it comes from the store; `None` for a node that
+    /// is unconfigured.
+    pub profile: Option<(String, Option<u64>)>,
     /// How many configurations have been in force, the present one included.
     pub config_generation: u64,
     /// Reloads that were refused.
@@ -158,6 +161,21 @@ impl Snapshot {
             "1 while the node shuts down",
             u64::from(node.draining),
         )?;
+        out.gauge(
+            "unconfigured",
+            "1 while the node has no profile",
+            u64::from(node.profile.is_none()),
+        )?;
+        if let Some((name, version)) = &node.profile {
+            let version = version.map(|version| version.to_string());
+            let labels = [
+                ("name", &**name),
+                ("version", version.as_deref().unwrap_or("")),
+            ];
+            out.0
+                .encode_descriptor("profile", "The profile in force", None, MetricType::Info)?
+                .encode_info(&labels)?;
+        }
         out.gauge(
             "config_generation",
             "Configurations that have been in force",

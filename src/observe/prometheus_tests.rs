@@ -28,6 +28,16 @@ fn sample() -> String {
             next_update: Some(2),
             ..CrlInfo::default()
         }]),
+        certificates: vec![
+            CertificateInfo {
+                role: "primary",
+                file: "server.pem".into(),
+                not_after: 86_400,
+                served: true,
+                ..CertificateInfo::default()
+            }
+            .at(0),
+        ],
         registry_devices: Some(0),
         servers: vec![ServerInfo {
             service: "wiki".into(),
@@ -53,6 +63,9 @@ fn text_holds_the_numbers() {
         "adit_ready 1",
         "adit_audit_lost_total 7",
         "adit_crl_entries 9",
+        "adit_certificate_expiry_timestamp_seconds{role=\"primary\",file=\"server.pem\"} 86400",
+        "adit_certificate_days_left{role=\"primary\",file=\"server.pem\"} 1",
+        "adit_certificate_served{role=\"primary\",file=\"server.pem\"} 1",
         "adit_server_up{service=\"wiki\",server=\"10.0.0.5:443\"} 1",
         "adit_server_tunnels{service=\"wiki\",server=\"10.0.0.5:443\"} 2",
         "adit_server_share{service=\"wiki\",server=\"10.0.0.5:443\"} 40",

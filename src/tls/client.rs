@@ -3,16 +3,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::Resumption;
-use rustls::crypto::CryptoProvider;
+use rustls::client::{Resumption, WantsClientCert, WebPkiServerVerifier};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, Error, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, Error, RootCertStore, WantsVerifier};
 
 use super::secrets::hand_over;
-use super::server::{TlsError, provider, versions};
+use super::server::{ALPN_HTTP2, TlsError, provider, versions};
+use super::witness::Witness;
 use crate::certs;
 use crate::config::{OutboundTls, TlsChoice};
 use crate::limits::OUTBOUND_SESSIONS;
+use crate::observe::TlsVersion;
 
 /// What the servers of a service are met with, read from files and checked.
 #[derive(Debug)]
@@ -55,11 +56,46 @@ impl ClientTls {
     /// # Errors
     /// [`TlsError`].
     pub fn config(&self) -> Result<ClientConfig, TlsError> {
-        let provider: CryptoProvider = provider(&self.choice.suites);
-        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
-            .with_protocol_versions(&versions(&self.choice))
-            .map_err(|error| TlsError::Versions("outbound", error))?
-            .with_root_certificates(self.roots.clone());
+        let builder = builder(&self.choice)?;
+        self.authenticated(builder.with_root_certificates(self.roots.clone()))
+    }
+
+    /// The same for a handshake that only is to find out what the server is like: its certificate is noted, and not refused.
+    /// With `only`, it speaks that version and all that there is in it, and tells the usual protocols (ALPN).
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn probe(
+        &self,
+        only: Option<TlsVersion>,
+    ) -> Result<(ClientConfig, Arc<Witness>), TlsError> {
+        let choice = match only {
+            None => self.choice.clone(),
+            Some(version) => TlsChoice {
+                tls12: version == TlsVersion::Tls12,
+                tls13: version == TlsVersion::Tls13,
+                ..TlsChoice::default()
+            },
+        };
+        let provider = Arc::new(provider(&choice));
+        let judge = WebPkiServerVerifier::builder_with_provider(self.roots.clone(), provider)
+            .build()
+            .map_err(|error| TlsError::Versions("outbound", Error::General(error.to_string())))?;
+        let witness = Arc::new(Witness::new(judge));
+        let builder = builder(&choice)?
+            .dangerous()
+            .with_custom_certificate_verifier(witness.clone());
+        let mut config = self.authenticated(builder)?;
+        if only.is_some() {
+            config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), b"http/1.1".to_vec()];
+        }
+        Ok((config, witness))
+    }
+
+    fn authenticated(
+        &self,
+        builder: ConfigBuilder<ClientConfig, WantsClientCert>,
+    ) -> Result<ClientConfig, TlsError> {
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => builder
@@ -81,6 +117,12 @@ impl ClientTls {
         config.resumption = Resumption::in_memory_sessions(OUTBOUND_SESSIONS);
         Ok(config)
     }
+}
+
+fn builder(choice: &TlsChoice) -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsError> {
+    ClientConfig::builder_with_provider(Arc::new(provider(choice)))
+        .with_protocol_versions(&versions(choice))
+        .map_err(|error| TlsError::Versions("outbound", error))
 }
 
 fn roots_of(file: &Path) -> Result<RootCertStore, String> {

@@ -20,6 +20,7 @@ mod stream;
 mod ticket_keys;
 mod tickets;
 mod verifier;
+mod witness;
 
 pub use client::{ClientTls, ServerFailure};
 pub use crl::{
@@ -42,6 +43,7 @@ pub use stream::{
 pub use ticket_keys::{TicketKey, TicketKeys, TicketKeysError};
 pub use tickets::Tickets;
 pub use verifier::{DeviceVerifier, RevocationPolicy, StalePolicy};
+pub use witness::{Shown, Witness};
 
 #[cfg(test)]
 mod chain_tests;

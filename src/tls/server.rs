@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::time_provider::TimeProvider;
 use rustls::{Error, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
 
@@ -12,7 +12,7 @@ use super::secrets::hand_over;
 use super::served::ServerCertificates;
 use super::ticket_keys::TicketKeysError;
 use super::verifier::DeviceVerifier;
-use crate::config::TlsChoice;
+use crate::config::{KEY_EXCHANGE, TlsChoice};
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -78,15 +78,33 @@ pub struct ServerTls {
     pub resumption: Arc<Resumption>,
 }
 
-/// All of aws-lc-rs with these cipher suites (IANA names), or with all of them where none is named.
-pub(super) fn provider(suites: &[&str]) -> CryptoProvider {
+/// The groups of [`KEY_EXCHANGE`](crate::config::KEY_EXCHANGE), by their names.
+fn kx_groups(names: &[&str]) -> Vec<&'static dyn SupportedKxGroup> {
+    let of_name = |name: &str| {
+        let mut all = aws_lc_rs::ALL_KX_GROUPS.iter().copied();
+        all.find(|group| format!("{:?}", group.name()) == name)
+    };
+    names.iter().filter_map(|name| of_name(name)).collect()
+}
+
+/// aws-lc-rs with the cipher suites and key-exchange groups of a choice, or with the defaults where it names none.
+pub(super) fn provider(choice: &TlsChoice) -> CryptoProvider {
     let is_chosen = |suite: &SupportedCipherSuite| {
         // rustls calls TLS 1.3's suites TLS13_...
         let name = format!("{:?}", suite.suite()).replacen("TLS13_", "TLS_", 1);
-        suites.is_empty() || suites.contains(&&*name)
+        choice.suites.is_empty() || choice.suites.contains(&&*name)
+    };
+    let defaults = || {
+        let defaults = KEY_EXCHANGE.iter().filter(|group| group.default);
+        defaults.map(|group| group.name).collect()
+    };
+    let groups: Vec<&str> = match choice.groups.is_empty() {
+        true => defaults(),
+        false => choice.groups.clone(),
     };
     CryptoProvider {
         cipher_suites: CIPHER_SUITES.into_iter().filter(is_chosen).collect(),
+        kx_groups: kx_groups(&groups),
         ..aws_lc_rs::default_provider()
     }
 }
@@ -106,7 +124,7 @@ pub(super) fn versions(choice: &TlsChoice) -> Vec<&'static SupportedProtocolVers
 /// # Errors
 /// [`TlsError`].
 pub fn server_config(tls: ServerTls) -> Result<ServerConfig, TlsError> {
-    let provider = Arc::new(provider(&tls.choice.suites));
+    let provider = Arc::new(provider(&tls.choice));
     let certificates = tls
         .certificates
         .resolver(&provider, tls.clock.clone())
@@ -160,11 +178,36 @@ mod tests {
 
     #[test]
     fn each_suite_that_a_config_may_name_is_found_by_its_name() {
+        let choice = |name| TlsChoice {
+            suites: vec![name],
+            ..TlsChoice::default()
+        };
         for (name, tls13) in crate::config::CIPHER_SUITES {
-            let chosen = provider(&[name]).cipher_suites;
+            let chosen = provider(&choice(name)).cipher_suites;
             assert_eq!(chosen.len(), 1, "{name}");
             assert_eq!(chosen[0].tls13().is_some(), tls13, "{name}");
         }
-        assert_eq!(provider(&[]).cipher_suites.len(), CIPHER_SUITES.len());
+        let all = provider(&TlsChoice::default()).cipher_suites;
+        assert_eq!(all.len(), CIPHER_SUITES.len());
+    }
+
+    #[test]
+    fn each_group_that_a_config_may_name_is_found_and_the_defaults_are_those_of_rustls() {
+        for known in KEY_EXCHANGE {
+            let choice = TlsChoice {
+                groups: vec![known.name],
+                ..TlsChoice::default()
+            };
+            let groups = provider(&choice).kx_groups;
+            assert_eq!(groups.len(), 1, "{}", known.name);
+            let tls12 = groups[0].usable_for_version(rustls::ProtocolVersion::TLSv1_2);
+            assert_eq!(tls12, known.tls12, "{}", known.name);
+        }
+        let names = |groups: &[&'static dyn SupportedKxGroup]| -> Vec<_> {
+            groups.iter().map(|group| group.name()).collect()
+        };
+        let defaults = provider(&TlsChoice::default()).kx_groups;
+        assert_eq!(names(&defaults), names(aws_lc_rs::DEFAULT_KX_GROUPS));
+        assert_eq!(aws_lc_rs::ALL_KX_GROUPS.len(), KEY_EXCHANGE.len());
     }
 }

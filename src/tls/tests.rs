@@ -66,6 +66,7 @@ fn gateway_with(tls12: bool, resumption: &config::Resumption) -> Gateway {
             tls12,
             tls13: !tls12,
             suites: Vec::new(),
+            groups: Vec::new(),
         },
         resumption: Arc::new(resumption),
     });

@@ -151,6 +151,7 @@ fn both_versions() -> TlsChoice {
         tls12: true,
         tls13: true,
         suites: vec![],
+        groups: vec![],
     }
 }
 

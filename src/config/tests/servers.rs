@@ -239,6 +239,21 @@ fn a_special_service_has_only_what_makes_sense_for_any_destination() {
 }
 
 #[test]
+fn datagrams_are_not_led_around_what_a_service_does() {
+    let udp = |lines: &str| service_with(&format!("udp = true\n{lines}"));
+    assert!(right(&udp("bind = [\"10.0.0.1\"]")).profile.services[0].udp);
+    for (lines, key) in [
+        ("tls = true", "tls"),
+        ("upstream_proxy = \"http://proxy:3128\"", "upstream_proxy"),
+        ("proxy_protocol = \"v2\"", "proxy_protocol"),
+    ] {
+        let expected = format!("8 profile.service[0].udp: {key} of this service");
+        one_problem(&udp(lines), &[&expected]);
+    }
+    right(&service_with("udp = false\ntls = true"));
+}
+
+#[test]
 fn cipher_suites_are_named_as_iana_does() {
     let side =
         |side: &str, value: &str| with(&format!("[profile.tls]\n{side} = {{ {value} }}"), "");
@@ -252,6 +267,7 @@ fn cipher_suites_are_named_as_iana_does() {
             tls12: false,
             tls13: true,
             suites: vec!["TLS_AES_256_GCM_SHA384"],
+            groups: vec![],
         }
     );
     assert_eq!(parsed.profile.inbound, both_versions());
@@ -271,5 +287,38 @@ fn cipher_suites_are_named_as_iana_does() {
             "protocols = [\"1.3\"], cipher_suites = [\"TLS_AES_128_GCM_SHA255\"]",
         ),
         &["did you mean \"TLS_AES_128_GCM_SHA256\"?"],
+    );
+}
+
+#[test]
+fn key_exchange_groups_are_chosen_for_each_side_apart() {
+    let side =
+        |side: &str, value: &str| with(&format!("[profile.tls]\n{side} = {{ {value} }}"), "");
+    let groups = "key_exchange = [\"secp384r1\", \"X25519MLKEM768\"]";
+    let profile = right(&side("outbound", groups)).profile;
+    assert_eq!(profile.outbound.groups, ["secp384r1", "X25519MLKEM768"]);
+    assert!(profile.inbound.groups.is_empty());
+    one_problem(
+        &side("inbound", "key_exchange = [\"X25519MLKEM768\"]"),
+        &["profile.tls.inbound.key_exchange: has no group of TLS 1.2"],
+    );
+    right(&side(
+        "inbound",
+        "protocols = [\"1.3\"], key_exchange = [\"X25519MLKEM768\"]",
+    ));
+    one_problem(
+        &side("inbound", "key_exchange = [\"X25519\", \"ffdhe2048\"]"),
+        &["profile.tls.inbound.key_exchange[1]: \"ffdhe2048\" does not exist here"],
+    );
+    one_problem(
+        &side("inbound", "key_exchange = [\"X25519\", \"X25519\"]"),
+        &["twice"],
+    );
+    one_problem(
+        &side("outbound", "cipher_suites = [\"AES128-SHA\"]"),
+        &[
+            "profile.tls.outbound.cipher_suites[0]",
+            "does not exist here",
+        ],
     );
 }

@@ -11,8 +11,7 @@ description = "store:no-certificate"
 [profile.server_certificate]
 primary = "store:front"
 secondary = "store:next"
-[[profile.server_certificate.additional]]
-file = "store:rsa"
+additional = ["store:rsa", { file = "store:other" }]
 [profile.device_auth]
 group_certificates = ["store:fleet", "group-ca.pem"]
 [profile.device_auth.crl]
@@ -40,6 +39,7 @@ fn with_stored() -> (Scratch, Vec<Reference>) {
     let all = vec![
         reference(Role::Server, "front"),
         reference(Role::Server, "next"),
+        reference(Role::Server, "other"),
         reference(Role::Server, "rsa"),
         reference(Role::Server, "wiki"),
         reference(Role::Group, "fleet"),
@@ -65,12 +65,12 @@ fn every_key_that_names_a_certificate_takes_one_of_the_store() {
         key: None,
         password_file: None,
     };
-    let expected = ServerCertificate {
+    let certificate = ServerCertificate {
         primary: files("front"),
         secondary: Some(files("next")),
-        additional: vec![files("rsa")],
+        additional: vec![files("rsa"), files("other")],
     };
-    assert_eq!(profile.server_certificate, Some(expected));
+    assert_eq!(profile.server_certificate, Some(certificate));
     let group = [path("group", "fleet"), place.path("group-ca.pem")];
     assert_eq!(profile.device_auth.group_certificates, group);
     let service = &profile.services[0];
@@ -130,7 +130,6 @@ fn what_the_store_has_needs_no_key_and_no_password() {
     let (place, _) = with_stored();
     for (after, key) in [
         ("primary = \"store:front\"", "key = \"server.key\""),
-        ("file = \"store:rsa\"", "key = \"server.key\""),
         (
             "primary = \"store:front\"",
             "password_file = \"proxy.pass\"",
