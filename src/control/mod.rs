@@ -16,6 +16,7 @@ mod crls;
 mod devices;
 mod fetch;
 mod host;
+mod keeper;
 mod latencies;
 mod listen;
 mod node;
@@ -29,12 +30,14 @@ mod reload;
 mod server;
 mod servers;
 mod signals;
+mod store;
 mod watch;
 
 pub use certificates::watch_certificates;
 pub use checks::check_servers;
 pub use crls::{fetch_crls, watch_crl_files};
 pub use devices::Device;
+pub use keeper::Keeper;
 pub use listen::Control;
 pub use node::RunningNode;
 pub use permission::read_token;
@@ -111,6 +114,9 @@ pub trait Node: Send + Sync + 'static {
 
     /// Why the last change was not taken, while none is in force that came after it.
     fn refused(&self) -> Option<Refusal>;
+
+    /// The certificate store, as the config in force sees it.
+    fn keeper(&self) -> Keeper;
 
     /// Whether the node takes new tunnels, and why not.
     fn ready(&self) -> Readiness;

@@ -2,6 +2,7 @@
 
 use percent_encoding::percent_decode_str;
 
+use crate::certs;
 use crate::limits::{DEVICES_LISTED_MAX, TUNNELS_LISTED_MAX};
 use crate::observe::{Stage, TunnelFilter};
 
@@ -25,6 +26,14 @@ pub(super) struct Query {
     pub prefix: Option<String>,
     /// The name behind which devices are listed.
     pub after: Option<String>,
+    /// Whether to look only, and change nothing.
+    pub dry_run: bool,
+    /// Whether a certificate may take the place of the one that has its name.
+    pub replace: bool,
+    /// Whether only the root of a chain is wanted.
+    pub root: bool,
+    /// How a certificate is exported.
+    pub export: Option<certs::Format>,
 }
 
 impl Query {
@@ -35,7 +44,10 @@ impl Query {
             let value = decoded(value)?;
             let filter = &mut parsed.tunnels;
             let is_new = match name {
-                "format" => put(&mut parsed.format, format(&value)?),
+                "format" => match certs::Format::from_word(&value) {
+                    Some(format) => put(&mut parsed.export, format),
+                    None => put(&mut parsed.format, format(&value)?),
+                },
                 "stage" => put(&mut parsed.stage, stage(&value)?),
                 "limit" => put(&mut parsed.limit, limit(&value)?),
                 "device" => put(&mut filter.device, value),
@@ -45,10 +57,13 @@ impl Query {
                 "service" => put(&mut filter.service, value),
                 "prefix" => put(&mut parsed.prefix, value),
                 "after" => put(&mut parsed.after, value),
+                "dry_run" => !std::mem::replace(&mut parsed.dry_run, yes(&value)?),
+                "replace" => !std::mem::replace(&mut parsed.replace, yes(&value)?),
+                "root" => !std::mem::replace(&mut parsed.root, yes(&value)?),
                 _ => {
                     return Err(
                         "the parameters are format, stage, limit, device, user, app, serial, \
-                                service, prefix and after"
+                                service, prefix, after, dry_run, replace and root"
                             .to_owned(),
                     );
                 }
@@ -80,7 +95,15 @@ fn format(word: &str) -> Result<Format, String> {
         "hgrm" => Ok(Format::Hgrm),
         "buckets" => Ok(Format::Buckets),
         "percentiles" => Ok(Format::Percentiles),
-        _ => Err("format is json, hgrm, buckets or percentiles".to_owned()),
+        _ => Err("format is json, hgrm, buckets or percentiles, and pem, der or mobileconfig of a certificate".to_owned()),
+    }
+}
+
+fn yes(word: &str) -> Result<bool, String> {
+    match word {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(format!("{word:?} is neither true nor false")),
     }
 }
 

@@ -3,6 +3,7 @@
 //! What is imported for the profile in force is put into force at once; where the node refuses it, the store is put back.
 
 use std::path::PathBuf;
+use std::sync::{PoisonError, mpsc};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,12 +15,15 @@ use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::changes::json_body;
-use super::keeper::{Imported, Keeper, Trouble};
+use super::changes::{json_body, refused};
+use super::keeper::{Keeper, Trouble};
 use super::pages::{Page, Pages, failure, json_page, page};
 use super::query::Query;
+use super::{Node, Refusal};
 use crate::certs::{Candidate, CertError, Finding, Name, Reference, Role, Source};
-use crate::limits::{ADMIN_CERTIFICATE_MAX, CERTIFICATE_PASSWORD_MAX, MAX_CERTIFICATE_FILE};
+use crate::limits::{
+    ADMIN_CERTIFICATE_MAX, CERTIFICATE_PASSWORD_MAX, CHANGE_ANSWER, MAX_CERTIFICATE_FILE,
+};
 
 /// What is imported: files in base64.
 #[derive(Deserialize)]
@@ -49,7 +53,7 @@ impl Pages {
             let shown = self.keep(move |keeper| Ok(keeper.get(&wanted)?)).await;
             return shown.map_or_else(|page| page, |entry| json_page(StatusCode::OK, &entry));
         }
-        let (format, root) = (query.export.unwrap_or_default(), query.root.is_some());
+        let (format, root) = (query.export.unwrap_or_default(), query.root);
         let file = format!("{}.{}", wanted.name, format.word());
         let content = self.keep(move |keeper| Ok(keeper.export(&wanted, format, root)?));
         match content.await {
@@ -57,7 +61,8 @@ impl Pages {
                 let mut page = page(StatusCode::OK, format.media_type(), content);
                 let saved = HeaderValue::try_from(format!("attachment; filename=\"{file}\""));
                 let saved = saved.expect("a certificate's name has no control characters");
-                page.headers_mut().insert(header::CONTENT_DISPOSITION, saved);
+                page.headers_mut()
+                    .insert(header::CONTENT_DISPOSITION, saved);
                 page
             }
             Err(page) => page,
@@ -77,9 +82,9 @@ impl Pages {
             return Err(failure(StatusCode::METHOD_NOT_ALLOWED, "only GET"));
         }
         if parts.method == Method::DELETE {
-            let _turn = self.storing.lock().await;
             let deleted = wanted.clone();
-            self.keep(move |keeper| Ok(keeper.delete(&deleted)?)).await?;
+            self.keep_in_turn(move |keeper| Ok(keeper.delete(&deleted)?))
+                .await?;
             let Reference { role, name } = &wanted;
             let kind = role.word();
             tracing::info!(kind, %name, "certificate deleted through the admin listener");
@@ -88,7 +93,7 @@ impl Pages {
         }
         let shape = "{\"file\": BASE64, \"key\": BASE64 or absent, \"password\": text or absent}";
         let upload: Upload = json_body(parts, body, ADMIN_CERTIFICATE_MAX, shape).await?;
-        let (dry_run, replace) = (query.dry_run.is_some(), query.replace.is_some());
+        let (dry_run, replace) = (query.dry_run, query.replace);
         if !dry_run {
             return self.import_certificate(upload, wanted, replace).await;
         }
@@ -106,24 +111,37 @@ impl Pages {
         wanted: Reference,
         replace: bool,
     ) -> Result<Page, Page> {
-        let _turn = self.storing.lock().await;
-        let named = wanted.clone();
+        let node = self.node.clone();
         let import = move |keeper: &Keeper| {
-            let candidate = upload.candidate(&named, keeper.host())?;
-            Ok(keeper.import(&named, &candidate, replace)?)
+            let candidate = upload.candidate(&wanted, keeper.host())?;
+            let imported = keeper.import(&wanted, &candidate, replace)?;
+            if imported.runs
+                && let Err(why) = put_into_force(&*node)
+            {
+                if matches!(why, Refused::Reload(_)) {
+                    keeper.restore(&wanted, &imported.before)?;
+                }
+                return Err(why);
+            }
+            Ok(imported.entry)
         };
-        let Imported {
-            entry,
-            before,
-            runs,
-        } = self.keep(import).await?;
-        if runs && let Err(page) = self.put_into_force().await {
-            self.keep(move |keeper| Ok(keeper.restore(&wanted, &before)?)).await?;
-            return Err(page);
-        }
+        let entry = self.keep_in_turn(import).await?;
         let (kind, name) = (entry.role.word(), &entry.name);
         tracing::info!(kind, %name, "certificate imported through the admin listener");
         Ok(json_page(StatusCode::OK, &entry))
+    }
+
+    /// Changes the store: one change at a time, and to its end, even if the request is given up.
+    async fn keep_in_turn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Keeper) -> Result<T, Refused> + Send + 'static,
+    ) -> Result<T, Page> {
+        let storing = self.storing.clone();
+        self.keep(move |keeper| {
+            let _turn = storing.lock().unwrap_or_else(PoisonError::into_inner);
+            work(keeper)
+        })
+        .await
     }
 
     /// Uses the store: not on this thread, which answers probes.
@@ -138,6 +156,17 @@ impl Pages {
             failure(StatusCode::INTERNAL_SERVER_ERROR, error)
         });
         done?.map_err(Refused::page)
+    }
+}
+
+/// Has the node read everything again, and waits until that is in force.
+fn put_into_force(node: &dyn Node) -> Result<(), Refused> {
+    let (sender, receiver) = mpsc::channel();
+    node.reload(Box::new(move |answer| drop(sender.send(answer))));
+    match receiver.recv_timeout(CHANGE_ANSWER) {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(refusal)) => Err(Refused::Reload(refusal)),
+        Err(_) => Err(Refused::Late),
     }
 }
 
@@ -158,7 +187,11 @@ impl Upload {
             Ok(Source { path, bytes })
         };
         let file = source("file", &self.file)?;
-        let key = self.key.as_ref().map(|key| source("key", key)).transpose()?;
+        let key = self
+            .key
+            .as_ref()
+            .map(|key| source("key", key))
+            .transpose()?;
         let password = self.password.as_ref().map(|password| password.as_str());
         if password.is_some_and(|password| password.len() > CERTIFICATE_PASSWORD_MAX) {
             let error = format!("a password has at most {CERTIFICATE_PASSWORD_MAX} bytes");
@@ -181,6 +214,10 @@ enum Refused {
     Findings(Vec<Finding>),
     /// The store.
     Trouble(Trouble),
+    /// The node does not run with it.
+    Reload(Refusal),
+    /// The node has not said yet whether it runs with it.
+    Late,
 }
 
 impl From<Trouble> for Refused {
@@ -194,6 +231,11 @@ impl Refused {
         let trouble = match self {
             Self::Request(error) => return failure(StatusCode::BAD_REQUEST, &error),
             Self::Findings(findings) => return unusable("the certificate has errors", &findings),
+            Self::Reload(refusal) => return refused(&refusal),
+            Self::Late => {
+                let error = "it is imported, and not in force yet";
+                return failure(StatusCode::GATEWAY_TIMEOUT, error);
+            }
             Self::Trouble(trouble) => trouble,
         };
         let error = trouble.to_string();
@@ -228,9 +270,12 @@ fn asked(path: &str) -> Result<(Reference, bool), Page> {
         }
     };
     let Some(role) = Role::ALL.into_iter().find(|role| role.word() == kind) else {
-        let error = "a certificate is named as /certificates/server/NAME or /certificates/group/NAME";
+        let error =
+            "a certificate is named as /certificates/server/NAME or /certificates/group/NAME";
         return Err(failure(StatusCode::NOT_FOUND, error));
     };
-    let name = name.parse::<Name>().map_err(|error| failure(StatusCode::BAD_REQUEST, &error))?;
+    let name = name
+        .parse::<Name>()
+        .map_err(|error| failure(StatusCode::BAD_REQUEST, &error))?;
     Ok((Reference { role, name }, export))
 }
