@@ -6,11 +6,14 @@ mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use common::{
-    Gateway, Pki, Session, ask, echo, free_port, request, server, service, session, tunnel, until,
+    Gateway, Pki, Session, ask, config, echo, free_port, request, server, service, session, tunnel,
+    until,
 };
 
 /// Sends and gets back.
@@ -177,4 +180,216 @@ fn a_connection_that_the_system_has_completed_is_served_though_its_listener_goes
             client.join().expect("each one that connected is served");
         }
     }
+}
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+/// A gateway with a token for changes, and these keys of the engine.
+fn with_token(pki: &Pki, engine: &str) -> Gateway {
+    std::fs::write(pki.path("token"), TOKEN).unwrap();
+    std::fs::set_permissions(pki.path("token"), PermissionsExt::from_mode(0o600)).unwrap();
+    let admin = free_port();
+    let listen = format!("listen = '{admin}'");
+    let text = config(
+        admin,
+        engine,
+        "unmanaged = 'allow'",
+        &service(&[server(echo)]),
+    );
+    let text = text.replace(&listen, &format!("{listen}\ntoken_file = 'token'"));
+    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+    command.args(["run", "--config"]).arg(pki.path("adit.toml"));
+    Gateway::spawn(command, admin)
+}
+
+/// `adit reload`: exit code, standard output and standard error.
+fn adit_reload(pki: &Pki) -> (Option<i32>, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = Command::new(env!("CARGO_BIN_EXE_adit"))
+        .arg("reload")
+        .current_dir(pki.folder.path())
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+fn post(gateway: &Gateway, token: &str) -> (u16, serde_json::Value) {
+    let mut stream = TcpStream::connect(gateway.admin).unwrap();
+    write!(
+        stream,
+        "POST /reload HTTP/1.0\r\nHost: {}\r\nAuthorization: Bearer {token}\r\n\r\n",
+        gateway.admin
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap())
+}
+
+fn ready(gateway: &Gateway) -> serde_json::Value {
+    let (status, body) = gateway.get("/readyz");
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_at_once_and_stays_told() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let gateway = with_token(&pki, "watch_files = false");
+    let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
+    assert_eq!(post(&gateway, "wrong").0, 401);
+    assert_eq!(gateway.get("/reload").0, 405);
+    let (status, answer) = post(&gateway, TOKEN);
+    assert_eq!((status, &answer["generation"]), (200, &2.into()));
+    assert_eq!(ready(&gateway)["refused"], serde_json::Value::Null);
+
+    // Three files and two keys that only a restart can change.
+    let key = std::fs::read(pki.path("server.key")).unwrap();
+    let ca = std::fs::read(pki.path("ca.pem")).unwrap();
+    std::fs::write(pki.path("server.key"), "no key").unwrap();
+    std::fs::write(pki.path("ca.pem"), "no certificate").unwrap();
+    std::fs::write(pki.path("devices.csv"), "one\nd,managed\nd2,lost\n").unwrap();
+    edit(
+        &pki,
+        "unmanaged = 'allow'",
+        "unmanaged = 'allow'\ndevice_registry = 'devices.csv'",
+    );
+    edit(&pki, "format = 'text'", "format = 'json'");
+    edit(
+        &pki,
+        "watch_files = false",
+        "watch_files = false\ncores = [0]",
+    );
+    let (status, answer) = post(&gateway, TOKEN);
+    assert_eq!(status, 422, "{answer}");
+    let text = answer["problems"].to_string();
+    for words in [
+        "server.key",
+        "ca.pem",
+        "devices.csv:1",
+        "devices.csv:3",
+        "\"log\"",
+        "engine.cores",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    let refused = ready(&gateway)["refused"].clone();
+    assert_eq!(refused["problems"], answer["problems"]);
+    assert!(refused["at"].as_str().unwrap().ends_with('Z'), "{refused}");
+    assert_eq!(gateway.metric("adit_config_refused", ""), 1.0);
+    assert_eq!(failures(&gateway), 1.0);
+    let (code, _, error) = adit_reload(&pki);
+    assert_eq!(code, Some(1), "{error}");
+    for words in [
+        "server.key",
+        "ca.pem",
+        "devices.csv:3",
+        "engine.cores",
+        "remedy",
+    ] {
+        assert!(error.contains(words), "{words}: {error}");
+    }
+    assert_eq!((generation(&gateway), failures(&gateway)), (2.0, 2.0));
+    echoes(&mut session, b"still here");
+
+    // A config that is wrong itself is told with its lines.
+    let good = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
+    edit(&pki, "external", "externall");
+    let (status, answer) = post(&gateway, TOKEN);
+    assert_eq!(status, 422, "{answer}");
+    assert!(answer["problems"][0]["line"].is_u64(), "{answer}");
+    assert!(answer["problems"][0]["remedy"].is_string(), "{answer}");
+
+    let good = good.replace("format = 'json'", "format = 'text'");
+    std::fs::write(pki.path("adit.toml"), good.replace("\ncores = [0]", "")).unwrap();
+    std::fs::write(pki.path("server.key"), key).unwrap();
+    std::fs::write(pki.path("ca.pem"), ca).unwrap();
+    std::fs::write(pki.path("devices.csv"), "d,managed\n").unwrap();
+    let (code, said, error) = adit_reload(&pki);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(said.contains("generation 3"), "{said}");
+    assert_eq!(ready(&gateway)["refused"], serde_json::Value::Null);
+    assert_eq!(gateway.metric("adit_config_refused", ""), 0.0);
+}
+
+#[test]
+fn slow_files_that_change_take_effect_by_themselves() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let gateway = with_token(&pki, "");
+    let mut old = tunnel(&pki, &gateway, &device, "a.test:1");
+    let asks = |host: &str| {
+        let socket = TcpStream::connect(gateway.address).unwrap();
+        let mut session = session(&pki, socket, &device);
+        ask(&mut session, &request(host)).unwrap_or_default()
+    };
+    edit(&pki, "'*.test'", "['*.test', '*.other']");
+    // The config has one host a rule: it is refused, and said once.
+    until("refused", || failures(&gateway) == 1.0);
+    assert!(!ready(&gateway)["refused"].is_null());
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!((failures(&gateway), generation(&gateway)), (1.0, 1.0));
+    edit(&pki, "['*.test', '*.other']", "'*'");
+    until("put right", || generation(&gateway) == 2.0);
+    until("in force", || {
+        asks("a.other:1").starts_with("HTTP/1.1 200 ")
+    });
+    assert!(ready(&gateway)["refused"].is_null());
+
+    // A file that the config names, and that is not there when it is first read.
+    edit(&pki, "'ca.pem'", "'new/ca.pem'");
+    until("refused", || failures(&gateway) == 2.0);
+    std::fs::create_dir(pki.path("one")).unwrap();
+    std::fs::copy(pki.path("ca.pem"), pki.path("one/ca.pem")).unwrap();
+    symlink("one", pki.path("new")).unwrap();
+    until("it is there", || generation(&gateway) == 3.0);
+    drop(tunnel(&pki, &gateway, &device, "a.test:1"));
+
+    // The folder is another one: devices of the old authority are not let in any more, and their tunnels end.
+    std::fs::create_dir(pki.path("two")).unwrap();
+    let other = common::authority("other");
+    other.write(&pki.path("two")).unwrap();
+    let now = time::OffsetDateTime::now_utc();
+    let hour = std::time::Duration::from_secs(3600);
+    let crl = common::crl_of(&other, &[], now - hour, now + hour);
+    std::fs::write(pki.path("two/ca.crl"), crl).unwrap();
+    edit(
+        &pki,
+        "files = ['ca.crl']",
+        "files = ['ca.crl', 'two/ca.crl']",
+    );
+    edit(&pki, "['new/ca.pem']", "['new/ca.pem', 'two/ca.pem']");
+    until("both authorities", || generation(&gateway) == 4.0);
+    echoes(&mut old, b"still here");
+    let stranger = common::client_of(&other, "stranger", |_| ());
+    drop(tunnel(&pki, &gateway, &stranger, "a.test:1"));
+    symlink("two", pki.path("next")).unwrap();
+    edit(
+        &pki,
+        "files = ['ca.crl', 'two/ca.crl']",
+        "files = ['two/ca.crl']",
+    );
+    std::fs::rename(pki.path("next"), pki.path("new")).unwrap();
+    until("the other one alone", || generation(&gateway) == 5.0);
+    assert!(old.read(&mut [0]).is_err(), "cut");
+    drop(tunnel(&pki, &gateway, &stranger, "a.test:1"));
+
+    // Switched off, it is read on demand alone.
+    edit(&pki, "[admin]", "watch_files = false\n[admin]");
+    until("switched off", || generation(&gateway) == 6.0);
+    edit(&pki, "watch_files = false", "");
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!(generation(&gateway), 6.0);
+    gateway.signal("HUP");
+    until("on demand", || generation(&gateway) == 7.0);
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!((generation(&gateway), failures(&gateway)), (7.0, 2.0));
 }

@@ -602,7 +602,7 @@ fn certificates_are_exported_to_be_pinned_and_roots_to_be_trusted() {
     refused(
         &pki,
         "export front --as server --format mobileconfig --state-dir state",
-        2,
+        1,
         "profile.external",
     );
 }

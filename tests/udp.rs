@@ -271,6 +271,32 @@ fn a_broken_capsule_ends_its_tunnel_and_no_other() {
 }
 
 #[test]
+fn datagrams_come_from_the_address_that_is_configured() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let patience = Some(Duration::from_secs(10));
+    server.set_read_timeout(patience).unwrap();
+    let address = server.local_addr().unwrap();
+    let source = std::thread::spawn(move || server.recv_from(&mut [0; 64]).unwrap().1.ip());
+    let more = "udp = true\nbind = ['127.0.0.77']";
+    let (pki, device, gateway) = start("", &rules(address, more));
+    run(async {
+        let client = client(&pki, &gateway, &device).await;
+        let mut tunnel = open(&client, &path("dns.test", 53)).await;
+        tunnel.send(capsule(b"from where?")).await.unwrap();
+        let arrived = || source.is_finished();
+        http2::until("the datagram is there", arrived).await;
+    });
+    assert_eq!(source.join().unwrap().to_string(), "127.0.0.77");
+    let more = "udp = true\nbind = ['::1']";
+    let (pki, device, gateway) = start("", &rules(address, more));
+    run(async {
+        let client = client(&pki, &gateway, &device).await;
+        let (status, _, word) = refusal(&client, udp_request(&path("dns.test", 53))).await;
+        assert_eq!((status, &*word), (502, "server-unreachable"));
+    });
+}
+
+#[test]
 fn idle_and_unreachable_tunnels_end() {
     let nobody = UdpSocket::bind("127.0.0.1:0")
         .unwrap()

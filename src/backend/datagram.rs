@@ -55,8 +55,12 @@ impl Dialer {
             .unwrap_or(Err(CloseReason::NameTimeout))?;
         let mut reason = CloseReason::NameNotFound;
         for address in addresses {
+            let Some(source) = way.source(address) else {
+                reason = CloseReason::ServerUnreachable;
+                continue;
+            };
             let address = SocketAddr::new(address, server.port);
-            match UdpSocket::connect(address, UDP_QUEUE) {
+            match UdpSocket::connect(address, source, UDP_QUEUE) {
                 Ok(socket) => {
                     let address = address.to_string().into();
                     return Ok(Socket {

@@ -218,12 +218,12 @@ impl Dialer {
         retries: &mut u32,
     ) -> Result<(TcpStream, SocketAddr), CloseReason> {
         let addresses = self.addresses(&server.host, guard).await?;
-        let sources = |address: IpAddr| {
-            let source = way.bind.iter().find(|b| b.is_ipv4() == address.is_ipv4());
-            let usable = way.bind.is_empty() || source.is_some();
-            usable.then(|| (SocketAddr::new(address, server.port), source.copied()))
-        };
-        let addresses: Vec<_> = addresses.into_iter().filter_map(sources).collect();
+        let addresses = addresses.into_iter();
+        let addresses: Vec<_> = addresses
+            .filter_map(|address| {
+                Some((SocketAddr::new(address, server.port), way.source(address)?))
+            })
+            .collect();
         let connected = match addresses[..] {
             [] => return Err(CloseReason::ServerUnreachable),
             [(address, source)] => TcpStream::connect_with(address, source, &way.options)

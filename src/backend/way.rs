@@ -109,6 +109,13 @@ impl Way {
             introduction: reach.proxy_protocol,
         })
     }
+
+    /// The address that `address` is reached from, where one is configured. `None`: there are some, and none of its family.
+    pub(super) fn source(&self, address: IpAddr) -> Option<Option<IpAddr>> {
+        let mut sources = self.bind.iter();
+        let source = sources.find(|source| source.is_ipv4() == address.is_ipv4());
+        (self.bind.is_empty() || source.is_some()).then(|| source.copied())
+    }
 }
 
 /// The name that a certificate is checked for.

@@ -16,6 +16,7 @@
 //! - [`term`]: when a chain can be used, and which of several
 //! - [`findings`]: what is wrong with a file, before it is used
 //! - [`store`]: certificates by name, in the state folder
+//! - [`export`]: certificates for others
 //! - [`profile`]: what makes a device use this gateway
 //! - [`command`]: `adit certs`
 
@@ -26,6 +27,7 @@ mod chain;
 pub mod check;
 pub mod command;
 pub mod describe;
+pub mod export;
 pub mod files;
 pub mod findings;
 mod frame;
@@ -49,9 +51,9 @@ mod tests;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use chain::root;
 pub use command::{CertsCommand, print, run};
 pub use describe::{Description, describe, describe_with};
+pub use export::{Export, Format};
 pub use findings::{Finding, Role, Severity, inspect_group, inspect_server};
 pub use make::{
     CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity, issue, make_ca,

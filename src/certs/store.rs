@@ -174,6 +174,7 @@ impl Candidate {
             name: name.clone(),
             facts,
             findings: findings.clone(),
+            used_by: Vec::new(),
         }
     }
 
@@ -205,6 +206,17 @@ pub struct Entry {
     pub facts: Option<Facts>,
     /// What is wrong, errors first.
     pub findings: Vec<Finding>,
+    /// The profiles that name it, as far as whoever asked knows profiles: none are known here.
+    pub used_by: Vec<String>,
+}
+
+impl Entry {
+    /// What a config calls it.
+    #[must_use]
+    pub fn reference(&self) -> Reference {
+        let (role, name) = (self.role, self.name.clone());
+        Reference { role, name }
+    }
 }
 
 /// What the first certificate of a file says: of a server the end certificate. Moments are RFC 3339 in UTC.
@@ -295,10 +307,7 @@ impl Store {
         }
         let role = candidate.role;
         let (path, content) = (self.path(role, name), candidate.content());
-        let mode = match role {
-            Role::Server => Mode::Secret,
-            Role::Group => Mode::Public,
-        };
+        let mode = mode(role);
         files::make_folder(&self.folder(role))?;
         if replace {
             return files::replace(&path, content.as_bytes(), mode);
@@ -310,6 +319,30 @@ impl Store {
             },
             other => other,
         })
+    }
+
+    /// What is kept under a name, if anything is: for [`restore`](Self::restore).
+    ///
+    /// # Errors
+    /// [`CertError::Io`].
+    pub fn kept(&self, role: Role, name: &Name) -> Result<Kept, CertError> {
+        match Source::load(&self.path(role, name)) {
+            Ok(source) => Ok(Kept(Some(source.bytes))),
+            Err(error) if is_absent(&error) => Ok(Kept(None)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes a change back.
+    ///
+    /// # Errors
+    /// [`CertError::Io`].
+    pub fn restore(&self, role: Role, name: &Name, kept: &Kept) -> Result<(), CertError> {
+        let path = self.path(role, name);
+        match &kept.0 {
+            Some(content) => files::replace(&path, content, mode(role)),
+            None => files::remove(&path).map(drop),
+        }
     }
 
     /// Every certificate, servers' first, in the order of their names. `host` is the name that devices use.
@@ -371,6 +404,7 @@ impl Store {
                     role,
                     facts: None,
                     findings,
+                    used_by: Vec::new(),
                 })
             }
         }
@@ -404,6 +438,16 @@ impl Store {
             true => Ok(()),
             false => Err(not_in_store(role, name)),
         }
+    }
+}
+
+/// The file of a certificate as it was, which may have held a key.
+pub struct Kept(Option<Zeroizing<Vec<u8>>>);
+
+const fn mode(role: Role) -> Mode {
+    match role {
+        Role::Server => Mode::Secret,
+        Role::Group => Mode::Public,
     }
 }
 

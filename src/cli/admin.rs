@@ -165,6 +165,9 @@ pub enum AdminError {
     /// The answer.
     #[error("the admin listener at {0} answered: {1}")]
     Refused(String, String),
+    /// A change.
+    #[error("the node refuses the change, and the state before it is in force:\n{0}")]
+    Change(String),
     /// The command line.
     #[error(
         "--close wants to know which tunnels: --id, --device, --user, --app, --serial or --service"
@@ -176,10 +179,28 @@ trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}
 
 /// What goes with a request.
-struct Body {
+pub(super) struct Body {
     media_type: &'static str,
     length: u64,
     bytes: Box<dyn Read>,
+}
+
+/// What a node has answered.
+pub(super) struct Answer {
+    /// The admin listener.
+    from: String,
+    /// The status line.
+    line: String,
+    /// The status, of three digits.
+    status: String,
+    pub body: String,
+}
+
+impl Answer {
+    /// As an error.
+    pub fn refused(self) -> AdminError {
+        AdminError::Refused(self.from, format!("{} {}", self.line, self.body))
+    }
 }
 
 impl AdminCommand {
@@ -192,6 +213,22 @@ impl AdminCommand {
     }
 
     fn request(&self, method: &str, path: &str, body: Option<Body>) -> Result<(), AdminError> {
+        let answer = self.ask(method, path, body)?;
+        if answer.status != "200" {
+            return Err(answer.refused());
+        }
+        println!("{}", answer.body.trim_end());
+        Ok(())
+    }
+
+    /// # Errors
+    /// [`AdminError`], where there is no answer.
+    pub(super) fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Body>,
+    ) -> Result<Answer, AdminError> {
         let (listen, token_file) = self.find()?;
         let token = match (method, token_file) {
             ("GET", _) | (_, None) => None,
@@ -201,12 +238,13 @@ impl AdminCommand {
         let answer = ask(&listen, method, path, token.as_deref(), body)
             .map_err(|error| AdminError::Io(name.clone(), error))?;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        let status = head.lines().next().unwrap_or_default();
-        if status.split(' ').nth(1) != Some("200") {
-            return Err(AdminError::Refused(name, format!("{status} {body}")));
-        }
-        println!("{}", body.trim_end());
-        Ok(())
+        let line = head.lines().next().unwrap_or_default();
+        Ok(Answer {
+            from: name,
+            line: line.to_owned(),
+            status: line.split(' ').nth(1).unwrap_or_default().to_owned(),
+            body: body.to_owned(),
+        })
     }
 
     /// Where the admin listener is, and the file of its token. What the profile says is not looked at.

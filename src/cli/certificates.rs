@@ -5,17 +5,18 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 
 use crate::certs::check::Report;
 use crate::certs::describe::escaped;
 use crate::certs::files::{self, Mode};
-use crate::certs::make::to_pem;
 use crate::certs::profile::Gateway;
-use crate::certs::self_signed::to_distribute;
-use crate::certs::{self, Candidate, CertError, CertsCommand, Entry, Name, Reference, Role, Store};
+use crate::certs::self_signed::{CERTIFICATE_FILE, NEXT_CERTIFICATE_FILE};
+use crate::certs::{
+    self, Candidate, CertError, CertsCommand, Entry, Export, Format, Name, Reference, Role, Store,
+};
 use crate::config::{self, ConfigError, ProfileUse, users_of};
 use crate::profiles::StoreError;
 
@@ -155,15 +156,18 @@ pub struct ExportArgs {
     /// What a certificate of the store is for.
     #[arg(long = "as", value_enum, value_name = "KIND")]
     role: Option<Role>,
-    /// The certificate that the gateway has made itself, for want of another, and the next one where there is one.
+    /// The certificate that the gateway has made itself, for want of another.
     #[arg(long, conflicts_with_all = ["what", "role"])]
     self_signed: bool,
+    /// The one that will take its place, so that devices have it before.
+    #[arg(long, requires = "self_signed")]
+    next: bool,
     /// Only the root that the chain ends in.
     #[arg(long)]
     root: bool,
     /// What to write. DER holds one certificate: the first.
     #[arg(long, value_enum, default_value_t)]
-    format: ExportFormat,
+    format: Format,
     /// Where to write it [default: standard output].
     #[arg(long, short = 'o', value_name = "FILE")]
     out: Option<PathBuf>,
@@ -172,18 +176,6 @@ pub struct ExportArgs {
     password_file: Option<PathBuf>,
     #[command(flatten)]
     place: Place,
-}
-
-/// How certificates are written for others.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum ExportFormat {
-    /// PEM, in order.
-    #[default]
-    Pem,
-    /// The first certificate alone.
-    Der,
-    /// A configuration profile for Apple devices, with identifiers that stay the same.
-    Mobileconfig,
 }
 
 /// Why a command on the store failed.
@@ -214,9 +206,6 @@ pub enum CertificatesError {
     /// The command line.
     #[error("{0}")]
     Usage(String),
-    /// The document.
-    #[error("cannot write the document: {0}")]
-    Document(#[from] plist::Error),
 }
 
 impl CertificatesCommand {
@@ -278,16 +267,11 @@ impl Opened {
         Ok(profiles)
     }
 
-    /// Who the documents for devices are about.
-    fn gateway(&self) -> Result<Gateway, CertificatesError> {
-        let outline = self.outline.as_ref();
-        let named = outline.and_then(|outline| Some((outline, outline.external.as_ref()?)));
-        let Some((outline, (host, port))) = named else {
-            let message = "a configuration profile is made for the gateway's name: \
-                           name a config with profile.external (--config)";
-            return Err(CertificatesError::Usage(message.into()));
-        };
-        Ok(Gateway::new(
+    /// Who the documents for devices are about, where that is known.
+    fn gateway(&self) -> Option<Gateway> {
+        let outline = self.outline.as_ref()?;
+        let (host, port) = outline.external.as_ref()?;
+        Some(Gateway::new(
             host,
             *port,
             &outline.name,
@@ -328,31 +312,20 @@ impl ImportArgs {
     }
 }
 
-/// A certificate in a list.
-#[derive(Serialize)]
-struct Listed {
-    #[serde(flatten)]
-    entry: Entry,
-    used_by: Vec<String>,
-}
-
 #[derive(Serialize)]
 struct List {
-    certificates: Vec<Listed>,
+    certificates: Vec<Entry>,
 }
 
 impl ListArgs {
     fn run(&self) -> Result<(), CertificatesError> {
         let opened = self.place.open()?;
         let profiles = opened.profiles()?;
-        let entries = opened.store.list(opened.host())?.into_iter();
-        let listed = entries.map(|entry| Listed {
-            used_by: users_of(&reference(entry.role, &entry.name), &profiles),
-            entry,
-        });
-        let list = List {
-            certificates: listed.collect(),
-        };
+        let mut certificates = opened.store.list(opened.host())?;
+        for entry in &mut certificates {
+            entry.used_by = users_of(&entry.reference(), &profiles);
+        }
+        let list = List { certificates };
         let text = if self.json {
             json(&list)?
         } else {
@@ -362,9 +335,9 @@ impl ListArgs {
     }
 }
 
-fn table(listed: &[Listed]) -> String {
+fn table(listed: &[Entry]) -> String {
     let mut text = String::new();
-    for Listed { entry, used_by } in listed {
+    for entry in listed {
         let (until, subject) = match &entry.facts {
             Some(facts) => (
                 format!("until {}, {} days", facts.not_after, facts.days_left),
@@ -372,7 +345,7 @@ fn table(listed: &[Listed]) -> String {
             ),
             None => ("cannot be read".to_owned(), String::new()),
         };
-        let users = match used_by.as_slice() {
+        let users = match entry.used_by.as_slice() {
             [] => "not used".to_owned(),
             users => format!("used by {}", escaped(&users.join(", "))),
         };
@@ -429,7 +402,11 @@ impl DeleteArgs {
     fn run(&self) -> Result<(), CertificatesError> {
         let opened = self.place.open()?;
         let (role, name) = (self.role, &self.name);
-        let users = users_of(&reference(role, name), &opened.profiles()?);
+        let wanted = Reference {
+            role,
+            name: name.clone(),
+        };
+        let users = users_of(&wanted, &opened.profiles()?);
         if !users.is_empty() {
             return Err(CertificatesError::InUse {
                 role: role.word(),
@@ -445,19 +422,19 @@ impl DeleteArgs {
 
 impl ExportArgs {
     fn run(&self) -> Result<(), CertificatesError> {
-        let (mut certificates, part) = self.certificates()?;
-        let is_server = self.role != Some(Role::Group);
-        // What devices trust is a root: a server certificate in their trust store would be of no use.
-        if self.root || (is_server && self.format == ExportFormat::Mobileconfig) {
-            certificates = vec![certs::root(&certificates)?];
-        }
-        let content = match self.format {
-            ExportFormat::Pem => to_pem(&certificates).into_bytes(),
-            ExportFormat::Der => certificates[0].to_vec(),
-            ExportFormat::Mobileconfig => {
-                self.place.open()?.gateway()?.trust(&part, &certificates)?
-            }
+        let (certificates, name) = self.certificates()?;
+        let gateway = match self.format {
+            Format::Mobileconfig => self.place.open()?.gateway(),
+            Format::Pem | Format::Der => None,
         };
+        let export = Export {
+            role: self.role.unwrap_or(Role::Server),
+            root: self.root,
+            format: self.format,
+            gateway: gateway.as_ref(),
+            name: &name,
+        };
+        let content = export.content(&certificates)?;
         match &self.out {
             None => Ok(certs::print(&content)?),
             Some(file) => {
@@ -471,22 +448,20 @@ impl ExportArgs {
     /// The certificates, at least one, and by what name devices tell them from others.
     fn certificates(&self) -> Result<(Vec<CertificateDer<'static>>, String), CertificatesError> {
         let Some(what) = &self.what else {
-            let own = to_distribute(&self.place.open()?.state_dir)?;
-            return Ok((own, "self-signed".to_owned()));
+            let (file, name) = match self.next {
+                false => (CERTIFICATE_FILE, "self-signed"),
+                true => (NEXT_CERTIFICATE_FILE, "self-signed-next"),
+            };
+            let file = self.place.open()?.state_dir.join(file);
+            return Ok((certs::read_certificates(&file)?, name.to_owned()));
         };
         let file = resolve(what, self.role, &self.place)?;
         let password = password(self.password_file.as_deref())?;
         let password = password.as_ref().map(|password| password.as_str());
         let certificates = certs::read_certificates_with(&file, password)?;
         let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-        let role = self.role.map_or("file", Role::word);
-        Ok((certificates, format!("{role}.{stem}")))
+        Ok((certificates, stem.into_owned()))
     }
-}
-
-fn reference(role: Role, name: &Name) -> Reference {
-    let name = name.clone();
-    Reference { role, name }
 }
 
 fn password(file: Option<&Path>) -> Result<Option<zeroize::Zeroizing<String>>, CertError> {

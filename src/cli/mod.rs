@@ -7,6 +7,7 @@ mod export;
 mod profile;
 mod profile_text;
 mod quickstart;
+mod reload;
 mod run;
 mod ticket_keys;
 mod upgrade;
@@ -27,6 +28,7 @@ pub use check::CheckCommand;
 pub use export::{ExportCommand, ExportError};
 pub use profile::{ProfileCommand, ProfileError};
 pub use quickstart::{QuickstartCommand, QuickstartError};
+pub use reload::ReloadCommand;
 pub use run::{Gateway, RunError};
 pub use ticket_keys::TicketKeysCommand;
 
@@ -44,6 +46,8 @@ enum Command {
     ///
     /// SIGHUP reads the config again, for new sessions, and closes open tunnels that it allows no more; SIGTERM and SIGINT drain, a second one ends at once.
     Run(ConfigFile),
+    /// Have a running node read its config and the files that it names again, and say what comes of it.
+    Reload(ReloadCommand),
     /// Check a config and the files that it names, and say what it means.
     ///
     /// With --probe, connect to every server of every service too. Exit code 2 where the config is wrong, 1 where a server cannot be used.
@@ -148,6 +152,7 @@ impl CliError {
 pub fn execute(cli: Cli) -> Result<(), CliError> {
     match cli.command {
         Command::Run(file) => Ok(run::run(&file.config)?),
+        Command::Reload(command) => Ok(command.run()?),
         Command::Check(command) => command.run(),
         Command::Quickstart(command) => Ok(quickstart::run(&command)?),
         Command::Certs(command) => Ok(command.run()?),

@@ -20,7 +20,8 @@ use crate::certs::revoke::{CRL_FILE, CrlRequest, Reason};
 use crate::certs::{
     self, CertError, CertificateAuthority, IssueRequest, KeyType, MakeCa, Validity,
 };
-use crate::config::{self, ConfigError};
+use crate::config::ConfigError;
+use crate::control::ConfigFile;
 use crate::limits::LOAD_OPEN_TIMEOUT;
 use crate::load::{
     self, BackendKind, Direction, LoadError, Mode as TunnelMode, Progress, Report, Scenario, Work,
@@ -81,13 +82,14 @@ pub(super) fn run(command: &QuickstartCommand) -> Result<(), QuickstartError> {
         config_text(command.listen, backend).as_bytes(),
         Mode::Public,
     )?;
-    let gateway = Gateway::start(config::load(&file)?, Inheritance::default())?;
+    let (config, file) = ConfigFile::read(&file)?;
+    let gateway = Gateway::start(config, file, Inheritance::default())?;
     let admin = gateway.admin_address();
     let address = gateway.node.address().unwrap_or(command.listen);
     let node = gateway.node.clone();
     let control = std::thread::Builder::new()
         .name("control".into())
-        .spawn(move || gateway.run(Some(file)))
+        .spawn(move || gateway.run())
         .map_err(|error| QuickstartError::Start("the control core", error.to_string()))?;
     println!("gateway      {address}, with an HTTP server behind it; everything is in ./{FOLDER}/");
     let report = traffic(&folder, address, command.seconds);

@@ -1,20 +1,19 @@
 //! The life of a gateway process: start, reload, drain, end.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::upgrade::{self, Inheritance, Succession};
 use crate::backend::{ResolverHandle, ResolverTask, resolver};
 use crate::certs::{self, CertError};
-use crate::config::{self, AuditSink, Config, ConfigError, Log, LogFormat};
+use crate::config::{AuditSink, Config, ConfigError, Log, LogFormat};
 use crate::control::{
-    Control, ControlError, EarlySignals, RunningNode, Signal, Signals, check_servers, fetch_crls,
-    watch_certificates, watch_crl_files,
+    Asker, ConfigFile, Control, ControlError, EarlySignals, Reloader, RunningNode, Signal, Signals,
+    check_servers, fetch_crls, watch_certificates, watch_crl_files, watch_files,
 };
 use crate::engine::{EngineError, Node, Predecessor};
 use crate::limits::{DRAIN_POLL, OWN_ADDRESSES_REFRESH, SESSIONS_END, TICKET_KEYS_POLL};
@@ -52,10 +51,10 @@ pub enum RunError {
 
 /// `adit run`.
 pub(super) fn run(file: &Path) -> Result<(), RunError> {
-    let config = config::load(file)?;
+    let (config, file) = ConfigFile::read(file)?;
     start_logging(&config.log);
     let inheritance = Inheritance::take().map_err(RunError::Inherited)?;
-    let gateway = Gateway::start(config, inheritance)?;
+    let gateway = Gateway::start(config, file, inheritance)?;
     let (address, plain) = (gateway.node.address(), gateway.node.plain_address());
     let plain = plain.map(tracing::field::display);
     let cores = gateway.node.core_count();
@@ -63,36 +62,33 @@ pub(super) fn run(file: &Path) -> Result<(), RunError> {
         Some(address) => tracing::info!(%address, plain, cores, "taking tunnels"),
         None => tracing::warn!(cores, "nothing is listened on, so no tunnels are taken"),
     }
-    gateway.run(Some(file.to_owned()))
+    gateway.run()
 }
 
 /// A started gateway. Its cores already serve; [`Gateway::run`] gives it the control core.
 pub struct Gateway {
     /// The cores.
     pub node: Arc<Node>,
+    reloader: Arc<Reloader>,
     audit: AuditLog,
     control: Control,
     names: ResolverTask,
     resolver: ResolverHandle,
-    times: DrainTimes,
     early: EarlySignals,
     succession: Succession,
     predecessor: Option<Arc<Predecessor>>,
 }
 
-/// How long the parts of a drain take.
-#[derive(Clone, Copy)]
-struct DrainTimes {
-    delay: Duration,
-    timeout: Duration,
-}
-
 impl Gateway {
-    /// Starts everything but the control core.
+    /// Starts everything but the control core, with what was read from `file`.
     ///
     /// # Errors
     /// [`RunError`]; nothing keeps running then.
-    pub fn start(config: Config, inheritance: Inheritance) -> Result<Self, RunError> {
+    pub fn start(
+        config: Config,
+        file: ConfigFile,
+        inheritance: Inheritance,
+    ) -> Result<Self, RunError> {
         let Inheritance {
             mut sockets,
             predecessor,
@@ -125,10 +121,6 @@ impl Gateway {
         })?;
         let (handle, names) = resolver();
         let resolver = handle.clone();
-        let times = DrainTimes {
-            delay: config.engine.drain_delay,
-            timeout: config.engine.drain_timeout,
-        };
         let node = Node::start(
             config,
             &audit.handle(),
@@ -136,13 +128,14 @@ impl Gateway {
             &mut sockets,
             predecessor.clone(),
         )?;
+        let node = Arc::new(node);
         Ok(Self {
-            node: Arc::new(node),
+            reloader: Arc::new(Reloader::new(node.clone(), file)),
+            node,
             audit,
             control,
             names,
             resolver,
-            times,
             early,
             succession,
             predecessor,
@@ -155,18 +148,18 @@ impl Gateway {
         self.control.local_addr()
     }
 
-    /// Runs the control core on this thread until the node has ended. `file` is read again on SIGHUP.
+    /// Runs the control core on this thread until the node has ended.
     ///
     /// # Errors
     /// [`RunError::Control`] if the control core cannot run.
-    pub fn run(self, file: Option<PathBuf>) -> Result<(), RunError> {
+    pub fn run(self) -> Result<(), RunError> {
         let Self {
             node,
+            reloader,
             audit,
             control,
             names,
             resolver,
-            times,
             early,
             succession,
             predecessor,
@@ -175,13 +168,12 @@ impl Gateway {
         let (retire, retired) = watch::channel(false);
         let audit = Arc::new(audit);
         let jobs = {
-            let (node, audit) = (node.clone(), audit.clone());
+            let (node, audit, reloader) = (node.clone(), audit.clone(), reloader.clone());
             async move {
                 let stops = Stops {
                     node: node.clone(),
-                    file,
+                    reloader: reloader.clone(),
                     count: AtomicUsize::new(0),
-                    delay: times.delay,
                     succession: Arc::new(succession),
                     retire: Arc::new(retire),
                 };
@@ -195,16 +187,18 @@ impl Gateway {
                     refresh_sessions(&node),
                     watch_crl_files(node.clone()),
                     watch_certificates(node.clone()),
+                    watch_files(reloader),
                     fetch_crls(node.clone(), resolver.clone()),
                     check_servers(node.clone(), resolver),
                     signals(stops, &audit, early),
-                    end(&node, times.timeout, ended),
+                    end(&node, ended),
                 );
             }
         };
         let running = RunningNode {
             engine: node,
             audit: audit.handle(),
+            reloader,
         };
         let result = control.run(Arc::new(running), shutdown, retired, jobs);
         if let Ok(audit) = Arc::try_unwrap(audit) {
@@ -233,10 +227,9 @@ async fn refresh_sessions(node: &Arc<Node>) {
 /// What signals ask for.
 struct Stops {
     node: Arc<Node>,
-    file: Option<PathBuf>,
+    reloader: Arc<Reloader>,
     /// Signals to stop.
     count: AtomicUsize,
-    delay: Duration,
     succession: Arc<Succession>,
     retire: Arc<watch::Sender<bool>>,
 }
@@ -254,7 +247,8 @@ async fn signals(stops: Stops, audit: &AuditLog, early: EarlySignals) {
         .run(|signal| match signal {
             Signal::Reload => {
                 audit.reopen();
-                stops.reload();
+                // What comes of it is logged.
+                stops.reloader.in_background(Asker::Signal, |_| ());
             }
             Signal::Upgrade => stops.upgrade(),
             Signal::Stop => stops.stop(),
@@ -263,29 +257,15 @@ async fn signals(stops: Stops, audit: &AuditLog, early: EarlySignals) {
 }
 
 impl Stops {
-    fn reload(&self) {
-        if let Some(file) = &self.file {
-            let (node, file) = (self.node.clone(), file.clone());
-            // Reads files and checks signatures: not on this thread, which answers probes.
-            std::thread::spawn(move || {
-                ring::yield_to_others();
-                reload(&node, &file);
-            });
-        }
-    }
-
     fn upgrade(&self) {
-        let Some(file) = self.file.clone() else {
-            tracing::warn!("this process has no config file to start another one with");
-            return;
-        };
         if self.node.is_leaving() || self.succession.begin() {
             tracing::warn!("an upgrade or a drain is under way already");
             return;
         }
         tracing::info!("starting a new process in this one's place");
-        let (node, succession, retire) = (
+        let (node, reloader, succession, retire) = (
             self.node.clone(),
+            self.reloader.clone(),
             self.succession.clone(),
             self.retire.clone(),
         );
@@ -298,7 +278,8 @@ impl Stops {
                 );
                 let _ = retire.send(true);
             };
-            if let Err(error) = succession.hand_over(&node, retired, || reload(&node, &file)) {
+            let reload = || drop(reloader.reload(Asker::Successor));
+            if let Err(error) = succession.hand_over(&node, retired, reload) {
                 tracing::error!("the new process does not serve, and this one goes on: {error}");
             }
         });
@@ -314,7 +295,7 @@ impl Stops {
         }
         tracing::info!("draining");
         self.node.leave();
-        let (node, delay) = (self.node.clone(), self.delay);
+        let (node, delay) = (self.node.clone(), self.node.config().engine.drain_delay);
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
             node.drain();
@@ -322,23 +303,10 @@ impl Stops {
     }
 }
 
-fn reload(node: &Node, file: &Path) {
-    let result = config::load(file).map_err(|error| {
-        node.count_reload_failure();
-        error.to_string()
-    });
-    match result.and_then(|config| node.reload(config).map_err(|error| error.to_string())) {
-        Ok(()) => tracing::info!(
-            generation = node.generation(),
-            "the new config is in effect"
-        ),
-        Err(error) => tracing::error!("the new config is refused and the old one stays: {error}"),
-    }
-}
-
 /// After the first stop: waits for the sessions, cuts what is left after the drain timeout, and ends the control core.
-async fn end(node: &Node, drain_timeout: Duration, ended: watch::Sender<bool>) {
+async fn end(node: &Node, ended: watch::Sender<bool>) {
     poll(|| node.is_draining()).await;
+    let drain_timeout = node.config().engine.drain_timeout;
     if tokio::time::timeout(drain_timeout, poll(|| node.has_ended()))
         .await
         .is_err()

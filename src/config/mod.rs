@@ -15,6 +15,7 @@ mod authentication;
 mod cores;
 mod document;
 mod error;
+mod files;
 mod listener;
 mod outline;
 mod protocols;

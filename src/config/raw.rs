@@ -36,6 +36,7 @@ pub(super) struct RawEngine {
     pub(super) max_lifetime: Slot<String>,
     pub(super) drain_delay: Slot<String>,
     pub(super) drain_timeout: Slot<String>,
+    pub(super) watch_files: Slot<bool>,
     pub(super) tcp: RawTcp,
 }
 
@@ -221,6 +222,7 @@ impl RawEngine {
             max_lifetime: section.string("max_lifetime"),
             drain_delay: section.string("drain_delay"),
             drain_timeout: section.string("drain_timeout"),
+            watch_files: section.boolean("watch_files"),
             tcp: RawTcp::read(&mut section),
         };
         section.finish();

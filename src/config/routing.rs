@@ -98,7 +98,7 @@ impl Services<'_> {
                 name,
                 kind,
                 allow,
-                udp: raw.udp.or(false),
+                udp: udp(raw.udp, &reach, report),
                 reach,
                 sni,
                 limits,
@@ -160,6 +160,24 @@ impl Services<'_> {
             remedy,
         ))
     }
+}
+
+/// Datagrams go to a server as they are: what a service does to the bytes of a connection it cannot do to them.
+fn udp(slot: Slot<bool>, reach: &Reach, report: &mut Report) -> bool {
+    let in_the_way = [
+        (reach.tls.is_some(), "tls"),
+        (reach.upstream_proxy.is_some(), "upstream_proxy"),
+        (reach.proxy_protocol.is_some(), "proxy_protocol"),
+    ];
+    let in_the_way = in_the_way.into_iter().find(|(given, _)| *given);
+    let checked = slot.parse(report, |udp| match in_the_way {
+        Some((_, key)) if udp => Err(Fault::new(
+            format!("{key} of this service cannot be done to datagrams"),
+            format!("give datagrams a service of their own, without {key}"),
+        )),
+        _ => Ok(udp),
+    });
+    checked.or(false)
 }
 
 fn service_name(name: &str) -> Result<(), Fault> {

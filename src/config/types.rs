@@ -58,6 +58,8 @@ pub struct Engine {
     pub drain_delay: Duration,
     /// Time that open tunnels get to finish when the node stops.
     pub drain_timeout: Duration,
+    /// Whether the config and the files that it names are read again when they change.
+    pub watch_files: bool,
     /// Options of the connections with apps, and of those with servers where a service has none of its own.
     pub tcp: Tcp,
 }

@@ -203,6 +203,7 @@ fn engine(raw: RawEngine, cpus: &Cpus, report: &mut Report) -> Engine {
             .given(),
         drain_delay,
         drain_timeout,
+        watch_files: raw.watch_files.or(true),
         tcp,
     }
 }

@@ -10,9 +10,9 @@ use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::Device;
 use super::pages::{Page, Pages, Place, failure, gather, json_page, name_silent, skip, tunnel_of};
 use super::query::{Query, decoded};
+use super::{Device, Refusal};
 use crate::engine::ChangeError;
 use crate::limits::{ADMIN_BODY_MAX, ADMIN_IMPORT_MAX, CHANGE_ANSWER, MAX_IDENTITY_NAME_BYTES};
 use crate::observe::TunnelFilter;
@@ -39,6 +39,7 @@ impl Pages {
             Place::Tunnels => Ok(self.close(query.tunnels).await),
             Place::Permission => Ok(self.permission()),
             Place::Server(path) => self.set_server(path, parts, &mut body).await,
+            Place::Reload => self.reload().await,
             Place::Device(name) => match decoded(name) {
                 Ok(name) if parts.method == Method::DELETE => self.remove(&name).await,
                 Ok(name) => self.put(&name, parts, &mut body).await,
@@ -157,6 +158,29 @@ impl Pages {
         Ok(json_page(StatusCode::OK, &json!({"devices": devices})))
     }
 
+    async fn reload(&self) -> Result<Page, Page> {
+        let generation = self.put_into_force().await?;
+        let body = json!({"generation": generation});
+        Ok(json_page(StatusCode::OK, &body))
+    }
+
+    /// Reads everything again, after a change on disk too. Gives the new generation, or the answer that says all that is
+    /// wrong with it.
+    pub(super) async fn put_into_force(&self) -> Result<u64, Page> {
+        let (sender, receiver) = oneshot::channel();
+        let reply = Box::new(move |answer| drop(sender.send(answer)));
+        self.node.reload(reply);
+        match timeout(CHANGE_ANSWER, receiver).await {
+            Ok(Ok(Ok(generation))) => Ok(generation),
+            Ok(Ok(Err(refusal))) => Err(refused(&refusal)),
+            Ok(Err(_)) => Err(change_failure(&ChangeError::Ended)),
+            Err(_) => Err(failure(
+                StatusCode::GATEWAY_TIMEOUT,
+                "the files are not read yet, and may still come into force",
+            )),
+        }
+    }
+
     async fn apply(&self, changes: DeviceChanges, must_exist: bool) -> Result<(), Page> {
         let (sender, receiver) = oneshot::channel();
         let reply = Box::new(move |answer| drop(sender.send(answer)));
@@ -199,6 +223,12 @@ pub(super) fn wrong_type(types: &[&str]) -> Page {
 pub(super) fn body_failure(limit: usize) -> Page {
     let error = format!("the body did not come whole, or is larger than {limit} bytes");
     failure(StatusCode::PAYLOAD_TOO_LARGE, &error)
+}
+
+fn refused(refusal: &Refusal) -> Page {
+    let error = "the change is refused, and the state before it is in force";
+    let body = json!({"error": error, "problems": &*refusal.problems});
+    json_page(StatusCode::UNPROCESSABLE_ENTITY, &body)
 }
 
 fn change_failure(error: &ChangeError) -> Page {

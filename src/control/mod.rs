@@ -25,9 +25,11 @@ mod permission;
 mod probe;
 mod query;
 mod reach;
+mod reload;
 mod server;
 mod servers;
 mod signals;
+mod watch;
 
 pub use certificates::watch_certificates;
 pub use checks::check_servers;
@@ -37,7 +39,9 @@ pub use listen::Control;
 pub use node::RunningNode;
 pub use permission::read_token;
 pub use probe::{ServerProbe, TlsProbe, probe_servers};
+pub use reload::{Asker, ConfigFile, Problem, Refusal, Reloader};
 pub use signals::{EarlySignals, Signal, Signals};
+pub use watch::watch_files;
 
 use std::io;
 use std::net::SocketAddr;
@@ -101,6 +105,12 @@ pub trait Node: Send + Sync + 'static {
         server: &str,
         drained: bool,
     ) -> Result<Option<ServerInfo>, String>;
+
+    /// Reads everything again. Answers with the new generation when it is in force.
+    fn reload(&self, reply: Reply<Result<u64, Refusal>>);
+
+    /// Why the last change was not taken, while none is in force that came after it.
+    fn refused(&self) -> Option<Refusal>;
 
     /// Whether the node takes new tunnels, and why not.
     fn ready(&self) -> Readiness;

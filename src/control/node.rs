@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::{Device, Node, Readiness, Reply};
-use crate::engine::{self, ChangeError};
+use super::{Asker, Device, Node, Readiness, Refusal, Reloader, Reply};
+use crate::config::Origin;
+use crate::engine::{self, ChangeError, InForce};
 use crate::observe::{AuditHandle, CoreMetrics, NodeGauges, ServerInfo, TunnelFilter, TunnelInfo};
 use crate::table::{DeviceChanges, DeviceRegistry};
 
@@ -14,6 +15,8 @@ pub struct RunningNode {
     pub engine: Arc<engine::Node>,
     /// The audit log.
     pub audit: AuditHandle,
+    /// Takes changes for it.
+    pub reloader: Arc<Reloader>,
 }
 
 impl Node for RunningNode {
@@ -77,12 +80,23 @@ impl Node for RunningNode {
         set.map_err(|error| error.to_string())
     }
 
+    fn reload(&self, reply: Reply<Result<u64, Refusal>>) {
+        self.reloader.in_background(Asker::Admin, reply);
+    }
+
+    fn refused(&self) -> Option<Refusal> {
+        self.reloader.refused()
+    }
+
     fn ready(&self) -> Readiness {
         let mut reasons = Vec::new();
         if self.engine.is_draining() {
             reasons.push("draining: new tunnels are refused".to_owned());
         } else if self.engine.is_leaving() {
             reasons.push("leaving: new tunnels are refused soon".to_owned());
+        }
+        if self.engine.profile().origin == Origin::Nowhere {
+            reasons.push("unconfigured: no profile is assigned to this node".to_owned());
         }
         if !self.engine.all_cores_run() {
             reasons.push("a core has ended".to_owned());
@@ -106,6 +120,12 @@ impl Node for RunningNode {
                 "the last good copy of the device registry counts: {why}"
             ));
         }
+        if let Some(refusal) = self.refused() {
+            reasons.push(format!(
+                "the last change was refused, for {} reasons, and the config before it is in force",
+                refusal.problems.len()
+            ));
+        }
         Readiness { ready, reasons }
     }
 
@@ -117,8 +137,23 @@ impl Node for RunningNode {
             started: Some(engine.started()),
             ready: self.ready().ready,
             draining: engine.is_draining(),
+            profile: match engine.profile() {
+                InForce {
+                    origin: Origin::Nowhere,
+                    ..
+                } => None,
+                InForce {
+                    name,
+                    origin: Origin::Store { version },
+                } => Some((name, Some(version))),
+                InForce {
+                    name,
+                    origin: Origin::File,
+                } => Some((name, None)),
+            },
             config_generation: engine.generation(),
             config_reload_failures: engine.reload_failures(),
+            config_refused: self.refused().is_some(),
             audit_lost: self.audit.lost(),
             crl_entries: Some(entries),
             crl_next_update: next_update

@@ -27,7 +27,7 @@ use crate::observe::{CoreMetrics, CrlInfo, OPENMETRICS, TunnelFilter, TunnelInfo
 
 pub(super) type Page = Response<Full<Bytes>>;
 
-const ENDPOINTS: [&str; 9] = [
+const ENDPOINTS: [&str; 10] = [
     "/",
     "/healthz",
     "/readyz",
@@ -36,6 +36,7 @@ const ENDPOINTS: [&str; 9] = [
     "/tunnels",
     "/devices",
     "/servers",
+    "/reload",
     "/permission",
 ];
 
@@ -55,6 +56,7 @@ pub(super) enum Place<'p> {
     /// With its name, percent-encoded.
     Device(&'p str),
     Servers,
+    Reload,
     /// With its service and address, each percent-encoded.
     Server(&'p str),
     /// Who may change something, and whether the one who asks may.
@@ -74,6 +76,7 @@ impl<'p> Place<'p> {
             "/tunnels" => Self::Tunnels,
             "/devices" => Self::Devices,
             "/servers" => Self::Servers,
+            "/reload" => Self::Reload,
             "/permission" => Self::Permission,
             _ => match path.split_once('/')?.1.split_once('/')? {
                 ("tunnels", id) => Self::Tunnel(id),
@@ -90,6 +93,7 @@ impl<'p> Place<'p> {
             Self::Devices | Self::Permission => "GET, HEAD, POST",
             Self::Device(_) => "GET, HEAD, PUT, DELETE",
             Self::Server(_) => "GET, HEAD, PUT",
+            Self::Reload => "POST",
             _ => "GET, HEAD",
         }
     }
@@ -185,6 +189,7 @@ impl Pages {
                 Err(error) => failure(StatusCode::BAD_REQUEST, &error),
             },
             Place::Servers => self.servers(&query),
+            Place::Reload => failure(StatusCode::METHOD_NOT_ALLOWED, "only POST"),
             Place::Server(path) => self.server(path),
             Place::Devices => self.devices(query).await,
             Place::Device(name) => match decoded(name) {
@@ -253,9 +258,11 @@ impl Pages {
             "ready": ready,
             "reasons": reasons,
             "draining": gauges.draining,
+            "profile": gauges.profile.as_ref().map(|(name, version)| json!({"name": name, "version": version})),
             "version": gauges.version,
             "uptime_seconds": uptime,
             "config_generation": gauges.config_generation,
+            "refused": self.node.refused().map(|refusal| refusal.json()),
             "audit_lost": gauges.audit_lost,
             "certificates": gauges.certificates,
             "crls": crls(&gauges.crls),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::super::{Device, Readiness, Reply};
+use super::super::{Device, Readiness, Refusal, Reply};
 use super::*;
 use crate::config::AdminListen;
 use crate::engine::ChangeError;
@@ -125,6 +125,14 @@ impl Node for Fake {
         }
         *self.drained.lock().unwrap() = drained;
         Ok(self.servers().pop())
+    }
+
+    fn reload(&self, reply: Reply<Result<u64, Refusal>>) {
+        reply(Ok(7));
+    }
+
+    fn refused(&self) -> Option<Refusal> {
+        None
     }
 
     fn ready(&self) -> Readiness {
@@ -274,6 +282,54 @@ fn every_page_answers() {
     let (_, limited) = running.get("/tunnels?limit=1");
     assert!(limited.contains("adit-tunnels-total: 4\r\n"), "{limited}");
     assert_eq!(limited.matches("\"id\"").count(), 1);
+    running.end();
+}
+
+#[test]
+fn the_page_is_whole_and_comes_with_its_policy() {
+    let running = Running::tcp();
+    let (status, page) = running.get("/");
+    assert_eq!(status, 200);
+    for header in [
+        "content-type: text/html; charset=utf-8\r\n",
+        "content-security-policy: default-src 'none'; script-src 'self'; style-src 'self';",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "x-content-type-options: nosniff\r\n",
+        "referrer-policy: same-origin\r\n",
+        "cache-control: no-store\r\n",
+        "cross-origin-opener-policy: same-origin\r\n",
+        "cross-origin-embedder-policy: require-corp\r\n",
+        "cross-origin-resource-policy: same-origin\r\n",
+    ] {
+        assert!(page.contains(header), "{header}{page}");
+    }
+    // Every file that a file of the page names is there, and the page names no others.
+    let mut waiting = vec!["/".to_owned()];
+    let mut seen = Vec::new();
+    while let Some(path) = waiting.pop() {
+        let (status, text) = running.get(&path);
+        assert_eq!(status, 200, "{path}");
+        assert!(!text.contains("https://"), "{path}");
+        for quoted in text.split('"').skip(1).step_by(2) {
+            let named = match quoted.strip_prefix("./") {
+                Some(module) => format!("/page/{module}"),
+                None => quoted.to_owned(),
+            };
+            if named.starts_with("/page/") && !seen.contains(&named) {
+                seen.push(named.clone());
+                waiting.push(named);
+            }
+        }
+    }
+    let files = std::fs::read_dir("src/control/page").unwrap();
+    let files = files.flatten().map(|file| file.file_name());
+    for file in files.filter(|name| name != "index.html" && name != "mod.rs") {
+        let path = format!("/page/{}", file.to_str().unwrap());
+        assert!(seen.contains(&path), "nothing names {path}: {seen:?}");
+    }
+    assert_eq!(running.get("/page/").0, 404);
+    assert_eq!(running.get("/page/mod.rs").0, 404);
     running.end();
 }
 

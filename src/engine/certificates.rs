@@ -8,8 +8,9 @@ use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
-use super::material::LoadError;
-use super::node::{Node, ReloadError};
+use super::material::{LoadError, Problems};
+use super::node::Node;
+use super::reload::ReloadErrors;
 use crate::certs::self_signed::{CERTIFICATE_FILE, NEXT_CERTIFICATE_FILE};
 use crate::certs::term::{current, dns_names, key_algorithm};
 use crate::certs::{self, CertError, Finding, Identity, Term};
@@ -125,14 +126,16 @@ impl Certificates {
         match &profile.server_certificate {
             Some(files) => {
                 let host = Some(profile.external_host.as_str());
-                reading.read(Role::Primary, &files.primary, host)?;
+                reading.read(Role::Primary, &files.primary, host);
                 if let Some(secondary) = &files.secondary {
-                    reading.read(Role::Secondary, secondary, host)?;
+                    reading.read(Role::Secondary, secondary, host);
                 }
                 for additional in &files.additional {
-                    reading.read(Role::Additional, additional, None)?;
+                    reading.read(Role::Additional, additional, None);
                 }
             }
+            // Nobody comes to a node without a profile, and it has no name to make one for.
+            None if profile.is_none() => {}
             None => reading.self_signed(config)?,
         }
         let mut services = Vec::new();
@@ -143,7 +146,7 @@ impl Certificates {
                 .and_then(|sni| sni.certificate.as_ref());
             if let Some(files) = own {
                 services.push(index);
-                reading.read(Role::Service, files, None)?;
+                reading.read(Role::Service, files, None);
             }
         }
         reading.into_certificates(services)
@@ -183,17 +186,18 @@ impl Node {
     /// for a data core.
     ///
     /// # Errors
-    /// [`ReloadError`]; what was in force stays so.
-    pub fn renew_self_signed(&self) -> Result<bool, ReloadError> {
+    /// [`ReloadErrors`]; what was in force stays so.
+    pub fn renew_self_signed(&self) -> Result<bool, ReloadErrors> {
         let config = self.config();
-        if config.profile.server_certificate.is_some() || self.is_draining() {
+        let profile = &config.profile;
+        if profile.server_certificate.is_some() || profile.is_none() || self.is_draining() {
             return Ok(false);
         }
         let found = self_signed(&config).map_err(LoadError::from)?;
         if self.lock_holding().contains(&found) {
             return Ok(false);
         }
-        self.reload(config)?;
+        self.read_again()?;
         Ok(true)
     }
 
@@ -245,11 +249,16 @@ impl Read {
 struct Reading {
     read: Vec<Read>,
     findings: Vec<(PathBuf, Finding)>,
-    problems: Vec<(PathBuf, String)>,
+    problems: Problems,
 }
 
 impl Reading {
-    fn read(
+    fn read(&mut self, role: Role, files: &CertificateFiles, host: Option<&str>) {
+        let read = self.try_read(role, files, host);
+        self.problems.note(read);
+    }
+
+    fn try_read(
         &mut self,
         role: Role,
         files: &CertificateFiles,
@@ -267,8 +276,9 @@ impl Reading {
             let texts: Vec<String> = list.into_iter().map(|(_, text)| text).collect();
             (!texts.is_empty()).then(|| texts.join("; "))
         };
-        self.problems
-            .extend(joined(errors).map(|text| (file.clone(), text)));
+        if let Some(why) = joined(errors) {
+            self.problem(file, why);
+        }
         let findings = inspected.findings.iter().cloned();
         self.findings
             .extend(findings.map(|finding| (file.clone(), finding)));
@@ -280,6 +290,11 @@ impl Reading {
             expired: joined(expired),
         });
         Ok(())
+    }
+
+    fn problem(&mut self, file: &Path, why: String) {
+        let problem = LoadError::Findings(file.display().to_string(), why);
+        self.problems.0.push(problem);
     }
 
     fn self_signed(&mut self, config: &Config) -> Result<(), CertError> {
@@ -301,20 +316,13 @@ impl Reading {
 
     /// `services`: the indexes of those whose certificates were read, in that order.
     fn into_certificates(mut self, services: Vec<usize>) -> Result<Certificates, LoadError> {
-        for one in &self.read {
-            let replaced = || self.read.iter().any(|other| one.is_replaced_by(other));
-            if let Some(why) = &one.expired
-                && !replaced()
-            {
-                self.problems.push((one.held.file.clone(), why.clone()));
-            }
+        let replaced = |one: &Read| self.read.iter().any(|other| one.is_replaced_by(other));
+        let ended = self.read.iter().filter(|one| !replaced(one));
+        let ended = ended.filter_map(|one| Some((one.held.file.clone(), one.expired.clone()?)));
+        for (file, why) in ended.collect::<Vec<_>>() {
+            self.problem(&file, why);
         }
-        if let Some((file, why)) = self.problems.first() {
-            let more = self.problems.iter().skip(1);
-            let more = more.map(|(file, why)| format!("; {}: {why}", file.display()));
-            let why = format!("{why}{}", more.collect::<String>());
-            return Err(LoadError::Findings(file.display().to_string(), why));
-        }
+        std::mem::take(&mut self.problems).conclude(Some(()))?;
         let mut seen = HashSet::new();
         let held = self.read.iter().map(|one| one.held.clone());
         // Services may share a certificate, which is one all the same.

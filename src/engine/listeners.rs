@@ -25,6 +25,21 @@ pub struct Inherited {
 }
 
 impl Inherited {
+    /// Copies of all of them.
+    ///
+    /// # Errors
+    /// The system's, at its limit of open files.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            tcp: copies(&self.tcp)?,
+            unix: self
+                .unix
+                .iter()
+                .map(UnixListener::try_clone)
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
     /// Takes the sockets that listen on `address`; for port 0, on any port of it.
     pub fn take_tcp(&mut self, address: SocketAddr) -> Vec<TcpListener> {
         let fits = |socket: &TcpListener| {
@@ -65,6 +80,13 @@ impl Inherited {
     }
 }
 
+/// Copies of sockets.
+pub(super) fn copies<'s>(
+    sockets: impl IntoIterator<Item = &'s TcpListener>,
+) -> io::Result<Vec<TcpListener>> {
+    sockets.into_iter().map(TcpListener::try_clone).collect()
+}
+
 /// The listening addresses of a node.
 #[derive(Default)]
 pub(super) struct Listeners {
@@ -79,6 +101,8 @@ struct Open {
     bound: Bound,
     /// A copy of each socket, for a process that takes them over.
     copies: Vec<TcpListener>,
+    /// The process was started with them: somebody else holds them, too, and nobody else can open the address.
+    inherited: bool,
 }
 
 /// An address with the port that the system chose for port 0. Who accepts from it holds it; which one it is, is told by
@@ -198,8 +222,16 @@ impl Listeners {
     /// # Errors
     /// The system's, at its limit of open files.
     pub fn sockets(&self) -> io::Result<Vec<TcpListener>> {
-        let copies = self.open.iter().flat_map(|(_, entry)| &entry.copies);
-        copies.map(TcpListener::try_clone).collect()
+        copies(self.open.iter().flat_map(|(_, entry)| &entry.copies))
+    }
+
+    /// Copies of the sockets that this process was started with.
+    ///
+    /// # Errors
+    /// The system's, at its limit of open files.
+    pub fn inherited(&self) -> io::Result<Vec<TcpListener>> {
+        let open = self.open.iter().filter(|(_, entry)| entry.inherited);
+        copies(open.flat_map(|(_, entry)| &entry.copies))
     }
 }
 
@@ -210,15 +242,15 @@ fn new(
     inherited: &mut Inherited,
     ours: bool,
 ) -> io::Result<(Arc<Open>, Vec<Vec<TcpListener>>)> {
+    let before = inherited.tcp.len();
     let sockets = open(address, cores, inherited, ours)?;
     let all = || sockets.iter().flatten();
     let bound = all().next().map_or(Ok(address), TcpListener::local_addr)?;
     let entry = Open {
         configured: address,
         bound: Arc::new(bound),
-        copies: all()
-            .map(TcpListener::try_clone)
-            .collect::<Result<_, _>>()?,
+        copies: copies(all())?,
+        inherited: inherited.tcp.len() < before,
     };
     Ok((Arc::new(entry), sockets))
 }

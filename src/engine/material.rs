@@ -12,7 +12,7 @@ use super::registry::{self, StoreError};
 use super::revocation::{Crls, Revocation};
 use crate::backend::{self, Fleet, Group, Means, Watch, Way};
 use crate::certs::{self, CertError, Finding};
-use crate::config::{Config, Stale};
+use crate::config::{Config, DeviceAuth, Stale};
 use crate::observe::CloseReason;
 use crate::table::RegistryError;
 use crate::tls::{
@@ -51,6 +51,56 @@ pub enum LoadError {
     /// TLS cannot be set up with these certificates.
     #[error("{0}")]
     Tls(#[from] TlsError),
+    /// More than one of these.
+    #[error("{}", lines(.0))]
+    Several(Vec<LoadError>),
+}
+
+/// One a line.
+fn lines(errors: &[LoadError]) -> String {
+    let lines: Vec<String> = errors.iter().map(LoadError::to_string).collect();
+    lines.join("\n")
+}
+
+impl LoadError {
+    /// Each thing that is wrong by itself.
+    pub(super) fn apart(self) -> Vec<Self> {
+        match self {
+            Self::Several(errors) => errors.into_iter().flat_map(Self::apart).collect(),
+            other => vec![other],
+        }
+    }
+}
+
+/// What is wrong, while what comes after it is looked at all the same.
+#[derive(Debug, Default)]
+pub(super) struct Problems(pub Vec<LoadError>);
+
+impl Problems {
+    /// The value, or its error among those that are noted.
+    pub fn note<T>(&mut self, result: Result<T, impl Into<LoadError>>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.0.extend(error.into().apart());
+                None
+            }
+        }
+    }
+
+    /// The value, which is there unless an error of its own was noted.
+    ///
+    /// # Errors
+    /// All that were noted, if any.
+    pub fn conclude<T>(self, value: Option<T>) -> Result<T, LoadError> {
+        match value {
+            Some(value) if self.0.is_empty() => Ok(value),
+            _ => Err(match <[LoadError; 1]>::try_from(self.0) {
+                Ok([only]) => only,
+                Err(several) => LoadError::Several(several),
+            }),
+        }
+    }
 }
 
 /// The gates of a profile's services, by index, and those of its apps.
@@ -71,11 +121,24 @@ pub struct Material {
     clock: Arc<dyn TimeProvider>,
 }
 
+/// Reads the certificates that device certificates chain to.
+fn read_group(auth: &DeviceAuth) -> Result<Vec<CertificateDer<'static>>, LoadError> {
+    let password = read_password(auth.group_password_file.as_deref())?;
+    let password = password.as_ref().map(|password| password.as_str());
+    let mut problems = Problems::default();
+    let files = auth.group_certificates.iter();
+    let read = files
+        .filter_map(|file| problems.note(certs::read_certificates_with(file, password)))
+        .flatten()
+        .collect();
+    problems.conclude(Some(read))
+}
+
 impl Material {
     /// Reads and checks the files that `config` names. The self-signed server certificate is made where none is named.
     ///
     /// # Errors
-    /// [`LoadError`], which names the file.
+    /// [`LoadError`]: each file that is wrong.
     pub fn load(config: &Config) -> Result<Self, LoadError> {
         Self::load_beside(config, None)
     }
@@ -87,26 +150,29 @@ impl Material {
     ) -> Result<Self, LoadError> {
         let profile = &config.profile;
         let auth = &profile.device_auth;
-        let certificates = Certificates::load(config)?;
-        let mut group = Vec::new();
-        let password = read_password(auth.group_password_file.as_deref())?;
-        let password = password.as_ref().map(|password| password.as_str());
-        for file in &auth.group_certificates {
-            group.extend(certs::read_certificates_with(file, password)?);
-        }
-        let crls = match running {
-            Some(running) => running.load(config, &group)?,
-            None => Crls::load(config, &group, None)?,
-        };
-        let resumption = Resumption::new(&profile.resumption, Scope::new(&profile.name, &group))
-            .map_err(TlsError::from)?
-            .ending(certificates.holding.ends());
-        let means = profile.services.iter().map(|service| {
-            Means::load(service, &profile.outbound)
-                .map_err(|why| LoadError::Service(service.name.clone(), why))
+        let mut problems = Problems::default();
+        let certificates = problems.note(Certificates::load(config));
+        let group = problems.note(read_group(auth));
+        // Who signs a list can only be told of a whole group.
+        let crls = group.as_ref().and_then(|group| {
+            problems.note(match running {
+                Some(running) => running.load(config, group),
+                None => Crls::load(config, group, None),
+            })
         });
+        let group = group.unwrap_or_default();
+        let resumption = Resumption::new(&profile.resumption, Scope::new(&profile.name, &group));
+        let resumption = problems.note(resumption.map_err(TlsError::from));
+        let means = profile.services.iter().filter_map(|service| {
+            let means = Means::load(service, &profile.outbound);
+            problems.note(means.map_err(|why| LoadError::Service(service.name.clone(), why)))
+        });
+        let means = means.collect();
+        let parts = certificates.zip(crls).zip(resumption);
+        let ((certificates, crls), resumption) = problems.conclude(parts)?;
+        let resumption = resumption.ending(certificates.holding.ends());
         Ok(Self {
-            means: means.collect::<Result<_, _>>()?,
+            means,
             config: config.clone(),
             certificates,
             group,
@@ -153,15 +219,16 @@ impl Material {
         if config.profile.server_certificate.is_none() {
             config.state_dir.clone_from(&scratch);
         }
-        let result = registry::check(&config)
-            .and_then(|()| Self::load(&config))
-            .and_then(|mut material| {
-                let revocation = Revocation::new(std::mem::take(&mut material.crls));
-                let groups = Fleet::default().prepare(&config.profile.services);
-                material
-                    .snapshots(1, &revocation, &groups, &Gates::default())
-                    .map(|_| material.certificates.findings)
-            });
+        let mut problems = Problems::default();
+        problems.note(registry::check(&config));
+        let material = problems.note(Self::load(&config));
+        let result = problems.conclude(material).and_then(|mut material| {
+            let revocation = Revocation::new(std::mem::take(&mut material.crls));
+            let groups = Fleet::default().prepare(&config.profile.services);
+            material
+                .snapshots(1, &revocation, &groups, &Gates::default())
+                .map(|_| material.certificates.findings)
+        });
         let _ = std::fs::remove_dir_all(&scratch);
         result
     }
@@ -187,7 +254,11 @@ impl Material {
             enabled: auth.crl_enabled,
             stale,
         };
-        let mut verifier = DeviceVerifier::new(&self.group, revocation.index.clone(), policy)?;
+        let index = revocation.index.clone();
+        let mut verifier = match self.config.profile.is_none() {
+            true => DeviceVerifier::of_nobody(index),
+            false => DeviceVerifier::new(&self.group, index, policy)?,
+        };
         if auth.crl_enabled && auth.crl_fetch.from_certificates {
             verifier = verifier.noting(revocation.points.clone());
         }

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use super::certificates::Holding;
 use super::drained::Drained;
 use super::handover::Handover;
-use super::listeners::{Inherited, Listeners, Opened, Source};
+use super::listeners::{Inherited, Listeners, Source, copies};
 use super::material::{LoadError, Material};
 use super::registry::{Registry, Tell};
 use super::revocation::Revocation;
@@ -67,57 +67,36 @@ pub enum EngineError {
     Interfaces(io::Error),
 }
 
-/// Why a new configuration does not take effect; the old one stays.
-#[derive(Debug, thiserror::Error)]
-pub enum ReloadError {
-    /// The files.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// An address that cannot be listened on.
-    #[error(transparent)]
-    Listen(#[from] EngineError),
-    /// A key that only a restart can change.
-    #[error("{0} cannot change while the node runs; restart it to change this")]
-    NeedsRestart(&'static str),
-}
-
-/// Does something when it is dropped.
-struct AtLast<F: FnOnce()>(Option<F>);
-
-impl<F: FnOnce()> Drop for AtLast<F> {
-    fn drop(&mut self) {
-        if let Some(last) = self.0.take() {
-            last();
-        }
-    }
-}
-
 /// The running node.
 pub struct Node {
     config: Mutex<Config>,
-    cores: Vec<Remote>,
+    /// Held by a reload from its beginning to its end.
+    pub(super) reloading: Mutex<()>,
+    pub(super) cores: Vec<Remote>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// What the cores accept from. Nothing once the node drains.
     listeners: Mutex<Listeners>,
-    registry: Registry,
+    /// Sockets that this process was started with, for the profile that the node has not got yet.
+    pub(super) spare: Mutex<Inherited>,
+    pub(super) registry: Registry,
     pub(super) sweeper: Arc<Sweeper>,
     pub(super) revocation: Revocation,
-    resumption: Mutex<Arc<Resumption>>,
+    pub(super) resumption: Mutex<Arc<Resumption>>,
     /// The server certificates, and how often one took over from another.
     pub(super) holding: Mutex<Holding>,
     pub(super) takeovers: AtomicU64,
     own: Arc<Published<OwnAddresses>>,
-    fleet: Fleet,
+    pub(super) fleet: Fleet,
     drained: Drained,
     /// The servers that are checked.
     watches: Mutex<Arc<[Watch]>>,
     quota: Arc<Quota>,
-    gates: Gates,
-    predecessor: Option<Arc<Predecessor>>,
+    pub(super) gates: Gates,
+    pub(super) predecessor: Option<Arc<Predecessor>>,
     leaving: AtomicBool,
     draining: AtomicBool,
-    generation: AtomicU64,
-    reload_failures: AtomicU64,
+    pub(super) generation: AtomicU64,
+    pub(super) reload_failures: AtomicU64,
     started: SystemTime,
 }
 
@@ -138,9 +117,8 @@ impl Node {
         let mut listeners = Listeners::default();
         let addresses = config.profile.listener.addresses();
         let opened = listeners.open(addresses, cores, inherited)?;
-        if let Some(address) = inherited.left() {
-            return Err(EngineError::NotListened(address));
-        }
+        let spare = std::mem::take(inherited);
+        spare.fit(&config.profile)?;
         let sources = listeners.replace(opened);
         let mut material = Material::load(&config)?;
         material.log_findings();
@@ -158,12 +136,14 @@ impl Node {
             cores: Vec::new(),
             threads: Mutex::default(),
             listeners: Mutex::new(listeners),
+            spare: Mutex::new(spare),
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             generation: AtomicU64::new(1),
             reload_failures: AtomicU64::new(0),
             started: SystemTime::now(),
             config: Mutex::new(config.clone()),
+            reloading: Mutex::default(),
             registry,
             sweeper,
             revocation,
@@ -289,90 +269,7 @@ impl Node {
         self.cores[core].run(move || worker::close_tunnels(filter, reply));
     }
 
-    /// Puts a new configuration into effect for new sessions. Reads files: not for a data core.
-    ///
-    /// # Errors
-    /// [`ReloadError`], counted; the old configuration stays.
-    pub fn reload(&self, config: Config) -> Result<(), ReloadError> {
-        self.try_reload(config)
-            .inspect_err(|_| self.count_reload_failure())
-    }
-
-    /// Counts a configuration that was refused before it came here.
-    pub fn count_reload_failure(&self) {
-        self.reload_failures.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn try_reload(&self, config: Config) -> Result<(), ReloadError> {
-        let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-        let fixed = [
-            (current.engine.cores != config.engine.cores, "engine.cores"),
-            (current.admin != config.admin, "admin.listen"),
-            (
-                current.admin_token != config.admin_token,
-                "admin.token_file",
-            ),
-            (current.log != config.log, "log"),
-            (current.state_dir != config.state_dir, "state_dir"),
-        ];
-        if let Some((_, key)) = fixed.into_iter().find(|(changed, _)| *changed) {
-            return Err(ReloadError::NeedsRestart(key));
-        }
-        let source = self.registry.read(&config)?;
-        let _turn = self.revocation.turn();
-        let mut material = Material::load_beside(&config, Some(&self.revocation))?;
-        material.continue_sessions(&self.resumption())?;
-        let groups = self.fleet.prepare(&config.profile.services);
-        let watches = material.watches(&groups)?;
-        let snapshots =
-            material.snapshots(self.cores.len(), &self.revocation, &groups, &self.gates)?;
-        let opened = self.open_listeners(&config)?;
-        self.registry.rebase(source)?;
-        self.revocation.replace(std::mem::take(&mut material.crls));
-        self.commit(watches, groups);
-        self.gates.configure(&config.profile);
-        self.configure_cores(snapshots, opened);
-        self.revocation_changed();
-        material.log_findings();
-        *self.lock_resumption() = material.resumption.clone();
-        self.hold(material.holding());
-        *current = config;
-        self.generation.fetch_add(1, Ordering::Relaxed);
-        if let Some(predecessor) = &self.predecessor {
-            predecessor.reload();
-        }
-        Ok(())
-    }
-
-    /// Opens what `config` listens on and the node does not. Nothing is accepted yet.
-    fn open_listeners(&self, config: &Config) -> Result<Opened, ReloadError> {
-        let addresses = config.profile.listener.addresses();
-        let none = &mut Inherited::default();
-        Ok(self.listeners().open(addresses, self.cores.len(), none)?)
-    }
-
-    /// Gives each core its part. Listeners change when every core has its snapshot: a connection may be handed to another
-    /// core than that which has accepted it.
-    fn configure_cores(&self, snapshots: Vec<Snapshot>, opened: Opened) {
-        let mut listeners = self.listeners();
-        let last = (!self.is_draining()).then(|| {
-            let (cores, sources) = (self.cores.clone(), listeners.replace(opened));
-            Arc::new(AtLast(Some(move || {
-                for (core, sources) in cores.iter().zip(sources) {
-                    core.run(move || worker::listen(sources));
-                }
-            })))
-        });
-        for (core, snapshot) in self.cores.iter().zip(snapshots) {
-            let last = last.clone();
-            core.run(move || {
-                worker::replace_snapshot(snapshot);
-                drop(last);
-            });
-        }
-    }
-
-    fn commit(&self, watches: Arc<[Watch]>, groups: Arc<[Option<Arc<Group>>]>) {
+    pub(super) fn commit(&self, watches: Arc<[Watch]>, groups: Arc<[Option<Arc<Group>>]>) {
         self.fleet.commit(groups);
         *self.watches.lock().unwrap_or_else(PoisonError::into_inner) = watches;
         self.drained.restore(&self.fleet);
@@ -416,11 +313,11 @@ impl Node {
         }
     }
 
-    fn resumption(&self) -> Arc<Resumption> {
+    pub(super) fn resumption(&self) -> Arc<Resumption> {
         self.lock_resumption().clone()
     }
 
-    fn lock_resumption(&self) -> MutexGuard<'_, Arc<Resumption>> {
+    pub(super) fn lock_resumption(&self) -> MutexGuard<'_, Arc<Resumption>> {
         self.resumption
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -429,8 +326,11 @@ impl Node {
     /// The configuration in force.
     #[must_use]
     pub fn config(&self) -> Config {
-        let config = self.config.lock();
-        config.unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock_config().clone()
+    }
+
+    pub(super) fn lock_config(&self) -> MutexGuard<'_, Config> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the machine's addresses again; interfaces come and go.
@@ -486,10 +386,12 @@ impl Node {
     /// # Errors
     /// The system's, at its limit of open files.
     pub fn sockets(&self) -> io::Result<Vec<TcpListener>> {
-        self.listeners().sockets()
+        let mut sockets = self.listeners().sockets()?;
+        sockets.extend(copies(&self.lock_spare().tcp)?);
+        Ok(sockets)
     }
 
-    fn listeners(&self) -> MutexGuard<'_, Listeners> {
+    pub(super) fn listeners(&self) -> MutexGuard<'_, Listeners> {
         let listeners = self.listeners.lock();
         listeners.unwrap_or_else(PoisonError::into_inner)
     }

@@ -29,3 +29,8 @@ pub const PROFILE_STORE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often the store is tried meanwhile.
 pub const PROFILE_STORE_POLL: Duration = Duration::from_millis(10);
+
+/// Longest name that a request of the admin listener may give to whoever makes a change, in bytes.
+pub const ADMIN_USER_MAX: usize = 64;
+
+const _: () = assert!(ADMIN_USER_MAX < PROFILE_AUTHOR_MAX / 2);

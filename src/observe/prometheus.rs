@@ -63,10 +63,15 @@ pub struct NodeGauges {
     pub ready: bool,
     /// Whether the node is shutting down.
     pub draining: bool,
+    /// The name and the version of the profile in force, the version where it comes from the store; `None` for a node that
+    /// is unconfigured.
+    pub profile: Option<(String, Option<u64>)>,
     /// How many configurations have been in force, the present one included.
     pub config_generation: u64,
     /// Reloads that were refused.
     pub config_reload_failures: u64,
+    /// Whether the last one was.
+    pub config_refused: bool,
     /// Audit records lost to a full queue or a failing sink.
     pub audit_lost: u64,
     /// Revoked serials that the index holds; absent without CRLs.
@@ -157,6 +162,21 @@ impl Snapshot {
             u64::from(node.draining),
         )?;
         out.gauge(
+            "unconfigured",
+            "1 while the node has no profile",
+            u64::from(node.profile.is_none()),
+        )?;
+        if let Some((name, version)) = &node.profile {
+            let version = version.map(|version| version.to_string());
+            let labels = [
+                ("name", &**name),
+                ("version", version.as_deref().unwrap_or("")),
+            ];
+            out.0
+                .encode_descriptor("profile", "The profile in force", None, MetricType::Info)?
+                .encode_info(&labels)?;
+        }
+        out.gauge(
             "config_generation",
             "Configurations that have been in force",
             node.config_generation,
@@ -165,6 +185,11 @@ impl Snapshot {
             "config_reload_failures",
             "Reloads that were refused",
             node.config_reload_failures,
+        )?;
+        out.gauge(
+            "config_refused",
+            "1 while the last change of the configuration is refused",
+            u64::from(node.config_refused),
         )?;
         out.counter("audit_lost", "Audit records lost", node.audit_lost)?;
         if let Some(entries) = node.crl_entries {

@@ -181,6 +181,8 @@ close_reasons! {
     CutNoRule = "cut-no-rule" Policy End (alert "access_denied");
     /// The rules lead to another service now.
     CutRerouted = "cut-rerouted" Policy End (alert "access_denied");
+    /// The node has no profile any more.
+    CutUnconfigured = "cut-unconfigured" Policy End (alert "access_denied");
     /// The tunnel was closed through the admin listener.
     CutByAdmin = "cut-by-admin" Policy End (alert "access_denied");
     /// A fault of the node itself; the status is for a fault before the tunnel was open.

@@ -104,7 +104,9 @@ impl RedbStore {
             Err(source) => return Err(self.io(source)),
         }
         self.guarded(|| {
-            let transaction = match self.patiently(|| open_to_read(&self.path))? {
+            // It lives as long as what is read from it.
+            let opened = self.patiently(|| open_to_read(&self.path))?;
+            let transaction = match &opened {
                 Opened::Clean(database) => database.begin_read()?,
                 Opened::Mended(database) => database.begin_read()?,
             };

@@ -1,7 +1,7 @@
 //! A connected UDP socket.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::rc::Rc;
 
@@ -9,6 +9,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::buffers::RingBuf;
 use super::executor::current;
+use super::options::bind_without_port;
 use super::stream::{TcpStream, count_exhaustion};
 
 /// Values of `SO_MEMINFO`, of which the last is the number of datagrams that found no room (`linux/sock_diag.h`).
@@ -21,16 +22,21 @@ pub struct UdpSocket {
 }
 
 impl UdpSocket {
-    /// A socket for datagrams to and from `peer`. `queue`: bytes that the system may keep until they are received.
+    /// A socket for datagrams to and from `peer`, from the address `source`. `queue`: bytes that the system may keep until
+    /// they are received.
     ///
     /// # Errors
-    /// The system's: no route to the peer, no more files. Nothing is sent, so that nothing is known of the peer.
-    pub fn connect(peer: SocketAddr, queue: usize) -> io::Result<Self> {
+    /// The system's: no route to the peer, a source that is not this machine's, no more files. Nothing is sent, so that
+    /// nothing is known of the peer.
+    pub fn connect(peer: SocketAddr, source: Option<IpAddr>, queue: usize) -> io::Result<Self> {
         let core = current(Rc::clone);
         let kind = Type::DGRAM;
         let socket = Socket::new(Domain::for_address(peer), kind, Some(Protocol::UDP))
             .inspect_err(|error| count_exhaustion(&core, error))?;
         socket.set_recv_buffer_size(queue)?;
+        if let Some(source) = source {
+            bind_without_port(&socket, source)?;
+        }
         socket.connect(&peer.into())?;
         Ok(Self {
             socket: TcpStream::adopt(&core, socket.into_raw_fd()),

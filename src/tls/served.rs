@@ -7,7 +7,7 @@ use std::iter::once;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, ResolvesServerCert, ResolvesServerCertUsingSni};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;
 use rustls::{Error, SignatureAlgorithm, SignatureScheme};
@@ -18,7 +18,7 @@ use crate::certs::{Identity, Term};
 /// The server certificates of a profile: chains in order, each with its key.
 #[derive(Debug)]
 pub struct ServerCertificates {
-    /// Served one after the other in time, as [`current`] says; at least one.
+    /// Served one after the other in time, as [`current`] says. Where there is none, no handshake comes to its end.
     pub line: Vec<Identity>,
     /// For clients that want another key type or name.
     pub additional: Vec<Identity>,
@@ -47,6 +47,9 @@ impl ServerCertificates {
             let entries = identities.iter();
             entries.map(|one| Entry::new(one, provider)).collect()
         };
+        if self.line.is_empty() {
+            return Ok(Arc::new(ResolvesServerCertUsingSni::new()));
+        }
         let mut line = entries(&self.line)?;
         let additional = entries(&self.additional)?;
         if line.len() == 1 && additional.is_empty() {

@@ -109,6 +109,30 @@ impl DeviceVerifier {
         })
     }
 
+    /// Refuses everybody: there is no profile whose devices could come.
+    #[must_use]
+    pub fn of_nobody(index: Arc<Published<RevocationIndex>>) -> Self {
+        DeviceVerifier {
+            anchors: Vec::new(),
+            lineages: Vec::new(),
+            hints: Vec::new(),
+            algorithms: rustls::crypto::aws_lc_rs::default_provider()
+                .signature_verification_algorithms,
+            policy: RevocationPolicy {
+                enabled: false,
+                stale: StalePolicy::Hard,
+            },
+            index,
+            points: None,
+        }
+    }
+
+    /// Whether it refuses everybody.
+    #[must_use]
+    pub fn is_of_nobody(&self) -> bool {
+        self.anchors.is_empty()
+    }
+
     /// Notes the distribution points of the certificates that are presented, so that their lists can be fetched.
     #[must_use]
     pub fn noting(mut self, points: Arc<PointsSeen>) -> Self {

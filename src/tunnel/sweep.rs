@@ -269,6 +269,9 @@ impl Look<'_> {
     /// Why the tunnel may not stay, and what it took to find out beyond the least.
     fn at(&self, live: &Live) -> (Option<CloseReason>, usize) {
         let verifier = &self.snapshot.verifier;
+        if verifier.is_of_nobody() {
+            return (Some(CloseReason::CutUnconfigured), 0);
+        }
         let revoked = self.causes.has(Causes::REVOCATION)
             && verifier.is_any_revoked(
                 live.chain.iter().map(|certificate| &**certificate),

@@ -207,6 +207,7 @@ fn engine_of_the_contract() -> Engine {
         max_lifetime: None,
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(30),
+        watch_files: true,
         tcp: Tcp::default(),
     }
 }

@@ -239,6 +239,21 @@ fn a_special_service_has_only_what_makes_sense_for_any_destination() {
 }
 
 #[test]
+fn datagrams_are_not_led_around_what_a_service_does() {
+    let udp = |lines: &str| service_with(&format!("udp = true\n{lines}"));
+    assert!(right(&udp("bind = [\"10.0.0.1\"]")).profile.services[0].udp);
+    for (lines, key) in [
+        ("tls = true", "tls"),
+        ("upstream_proxy = \"http://proxy:3128\"", "upstream_proxy"),
+        ("proxy_protocol = \"v2\"", "proxy_protocol"),
+    ] {
+        let expected = format!("8 profile.service[0].udp: {key} of this service");
+        one_problem(&udp(lines), &[&expected]);
+    }
+    right(&service_with("udp = false\ntls = true"));
+}
+
+#[test]
 fn cipher_suites_are_named_as_iana_does() {
     let side =
         |side: &str, value: &str| with(&format!("[profile.tls]\n{side} = {{ {value} }}"), "");

@@ -1,6 +1,7 @@
 // What the node is asked, and what it is told. The token is in this module's memory and nowhere else.
 
 let token = null;
+let user = "";
 
 /** An answer that is no success; `body` is its JSON where it has some. */
 export class Failure extends Error {
@@ -40,6 +41,7 @@ export async function getCounted(path, header) {
 /** Changes something, with the token. */
 export async function change(method, path, body, type = "application/json") {
   const headers = { authorization: `Bearer ${token}` };
+  if (user !== "") headers["adit-user"] = user;
   if (body !== undefined) headers["content-type"] = type;
   const text = body === undefined || typeof body === "string" ? body : JSON.stringify(body);
   const { response, body: answer } = await send(path, { method, headers, body: text });
@@ -51,8 +53,10 @@ export const part = encodeURIComponent;
 
 export const hasToken = () => token !== null;
 
-export function setToken(text) {
+/** The token, and whose changes those with it are. */
+export function setToken(text, name = "") {
   token = text;
+  user = name;
 }
 
 /** A file's bytes in base64. */

@@ -88,9 +88,11 @@ export async function unlock() {
   const input = element("input", { type: "password", autocomplete: "off", required: true, spellcheck: "false" });
   const hint = "The content of admin.token_file. It is kept in this page's memory until you lock, leave, or change "
     + "nothing for 15 minutes.";
-  const given = await ask("Unlock changes", [field("Token", input, hint)], "Unlock", () => input.value.trim());
+  const name = element("input", { autocomplete: "off", maxlength: 64, pattern: "[ -~]*", spellcheck: "false" });
+  const fields = [field("Token", input, hint), field("Your name", name, "Stands beside your changes; may be empty")];
+  const given = await ask("Unlock changes", fields, "Unlock", () => [input.value.trim(), name.value.trim()]);
   if (given === null) return false;
-  setToken(given);
+  setToken(...given);
   try {
     await change("POST", "/permission");
   } catch (failure) {

@@ -42,7 +42,16 @@ export function build({ add }) {
     { head: "Next update", value: (crl) => (crl.next_update ? time(crl.next_update) : "") },
     { head: "Problem", value: (crl) => crl.problem },
   ], [], "No list is configured.");
-  add(state, section("Now", numbers), section("Ends", ends.node), section("Revocation lists", crls.node),
+  const served = new Table("Server certificates", ({ file }) => file, [
+    { head: "Role", value: ({ role }) => role },
+    { head: "File", value: ({ file }) => file },
+    { head: "Shown to clients", value: (one) => (one.served ? { text: "served", tone: "good" } : "") },
+    { head: "State", value: ({ state: said }) => ({ text: said, tone: said === "valid" ? "good" : "bad" }) },
+    { head: "Days left", number: true, value: ({ days_left: days }) => count(days) },
+    { head: "Ends", value: ({ not_after: end }) => time(end) },
+  ], [], "No certificate is served.");
+  add(state, section("Now", numbers), section("Ends", ends.node), section("Server certificates", served.node),
+    section("Revocation lists", crls.node),
     section("Configuration", element("p", {}, "The config file and all that it names are read again. Where anything is "
       + "wrong, nothing changes."), element("div", { class: "buttons" }, button("Reload the configuration", reload)), found));
 
@@ -51,6 +60,7 @@ export function build({ add }) {
     const metrics = samples(text);
     showState(state, ready, health);
     showNumbers(numbers, metrics);
+    served.update(ready.certificates ?? []);
     const reasons = metrics.filter(({ name, value }) => name === "adit_ends_total" && value > 0);
     ends.update(reasons.sort((a, b) => b.value - a.value));
     crls.update(ready.crls.map((crl, at) => ({ ...crl, key: `${at} ${crl.source}` })));
@@ -71,7 +81,13 @@ function showState(node, ready, { cores, silent_cores: silent }) {
     ["Version", ready.version],
     ["Running for", ready.uptime_seconds == null ? null : duration(ready.uptime_seconds)],
     ["Audit records lost", count(ready.audit_lost)],
-  ]));
+  ]), ...refused(ready.refused));
+}
+
+/** The last change, where it was not taken. */
+function refused(refusal) {
+  if (!refusal) return [];
+  return [element("h3", {}, `The change of ${time(refusal.at)} was refused`), problems(refusal.problems)];
 }
 
 function showNumbers(node, metrics) {

@@ -2,17 +2,24 @@
 
 import { button, element, pill } from "./dom.js";
 
-/** Problems of a configuration: `{ line, key, message, remedy }`. With `go`, each leads to its line. */
+/** Problems of a configuration: `{ file, line, key, message, remedy }`. With `go`, each leads to its line of the one text. */
 export function problems(list, go) {
   return element("ul", { class: "findings", "aria-label": "Problems" }, ...(list ?? []).map((problem) => {
-    const { line, key, message, remedy } = typeof problem === "string" ? { message: problem } : problem;
-    const at = line == null ? null : go ? button(`Line ${line}`, () => go(line)) : element("span", {}, `Line ${line}`);
+    const { file, line, key, message, remedy } = problem;
+    const place = [file, line].filter((part) => part != null).join(":");
+    const at = go ? line && button(`Line ${line}`, () => go(line)) : place && element("span", {}, `${place}:`);
     return element("li", {}, pill("error", "bad"), " ", at, at && " ", key && element("code", {}, key), key && " ",
       element("span", {}, message), remedy && element("p", { class: "hint" }, remedy));
   }));
 }
 
 const TONES = { error: "bad", warning: "warn" };
+
+/** Remarks, each a text. */
+export function remarks(list) {
+  return element("ul", { class: "findings", "aria-label": "Remarks" },
+    ...list.map((remark) => element("li", {}, pill("warning", "warn"), " ", element("span", {}, remark))));
+}
 
 /** Findings about a certificate: `{ severity, code, certificate, message, remedy }`. */
 export function findings(list) {

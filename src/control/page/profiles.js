@@ -5,7 +5,7 @@ import { act, tell } from "./change.js";
 import { button, element, field, form, pill, section } from "./dom.js";
 import { count, time } from "./format.js";
 import { Editor } from "./editor.js";
-import { problems } from "./problems.js";
+import { problems, remarks } from "./problems.js";
 import { Table } from "./table.js";
 
 export const title = "Profiles";
@@ -21,7 +21,7 @@ const assign = (name) => act({
   method: "POST",
   path: `${at(name)}/assign`,
   sure: ["Put this profile into force?", `The node goes on with ${name} at once. Tunnels that it does not allow are closed.`, "Assign"],
-  done: () => `${name} is in force.`,
+  done: ({ in_force: inForce }) => (inForce ? `${name} is in force.` : `${name} is assigned.`),
 });
 
 function all({ add }) {
@@ -83,12 +83,14 @@ function one({ add, parts: [name], isOpen }) {
   const editor = new Editor("Text of the profile");
   const state = element("p", { role: "status" });
   const found = element("div", { role: "status" });
+  const note = element("input", { maxlength: 200 });
   let current = null;
   let isLoaded = false;
 
   const send = (dry, done) => act({
     method: "PUT",
-    path: `${at(name)}${dry ? "?dry_run=true" : ""}`,
+    // What somebody else has stored in the meantime is not written over.
+    path: `${at(name)}?${dry ? "dry_run=true" : `expect=${current?.version ?? 0}&note=${part(note.value)}`}`,
     body: editor.text,
     type: "application/toml",
     done,
@@ -104,14 +106,16 @@ function one({ add, parts: [name], isOpen }) {
   };
   const validate = async () => {
     clear();
-    if (await send(true, () => "The text is right; nothing is stored yet.")) {
-      found.replaceChildren(element("p", {}, pill("no problems", "good")));
-    }
+    const checked = await send(true, () => "The text is right; nothing is stored yet.");
+    if (checked) found.replaceChildren(element("p", {}, pill("no problems", "good")), remarks(checked.findings ?? []));
   };
   const apply = async () => {
     clear();
-    const done = ({ version }) => `${name} is stored${version ? ` as version ${version}` : ""}.`;
-    if (await send(false, done)) await load();
+    const done = ({ version, in_force: inForce }) =>
+      `${name} is stored as version ${version}${inForce ? ", and in force" : ""}.`;
+    if (!(await send(false, done))) return;
+    note.value = "";
+    await load();
   };
   const history = versions(name, async ({ version }) => {
     const old = await stored(name, version);
@@ -119,7 +123,7 @@ function one({ add, parts: [name], isOpen }) {
     editor.text = old.text;
     tell(`The text of version ${version} is in the editor.`);
     editor.input.focus();
-  }, () => load());
+  }, () => load(), () => current?.version ?? 0);
 
   const load = async () => {
     current = await stored(name);
@@ -133,7 +137,7 @@ function one({ add, parts: [name], isOpen }) {
     history.update((current?.history ?? []).map((version) => ({ ...version, isLast: version.version === current.version })));
   };
   add(element("p", {}, element("a", { href: "#/profiles" }, "All profiles")), section(name, state, editor.node,
-    element("div", { class: "buttons" }, button("Validate", validate), button("Apply", apply, { class: "primary" }),
+    field("Note", note, "What is new and why, for the list of versions"), element("div", { class: "buttons" }, button("Validate", validate), button("Apply", apply, { class: "primary" }),
       button("Assign", () => current && assign(name))), found), section("Versions", history.node));
 
   // The text of one who writes is left alone.
@@ -149,7 +153,7 @@ function one({ add, parts: [name], isOpen }) {
   };
 }
 
-function versions(name, look, then) {
+function versions(name, look, then, newest) {
   const of = ({ version }) => `version ${version} of ${name}`;
   return new Table("Versions", ({ version }) => version, [
     { head: "Version", value: ({ version }) => version },
@@ -164,7 +168,7 @@ function versions(name, look, then) {
       run: async ({ version }) => {
         const done = await act({
           method: "POST",
-          path: `${at(name)}/rollback`,
+          path: `${at(name)}/rollback?expect=${newest()}`,
           body: { version },
           sure: ["Roll back?", `The text of version ${version} becomes the newest version of ${name}.`, "Roll back"],
           done: () => `${name} is back at the text of version ${version}.`,

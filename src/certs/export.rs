@@ -1,0 +1,102 @@
+//! Certificates for others, without their keys: to be pinned, or for devices to trust.
+
+use rustls_pki_types::CertificateDer;
+
+use super::chain::root;
+use super::make::to_pem;
+use super::profile::Gateway;
+use super::{CertError, Role};
+
+/// How certificates are written for others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// PEM, in order.
+    #[default]
+    Pem,
+    /// The first certificate alone.
+    Der,
+    /// A configuration profile for Apple devices, with identifiers that stay the same.
+    Mobileconfig,
+}
+
+impl Format {
+    /// The word for it, which is also the usual ending of a file's name.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Pem => "pem",
+            Self::Der => "der",
+            Self::Mobileconfig => "mobileconfig",
+        }
+    }
+
+    /// What the word stands for.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        let all = [Self::Pem, Self::Der, Self::Mobileconfig];
+        all.into_iter().find(|format| format.word() == word)
+    }
+
+    /// The media type.
+    #[must_use]
+    pub const fn media_type(self) -> &'static str {
+        match self {
+            Self::Pem => "application/pem-certificate-chain",
+            Self::Der => "application/pkix-cert",
+            Self::Mobileconfig => "application/x-apple-aspen-config",
+        }
+    }
+}
+
+/// What is written, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Export<'e> {
+    /// What the certificates are for.
+    pub role: Role,
+    /// Only the root that the chain ends in. Of a server a configuration profile has nothing else: a device that is told to
+    /// trust the end certificate would have to be told again at each renewal.
+    pub root: bool,
+    /// How.
+    pub format: Format,
+    /// Whose configuration profile it is.
+    pub gateway: Option<&'e Gateway>,
+    /// The name that tells it from what else the gateway exports.
+    pub name: &'e str,
+}
+
+impl Export<'_> {
+    /// The certificates of a file, as others get them.
+    ///
+    /// # Errors
+    /// [`CertError::Request`] where the root is asked for and is not among them, or there is no gateway to make a
+    /// configuration profile for.
+    pub fn content(&self, certificates: &[CertificateDer<'static>]) -> Result<Vec<u8>, CertError> {
+        let of_server = self.role == Role::Server && self.format == Format::Mobileconfig;
+        let only_root;
+        let certificates = if self.root || of_server {
+            only_root = [root(certificates)?];
+            &only_root[..]
+        } else {
+            certificates
+        };
+        match self.format {
+            Format::Pem => Ok(to_pem(certificates).into_bytes()),
+            Format::Der => Ok(certificates
+                .first()
+                .map(|der| der.to_vec())
+                .unwrap_or_default()),
+            Format::Mobileconfig => {
+                let Some(gateway) = self.gateway else {
+                    return Err(CertError::request(
+                        "a configuration profile is made for the name that devices use, and it is not known",
+                        "set profile.external in the config, and name the config with --config",
+                    ));
+                };
+                let part = format!("{}.{}", self.role.word(), self.name);
+                let document = gateway.trust(&part, certificates);
+                document
+                    .map_err(|cause| CertError::crypto("write the configuration profile", cause))
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! `adit reload`: a running node reads everything again, and says what comes of it.
+
+use serde::Deserialize;
+
+use super::admin::{AdminCommand, AdminError};
+use crate::control::Problem;
+
+/// Has a running node read its config and the files that it names again.
+#[derive(Debug, clap::Args)]
+pub struct ReloadCommand {
+    #[command(flatten)]
+    admin: AdminCommand,
+}
+
+/// What a node answers.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Answer {
+    Taken { generation: u64 },
+    Refused { problems: Vec<Problem> },
+}
+
+impl ReloadCommand {
+    /// Does it.
+    ///
+    /// # Errors
+    /// [`AdminError`]; [`AdminError::Change`] with all that is wrong where the node refuses the change.
+    pub fn run(&self) -> Result<(), AdminError> {
+        let answer = self.admin.ask("POST", "/reload", None)?;
+        match serde_json::from_str(&answer.body) {
+            Ok(Answer::Taken { generation }) => {
+                println!("generation {generation} is in force");
+                Ok(())
+            }
+            Ok(Answer::Refused { problems }) => {
+                let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
+                Err(AdminError::Change(lines.join("\n")))
+            }
+            Err(_) => Err(answer.refused()),
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! The one way in which a running node takes a change: everything is read again, and put into force or refused as a whole.
+//!
+//! Signals, the admin listener and files that change ask for the same. One change is on the way at a time. What is wrong
+//! is told wholly, and is remembered until a change is in force again.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::watch::Watched;
+use crate::config::{self, Config, ConfigError};
+use crate::engine::{self, ReloadError, ReloadErrors};
+use crate::ring;
+
+/// Who asks for a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// SIGHUP.
+    Signal,
+    /// A file has changed.
+    Files,
+    /// A request to the admin listener.
+    Admin,
+    /// The process after this one has read its config again.
+    Successor,
+}
+
+impl fmt::Display for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Signal => "signal",
+            Self::Files => "files",
+            Self::Admin => "admin",
+            Self::Successor => "successor",
+        })
+    }
+}
+
+/// One thing that is wrong with a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Problem {
+    /// The config file or profile that it is in, where that is known apart from the message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Line of it, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+    /// Path of the key.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub key: String,
+    /// What is wrong.
+    pub message: String,
+    /// What would be right.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub remedy: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{file}:")?;
+            if let Some(line) = self.line {
+                write!(f, "{line}:")?;
+            }
+            f.write_str(" ")?;
+        }
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)?;
+        if !self.remedy.is_empty() {
+            write!(f, "; remedy: {}", self.remedy)?;
+        }
+        Ok(())
+    }
+}
+
+/// A change that was not taken: the state before it is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// When.
+    pub at: SystemTime,
+    /// Why; at least one.
+    pub problems: Arc<[Problem]>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Refusal {
+    /// As the admin listener shows it: `at` (RFC 3339) and `problems`.
+    pub(super) fn json(&self) -> Value {
+        let at = OffsetDateTime::from(self.at).format(&Rfc3339);
+        json!({"at": at.unwrap_or_default(), "problems": &*self.problems})
+    }
+}
+
+impl From<&ConfigError> for Refusal {
+    fn from(error: &ConfigError) -> Self {
+        let problems = error.problems.iter().map(|problem| Problem {
+            file: Some(error.file.display().to_string()),
+            line: problem.line,
+            key: problem.key.clone(),
+            message: problem.message.clone(),
+            remedy: problem.remedy.clone(),
+        });
+        Self {
+            at: SystemTime::now(),
+            problems: problems.collect(),
+        }
+    }
+}
+
+impl From<ReloadErrors> for Refusal {
+    fn from(errors: ReloadErrors) -> Self {
+        let problems = errors.0.iter().flat_map(|error| match error {
+            ReloadError::NeedsRestart(key) => vec![Problem {
+                key: (*key).to_owned(),
+                message: "cannot change while the node runs".to_owned(),
+                remedy: "restart the node, or let a new process take over (SIGUSR2)".to_owned(),
+                ..Problem::default()
+            }],
+            other => {
+                let text = other.to_string();
+                let lines = text.lines().map(|line| Problem {
+                    message: line.to_owned(),
+                    ..Problem::default()
+                });
+                lines.collect()
+            }
+        });
+        Self {
+            at: SystemTime::now(),
+            problems: problems.collect(),
+        }
+    }
+}
+
+/// A config file, as it was read for the start.
+#[derive(Debug)]
+pub struct ConfigFile {
+    path: PathBuf,
+    watched: Watched,
+}
+
+impl ConfigFile {
+    /// Reads it, and notes what it and the files that it names are like before anything else reads them.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn read(path: &Path) -> Result<(Config, Self), ConfigError> {
+        let state_dir = config::load(path)?.state_dir;
+        let mut watched = Watched::new(path, &state_dir);
+        watched.note();
+        let config = config::load(path)?;
+        watched.follow(&config);
+        watched.switch(&config);
+        let path = path.to_owned();
+        Ok((config, Self { path, watched }))
+    }
+}
+
+/// Takes changes for a running node.
+pub struct Reloader {
+    node: Arc<engine::Node>,
+    path: PathBuf,
+    /// Locked while a change is on the way.
+    watched: Mutex<Watched>,
+    refused: Mutex<Option<Refusal>>,
+}
+
+impl Reloader {
+    /// For the node that was started with what is in `file`.
+    #[must_use]
+    pub fn new(node: Arc<engine::Node>, file: ConfigFile) -> Self {
+        let ConfigFile { path, watched } = file;
+        Self {
+            node,
+            path,
+            watched: Mutex::new(watched),
+            refused: Mutex::default(),
+        }
+    }
+
+    /// Reads everything again and puts it into force. Gives the new generation. Waits while another change is on the way,
+    /// and reads files: not for a thread that answers others.
+    ///
+    /// # Errors
+    /// [`Refusal`], counted and logged; the state before stays in force.
+    pub fn reload(&self, by: Asker) -> Result<u64, Refusal> {
+        let watched = self.watched.lock();
+        let mut watched = watched.unwrap_or_else(PoisonError::into_inner);
+        self.attempt(&mut watched, by)
+    }
+
+    /// As [`reload`](Self::reload), on a thread of its own, behind everything else.
+    pub fn in_background(
+        self: &Arc<Self>,
+        by: Asker,
+        reply: impl FnOnce(Result<u64, Refusal>) + Send + 'static,
+    ) {
+        let reloader = self.clone();
+        std::thread::spawn(move || {
+            ring::yield_to_others();
+            reply(reloader.reload(by));
+        });
+    }
+
+    /// Takes a change of the files, once they are quiet. Asks the file system: not for a thread that answers others.
+    pub fn look(&self) {
+        let mut watched = match self.watched.try_lock() {
+            Ok(watched) => watched,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Who has it reads the files anyway.
+            Err(TryLockError::WouldBlock) => return,
+        };
+        if !self.node.is_draining() && watched.is_due(|| config::load(&self.path).err()) {
+            // Logged and remembered.
+            let _ = self.attempt(&mut watched, Asker::Files);
+        }
+    }
+
+    /// Why the last change was not taken, while none is in force that came after it.
+    #[must_use]
+    pub fn refused(&self) -> Option<Refusal> {
+        self.lock_refused().clone()
+    }
+
+    fn attempt(&self, watched: &mut Watched, by: Asker) -> Result<u64, Refusal> {
+        watched.note();
+        let result = match config::load(&self.path) {
+            Ok(config) => {
+                watched.follow(&config);
+                let taken = self.node.reload(config.clone()).map_err(Refusal::from);
+                taken.inspect(|()| watched.switch(&config))
+            }
+            Err(error) => {
+                self.node.count_reload_failure();
+                let refusal = Refusal::from(&error);
+                watched.wrong(error);
+                Err(refusal)
+            }
+        };
+        *self.lock_refused() = result.as_ref().err().cloned();
+        match &result {
+            Ok(()) => {
+                let generation = self.node.generation();
+                tracing::info!(generation, %by, "the new config is in effect");
+            }
+            Err(refusal) => tracing::error!(
+                %by,
+                "the new config is refused and the old one stays: {refusal}"
+            ),
+        }
+        result.map(|()| self.node.generation())
+    }
+
+    fn lock_refused(&self) -> MutexGuard<'_, Option<Refusal>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,204 @@
+//! Looks at the config file, the store of profiles and the files that the config names, for changes to take.
+//!
+//! The system is asked for what a path leads to now (through symbolic links, as Kubernetes and deployment tools swap
+//! them), which also works where no other way of being told does: on NFS, on overlays, in containers. A change counts
+//! when two looks have seen the same, so that a file is not read while it is written.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use super::reload::Reloader;
+use crate::config::{Config, ConfigError};
+use crate::limits::FILES_POLL;
+use crate::profiles::RedbStore;
+use crate::ring;
+
+/// Takes changes of files, for ever.
+pub async fn watch_files(reloader: Arc<Reloader>) {
+    loop {
+        sleep(FILES_POLL).await;
+        let reloader = reloader.clone();
+        let look = move || {
+            ring::yield_to_others();
+            reloader.look();
+        };
+        let _ = spawn_blocking(look).await;
+    }
+}
+
+/// What tells a file from the one that had its path before: device, inode, size, and when its contents and when anything
+/// of it last changed, each in seconds and nanoseconds. `None` where there is none.
+type Mark = Option<(u64, u64, u64, (i64, i64), (i64, i64))>;
+
+fn mark(path: &Path) -> Mark {
+    let file = std::fs::metadata(path).ok()?;
+    let modified = (file.mtime(), file.mtime_nsec());
+    let changed = (file.ctime(), file.ctime_nsec());
+    Some((file.dev(), file.ino(), file.size(), modified, changed))
+}
+
+type Marks = BTreeMap<PathBuf, Mark>;
+
+/// What is looked at, as it was when it was read last.
+#[derive(Debug)]
+pub(super) struct Watched {
+    /// The config file and the store of profiles.
+    config: [PathBuf; 2],
+    tried: Marks,
+    /// Another state, seen once.
+    seen: Option<Marks>,
+    /// What was wrong with the config. It may be about files that are not known here.
+    wrong: Option<ConfigError>,
+    is_on: bool,
+}
+
+impl Watched {
+    /// Of the config in `file`. Nothing is looked at yet.
+    pub fn new(file: &Path, state_dir: &Path) -> Self {
+        Self {
+            config: [file.to_owned(), RedbStore::of(state_dir).path().to_owned()],
+            tried: Marks::new(),
+            seen: None,
+            wrong: None,
+            is_on: false,
+        }
+    }
+
+    /// All of it is about to be read. To be called before that: what changes meanwhile is seen then.
+    pub fn note(&mut self) {
+        let named = std::mem::take(&mut self.tried).into_keys();
+        let all = named.chain(self.config.iter().cloned());
+        self.tried = all.map(|path| (path.clone(), mark(&path))).collect();
+        self.seen = None;
+        self.wrong = None;
+    }
+
+    /// The files of a config that was read are about to be read.
+    pub fn follow(&mut self, config: &Config) {
+        self.tried.retain(|path, _| self.config.contains(path));
+        for file in config.files() {
+            let note = || mark(file);
+            self.tried.entry(file.to_owned()).or_insert_with(note);
+        }
+    }
+
+    /// The config was wrong.
+    pub fn wrong(&mut self, error: ConfigError) {
+        self.wrong = Some(error);
+    }
+
+    /// Whether files are looked at is what `config`, which is in force, says.
+    pub fn switch(&mut self, config: &Config) {
+        self.is_on = config.engine.watch_files;
+    }
+
+    /// Whether something has changed since, and is quiet. `wrong` reads the config.
+    pub fn is_due(&mut self, wrong: impl FnOnce() -> Option<ConfigError>) -> bool {
+        if !self.is_on {
+            return false;
+        }
+        let paths = self.tried.keys();
+        let now: Marks = paths.map(|path| (path.clone(), mark(path))).collect();
+        let differs = now != self.tried || (self.wrong.is_some() && wrong() != self.wrong);
+        if !differs {
+            self.seen = None;
+            return false;
+        }
+        let is_quiet = self.seen.as_ref() == Some(&now);
+        self.seen = Some(now);
+        is_quiet
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_counts_once_when_it_is_quiet() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("adit.toml");
+        let write = |text: &str| std::fs::write(&path, text).unwrap();
+        write("one");
+        let mut watched = Watched::new(&path, folder.path());
+        watched.is_on = true;
+        watched.note();
+        let right = || None;
+        assert!(!watched.is_due(right) && !watched.is_due(right));
+        write("longer");
+        assert!(!watched.is_due(right), "it may still be written");
+        write("longer yet");
+        assert!(!watched.is_due(right), "it was still written");
+        assert!(watched.is_due(right));
+        watched.note();
+        assert!(!watched.is_due(right) && !watched.is_due(right));
+
+        // The same size and time, by another file of that name; then none at all, and one again.
+        let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+        let other = folder.path().join("other");
+        std::fs::write(&other, "longer 2nd").unwrap();
+        let file = std::fs::File::open(&other).unwrap();
+        file.set_modified(modified).unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        assert!(!watched.is_due(right) && watched.is_due(right));
+        watched.note();
+        std::fs::remove_file(&path).unwrap();
+        assert!(!watched.is_due(right));
+        write("back");
+        assert!(!watched.is_due(right) && watched.is_due(right));
+        watched.is_on = false;
+        assert!(!watched.is_due(right));
+    }
+
+    #[test]
+    fn links_are_followed_to_what_they_lead_to_now() {
+        let folder = tempfile::tempdir().unwrap();
+        // As Kubernetes does: FILE -> ..data/FILE, ..data -> a folder, which another link replaces.
+        let at = |name: &str| folder.path().join(name);
+        for (version, text) in [("..1", "one"), ("..2", "two")] {
+            std::fs::create_dir(at(version)).unwrap();
+            std::fs::write(at(version).join("adit.toml"), text).unwrap();
+        }
+        std::os::unix::fs::symlink("..1", at("..data")).unwrap();
+        std::os::unix::fs::symlink("..data/adit.toml", at("adit.toml")).unwrap();
+        let mut watched = Watched::new(&at("adit.toml"), folder.path());
+        watched.is_on = true;
+        watched.note();
+        assert!(!watched.is_due(|| None));
+        std::os::unix::fs::symlink("..2", at("..new")).unwrap();
+        std::fs::rename(at("..new"), at("..data")).unwrap();
+        assert!(!watched.is_due(|| None) && watched.is_due(|| None));
+    }
+
+    #[test]
+    fn a_config_that_was_wrong_for_something_else_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("adit.toml");
+        std::fs::write(&path, "").unwrap();
+        let error = |message: &str| ConfigError {
+            file: path.clone(),
+            problems: vec![crate::config::Problem {
+                line: None,
+                key: String::new(),
+                message: message.to_owned(),
+                remedy: String::new(),
+            }],
+        };
+        let mut watched = Watched::new(&path, folder.path());
+        watched.is_on = true;
+        watched.note();
+        watched.wrong(error("no such file"));
+        let same = || Some(error("no such file"));
+        assert!(!watched.is_due(same) && !watched.is_due(same));
+        // The file that it names has come.
+        assert!(!watched.is_due(|| None) && watched.is_due(|| None));
+        watched.note();
+        watched.wrong(error("no such file"));
+        assert!(!watched.is_due(|| Some(error("another"))) && !watched.is_due(same));
+    }
+}

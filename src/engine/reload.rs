@@ -1,0 +1,168 @@
+//! A new configuration for a running node: read, checked and opened wholly, then put into force, which cannot fail any more.
+
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use super::listeners::Opened;
+use super::material::{LoadError, Material, Problems};
+use super::node::{EngineError, Node};
+use super::worker;
+use crate::config::Config;
+use crate::tunnel::Snapshot;
+
+/// One reason why a new configuration does not take effect.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The files.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// An address that cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] EngineError),
+    /// A key that only a restart can change.
+    #[error("{0} cannot change while the node runs; restart it to change this")]
+    NeedsRestart(&'static str),
+}
+
+/// All that was found, one a line. Never empty; the old configuration stays.
+#[derive(Debug)]
+pub struct ReloadErrors(pub Vec<ReloadError>);
+
+impl std::error::Error for ReloadErrors {}
+
+impl fmt::Display for ReloadErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl<E: Into<ReloadError>> From<E> for ReloadErrors {
+    fn from(error: E) -> Self {
+        Self(vec![error.into()])
+    }
+}
+
+impl Node {
+    /// Puts a new configuration into effect for new sessions. Reads files, and waits where another one is on the way: not
+    /// for a data core.
+    ///
+    /// # Errors
+    /// [`ReloadErrors`], counted; the old configuration stays.
+    pub fn reload(&self, config: Config) -> Result<(), ReloadErrors> {
+        self.replace(|_| config)
+    }
+
+    /// Reads the files of the configuration in force again. As [`reload`](Self::reload).
+    ///
+    /// # Errors
+    /// [`ReloadErrors`], counted; what was read before stays.
+    pub fn read_again(&self) -> Result<(), ReloadErrors> {
+        self.replace(Config::clone)
+    }
+
+    /// Counts a configuration that was refused before it came here.
+    pub fn count_reload_failure(&self) {
+        self.reload_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn replace(&self, next: impl FnOnce(&Config) -> Config) -> Result<(), ReloadErrors> {
+        let turn = self.reloading.lock();
+        let _turn = turn.unwrap_or_else(PoisonError::into_inner);
+        let current = self.config();
+        let next = next(&current);
+        self.try_reload(&current, next)
+            .inspect_err(|_| self.count_reload_failure())
+    }
+
+    fn try_reload(&self, current: &Config, config: Config) -> Result<(), ReloadErrors> {
+        let mut errors = fixed(current, &config);
+        if current.state_dir != config.state_dir {
+            return Err(ReloadErrors(errors));
+        }
+        let _turn = self.revocation.turn();
+        let mut problems = Problems::default();
+        let source = problems.note(self.registry.read(&config));
+        let material = problems.note(Material::load_beside(&config, Some(&self.revocation)));
+        errors.extend(problems.0.into_iter().map(ReloadError::Load));
+        let (Some(source), Some(mut material), true) = (source, material, errors.is_empty()) else {
+            return Err(ReloadErrors(errors));
+        };
+        material.continue_sessions(&self.resumption())?;
+        let groups = self.fleet.prepare(&config.profile.services);
+        let watches = material.watches(&groups)?;
+        let snapshots =
+            material.snapshots(self.cores.len(), &self.revocation, &groups, &self.gates)?;
+        let (opened, spare) = self.open_listeners(&config)?;
+        self.registry.rebase(source)?;
+        self.revocation.replace(std::mem::take(&mut material.crls));
+        self.commit(watches, groups);
+        self.gates.configure(&config.profile);
+        self.configure_cores(snapshots, opened);
+        *self.lock_spare() = spare;
+        self.revocation_changed();
+        material.log_findings();
+        *self.lock_resumption() = material.resumption.clone();
+        self.hold(material.holding());
+        *self.lock_config() = config;
+        self.generation.fetch_add(1, Ordering::Relaxed);
+        if let Some(predecessor) = &self.predecessor {
+            predecessor.reload();
+        }
+        Ok(())
+    }
+
+    /// Gives each core its part. Listeners change when every core has its snapshot: a connection may be handed to another
+    /// core than that which has accepted it.
+    fn configure_cores(&self, snapshots: Vec<Snapshot>, opened: Opened) {
+        let mut listeners = self.listeners();
+        let last = (!self.is_draining()).then(|| {
+            let (cores, sources) = (self.cores.clone(), listeners.replace(opened));
+            Arc::new(AtLast(Some(move || {
+                for (core, sources) in cores.iter().zip(sources) {
+                    core.run(move || worker::listen(sources));
+                }
+            })))
+        });
+        for (core, snapshot) in self.cores.iter().zip(snapshots) {
+            let last = last.clone();
+            core.run(move || {
+                worker::replace_snapshot(snapshot);
+                drop(last);
+            });
+        }
+    }
+}
+
+/// What has changed that only a restart can change.
+fn fixed(current: &Config, config: &Config) -> Vec<ReloadError> {
+    let keys = [
+        (current.engine.cores != config.engine.cores, "engine.cores"),
+        (current.admin != config.admin, "admin.listen"),
+        (
+            current.admin_token != config.admin_token,
+            "admin.token_file",
+        ),
+        (current.log != config.log, "log"),
+        (current.state_dir != config.state_dir, "state_dir"),
+    ];
+    let changed = keys.into_iter().filter(|(changed, _)| *changed);
+    changed
+        .map(|(_, key)| ReloadError::NeedsRestart(key))
+        .collect()
+}
+
+/// Does something when it is dropped.
+struct AtLast<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Drop for AtLast<F> {
+    fn drop(&mut self) {
+        if let Some(last) = self.0.take() {
+            last();
+        }
+    }
+}
