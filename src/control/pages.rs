@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -27,7 +27,7 @@ use crate::observe::{CoreMetrics, CrlInfo, OPENMETRICS, TunnelFilter, TunnelInfo
 
 pub(super) type Page = Response<Full<Bytes>>;
 
-const ENDPOINTS: [&str; 10] = [
+const ENDPOINTS: [&str; 12] = [
     "/",
     "/healthz",
     "/readyz",
@@ -36,8 +36,10 @@ const ENDPOINTS: [&str; 10] = [
     "/tunnels",
     "/devices",
     "/servers",
-    "/reload",
+    "/certificates",
     "/permission",
+    "/reload",
+    "/profiles",
 ];
 
 /// What a request is about.
@@ -57,8 +59,14 @@ pub(super) enum Place<'p> {
     Device(&'p str),
     Servers,
     Reload,
+    Certificates,
+    /// With its kind and name, and what of it is wanted.
+    Certificate(&'p str),
     /// With its service and address, each percent-encoded.
     Server(&'p str),
+    Profiles,
+    /// With its name, percent-encoded, and what is done with it.
+    Profile(&'p str),
     /// Who may change something, and whether the one who asks may.
     Permission,
 }
@@ -76,12 +84,16 @@ impl<'p> Place<'p> {
             "/tunnels" => Self::Tunnels,
             "/devices" => Self::Devices,
             "/servers" => Self::Servers,
-            "/reload" => Self::Reload,
+            "/certificates" => Self::Certificates,
             "/permission" => Self::Permission,
+            "/reload" => Self::Reload,
+            "/profiles" => Self::Profiles,
             _ => match path.split_once('/')?.1.split_once('/')? {
                 ("tunnels", id) => Self::Tunnel(id),
                 ("devices", name) if !name.is_empty() => Self::Device(name),
                 ("servers", path) => Self::Server(path),
+                ("profiles", path) if !path.is_empty() => Self::Profile(path),
+                ("certificates", path) => Self::Certificate(path),
                 _ => return None,
             },
         })
@@ -91,9 +103,10 @@ impl<'p> Place<'p> {
         match self {
             Self::Tunnels | Self::Tunnel(_) => "GET, HEAD, DELETE",
             Self::Devices | Self::Permission => "GET, HEAD, POST",
-            Self::Device(_) => "GET, HEAD, PUT, DELETE",
+            Self::Device(_) | Self::Certificate(_) => "GET, HEAD, PUT, DELETE",
             Self::Server(_) => "GET, HEAD, PUT",
             Self::Reload => "POST",
+            Self::Profile(_) => "GET, HEAD, PUT, POST, DELETE",
             _ => "GET, HEAD",
         }
     }
@@ -117,6 +130,8 @@ pub(super) struct Pages {
     pub(super) permission: Permission,
     /// Many devices are being changed: one such request at a time.
     pub(super) importing: Cell<bool>,
+    /// Whose turn it is to change the certificate store.
+    pub(super) storing: Arc<Mutex<()>>,
     /// The listener's address; `None` for a Unix socket.
     host: Option<IpAddr>,
 }
@@ -127,6 +142,7 @@ impl Pages {
             node,
             permission,
             importing: Cell::new(false),
+            storing: Arc::default(),
             host,
         }
     }
@@ -191,6 +207,10 @@ impl Pages {
             Place::Servers => self.servers(&query),
             Place::Reload => failure(StatusCode::METHOD_NOT_ALLOWED, "only POST"),
             Place::Server(path) => self.server(path),
+            Place::Profiles => self.list_profiles().await,
+            Place::Profile(path) => self.show_profile(path, query).await,
+            Place::Certificates => self.certificates().await,
+            Place::Certificate(path) => self.certificate(path, &query).await,
             Place::Devices => self.devices(query).await,
             Place::Device(name) => match decoded(name) {
                 Ok(name) => self.device(&name),
@@ -472,8 +492,6 @@ pub(super) fn page(status: StatusCode, media_type: &'static str, body: impl Into
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
     #[tokio::test]
