@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -400,7 +401,7 @@ fn a_profile_in_the_config_file_counts_and_that_is_said() {
     node.done(&["apply", "corp.toml"]);
     let output = node.output(&["assign", "corp"]);
     assert!(
-        output.status.success() && errors(&output).contains("no node answers at"),
+        output.status.success() && errors(&output).contains("no answer from the admin listener"),
         "{}",
         errors(&output)
     );
@@ -413,5 +414,21 @@ fn a_profile_in_the_config_file_counts_and_that_is_said() {
             && errors(&output).contains("has a [profile] of its own, which counts"),
         "{}",
         errors(&output)
+    );
+}
+
+/// The command line may run as root, and the node as a user of its own.
+#[test]
+fn the_store_is_of_the_user_whose_folder_it_is_in() {
+    let node = Node::new();
+    let state = node.path("state");
+    std::fs::create_dir(&state).unwrap();
+    std::os::unix::fs::chown(&state, Some(65534), Some(65534)).unwrap();
+    node.write("corp.toml", "corp", "");
+    node.done(&["apply", "corp.toml"]);
+    let store = std::fs::metadata(state.join("profiles.redb")).unwrap();
+    assert_eq!(
+        (store.uid(), store.gid(), store.mode() & 0o777),
+        (65534, 65534, 0o600)
     );
 }

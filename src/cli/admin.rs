@@ -204,6 +204,15 @@ impl Answer {
 }
 
 impl AdminCommand {
+    /// The node of this config file.
+    pub(super) fn of(config: &Path) -> Self {
+        Self {
+            admin: None,
+            config: config.to_owned(),
+            token_file: None,
+        }
+    }
+
     /// Prints the body of what the node answers to a GET of `path`.
     ///
     /// # Errors
@@ -234,7 +243,10 @@ impl AdminCommand {
             ("GET", _) | (_, None) => None,
             (_, Some(file)) => Some(read_token(&file).map_err(AdminError::Token)?),
         };
-        let name = name_of(&listen);
+        let name = match &listen {
+            AdminListen::Tcp(address) => address.to_string(),
+            AdminListen::Unix(path) => path.display().to_string(),
+        };
         let answer = ask(&listen, method, path, token.as_deref(), body)
             .map_err(|error| AdminError::Io(name.clone(), error))?;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
@@ -262,35 +274,6 @@ impl AdminCommand {
             ),
         };
         Ok((listen, self.token_file.clone()))
-    }
-}
-
-/// What the node of this config answers to a request without a body: the status and the body.
-///
-/// # Errors
-/// [`AdminError`]; [`AdminError::Io`] where no node answers.
-pub(super) fn ask_node(
-    config: &config::Config,
-    method: &str,
-    path: &str,
-) -> Result<(u16, String), AdminError> {
-    let token = config.admin_token.as_deref().map(read_token).transpose();
-    let token = token.map_err(AdminError::Token)?;
-    let answer = ask(&config.admin, method, path, token.as_deref(), None)
-        .map_err(|error| AdminError::Io(name_of(&config.admin), error))?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|status| status.parse().ok());
-    Ok((status.unwrap_or_default(), body.to_owned()))
-}
-
-/// The admin listener's address, for people.
-pub(super) fn name_of(listen: &AdminListen) -> String {
-    match listen {
-        AdminListen::Tcp(address) => address.to_string(),
-        AdminListen::Unix(path) => path.display().to_string(),
     }
 }
 

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::admin::{AdminError, ask_node, name_of};
+use super::admin::{AdminCommand, AdminError};
 use super::profile_text::{difference, table, title, versions};
+use super::reload::reload;
 use crate::config::{self, Config, ConfigError, ProfileText};
 use crate::engine::{LoadError, Material};
 use crate::profiles::{
@@ -120,6 +121,9 @@ pub enum ProfileError {
     /// The running node does not take it.
     #[error("the running node refuses it, so nothing was changed: {0}")]
     Refused(String),
+    /// The running node does not take it, and it stays stored.
+    #[error("the running node refuses it, and it could not be taken back ({1}): {0}")]
+    Kept(String, StoreError),
     /// Neither a version nor a file.
     #[error("{0} of profile {1} is its oldest version; name another with --from or --to")]
     Oldest(u64, String),
@@ -135,7 +139,7 @@ impl ProfileError {
         match self {
             Self::Config(_) | Self::Files(_) | Self::Refused(_) | Self::Oldest(..) => 2,
             Self::Store(Bad(_) | NoProfile(_) | NoVersion(..)) => 2,
-            Self::Store(_) | Self::Output(_) => 1,
+            Self::Store(_) | Self::Kept(..) | Self::Output(_) => 1,
         }
     }
 }
@@ -191,22 +195,16 @@ impl ProfileCommand {
             What::Apply { file, with } => {
                 let text = config::read_profile(file)?;
                 let name = self.check(&node, &text, file, None)?;
-                self.put(
-                    &node,
-                    &store,
-                    (&name, &text),
-                    with.note.as_deref(),
-                    with.expect,
-                )
+                self.put(&store, (&name, &text), with.note.as_deref(), with.expect)
             }
             What::Rollback { name, to, with } => self.roll_back(&node, &store, name, *to, with),
             What::Assign { name } => {
                 let profile = store.read(name, None)?;
                 let shown = format!("profile {name} version {}", profile.version);
                 self.check(&node, &profile.text, Path::new(&shown), Some(name))?;
-                self.assign(&node, &store, Some(name))
+                self.assign(&store, Some(name))
             }
-            What::Unassign => self.assign(&node, &store, None),
+            What::Unassign => self.assign(&store, None),
             What::Delete { name, expect } => {
                 let expect = *expect;
                 store.change(&Change::Delete { name, expect }, &mut |_| true)?;
@@ -298,13 +296,12 @@ impl ProfileCommand {
         let note = with.note.clone();
         let note = note.unwrap_or_else(|| format!("rollback to version {}", old.version));
         let expect = with.expect.or(Some(newest.version));
-        self.put(node, store, (name, &old.text), Some(&note), expect)
+        self.put(store, (name, &old.text), Some(&note), expect)
     }
 
     /// Stores a text that is right.
     fn put(
         &self,
-        node: &Config,
         store: &RedbStore,
         (name, text): (&str, &str),
         note: Option<&str>,
@@ -320,7 +317,7 @@ impl ProfileCommand {
         let changed = store.change(&Change::Put(new), &mut |_| true)?;
         let version = changed.version;
         let undo = changed.stored.then_some(Change::Withdraw { name, version });
-        let told = self.tell(node, store, &changed, undo)?;
+        let told = self.tell(store, &changed, undo)?;
         let said = json!({
             "name": name,
             "version": version,
@@ -335,15 +332,10 @@ impl ProfileCommand {
         })
     }
 
-    fn assign(
-        &self,
-        node: &Config,
-        store: &RedbStore,
-        name: Option<&str>,
-    ) -> Result<(), ProfileError> {
+    fn assign(&self, store: &RedbStore, name: Option<&str>) -> Result<(), ProfileError> {
         let changed = store.change(&Change::Assign(name), &mut |_| true)?;
         let undo = Change::Assign(changed.assigned_before.as_deref());
-        let told = self.tell(node, store, &changed, changed.stored.then_some(undo))?;
+        let told = self.tell(store, &changed, changed.stored.then_some(undo))?;
         let said = json!({"assigned": name, "version": changed.version, "in_force": told});
         self.print(&said, || match name {
             Some(name) => format!("{name} version {} is assigned\n", changed.version),
@@ -355,7 +347,6 @@ impl ProfileCommand {
     /// it has taken it; why not, on standard error.
     fn tell(
         &self,
-        node: &Config,
         store: &RedbStore,
         changed: &Changed,
         undo: Option<Change<'_>>,
@@ -370,17 +361,19 @@ impl ProfileCommand {
             );
             return Ok(false);
         }
-        match ask_to_reload(node) {
+        match ask_to_reload(&self.config) {
             Answer::Taken => Ok(true),
             Answer::Unknown(why) => {
                 eprintln!("adit: {why}");
                 Ok(false)
             }
             Answer::Refused(why) => {
-                if let Some(undo) = undo {
-                    store.change(&undo, &mut |_| true)?;
+                let undone = undo.map(|undo| store.change(&undo, &mut |_| true));
+                match undone.transpose() {
+                    Ok(_) => Err(ProfileError::Refused(why)),
+                    // Somebody else has changed it since.
+                    Err(error) => Err(ProfileError::Kept(why, error)),
                 }
-                Err(ProfileError::Refused(why))
             }
         }
     }
@@ -405,29 +398,16 @@ fn before(profile: &StoredProfile) -> Result<u64, ProfileError> {
         .ok_or_else(|| ProfileError::Oldest(profile.version, profile.name.clone()))
 }
 
-/// Asks the node of this config to read everything again.
-fn ask_to_reload(node: &Config) -> Answer {
-    let admin = name_of(&node.admin);
-    match ask_node(node, "POST", "/reload") {
-        Ok((200, _)) => Answer::Taken,
-        Ok((422, body)) => Answer::Refused(reason(&body)),
-        Ok((status, body)) => Answer::Unknown(format!(
-            "the running node has not taken it yet: its admin listener at {admin} answers {status} ({}); \
-             send the node SIGHUP",
-            reason(&body)
-        )),
-        Err(AdminError::Io(_, error)) => Answer::Unknown(format!(
-            "no node answers at {admin} ({error}): it is taken at the next start, or at a reload (SIGHUP)"
+/// Asks the node of this config file to read everything again.
+fn ask_to_reload(config: &Path) -> Answer {
+    match reload(&AdminCommand::of(config)) {
+        Ok(_) => Answer::Taken,
+        Err(AdminError::Change(why)) => Answer::Refused(why),
+        Err(error @ AdminError::Io(..)) => Answer::Unknown(format!(
+            "{error} It is taken at the next start, or at a reload (SIGHUP)"
         )),
         Err(error) => Answer::Unknown(format!(
-            "the running node was not asked to take it: {error}; send it SIGHUP"
+            "the running node has not taken it yet: {error}; send the node SIGHUP"
         )),
     }
-}
-
-/// The reason that an answer of the admin listener gives.
-fn reason(body: &str) -> String {
-    let said: Option<Value> = serde_json::from_str(body).ok();
-    let error = said.as_ref().and_then(|said| said["error"].as_str());
-    error.unwrap_or(body).trim().to_owned()
 }

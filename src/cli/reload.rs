@@ -26,17 +26,24 @@ impl ReloadCommand {
     /// # Errors
     /// [`AdminError`]; [`AdminError::Change`] with all that is wrong where the node refuses the change.
     pub fn run(&self) -> Result<(), AdminError> {
-        let answer = self.admin.ask("POST", "/reload", None)?;
-        match serde_json::from_str(&answer.body) {
-            Ok(Answer::Taken { generation }) => {
-                println!("generation {generation} is in force");
-                Ok(())
-            }
-            Ok(Answer::Refused { problems }) => {
-                let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
-                Err(AdminError::Change(lines.join("\n")))
-            }
-            Err(_) => Err(answer.refused()),
+        let generation = reload(&self.admin)?;
+        println!("generation {generation} is in force");
+        Ok(())
+    }
+}
+
+/// Asks for it. The generation that is in force then.
+///
+/// # Errors
+/// As [`ReloadCommand::run`].
+pub(super) fn reload(admin: &AdminCommand) -> Result<u64, AdminError> {
+    let answer = admin.ask("POST", "/reload", None)?;
+    match serde_json::from_str(&answer.body) {
+        Ok(Answer::Taken { generation }) => Ok(generation),
+        Ok(Answer::Refused { problems }) => {
+            let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
+            Err(AdminError::Change(lines.join("\n")))
         }
+        Err(_) => Err(answer.refused()),
     }
 }

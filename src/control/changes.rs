@@ -41,6 +41,7 @@ impl Pages {
             Place::Permission => Ok(self.permission()),
             Place::Server(path) => self.set_server(path, parts, &mut body).await,
             Place::Reload => self.reload().await,
+            Place::Profile(path) => self.change_profile(path, query, parts, &mut body).await,
             Place::Certificate(path) => {
                 self.change_certificate(path, &query, parts, &mut body)
                     .await

@@ -24,6 +24,8 @@ mod page;
 mod pages;
 mod permission;
 mod probe;
+mod profile_pages;
+mod profiles;
 mod query;
 mod reach;
 mod reload;
@@ -42,6 +44,7 @@ pub use listen::Control;
 pub use node::RunningNode;
 pub use permission::read_token;
 pub use probe::{ServerProbe, TlsProbe, probe_servers};
+pub use profiles::Profiles;
 pub use reload::{Asker, ConfigFile, Problem, Refusal, Reloader};
 pub use signals::{EarlySignals, Signal, Signals};
 pub use watch::watch_files;
@@ -49,6 +52,7 @@ pub use watch::watch_files;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::engine::ChangeError;
 use crate::observe::{CoreMetrics, NodeGauges, ServerInfo, TunnelFilter, TunnelInfo};
@@ -114,6 +118,11 @@ pub trait Node: Send + Sync + 'static {
 
     /// Why the last change was not taken, while none is in force that came after it.
     fn refused(&self) -> Option<Refusal>;
+
+    /// Its profiles, where it keeps some.
+    fn profiles(&self) -> Option<Arc<Profiles>> {
+        None
+    }
 
     /// The certificate store, as the config in force sees it.
     fn keeper(&self) -> Keeper;

@@ -27,7 +27,7 @@ use crate::observe::{CoreMetrics, CrlInfo, OPENMETRICS, TunnelFilter, TunnelInfo
 
 pub(super) type Page = Response<Full<Bytes>>;
 
-const ENDPOINTS: [&str; 11] = [
+const ENDPOINTS: [&str; 12] = [
     "/",
     "/healthz",
     "/readyz",
@@ -36,9 +36,10 @@ const ENDPOINTS: [&str; 11] = [
     "/tunnels",
     "/devices",
     "/servers",
-    "/reload",
     "/certificates",
     "/permission",
+    "/reload",
+    "/profiles",
 ];
 
 /// What a request is about.
@@ -63,6 +64,9 @@ pub(super) enum Place<'p> {
     Certificate(&'p str),
     /// With its service and address, each percent-encoded.
     Server(&'p str),
+    Profiles,
+    /// With its name, percent-encoded, and what is done with it.
+    Profile(&'p str),
     /// Who may change something, and whether the one who asks may.
     Permission,
 }
@@ -80,13 +84,15 @@ impl<'p> Place<'p> {
             "/tunnels" => Self::Tunnels,
             "/devices" => Self::Devices,
             "/servers" => Self::Servers,
-            "/reload" => Self::Reload,
             "/certificates" => Self::Certificates,
             "/permission" => Self::Permission,
+            "/reload" => Self::Reload,
+            "/profiles" => Self::Profiles,
             _ => match path.split_once('/')?.1.split_once('/')? {
                 ("tunnels", id) => Self::Tunnel(id),
                 ("devices", name) if !name.is_empty() => Self::Device(name),
                 ("servers", path) => Self::Server(path),
+                ("profiles", path) if !path.is_empty() => Self::Profile(path),
                 ("certificates", path) => Self::Certificate(path),
                 _ => return None,
             },
@@ -100,6 +106,7 @@ impl<'p> Place<'p> {
             Self::Device(_) | Self::Certificate(_) => "GET, HEAD, PUT, DELETE",
             Self::Server(_) => "GET, HEAD, PUT",
             Self::Reload => "POST",
+            Self::Profile(_) => "GET, HEAD, PUT, POST, DELETE",
             _ => "GET, HEAD",
         }
     }
@@ -200,6 +207,8 @@ impl Pages {
             Place::Servers => self.servers(&query),
             Place::Reload => failure(StatusCode::METHOD_NOT_ALLOWED, "only POST"),
             Place::Server(path) => self.server(path),
+            Place::Profiles => self.list_profiles().await,
+            Place::Profile(path) => self.show_profile(path, query).await,
             Place::Certificates => self.certificates().await,
             Place::Certificate(path) => self.certificate(path, &query).await,
             Place::Devices => self.devices(query).await,

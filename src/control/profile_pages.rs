@@ -50,7 +50,7 @@ impl Pages {
         let name = match place(path) {
             Ok((name, Action::Itself)) => name,
             Ok(_) => return failure(StatusCode::METHOD_NOT_ALLOWED, "only POST"),
-            Err(page) => return page,
+            Err(wrong) => return wrong.page(),
         };
         let read = self.ask(move |profiles| Ok(profiles.read(&name, query.version)?));
         match read.await {
@@ -67,32 +67,32 @@ impl Pages {
         parts: &Parts,
         body: &mut Incoming,
     ) -> Result<Page, Page> {
-        let (name, action) = place(path)?;
+        let (name, action) = place(path).map_err(Wrong::page)?;
         let method = &parts.method;
         let with = With {
-            who: author(&parts.headers)?,
+            who: author(&parts.headers).map_err(Wrong::page)?,
             note: query.note.clone().unwrap_or_default(),
-            expect: expected(&parts.headers, &query)?,
+            expect: expected(&parts.headers, &query).map_err(Wrong::page)?,
         };
         match action {
             Action::Itself if method == Method::PUT => {
                 let text = text(parts, body).await?;
                 match query.dry_run {
                     true => self.check_profile(name, text).await,
-                    false => self.done(name, move |on, name| on.put(name, &text, &with)).await,
+                    false => {
+                        self.done(name, move |on, name| on.put(name, &text, &with))
+                            .await
+                    }
                 }
             }
             Action::Itself if method == Method::DELETE => {
                 let gone = json!({"name": name, "deleted": true});
-                self.ask(move |profiles| profiles.delete(&name, with.expect)).await?;
+                self.ask(move |profiles| profiles.delete(&name, with.expect))
+                    .await?;
                 Ok(json_page(StatusCode::OK, &gone))
             }
-            Action::Assign if method == Method::POST => {
-                self.done(name, |on, name| on.assign(name)).await
-            }
-            Action::Unassign if method == Method::POST => {
-                self.done(name, |on, name| on.unassign(name)).await
-            }
+            Action::Assign if method == Method::POST => self.done(name, Profiles::assign).await,
+            Action::Unassign if method == Method::POST => self.done(name, Profiles::unassign).await,
             Action::Rollback if method == Method::POST => {
                 let back = back(parts, body).await?;
                 let with = With {
@@ -111,7 +111,9 @@ impl Pages {
 
     async fn check_profile(&self, name: String, text: String) -> Result<Page, Page> {
         let said = name.clone();
-        let findings = self.ask(move |profiles| profiles.check(&name, &text)).await?;
+        let findings = self
+            .ask(move |profiles| profiles.check(&name, &text))
+            .await?;
         let body = json!({"name": said, "valid": true, "findings": findings});
         Ok(json_page(StatusCode::OK, &body))
     }
@@ -141,7 +143,7 @@ impl Pages {
         job: impl FnOnce(&Profiles) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Page> {
         let Some(profiles) = self.node.profiles() else {
-            let error = "this node was started without a config file, so it has no profiles";
+            let error = "this node keeps no profiles";
             return Err(failure(StatusCode::NOT_FOUND, error));
         };
         let profiles: Arc<Profiles> = profiles;
@@ -157,8 +159,17 @@ impl Pages {
     }
 }
 
+/// What is wrong with a request.
+struct Wrong(StatusCode, String);
+
+impl Wrong {
+    fn page(self) -> Page {
+        failure(self.0, &self.1)
+    }
+}
+
 /// The profile, and what is asked of it.
-fn place(path: &str) -> Result<(String, Action), Page> {
+fn place(path: &str) -> Result<(String, Action), Wrong> {
     let (name, action) = match path.split_once('/') {
         None => (path, Action::Itself),
         Some((name, "assign")) => (name, Action::Assign),
@@ -166,15 +177,15 @@ fn place(path: &str) -> Result<(String, Action), Page> {
         Some((name, "rollback")) => (name, Action::Rollback),
         Some(_) => {
             let error = "a profile has assign, unassign and rollback below it";
-            return Err(failure(StatusCode::NOT_FOUND, error));
+            return Err(Wrong(StatusCode::NOT_FOUND, error.to_owned()));
         }
     };
-    let name = decoded(name).map_err(|error| failure(StatusCode::BAD_REQUEST, &error))?;
+    let name = decoded(name).map_err(|error| Wrong(StatusCode::BAD_REQUEST, error))?;
     Ok((name, action))
 }
 
 /// Who makes a change: whoever holds the token, and says who that is.
-fn author(headers: &HeaderMap) -> Result<String, Page> {
+fn author(headers: &HeaderMap) -> Result<String, Wrong> {
     let Some(user) = headers.get(USER) else {
         return Ok("admin listener".to_owned());
     };
@@ -183,18 +194,21 @@ fn author(headers: &HeaderMap) -> Result<String, Page> {
         Some(user) => Ok(format!("{user} (admin listener)")),
         None => {
             let error = format!("adit-user is a name of 1 to {ADMIN_USER_MAX} characters of ASCII");
-            Err(failure(StatusCode::BAD_REQUEST, &error))
+            Err(Wrong(StatusCode::BAD_REQUEST, error))
         }
     }
 }
 
 /// The version that the client has seen: `?expect=4`, or `If-Match: "4"` (RFC 9110, section 13.1.1); 0 for none, or
 /// `If-None-Match: *` (section 13.1.2).
-fn expected(headers: &HeaderMap, query: &Query) -> Result<Option<u64>, Page> {
-    let field = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+fn expected(headers: &HeaderMap, query: &Query) -> Result<Option<u64>, Wrong> {
+    let field = |name| {
+        let value: Option<&HeaderValue> = headers.get(name);
+        value.map(|value| value.to_str().unwrap_or_default().trim())
+    };
     let given = match (field(header::IF_MATCH), field(header::IF_NONE_MATCH)) {
         (None, None) => return Ok(query.expect),
-        (Some(tag), None) => tag.trim().trim_matches('"').parse().ok(),
+        (Some(tag), None) => tag.trim_matches('"').parse().ok(),
         (None, Some("*")) => Some(0),
         _ => None,
     };
@@ -203,7 +217,7 @@ fn expected(headers: &HeaderMap, query: &Query) -> Result<Option<u64>, Page> {
         _ => {
             let error = "write If-Match: \"4\" for version 4, If-None-Match: * for a profile that is not there, \
                          or ?expect=4";
-            Err(failure(StatusCode::BAD_REQUEST, error))
+            Err(Wrong(StatusCode::BAD_REQUEST, error.to_owned()))
         }
     }
 }

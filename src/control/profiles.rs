@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::reload::{Asker, Refusal, Reloader};
 use crate::config::{self, Config, ConfigError, Origin, ProfileText};
-use crate::engine::Material;
+use crate::engine::{Material, ReloadErrors};
 use crate::profiles::{
     Change, Changed, NewVersion, Overview, ProfileStore, RedbStore, StoreError, StoredProfile,
 };
@@ -70,12 +70,12 @@ impl Done {
 }
 
 impl Profiles {
-    /// Those of the node whose config file is `file`, in the store of `state_dir`.
+    /// Those of the node that `reloader` takes changes for, in the store of its state folder.
     #[must_use]
-    pub fn new(file: &Path, state_dir: &Path, reloader: Arc<Reloader>) -> Self {
+    pub fn new(reloader: Arc<Reloader>) -> Self {
         Self {
-            file: file.to_owned(),
-            store: Box::new(RedbStore::of(state_dir)),
+            file: reloader.file().to_owned(),
+            store: Box::new(RedbStore::of(&reloader.state_dir())),
             reloader,
         }
     }
@@ -109,7 +109,8 @@ impl Profiles {
         let config = node.and_then(|node| config::with_profile(&node, &self.file, &profile));
         let config = config.map_err(|error| wrong(&error))?;
         let findings = Material::check(&config);
-        let findings = findings.map_err(|error| Failure::Wrong(Refusal::from(error)))?;
+        let findings =
+            findings.map_err(|error| Failure::Wrong(Refusal::from(ReloadErrors::from(error))))?;
         let line = |(file, finding): (PathBuf, _)| format!("{}: {finding}", file.display());
         Ok((config, findings.into_iter().map(line).collect()))
     }
@@ -124,7 +125,9 @@ impl Profiles {
             note: &with.note,
             expect: with.expect,
         };
-        self.change(&Change::Put(new), |changed| of_store(config, changed.version))
+        self.change(&Change::Put(new), |changed| {
+            of_store(config, changed.version)
+        })
     }
 
     /// The text of an older version, the one before the newest where none is named, as a new version.

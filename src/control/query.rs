@@ -26,6 +26,12 @@ pub(super) struct Query {
     pub prefix: Option<String>,
     /// The name behind which devices are listed.
     pub after: Option<String>,
+    /// Which version of a profile.
+    pub version: Option<u64>,
+    /// The version of a profile that is to be replaced.
+    pub expect: Option<u64>,
+    /// What a new version is for.
+    pub note: Option<String>,
     /// Whether to look only, and change nothing.
     pub dry_run: bool,
     /// Whether a certificate may take the place of the one that has its name.
@@ -57,13 +63,16 @@ impl Query {
                 "service" => put(&mut filter.service, value),
                 "prefix" => put(&mut parsed.prefix, value),
                 "after" => put(&mut parsed.after, value),
+                "version" => put(&mut parsed.version, version(&value)?),
+                "expect" => put(&mut parsed.expect, version(&value)?),
+                "note" => put(&mut parsed.note, value),
                 "dry_run" => !std::mem::replace(&mut parsed.dry_run, yes(&value)?),
                 "replace" => !std::mem::replace(&mut parsed.replace, yes(&value)?),
                 "root" => !std::mem::replace(&mut parsed.root, yes(&value)?),
                 _ => {
                     return Err(
                         "the parameters are format, stage, limit, device, user, app, serial, \
-                                service, prefix, after, dry_run, replace and root"
+                                service, prefix, after, version, expect, note, dry_run, replace and root"
                             .to_owned(),
                     );
                 }
@@ -104,6 +113,19 @@ fn yes(word: &str) -> Result<bool, String> {
         "true" => Ok(true),
         "false" => Ok(false),
         _ => Err(format!("{word:?} is neither true nor false")),
+    }
+}
+
+fn version(number: &str) -> Result<u64, String> {
+    let parsed = number.parse();
+    parsed.map_err(|_| "a version is a whole number".to_owned())
+}
+
+fn yes(word: &str) -> Result<bool, String> {
+    match word {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err("dry_run is true or false".to_owned()),
     }
 }
 

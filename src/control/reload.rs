@@ -207,6 +207,26 @@ impl Reloader {
         self.attempt(&mut watched, by)
     }
 
+    /// The config file.
+    pub(super) fn file(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the node keeps what it makes itself. It does not change while the node runs.
+    pub(super) fn state_dir(&self) -> PathBuf {
+        self.node.config().state_dir
+    }
+
+    /// Waits until no other change is on the way, and lets none be until the end of what comes back.
+    #[must_use]
+    pub(super) fn turn(&self) -> Turn<'_> {
+        let watched = self.watched.lock();
+        Turn {
+            watched: watched.unwrap_or_else(PoisonError::into_inner),
+            reloader: self,
+        }
+    }
+
     /// As [`reload`](Self::reload), on a thread of its own, behind everything else.
     pub fn in_background(
         self: &Arc<Self>,
@@ -242,7 +262,17 @@ impl Reloader {
 
     fn attempt(&self, watched: &mut Watched, by: Asker) -> Result<u64, Refusal> {
         watched.note();
-        let result = match config::load(&self.path) {
+        let config = config::load(&self.path);
+        self.take(watched, config, by)
+    }
+
+    fn take(
+        &self,
+        watched: &mut Watched,
+        config: Result<Config, ConfigError>,
+        by: Asker,
+    ) -> Result<u64, Refusal> {
+        let result = match config {
             Ok(config) => {
                 watched.follow(&config);
                 let taken = self.node.reload(config.clone()).map_err(Refusal::from);
@@ -271,5 +301,32 @@ impl Reloader {
 
     fn lock_refused(&self) -> MutexGuard<'_, Option<Refusal>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The only change that is on the way.
+pub(super) struct Turn<'r> {
+    reloader: &'r Reloader,
+    watched: MutexGuard<'r, Watched>,
+}
+
+impl Turn<'_> {
+    /// As [`Reloader::reload`].
+    pub fn reload(&mut self, by: Asker) -> Result<u64, Refusal> {
+        self.reloader.attempt(&mut self.watched, by)
+    }
+
+    /// Puts a config into force that is not on the disk yet.
+    ///
+    /// # Errors
+    /// [`Refusal`], counted and logged; the state before stays in force.
+    pub fn force(&mut self, config: Config, by: Asker) -> Result<u64, Refusal> {
+        self.watched.note();
+        self.reloader.take(&mut self.watched, Ok(config), by)
+    }
+
+    /// What is in force has been stored: no change to look for.
+    pub fn has_stored(&mut self) {
+        self.watched.note_store();
     }
 }

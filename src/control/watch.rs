@@ -78,6 +78,13 @@ impl Watched {
         self.wrong = None;
     }
 
+    /// What the store of profiles holds now is known.
+    pub fn note_store(&mut self) {
+        let [_, store] = &self.config;
+        let now = mark(store);
+        self.tried.insert(store.clone(), now);
+    }
+
     /// The files of a config that was read are about to be read.
     pub fn follow(&mut self, config: &Config) {
         self.tried.retain(|path, _| self.config.contains(path));
@@ -136,6 +143,15 @@ mod tests {
         assert!(!watched.is_due(right), "it was still written");
         assert!(watched.is_due(right));
         watched.note();
+        assert!(!watched.is_due(right) && !watched.is_due(right));
+
+        // The store of profiles, by others and by this process.
+        let store = folder.path().join("profiles.redb");
+        std::fs::write(&store, "by others").unwrap();
+        assert!(!watched.is_due(right) && watched.is_due(right));
+        watched.note();
+        std::fs::write(&store, "by this process").unwrap();
+        watched.note_store();
         assert!(!watched.is_due(right) && !watched.is_due(right));
 
         // The same size and time, by another file of that name; then none at all, and one again.

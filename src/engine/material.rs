@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
@@ -215,7 +216,7 @@ impl Material {
     pub fn check(config: &Config) -> Result<Vec<(PathBuf, Finding)>, LoadError> {
         let mut config = config.clone();
         // A check writes nothing: a self-signed certificate that does not exist yet is made in a folder of its own.
-        let scratch = std::env::temp_dir().join(format!("adit-check-{}", std::process::id()));
+        let scratch = scratch();
         if config.profile.server_certificate.is_none() {
             config.state_dir.clone_from(&scratch);
         }
@@ -348,4 +349,11 @@ impl Material {
             },
         })
     }
+}
+
+/// A folder that no other check has.
+fn scratch() -> PathBuf {
+    static CHECKS: AtomicU64 = AtomicU64::new(0);
+    let check = CHECKS.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("adit-check-{}-{check}", std::process::id()))
 }

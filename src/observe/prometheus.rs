@@ -161,21 +161,7 @@ impl Snapshot {
             "1 while the node shuts down",
             u64::from(node.draining),
         )?;
-        out.gauge(
-            "unconfigured",
-            "1 while the node has no profile",
-            u64::from(node.profile.is_none()),
-        )?;
-        if let Some((name, version)) = &node.profile {
-            let version = version.map(|version| version.to_string());
-            let labels = [
-                ("name", &**name),
-                ("version", version.as_deref().unwrap_or("")),
-            ];
-            out.0
-                .encode_descriptor("profile", "The profile in force", None, MetricType::Info)?
-                .encode_info(&labels)?;
-        }
+        self.encode_profile(out)?;
         out.gauge(
             "config_generation",
             "Configurations that have been in force",
@@ -222,6 +208,23 @@ impl Snapshot {
                 .encode_gauge(&u64::from(*answered))?;
         }
         Ok(())
+    }
+
+    fn encode_profile(&self, out: &mut Families<'_>) -> fmt::Result {
+        let profile = &self.node.profile;
+        out.gauge(
+            "unconfigured",
+            "1 while the node has no profile",
+            u64::from(profile.is_none()),
+        )?;
+        let Some((name, version)) = profile else {
+            return Ok(());
+        };
+        let version = version.map_or(String::new(), |version| version.to_string());
+        let labels = [("name", &**name), ("version", &*version)];
+        out.0
+            .encode_descriptor("profile", "The profile in force", None, MetricType::Info)?
+            .encode_info(&labels)
     }
 
     /// One time series a list: their number is that of the configured places and of the bounded set found in certificates.

@@ -153,7 +153,7 @@ impl Running {
         self.try_ask("GET", path, "", "")
     }
 
-    fn try_ask(
+    pub fn try_ask(
         &self,
         method: &str,
         path: &str,
