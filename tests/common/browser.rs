@@ -196,6 +196,14 @@ impl Browser {
         self.type_text(text);
     }
 
+    /// Chooses the next of the options of a list, by the keyboard.
+    pub fn next_option(&mut self, name: &str) {
+        let name = json!(name);
+        self.until(&format!("eyes.find({name})"));
+        self.eval(&format!("eyes.find({name}).focus()"));
+        self.press("ArrowDown");
+    }
+
     /// Chooses files in a file picker.
     pub fn choose(&mut self, name: &str, file: &Path) {
         let name = json!(name);

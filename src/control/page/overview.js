@@ -42,7 +42,7 @@ export function build({ add }) {
     { head: "Next update", value: (crl) => (crl.next_update ? time(crl.next_update) : "") },
     { head: "Problem", value: (crl) => crl.problem },
   ], [], "No list is configured.");
-  const served = new Table("Server certificates", ({ file }) => file, [
+  const served = new Table("Server certificates", ({ role, file }) => `${role} ${file}`, [
     { head: "Role", value: ({ role }) => role },
     { head: "File", value: ({ file }) => file },
     { head: "Shown to clients", value: (one) => (one.served ? { text: "served", tone: "good" } : "") },
@@ -77,6 +77,7 @@ function showState(node, ready, { cores, silent_cores: silent }) {
   const answer = silent.length === 0 ? `all ${cores} answer` : `${silent.join(", ")} of ${cores} do not answer`;
   node.replaceChildren(element("p", {}, "The node ", word), ...[reasons].filter(Boolean), facts([
     ["Cores", answer],
+    ["Profile", ready.profile ? `${ready.profile.name}, version ${ready.profile.version ?? "of the file"}` : "none"],
     ["Configuration", `generation ${ready.config_generation}`],
     ["Version", ready.version],
     ["Running for", ready.uptime_seconds == null ? null : duration(ready.uptime_seconds)],

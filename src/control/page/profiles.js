@@ -24,6 +24,13 @@ const assign = (name) => act({
   done: ({ in_force: inForce }) => (inForce ? `${name} is in force.` : `${name} is assigned.`),
 });
 
+const unassign = (name) => act({
+  method: "POST",
+  path: `${at(name)}/unassign`,
+  sure: ["Take this profile out of force?", "The node is unconfigured then: it listens nowhere, and its open tunnels are closed.", "Unassign"],
+  done: () => `${name} is assigned no more.`,
+});
+
 function all({ add }) {
   const table = new Table("Profiles", ({ name }) => name, [
     { head: "Name", value: ({ name }) => ({ text: name, href: `#/profiles/${part(name)}` }) },
@@ -34,10 +41,10 @@ function all({ add }) {
     { head: "When", value: ({ when }) => time(when) },
   ], [
     {
-      text: ({ isAssigned }) => (isAssigned ? "" : "Assign"),
+      text: ({ isAssigned }) => (isAssigned ? "Unassign" : "Assign"),
       name: ({ name }) => name,
-      run: async ({ name }) => {
-        await assign(name);
+      run: async ({ name, isAssigned }) => {
+        await (isAssigned ? unassign(name) : assign(name));
         await refresh();
       },
     },
