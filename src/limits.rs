@@ -63,6 +63,11 @@ pub const ADMIN_REQUEST_BYTES: usize = 8192;
 /// The largest body of a request about one device, in bytes: two names at their bound and the words around them.
 pub const ADMIN_BODY_MAX: usize = 4096;
 
+/// The largest body of a request that imports a certificate, in bytes: two files at their bound in base64, the password, and
+/// the words around them.
+pub const ADMIN_CERTIFICATE_MAX: usize =
+    2 * (MAX_CERTIFICATE_FILE as usize).div_ceil(3) * 4 + 16_384;
+
 /// The largest body of a request about many devices, in bytes: 10 million of 50 bytes. It is read piece by piece.
 pub const ADMIN_IMPORT_MAX: usize = 512 << 20;
 

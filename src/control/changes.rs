@@ -3,9 +3,10 @@
 //! The answer to a change of devices comes when it is on the disk and in force.
 
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Bytes, Incoming};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode, header};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -41,6 +42,10 @@ impl Pages {
             Place::Server(path) => self.set_server(path, parts, &mut body).await,
             Place::Reload => self.reload().await,
             Place::Profile(path) => self.change_profile(path, query, parts, &mut body).await,
+            Place::Certificate(path) => {
+                self.change_certificate(path, &query, parts, &mut body)
+                    .await
+            }
             Place::Device(name) => match decoded(name) {
                 Ok(name) if parts.method == Method::DELETE => self.remove(&name).await,
                 Ok(name) => self.put(&name, parts, &mut body).await,
@@ -71,13 +76,7 @@ impl Pages {
     }
 
     async fn put(&self, name: &str, parts: &Parts, body: &mut Incoming) -> Result<Page, Page> {
-        let types = ["application/json"];
-        type_of(parts, &types).ok_or_else(|| wrong_type(&types))?;
-        let body = Limited::new(body, ADMIN_BODY_MAX)
-            .collect()
-            .await
-            .map_err(|_| body_failure(ADMIN_BODY_MAX))?
-            .to_bytes();
+        let body = json_bytes(parts, body, ADMIN_BODY_MAX).await?;
         let said = DeviceEntry::from_json(name, &body, |entry| {
             (DeviceChanges::one(name, entry), Device::new(name, entry))
         });
@@ -216,6 +215,34 @@ pub(super) fn type_of(parts: &Parts, types: &[&str]) -> Option<usize> {
         .position(|known| known.eq_ignore_ascii_case(given))
 }
 
+/// Reads a body of JSON, of `most` bytes at most.
+pub(super) async fn json_bytes(
+    parts: &Parts,
+    body: &mut Incoming,
+    most: usize,
+) -> Result<Bytes, Page> {
+    let types = ["application/json"];
+    type_of(parts, &types).ok_or_else(|| wrong_type(&types))?;
+    let body = Limited::new(body, most).collect().await;
+    let body = body.map_err(|_| body_failure(most))?;
+    Ok(body.to_bytes())
+}
+
+/// [`json_bytes`] as what they mean; `shape` says what is expected.
+pub(super) async fn json_body<T: DeserializeOwned>(
+    parts: &Parts,
+    body: &mut Incoming,
+    most: usize,
+    shape: &str,
+) -> Result<T, Page> {
+    let bytes = json_bytes(parts, body, most).await?;
+    // The parser's own words may repeat what is in the body.
+    serde_json::from_slice(&bytes).map_err(|_| {
+        let error = format!("the body is {shape}");
+        failure(StatusCode::BAD_REQUEST, &error)
+    })
+}
+
 pub(super) fn wrong_type(types: &[&str]) -> Page {
     let error = format!("the Content-Type is {}", types.join(" or "));
     failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, &error)
@@ -226,7 +253,7 @@ pub(super) fn body_failure(limit: usize) -> Page {
     failure(StatusCode::PAYLOAD_TOO_LARGE, &error)
 }
 
-fn refused(refusal: &Refusal) -> Page {
+pub(super) fn refused(refusal: &Refusal) -> Page {
     let error = "the change is refused, and the state before it is in force";
     let body = json!({"error": error, "problems": &*refusal.problems});
     json_page(StatusCode::UNPROCESSABLE_ENTITY, &body)

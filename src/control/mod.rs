@@ -16,6 +16,7 @@ mod crls;
 mod devices;
 mod fetch;
 mod host;
+mod keeper;
 mod latencies;
 mod listen;
 mod node;
@@ -31,12 +32,14 @@ mod reload;
 mod server;
 mod servers;
 mod signals;
+mod store;
 mod watch;
 
 pub use certificates::watch_certificates;
 pub use checks::check_servers;
 pub use crls::{fetch_crls, watch_crl_files};
 pub use devices::Device;
+pub use keeper::Keeper;
 pub use listen::Control;
 pub use node::RunningNode;
 pub use permission::read_token;
@@ -120,6 +123,9 @@ pub trait Node: Send + Sync + 'static {
     fn profiles(&self) -> Option<Arc<Profiles>> {
         None
     }
+
+    /// The certificate store, as the config in force sees it.
+    fn keeper(&self) -> Keeper;
 
     /// Whether the node takes new tunnels, and why not.
     fn ready(&self) -> Readiness;

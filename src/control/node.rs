@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::{Asker, Device, Node, Profiles, Readiness, Refusal, Reloader, Reply};
+use super::{Asker, Device, Keeper, Node, Profiles, Readiness, Refusal, Reloader, Reply};
 use crate::config::Origin;
 use crate::engine::{self, ChangeError, InForce};
 use crate::observe::{AuditHandle, CoreMetrics, NodeGauges, ServerInfo, TunnelFilter, TunnelInfo};
@@ -92,6 +92,10 @@ impl Node for RunningNode {
 
     fn refused(&self) -> Option<Refusal> {
         self.reloader.refused()
+    }
+
+    fn keeper(&self) -> Keeper {
+        Keeper::new(&self.engine.config())
     }
 
     fn ready(&self) -> Readiness {

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -27,7 +27,7 @@ use crate::observe::{CoreMetrics, CrlInfo, OPENMETRICS, TunnelFilter, TunnelInfo
 
 pub(super) type Page = Response<Full<Bytes>>;
 
-const ENDPOINTS: [&str; 11] = [
+const ENDPOINTS: [&str; 12] = [
     "/",
     "/healthz",
     "/readyz",
@@ -36,6 +36,7 @@ const ENDPOINTS: [&str; 11] = [
     "/tunnels",
     "/devices",
     "/servers",
+    "/certificates",
     "/permission",
     "/reload",
     "/profiles",
@@ -58,6 +59,9 @@ pub(super) enum Place<'p> {
     Device(&'p str),
     Servers,
     Reload,
+    Certificates,
+    /// With its kind and name, and what of it is wanted.
+    Certificate(&'p str),
     /// With its service and address, each percent-encoded.
     Server(&'p str),
     Profiles,
@@ -80,6 +84,7 @@ impl<'p> Place<'p> {
             "/tunnels" => Self::Tunnels,
             "/devices" => Self::Devices,
             "/servers" => Self::Servers,
+            "/certificates" => Self::Certificates,
             "/permission" => Self::Permission,
             "/reload" => Self::Reload,
             "/profiles" => Self::Profiles,
@@ -88,6 +93,7 @@ impl<'p> Place<'p> {
                 ("devices", name) if !name.is_empty() => Self::Device(name),
                 ("servers", path) => Self::Server(path),
                 ("profiles", path) if !path.is_empty() => Self::Profile(path),
+                ("certificates", path) => Self::Certificate(path),
                 _ => return None,
             },
         })
@@ -97,7 +103,7 @@ impl<'p> Place<'p> {
         match self {
             Self::Tunnels | Self::Tunnel(_) => "GET, HEAD, DELETE",
             Self::Devices | Self::Permission => "GET, HEAD, POST",
-            Self::Device(_) => "GET, HEAD, PUT, DELETE",
+            Self::Device(_) | Self::Certificate(_) => "GET, HEAD, PUT, DELETE",
             Self::Server(_) => "GET, HEAD, PUT",
             Self::Reload => "POST",
             Self::Profile(_) => "GET, HEAD, PUT, POST, DELETE",
@@ -124,6 +130,8 @@ pub(super) struct Pages {
     pub(super) permission: Permission,
     /// Many devices are being changed: one such request at a time.
     pub(super) importing: Cell<bool>,
+    /// Whose turn it is to change the certificate store.
+    pub(super) storing: Arc<Mutex<()>>,
     /// The listener's address; `None` for a Unix socket.
     host: Option<IpAddr>,
 }
@@ -134,6 +142,7 @@ impl Pages {
             node,
             permission,
             importing: Cell::new(false),
+            storing: Arc::default(),
             host,
         }
     }
@@ -200,6 +209,8 @@ impl Pages {
             Place::Server(path) => self.server(path),
             Place::Profiles => self.list_profiles().await,
             Place::Profile(path) => self.show_profile(path, query).await,
+            Place::Certificates => self.certificates().await,
+            Place::Certificate(path) => self.certificate(path, &query).await,
             Place::Devices => self.devices(query).await,
             Place::Device(name) => match decoded(name) {
                 Ok(name) => self.device(&name),
@@ -481,8 +492,6 @@ pub(super) fn page(status: StatusCode, media_type: &'static str, body: impl Into
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
     #[tokio::test]

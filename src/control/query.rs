@@ -2,6 +2,7 @@
 
 use percent_encoding::percent_decode_str;
 
+use crate::certs;
 use crate::limits::{DEVICES_LISTED_MAX, TUNNELS_LISTED_MAX};
 use crate::observe::{Stage, TunnelFilter};
 
@@ -33,6 +34,12 @@ pub(super) struct Query {
     pub note: Option<String>,
     /// Whether to look only, and change nothing.
     pub dry_run: bool,
+    /// Whether a certificate may take the place of the one that has its name.
+    pub replace: bool,
+    /// Whether only the root of a chain is wanted.
+    pub root: bool,
+    /// How a certificate is exported.
+    pub export: Option<certs::Format>,
 }
 
 impl Query {
@@ -43,7 +50,10 @@ impl Query {
             let value = decoded(value)?;
             let filter = &mut parsed.tunnels;
             let is_new = match name {
-                "format" => put(&mut parsed.format, format(&value)?),
+                "format" => match certs::Format::from_word(&value) {
+                    Some(format) => put(&mut parsed.export, format),
+                    None => put(&mut parsed.format, format(&value)?),
+                },
                 "stage" => put(&mut parsed.stage, stage(&value)?),
                 "limit" => put(&mut parsed.limit, limit(&value)?),
                 "device" => put(&mut filter.device, value),
@@ -57,10 +67,12 @@ impl Query {
                 "expect" => put(&mut parsed.expect, version(&value)?),
                 "note" => put(&mut parsed.note, value),
                 "dry_run" => !std::mem::replace(&mut parsed.dry_run, yes(&value)?),
+                "replace" => !std::mem::replace(&mut parsed.replace, yes(&value)?),
+                "root" => !std::mem::replace(&mut parsed.root, yes(&value)?),
                 _ => {
                     return Err(
                         "the parameters are format, stage, limit, device, user, app, serial, \
-                                service, prefix, after, version, expect, note and dry_run"
+                                service, prefix, after, version, expect, note, dry_run, replace and root"
                             .to_owned(),
                     );
                 }
@@ -92,7 +104,15 @@ fn format(word: &str) -> Result<Format, String> {
         "hgrm" => Ok(Format::Hgrm),
         "buckets" => Ok(Format::Buckets),
         "percentiles" => Ok(Format::Percentiles),
-        _ => Err("format is json, hgrm, buckets or percentiles".to_owned()),
+        _ => Err("format is json, hgrm, buckets or percentiles, and pem, der or mobileconfig of a certificate".to_owned()),
+    }
+}
+
+fn yes(word: &str) -> Result<bool, String> {
+    match word {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(format!("{word:?} is neither true nor false")),
     }
 }
 

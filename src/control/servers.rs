@@ -1,13 +1,12 @@
 //! Servers on the admin listener: what is known of them, and which of them take new tunnels.
 
-use http_body_util::{BodyExt, Limited};
 use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
 use serde::Deserialize;
 use tokio::task::spawn_blocking;
 
-use super::changes::{body_failure, type_of, wrong_type};
+use super::changes::json_body;
 use super::pages::{Page, Pages, failure, json_page};
 use super::query::{Query, decoded};
 use crate::limits::ADMIN_BODY_MAX;
@@ -61,17 +60,8 @@ impl Pages {
     ) -> Result<Page, Page> {
         let bad = |error: String| failure(StatusCode::BAD_REQUEST, &error);
         let (service, server) = named(path).map_err(bad)?;
-        let types = ["application/json"];
-        type_of(parts, &types).ok_or_else(|| wrong_type(&types))?;
-        let body = Limited::new(body, ADMIN_BODY_MAX)
-            .collect()
-            .await
-            .map_err(|_| body_failure(ADMIN_BODY_MAX))?
-            .to_bytes();
-        let Ok(Wanted { state }) = serde_json::from_slice(&body) else {
-            let error = "the body is {\"state\": \"drained\"} or {\"state\": \"up\"}";
-            return Err(failure(StatusCode::BAD_REQUEST, error));
-        };
+        let shape = "{\"state\": \"drained\"} or {\"state\": \"up\"}";
+        let Wanted { state } = json_body(parts, body, ADMIN_BODY_MAX, shape).await?;
         let drained = matches!(state, WantedState::Drained);
         let (node, named) = (self.node.clone(), (service.clone(), server.clone()));
         // Waits for the disk: not on this thread, which answers probes.
