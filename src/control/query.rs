@@ -121,14 +121,6 @@ fn version(number: &str) -> Result<u64, String> {
     parsed.map_err(|_| "a version is a whole number".to_owned())
 }
 
-fn yes(word: &str) -> Result<bool, String> {
-    match word {
-        "true" => Ok(true),
-        "false" => Ok(false),
-        _ => Err("dry_run is true or false".to_owned()),
-    }
-}
-
 fn stage(word: &str) -> Result<Stage, String> {
     Stage::from_word(word).ok_or_else(|| {
         let stages = Stage::ALL.map(Stage::word).join(", ");

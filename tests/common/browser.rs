@@ -1,6 +1,8 @@
 //! Chromium without a screen, led over the DevTools protocol through a pair of pipes, as a person would use it: by the
 //! mouse, by the keyboard, by looking.
 
+#![allow(dead_code, reason = "a test's helper: each file uses its part")]
+
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
