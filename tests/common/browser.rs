@@ -182,7 +182,14 @@ impl Browser {
     pub fn click(&mut self, name: &str) {
         let name = json!(name);
         self.until(&format!("eyes.find({name})"));
-        let place = self.eval(&format!("eyes.place({name})"));
+        let start = Instant::now();
+        let place = loop {
+            let place = self.eval(&format!("eyes.place({name})"));
+            if !place.is_null() {
+                break place;
+            }
+            assert!(start.elapsed() < PATIENCE, "{name} cannot be clicked");
+        };
         for kind in ["mousePressed", "mouseReleased"] {
             self.call(
                 "Input.dispatchMouseEvent",
