@@ -254,6 +254,46 @@ fn a_start_needs_one_certificate_of_the_two_that_has_not_expired() {
     assert_eq!(told.status.code(), Some(2), "{told:?}");
 }
 
+#[test]
+fn a_reload_takes_other_certificates_and_refuses_bad_ones_whole() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let [first, second] =
+        ["first", "second"].map(|name| issue(&pki, name, now() + 100_000, |_| ()));
+    issue(&pki, "old", now() - 60, |_| ());
+    let admin = free_port();
+    let lines = "primary = 'first.pem'\nkey = 'first.key'";
+    write_config(&pki, admin, Some(lines));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+    command.args(["run", "--config"]).arg(pki.path("adit.toml"));
+    let gateway = Gateway::spawn(command, admin);
+    let client = client(&[pki.ca.certificate()], &device);
+    let mut tunnel = open(&client, &gateway);
+    assert_eq!(shown(&tunnel), first.chain[0]);
+    // The key of another.
+    let bad = format!("{lines}\nsecondary = 'second.pem'\nsecondary_key = 'first.key'");
+    write_config(&pki, admin, Some(&bad));
+    gateway.signal("HUP");
+    until("refused", || {
+        gateway.metric("adit_config_reload_failures_total", "") == 1.0
+    });
+    assert_eq!(shown(&open(&client, &gateway)), first.chain[0]);
+    let good = "primary = 'old.pem'\nkey = 'old.key'\nsecondary = 'second.pem'\nsecondary_key = 'second.key'";
+    write_config(&pki, admin, Some(good));
+    gateway.signal("HUP");
+    until("generation", || {
+        gateway.metric("adit_config_generation", "") == 2.0
+    });
+    // The first is still valid, so sessions that began under it go on; who has none is shown the secondary.
+    assert!(is_resumed(&open(&client, &gateway)));
+    let other = self::client(&[pki.ca.certificate()], &device);
+    until("the secondary is shown", || {
+        shown(&open(&other, &gateway)) == second.chain[0]
+    });
+    echoes(&mut tunnel);
+    assert_eq!(gateway.metric("adit_certificate_takeovers_total", ""), 0.0);
+}
+
 /// What `openssl s_client` says of the session.
 fn openssl(pki: &Pki, gateway: &Gateway, name: &str, more: &[&str]) -> String {
     let mut client = s_client(pki, gateway, name, more);
@@ -333,7 +373,13 @@ fn a_self_signed_certificate_has_its_successor_in_time() {
     assert!(now() < end, "the machine is too slow for this test");
     cross(&gateway, &client, (&first.chain[0], &next), end);
     echoes(&mut tunnel);
-    assert_eq!(served(&gateway, "self-signed-next"), 1.0);
+    until("its files have the names of the first", || {
+        read("server-self-signed.pem") == next && served(&gateway, "self-signed") == 1.0
+    });
+    assert!(!state.join("server-self-signed-next.pem").exists());
+    echoes(&mut tunnel);
+    let takeovers = gateway.metric("adit_certificate_takeovers_total", "");
+    assert_eq!(takeovers, 1.0, "its new place is no takeover");
     drop(gateway);
     let gateway = start(&pki, None);
     assert_eq!(

@@ -11,6 +11,7 @@ use super::types::{
 };
 use super::values::{Folder, duration, networks, without_repetition, word};
 use crate::certs::{Role, store};
+use crate::limits::ADDITIONAL_CERTIFICATES_MAX;
 
 pub(super) fn server_certificate(
     raw: RawServerCertificate,
@@ -39,6 +40,12 @@ pub(super) fn server_certificate(
         raw.secondary_password_file,
     ];
     let secondary = files(secondary, report);
+    if let Some(beyond) = raw.additional.get(ADDITIONAL_CERTIFICATES_MAX) {
+        let message = format!("{ADDITIONAL_CERTIFICATES_MAX} additional certificates are the most");
+        let remedy =
+            "have one issued for several names, or give services certificates of their own (sni)";
+        report.add(&beyond.file.place, Fault::new(message, remedy));
+    }
     let additional = raw.additional.into_iter().map(|raw| {
         let file = raw.file.required(report, "name the file with the chain");
         files([file, raw.key, raw.password_file], report)

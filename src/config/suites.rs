@@ -54,86 +54,78 @@ fn rustls(iana: &str) -> String {
 
 /// What is wrong with a suite of another product; nothing for a text that is the name of none.
 fn suite_faults(plain: &str) -> Vec<&'static str> {
-    const BULK: [&str; 16] = [
-        "AES",
-        "AES128",
-        "AES256",
-        "CHACHA20",
-        "3DES",
-        "DES",
-        "CBC3",
-        "RC4",
-        "RC2",
-        "NULL",
-        "IDEA",
-        "SEED",
-        "CAMELLIA",
-        "CAMELLIA128",
-        "CAMELLIA256",
-        "ARIA",
-    ];
     let words: Vec<&str> = plain.split('_').collect();
     let has = |any: &[&str]| words.iter().any(|word| any.contains(word));
-    let is_suite = has(&BULK)
-        || has(&[
-            "ARIA128",
-            "ARIA256",
-            "ARIAGCM",
-            "GOST89",
-            "SM4",
-            "KUZNYECHIK",
-        ]);
-    if !is_suite || words.len() < 2 {
+    let is_suite = words.len() > 1 && has(&[AES, BROKEN, SHORT, FOREIGN].concat());
+    if !is_suite {
         return Vec::new();
     }
+    let faults = [&cipher_faults(&has)[..], &key_faults(&has, is_tls13(plain))].concat();
+    let faults = faults.into_iter().filter(|(is, _)| *is);
+    faults.map(|(_, why)| why).collect()
+}
+
+const AES: &[&str] = &["AES", "AES128", "AES256", "CHACHA20"];
+const BROKEN: &[&str] = &["RC4", "NULL"];
+/// With blocks of 64 bits.
+const SHORT: &[&str] = &["3DES", "DES", "CBC3", "RC2", "IDEA"];
+const FOREIGN: &[&str] = &[
+    "CAMELLIA",
+    "CAMELLIA128",
+    "CAMELLIA256",
+    "ARIA",
+    "ARIA128",
+    "ARIA256",
+    "ARIAGCM",
+    "SEED",
+    "GOST89",
+    "SM4",
+    "KUZNYECHIK",
+];
+
+/// Whether it is so, and what is wrong with that.
+type Judgement = (bool, &'static str);
+
+fn cipher_faults(has: &impl Fn(&[&str]) -> bool) -> [Judgement; 7] {
+    let export = [
+        "EXPORT",
+        "EXPORT40",
+        "EXPORT56",
+        "EXPORT1024",
+        "EXP",
+        "EXP1024",
+    ];
     let aead = has(&["GCM", "CHACHA20", "CCM", "CCM8", "ARIAGCM"]);
-    let ephemeral = has(&["ECDHE", "DHE", "EDH", "ADH", "AECDH"]) || is_tls13(plain);
-    let other_keys = has(&["PSK", "SRP", "KRB5", "GOST2001", "GOST2012"]);
-    let faults = [
+    [
         (
-            has(&[
-                "EXPORT",
-                "EXPORT40",
-                "EXPORT56",
-                "EXP",
-                "EXPORT1024",
-                "EXP1024",
-            ]),
+            has(&export),
             "its keys were made short enough to be broken (export)",
         ),
         (has(&["NULL"]), "it encrypts nothing (NULL)"),
-        (
-            has(&["ANON", "ADH", "AECDH"]),
-            "it does not authenticate the server (anonymous)",
-        ),
         (has(&["RC4"]), "RC4 is broken and prohibited (RFC 7465)"),
         (
-            has(&["3DES", "DES", "CBC3", "IDEA", "RC2"]),
+            has(SHORT),
             "a cipher with blocks of 64 bits gives the text away in long sessions (Sweet32; RFC 9325, section 4.1)",
         ),
         (
-            has(&[
-                "CAMELLIA",
-                "CAMELLIA128",
-                "CAMELLIA256",
-                "ARIA",
-                "ARIA128",
-                "ARIA256",
-                "ARIAGCM",
-                "SEED",
-                "GOST89",
-                "SM4",
-                "KUZNYECHIK",
-            ]),
+            has(FOREIGN),
             "its cipher is not in the TLS library (rustls has AES-GCM and ChaCha20-Poly1305)",
         ),
+        (has(&["CCM", "CCM8"]), "CCM is not in the TLS library"),
         (
-            has(&["CCM", "CCM8"]),
-            "CCM is not in the TLS library, and is slower than GCM where there is room for either",
-        ),
-        (
-            !aead && !has(&["NULL", "RC4"]),
+            !aead && !has(BROKEN),
             "CBC with a MAC behind it has been attacked again and again (Lucky Thirteen; RFC 9325, section 4.2)",
+        ),
+    ]
+}
+
+fn key_faults(has: &impl Fn(&[&str]) -> bool, is_tls13: bool) -> [Judgement; 5] {
+    let ephemeral = has(&["ECDHE", "DHE", "EDH", "ADH", "AECDH"]) || is_tls13;
+    let others = has(&["PSK", "SRP", "KRB5", "GOST2001", "GOST2012"]);
+    [
+        (
+            has(&["ANON", "ADH", "AECDH"]),
+            "it does not authenticate the server (anonymous)",
         ),
         (
             has(&["DHE", "EDH", "DH"]),
@@ -144,16 +136,14 @@ fn suite_faults(plain: &str) -> Vec<&'static str> {
             "with a fixed ECDH key who gets the key later reads what was recorded (no forward secrecy)",
         ),
         (
-            !ephemeral && !other_keys && !has(&["ECDH", "DH", "ANON"]),
+            !ephemeral && !others && !has(&["ECDH", "DH", "ANON"]),
             "with RSA key exchange who gets the server's key later reads what was recorded (no forward secrecy; RFC 9325, section 4.1)",
         ),
         (
-            other_keys,
+            others,
             "it authenticates by something else than certificates",
         ),
-    ];
-    let faults = faults.into_iter().filter(|(is, _)| *is);
-    faults.map(|(_, why)| why).collect()
+    ]
 }
 
 fn is_tls13(plain: &str) -> bool {
@@ -248,137 +238,5 @@ pub(super) fn group(text: &str) -> Result<&'static str, Fault> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn told(result: Result<&'static str, Fault>) -> String {
-        result.map_or_else(|fault| fault.to_string(), |name| format!("right: {name}"))
-    }
-
-    #[test]
-    fn each_suite_is_known_by_its_iana_name_alone_and_told_from_its_others() {
-        for (name, _) in CIPHER_SUITES {
-            assert_eq!(suite(name), Ok(name));
-            for other in [
-                openssl(name).replace('_', "-"),
-                rustls(name),
-                name.to_lowercase(),
-            ] {
-                if other != name {
-                    let told = told(suite(&other));
-                    assert!(told.ends_with(&format!("write {name:?}")), "{told}");
-                }
-            }
-        }
-        let told = told(suite("ECDHE-RSA-AES128-GCM-SHA256"));
-        assert!(told.contains("IANA") && told.contains("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"));
-    }
-
-    #[test]
-    fn a_suite_that_is_not_here_is_told_why_and_what_is_near() {
-        const RSA128: &str = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256";
-        const RSA256: &str = "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384";
-        const CHACHA: &str = "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256";
-        for (name, parts, nearest) in [
-            (
-                "TLS_RSA_WITH_AES_128_CBC_SHA",
-                &["CBC", "RSA key exchange"][..],
-                RSA128,
-            ),
-            ("AES256-SHA", &["CBC", "RSA key exchange"], RSA256),
-            ("AES128-GCM-SHA256", &["RSA key exchange"], RSA128),
-            (
-                "TLS_RSA_WITH_AES_256_GCM_SHA384",
-                &["RSA key exchange"],
-                RSA256,
-            ),
-            ("ECDHE-RSA-AES256-SHA384", &["CBC"], RSA256),
-            (
-                "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA384",
-                &["CBC"],
-                "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
-            ),
-            (
-                "TLS_DHE_RSA_WITH_AES_256_GCM_SHA384",
-                &["finite fields"],
-                RSA256,
-            ),
-            ("DHE-RSA-CHACHA20-POLY1305", &["finite fields"], CHACHA),
-            ("TLS_ECDHE_RSA_WITH_RC4_128_SHA", &["RFC 7465"], RSA128),
-            ("RC4-MD5", &["RFC 7465", "RSA key exchange"], RSA128),
-            (
-                "TLS_RSA_WITH_3DES_EDE_CBC_SHA",
-                &["Sweet32", "CBC", "RSA key exchange"],
-                RSA128,
-            ),
-            ("DES-CBC3-SHA", &["Sweet32"], RSA128),
-            ("TLS_RSA_WITH_NULL_SHA256", &["encrypts nothing"], RSA128),
-            (
-                "TLS_RSA_EXPORT_WITH_RC4_40_MD5",
-                &["export", "RFC 7465"],
-                RSA128,
-            ),
-            ("EXP-RC4-MD5", &["export"], RSA128),
-            (
-                "TLS_DH_anon_WITH_AES_128_GCM_SHA256",
-                &["anonymous"],
-                RSA128,
-            ),
-            ("ADH-AES128-SHA", &["anonymous", "CBC"], RSA128),
-            (
-                "TLS_ECDH_RSA_WITH_AES_128_GCM_SHA256",
-                &["fixed ECDH key"],
-                RSA128,
-            ),
-            ("TLS_AES_128_CCM_SHA256", &["CCM"], "TLS_AES_128_GCM_SHA256"),
-            (
-                "ECDHE-ECDSA-CAMELLIA256-SHA384",
-                &["not in the TLS library"],
-                "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
-            ),
-            ("TLS_PSK_WITH_AES_128_GCM_SHA256", &["certificates"], RSA128),
-        ] {
-            let told = told(suite(name));
-            assert!(told.contains("does not exist here"), "{name}: {told}");
-            for part in parts {
-                assert!(told.contains(part), "{name}: {part} is not in {told}");
-            }
-            assert!(
-                told.ends_with(&format!("the nearest is {nearest:?}")),
-                "{name}: {told}"
-            );
-        }
-        // No fault is told of a suite that has none, and none of what is no suite.
-        assert!(!told(suite("AES128-GCM-SHA256")).contains("CBC"));
-        assert!(!told(suite("ECDHE-RSA-AES256-SHA384")).contains("RSA key exchange"));
-        for odd in ["TLS_AES_128_GCM_SHA255", "HIGH", "", "AES", "_", "-"] {
-            let told = told(suite(odd));
-            assert!(told.contains("is not known here"), "{odd}: {told}");
-        }
-    }
-
-    #[test]
-    fn groups_have_one_name_each() {
-        for known in KEY_EXCHANGE {
-            assert_eq!(group(known.name), Ok(known.name));
-        }
-        for (name, part) in [
-            ("x25519", "write \"X25519\""),
-            ("P-256", "write \"secp256r1\""),
-            ("prime256v1", "write \"secp256r1\""),
-            ("SECP384R1", "write \"secp384r1\""),
-            ("SecP256r1MLKEM768", "write \"secp256r1MLKEM768\""),
-            ("X25519Kyber768Draft00", "the nearest is \"X25519MLKEM768\""),
-            ("ffdhe2048", "the nearest is \"secp256r1\""),
-            ("secp521r1", "the nearest is \"secp384r1\""),
-            ("X448", "the nearest is \"secp384r1\""),
-            ("secp256k1", "RFC 8422"),
-            ("brainpoolP256r1", "RFC 8422"),
-            ("X25518", "did you mean \"X25519\"?"),
-            ("", "is not known here"),
-        ] {
-            let told = told(group(name));
-            assert!(told.contains(part), "{name}: {told}");
-        }
-    }
-}
+#[path = "suites_tests.rs"]
+mod tests;

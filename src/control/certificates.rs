@@ -14,7 +14,10 @@ pub async fn watch_certificates(node: Arc<Node>) {
     let mut seen = Seen::default();
     let mut looked = Instant::now();
     loop {
-        for change in seen.look(&node.certificates()) {
+        let changes = seen.look(&node.certificates());
+        // A self-signed one that has taken over gets the file names of the one before it.
+        let is_due = !changes.is_empty() || looked.elapsed() >= SELF_SIGNED_POLL;
+        for change in changes {
             match change {
                 Change::TakenOver { from, to } => {
                     node.count_certificate_takeover();
@@ -30,7 +33,7 @@ pub async fn watch_certificates(node: Arc<Node>) {
                 ),
             }
         }
-        if looked.elapsed() >= SELF_SIGNED_POLL {
+        if is_due {
             looked = Instant::now();
             renew(&node).await;
         }

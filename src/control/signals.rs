@@ -132,6 +132,11 @@ mod tests {
         kill("HUP");
         kill("INT");
         kill("USR2");
+        // Each is taken by some thread of this process, when that runs.
+        let flags = [&early.hangup, &early.stop, &early.upgrade];
+        while !flags.iter().all(|flag| flag.load(Ordering::Relaxed)) {
+            std::thread::yield_now();
+        }
         let mut signals = Signals::install(early).unwrap();
         assert_eq!(signals.next().await, Signal::Reload);
         assert_eq!(signals.next().await, Signal::Upgrade);

@@ -66,6 +66,9 @@ pub const SELF_SIGNED_NEXT_DAYS: i64 = EXPIRY_NOTICE_DAYS;
 /// How often a running node looks whether its self-signed certificate needs a successor.
 pub const SELF_SIGNED_POLL: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Most additional server certificates. Each is looked at in each handshake; more than a few names belong into one certificate.
+pub const ADDITIONAL_CERTIFICATES_MAX: usize = 32;
+
 /// Ends of server certificates that are remembered, so that sessions that began under one end with it. With a new certificate
 /// each day for a year and others beside it there are fewer; each is 8 bytes.
 pub const CERTIFICATE_ENDS_MAX: usize = 1024;

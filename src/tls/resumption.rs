@@ -54,7 +54,7 @@ impl Scope {
 pub(super) struct Ends(Arc<[u64]>);
 
 impl Ends {
-    fn new(mut moments: Vec<u64>) -> Self {
+    pub(super) fn new(mut moments: Vec<u64>) -> Self {
         moments.sort_unstable();
         moments.dedup();
         moments.truncate(CERTIFICATE_ENDS_MAX);

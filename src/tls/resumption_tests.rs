@@ -2,10 +2,13 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
-use rustls::server::ProducesTickets;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::{ProducesTickets, ResolvesServerCertUsingSni};
 
-use super::resumption::now;
+use super::resumption::{Ends, now};
 use super::*;
 use crate::config;
 use crate::limits::{TICKET_CLOCK_SKEW, TICKET_KEYS_MAX};
@@ -298,4 +301,69 @@ fn a_reload_keeps_what_is_still_in_scope() {
     };
     let shorter = resumption(&shorter, &["a"]).continuing(&before).unwrap();
     assert!(!opens(&before, &shorter) && !finds(&before, &shorter));
+}
+
+#[test]
+fn what_began_under_a_certificate_ends_with_it() {
+    let ends = Ends::new(vec![200, 100, 200]);
+    for (begun, now, allowed) in [
+        (50, 99, true),
+        (99, 100, false),
+        (100, 100, true),
+        (100, 199, true),
+        (150, 200, false),
+        (99, 300, false),
+        (200, 300, true),
+    ] {
+        assert_eq!(ends.allow(begun, now), allowed, "{begun} {now}");
+    }
+    assert!(Ends::default().allow(0, 100));
+}
+
+#[test]
+fn sessions_of_a_certificate_that_a_reload_has_replaced_end_with_it_too() {
+    let config = config::Resumption::default();
+    let make = |end: u64| {
+        let made = Resumption::new(&config, scope("corp", &["a"])).unwrap();
+        made.ending([end])
+    };
+    let end = now() + 2;
+    let before = make(end);
+    let (first, second) = (
+        applied(&before),
+        applied(&make(u64::MAX).continuing(&before).unwrap()),
+    );
+    let id = |number: u8| vec![number; 32];
+    let ticket = first.ticketer.encrypt(SESSION).unwrap();
+    for number in [1, 2] {
+        assert!(first.session_storage.put(id(number), SESSION.to_vec()));
+    }
+    let opens = |config: &ServerConfig| config.ticketer.decrypt(&ticket).is_some();
+    let found = second.session_storage.get(&id(1));
+    if now() < end {
+        assert!(opens(&first) && opens(&second));
+        assert_eq!(found.as_deref(), Some(SESSION));
+    }
+    while now() < end {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(!opens(&first) && !opens(&second));
+    assert_eq!(second.session_storage.get(&id(1)), None);
+    assert_eq!(second.session_storage.take(&id(2)), None);
+    let ticket = second.ticketer.encrypt(SESSION).unwrap();
+    assert_eq!(second.ticketer.decrypt(&ticket).as_deref(), Some(SESSION));
+    assert!(second.session_storage.put(id(3), SESSION.to_vec()));
+    let found = second.session_storage.take(&id(3));
+    assert_eq!(found.as_deref(), Some(SESSION));
+}
+
+/// A configuration that resumes sessions so.
+fn applied(resumption: &Resumption) -> ServerConfig {
+    let mut config = ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(ResolvesServerCertUsingSni::new()));
+    resumption.apply(&mut config);
+    config
 }
