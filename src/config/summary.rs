@@ -106,6 +106,17 @@ fn general(f: &mut fmt::Formatter<'_>, profile: &Profile) -> fmt::Result {
         listener::summary(&profile.listener),
         versions(profile)
     )?;
+    let sides = [
+        ("inbound", &profile.inbound),
+        ("outbound", &profile.outbound),
+    ];
+    for (side, choice) in sides {
+        for (what, names) in [("suites", &choice.suites), ("groups", &choice.groups)] {
+            if !names.is_empty() {
+                writeln!(f, "{side:<15} {what} {}", names.join(", "))?;
+            }
+        }
+    }
     writeln!(f, "resumption      {}", resumption(&profile.resumption))?;
     writeln!(f, "certificate     {}", certificate(profile))
 }

@@ -86,12 +86,6 @@ impl RedbStore {
         }
     }
 
-    /// The file.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Looks at what is there. A store that was never written to is empty: then `empty` is the answer.
     fn look<T>(
         &self,
@@ -264,6 +258,10 @@ fn open_to_write(path: &Path) -> Result<Database, DatabaseError> {
 }
 
 impl ProfileStore for RedbStore {
+    fn file(&self) -> Option<&Path> {
+        Some(&self.path)
+    }
+
     fn overview(&self) -> Result<Overview, StoreError> {
         self.look(|| Ok(Overview::default()), overview)
     }
@@ -508,6 +506,9 @@ fn assign(transaction: &WriteTransaction, name: Option<&str>) -> Result<Changed,
 
 fn withdraw(transaction: &WriteTransaction, name: &str, version: u64) -> Result<Changed, Failure> {
     let mut changed = before(transaction, name)?;
+    if changed.replaced.is_none() {
+        return Err(store(StoreError::NoProfile(name.to_owned())));
+    }
     expected(name, changed.replaced, Some(version))?;
     remove(transaction, name, &[version])?;
     let left = history(&transaction.open_table(ENTRIES)?, name)?;
