@@ -176,7 +176,8 @@ fn a_taken_port_is_named() {
         "unmanaged = 'allow'",
         &service(&[server(echo)]),
     )
-    .replace("127.0.0.1:0", &gateway.address.to_string());
+    .replace("127.0.0.1:0", &gateway.address.to_string())
+    .replace("state_dir = 'state'", "state_dir = 'other'");
     std::fs::write(pki.path("second.toml"), text).unwrap();
     let output = adit(&pki, &["run", "--config", "second.toml"]);
     let words = String::from_utf8(output.stderr).unwrap();

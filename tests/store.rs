@@ -631,3 +631,57 @@ fn the_self_signed_certificate_is_exported_for_devices() {
         fs::read(pki.path("root.der")).unwrap()
     );
 }
+
+#[test]
+fn what_a_stored_profile_names_is_not_deleted_whether_it_is_assigned_or_not() {
+    let pki = Pki::new();
+    let node = format!("state_dir = 'state'\n[admin]\nlisten = '{}'\n", free_port());
+    let profile = stored_config(free_port(), "['store:fleet']", &service(&[free_port()]));
+    let profile = &profile[profile.find("[profile]").unwrap()..];
+    let profile = profile.replacen("[profile]", "[profile]\nname = 'corp'", 1);
+    fs::write(pki.path("adit.toml"), node).unwrap();
+    fs::write(pki.path("corp.toml"), profile).unwrap();
+    pkcs12(&pki, "front.p12", "server");
+    done(&pki, "import front.p12 --as server --password-file pass");
+    done(&pki, "import ca.pem --as group --name fleet");
+    let of_profile = |arguments: &[&str]| {
+        let output = run(&pki, ADIT, &[&["profile"], arguments].concat());
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {told}");
+    };
+    of_profile(&["apply", "corp.toml"]);
+    for step in ["stored", "assigned"] {
+        for kind in ["front --as server", "fleet --as group"] {
+            refused(
+                &pki,
+                &format!("delete {kind}"),
+                1,
+                "the profile corp names it",
+            );
+        }
+        let listed: Value = serde_json::from_str(&done(&pki, "list --json")).unwrap();
+        let listed = listed["certificates"].as_array().unwrap();
+        let named = serde_json::json!(["corp"]);
+        assert!(
+            listed.iter().all(|one| one["used_by"] == named),
+            "{step}: {listed:?}"
+        );
+        of_profile(&["assign", "corp"]);
+    }
+    // Only the state folder is needed to know.
+    refused(
+        &pki,
+        "delete fleet --as group --state-dir state",
+        1,
+        "the profile corp names it",
+    );
+    // The assigned profile says whom a document is for.
+    let document = done(&pki, "export front --as server --format mobileconfig");
+    assert!(
+        document.contains("localhost.corp.server.front"),
+        "{document}"
+    );
+    of_profile(&["unassign"]);
+    of_profile(&["delete", "corp"]);
+    done(&pki, "delete fleet --as group");
+}

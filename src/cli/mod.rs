@@ -4,6 +4,7 @@ mod admin;
 mod certificates;
 mod check;
 mod export;
+mod lock;
 mod profile;
 mod profile_text;
 mod quickstart;
@@ -26,6 +27,7 @@ pub use admin::{AdminCommand, AdminError, DevicesCommand, ServersCommand, Tunnel
 pub use certificates::{CertificatesCommand, CertificatesError};
 pub use check::CheckCommand;
 pub use export::{ExportCommand, ExportError};
+pub use lock::LockError;
 pub use profile::{ProfileCommand, ProfileError};
 pub use quickstart::{QuickstartCommand, QuickstartError};
 pub use reload::ReloadCommand;

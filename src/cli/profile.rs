@@ -14,7 +14,7 @@ use super::reload::reload;
 use crate::config::{self, Config, ConfigError, ProfileText};
 use crate::engine::{LoadError, Material};
 use crate::profiles::{
-    Change, Changed, NewVersion, ProfileStore, RedbStore, StoreError, StoredProfile, this_user,
+    Change, Changed, NewVersion, ProfileStore, StoreError, StoredProfile, store_of, this_user,
 };
 
 /// Keeps profiles in the store of a node, and assigns one to it.
@@ -173,7 +173,8 @@ impl ProfileCommand {
 
     fn perform(&self) -> Result<(), ProfileError> {
         let node = config::load_node(&self.config)?;
-        let store = RedbStore::of(&node.state_dir);
+        let store = store_of(&node.state_dir);
+        let store = &*store;
         match &self.what {
             What::List { name: None } => {
                 let overview = store.overview()?;
@@ -191,20 +192,20 @@ impl ProfileCommand {
                 self.print(&json!(profile), || profile.text.clone())
             }
             What::Validate { file } => self.validate(&node, file),
-            What::Diff { name, from, to } => self.diff(&store, name, *from, to.as_deref()),
+            What::Diff { name, from, to } => self.diff(store, name, *from, to.as_deref()),
             What::Apply { file, with } => {
                 let text = config::read_profile(file)?;
                 let name = self.check(&node, &text, file, None)?;
-                self.put(&store, (&name, &text), with.note.as_deref(), with.expect)
+                self.put(store, (&name, &text), with.note.as_deref(), with.expect)
             }
-            What::Rollback { name, to, with } => self.roll_back(&node, &store, name, *to, with),
+            What::Rollback { name, to, with } => self.roll_back(&node, store, name, *to, with),
             What::Assign { name } => {
                 let profile = store.read(name, None)?;
                 let shown = format!("profile {name} version {}", profile.version);
                 self.check(&node, &profile.text, Path::new(&shown), Some(name))?;
-                self.assign(&store, Some(name))
+                self.assign(store, Some(name))
             }
-            What::Unassign => self.assign(&store, None),
+            What::Unassign => self.assign(store, None),
             What::Delete { name, expect } => {
                 let expect = *expect;
                 store.change(&Change::Delete { name, expect }, &mut |_| true)?;
@@ -246,7 +247,7 @@ impl ProfileCommand {
 
     fn diff(
         &self,
-        store: &RedbStore,
+        store: &dyn ProfileStore,
         name: &str,
         from: Option<u64>,
         to: Option<&str>,
@@ -279,7 +280,7 @@ impl ProfileCommand {
     fn roll_back(
         &self,
         node: &Config,
-        store: &RedbStore,
+        store: &dyn ProfileStore,
         name: &str,
         to: Option<u64>,
         with: &With,
@@ -302,7 +303,7 @@ impl ProfileCommand {
     /// Stores a text that is right.
     fn put(
         &self,
-        store: &RedbStore,
+        store: &dyn ProfileStore,
         (name, text): (&str, &str),
         note: Option<&str>,
         expect: Option<u64>,
@@ -332,7 +333,7 @@ impl ProfileCommand {
         })
     }
 
-    fn assign(&self, store: &RedbStore, name: Option<&str>) -> Result<(), ProfileError> {
+    fn assign(&self, store: &dyn ProfileStore, name: Option<&str>) -> Result<(), ProfileError> {
         let changed = store.change(&Change::Assign(name), &mut |_| true)?;
         let undo = Change::Assign(changed.assigned_before.as_deref());
         let told = self.tell(store, &changed, changed.stored.then_some(undo))?;
@@ -347,7 +348,7 @@ impl ProfileCommand {
     /// it has taken it; why not, on standard error.
     fn tell(
         &self,
-        store: &RedbStore,
+        store: &dyn ProfileStore,
         changed: &Changed,
         undo: Option<Change<'_>>,
     ) -> Result<bool, ProfileError> {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 
+use super::lock::{LockError, StateLock};
 use super::upgrade::{self, Inheritance, Succession};
 use crate::backend::{ResolverHandle, ResolverTask, resolver};
 use crate::certs::{self, CertError};
@@ -38,6 +39,9 @@ pub enum RunError {
     /// The state directory.
     #[error("state_dir: {0}")]
     StateDir(#[from] CertError),
+    /// Who has it.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// The signals.
     #[error("cannot take signals: {0}")]
     Signals(std::io::Error),
@@ -92,6 +96,7 @@ impl Gateway {
         let Inheritance {
             mut sockets,
             predecessor,
+            lock,
         } = inheritance;
         match ring::raise_descriptor_limit() {
             Ok(limit) if (limit as usize) < config.engine.max_tunnels.saturating_mul(2) => {
@@ -106,10 +111,11 @@ impl Gateway {
         }
         let early = EarlySignals::note().map_err(RunError::Signals)?;
         certs::files::make_folder(&config.state_dir)?;
+        let lock = StateLock::take(&config.state_dir, lock)?;
         let mut control = Control::bind(&config.admin, &mut sockets)?;
         let succession = control
             .socket()
-            .and_then(Succession::new)
+            .and_then(|socket| Succession::new(socket, lock))
             .map_err(RunError::Keep)?;
         if let Some(file) = &config.admin_token {
             control = control.with_token(file)?;
@@ -167,19 +173,23 @@ impl Gateway {
         let (ended, shutdown) = watch::channel(false);
         let (retire, retired) = watch::channel(false);
         let audit = Arc::new(audit);
+        // Its lock is for as long as anything here may write to the state folder.
+        let succession = Arc::new(succession);
         let jobs = {
             let (node, audit, reloader) = (node.clone(), audit.clone(), reloader.clone());
+            let succession = succession.clone();
             async move {
                 let stops = Stops {
                     node: node.clone(),
                     reloader: reloader.clone(),
                     count: AtomicUsize::new(0),
-                    succession: Arc::new(succession),
+                    succession: succession.clone(),
                     retire: Arc::new(retire),
                 };
                 upgrade::notify_ready();
                 if let Some(predecessor) = predecessor {
                     predecessor.is_succeeded();
+                    succession.sign();
                 }
                 tokio::join!(
                     names.run(),
@@ -205,6 +215,7 @@ impl Gateway {
         if let Ok(audit) = Arc::try_unwrap(audit) {
             audit.stop();
         }
+        drop(succession);
         Ok(result?)
     }
 }

@@ -19,11 +19,15 @@ use command_fds::{CommandFdExt, FdMapping};
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 
+use super::lock::{self, StateLock};
 use crate::engine::{Event, Inherited, Node, Predecessor, Successor};
 use crate::limits::SUCCESSION_PATIENCE;
 
 /// Set where the last of the descriptors that a process is started with is the link to the process before.
 const LINKED: &str = "ADIT_LINKED";
+
+/// Set where the process before hands the lock of the state folder over through the link.
+const LOCKED: &str = "ADIT_LOCKED";
 
 /// The first descriptor that is passed on (`SD_LISTEN_FDS_START`).
 const FIRST: i32 = 3;
@@ -35,13 +39,15 @@ pub struct Inheritance {
     pub(super) sockets: Inherited,
     /// The process before.
     pub(super) predecessor: Option<Arc<Predecessor>>,
+    /// Its lock of the state folder.
+    pub(super) lock: Option<OwnedFd>,
 }
 
 impl Inheritance {
     /// Takes the descriptors that the environment names. To be called once, before there are other threads.
     ///
     /// # Errors
-    /// A descriptor is not a listening socket.
+    /// A descriptor is not a listening socket, or the process before does not hand over what it says.
     pub(super) fn take() -> io::Result<Self> {
         let mut descriptors = ListenFd::from_env();
         let mut count = descriptors.len();
@@ -50,6 +56,11 @@ impl Inheritance {
             count -= 1;
             let (unix, stream) = (libc::AF_UNIX, libc::SOCK_STREAM);
             let link = descriptors.take_custom::<UnixStream>(count, unix, stream, "link")?;
+            if let Some(link) = &link
+                && std::env::var_os(LOCKED).is_some()
+            {
+                taken.lock = Some(lock::receive(link)?);
+            }
             let predecessor = link.map(Predecessor::new).transpose()?;
             taken.predecessor = predecessor.map(Arc::new);
         }
@@ -87,15 +98,17 @@ pub(super) struct Succession {
     program: PathBuf,
     arguments: Vec<OsString>,
     admin: OwnedFd,
+    lock: StateLock,
     under_way: AtomicBool,
 }
 
 impl Succession {
-    /// With the program and the arguments of this process. `admin`: the socket of the admin listener.
+    /// With the program and the arguments of this process. `admin`: the socket of the admin listener; `lock`: that of
+    /// the state folder, which this keeps.
     ///
     /// # Errors
     /// The program's path is not known.
-    pub fn new(admin: OwnedFd) -> io::Result<Self> {
+    pub fn new(admin: OwnedFd, lock: StateLock) -> io::Result<Self> {
         let mut arguments = std::env::args_os();
         let named = arguments.next().map(PathBuf::from);
         // A path with folders may lead through a link that leads to another version later; it counts from here.
@@ -107,8 +120,19 @@ impl Succession {
             program,
             arguments: arguments.collect(),
             admin,
+            lock,
             under_way: AtomicBool::new(false),
         })
+    }
+
+    /// Says that the state folder is this process's now.
+    pub fn sign(&self) {
+        if let Err(error) = self.lock.sign() {
+            let file = self.lock.path().display();
+            tracing::warn!(
+                "{file} names the process before this one, and cannot be written: {error}"
+            );
+        }
     }
 
     /// Whether a succession is under way already; if not, it is now.
@@ -153,6 +177,7 @@ impl Succession {
         let mut descriptors = vec![self.admin.try_clone()?];
         descriptors.extend(node.sockets()?.into_iter().map(OwnedFd::from));
         descriptors.push(theirs.into());
+        self.lock.give(&ours)?;
         let mut child = self.spawn(descriptors)?;
         let ready = || -> io::Result<Successor> {
             let mut successor = Successor::new(ours, SUCCESSION_PATIENCE)?;
@@ -176,6 +201,7 @@ impl Succession {
             .args(&self.arguments)
             .env("LISTEN_FDS", descriptors.len().to_string())
             .env(LINKED, "1")
+            .env(LOCKED, "1")
             .env_remove("LISTEN_PID")
             .env_remove("LISTEN_FDNAMES");
         let mapping = |(parent_fd, child_fd)| FdMapping {

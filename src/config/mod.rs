@@ -63,7 +63,7 @@ pub use types::{
 use error::{Fault, Place, Report};
 
 use crate::limits::PROFILE_TEXT_MAX;
-use crate::profiles::{ProfileStore, RedbStore, StoredProfile};
+use crate::profiles::{StoredProfile, store_of};
 
 /// Reads and checks a config file. Where it has no `[profile]`, the profile that the store assigns the node takes its place;
 /// where none is assigned, the node is unconfigured.
@@ -85,7 +85,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 
 /// The profile that is assigned in the store of this state folder, for the node whose config file is `path`.
 fn assigned(state_dir: &Path, path: &Path) -> Result<Option<StoredProfile>, ConfigError> {
-    RedbStore::of(state_dir).assigned().map_err(|error| {
+    store_of(state_dir).assigned().map_err(|error| {
         let error = error.to_string();
         let (message, remedy) = error.split_once("; ").unwrap_or((&error, ""));
         Report::single(path, &Place::default(), Fault::new(message, remedy))

@@ -5,7 +5,7 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 use crate::certs::{Reference, Role, store};
-use crate::profiles::{ProfileStore, RedbStore, StoreError};
+use crate::profiles::{StoreError, store_of};
 
 /// A profile and the certificates of the store that it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct ProfileUse {
 /// # Errors
 /// [`StoreError`].
 pub fn profiles_in_store(state_dir: &Path) -> Result<Vec<ProfileUse>, StoreError> {
-    let newest = RedbStore::of(state_dir).newest()?.into_iter();
+    let newest = store_of(state_dir).newest()?.into_iter();
     let uses = newest.map(|profile| ProfileUse {
         stored: stored_certificates(&profile.text),
         profile: profile.name,

@@ -19,6 +19,8 @@ use crate::limits::{ADMIN_BODY_MAX, ADMIN_IMPORT_MAX, CHANGE_ANSWER, MAX_IDENTIT
 use crate::observe::TunnelFilter;
 use crate::table::{DeviceChanges, DeviceEntry, DeviceFormat, DeviceReader, DeviceState};
 
+pub(super) const JSON: &str = "application/json";
+
 impl Pages {
     /// Makes a change that is permitted.
     pub(super) async fn change(
@@ -76,7 +78,7 @@ impl Pages {
     }
 
     async fn put(&self, name: &str, parts: &Parts, body: &mut Incoming) -> Result<Page, Page> {
-        let body = json_bytes(parts, body, ADMIN_BODY_MAX).await?;
+        let body = body_of(JSON, parts, body, ADMIN_BODY_MAX).await?;
         let said = DeviceEntry::from_json(name, &body, |entry| {
             (DeviceChanges::one(name, entry), Device::new(name, entry))
         });
@@ -207,7 +209,7 @@ impl Drop for Importing<'_> {
 }
 
 /// Which of the media types the request has. That it must have one keeps forms of web pages out.
-pub(super) fn type_of(parts: &Parts, types: &[&str]) -> Option<usize> {
+fn type_of(parts: &Parts, types: &[&str]) -> Option<usize> {
     let given = parts.headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
     let given = given.split(';').next().unwrap_or_default().trim();
     types
@@ -215,27 +217,28 @@ pub(super) fn type_of(parts: &Parts, types: &[&str]) -> Option<usize> {
         .position(|known| known.eq_ignore_ascii_case(given))
 }
 
-/// Reads a body of JSON, of `most` bytes at most.
-pub(super) async fn json_bytes(
+/// Reads a body of this media type, of `most` bytes at most.
+pub(super) async fn body_of(
+    media_type: &str,
     parts: &Parts,
     body: &mut Incoming,
     most: usize,
 ) -> Result<Bytes, Page> {
-    let types = ["application/json"];
+    let types = [media_type];
     type_of(parts, &types).ok_or_else(|| wrong_type(&types))?;
     let body = Limited::new(body, most).collect().await;
     let body = body.map_err(|_| body_failure(most))?;
     Ok(body.to_bytes())
 }
 
-/// [`json_bytes`] as what they mean; `shape` says what is expected.
+/// Reads a body of JSON; `shape` says what is expected.
 pub(super) async fn json_body<T: DeserializeOwned>(
     parts: &Parts,
     body: &mut Incoming,
     most: usize,
     shape: &str,
 ) -> Result<T, Page> {
-    let bytes = json_bytes(parts, body, most).await?;
+    let bytes = body_of(JSON, parts, body, most).await?;
     // The parser's own words may repeat what is in the body.
     serde_json::from_slice(&bytes).map_err(|_| {
         let error = format!("the body is {shape}");
@@ -243,12 +246,12 @@ pub(super) async fn json_body<T: DeserializeOwned>(
     })
 }
 
-pub(super) fn wrong_type(types: &[&str]) -> Page {
+fn wrong_type(types: &[&str]) -> Page {
     let error = format!("the Content-Type is {}", types.join(" or "));
     failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, &error)
 }
 
-pub(super) fn body_failure(limit: usize) -> Page {
+fn body_failure(limit: usize) -> Page {
     let error = format!("the body did not come whole, or is larger than {limit} bytes");
     failure(StatusCode::PAYLOAD_TOO_LARGE, &error)
 }

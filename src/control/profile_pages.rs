@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
@@ -10,7 +9,7 @@ use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::changes::{body_failure, type_of, wrong_type};
+use super::changes::{JSON, body_of};
 use super::pages::{Page, Pages, failure, json_page};
 use super::profiles::{Done, Failure, Profiles, With};
 use super::query::{Query, decoded};
@@ -223,13 +222,7 @@ fn expected(headers: &HeaderMap, query: &Query) -> Result<Option<u64>, Wrong> {
 }
 
 async fn text(parts: &Parts, body: &mut Incoming) -> Result<String, Page> {
-    let types = ["application/toml"];
-    type_of(parts, &types).ok_or_else(|| wrong_type(&types))?;
-    let bytes = Limited::new(body, PROFILE_TEXT_MAX)
-        .collect()
-        .await
-        .map_err(|_| body_failure(PROFILE_TEXT_MAX))?
-        .to_bytes();
+    let bytes = body_of("application/toml", parts, body, PROFILE_TEXT_MAX).await?;
     String::from_utf8(bytes.into()).map_err(|_| {
         let error = "the profile is not UTF-8 text; save it as UTF-8";
         let problem = json!({"message": "is not UTF-8 text", "remedy": "save it as UTF-8"});
@@ -240,13 +233,7 @@ async fn text(parts: &Parts, body: &mut Incoming) -> Result<String, Page> {
 
 /// What a rollback asks for; nothing but a rollback where there is no body.
 async fn back(parts: &Parts, body: &mut Incoming) -> Result<Back, Page> {
-    let types = ["application/json"];
-    type_of(parts, &types).ok_or_else(|| wrong_type(&types))?;
-    let bytes = Limited::new(body, ADMIN_BODY_MAX)
-        .collect()
-        .await
-        .map_err(|_| body_failure(ADMIN_BODY_MAX))?
-        .to_bytes();
+    let bytes = body_of(JSON, parts, body, ADMIN_BODY_MAX).await?;
     if bytes.is_empty() {
         return Ok(Back::default());
     }

@@ -13,7 +13,7 @@ use super::reload::{Asker, Refusal, Reloader};
 use crate::config::{self, Config, ConfigError, Origin, ProfileText};
 use crate::engine::{Material, ReloadErrors};
 use crate::profiles::{
-    Change, Changed, NewVersion, Overview, ProfileStore, RedbStore, StoreError, StoredProfile,
+    Change, Changed, NewVersion, Overview, ProfileStore, StoreError, StoredProfile, store_of,
 };
 
 /// The profiles of a running node.
@@ -75,7 +75,7 @@ impl Profiles {
     pub fn new(reloader: Arc<Reloader>) -> Self {
         Self {
             file: reloader.file().to_owned(),
-            store: Box::new(RedbStore::of(&reloader.state_dir())),
+            store: store_of(&reloader.state_dir()),
             reloader,
         }
     }

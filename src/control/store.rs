@@ -47,7 +47,7 @@ impl Pages {
     pub(super) async fn certificate(&self, path: &str, query: &Query) -> Page {
         let (wanted, export) = match asked(path) {
             Ok(asked) => asked,
-            Err(page) => return page,
+            Err(refused) => return refused.page(),
         };
         if !export {
             let shown = self.keep(move |keeper| Ok(keeper.get(&wanted)?)).await;
@@ -77,7 +77,7 @@ impl Pages {
         parts: &Parts,
         body: &mut Incoming,
     ) -> Result<Page, Page> {
-        let (wanted, export) = asked(path)?;
+        let (wanted, export) = asked(path).map_err(Refused::page)?;
         if export {
             return Err(failure(StatusCode::METHOD_NOT_ALLOWED, "only GET"));
         }
@@ -210,6 +210,8 @@ impl Upload {
 enum Refused {
     /// The request.
     Request(String),
+    /// The path.
+    NotFound(&'static str),
     /// What is wrong with the certificate.
     Findings(Vec<Finding>),
     /// The store.
@@ -230,6 +232,7 @@ impl Refused {
     fn page(self) -> Page {
         let trouble = match self {
             Self::Request(error) => return failure(StatusCode::BAD_REQUEST, &error),
+            Self::NotFound(error) => return failure(StatusCode::NOT_FOUND, error),
             Self::Findings(findings) => return unusable("the certificate has errors", &findings),
             Self::Reload(refusal) => return refused(&refusal),
             Self::Late => {
@@ -259,23 +262,21 @@ fn unusable(error: &str, findings: &[Finding]) -> Page {
 }
 
 /// Reads `KIND/NAME` or `KIND/NAME/export`. Neither part has anything that would be percent-encoded.
-fn asked(path: &str) -> Result<(Reference, bool), Page> {
+fn asked(path: &str) -> Result<(Reference, bool), Refused> {
     let (kind, rest) = path.split_once('/').unwrap_or((path, ""));
     let (name, export) = match rest.split_once('/') {
         None => (rest, false),
         Some((name, "export")) => (name, true),
         Some(_) => {
-            let error = "what can be asked of a certificate is /export";
-            return Err(failure(StatusCode::NOT_FOUND, error));
+            return Err(Refused::NotFound(
+                "what can be asked of a certificate is /export",
+            ));
         }
     };
-    let Some(role) = Role::ALL.into_iter().find(|role| role.word() == kind) else {
-        let error =
-            "a certificate is named as /certificates/server/NAME or /certificates/group/NAME";
-        return Err(failure(StatusCode::NOT_FOUND, error));
-    };
-    let name = name
-        .parse::<Name>()
-        .map_err(|error| failure(StatusCode::BAD_REQUEST, &error))?;
+    let role = Role::ALL.into_iter().find(|role| role.word() == kind);
+    let role = role.ok_or(Refused::NotFound(
+        "a certificate is named as /certificates/server/NAME or /certificates/group/NAME",
+    ))?;
+    let name = name.parse::<Name>().map_err(Refused::Request)?;
     Ok((Reference { role, name }, export))
 }

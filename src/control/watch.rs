@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use super::reload::Reloader;
 use crate::config::{Config, ConfigError};
 use crate::limits::FILES_POLL;
-use crate::profiles::RedbStore;
+use crate::profiles::store_of;
 use crate::ring;
 
 /// Takes changes of files, for ever.
@@ -48,7 +48,7 @@ type Marks = BTreeMap<PathBuf, Mark>;
 #[derive(Debug)]
 pub(super) struct Watched {
     /// The config file and the store of profiles.
-    config: [PathBuf; 2],
+    config: Vec<PathBuf>,
     tried: Marks,
     /// Another state, seen once.
     seen: Option<Marks>,
@@ -61,7 +61,7 @@ impl Watched {
     /// Of the config in `file`. Nothing is looked at yet.
     pub fn new(file: &Path, state_dir: &Path) -> Self {
         Self {
-            config: [file.to_owned(), RedbStore::of(state_dir).path().to_owned()],
+            config: config_and_store(file, state_dir),
             tried: Marks::new(),
             seen: None,
             wrong: None,
@@ -80,9 +80,9 @@ impl Watched {
 
     /// What the store of profiles holds now is known.
     pub fn note_store(&mut self) {
-        let [_, store] = &self.config;
-        let now = mark(store);
-        self.tried.insert(store.clone(), now);
+        for store in self.config.iter().skip(1) {
+            self.tried.insert(store.clone(), mark(store));
+        }
     }
 
     /// The files of a config that was read are about to be read.
@@ -120,6 +120,13 @@ impl Watched {
         self.seen = Some(now);
         is_quiet
     }
+}
+
+/// The config file, and behind it the file of the store of profiles.
+fn config_and_store(file: &Path, state_dir: &Path) -> Vec<PathBuf> {
+    let store = store_of(state_dir);
+    let store = store.file().map(Path::to_owned);
+    std::iter::once(file.to_owned()).chain(store).collect()
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ fn sample() -> String {
         version: "1.2.3",
         started: Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
         ready: true,
+        profile: Some(("corp".to_owned(), Some(4))),
         audit_lost: 7,
         crl_entries: Some(9),
         crl_next_update: Some(UNIX_EPOCH),

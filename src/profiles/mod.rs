@@ -11,10 +11,12 @@ mod author;
 mod redb;
 
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod tests;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -28,6 +30,9 @@ use crate::limits::{
 
 /// A store of profiles. Every call may wait for the disk and for another process: not for a thread that answers probes.
 pub trait ProfileStore: Send + Sync {
+    /// The file in which changes by others show, where there is one.
+    fn file(&self) -> Option<&Path>;
+
     /// Every profile, by name, and the one that this node is assigned.
     ///
     /// # Errors
@@ -62,6 +67,12 @@ pub trait ProfileStore: Send + Sync {
         change: &Change<'_>,
         agree: &mut dyn FnMut(&Changed) -> bool,
     ) -> Result<Changed, StoreError>;
+}
+
+/// The store of the node with this state folder. Here, and nowhere else, is chosen which one it is.
+#[must_use]
+pub fn store_of(state_dir: &Path) -> Box<dyn ProfileStore> {
+    Box::new(RedbStore::of(state_dir))
 }
 
 /// A change of the store.

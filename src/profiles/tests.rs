@@ -23,6 +23,10 @@ impl Place {
         Self { folder, store }
     }
 
+    fn path(&self) -> &Path {
+        self.store.file().unwrap()
+    }
+
     fn change(&self, change: Change<'_>) -> Result<Changed, StoreError> {
         self.store.change(&change, &mut |_| true)
     }
@@ -103,10 +107,7 @@ fn versions_are_kept_with_who_and_when() {
         .map(|p| p.text)
         .collect();
     assert_eq!(texts, ["three", "two\n\u{e9}"]);
-    let mode = fs::metadata(place.store.path())
-        .unwrap()
-        .permissions()
-        .mode();
+    let mode = fs::metadata(place.path()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
 
@@ -276,18 +277,20 @@ fn a_damaged_file_is_named_with_a_remedy() {
             .unwrap();
     }
     place.change(Change::Assign(Some("corp"))).unwrap();
-    let whole = fs::read(place.store.path()).unwrap();
+    let whole = fs::read(place.path()).unwrap();
     let look = |bytes: &[u8], what: &str| {
-        fs::write(place.store.path(), bytes).unwrap();
-        for result in [
-            place.store.assigned().map(drop),
-            place.store.overview().map(drop),
-            place.put("corp", "new", None).map(drop),
-        ] {
-            let Err(error) = result else {
-                // What is damaged was not looked at, or redb has mended it.
-                continue;
-            };
+        fs::write(place.path(), bytes).unwrap();
+        let read = place.store.assigned();
+        if let Ok(Some(profile)) = &read {
+            // What is damaged was not looked at, or redb has mended it.
+            assert_eq!(profile.text, "19".repeat(2000), "{what}");
+        }
+        let overview = place.store.overview().map(drop);
+        let put = place.put("corp", "new", None).map(drop);
+        for error in [read.map(drop), overview, put]
+            .into_iter()
+            .filter_map(Result::err)
+        {
             let error = error.to_string();
             assert!(
                 error.contains("profiles.redb") && error.contains("damaged"),
@@ -299,22 +302,22 @@ fn a_damaged_file_is_named_with_a_remedy() {
     look(b"this was a store once", "text");
     look(&vec![0; 100_000], "zeros");
     look(&vec![0xff; 100_000], "ones");
-    for part in 1..16 {
-        look(&whole[..whole.len() * part / 16], "cut short");
+    for part in 1..64 {
+        look(&whole[..whole.len() * part / 64], "cut short");
         let mut flipped = whole.clone();
-        let at = whole.len() * part / 16;
+        let at = whole.len() * part / 64;
         flipped[at..at + 64]
             .iter_mut()
             .for_each(|byte| *byte ^= 0x5a);
         look(&flipped, "flipped");
     }
     // Certainly wrong: nothing is read out of it.
-    fs::write(place.store.path(), b"this was a store once").unwrap();
+    fs::write(place.path(), b"this was a store once").unwrap();
     assert!(matches!(
         place.store.assigned(),
         Err(StoreError::Damaged { .. })
     ));
-    fs::write(place.store.path(), &whole).unwrap();
+    fs::write(place.path(), &whole).unwrap();
     assert_eq!(place.store.assigned().unwrap().unwrap().version, 20);
 }
 
@@ -322,7 +325,7 @@ fn a_damaged_file_is_named_with_a_remedy() {
 fn an_empty_file_is_an_empty_store() {
     let place = Place::new();
     fs::create_dir(place.folder.path().join("state")).unwrap();
-    fs::write(place.store.path(), b"").unwrap();
+    fs::write(place.path(), b"").unwrap();
     assert_eq!(place.store.overview().unwrap(), Overview::default());
     assert_eq!(place.put("corp", "x", None).unwrap().version, 1);
 }
@@ -335,15 +338,15 @@ fn what_a_killed_process_leaves_is_read_without_writing() {
     let mut killed = Vec::new();
     let change = Change::Put(new("corp", "two", None));
     let copied = place.store.change(&change, &mut |_| {
-        killed = fs::read(place.store.path()).unwrap();
+        killed = fs::read(place.path()).unwrap();
         true
     });
     copied.unwrap();
-    fs::write(place.store.path(), &killed).unwrap();
+    fs::write(place.path(), &killed).unwrap();
     assert_eq!(place.store.assigned().unwrap().unwrap().text, "one");
     assert_eq!(place.store.overview().unwrap().profiles[0].versions, 1);
     assert!(
-        fs::read(place.store.path()).unwrap() == killed,
+        fs::read(place.path()).unwrap() == killed,
         "a look writes nothing"
     );
     assert_eq!(place.put("corp", "three", None).unwrap().version, 2);
@@ -382,8 +385,8 @@ fn a_folder_that_cannot_be_written_is_named() {
     assert!(error.contains("state"), "{error}");
     fs::remove_file(place.folder.path().join("state")).unwrap();
     fs::create_dir(place.folder.path().join("state")).unwrap();
-    fs::create_dir(place.store.path()).unwrap();
+    fs::create_dir(place.path()).unwrap();
     let error = said(place.put("corp", "one", None));
     assert!(error.contains("profiles.redb"), "{error}");
-    fs::set_permissions(place.store.path(), Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(place.path(), Permissions::from_mode(0o700)).unwrap();
 }

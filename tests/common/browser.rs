@@ -1,6 +1,8 @@
 //! Chromium without a screen, led over the DevTools protocol through a pair of pipes, as a person would use it: by the
 //! mouse, by the keyboard, by looking.
 
+#![allow(dead_code, reason = "a test's helper: each file uses its part")]
+
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -180,7 +182,14 @@ impl Browser {
     pub fn click(&mut self, name: &str) {
         let name = json!(name);
         self.until(&format!("eyes.find({name})"));
-        let place = self.eval(&format!("eyes.place({name})"));
+        let start = Instant::now();
+        let place = loop {
+            let place = self.eval(&format!("eyes.place({name})"));
+            if !place.is_null() {
+                break place;
+            }
+            assert!(start.elapsed() < PATIENCE, "{name} cannot be clicked");
+        };
         for kind in ["mousePressed", "mouseReleased"] {
             self.call(
                 "Input.dispatchMouseEvent",

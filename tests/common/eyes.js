@@ -18,12 +18,19 @@ globalThis.eyes = {
     return controls.find((control) => this.isSeen(control) && !control.disabled && this.name(control) === name);
   },
 
-  /** The middle of it, in the window. */
-  place(name) {
+  /** The middle of it, in the window, when it lies still and nothing lies over it; null while that is not so. */
+  async place(name) {
+    const middle = () => {
+      const { left, top, width, height } = this.find(name)?.getBoundingClientRect() ?? {};
+      return { x: left + width / 2, y: top + height / 2 };
+    };
+    this.find(name)?.scrollIntoView({ block: "center", behavior: "instant" });
+    const before = middle();
+    await new Promise((done) => setTimeout(done, 100));
+    const { x, y } = middle();
     const found = this.find(name);
-    found.scrollIntoView({ block: "center", behavior: "instant" });
-    const { left, top, width, height } = found.getBoundingClientRect();
-    return { x: left + width / 2, y: top + height / 2 };
+    const isStill = x === before.x && y === before.y;
+    return isStill && found?.contains(document.elementFromPoint(x, y)) ? { x, y } : null;
   },
 
   /** What has the focus, and whether that is to be seen. */

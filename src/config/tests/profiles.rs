@@ -1,7 +1,7 @@
 //! Profiles by themselves, in the store, and a node without one.
 
 use super::*;
-use crate::profiles::{Change, NewVersion, ProfileStore, RedbStore, StoreError};
+use crate::profiles::{Change, NewVersion, StoreError, store_of};
 
 /// The node's part of a config file.
 const NODE: &str = "state_dir = 'state'\n[admin]\nlisten = '127.0.0.1:9902'\n";
@@ -27,7 +27,7 @@ fn text<'t>(text: &'t str, name: Option<&'t str>) -> ProfileText<'t> {
 }
 
 fn put(place: &Scratch, name: &str, text: &str) -> Result<(), StoreError> {
-    let store = RedbStore::of(&place.path("state"));
+    let store = store_of(&place.path("state"));
     let new = NewVersion {
         name,
         text,

@@ -1,10 +1,10 @@
 // The certificate store: what is in it and what is amiss with it, import after a look, deletion.
 
 import { base64, get, part } from "./api.js";
-import { act } from "./change.js";
+import { act, confirmed, tell } from "./change.js";
 import { button, element, facts, field, form, pill, section, select } from "./dom.js";
 import { count, plural, time } from "./format.js";
-import { findings } from "./problems.js";
+import { findings, problems } from "./problems.js";
 import { Table } from "./table.js";
 
 export const title = "Certificates";
@@ -28,8 +28,7 @@ function worst({ findings: list }) {
 /** Everything that is known of one certificate. */
 function details(certificate) {
   const days = daysLeft(certificate);
-  const ways = certificate.exports ?? ["pem", "der", "mobileconfig"];
-  const links = ways.map((format) =>
+  const links = ["pem", "der", "mobileconfig"].map((format) =>
     element("a", { href: `${at(certificate)}/export?format=${format}`, download: `${certificate.name}.${format}` }, format));
   return [
     facts([
@@ -61,44 +60,56 @@ function importing(imported) {
     take.disabled = true;
     result.replaceChildren();
   };
+  // A name that nobody has written follows the file.
+  let proposed = "";
   file.addEventListener("change", () => {
     const stem = file.files[0]?.name.replace(/\.[^.]*$/, "").replace(/[^A-Za-z0-9._-]/g, "-").replace(/^\.+/, "");
-    if (name.value === "" && stem) name.value = stem.slice(0, 64);
+    if (stem && (name.value === "" || name.value === proposed)) name.value = proposed = stem.slice(0, 64);
   });
   for (const input of [kind, name, file, key, password]) input.addEventListener("input", stale);
 
-  const send = async (dry, done) => {
+  const send = async (query, done) => {
     const body = { file: await base64(file.files[0]) };
     if (key.files[0]) body.key = await base64(key.files[0]);
     if (password.value !== "") body.password = password.value;
     return act({
       method: "PUT",
-      path: `${at({ kind: kind.value, name: name.value })}${dry ? "?dry_run=true" : ""}`,
+      path: `${at({ kind: kind.value, name: name.value })}${query}`,
       body,
       done,
-      failed: (failure) => {
+      failed: async (failure) => {
+        if (query === "" && failure.status === 409) return instead(failure);
         result.replaceChildren(element("h3", {}, "It cannot be imported"),
-          element("p", {}, failure.message), ...[failure.body.findings?.length ? findings(failure.body.findings) : null].filter(Boolean));
+          element("p", {}, failure.message));
+        if (failure.body.findings?.length > 0) result.append(findings(failure.body.findings));
+        if (failure.body.problems) result.append(problems(failure.body.problems));
       },
     });
   };
+  const instead = async (failure) => {
+    tell(failure.message, "bad");
+    const sure = await confirmed("Replace the certificate?", `${name.value} is in the store already. What uses it goes on `
+      + "with the new one at once.", "Replace");
+    if (sure) await put("?replace=true");
+  };
   const look = async () => {
     stale();
-    const certificate = await send(true, ({ findings: list }) =>
+    const certificate = await send("?dry_run=true", ({ findings: list }) =>
       (list.length === 0 ? "The file is good; nothing is imported yet." : `${plural(list.length, "warning")}; nothing is imported yet.`));
     if (!certificate) return;
     const [known, found] = details(certificate);
     result.replaceChildren(element("h3", {}, "It can be imported"), known, found);
     take.disabled = false;
   };
-  take.addEventListener("click", async () => {
-    const certificate = await send(false, () => `${name.value} is imported.`);
+  const put = async (query) => {
+    const certificate = await send(query, () => `${name.value} is imported.`);
     if (!certificate) return;
     made.reset();
     stale();
     kind.focus();
     await imported();
-  });
+  };
+  take.addEventListener("click", () => put(""));
   const made = form(look, {},
     element("div", { class: "row" }, field("Kind", kind),
       field("File", file, "PEM, DER, PKCS#7 or PKCS#12, whatever its name ends in"),
