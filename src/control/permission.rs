@@ -91,7 +91,7 @@ impl Permission {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sender {
     /// No page: a program, or a person who typed the address.
-    NoPage,
+    Program,
     /// The page that this listener serves.
     OwnPage,
     /// Another page, or one that does not say enough.
@@ -104,7 +104,7 @@ impl Sender {
         let site = only(headers, SITE).map(HeaderValue::as_bytes);
         let said_site = headers.contains_key(SITE);
         if !headers.contains_key(ORIGIN) && (!said_site || site == Some(b"none")) {
-            return Self::NoPage;
+            return Self::Program;
         }
         // The host is one that is served here, or the request would not have come so far (see `host`).
         let own = match (only(headers, ORIGIN), only(headers, HOST)) {
