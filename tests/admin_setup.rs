@@ -122,6 +122,10 @@ fn upload(browser: &mut Browser, node: &Node, running: &Running) {
     browser.choose("Key file", &node.path("server.key"));
     browser.click("Look at the file");
     browser.until("document.querySelector('.findings .bad')");
+    assert_eq!(
+        browser.eval("eyes.find('Name in the store').value"),
+        "server"
+    );
     can_be_read(browser, "findings");
     assert_eq!(read(running, "/certificates")["certificates"], json!([]));
 
@@ -141,6 +145,15 @@ fn upload(browser: &mut Browser, node: &Node, running: &Running) {
     browser.sees("It can be imported");
     assert_eq!(read(running, "/certificates")["certificates"], json!([]));
     browser.click("Import");
+    browser.sees("tunnel is imported.");
+    // Not in place of another without a question.
+    browser.choose("File", &node.path("tunnel.p12"));
+    browser.fill("Password", "sesame");
+    browser.click("Look at the file");
+    browser.sees("It can be imported");
+    browser.click("Import");
+    browser.sees("Replace the certificate?");
+    browser.click("Replace");
     browser.sees("tunnel is imported.");
 
     browser.next_option("Kind");

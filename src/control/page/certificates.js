@@ -60,9 +60,11 @@ function importing(imported) {
     take.disabled = true;
     result.replaceChildren();
   };
+  // A name that nobody has written follows the file.
+  let proposed = "";
   file.addEventListener("change", () => {
     const stem = file.files[0]?.name.replace(/\.[^.]*$/, "").replace(/[^A-Za-z0-9._-]/g, "-").replace(/^\.+/, "");
-    if (name.value === "" && stem) name.value = stem.slice(0, 64);
+    if (stem && (name.value === "" || name.value === proposed)) name.value = proposed = stem.slice(0, 64);
   });
   for (const input of [kind, name, file, key, password]) input.addEventListener("input", stale);
 

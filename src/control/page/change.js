@@ -113,6 +113,7 @@ export async function unlock() {
  * `done(answer)`. The answer, or null; a failure is told, or given to `failed` to be shown where it belongs.
  */
 export async function act({ method, path, body, type, sure, done, failed }) {
+  notice.replaceChildren();
   if (!(await unlock())) return null;
   if (sure && !(await confirmed(...sure))) return null;
   keep();
