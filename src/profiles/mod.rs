@@ -8,6 +8,7 @@
 //! What a text means is not known here: `config` reads it.
 
 mod author;
+mod changes;
 mod redb;
 
 #[cfg(test)]

@@ -17,34 +17,28 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
-use super::{
-    Change, Changed, Entry, NewVersion, Overview, ProfileStore, StoreError, StoredProfile, Summary,
-    too_many,
-};
+use super::changes::{assign, delete, put, withdraw};
+use super::{Change, Changed, Entry, Overview, ProfileStore, StoreError, StoredProfile, Summary};
 use crate::certs::files::make_folder;
-use crate::limits::{
-    PROFILE_STORE_CACHE, PROFILE_STORE_PATIENCE, PROFILE_STORE_POLL, PROFILE_VERSIONS_KEPT,
-    PROFILES_MAX,
-};
+use crate::limits::{PROFILE_STORE_CACHE, PROFILE_STORE_PATIENCE, PROFILE_STORE_POLL};
 
 /// Profile and version to who, when and what for, as JSON.
-const ENTRIES: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("entries");
+pub(super) const ENTRIES: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("entries");
 
 /// Profile and version to the SHA-256 of the text, and the text. redb looks at checksums when it writes; a look at the digest
 /// is one at a text that is only read.
-const TEXTS: TableDefinition<'_, (&str, u64), (&[u8], &str)> = TableDefinition::new("texts");
+pub(super) const TEXTS: TableDefinition<'_, (&str, u64), (&[u8], &str)> =
+    TableDefinition::new("texts");
 
 /// Profile to the last number that was given. It outlives the profile, so that no number means two texts.
-const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
+pub(super) const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 
 /// What concerns this node.
-const NODE: TableDefinition<'_, &str, &str> = TableDefinition::new("node");
+pub(super) const NODE: TableDefinition<'_, &str, &str> = TableDefinition::new("node");
 
 /// The key of [`NODE`] under which the assigned profile stands.
-const ASSIGNED: &str = "assigned";
+pub(super) const ASSIGNED: &str = "assigned";
 
 /// The file in the state folder.
 const FILE: &str = "profiles.redb";
@@ -57,14 +51,14 @@ pub struct RedbStore {
 
 /// Who made a version, when and what for, as it is kept.
 #[derive(Serialize, Deserialize)]
-struct Kept {
-    who: String,
-    when: String,
-    note: String,
+pub(super) struct Kept {
+    pub who: String,
+    pub when: String,
+    pub note: String,
 }
 
 /// Why a question to redb has no answer: its own reason, or ours.
-enum Failure {
+pub(super) enum Failure {
     Redb(Box<redb::Error>),
     Store(StoreError),
 }
@@ -75,7 +69,7 @@ impl<E: Into<redb::Error>> From<E> for Failure {
     }
 }
 
-fn store(error: StoreError) -> Failure {
+pub(super) fn store(error: StoreError) -> Failure {
     Failure::Store(error)
 }
 
@@ -338,7 +332,7 @@ fn kept(value: &[u8]) -> Result<Kept, Failure> {
 }
 
 /// The versions of a profile, the newest first.
-fn history(
+pub(super) fn history(
     entries: &impl ReadableTable<(&'static str, u64), &'static [u8]>,
     name: &str,
 ) -> Result<Vec<Entry>, Failure> {
@@ -419,160 +413,11 @@ fn stored(
     })
 }
 
-/// What a change begins with: the newest version, if there is one, and what the node is assigned.
-fn before(transaction: &WriteTransaction, name: &str) -> Result<Changed, Failure> {
-    let newest = history(&transaction.open_table(ENTRIES)?, name)?;
-    let newest = newest.first().map(|entry| entry.version);
-    let node = transaction.open_table(NODE)?;
-    let assigned = node.get(ASSIGNED)?.map(|name| name.value().to_owned());
-    // Made here, so that a look never misses one.
-    transaction.open_table(TEXTS)?;
-    Ok(Changed {
-        version: newest.unwrap_or(0),
-        replaced: newest,
-        assigned: assigned.as_deref() == Some(name),
-        assigned_before: assigned,
-        stored: true,
-    })
-}
-
-fn expected(name: &str, newest: Option<u64>, expect: Option<u64>) -> Result<(), Failure> {
-    match expect {
-        Some(expect) if expect != newest.unwrap_or(0) => {
-            let found = match newest {
-                Some(newest) => format!("the newest version of profile {name} is {newest}"),
-                None => format!("profile {name} is not there"),
-            };
-            Err(store(StoreError::Conflict(found, expect)))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn put(transaction: &WriteTransaction, new: &NewVersion<'_>) -> Result<Changed, Failure> {
-    let name = new.name;
-    let mut changed = before(transaction, name)?;
-    expected(name, changed.replaced, new.expect)?;
-    let (mut texts, mut entries) = (
-        transaction.open_table(TEXTS)?,
-        transaction.open_table(ENTRIES)?,
-    );
-    match changed.replaced {
-        Some(newest) => {
-            let text = texts.get((name, newest))?;
-            if text.is_some_and(|text| text.value().1 == new.text) {
-                changed.stored = false;
-                return Ok(changed);
-            }
-        }
-        None if profiles(&entries)? >= PROFILES_MAX => return Err(store(too_many())),
-        None => {}
-    }
-    let mut numbers = transaction.open_table(NUMBERS)?;
-    let last = numbers.get(name)?.map_or(0, |last| last.value());
-    changed.version = last + 1;
-    numbers.insert(name, changed.version)?;
-    let kept = Kept {
-        who: new.who.to_owned(),
-        when: now(),
-        note: new.note.to_owned(),
-    };
-    let kept = serde_json::to_vec(&kept).map_err(io::Error::from)?;
-    entries.insert((name, changed.version), &*kept)?;
-    let digest = Sha256::digest(new.text);
-    texts.insert((name, changed.version), (digest.as_slice(), new.text))?;
-    for entry in history(&entries, name)?.iter().skip(PROFILE_VERSIONS_KEPT) {
-        entries.remove((name, entry.version))?;
-        texts.remove((name, entry.version))?;
-    }
-    Ok(changed)
-}
-
-fn profiles(
-    entries: &impl ReadableTable<(&'static str, u64), &'static [u8]>,
-) -> Result<usize, Failure> {
-    let (mut count, mut last) = (0, String::new());
-    for item in entries.iter()? {
-        let (key, _) = item?;
-        if count == 0 || key.value().0 != last {
-            (count, last) = (count + 1, key.value().0.to_owned());
-        }
-    }
-    Ok(count)
-}
-
-fn assign(transaction: &WriteTransaction, name: Option<&str>) -> Result<Changed, Failure> {
-    let mut changed = before(transaction, name.unwrap_or_default())?;
-    changed.stored = changed.assigned_before.as_deref() != name;
-    changed.assigned = true;
-    let mut node = transaction.open_table(NODE)?;
-    match name {
-        Some(name) if changed.replaced.is_none() => {
-            return Err(store(StoreError::NoProfile(name.to_owned())));
-        }
-        Some(name) => drop(node.insert(ASSIGNED, name)?),
-        None => drop(node.remove(ASSIGNED)?),
-    }
-    Ok(changed)
-}
-
-fn withdraw(transaction: &WriteTransaction, name: &str, version: u64) -> Result<Changed, Failure> {
-    let mut changed = before(transaction, name)?;
-    if changed.replaced.is_none() {
-        return Err(store(StoreError::NoProfile(name.to_owned())));
-    }
-    expected(name, changed.replaced, Some(version))?;
-    remove(transaction, name, &[version])?;
-    let left = history(&transaction.open_table(ENTRIES)?, name)?;
-    changed.version = left.first().map_or(0, |entry| entry.version);
-    if changed.assigned && changed.version == 0 {
-        return Err(store(StoreError::Assigned(name.to_owned())));
-    }
-    Ok(changed)
-}
-
-fn delete(
-    transaction: &WriteTransaction,
-    name: &str,
-    expect: Option<u64>,
-) -> Result<Changed, Failure> {
-    let mut changed = before(transaction, name)?;
-    expected(name, changed.replaced, expect)?;
-    if changed.replaced.is_none() {
-        return Err(store(StoreError::NoProfile(name.to_owned())));
-    }
-    if changed.assigned {
-        return Err(store(StoreError::Assigned(name.to_owned())));
-    }
-    let history = history(&transaction.open_table(ENTRIES)?, name)?;
-    let versions: Vec<u64> = history.iter().map(|entry| entry.version).collect();
-    remove(transaction, name, &versions)?;
-    changed.version = 0;
-    Ok(changed)
-}
-
-fn remove(transaction: &WriteTransaction, name: &str, versions: &[u64]) -> Result<(), Failure> {
-    let (mut texts, mut entries) = (
-        transaction.open_table(TEXTS)?,
-        transaction.open_table(ENTRIES)?,
-    );
-    for version in versions {
-        entries.remove((name, *version))?;
-        texts.remove((name, *version))?;
-    }
-    Ok(())
-}
-
-/// The time in UTC, to the second (RFC 3339).
-fn now() -> String {
-    let now = OffsetDateTime::now_utc().replace_nanosecond(0);
-    let now = now.unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    now.format(&Rfc3339).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::PROFILES_MAX;
+    use crate::profiles::NewVersion;
 
     #[test]
     fn the_store_has_an_end() {
