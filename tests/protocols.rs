@@ -21,7 +21,6 @@ fn openssl(pki: &Pki, gateway: &Gateway, more: &[&str]) -> String {
 }
 
 fn gateway(pki: &Pki, inbound: &str) -> Gateway {
-    pki.client("device", |_| ());
     let tls = format!(
         "{}\n[profile.tls]\ninbound = {{ {inbound} }}",
         service(&[server(echo)])
@@ -32,6 +31,7 @@ fn gateway(pki: &Pki, inbound: &str) -> Gateway {
 #[test]
 fn devices_are_met_with_what_is_chosen_alone() {
     let pki = Pki::new();
+    pki.client("device", |_| ());
     let chosen = "protocols = ['1.2'], key_exchange = ['secp384r1'], \
                   cipher_suites = ['TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384']";
     let only = gateway(&pki, chosen);

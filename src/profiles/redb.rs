@@ -16,6 +16,7 @@ use redb::{
     ReadableTable, StorageBackend, StorageError, TableDefinition, WriteTransaction,
 };
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -32,8 +33,9 @@ use crate::limits::{
 /// Profile and version to who, when and what for, as JSON.
 const ENTRIES: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("entries");
 
-/// Profile and version to the text.
-const TEXTS: TableDefinition<'_, (&str, u64), &str> = TableDefinition::new("texts");
+/// Profile and version to the SHA-256 of the text, and the text. redb looks at checksums when it writes; a look at the digest
+/// is one at a text that is only read.
+const TEXTS: TableDefinition<'_, (&str, u64), (&[u8], &str)> = TableDefinition::new("texts");
 
 /// Profile to the last number that was given. It outlives the profile, so that no number means two texts.
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
@@ -283,6 +285,10 @@ impl ProfileStore for RedbStore {
                     return Ok(None);
                 };
                 let history = history(&transaction.open_table(ENTRIES)?, name.value())?;
+                if history.is_empty() {
+                    let why = format!("the assigned profile {:?} is not in it", name.value());
+                    return Err(StorageError::Corrupted(why).into());
+                }
                 stored(transaction, name.value(), None, history).map(Some)
             },
         )
@@ -397,10 +403,15 @@ fn stored(
         let error = StoreError::NoVersion(name.to_owned(), version, kept.join(", "));
         return Err(store(error));
     };
+    let (digest, text) = text.value();
+    if digest != Sha256::digest(text).as_slice() {
+        let why = format!("version {version} of profile {name} is not as it was stored");
+        return Err(StorageError::Corrupted(why).into());
+    }
     Ok(StoredProfile {
         name: name.to_owned(),
         version,
-        text: text.value().to_owned(),
+        text: text.to_owned(),
         who: entry.who,
         when: entry.when,
         note: entry.note,
@@ -449,7 +460,7 @@ fn put(transaction: &WriteTransaction, new: &NewVersion<'_>) -> Result<Changed, 
     match changed.replaced {
         Some(newest) => {
             let text = texts.get((name, newest))?;
-            if text.is_some_and(|text| text.value() == new.text) {
+            if text.is_some_and(|text| text.value().1 == new.text) {
                 changed.stored = false;
                 return Ok(changed);
             }
@@ -468,7 +479,8 @@ fn put(transaction: &WriteTransaction, new: &NewVersion<'_>) -> Result<Changed, 
     };
     let kept = serde_json::to_vec(&kept).map_err(io::Error::from)?;
     entries.insert((name, changed.version), &*kept)?;
-    texts.insert((name, changed.version), new.text)?;
+    let digest = Sha256::digest(new.text);
+    texts.insert((name, changed.version), (digest.as_slice(), new.text))?;
     for entry in history(&entries, name)?.iter().skip(PROFILE_VERSIONS_KEPT) {
         entries.remove((name, entry.version))?;
         texts.remove((name, entry.version))?;
