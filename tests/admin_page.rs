@@ -282,8 +282,9 @@ fn slow_everything_can_be_done_by_keyboard() {
     // The heat map is read out field by field.
     browser.tab_to("Latency");
     browser.press("Enter");
-    browser
-        .until("document.querySelector('.picture[role=group]')?.ariaLabel.includes('values from')");
+    browser.until(
+        "document.querySelector('.picture[role=group]')?.ariaLabel?.includes('values from')",
+    );
     browser.until(
         "(document.querySelector('.picture[role=group]').focus(), eyes.focused().shown || true)",
     );
@@ -317,7 +318,7 @@ fn slow_it_can_be_read_in_light_in_dark_and_on_a_narrow_screen() {
         if view == "latency" {
             browser.until("document.querySelectorAll('path.curve').length === 5");
             browser.until(
-                "document.querySelector('.picture[role=group]').ariaLabel.includes('values from')",
+                "document.querySelector('.picture[role=group]').ariaLabel?.includes('values from')",
             );
         }
         for (colours, width) in [
