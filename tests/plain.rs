@@ -258,6 +258,7 @@ fn only_trusted_proxies_are_listened_to() {
         "{told}"
     );
     gateway.has_ended("proxy-untrusted", 1.0);
+    drop(gateway);
     // By IPv6, and a network.
     let listener = "protocol = 'http'\nhttp = '[::1]:0'\ntrusted_proxies = ['::/64']";
     let gateway = Gateway::behind(&pki, listener, "10s", &service(&[server(echo)]));

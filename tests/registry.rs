@@ -339,23 +339,6 @@ fn changes_need_the_token() {
     assert!(!node.adit(&["check"]).status.success());
 }
 
-#[test]
-fn two_nodes_do_not_share_a_store() {
-    let node = Node::new("");
-    let _gateway = node.start();
-    node.put("a", "managed");
-    let text = std::fs::read_to_string(node.pki.path("adit.toml")).unwrap();
-    let text = text.replace(&node.admin.to_string(), &free_port().to_string());
-    std::fs::write(node.pki.path("second.toml"), text).unwrap();
-    let output = node.adit(&["run", "--config", "second.toml"]);
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{error}");
-    assert!(
-        error.contains("in use") && error.contains("devices.redb"),
-        "{error}"
-    );
-}
-
 fn resident_mib(gateway: &Gateway) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.child.id())).unwrap();
     let line = status

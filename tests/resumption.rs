@@ -31,6 +31,7 @@ fn node(pki: &Pki, name: &str, engine: &str, tls: &str) -> Gateway {
     let admin = free_port();
     let rest = format!("{}\n[profile.tls]\n{tls}", service(&[server(echo)]));
     let text = config(admin, engine, "unmanaged = 'allow'", &rest);
+    let text = text.replace("'state'", &format!("'state of {name}'"));
     std::fs::write(pki.path(name), text).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
     command.args(["run", "--config"]).arg(pki.path(name));
@@ -244,6 +245,7 @@ fn nodes_with_one_key_file_resume_each_other_s_sessions() {
     let admin = free_port();
     let text = text
         .replace("'ca.pem'", "'both.pem'")
+        .replace("'state of 2.toml'", "'state of 4.toml'")
         .replace(&two.admin.to_string(), &admin.to_string());
     std::fs::write(pki.path("4.toml"), text).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
