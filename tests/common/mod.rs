@@ -11,6 +11,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use adit::certs::make::Usage;
@@ -280,11 +281,23 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// An address on which nothing listens yet. It is below those that the system gives to connections and to port 0
+/// (`ip_local_port_range`), so that nobody gets it before who has asked for it.
 pub fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    const FIRST: u32 = 12_000;
+    const PORTS: u32 = 20_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        // Programs of tests that run at the same time begin far from each other.
+        let place = std::process::id()
+            .wrapping_mul(7919)
+            .wrapping_add(NEXT.fetch_add(1, Relaxed));
+        let port = (FIRST + place % PORTS) as u16;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// A server that gives each connection to `serve` on a thread of its own.
