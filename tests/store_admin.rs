@@ -222,14 +222,12 @@ fn what_cannot_be_imported_is_told_with_findings_and_never_with_its_password() {
         .unwrap();
     assert!(output.status.success());
     // What the node logs is looked at, too.
-    let log = fs::File::create(pki.path("log")).unwrap();
-    let mut command = Command::new("sh");
+    let mut command = Command::new("bash");
     let run = format!(
-        "exec {} run --config adit.toml 2>&1 | tee log >&2",
+        "exec {} run --config adit.toml 2> >(tee log >&2)",
         env!("CARGO_BIN_EXE_adit")
     );
     command.args(["-c", &run]).current_dir(pki.folder.path());
-    drop(log);
     let gateway = Gateway::spawn(command, admin);
     let p12 = fs::read(pki.path("server.p12")).unwrap();
     let with = |password: &str| json!({"file": STANDARD.encode(&p12), "password": password});
