@@ -8,8 +8,6 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -17,10 +15,10 @@ use std::time::Duration;
 
 use adit::certs::Issued;
 use browser::Browser;
-use common::{Gateway, Pki, Session, client_of, config, echo, free_port, tunnel, until};
+use common::{
+    Gateway, Pki, Session, TOKEN, client_of, config_with_token, echo, free_port, tunnel, until,
+};
 use serde_json::{Value, json};
-
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// A device whose name would be an element, and would run a script, if a page wrote it as HTML.
 const HOSTILE: &str = "<img src=x onerror=document.title='owned'>";
@@ -35,9 +33,6 @@ struct Node {
 impl Node {
     fn start() -> Self {
         let pki = Pki::new();
-        std::fs::write(pki.path("token"), TOKEN).unwrap();
-        let mode = std::fs::Permissions::from_mode(0o600);
-        std::fs::set_permissions(pki.path("token"), mode).unwrap();
         std::fs::write(
             pki.path("devices.csv"),
             "phone-1,managed,ann\nphone-2,managed,bob\ntablet,blocked\n",
@@ -50,14 +45,10 @@ impl Node {
             servers[0], servers[1]
         );
         let admin = free_port();
-        let listen = format!("listen = '{admin}'");
         let auth = "unmanaged = 'allow'\ndevice_registry = 'devices.csv'";
-        let text = config(admin, "", auth, &service)
-            .replace(&listen, &format!("{listen}\ntoken_file = 'token'"));
+        let text = config_with_token(&pki, admin, "", auth, &service);
         std::fs::write(pki.path("adit.toml"), text).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-        command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-        let gateway = Gateway::spawn(command, admin);
+        let gateway = Gateway::run(&pki, admin);
         Self {
             pki,
             gateway,

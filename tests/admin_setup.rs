@@ -10,40 +10,14 @@ mod common;
 mod node;
 
 use std::net::TcpStream;
-use std::process::Command;
 
 use browser::Browser;
-use common::{ask, echo, free_port, request, server, session, until};
-use node::{Node, Running, TOKEN};
+use common::{TOKEN, ask, echo, free_port, request, server, session, until};
+use node::{Node, Running};
 use serde_json::{Value, json};
 
 fn read(node: &Running, path: &str) -> Value {
     serde_json::from_str(&node.get(path).1).unwrap()
-}
-
-/// The server certificate with its chain and its key in one encrypted file.
-fn pkcs12(node: &Node) {
-    let status = Command::new("openssl")
-        .args([
-            "pkcs12",
-            "-export",
-            "-in",
-            "server.pem",
-            "-inkey",
-            "server.key",
-        ])
-        .args([
-            "-certfile",
-            "ca.pem",
-            "-passout",
-            "pass:sesame",
-            "-out",
-            "tunnel.p12",
-        ])
-        .current_dir(node.pki.folder.path())
-        .status()
-        .unwrap();
-    assert!(status.success());
 }
 
 /// Light, dark and narrow: no control without a name, nothing that axe-core minds, nothing too wide or too faint.
@@ -71,7 +45,7 @@ fn can_be_read(browser: &mut Browser, view: &str) {
 fn slow_a_bare_node_is_set_up_in_a_browser() {
     let node = Node::new();
     let device = node.pki.client("device", |_| ());
-    pkcs12(&node);
+    node.pki.pkcs12("tunnel.p12", "server", "sesame", &[]);
     std::fs::write(node.path("notes.txt"), "no certificate at all").unwrap();
     let running = node.run();
     let mut browser = Browser::start(node.pki.folder.path(), "");

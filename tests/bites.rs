@@ -5,36 +5,26 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use adit::certs::{CertificateAuthority, Issued, Validity};
 use common::{
-    Gateway, Pki, Session, ask, authority, client_of, config, connect, crl_of, echo, free_port,
-    request, server, service, tunnel, until,
+    Gateway, Pki, Session, ask, authority, client_of, config_with_token, connect, crl_of, echo,
+    free_port, request, server, service, tunnel, until,
 };
-
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// A gateway whose admin listener takes changes with a token.
 fn gateway(pki: &Pki, auth: &str, rest: &str) -> Gateway {
-    std::fs::write(pki.path("token"), TOKEN).unwrap();
-    let mode = std::fs::Permissions::from_mode(0o600);
-    std::fs::set_permissions(pki.path("token"), mode).unwrap();
     let admin = free_port();
     write_config(pki, admin, auth, rest);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-    command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-    Gateway::spawn(command, admin)
+    Gateway::run(pki, admin)
 }
 
 fn write_config(pki: &Pki, admin: std::net::SocketAddr, auth: &str, rest: &str) {
     let engine = "max_tunnels_per_device = 100000\nidle_timeout = '10m'";
-    let listen = format!("listen = '{admin}'");
-    let text = config(admin, engine, auth, rest)
-        .replace(&listen, &format!("{listen}\ntoken_file = 'token'"));
+    let text = config_with_token(pki, admin, engine, auth, rest);
     std::fs::write(pki.path("adit.toml"), text).unwrap();
 }
 
@@ -272,9 +262,6 @@ fn a_group_certificate_that_is_taken_away() {
     let kept = pki.client("kept", |_| ());
     let rest = service(&[server(echo)]);
     let gateway = {
-        std::fs::write(pki.path("token"), TOKEN).unwrap();
-        let mode = std::fs::Permissions::from_mode(0o600);
-        std::fs::set_permissions(pki.path("token"), mode).unwrap();
         let admin = free_port();
         write_config(&pki, admin, "unmanaged = 'allow'", &rest);
         let text = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
@@ -282,9 +269,7 @@ fn a_group_certificate_that_is_taken_away() {
             .replace("['ca.pem']", "['ca.pem', 'second/ca.pem']")
             .replace("['ca.crl']", "['ca.crl', 'second.crl']");
         std::fs::write(pki.path("adit.toml"), text).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-        command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-        Gateway::spawn(command, admin)
+        Gateway::run(&pki, admin)
     };
     let mut one = tunnel(&pki, &gateway, &lost, "a.test:1");
     let mut other = tunnel(&pki, &gateway, &kept, "a.test:1");

@@ -24,32 +24,8 @@ fn openssl(pki: &Pki, arguments: &[&str]) {
 
 /// A PKCS#12 file of the server's certificate, with its authority, and a file with its password.
 fn pkcs12(pki: &Pki, password: &str, more: &[&str]) {
-    let pass = format!("pass:{password}");
-    let mut arguments = vec![
-        "pkcs12",
-        "-export",
-        "-in",
-        "server.pem",
-        "-inkey",
-        "server.key",
-    ];
-    arguments.extend([
-        "-certfile",
-        "ca.pem",
-        "-out",
-        "server.bin",
-        "-passout",
-        &pass,
-    ]);
-    arguments.extend(more);
-    openssl(pki, &arguments);
-    secret(pki, "server.pass", &format!("{password}\n"));
-}
-
-fn secret(pki: &Pki, name: &str, content: &str) {
-    std::fs::write(pki.path(name), content).unwrap();
-    let mode = std::fs::Permissions::from_mode(0o600);
-    std::fs::set_permissions(pki.path(name), mode).unwrap();
+    pki.pkcs12("server.bin", "server", password, more);
+    pki.secret("server.pass", &format!("{password}\n"));
 }
 
 /// The config with the server certificate from these lines.
@@ -140,7 +116,7 @@ fn group_certificates_may_be_pkcs7_or_pkcs12() {
         told.contains("ca.pem") && told.contains("group_password_file"),
         "{told}"
     );
-    secret(&pki, "group.pass", "pw");
+    pki.secret("group.pass", "pw");
     write_config(
         &pki,
         admin,
@@ -176,13 +152,13 @@ fn a_wrong_password_a_missing_one_and_a_readable_one_are_told_apart() {
         &["server.bin", "none is given", "password_file"],
     );
     let both = "primary = 'server.bin'\npassword_file = 'server.pass'";
-    secret(&pki, "server.pass", "hunter3\n");
+    pki.secret("server.pass", "hunter3\n");
     refused(both, &["server.bin", "the password is wrong"]);
-    secret(&pki, "server.pass", "hunter2");
+    pki.secret("server.pass", "hunter2");
     let mode = std::fs::Permissions::from_mode(0o644);
     std::fs::set_permissions(pki.path("server.pass"), mode).unwrap();
     refused(both, &["server.pass", "chmod 600"]);
-    secret(&pki, "server.pass", "hunter2");
+    pki.secret("server.pass", "hunter2");
     let told = adit(
         &pki,
         &[
@@ -203,24 +179,8 @@ fn a_wrong_password_a_missing_one_and_a_readable_one_are_told_apart() {
 #[test]
 fn findings_are_shown_to_people_and_programs_and_errors_are_the_exit_code() {
     let pki = Pki::new();
-    openssl(
-        &pki,
-        &[
-            "pkcs12",
-            "-export",
-            "-in",
-            "server.pem",
-            "-inkey",
-            "server.key",
-            "-certfile",
-            "ca.pem",
-            "-out",
-            "server.bin",
-            "-passout",
-            "pass:pw",
-        ],
-    );
-    secret(&pki, "server.pass", "pw");
+    pki.pkcs12("server.bin", "server", "pw", &[]);
+    pki.secret("server.pass", "pw");
     let check = |more: &[&str]| {
         let mut arguments = vec!["certs", "check"];
         arguments.extend(more);

@@ -11,12 +11,9 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 
-use adit::certs::make::Usage;
-use adit::certs::{self, IssueRequest, Validity};
 use common::{Gateway, Pki, until};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ServerConnection, StreamOwned};
 use serde_json::Value;
 
 /// The colour of the page, which a style sheet gives it.
@@ -30,17 +27,7 @@ const LIMIT: &str = "120";
 
 /// A web server for `web.test` and all below it.
 fn web(pki: &Pki) -> SocketAddr {
-    let mut request = IssueRequest::new(Usage::Server, "web.test", Validity::days(1).unwrap());
-    request.dns = vec!["web.test".into(), "*.web.test".into()];
-    let issued = certs::issue(&pki.ca, &request).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(issued.chain, issued.key)
-        .unwrap();
-    let config = Arc::new(config);
+    let config = common::web_tls(pki, &["web.test", "*.web.test"]);
     common::server(move |socket| {
         let connection = ServerConnection::new(config.clone()).unwrap();
         let mut stream = StreamOwned::new(connection, socket);

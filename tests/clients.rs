@@ -6,13 +6,11 @@ mod common;
 
 use std::io::{Read, Write};
 use std::process::Command;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 
-use adit::certs::make::Usage;
-use adit::certs::{self, IssueRequest, Validity};
 use adit::load::{self, BackendKind};
 use common::{Gateway, Pki, service};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ServerConnection, StreamOwned};
 
 fn gateway(pki: &Pki) -> Gateway {
     let (sender, receiver) = mpsc::channel();
@@ -61,17 +59,7 @@ fn curl_goes_through_to_a_plain_server() {
 #[test]
 fn curl_goes_through_to_a_tls_server() {
     let pki = Pki::new();
-    let mut request = IssueRequest::new(Usage::Server, "web.test", Validity::days(1).unwrap());
-    request.dns = vec!["web.test".into()];
-    let issued = certs::issue(&pki.ca, &request).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(issued.chain, issued.key)
-        .unwrap();
-    let config = Arc::new(config);
+    let config = common::web_tls(&pki, &["web.test"]);
     let web = common::server(move |socket| {
         let connection = ServerConnection::new(config.clone()).unwrap();
         let mut stream = StreamOwned::new(connection, socket);

@@ -9,13 +9,12 @@ mod http2;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{Gateway, Pki, config, echo, free_port, server, service};
+use common::{Gateway, Pki, config_with_token, echo, free_port, server, service};
 use http2::{client, run};
 
 /// A path that takes `delay` in each direction, whatever it carries.
@@ -120,20 +119,13 @@ fn turns_come_to_all_tunnels() {
 
 #[test]
 fn a_tunnel_that_the_operator_closes_is_the_only_one() {
-    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
     let pki = Pki::new();
     let device = pki.client("phone", |_| ());
-    std::fs::write(pki.path("token"), TOKEN).unwrap();
-    let mode = std::fs::Permissions::from_mode(0o600);
-    std::fs::set_permissions(pki.path("token"), mode).unwrap();
     let admin = free_port();
-    let listen = format!("listen = '{admin}'");
-    let text = config(admin, "", "unmanaged = 'allow'", &service(&[server(echo)]))
-        .replace(&listen, &format!("{listen}\ntoken_file = 'token'"));
+    let rest = service(&[server(echo)]);
+    let text = config_with_token(&pki, admin, "", "unmanaged = 'allow'", &rest);
     std::fs::write(pki.path("adit.toml"), text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-    command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-    let gateway = Gateway::spawn(command, admin);
+    let gateway = Gateway::run(&pki, admin);
     run(async {
         let client = client(&pki, &gateway, &device).await;
         let mut tunnels = Vec::new();

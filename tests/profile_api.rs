@@ -18,6 +18,13 @@ mod node;
 const TOML: &str = "Content-Type: application/toml\r\n";
 const JSON: &str = "Content-Type: application/json\r\n";
 
+/// Lets the node run on a first version, which listens there.
+fn start(running: &Running, address: SocketAddr) {
+    let text = listening(address, "start");
+    put(running, 200, "/profiles/corp", "", &text);
+    post(running, 200, "/profiles/corp/assign", "");
+}
+
 /// A profile that listens there.
 fn listening(address: SocketAddr, description: &str) -> String {
     profile("corp", description).replace("127.0.0.1:0", &address.to_string())
@@ -371,14 +378,7 @@ fn changes_from_all_sides_come_one_after_the_other() {
     let node = Node::new();
     let running = node.run();
     let address = free_port();
-    put(
-        &running,
-        200,
-        "/profiles/corp",
-        "",
-        &listening(address, "start"),
-    );
-    post(&running, 200, "/profiles/corp/assign", "");
+    start(&running, address);
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let (node, running, done) = (&node, &running, &done);
@@ -430,14 +430,7 @@ fn slow_a_killed_node_keeps_what_was_acknowledged() {
     for round in 0..12_u64 {
         let mut running = node.run();
         if round == 0 {
-            put(
-                &running,
-                200,
-                "/profiles/corp",
-                "",
-                &listening(address, "start"),
-            );
-            post(&running, 200, "/profiles/corp/assign", "");
+            start(&running, address);
             acknowledged = 1;
         }
         let shown = running.json(200, running.get("/profiles/corp"));

@@ -4,21 +4,9 @@
 
 mod common;
 
-use std::io::Read;
 use std::process::Command;
 
-use common::{Gateway, Pki, config, echo, free_port, s_client, server, service};
-
-/// What `openssl s_client` says of a session with `gateway`.
-fn openssl(pki: &Pki, gateway: &Gateway, more: &[&str]) -> String {
-    let mut client = s_client(pki, gateway, "localhost", more);
-    drop(client.stdin.take());
-    let mut text = String::new();
-    let mut output = client.stdout.take().unwrap();
-    output.read_to_string(&mut text).unwrap();
-    client.wait().unwrap();
-    text
-}
+use common::{Gateway, Pki, config, echo, free_port, s_client_says, server, service};
 
 fn gateway(pki: &Pki, inbound: &str) -> Gateway {
     let tls = format!(
@@ -35,7 +23,7 @@ fn devices_are_met_with_what_is_chosen_alone() {
     let chosen = "protocols = ['1.2'], key_exchange = ['secp384r1'], \
                   cipher_suites = ['TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384']";
     let only = gateway(&pki, chosen);
-    let told = openssl(&pki, &only, &[]);
+    let told = s_client_says(&pki, &only, "localhost", &[]);
     assert!(
         told.contains("New, TLSv1.2, Cipher is ECDHE-ECDSA-AES256-GCM-SHA384"),
         "{told}"
@@ -49,7 +37,7 @@ fn devices_are_met_with_what_is_chosen_alone() {
         &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"],
         &["-tls1_2", "-groups", "X25519:P-256"],
     ] {
-        let told = openssl(&pki, &only, refused);
+        let told = s_client_says(&pki, &only, "localhost", refused);
         assert!(told.contains("Cipher is (NONE)"), "{refused:?}: {told}");
     }
     drop(only);
@@ -65,7 +53,7 @@ fn devices_are_met_with_what_is_chosen_alone() {
             "New, TLSv1.2, Cipher is ECDHE-ECDSA-CHACHA20-POLY1305",
         ),
     ] {
-        let told = openssl(&pki, &all, taken);
+        let told = s_client_says(&pki, &all, "localhost", taken);
         assert!(told.contains(line), "{taken:?}: {told}");
     }
     for refused in [
@@ -73,7 +61,7 @@ fn devices_are_met_with_what_is_chosen_alone() {
         &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA"],
         &["-tls1_3", "-groups", "P-521"],
     ] {
-        let told = openssl(&pki, &all, refused);
+        let told = s_client_says(&pki, &all, "localhost", refused);
         assert!(told.contains("Cipher is (NONE)"), "{refused:?}: {told}");
     }
 }

@@ -16,9 +16,8 @@ use std::time::{Duration, Instant};
 use adit::table::{
     DeviceChanges, DeviceEntry, DeviceFormat, DeviceReader, DeviceRegistry, DeviceState,
 };
-use common::{Gateway, Pki, config, free_port, service, until};
+use common::{Gateway, Pki, TOKEN, config_with_token, free_port, service, until};
 
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const REGISTRY: &str = "device_registry = 'devices.csv'";
 
 struct Node {
@@ -30,12 +29,8 @@ impl Node {
     /// A node that is not running, with a token and the registry's file in its config, or without.
     fn new(registry: &str) -> Self {
         let (pki, admin) = (Pki::new(), free_port());
-        std::fs::write(pki.path("token"), TOKEN).unwrap();
-        let mode = std::fs::Permissions::from_mode(0o600);
-        std::fs::set_permissions(pki.path("token"), mode).unwrap();
-        let listen = format!("listen = '{admin}'");
-        let text = config(admin, "cores = 1", registry, &service(&[free_port()]))
-            .replace(&listen, &format!("{listen}\ntoken_file = 'token'"));
+        let rest = service(&[free_port()]);
+        let text = config_with_token(&pki, admin, "cores = 1", registry, &rest);
         std::fs::write(pki.path("adit.toml"), text).unwrap();
         Node { pki, admin }
     }
@@ -45,11 +40,7 @@ impl Node {
     }
 
     fn start(&self) -> Gateway {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-        command
-            .args(["run", "--config"])
-            .arg(self.pki.path("adit.toml"));
-        Gateway::spawn(command, self.admin)
+        Gateway::run(&self.pki, self.admin)
     }
 
     fn adit(&self, arguments: &[&str]) -> Output {

@@ -6,14 +6,14 @@ mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use common::{
-    Gateway, Pki, Session, ask, config, echo, free_port, request, server, service, session, tunnel,
-    until,
+    Gateway, Pki, Session, TOKEN, ask, config_with_token, echo, free_port, request, server,
+    service, session, tunnel, until,
 };
 
 /// Sends and gets back.
@@ -182,25 +182,13 @@ fn a_connection_that_the_system_has_completed_is_served_though_its_listener_goes
     }
 }
 
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-
 /// A gateway with a token for changes, and these keys of the engine.
 fn with_token(pki: &Pki, engine: &str) -> Gateway {
-    std::fs::write(pki.path("token"), TOKEN).unwrap();
-    std::fs::set_permissions(pki.path("token"), PermissionsExt::from_mode(0o600)).unwrap();
     let admin = free_port();
-    let listen = format!("listen = '{admin}'");
-    let text = config(
-        admin,
-        engine,
-        "unmanaged = 'allow'",
-        &service(&[server(echo)]),
-    );
-    let text = text.replace(&listen, &format!("{listen}\ntoken_file = 'token'"));
+    let rest = service(&[server(echo)]);
+    let text = config_with_token(pki, admin, engine, "unmanaged = 'allow'", &rest);
     std::fs::write(pki.path("adit.toml"), text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-    command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-    Gateway::spawn(command, admin)
+    Gateway::run(pki, admin)
 }
 
 /// `adit reload`: exit code, standard output and standard error.

@@ -7,17 +7,13 @@ mod common;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use adit::certs::make::Usage;
 use adit::certs::{self, IssueRequest, Issued, Validity};
-use common::{Gateway, Pki, Session, config, echo, free_port, server, tunnel, until};
-
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+use common::{Gateway, Pki, Session, TOKEN, config, echo, free_port, server, tunnel, until};
 
 const RELOADS: u64 = 1000;
 /// After so many the allocator has what it needs.
@@ -56,15 +52,12 @@ impl World {
         let other = certs::issue(&pki.ca, &other).unwrap();
         let (file, key) = (pki.path("other.pem"), pki.path("other.key"));
         other.write(&file, &key).unwrap();
-        std::fs::write(pki.path("token"), TOKEN).unwrap();
-        std::fs::set_permissions(pki.path("token"), PermissionsExt::from_mode(0o600)).unwrap();
+        pki.secret("token", TOKEN);
         std::fs::write(pki.path("devices.csv"), "some,managed\n").unwrap();
         let (admin, plain) = (free_port(), free_port());
         let servers = [server(echo), server(echo)];
         std::fs::write(pki.path("adit.toml"), text(admin, plain, &servers, 0)).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-        command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-        let gateway = Gateway::spawn(command, admin);
+        let gateway = Gateway::run(&pki, admin);
         Self {
             pki,
             device,

@@ -8,12 +8,12 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use adit::certs::Issued;
 use adit::observe::TunnelInfo;
 use common::{
-    Gateway, Pki, Session, ask, config, echo, free_port, request, server, service, until,
+    Gateway, Pki, Session, ask, config, echo, free_port, request, server, service, session_of,
+    until,
 };
 use rustls::client::{Resumption, Tls12Resumption};
 use rustls::crypto::aws_lc_rs;
@@ -63,11 +63,7 @@ fn client(
 /// An open tunnel, and whether its session was resumed.
 fn open(client: &Arc<ClientConfig>, gateway: &Gateway) -> (Session, bool) {
     let socket = TcpStream::connect(gateway.address).unwrap();
-    let wait = Some(Duration::from_secs(10));
-    socket.set_read_timeout(wait).unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    let connection = ClientConnection::new(client.clone(), name).unwrap();
-    let mut session = StreamOwned::new(connection, socket);
+    let mut session = session_of(client.clone(), socket);
     let head = ask(&mut session, &request("a.test:1")).unwrap();
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     let resumed = session.conn.handshake_kind() == Some(HandshakeKind::Resumed);

@@ -14,11 +14,12 @@ use adit::certs::make::Usage;
 use adit::certs::self_signed::self_signed_for;
 use adit::certs::{self, IssueRequest, Issued, KeyType, Validity};
 use common::{
-    Gateway, Pki, Session, ask, config, echo, free_port, request, s_client, server, service, until,
+    Gateway, Pki, Session, ask, config, echo, free_port, request, s_client_says, server, service,
+    session_of, until,
 };
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use time::OffsetDateTime;
 
 fn now() -> u64 {
@@ -86,11 +87,7 @@ fn client(roots: &[&CertificateDer<'static>], device: &Issued) -> Arc<ClientConf
 /// An open tunnel.
 fn open(client: &Arc<ClientConfig>, gateway: &Gateway) -> Session {
     let socket = TcpStream::connect(gateway.address).unwrap();
-    let wait = Some(Duration::from_secs(10));
-    socket.set_read_timeout(wait).unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    let connection = ClientConnection::new(client.clone(), name).unwrap();
-    let mut session = StreamOwned::new(connection, socket);
+    let mut session = session_of(client.clone(), socket);
     let head = ask(&mut session, &request("a.test:1")).unwrap();
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     session
@@ -293,17 +290,6 @@ fn a_reload_takes_other_certificates_and_refuses_bad_ones_whole() {
     assert_eq!(gateway.metric("adit_certificate_takeovers_total", ""), 0.0);
 }
 
-/// What `openssl s_client` says of the session.
-fn openssl(pki: &Pki, gateway: &Gateway, name: &str, more: &[&str]) -> String {
-    let mut client = s_client(pki, gateway, name, more);
-    drop(client.stdin.take());
-    let mut text = String::new();
-    let mut output = client.stdout.take().unwrap();
-    output.read_to_string(&mut text).unwrap();
-    client.wait().unwrap();
-    text
-}
-
 #[test]
 fn the_key_type_and_the_name_choose_among_several() {
     let pki = Pki::new();
@@ -333,7 +319,7 @@ fn the_key_type_and_the_name_choose_among_several() {
         ("a.b.apps.test", "CN = ecdsa", &[]),
         ("other.test", "CN = ecdsa", &[]),
     ] {
-        let told = openssl(&pki, &gateway, name, more);
+        let told = s_client_says(&pki, &gateway, name, more);
         let told = told.replace("CN=", "CN = ");
         let line = told.lines().find(|line| line.starts_with("subject="));
         let line = line.unwrap_or_else(|| panic!("{name} {more:?}: {told}"));

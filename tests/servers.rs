@@ -6,7 +6,6 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -16,7 +15,8 @@ use std::time::Duration;
 use adit::certs::Issued;
 use adit::observe::ServerInfo;
 use common::{
-    Gateway, Pki, Session, ask, config, connect, echo, free_port, request, tunnel, until,
+    Gateway, Pki, Session, TOKEN, ask, config, config_with_token, connect, echo, free_port,
+    request, tunnel, until,
 };
 
 /// A server that echoes, and can be stopped and started again on its port.
@@ -97,21 +97,14 @@ struct Node {
     gateway: Gateway,
 }
 
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-
 impl Node {
     fn start(engine: &str, service: &str) -> Self {
         let pki = Pki::new();
-        std::fs::write(pki.path("token"), TOKEN).unwrap();
-        let mode = std::fs::Permissions::from_mode(0o600);
-        std::fs::set_permissions(pki.path("token"), mode).unwrap();
         let device = pki.client("device", |_| ());
         let admin = free_port();
-        let listen = format!("listen = '{admin}'");
-        let text = config(admin, engine, "unmanaged = 'allow'", service)
-            .replace(&listen, &format!("{listen}\ntoken_file = 'token'"));
+        let text = config_with_token(&pki, admin, engine, "unmanaged = 'allow'", service);
         std::fs::write(pki.path("adit.toml"), text).unwrap();
-        let gateway = Self::run(&pki, admin);
+        let gateway = Gateway::run(&pki, admin);
         Self {
             pki,
             device,
@@ -119,17 +112,11 @@ impl Node {
         }
     }
 
-    fn run(pki: &Pki, admin: SocketAddr) -> Gateway {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-        command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-        Gateway::spawn(command, admin)
-    }
-
     /// Kills the gateway and starts it again.
     fn restart(&mut self) {
         self.gateway.signal("KILL");
         self.gateway.child.wait().unwrap();
-        self.gateway = Self::run(&self.pki, self.gateway.admin);
+        self.gateway = Gateway::run(&self.pki, self.gateway.admin);
     }
 
     fn tunnel(&self) -> Session {

@@ -59,11 +59,6 @@ fn refused(pki: &Pki, arguments: &str, code: i32, why: &str) {
     assert!(said.contains(why), "{arguments}: {said}");
 }
 
-fn secret(pki: &Pki, name: &str, content: &str) {
-    fs::write(pki.path(name), content).unwrap();
-    fs::set_permissions(pki.path(name), fs::Permissions::from_mode(0o600)).unwrap();
-}
-
 /// Its state folder's file of a certificate.
 fn stored(pki: &Pki, kind: &str, name: &str) -> PathBuf {
     pki.path(&format!("state/certificates/{kind}/{name}.pem"))
@@ -81,19 +76,8 @@ fn stored_config(admin: std::net::SocketAddr, group: &str, rest: &str) -> String
 
 /// A server certificate in PKCS#12 with its authority, and the password in a file.
 fn pkcs12(pki: &Pki, name: &str, pem: &str) {
-    secret(pki, "pass", "hunter2\n");
-    openssl(
-        pki,
-        &format!(
-            "pkcs12 -export -in {pem}.pem -inkey {pem}.key -certfile ca.pem -passout pass:hunter2 -out {name}"
-        ),
-    );
-}
-
-fn gateway(pki: &Pki, admin: std::net::SocketAddr) -> Gateway {
-    let mut command = Command::new(ADIT);
-    command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-    Gateway::spawn(command, admin)
+    pki.secret("pass", "hunter2\n");
+    pki.pkcs12(name, pem, "hunter2", &[]);
 }
 
 fn reload(gateway: &Gateway) {
@@ -140,7 +124,7 @@ fn what_is_imported_serves_and_is_not_deleted_under_the_profile() {
     );
     done(&pki, "import fleet.p7b --as group");
     let device = pki.client("device", |_| ());
-    let gateway = gateway(&pki, admin);
+    let gateway = Gateway::run(&pki, admin);
     goes_through(&pki, &gateway, &device);
 
     let listed = done(&pki, "list --json");
@@ -198,7 +182,7 @@ fn a_renewal_takes_the_place_only_where_that_is_said_and_is_served_after_a_reloa
     let text = stored_config(admin, "['ca.pem']", &service(&[server(echo)]));
     fs::write(pki.path("adit.toml"), text).unwrap();
     done(&pki, "import front.p12 --as server --password-file pass");
-    let gateway = gateway(&pki, admin);
+    let gateway = Gateway::run(&pki, admin);
     let device = pki.client("device", |_| ());
     let mut open = tunnel(&pki, &gateway, &device, "a.test:1");
     let before = fs::read(stored(&pki, "server", "front")).unwrap();
@@ -258,7 +242,7 @@ fn group_certificates_come_and_go_while_tunnels_are_open() {
         fs::write(pki.path("adit.toml"), text).unwrap();
     };
     write("['store:first']", "['ca.crl']");
-    let gateway = gateway(&pki, admin);
+    let gateway = Gateway::run(&pki, admin);
     let (kept, lost) = (
         pki.client("kept", |_| ()),
         client_of(&other, "lost", |_| ()),
@@ -401,7 +385,7 @@ fn files_that_are_no_certificates_are_refused_at_once() {
     large.set_len(100 << 20).unwrap();
     fs::write(pki.path("empty.pem"), "").unwrap();
     fs::write(pki.path("noise.pem"), [0xff; 5000]).unwrap();
-    secret(&pki, "pass", "hunter2");
+    pki.secret("pass", "hunter2");
     let start = Instant::now();
     for (file, why) in [
         ("large.p12", "larger than 4194304 bytes"),
@@ -616,7 +600,7 @@ fn the_self_signed_certificate_is_exported_for_devices() {
     fs::write(pki.path("adit.toml"), text.replace(own, "")).unwrap();
     refused(&pki, "export --self-signed", 1, "server-self-signed.pem");
     let device = pki.client("device", |_| ());
-    let gateway = gateway(&pki, admin);
+    let gateway = Gateway::run(&pki, admin);
     done(&pki, "export --self-signed --format der -o root.der");
     fs::remove_file(pki.path("ca.pem")).unwrap();
     // A device that trusts what was exported gets through.

@@ -7,7 +7,6 @@ mod common;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use adit::certs::make::{Usage, to_pem};
@@ -15,36 +14,21 @@ use adit::certs::{self, IssueRequest, Issued, Validity};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::{
-    Gateway, Pki, ask, authority, client_of, config, connect, echo, free_port, request, server,
-    service, tunnel, until,
+    Gateway, Pki, TOKEN, ask, authority, client_of, config_with_token, connect, echo, free_port,
+    request, server, service, tunnel, until,
 };
 use serde_json::{Value, json};
 
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-
-fn secret(pki: &Pki, name: &str, content: &str) {
-    fs::write(pki.path(name), content).unwrap();
-    fs::set_permissions(pki.path(name), fs::Permissions::from_mode(0o600)).unwrap();
-}
-
 /// The config with a token, and these group certificates and server certificate.
 fn write_config(pki: &Pki, admin: SocketAddr, group: &str, certificate: &str) {
-    secret(pki, "token", TOKEN);
-    let listen = format!("listen = '{admin}'");
-    let text = config(admin, "", "unmanaged = 'allow'", &service(&[server(echo)]))
-        .replace(&listen, &format!("{listen}\ntoken_file = 'token'"))
+    let rest = service(&[server(echo)]);
+    let text = config_with_token(pki, admin, "", "unmanaged = 'allow'", &rest)
         .replace("['ca.pem']", group)
         .replace("primary = 'server.pem'\nkey = 'server.key'", certificate);
     fs::write(pki.path("adit.toml"), text).unwrap();
 }
 
 const FILES: &str = "primary = 'server.pem'\nkey = 'server.key'";
-
-fn gateway(pki: &Pki, admin: SocketAddr) -> Gateway {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-    command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-    Gateway::spawn(command, admin)
-}
 
 /// A request with the token: status, header and body.
 fn exchange(gateway: &Gateway, method: &str, target: &str, body: &[u8]) -> (u16, String, Vec<u8>) {
@@ -113,7 +97,7 @@ fn renewed(pki: &Pki) -> (Issued, Vec<u8>) {
 fn certificates_are_looked_at_imported_listed_exported_and_deleted() {
     let (pki, admin) = (Pki::new(), free_port());
     write_config(&pki, admin, "['ca.pem']", FILES);
-    let gateway = gateway(&pki, admin);
+    let gateway = Gateway::run(&pki, admin);
     assert_eq!(
         call(&gateway, "GET", "/certificates", &Value::Null),
         (200, json!({"certificates": []}))
@@ -205,22 +189,7 @@ fn certificates_are_looked_at_imported_listed_exported_and_deleted() {
 fn what_cannot_be_imported_is_told_with_findings_and_never_with_its_password() {
     let (pki, admin) = (Pki::new(), free_port());
     write_config(&pki, admin, "['ca.pem']", FILES);
-    let output = Command::new("openssl")
-        .args([
-            "pkcs12",
-            "-export",
-            "-in",
-            "server.pem",
-            "-inkey",
-            "server.key",
-            "-certfile",
-            "ca.pem",
-        ])
-        .args(["-passout", "pass:hunter2", "-out", "server.p12"])
-        .current_dir(pki.folder.path())
-        .output()
-        .unwrap();
-    assert!(output.status.success());
+    pki.pkcs12("server.p12", "server", "hunter2", &[]);
     // What the node logs is looked at, too.
     let mut command = Command::new("bash");
     let run = format!(
@@ -352,7 +321,7 @@ fn what_the_profile_names_is_served_at_once_and_is_not_deleted() {
     fs::write(pki.path("first.pem"), first).unwrap();
     import("first.pem", "server", "front");
     import("ca.pem", "group", "fleet");
-    let gateway = gateway(&pki, admin);
+    let gateway = Gateway::run(&pki, admin);
     let device = pki.client("device", |_| ());
     let mut open = tunnel(&pki, &gateway, &device, "a.test:1");
 
@@ -407,7 +376,7 @@ fn an_import_that_the_node_refuses_is_taken_back() {
     let (first, file) = renewed(&pki);
     fs::create_dir_all(pki.path("state/certificates/server")).unwrap();
     fs::write(pki.path("state/certificates/server/front.pem"), &file).unwrap();
-    let gateway = gateway(&pki, admin);
+    let gateway = Gateway::run(&pki, admin);
     // The config on the disk is wrong: nothing can be put into force.
     let text = fs::read_to_string(pki.path("adit.toml")).unwrap();
     fs::write(pki.path("adit.toml"), format!("{text}\nwrong = true\n")).unwrap();

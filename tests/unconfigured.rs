@@ -110,9 +110,7 @@ fn a_restart_takes_the_assigned_profile() {
     let node = Node::new();
     let device = node.pki.client("device", |_| ());
     let address = free_port();
-    node.write_listening("corp.toml", address, server(echo));
-    node.done(&["apply", "corp.toml"]);
-    node.done(&["assign", "corp"]);
+    node.assign_listening(address, server(echo));
     for version in 1..3 {
         let mut running = node.run();
         until("ready", || running.ready());
@@ -220,9 +218,7 @@ fn a_process_that_finishes_its_tunnels_follows_the_profile() {
     let node = Node::new();
     let device = node.pki.client("device", |_| ());
     let address = free_port();
-    node.write_listening("corp.toml", address, server(echo));
-    node.done(&["apply", "corp.toml"]);
-    node.done(&["assign", "corp"]);
+    node.assign_listening(address, server(echo));
     let mut running = node.run();
     let mut old = tunnel(&node, address, &device);
     running.signal("USR2");

@@ -8,7 +8,6 @@ mod http2;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::sync::Arc;
@@ -17,25 +16,15 @@ use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
 use common::{
-    Gateway, Pki, Session, ask, config, connect, echo, free_port, request, server, service, tunnel,
-    until,
+    Gateway, Pki, Session, TOKEN, ask, config, config_with_token, connect, echo, free_port,
+    request, server, service, tunnel, until,
 };
-
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// A gateway with a token for changes, whose listener has a port that the config names.
 fn upgradable(pki: &Pki, engine: &str) -> Gateway {
-    std::fs::write(pki.path("token"), TOKEN).unwrap();
-    std::fs::set_permissions(pki.path("token"), PermissionsExt::from_mode(0o600)).unwrap();
     let admin = free_port();
-    let listen = format!("listen = '{admin}'");
-    let text = config(
-        admin,
-        engine,
-        "unmanaged = 'allow'",
-        &service(&[server(echo)]),
-    )
-    .replace(&listen, &format!("{listen}\ntoken_file = 'token'"));
+    let rest = service(&[server(echo)]);
+    let text = config_with_token(pki, admin, engine, "unmanaged = 'allow'", &rest);
     std::fs::write(pki.path("adit.toml"), text).unwrap();
     Gateway::spawn(command(pki), admin)
 }

@@ -70,15 +70,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::observe::metrics::latencies_of as of;
     use crate::observe::{latency_histogram, record_latency};
-
-    fn of(micros: impl IntoIterator<Item = u64>) -> Histogram<u64> {
-        let mut histogram = latency_histogram();
-        for value in micros {
-            record_latency(&mut histogram, Duration::from_micros(value));
-        }
-        histogram
-    }
 
     #[test]
     fn bounds_rise_from_the_smallest_to_the_largest() {

@@ -199,18 +199,8 @@ fn human(micros: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::observe::{latency_histogram, record_latency};
-
-    fn of(micros: impl IntoIterator<Item = u64>) -> Histogram<u64> {
-        let mut histogram = latency_histogram();
-        for value in micros {
-            record_latency(&mut histogram, Duration::from_micros(value));
-        }
-        histogram
-    }
+    use crate::observe::metrics::latencies_of as of;
 
     #[test]
     fn percentile_text_has_the_classic_shape() {

@@ -373,6 +373,16 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// Of these latencies, in microseconds.
+#[cfg(test)]
+pub(super) fn latencies_of(micros: impl IntoIterator<Item = u64>) -> Histogram<u64> {
+    let mut histogram = latency_histogram();
+    for value in micros {
+        record_latency(&mut histogram, Duration::from_micros(value));
+    }
+    histogram
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

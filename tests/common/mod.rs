@@ -8,6 +8,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -19,10 +20,13 @@ use adit::certs::revoke::{CrlRequest, Reason, serial_of_issued};
 use adit::certs::{self, CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
 use time::OffsetDateTime;
 
 pub type Session = StreamOwned<ClientConnection, TcpStream>;
+
+/// What changes through the admin listener carry where the config is that of [`config_with_token`].
+pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// A CA in a folder.
 pub struct Pki {
@@ -51,6 +55,28 @@ impl Pki {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// Writes a file that its owner only may read.
+    pub fn secret(&self, name: &str, content: &str) {
+        let path = self.path(name);
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+    }
+
+    /// Writes the certificate of OF.pem with its key and its authority into the PKCS#12 file `name`.
+    pub fn pkcs12(&self, name: &str, of: &str, password: &str, more: &[&str]) {
+        let (certificate, key) = (format!("{of}.pem"), format!("{of}.key"));
+        let output = Command::new("openssl")
+            .args(["pkcs12", "-export", "-in", &certificate, "-inkey", &key])
+            .args(["-certfile", "ca.pem", "-out", name])
+            .args(["-passout", &format!("pass:{password}")])
+            .args(more)
+            .current_dir(self.folder.path())
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "openssl pkcs12 {more:?}: {told}");
     }
 
     /// A client certificate; also written as NAME.pem and NAME.key.
@@ -133,6 +159,19 @@ pub fn config(admin: SocketAddr, engine: &str, auth: &str, rest: &str) -> String
     )
 }
 
+/// [`config`] with a file of [`TOKEN`], which is written.
+pub fn config_with_token(
+    pki: &Pki,
+    admin: SocketAddr,
+    engine: &str,
+    auth: &str,
+    rest: &str,
+) -> String {
+    pki.secret("token", TOKEN);
+    let listen = format!("listen = '{admin}'");
+    config(admin, engine, auth, rest).replace(&listen, &format!("{listen}\ntoken_file = 'token'"))
+}
+
 /// A service of these servers that every destination leads to.
 pub fn service(servers: &[SocketAddr]) -> String {
     let servers: Vec<String> = servers.iter().map(|server| format!("'{server}'")).collect();
@@ -146,9 +185,7 @@ impl Gateway {
     pub fn start(pki: &Pki, engine: &str, auth: &str, rest: &str) -> Self {
         let admin = free_port();
         std::fs::write(pki.path("adit.toml"), config(admin, engine, auth, rest)).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-        command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-        Self::spawn(command, admin)
+        Self::run(pki, admin)
     }
 
     /// With these keys of the listener. All devices may come in, and what is not finished in `timeout` is over.
@@ -163,6 +200,11 @@ impl Gateway {
         let text = config(admin, engine, "unmanaged = 'allow'", rest);
         let text = text.replace("https = '127.0.0.1:0'", listener);
         std::fs::write(pki.path("adit.toml"), text).unwrap();
+        Self::run(pki, admin)
+    }
+
+    /// With the config that is written.
+    pub fn run(pki: &Pki, admin: SocketAddr) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
         command.args(["run", "--config"]).arg(pki.path("adit.toml"));
         Self::spawn(command, admin)
@@ -342,22 +384,33 @@ pub fn client_config(ca: &Path, identity: Option<&Issued>) -> Arc<ClientConfig> 
 /// A session whose handshake has not begun.
 pub fn connect(pki: &Pki, gateway: &Gateway, identity: Option<&Issued>) -> Session {
     let socket = TcpStream::connect(gateway.address).unwrap();
-    socket
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    let connection =
-        ClientConnection::new(client_config(&pki.path("ca.pem"), identity), name).unwrap();
-    StreamOwned::new(connection, socket)
+    session_of(client_config(&pki.path("ca.pem"), identity), socket)
 }
 
 /// A session whose handshake has not begun, on a connection of one's own.
 pub fn session(pki: &Pki, socket: TcpStream, identity: &Issued) -> Session {
+    session_of(client_config(&pki.path("ca.pem"), Some(identity)), socket)
+}
+
+/// The same of a client of one's own.
+pub fn session_of(client: Arc<ClientConfig>, socket: TcpStream) -> Session {
     let wait = Some(Duration::from_secs(10));
     socket.set_read_timeout(wait).unwrap();
     let name = ServerName::try_from("localhost").unwrap();
-    let config = client_config(&pki.path("ca.pem"), Some(identity));
-    StreamOwned::new(ClientConnection::new(config, name).unwrap(), socket)
+    StreamOwned::new(ClientConnection::new(client, name).unwrap(), socket)
+}
+
+/// TLS of a web server with these names.
+pub fn web_tls(pki: &Pki, names: &[&str]) -> Arc<ServerConfig> {
+    let mut request = IssueRequest::new(Usage::Server, names[0], Validity::days(1).unwrap());
+    request.dns = names.iter().map(ToString::to_string).collect();
+    let issued = certs::issue(&pki.ca, &request).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(issued.chain, issued.key);
+    Arc::new(config.unwrap())
 }
 
 /// A connection from this address of the machine.
@@ -484,4 +537,15 @@ pub fn s_client(pki: &Pki, gateway: &Gateway, name: &str, more: &[&str]) -> Chil
         .stderr(Stdio::null())
         .spawn()
         .unwrap()
+}
+
+/// All that [`s_client`] says of a session that it ends at once.
+pub fn s_client_says(pki: &Pki, gateway: &Gateway, name: &str, more: &[&str]) -> String {
+    let mut client = s_client(pki, gateway, name, more);
+    drop(client.stdin.take());
+    let mut text = String::new();
+    let mut output = client.stdout.take().unwrap();
+    output.read_to_string(&mut text).unwrap();
+    client.wait().unwrap();
+    text
 }

@@ -8,16 +8,12 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::common::{Pki, free_port, until};
-
-/// What changes through the admin listener carry.
-pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+use crate::common::{Pki, TOKEN, free_port, until};
 
 /// A node's folder with an adit.toml that has no profile, and certificates for profiles.
 pub struct Node {
@@ -34,8 +30,7 @@ impl Node {
              [log]\nformat = 'text'\naudit = './audit.log'\n"
         );
         std::fs::write(pki.path("adit.toml"), config).unwrap();
-        std::fs::write(pki.path("token"), TOKEN).unwrap();
-        std::fs::set_permissions(pki.path("token"), PermissionsExt::from_mode(0o600)).unwrap();
+        pki.secret("token", TOKEN);
         Self { pki, admin }
     }
 
@@ -134,6 +129,13 @@ impl Node {
         let text = profile("corp", "").replace("127.0.0.1:0", &listen.to_string());
         let text = text.replace("127.0.0.1:9", &server.to_string());
         std::fs::write(self.path(file), text).unwrap();
+    }
+
+    /// The same, in corp.toml, applied and assigned.
+    pub fn assign_listening(&self, listen: SocketAddr, server: SocketAddr) {
+        self.write_listening("corp.toml", listen, server);
+        self.done(&["apply", "corp.toml"]);
+        self.done(&["assign", "corp"]);
     }
 }
 
