@@ -14,7 +14,8 @@ use super::reload::reload;
 use crate::config::{self, Config, ConfigError, ProfileText};
 use crate::engine::{LoadError, Material};
 use crate::profiles::{
-    Change, Changed, NewVersion, ProfileStore, StoreError, StoredProfile, store_of, this_user,
+    Change, Changed, NewVersion, ProfileStore, StoreError, StoredProfile, rollback_note, store_of,
+    this_user,
 };
 
 /// Keeps profiles in the store of a node, and assigns one to it.
@@ -295,7 +296,7 @@ impl ProfileCommand {
         let shown = format!("profile {name} version {}", old.version);
         self.check(node, &old.text, Path::new(&shown), Some(name))?;
         let note = with.note.clone();
-        let note = note.unwrap_or_else(|| format!("rollback to version {}", old.version));
+        let note = note.unwrap_or_else(|| rollback_note(old.version));
         let expect = with.expect.or(Some(newest.version));
         self.put(store, (name, &old.text), Some(&note), expect)
     }
@@ -393,10 +394,8 @@ impl ProfileCommand {
 
 /// The version before this one.
 fn before(profile: &StoredProfile) -> Result<u64, ProfileError> {
-    let mut older = profile.history.iter().map(|entry| entry.version);
-    older
-        .find(|version| *version < profile.version)
-        .ok_or_else(|| ProfileError::Oldest(profile.version, profile.name.clone()))
+    let oldest = || ProfileError::Oldest(profile.version, profile.name.clone());
+    profile.before().ok_or_else(oldest)
 }
 
 /// Asks the node of this config file to read everything again.

@@ -72,7 +72,7 @@ use crate::profiles::{StoredProfile, store_of};
 ///
 /// All problems of the file or of the assigned profile: it cannot be read, it is not TOML, or what it says is not right.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    let text = read(path).map_err(|(place, fault)| Report::single(path, &place, fault))?;
+    let text = read(path)?;
     let node = parse(&text, path)?;
     if !node.profile.is_none() {
         return Ok(node);
@@ -98,7 +98,7 @@ fn assigned(state_dir: &Path, path: &Path) -> Result<Option<StoredProfile>, Conf
 ///
 /// All problems of that part.
 pub fn load_node(path: &Path) -> Result<Config, ConfigError> {
-    let text = read(path).map_err(|(place, fault)| Report::single(path, &place, fault))?;
+    let text = read(path)?;
     validate::check(&text, path, cores::cpus(), raw::Part::Node)
 }
 
@@ -108,7 +108,7 @@ pub fn load_node(path: &Path) -> Result<Config, ConfigError> {
 ///
 /// The file cannot be read.
 pub fn has_profile(path: &Path) -> Result<bool, ConfigError> {
-    let text = read(path).map_err(|(place, fault)| Report::single(path, &place, fault))?;
+    let text = read(path)?;
     let (document, _) = toml::de::DeTable::parse_recoverable(&text);
     Ok(document.get_ref().contains_key("profile"))
 }
@@ -181,8 +181,7 @@ pub fn with_stored(
 ///
 /// The file cannot be read, is too large or is not UTF-8.
 pub fn read_profile(path: &Path) -> Result<String, ConfigError> {
-    let most = PROFILE_TEXT_MAX as u64;
-    read_bounded(path, most).map_err(|(place, fault)| Report::single(path, &place, fault))
+    read_bounded(path, PROFILE_TEXT_MAX as u64)
 }
 
 /// Reads a duration as the config file has it, such as `500ms`, `10s`, `5m` or `24h`; not zero.
@@ -195,12 +194,12 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// The file's text, bounded.
-fn read(path: &Path) -> Result<String, (Place, Fault)> {
+fn read(path: &Path) -> Result<String, ConfigError> {
     read_bounded(path, crate::limits::CONFIG_FILE_MAX)
 }
 
-fn read_bounded(path: &Path, most: u64) -> Result<String, (Place, Fault)> {
-    let whole_file = |fault| (Place::default(), fault);
+fn read_bounded(path: &Path, most: u64) -> Result<String, ConfigError> {
+    let whole_file = |fault| Report::single(path, &Place::default(), fault);
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
@@ -222,9 +221,7 @@ fn read_bounded(path: &Path, most: u64) -> Result<String, (Place, Fault)> {
             line: Some(line),
             key: String::new(),
         };
-        (
-            place,
-            Fault::new("is not UTF-8 text", "save the file as UTF-8"),
-        )
+        let fault = Fault::new("is not UTF-8 text", "save the file as UTF-8");
+        Report::single(path, &place, fault)
     })
 }

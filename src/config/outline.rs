@@ -34,7 +34,7 @@ pub struct Outline {
 /// # Errors
 /// Where the file cannot be read or is no TOML, or where one of these values is wrong.
 pub fn outline(file: &Path) -> Result<Outline, ConfigError> {
-    let text = super::read(file).map_err(|(place, fault)| Report::single(file, &place, fault))?;
+    let text = super::read(file)?;
     let reader = Reader::new(&text);
     let Some(document) = document(&reader, &text) else {
         return Err(reader.into_report().into_error(file));

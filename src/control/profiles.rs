@@ -13,7 +13,8 @@ use super::reload::{Asker, Refusal, Reloader};
 use crate::config::{self, Config, ConfigError, Origin, ProfileText};
 use crate::engine::{Material, ReloadErrors};
 use crate::profiles::{
-    Change, Changed, NewVersion, Overview, ProfileStore, StoreError, StoredProfile, store_of,
+    Change, Changed, NewVersion, Overview, ProfileStore, StoreError, StoredProfile, rollback_note,
+    store_of,
 };
 
 /// The profiles of a running node.
@@ -138,14 +139,13 @@ impl Profiles {
         with: With,
     ) -> Result<Done, Failure> {
         let newest = self.read(name, None)?;
-        let older = newest.history.get(1).map(|entry| entry.version);
-        let to = to.or(older).ok_or_else(|| {
+        let to = to.or(newest.before()).ok_or_else(|| {
             let message = format!("profile {name} has no older version");
             StoreError::Bad(message)
         })?;
         let old = self.read(name, Some(to))?;
         let note = match with.note.is_empty() {
-            true => format!("rollback to version {to}"),
+            true => rollback_note(to),
             false => with.note,
         };
         let with = With {

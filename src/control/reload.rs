@@ -163,12 +163,13 @@ impl ConfigFile {
     /// # Errors
     /// [`ConfigError`].
     pub fn read(path: &Path) -> Result<(Config, Self), ConfigError> {
-        let state_dir = config::load(path)?.state_dir;
-        let mut watched = Watched::new(path, &state_dir);
+        // Where the node's part is wrong, the other says all that is.
+        let node = config::load_node(path).or_else(|_| config::load(path))?;
+        let mut watched = Watched::new(path, &node.state_dir);
         watched.note();
         let config = config::load(path)?;
         watched.follow(&config);
-        watched.switch(&config);
+        watched.switch(config.engine.watch_files);
         let path = path.to_owned();
         Ok((config, Self { path, watched }))
     }
@@ -275,8 +276,9 @@ impl Reloader {
         let result = match config {
             Ok(config) => {
                 watched.follow(&config);
-                let taken = self.node.reload(config.clone()).map_err(Refusal::from);
-                taken.inspect(|()| watched.switch(&config))
+                let on = config.engine.watch_files;
+                let taken = self.node.reload(config).map_err(Refusal::from);
+                taken.inspect(|()| watched.switch(on))
             }
             Err(error) => {
                 self.node.count_reload_failure();

@@ -99,9 +99,9 @@ impl Watched {
         self.wrong = Some(error);
     }
 
-    /// Whether files are looked at is what `config`, which is in force, says.
-    pub fn switch(&mut self, config: &Config) {
-        self.is_on = config.engine.watch_files;
+    /// Whether files are looked at, as the config in force says (`engine.watch_files`).
+    pub fn switch(&mut self, on: bool) {
+        self.is_on = on;
     }
 
     /// Whether something has changed since, and is quiet. `wrong` reads the config.

@@ -172,6 +172,21 @@ pub struct StoredProfile {
     pub history: Vec<Entry>,
 }
 
+impl StoredProfile {
+    /// The newest version before this one that is kept.
+    #[must_use]
+    pub fn before(&self) -> Option<u64> {
+        let mut versions = self.history.iter().map(|entry| entry.version);
+        versions.find(|version| *version < self.version)
+    }
+}
+
+/// What a version is for that has the text of version `to`, where nothing else is said.
+#[must_use]
+pub fn rollback_note(to: u64) -> String {
+    format!("rollback to version {to}")
+}
+
 /// Who made a version, when and what for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Entry {
