@@ -196,6 +196,7 @@ async fn down(server: &TcpStream, client: &TcpStream, keys: Keys) -> Result<(), 
     let spacing = Spacing {
         piece: PLAINTEXT,
         gap: AROUND,
+        most: u16::MAX,
     };
     while let Some((_, mut buffer)) = server.recv_spaced(spacing).await? {
         buffer.widen(HEADER, AROUND - HEADER);

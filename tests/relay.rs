@@ -7,6 +7,7 @@ mod common;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
+use adit::limits::SESSION_REST;
 use common::{Gateway, Pki, ask, connect, echo, request, server, service, tunnel, until};
 
 #[test]
@@ -115,6 +116,28 @@ fn a_server_that_never_answers_and_an_idle_tunnel_time_out() {
         &service(&[server(echo)]),
     );
     let _session = tunnel(&pki, &gateway, &device, "a.test:1");
+    until("idle timeout", || gateway.ended("idle-timeout") == 1.0);
+}
+
+#[test]
+fn a_tunnel_that_speaks_between_rests_is_not_idle() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let gateway = Gateway::start(
+        &pki,
+        "idle_timeout = '3s'",
+        "unmanaged = 'allow'",
+        &service(&[server(echo)]),
+    );
+    let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
+    // Longer than the session needs to rest, and together longer than the idle timeout.
+    for _ in 0..5 {
+        std::thread::sleep(SESSION_REST * 3 / 2);
+        session.write_all(b"awake").unwrap();
+        let mut answer = [0; 5];
+        session.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"awake");
+    }
     until("idle timeout", || gateway.ended("idle-timeout") == 1.0);
 }
 

@@ -4,10 +4,11 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use adit::certs::Issued;
 use adit::observe::TunnelInfo;
@@ -133,6 +134,26 @@ fn a_session_is_resumed_on_another_core_with_its_full_record() {
         assert_eq!(known[0][0], "device", "{name}");
         assert!(known[0][2].as_str().is_some_and(|serial| serial.len() > 8));
     }
+}
+
+#[test]
+fn tickets_of_tls13_come_with_the_first_answer() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let gateway = node(&pki, "adit.toml", "", "");
+    let client = client(&pki, &device, TLS13, false);
+    let socket = TcpStream::connect(gateway.address).unwrap();
+    let mut session = session_of(client.clone(), socket);
+    session.conn.complete_io(&mut session.sock).unwrap();
+    // Nothing is sent for them alone.
+    let a_moment = Some(Duration::from_millis(300));
+    session.sock.set_read_timeout(a_moment).unwrap();
+    let sent = session.sock.read(&mut [0]);
+    assert_eq!(sent.unwrap_err().kind(), ErrorKind::WouldBlock);
+    session.sock.set_read_timeout(None).unwrap();
+    let head = ask(&mut session, &request("a.test:1")).unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert!(is_resumed(&client, &gateway));
 }
 
 #[test]

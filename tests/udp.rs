@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use adit::certs::Issued;
 use adit::tunnel::capsule::{CapsuleReader, Event, datagram_header};
-use common::{Gateway, Pki};
+use common::{Gateway, Pki, free_port};
 use h2::client::Builder;
 use h2::ext::Protocol;
 use http::{Method, Request};
@@ -360,8 +360,9 @@ fn what_an_app_does_not_read_is_dropped_and_counted() {
 
 #[test]
 fn a_reload_that_takes_udp_away_ends_the_tunnels() {
-    let echo = Echo::start("127.0.0.1:0");
-    let listener = std::net::TcpListener::bind(echo.0).unwrap();
+    // A port that is free for both.
+    let listener = std::net::TcpListener::bind(free_port()).unwrap();
+    let echo = Echo::start(&listener.local_addr().unwrap().to_string());
     let (pki, device, gateway) = start("", &rules(echo.0, "udp = true"));
     run(async {
         let client = client(&pki, &gateway, &device).await;

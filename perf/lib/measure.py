@@ -6,6 +6,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lib import clients, pki
@@ -38,9 +39,9 @@ class Bench:
                 sys.exit(f"perf/compare: the backend {kind} does not start")
             self.backends[kind] = port
 
-    def start(self, peer, kind="echo", workers=1):
+    def start(self, peer, kind="echo", workers=1, cpu=0):
         port = free_port()
-        server = peer.start(self.folder, port, self.backends[kind], workers)
+        server = peer.start(self.folder, port, self.backends[kind], workers, cpu)
         if not wait_for(port, server):
             stop(server)
             said = (self.folder / f"{peer.name}.out").read_text()[-1000:]
@@ -76,6 +77,20 @@ class Bench:
             if other:
                 stop(other)
             stop(server)
+
+    def pair(self, peer, arguments):
+        """Two processes of the peer, one on each CPU, that share nothing: the same load on each, and both together."""
+        servers = []
+        try:
+            for cpu in (0, 1):
+                servers.append(self.start(peer, cpu=cpu))
+            loads = [self.load(peer, port, "echo", ["--duration", self.seconds, *arguments]) for _, port in servers]
+            with ThreadPoolExecutor(2) as both:
+                results = list(both.map(self.watch, loads, [server for server, _ in servers]))
+            return {key: sum(result[key] for result in results) for key in ("cpu", "operations")}
+        finally:
+            for server, _ in servers:
+                stop(server)
 
     def watch(self, load, server):
         guard = threading.Timer(self.seconds + LIMIT, load.kill)

@@ -40,9 +40,9 @@ class Peer:
         path.write_text(text)
         return path
 
-    def start(self, folder, port, backend, workers=1):
-        """The running peer. Workers are on CPU 0, and on 0 and 1 if there are two."""
-        cpus = ",".join(map(str, range(workers)))
+    def start(self, folder, port, backend, workers=1, cpu=0):
+        """The running peer. Workers are on this CPU, and on the next if there are two."""
+        cpus = ",".join(map(str, range(cpu, cpu + workers)))
         command = self.command(folder, port, backend, workers)
         with open(folder / f"{self.name}.out", "w") as log:
             return spawn(*command, cpus=cpus, stdout=log, stderr=log)
@@ -70,9 +70,16 @@ class Adit(Peer):
         commit = commit.stdout.strip()
         return self.ask("--version") + (f" ({commit})" if self.name == "adit" and commit else "")
 
+    def start(self, folder, port, backend, workers=1, cpu=0):
+        self.cores = list(range(cpu, cpu + workers))
+        return super().start(folder, port, backend, workers, cpu)
+
     def command(self, folder, port, backend, workers):
+        # A folder of its own: a running gateway sees when its files change.
+        own = folder / f"adit-{port}"
+        own.mkdir()
         config = self.fill(
-            "adit.toml.in", folder, PORT=port, BACKEND=backend, ADMIN=free_port(), CORES=list(range(workers))
+            "adit.toml.in", own, PKI=folder, PORT=port, BACKEND=backend, ADMIN=free_port(), CORES=self.cores
         )
         return [self.binary, "run", "--config", config]
 

@@ -179,6 +179,8 @@ def workers(options):
         yield Row("workers", f"64 B at {options.rate} a second, {label}", run, figures, only)
         run = load("--scenario", "handshake", "--tunnels", "16", workers=count)
         yield Row("workers", f"full handshake + tunnel, {label}", run, figures, only)
+    pair = lambda bench, peer: bench.pair(peer, ["--scenario", "handshake", "--tunnels", "8"])  # noqa: E731
+    yield Row("workers", "full handshake + tunnel, two processes", pair, figures, only=("adit", "baseline"))
 
 
 ALL = {

@@ -9,10 +9,9 @@ use super::raw::{RawAppLimits, RawLimits, RawServiceLimits};
 use super::types::{AppLimits, Rate, TrafficLimits};
 use super::values::{count, duration, size};
 use crate::limits::{
-    BYTE_BURST_MAX, BYTE_BURST_PART, BYTE_RATE_MAX, BYTE_RATE_MIN, CONFIG_TUNNELS_MAX,
-    MAX_IDENTITY_NAME_BYTES, TUNNEL_RATE_MAX,
+    BYTE_BURST_MAX, BYTE_BURST_MIN, BYTE_BURST_PART, BYTE_RATE_MAX, BYTE_RATE_MIN,
+    CONFIG_TUNNELS_MAX, MAX_IDENTITY_NAME_BYTES, TUNNEL_RATE_MAX,
 };
-use crate::ring::LARGE_PAYLOAD;
 
 /// The idle timeout, and the shortest and the longest that a client may propose.
 pub(super) fn idle(
@@ -134,7 +133,7 @@ fn limits(raw: RawLimits, report: &mut Report) -> TrafficLimits {
             .parse(report, |text| bytes(&text, BYTE_RATE_MIN, BYTE_RATE_MAX)),
         raw.bytes_burst
             .parse(report, |text| bytes(&text, BYTE_RATE_MIN, BYTE_BURST_MAX)),
-        |per_second| (per_second / BYTE_BURST_PART).max(LARGE_PAYLOAD as u64),
+        |per_second| (per_second / BYTE_BURST_PART).max(BYTE_BURST_MIN),
         report,
     );
     TrafficLimits {

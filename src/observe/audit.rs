@@ -62,13 +62,13 @@ pub struct Subject {
     /// The client's address.
     pub peer: SocketAddr,
     /// The device, as far as it is known.
-    pub device: Option<String>,
+    pub device: Option<Box<str>>,
     /// The user, as far as it is known.
-    pub user: Option<String>,
+    pub user: Option<Box<str>>,
     /// The app, as far as it is known.
-    pub app: Option<String>,
+    pub app: Option<Box<str>>,
     /// Serial number of the client certificate in hexadecimal, as far as it is known.
-    pub serial: Option<String>,
+    pub serial: Option<Box<str>>,
 }
 
 /// One thing worth an audit line.

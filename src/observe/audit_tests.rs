@@ -9,10 +9,10 @@ use super::*;
 fn subject(device: &str) -> Arc<Subject> {
     Arc::new(Subject {
         peer: "192.0.2.7:4711".parse().unwrap(),
-        device: Some(device.to_owned()),
+        device: Some(device.into()),
         user: None,
-        app: Some("mail".to_owned()),
-        serial: Some("0a1b".to_owned()),
+        app: Some("mail".into()),
+        serial: Some("0a1b".into()),
     })
 }
 

@@ -1,4 +1,4 @@
-//! Two futures in one task.
+//! Two futures in one task, and one with its output changed.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -94,5 +94,28 @@ impl<A: Future, B: Future> Future for Race<A, B> {
             return Poll::Ready(Either::Left(value));
         }
         this.b.poll(context).map(Either::Right)
+    }
+}
+
+pin_project! {
+    /// See [`map`].
+    pub struct Map<F, G> {
+        #[pin]
+        future: F,
+        change: G,
+    }
+}
+
+/// Changes what `future` gives. A type of its own, because an `async fn` would keep its arguments beside the future.
+pub fn map<F: Future, G: Fn(F::Output) -> T, T>(future: F, change: G) -> Map<F, G> {
+    Map { future, change }
+}
+
+impl<F: Future, G: Fn(F::Output) -> T, T> Future for Map<F, G> {
+    type Output = T;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let this = self.project();
+        this.future.poll(context).map(this.change)
     }
 }

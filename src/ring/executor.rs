@@ -31,8 +31,9 @@ use super::wheel::Wheel;
 /// 2^14 + 256 and a header of 5).
 pub const SMALL_PAYLOAD: usize = 16_704;
 
-/// Bytes that one receive may fill in a large buffer: four such records.
-pub const LARGE_PAYLOAD: usize = 4 * SMALL_PAYLOAD;
+/// Bytes that one receive may fill in a large buffer: as many such records as one system call takes in pieces. Each call
+/// wakes the peer and walks the TCP stack, which costs a stream more than its bytes do.
+pub const LARGE_PAYLOAD: usize = 15 * SMALL_PAYLOAD;
 
 /// Sizes and bounds of a runtime. The defaults suit a data core.
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::buffers::{BUFFER_FRONT, RingBuf};
 
-/// Most pieces of one send. A large buffer has room for 16 pieces of [`MERGE`] bytes; shorter ones are moved together.
+/// Most pieces of one send or receive: a large buffer has 15 records. Where shorter ones are more, they are moved together.
 const PIECES: usize = 16;
 
 /// Pieces shorter than this are moved behind the piece before them, in bytes: a move within the cache is then cheaper
@@ -335,12 +335,15 @@ pub struct Spacing {
     pub piece: usize,
     /// Bytes between two pieces.
     pub gap: usize,
+    /// Pieces that one receive may fill.
+    pub most: u16,
 }
 
 impl Spacing {
     /// How many pieces an empty buffer of `room` bytes in all has room for, with a gap behind the last one too.
     fn fit(self, room: usize) -> usize {
-        ((room - BUFFER_FRONT) / (self.piece + self.gap)).min(PIECES)
+        let most = PIECES.min(usize::from(self.most));
+        ((room - BUFFER_FRONT) / (self.piece + self.gap)).min(most)
     }
 
     /// How many bytes fit into `spare` bytes, with a gap behind each piece.
@@ -515,6 +518,7 @@ mod tests {
         let spacing = Spacing {
             piece: 1000,
             gap: 5,
+            most: u16::MAX,
         };
         let runtime = Runtime::new(RuntimeConfig::default()).unwrap();
         runtime.block_on(async move {
@@ -551,8 +555,11 @@ mod tests {
         let spacing = Spacing {
             piece: 16_384,
             gap: 22,
+            most: u16::MAX,
         };
         assert_eq!(spacing.fit(BUFFER_FRONT + 3 * 16_406 + 16_405), 3);
+        let one = Spacing { most: 1, ..spacing };
+        assert_eq!(one.fit(BUFFER_FRONT + 3 * 16_406), 1);
         assert_eq!(spacing.span(0), 0);
         assert_eq!(spacing.span(16_384), 16_384);
         assert_eq!(spacing.span(16_385), 16_385 + 22);

@@ -14,6 +14,7 @@ use io_uring::{opcode, squeue, types};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::buffers::{RingBuf, SendBuf};
+use super::combine::{Either, map};
 use super::counters::bump;
 use super::driver::{BUFFER_GROUP, Completion, Kind};
 use super::executor::{Core, SMALL_PAYLOAD, current};
@@ -285,23 +286,51 @@ impl TcpStream {
     ///
     /// # Errors
     /// The system's.
-    pub async fn recv_spaced(&self, spacing: Spacing) -> io::Result<Option<(usize, RingBuf)>> {
-        if let Some(mut large) = self.is_bulk().then(RingBuf::large).flatten() {
-            let header = spaced_header(&mut large, spacing);
-            let entry = opcode::RecvMsg::new(types::Fd(self.fd), header)
-                .flags(libc::MSG_DONTWAIT as u32)
-                .build();
-            let completed = Op::new(&self.core, entry, Kind::Plain, large).await;
-            let (count, buffer) = self.received(completed, |count| spacing.span(count));
-            match count {
-                Ok(0) => return Ok(None),
-                Ok(count) => return Ok(Some((count, buffer))),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+    pub fn recv_spaced(
+        &self,
+        spacing: Spacing,
+    ) -> impl Future<Output = io::Result<Option<(usize, RingBuf)>>> + '_ {
+        let small = move || self.recv_at_most(spacing.piece as u32);
+        let large = self.is_bulk().then(RingBuf::large).flatten();
+        let mut receive = match large {
+            Some(large) => Either::Left(self.start_recv_spaced(large, spacing)),
+            None => Either::Right(small()),
+        };
+        poll_fn(move |context| {
+            loop {
+                match &mut receive {
+                    Either::Left(large) => {
+                        let completed = ready!(Pin::new(large).poll(context));
+                        let (count, buffer) = self.received(completed, |count| spacing.span(count));
+                        match count {
+                            Ok(0) => return Poll::Ready(Ok(None)),
+                            Ok(count) => return Poll::Ready(Ok(Some((count, buffer)))),
+                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                            Err(error) => return Poll::Ready(Err(error)),
+                        }
+                        receive = Either::Right(small());
+                    }
+                    Either::Right(small) => {
+                        let received = ready!(Pin::new(small).poll(context))?;
+                        return Poll::Ready(Ok(received.map(|buffer| (buffer.len(), buffer))));
+                    }
+                }
             }
-        }
-        let received = self.recv_at_most(spacing.piece as u32).await?;
-        Ok(received.map(|buffer| (buffer.len(), buffer)))
+        })
+    }
+
+    /// Does not wait: `WouldBlock` when nothing is there.
+    fn start_recv_spaced(&self, mut buffer: RingBuf, spacing: Spacing) -> Op<RingBuf> {
+        let header = spaced_header(&mut buffer, spacing);
+        let entry = opcode::RecvMsg::new(types::Fd(self.fd), header)
+            .flags(libc::MSG_DONTWAIT as u32)
+            .build();
+        Op::new(&self.core, entry, Kind::Plain, buffer)
+    }
+
+    /// Takes the connection for one that does not stream, until its next receive says otherwise.
+    pub fn rest(&self) {
+        self.bulk.set(false);
     }
 
     /// Whether this is a stream with more bytes waiting: the next receive is worth a large buffer.
@@ -346,9 +375,14 @@ impl TcpStream {
     ///
     /// # Errors
     /// The system's; how much was sent before is not known then.
-    pub async fn send<B: SendBuf + Unpin>(&self, buffer: B) -> (io::Result<()>, B) {
-        let (sent, unsent) = self.send_all(Unsent { buffer, sent: 0 }).await;
-        (sent, unsent.buffer)
+    pub fn send<B: SendBuf + Unpin>(
+        &self,
+        buffer: B,
+    ) -> impl Future<Output = (io::Result<()>, B)> + '_ {
+        let unsent = Unsent { buffer, sent: 0 };
+        map(self.send_all(unsent), |(sent, unsent)| {
+            (sent, unsent.buffer)
+        })
     }
 
     /// Sends until nothing is left. By hand, because an `async fn` would keep room for what is sent three times.

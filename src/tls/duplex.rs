@@ -100,6 +100,7 @@ impl ByteStream for TcpStream {
         Spacing {
             piece: TLS_PLAINTEXT_MAX,
             gap: 0,
+            most: u16::MAX,
         }
     }
 

@@ -18,6 +18,7 @@ use crate::ring::{self, Pieces, RingBuf, Runtime, RuntimeConfig, Spacing};
 const SPACING: Spacing = Spacing {
     piece: 16_384,
     gap: 22,
+    most: u16::MAX,
 };
 
 /// What was sent, a buffer each, and what is to be received.

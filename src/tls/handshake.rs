@@ -9,7 +9,7 @@ use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::kernel::KernelConnection;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
-use rustls::{CommonState, ExtractedSecrets};
+use rustls::{CommonState, ExtractedSecrets, ProtocolVersion};
 
 use super::record::Fault;
 use super::secrets::TrafficSecrets;
@@ -125,9 +125,15 @@ impl<C: Connection> Handshake<C> {
         &self.connection
     }
 
-    /// The rustls connection and the traffic secrets, when the handshake is done and everything is sent.
-    pub fn into_parts(self) -> (C, TrafficSecrets) {
-        (self.connection, self.secrets)
+    /// The rustls connection, the traffic secrets, and what is still to be sent, when the handshake is done.
+    pub fn into_parts(self) -> (C, TrafficSecrets, Vec<u8>) {
+        (self.connection, self.secrets, self.outgoing)
+    }
+
+    /// Whether what is queued when the handshake is done may go with what the session sends first. In TLS 1.3 a server's is
+    /// session tickets (RFC 8446, section 4.6.1), of no use to the client before its next session; all else ends a flight.
+    pub fn may_wait(&self) -> bool {
+        C::IS_SERVER && self.connection.protocol_version() == Some(ProtocolVersion::TLSv1_3)
     }
 
     /// Takes what has to be sent.

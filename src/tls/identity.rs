@@ -29,7 +29,7 @@ pub struct PeerIdentity {
     serial: String,
     serial_raw: Vec<u8>,
     issuer_der: Vec<u8>,
-    not_after: u64,
+    good_until: u64,
 }
 
 /// Why a certificate names nobody, and the session is refused.
@@ -82,7 +82,7 @@ impl PeerIdentity {
         chain: &[CertificateDer<'_>],
         mapping: &IdentityMapping,
     ) -> Result<Self, IdentityError> {
-        let end_entity = chain.first().ok_or(IdentityError::NoCertificate)?;
+        let (end_entity, others) = chain.split_first().ok_or(IdentityError::NoCertificate)?;
         let (_, certificate) =
             X509Certificate::from_der(end_entity).map_err(|_| IdentityError::Malformed)?;
         let read = |name, fields: &[Field]| match first_name(&certificate, fields) {
@@ -97,8 +97,12 @@ impl PeerIdentity {
             serial: hexadecimal(certificate.raw_serial()),
             serial_raw: canonical_serial(certificate.raw_serial()).to_vec(),
             issuer_der: certificate.issuer().as_raw().to_vec(),
-            // A date before 1970 has long passed, as zero has.
-            not_after: u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0),
+            good_until: others
+                .iter()
+                .map(|other| {
+                    X509Certificate::from_der(other).map_or(0, |(_, other)| expiry(&other))
+                })
+                .fold(expiry(&certificate), u64::min),
         })
     }
 
@@ -144,9 +148,10 @@ impl PeerIdentity {
         &self.issuer_der
     }
 
-    /// The last moment at which the certificate is valid, in unix seconds.
-    pub fn not_after(&self) -> u64 {
-        self.not_after
+    /// The last moment at which all certificates of the chain are valid, in unix seconds. One that cannot be read has
+    /// expired.
+    pub fn good_until(&self) -> u64 {
+        self.good_until
     }
 }
 
@@ -159,18 +164,9 @@ pub fn common_name(certificate: &[u8]) -> Option<String> {
     usable.then_some(name)
 }
 
-/// When the first of these certificates expires, in unix seconds. One that cannot be read has expired.
-#[must_use]
-pub fn earliest_expiry(chain: &[CertificateDer<'_>]) -> u64 {
-    let expiry = |certificate: &CertificateDer<'_>| {
-        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-        u64::try_from(certificate.validity().not_after.timestamp()).ok()
-    };
-    chain
-        .iter()
-        .map(|certificate| expiry(certificate).unwrap_or(0))
-        .min()
-        .unwrap_or(0)
+/// In unix seconds. A date before 1970 has long passed, as zero has.
+fn expiry(certificate: &X509Certificate<'_>) -> u64 {
+    u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0)
 }
 
 enum ReadError {
@@ -442,7 +438,7 @@ mod tests {
             (issuer, canonical_serial(serial))
         );
         assert_eq!((identity.user(), identity.app()), (Some("laptop"), None));
-        assert!(identity.not_after() > 0);
+        assert!(identity.good_until() > 0);
     }
 
     #[test]

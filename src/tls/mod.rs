@@ -31,7 +31,7 @@ pub use duplex::{ByteStream, Duplex};
 pub use failure::{HandshakeFailure, failure_of};
 pub use handshake::{Connection, Handshake};
 pub use hello::{Hello, HelloReader};
-pub use identity::{IdentityError, PeerIdentity, common_name, earliest_expiry};
+pub use identity::{IdentityError, PeerIdentity, common_name};
 pub use resumption::{Resumption, Scope};
 pub use secrets::{TrafficSecrets, hand_over};
 pub use served::ServerCertificates;

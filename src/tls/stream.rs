@@ -1,8 +1,11 @@
 //! A TLS session over a socket of the ring: its handshake, then its bytes.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -13,7 +16,7 @@ use super::handshake::{Connection, Handshake};
 use super::record::{Content, Fault, RecordLayer};
 use super::server::ALPN_HTTP2;
 use crate::limits::{TLS_PLAINTEXT_MAX, TLS_PREDICTED_RECORD};
-use crate::ring::{BUFFER_FRONT, Pieces, RingBuf, SMALL_PAYLOAD, Spacing, TcpStream};
+use crate::ring::{BUFFER_FRONT, Either, Pieces, RingBuf, SMALL_PAYLOAD, Spacing, TcpStream};
 
 /// How a session's stream can fail.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +129,9 @@ impl<C: Connection> TlsHandshake<C> {
             pace().await;
             let read = self.handshake.borrow_mut().read(&mut input);
             let (used, done) = read?;
-            self.flush().await?;
+            if !(done && self.handshake.borrow().may_wait()) {
+                self.flush().await?;
+            }
             input.consume(used);
             input.compact();
             let carry = (!input.is_empty()).then_some(input);
@@ -277,23 +282,38 @@ impl<C: Connection> TlsStream<C> {
 
     /// Ciphertext of which nothing is there yet. A stream gets a large buffer while bytes wait, and as many whole records
     /// as it holds, if they are as long as the last one, so that no part of one is left to be moved.
-    async fn first(&self) -> io::Result<Option<RingBuf>> {
-        let predicted = self.predicted.get() as usize;
-        if let Some(large) = self.stream.is_bulk().then(RingBuf::large).flatten() {
-            let limit = whole_records(large.spare(), 0, predicted);
-            let (count, buffer) = self.stream.try_recv_into(large, limit).await;
-            match count {
-                Ok(0) => return Ok(None),
-                Ok(_) => return Ok(Some(buffer)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let limit = match self.predicted.get() {
-            0 => SMALL_PAYLOAD as u32,
-            predicted => predicted,
+    fn first(&self) -> impl Future<Output = io::Result<Option<RingBuf>>> + '_ {
+        let predicted = self.predicted.get();
+        let small = move || {
+            let limit = match predicted {
+                0 => SMALL_PAYLOAD as u32,
+                predicted => predicted,
+            };
+            self.stream.recv_at_most(limit)
         };
-        self.stream.recv_at_most(limit).await
+        let large = self.stream.is_bulk().then(RingBuf::large).flatten();
+        let mut receive = match large {
+            Some(large) => {
+                let limit = whole_records(large.spare(), 0, predicted as usize);
+                Either::Left(self.stream.try_recv_into(large, limit))
+            }
+            None => Either::Right(small()),
+        };
+        poll_fn(move |context| {
+            loop {
+                match &mut receive {
+                    Either::Left(large) => match ready!(Pin::new(large).poll(context)) {
+                        (Ok(0), _) => return Poll::Ready(Ok(None)),
+                        (Ok(_), buffer) => return Poll::Ready(Ok(Some(buffer))),
+                        (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => {
+                            receive = Either::Right(small());
+                        }
+                        (Err(error), _) => return Poll::Ready(Err(error)),
+                    },
+                    Either::Right(small) => return Pin::new(small).poll(context),
+                }
+            }
+        })
     }
 
     /// Where the bytes go that come behind `carry`, and how many are wanted.
@@ -322,6 +342,7 @@ impl<C: Connection> TlsStream<C> {
         Spacing {
             piece: TLS_PLAINTEXT_MAX,
             gap: front + back,
+            most: u16::MAX,
         }
     }
 
@@ -441,6 +462,7 @@ impl<C: Connection> TlsStream<C> {
     /// Gives back what the session does not need while nothing moves.
     pub fn rest(&self) {
         self.layer.borrow_mut().rest();
+        self.stream.rest();
     }
 
     /// Ends the sending direction and reads the peer's bytes away until it closes, so that no reset overtakes what was

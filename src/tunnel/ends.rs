@@ -122,19 +122,19 @@ impl From<StreamError> for Broken {
 impl AppEnd for ServerStream {
     type Data = Pieces;
 
-    async fn recv(&self, carry: Option<RingBuf>) -> Result<Option<Pieces>, Broken> {
-        match self.recv(carry).await? {
+    fn recv(&self, carry: Option<RingBuf>) -> impl Future<Output = Result<Option<Pieces>, Broken>> {
+        ring::map(self.recv(carry), |received| match received? {
             Received::Data(pieces) => Ok(Some(pieces)),
             Received::Closed => Ok(None),
-        }
+        })
     }
 
     fn spacing(&self) -> Spacing {
         self.spacing()
     }
 
-    async fn send(&self, buffer: RingBuf) -> Result<(), Broken> {
-        Ok(self.send(buffer).await?)
+    fn send(&self, buffer: RingBuf) -> impl Future<Output = Result<(), Broken>> {
+        ring::map(self.send(buffer), |sent| Ok(sent?))
     }
 
     async fn close(&self) -> Result<(), Broken> {
@@ -160,6 +160,7 @@ pub(super) struct PlainApp(pub TcpStream);
 const CONTIGUOUS: Spacing = Spacing {
     piece: TLS_PLAINTEXT_MAX,
     gap: 0,
+    most: u16::MAX,
 };
 
 impl AppEnd for PlainApp {
@@ -190,7 +191,9 @@ impl AppEnd for PlainApp {
         self.0.reset_on_close();
     }
 
-    fn rest(&self) {}
+    fn rest(&self) {
+        self.0.rest();
+    }
 }
 
 /// The front end reset the connection.
@@ -200,14 +203,19 @@ const RESET: Broken = Broken {
 };
 
 impl ServerEnd for TcpStream {
-    async fn send<D: Data>(&self, data: D) -> (Result<(), CloseReason>, D) {
-        let (sent, data) = data.send_to(self).await;
-        (sent.map_err(|_| CloseReason::ServerReset), data)
+    fn send<D: Data>(&self, data: D) -> impl Future<Output = (Result<(), CloseReason>, D)> {
+        ring::map(data.send_to(self), |(sent, data)| {
+            (sent.map_err(|_| CloseReason::ServerReset), data)
+        })
     }
 
-    async fn recv(&self, spacing: Spacing) -> Result<Option<(usize, RingBuf)>, CloseReason> {
-        let received = self.recv_spaced(spacing).await;
-        received.map_err(|_| CloseReason::ServerReset)
+    fn recv(
+        &self,
+        spacing: Spacing,
+    ) -> impl Future<Output = Result<Option<(usize, RingBuf)>, CloseReason>> {
+        ring::map(self.recv_spaced(spacing), |received| {
+            received.map_err(|_| CloseReason::ServerReset)
+        })
     }
 
     async fn close(&self) {
@@ -216,6 +224,10 @@ impl ServerEnd for TcpStream {
 
     fn reset_on_close(&self) {
         self.reset_on_close();
+    }
+
+    fn rest(&self) {
+        self.rest();
     }
 }
 
@@ -228,12 +240,15 @@ impl Data for Pieces {
         self.len()
     }
 
-    async fn send_to(self, stream: &TcpStream) -> (io::Result<()>, Self) {
-        stream.send_pieces(self).await
+    fn send_to(self, stream: &TcpStream) -> impl Future<Output = (io::Result<()>, Self)> {
+        stream.send_pieces(self)
     }
 
-    async fn seal_to(self, session: &ClientStream) -> (Result<(), StreamError>, Self) {
-        session.send_pieces(self).await
+    fn seal_to(
+        self,
+        session: &ClientStream,
+    ) -> impl Future<Output = (Result<(), StreamError>, Self)> {
+        session.send_pieces(self)
     }
 
     fn into_rest(self) -> Option<RingBuf> {

@@ -289,6 +289,7 @@ impl<A: AppEnd> Parts<A> {
                 pass: self.pass,
                 paced: 0.into(),
                 last: ring::now().into(),
+                rests: false.into(),
                 ends: Ends::default(),
             }),
             behind: self.behind,
@@ -312,34 +313,44 @@ fn relay<A: AppEnd, S: ServerEnd>(
         holds,
     } = tunnel;
     async move {
-        let (core, live) = (&relay.core, &relay.live);
-        let (service, server) = (live.service.clone(), live.server.clone());
-        let start = AuditEvent::TunnelStart {
-            tunnel: live.id,
-            service,
-            server,
-        };
-        audit(core, &live.subject, Some(&live.target), start);
-        let listed = core.list(live.clone());
-        reconsider(core, live, changes);
+        begun(&relay);
+        let listed = relay.core.list(relay.live.clone());
+        reconsider(&relay.core, &relay.live, changes);
 
         let directions = relay.start(behind);
-        let reason = relay.end(directions).await;
+        let ended = relay.ended().await;
+        drop(directions);
+        let reason = relay.close(ended).await;
 
         drop(listed);
-        let duration = ring::now().saturating_duration_since(live.opened);
-        core.metrics.borrow_mut().record(Stage::Lifetime, duration);
-        core.count(reason);
-        let end = AuditEvent::TunnelEnd {
-            tunnel: live.id,
-            service: live.service.clone(),
-            server: live.server.clone(),
-            bytes_up: live.up.get(),
-            bytes_down: live.down.get(),
-            duration,
-            reason,
-        };
-        audit(core, &live.subject, Some(&live.target), end);
+        over(&relay, reason);
         drop((holds, session));
     }
+}
+
+fn begun<A, S>(relay: &Relay<A, S>) {
+    let live = &relay.live;
+    let start = AuditEvent::TunnelStart {
+        tunnel: live.id,
+        service: live.service.clone(),
+        server: live.server.clone(),
+    };
+    audit(&relay.core, &live.subject, Some(&live.target), start);
+}
+
+fn over<A, S>(relay: &Relay<A, S>, reason: CloseReason) {
+    let (core, live) = (&relay.core, &relay.live);
+    let duration = ring::now().saturating_duration_since(live.opened);
+    core.metrics.borrow_mut().record(Stage::Lifetime, duration);
+    core.count(reason);
+    let end = AuditEvent::TunnelEnd {
+        tunnel: live.id,
+        service: live.service.clone(),
+        server: live.server.clone(),
+        bytes_up: live.up.get(),
+        bytes_down: live.down.get(),
+        duration,
+        reason,
+    };
+    audit(core, &live.subject, Some(&live.target), end);
 }

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use rustls::AlertDescription;
@@ -23,7 +23,7 @@ use crate::observe::{CloseReason, Stage, Who};
 use crate::ring::{self, Either, RingBuf, TaskHandle};
 
 /// How a direction ended.
-type End = Result<(), CloseReason>;
+pub(super) type End = Result<(), CloseReason>;
 
 /// The two ends of a tunnel and what is known about it.
 pub(super) struct Relay<A, S> {
@@ -38,6 +38,8 @@ pub(super) struct Relay<A, S> {
     pub paced: Cell<u8>,
     /// When a byte last moved.
     pub last: Cell<Instant>,
+    /// Nothing has moved since what is not needed meanwhile was given back.
+    pub rests: Cell<bool>,
     pub ends: Ends,
 }
 
@@ -75,74 +77,84 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
     }
 
     /// Waits until both directions have ended, one has failed, nothing moves any more or the node ends.
-    pub async fn end(&self, directions: [TaskHandle; 2]) -> CloseReason {
+    pub fn ended(&self) -> impl Future<Output = End> {
         let stopped = ring::race(self.time_over(), self.core.cut.wait());
-        let ended = match ring::race(self.both_ended(), stopped).await {
-            Either::Left(end) => end,
-            Either::Right(Either::Left(reason)) => Err(reason),
-            Either::Right(Either::Right(())) => Err(CloseReason::DrainTimeout),
-        };
-        drop(directions);
-        match ended {
-            Ok(()) if self.ends.server_gone.get() => CloseReason::ServerReset,
-            Ok(()) => CloseReason::Closed,
-            Err(reason) => {
-                let cut = self.live.closing.get().and_then(alert_of);
-                let alert = match cut {
-                    Some(alert) => Some((alert, CUT_LINGER)),
-                    None => self.ends.alert.get().map(|alert| (alert, LINGER)),
-                };
-                // Cut, not ended: neither side may take what it has for the whole. In a box of its own: an open tunnel
-                // has no room for its alert.
-                Box::pin(self.app.cut(reason, alert)).await;
-                self.server.reset_on_close();
-                reason
+        ring::map(
+            ring::race(self.both_ended(), stopped),
+            |first| match first {
+                Either::Left(end) => end,
+                Either::Right(Either::Left(reason)) => Err(reason),
+                Either::Right(Either::Right(())) => Err(CloseReason::DrainTimeout),
+            },
+        )
+    }
+
+    /// Ends the connections as it befits how the directions, which are no more, have ended. In a box of its own, like all
+    /// that an open tunnel does once.
+    pub fn close(&self, ended: End) -> Pin<Box<dyn Future<Output = CloseReason> + '_>> {
+        Box::pin(async move {
+            match ended {
+                Ok(()) if self.ends.server_gone.get() => CloseReason::ServerReset,
+                Ok(()) => CloseReason::Closed,
+                Err(reason) => {
+                    let cut = self.live.closing.get().and_then(alert_of);
+                    let alert = match cut {
+                        Some(alert) => Some((alert, CUT_LINGER)),
+                        None => self.ends.alert.get().map(|alert| (alert, LINGER)),
+                    };
+                    // Cut, not ended: neither side may take what it has for the whole.
+                    self.app.cut(reason, alert).await;
+                    self.server.reset_on_close();
+                    reason
+                }
             }
-        }
+        })
     }
 
     /// App to server.
     async fn up(&self, behind: Box<Behind>) -> End {
-        let mut carry = {
-            let Behind { early, carry } = *behind;
-            self.send_early(early).await?;
-            carry
-        };
+        let mut carry = self.send_early(behind).await?;
         loop {
-            match self.app.recv(carry).await {
-                Ok(Some(data)) => {
-                    let count = data.len();
-                    self.moved(&self.live.up, count);
-                    let (sent, data) = self.server.send(data).await;
-                    match sent {
-                        Ok(()) => {}
-                        // It is the app's fault.
-                        Err(reason) if reason.who() == Who::Client => return Err(reason),
-                        Err(_) => {
-                            // The server reads no more. What it has already answered is still the app's.
-                            self.ends.server_gone.set(true);
-                            return Ok(());
-                        }
-                    }
-                    carry = data.into_rest();
-                    if let Some(wait) = self.pass.moved(Direction::Up, count) {
-                        self.pace(wait).await;
-                    }
-                }
-                Ok(None) => {
-                    self.server.close().await;
+            let received = ring::map(self.app.recv(carry), |received| {
+                received.map_err(|broken| self.app_end(broken))
+            });
+            let Some(data) = received.await? else {
+                return Box::pin(self.close_server()).await;
+            };
+            let count = data.len();
+            self.moved(&self.live.up, count);
+            let (sent, data) = self.server.send(data).await;
+            match sent {
+                Ok(()) => {}
+                // It is the app's fault.
+                Err(reason) if reason.who() == Who::Client => return Err(reason),
+                Err(_) => {
+                    // The server reads no more. What it has already answered is still the app's.
+                    self.ends.server_gone.set(true);
                     return Ok(());
                 }
-                Err(broken) => return Err(self.app_end(broken)),
+            }
+            carry = data.into_rest();
+            if let Some(wait) = self.pass.moved(Direction::Up, count) {
+                self.pace(wait).await;
             }
         }
     }
 
-    /// In a box of its own, like all that an open tunnel does once.
-    fn send_early(&self, early: Vec<u8>) -> Pin<Box<dyn Future<Output = End> + '_>> {
+    async fn close_server(&self) -> End {
+        self.server.close().await;
+        Ok(())
+    }
+
+    /// Sends what came right behind the request. What is left of it are records that are not complete.
+    fn send_early(
+        &self,
+        behind: Box<Behind>,
+    ) -> Pin<Box<dyn Future<Output = Result<Option<RingBuf>, CloseReason>> + '_>> {
         Box::pin(async move {
+            let Behind { early, carry } = *behind;
             if early.is_empty() {
-                return Ok(());
+                return Ok(carry);
             }
             let count = early.len();
             self.moved(&self.live.up, count);
@@ -150,50 +162,50 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
             if let Some(wait) = self.pass.moved(Direction::Up, count) {
                 self.pace(wait).await;
             }
-            Ok(())
+            Ok(carry)
         })
     }
 
     /// Server to app.
     async fn down(&self) -> End {
-        let spacing = self.app.spacing();
-        let mut first = true;
         loop {
-            let received = ring::race(self.server.recv(spacing), self.app.given_up()).await;
-            let received = match received {
-                Either::Left(received) => received?,
-                Either::Right(broken) => return Err(self.app_end(broken)),
+            let received = self.server.recv(self.app.spacing());
+            let received = ring::map(
+                ring::race(received, self.app.given_up()),
+                |first| match first {
+                    Either::Left(received) => received,
+                    Either::Right(broken) => Err(self.app_end(broken)),
+                },
+            );
+            let Some((count, buffer)) = received.await? else {
+                // In a box of its own: an open tunnel has no room for its end.
+                return Box::pin(self.app.close())
+                    .await
+                    .map_err(|broken| self.app_end(broken));
             };
-            match received {
-                Some((count, buffer)) => {
-                    self.moved(&self.live.down, count);
-                    if std::mem::take(&mut first) {
-                        self.first_byte();
-                    }
-                    let sent = self.app.send(buffer).await;
-                    sent.map_err(|broken| self.app_end(broken))?;
-                    if let Some(wait) = self.pass.moved(Direction::Down, count) {
-                        self.pace(wait).await;
-                    }
-                }
-                None => {
-                    // In a box of its own: an open tunnel has no room for its end.
-                    return Box::pin(self.app.close())
-                        .await
-                        .map_err(|broken| self.app_end(broken));
-                }
+            if self.live.down.get() == 0 {
+                self.first_byte();
+            }
+            self.moved(&self.live.down, count);
+            let sent = self.app.send(buffer).await;
+            sent.map_err(|broken| self.app_end(broken))?;
+            if let Some(wait) = self.pass.moved(Direction::Down, count) {
+                self.pace(wait).await;
             }
         }
     }
 
     /// Waits until what has moved is paid for. Nothing is read meanwhile, so that TCP stops the sender; no buffer is held
-    /// but that of an incomplete record. In a box of its own: most tunnels have no limit.
+    /// but that of an incomplete record, and the next receive is a small one: a limit is kept in small steps. In a box of its
+    /// own: most tunnels have no limit.
     fn pace(&self, wait: Duration) -> Pin<Box<dyn Future<Output = ()> + '_>> {
         {
             let mut metrics = self.core.metrics.borrow_mut();
             metrics.rate_waits += 1;
             metrics.rate_wait_nanos += wait.as_nanos() as u64;
         }
+        self.app.rest();
+        self.server.rest();
         Box::pin(async move {
             self.paced.set(self.paced.get() + 1);
             ring::sleep(wait).await;
@@ -211,42 +223,62 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
     fn moved(&self, counter: &Cell<u64>, bytes: usize) {
         counter.set(counter.get() + bytes as u64);
         self.last.set(ring::now());
+        if self.rests.get() {
+            // The timer is set to the idle timeout, and has to be set to the next rest.
+            self.rests.set(false);
+            self.live.wake();
+        }
     }
 
     /// Returns when nothing has moved for the idle timeout, or the tunnel's time is over. Before that, the session rests. The
-    /// timer is set anew only when it has run out. A tunnel that waits because of a limit is not idle.
-    async fn time_over(&self) -> CloseReason {
+    /// timer is set anew only when it has run out, or a rest has ended.
+    fn time_over(&self) -> impl Future<Output = CloseReason> {
+        let mut timer = ring::sleep(Duration::ZERO);
+        let mut rested = false;
+        poll_fn(move |context| {
+            loop {
+                let rest_has_ended = rested && !self.rests.get();
+                if !rest_has_ended {
+                    ready!(Pin::new(&mut timer).poll(context));
+                }
+                match self.time_left() {
+                    Ok(left) => timer.reset(ring::now() + left),
+                    Err(over) => return Poll::Ready(over),
+                }
+                rested = self.rests.get();
+            }
+        })
+    }
+
+    /// How long nothing has to be done about the time, if nothing moves. What is due is done: the session rests.
+    fn time_left(&self) -> Result<Duration, CloseReason> {
         let Terms {
             idle_timeout,
             max_lifetime,
         } = self.terms;
         let lifetime = max_lifetime.unwrap_or(Duration::MAX);
-        let mut timer = ring::sleep(idle_timeout.min(SESSION_REST).min(lifetime));
-        loop {
-            (&mut timer).await;
-            let now = ring::now();
-            let age = now.saturating_duration_since(self.live.opened);
-            if age >= lifetime {
-                return CloseReason::LifetimeOver;
-            }
-            let last = if self.paced.get() > 0 {
-                now
-            } else {
-                self.last.get()
-            };
-            let (rest, end) = (last + SESSION_REST, last + idle_timeout);
-            if now >= end {
-                return CloseReason::IdleTimeout;
-            }
-            if now >= rest {
-                self.app.rest();
-                self.server.rest();
-            }
-            let next = if now >= rest { end } else { rest.min(end) };
-            // The lifetime that is left may be too long to be added to a time.
-            let left = (next - now).min(lifetime - age);
-            timer.reset(now + left);
+        let now = ring::now();
+        let age = now.saturating_duration_since(self.live.opened);
+        if age >= lifetime {
+            return Err(CloseReason::LifetimeOver);
         }
+        // A tunnel that waits because of a limit is not idle.
+        let idle = match self.paced.get() {
+            0 => now.saturating_duration_since(self.last.get()),
+            _ => Duration::ZERO,
+        };
+        if idle >= idle_timeout {
+            return Err(CloseReason::IdleTimeout);
+        }
+        if idle >= SESSION_REST && !self.rests.replace(true) {
+            self.app.rest();
+            self.server.rest();
+        }
+        let next = match self.rests.get() {
+            true => idle_timeout,
+            false => idle_timeout.min(SESSION_REST),
+        };
+        Ok((next - idle).min(lifetime - age))
     }
 
     /// Returns when both directions have ended well, one has not, or the tunnel is to be closed.

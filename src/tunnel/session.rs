@@ -30,7 +30,7 @@ use crate::observe::{CloseReason, HandshakeKind, Stage, Subject, TlsVersion};
 use crate::ring::{self, Either, RingBuf, TcpStream};
 use crate::tls::{
     HandshakeFailure, PeerIdentity, Received, ServerHandshake, ServerStream, StreamError,
-    earliest_expiry, failure_of,
+    failure_of,
 };
 
 /// A connection whose first bytes, if any were read, are known.
@@ -409,9 +409,9 @@ pub(super) fn identify(
         .map_err(|_| CloseReason::IdentityMissing)?;
     Ok(Peer {
         subject: Arc::new(subject_of(core, before, &identity)),
+        good_until: identity.good_until(),
         identity,
         chain: core.keep_chain(chain),
-        good_until: earliest_expiry(chain),
         changes,
         arrival,
         service: None,
@@ -422,14 +422,14 @@ pub(super) fn identify(
 fn subject_of(core: &Core, before: &Subject, identity: &PeerIdentity) -> Subject {
     let registered = || {
         core.devices
-            .read(|devices| devices.user(identity.device()).map(str::to_owned))
+            .read(|devices| devices.user(identity.device()).map(Box::from))
     };
     Subject {
         peer: before.peer,
-        device: Some(identity.device().to_owned()),
-        user: identity.user().map(str::to_owned).or_else(registered),
-        app: identity.app().map(str::to_owned),
-        serial: Some(identity.serial().to_owned()),
+        device: Some(identity.device().into()),
+        user: identity.user().map(Box::from).or_else(registered),
+        app: identity.app().map(Box::from),
+        serial: Some(identity.serial().into()),
     }
 }
 

@@ -53,7 +53,7 @@ fn bursts_have_defaults() {
     assert_eq!((new.per_second, new.burst), (7, 7));
     let bytes = |rate: &str| limits(&format!("bytes_per_second = {rate:?}")).bytes;
     assert_eq!(bytes("100 MiB").unwrap().burst, 10 << 20);
-    let least = crate::ring::LARGE_PAYLOAD as u64;
+    let least = crate::limits::BYTE_BURST_MIN;
     assert_eq!(bytes("16 KiB").unwrap().burst, least);
 }
 

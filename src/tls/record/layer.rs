@@ -41,16 +41,22 @@ struct Idle {
     renegotiations: u8,
 }
 
+/// What waits. In a box of its own: most sessions never have any of it.
+#[derive(Default)]
+struct Pending {
+    /// A handshake message that came in pieces, so far.
+    partial: Vec<u8>,
+    /// Sealed records, to be sent before anything that is sealed later.
+    outgoing: Vec<u8>,
+}
+
 /// One end of an established session. It does no I/O: records are opened and sealed where they lie.
 pub struct RecordLayer<C: Connection> {
     opening: Protection,
     sealing: Protection,
     tickets: C::Tickets,
     tls13: bool,
-    /// A handshake message that came in pieces, so far.
-    partial: Vec<u8>,
-    /// Sealed records of the layer's own, to be sent before anything that is sealed later.
-    outgoing: Vec<u8>,
+    pending: Option<Box<Pending>>,
     /// The peer has asked for new keys.
     update_due: bool,
     idle: Idle,
@@ -62,7 +68,7 @@ impl<C: Connection> RecordLayer<C> {
     /// # Errors
     /// rustls's, if it is not done or its secrets may not be extracted.
     pub fn take_over(handshake: Handshake<C>) -> Result<Self, rustls::Error> {
-        let (connection, shown) = handshake.into_parts();
+        let (connection, shown, outgoing) = handshake.into_parts();
         let missing = || rustls::Error::General("a session whose secrets were not shown".into());
         let suite = connection.negotiated_cipher_suite().ok_or_else(missing)?;
         let (of_peer, own) = if C::IS_SERVER {
@@ -81,8 +87,12 @@ impl<C: Connection> RecordLayer<C> {
             sealing: Protection::new(&secrets.tx, suite, own).map_err(internal)?,
             tickets,
             tls13,
-            partial: Vec::new(),
-            outgoing: Vec::new(),
+            pending: (!outgoing.is_empty()).then(|| {
+                Box::new(Pending {
+                    outgoing,
+                    ..Pending::default()
+                })
+            }),
             update_due: false,
             idle: Idle::default(),
         })
@@ -122,7 +132,10 @@ impl<C: Connection> RecordLayer<C> {
         };
         let record = &mut bytes[..length];
         let (kind, place) = self.opening.open(record)?;
-        if kind != ContentType::Handshake && !self.partial.is_empty() {
+        if kind != ContentType::Handshake
+            && let Some(pending) = &self.pending
+            && !pending.partial.is_empty()
+        {
             // A handshake message in pieces must not be interrupted (RFC 8446, section 5.1).
             return Err(Fault::Unexpected);
         }
@@ -167,10 +180,13 @@ impl<C: Connection> RecordLayer<C> {
 
     /// Handshake messages, perhaps several in one record or one in several.
     fn handshake_received(&mut self, bytes: &[u8]) -> Result<(), Fault> {
-        if bytes.is_empty() || self.partial.len() + bytes.len() > TLS_HANDSHAKE_MESSAGE_MAX {
+        let mut all = match &mut self.pending {
+            Some(pending) => std::mem::take(&mut pending.partial),
+            None => Vec::new(),
+        };
+        if bytes.is_empty() || all.len() + bytes.len() > TLS_HANDSHAKE_MESSAGE_MAX {
             return Err(Fault::Unexpected);
         }
-        let mut all = std::mem::take(&mut self.partial);
         all.extend_from_slice(bytes);
         let mut rest = &all[..];
         while let Some(&[kind, a, b, c]) = rest.first_chunk::<4>() {
@@ -184,7 +200,9 @@ impl<C: Connection> RecordLayer<C> {
             rest = &rest[4 + length..];
             self.message_received(kind, message, rest.is_empty())?;
         }
-        self.partial = rest.to_vec();
+        if !rest.is_empty() {
+            self.pending.get_or_insert_default().partial = rest.to_vec();
+        }
         Ok(())
     }
 
@@ -241,7 +259,7 @@ impl<C: Connection> RecordLayer<C> {
             )?;
             self.sealing.renew()?;
         }
-        Ok(std::mem::take(&mut self.outgoing))
+        Ok(self.take_outgoing())
     }
 
     /// Seals application data in place. `records` holds the content with [`RecordLayer::around`] bytes of room around each
@@ -285,7 +303,7 @@ impl<C: Connection> RecordLayer<C> {
     pub fn fatal(&mut self, alert: AlertDescription) -> Result<Vec<u8>, Fault> {
         const FATAL: u8 = 2;
         self.queue(ContentType::Alert, &[FATAL, alert.into()])?;
-        Ok(std::mem::take(&mut self.outgoing))
+        Ok(self.take_outgoing())
     }
 
     fn queue_alert(&mut self, alert: AlertDescription) -> Result<(), Fault> {
@@ -294,10 +312,21 @@ impl<C: Connection> RecordLayer<C> {
     }
 
     fn queue(&mut self, kind: ContentType, content: &[u8]) -> Result<(), Fault> {
-        let mut outgoing = std::mem::take(&mut self.outgoing);
+        let mut outgoing = self.take_outgoing();
         let result = self.append(&mut outgoing, kind, content);
-        self.outgoing = outgoing;
+        self.pending.get_or_insert_default().outgoing = outgoing;
         result
+    }
+
+    fn take_outgoing(&mut self) -> Vec<u8> {
+        let Some(pending) = &mut self.pending else {
+            return Vec::new();
+        };
+        let outgoing = std::mem::take(&mut pending.outgoing);
+        if pending.partial.is_empty() {
+            self.pending = None;
+        }
+        outgoing
     }
 
     fn append(

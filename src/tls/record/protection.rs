@@ -86,11 +86,11 @@ impl Protection {
             _ => return Err(Fault::Internal),
         };
         let keys = Self::with_key(algorithm, key.as_ref(), iv.as_ref(), *sequence, shape)?;
-        let renewal = suite.tls13().zip(traffic_secret);
-        Ok(Self {
-            renewal: renewal.map(|(suite, secret)| Renewal::new(suite, secret)),
-            ..keys
-        })
+        let renewal = match suite.tls13().zip(traffic_secret) {
+            Some((suite, secret)) => Some(Renewal::new(suite, &secret)?),
+            None => None,
+        };
+        Ok(Self { renewal, ..keys })
     }
 
     /// Goes over to the next keys, from record number 0 on (RFC 8446, section 7.2).

@@ -2,21 +2,30 @@
 
 use rustls::Tls13CipherSuite;
 use rustls::crypto::tls13::{HkdfExpander, OkmBlock};
+use zeroize::Zeroizing;
 
 use super::fault::Fault;
 
 /// Bytes of the longest hash of a suite, SHA-384, and so of the longest secret.
 const SECRET_MAX: usize = 48;
 
-/// One direction's traffic secret.
+/// One direction's traffic secret. rustls's own block for it is longer by half.
 pub(super) struct Renewal {
     suite: &'static Tls13CipherSuite,
-    secret: OkmBlock,
+    /// As many bytes as the suite's hash has.
+    secret: Zeroizing<[u8; SECRET_MAX]>,
 }
 
 impl Renewal {
-    pub fn new(suite: &'static Tls13CipherSuite, secret: OkmBlock) -> Self {
-        Self { suite, secret }
+    /// # Errors
+    /// [`Fault::Internal`] for a secret that is longer than any hash.
+    pub fn new(suite: &'static Tls13CipherSuite, secret: &OkmBlock) -> Result<Self, Fault> {
+        let mut own = Zeroizing::new([0; SECRET_MAX]);
+        let secret = secret.as_ref();
+        own.get_mut(..secret.len())
+            .ok_or(Fault::Internal)?
+            .copy_from_slice(secret);
+        Ok(Self { suite, secret: own })
     }
 
     /// Makes the next secret the current one, and fills in its key and nonce.
@@ -24,17 +33,23 @@ impl Renewal {
     /// # Errors
     /// [`Fault::Internal`], if the hash cannot give so many bytes.
     pub fn next(&mut self, key: &mut [u8], iv: &mut [u8]) -> Result<(), Fault> {
-        let mut secret = [0; SECRET_MAX];
-        let expander = self.suite.hkdf_provider.expander_for_okm(&self.secret);
-        let secret = secret
-            .get_mut(..expander.hash_len())
-            .ok_or(Fault::Internal)?;
-        expand_label(&*expander, b"traffic upd", secret)?;
-        self.secret = OkmBlock::new(secret);
-        secret.fill(0);
-        let expander = self.suite.hkdf_provider.expander_for_okm(&self.secret);
+        let mut next = Zeroizing::new([0; SECRET_MAX]);
+        let next_secret = next.get_mut(..self.hash_len()).ok_or(Fault::Internal)?;
+        expand_label(&*self.expander()?, b"traffic upd", next_secret)?;
+        self.secret = next;
+        let expander = self.expander()?;
         expand_label(&*expander, b"key", key)?;
         expand_label(&*expander, b"iv", iv)
+    }
+
+    fn hash_len(&self) -> usize {
+        self.suite.common.hash_provider.output_len()
+    }
+
+    fn expander(&self) -> Result<Box<dyn HkdfExpander>, Fault> {
+        let secret = self.secret.get(..self.hash_len()).ok_or(Fault::Internal)?;
+        let block = OkmBlock::new(secret);
+        Ok(self.suite.hkdf_provider.expander_for_okm(&block))
     }
 }
 

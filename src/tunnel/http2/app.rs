@@ -12,9 +12,9 @@ use h2::{Reason, RecvStream, SendStream};
 use rustls::AlertDescription;
 
 use super::session::Session;
-use crate::limits::HTTP2_UP_BATCH;
+use crate::limits::{HTTP2_DOWN_BATCH, HTTP2_UP_BATCH};
 use crate::observe::{CloseReason, Who};
-use crate::ring::{Gather, LARGE_PAYLOAD, RingBuf, Spacing, TcpStream};
+use crate::ring::{Gather, RingBuf, Spacing, TcpStream};
 use crate::tls::{ClientStream, StreamError};
 use crate::tunnel::ends::{AppEnd, Broken, Data};
 
@@ -179,8 +179,9 @@ impl AppEnd for StreamEnd {
     /// Frames are made of it later: a server's bytes are received without gaps.
     fn spacing(&self) -> Spacing {
         Spacing {
-            piece: LARGE_PAYLOAD,
+            piece: HTTP2_DOWN_BATCH,
             gap: 0,
+            most: 1,
         }
     }
 
