@@ -163,7 +163,7 @@ fn draw_latency(results: &Results, path: &Path) -> Outcome {
             .light_line_style(TRANSPARENT)
             .bold_line_style(RGBColor(225, 225, 225))
             .x_desc("offered, thousand a second")
-            .y_desc(if at == 0 { "µs" } else { "" })
+            .y_desc(if at == 0 { "latency" } else { "" })
             .x_label_formatter(&|x| format!("{x:.0}"))
             .y_label_formatter(&|y| microseconds(*y))
             .label_style((FONT, 13))
@@ -224,44 +224,39 @@ fn cost_rows(results: &Results) -> impl Iterator<Item = &Row> {
     })
 }
 
-/// One group of bars a row: each peer's CPU time by adit's.
+/// One group of bars a row: the CPU time, by adit's, of each peer that has one.
 fn draw_costs(results: &Results, path: &Path) -> Outcome {
-    let rows: Vec<_> = cost_rows(results).collect();
-    let names: Vec<_> = peers(results.header.versions.keys())
-        .into_iter()
-        .filter(|name| *name != "adit")
-        .collect();
+    let names = peers(results.header.versions.keys());
+    let of_row = |row: &Row| {
+        let others = names.iter().filter(|name| **name != "adit");
+        let ratio = |name: &str| Some(row.values.get(name)?.median / row.values["adit"].median);
+        let bars = others.filter_map(|name| Some((*name, ratio(name)?)));
+        bars.collect::<Vec<_>>()
+    };
+    let rows: Vec<_> = cost_rows(results).map(|row| (row, of_row(row))).collect();
     let (bar, gap) = (13, 34);
-    let group = i32::try_from(names.len())? * bar + gap;
-    let height = u32::try_from(group * i32::try_from(rows.len())?)? + 90;
+    let bars = |(_, bars): &(&Row, Vec<_>)| i32::try_from(bars.len());
+    let heights = rows.iter().map(|row| Ok(bars(row)? * bar + gap));
+    let height = u32::try_from(heights.sum::<Result<i32, std::num::TryFromIntError>>()?)? + 90;
     let root = SVGBackend::new(path, (980, height)).into_drawing_area();
     root.fill(&WHITE)?;
     let title = "Server CPU of each operation, as a multiple of adit's (shorter is better)";
     caption(&root, title, &results.header)?;
-    let ratio = |row: &Row, name: &str| {
-        let theirs = row.values.get(name)?.median;
-        Some(theirs / row.values["adit"].median)
-    };
     let (left, width, end) = (140, 700.0, 6.0);
     let x = |ratio: f64| left + (ratio.min(end) / end * width) as i32;
     let mut y = 66;
-    for row in rows {
+    for (row, bars) in rows {
         let ours = row.values["adit"].median;
         let heading = format!("{}: adit {ours} µs", row.row);
         root.draw(&Text::new(heading, (16, y), (FONT, 14).into_font()))?;
         y += 20;
-        for name in &names {
+        for (name, ratio) in bars {
             let label = (FONT, 12).into_font();
-            root.draw(&Text::new((*name).to_owned(), (40, y), label.clone()))?;
-            let said = if let Some(ratio) = ratio(row, name) {
-                let corners = [(left, y + 1), (x(ratio), y + bar - 2)];
-                root.draw(&Rectangle::new(corners, colour(name).filled()))?;
-                format!("{ratio:.2}{}", if ratio > end { " (cut off)" } else { "" })
-            } else {
-                "no figure".to_owned()
-            };
-            let after = ratio(row, name).map_or(left, x) + 6;
-            root.draw(&Text::new(said, (after, y), label))?;
+            root.draw(&Text::new(name.to_owned(), (40, y), label.clone()))?;
+            let corners = [(left, y + 1), (x(ratio), y + bar - 2)];
+            root.draw(&Rectangle::new(corners, colour(name).filled()))?;
+            let said = format!("{ratio:.2}{}", if ratio > end { " (cut off)" } else { "" });
+            root.draw(&Text::new(said, (x(ratio) + 6, y), label))?;
             y += bar;
         }
         y += gap - 20;
