@@ -149,6 +149,6 @@ pub fn session(suite: u8) -> (Wire, Handshake<UnbufferedServerConnection>) {
             client_done = done;
         }
     }
-    let (connection, _) = client.into_parts();
+    let (connection, ..) = client.into_parts();
     (Wire::new(connection, &to_client), server)
 }
