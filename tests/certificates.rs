@@ -12,16 +12,6 @@ use common::{
     Gateway, Pki, ask, config, connect, echo, free_port, request, server, service, until,
 };
 
-fn openssl(pki: &Pki, arguments: &[&str]) {
-    let output = Command::new("openssl")
-        .args(arguments)
-        .current_dir(pki.folder.path())
-        .output()
-        .unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "openssl {arguments:?}: {told}");
-}
-
 /// A PKCS#12 file of the server's certificate, with its authority, and a file with its password.
 fn pkcs12(pki: &Pki, password: &str, more: &[&str]) {
     pki.pkcs12("server.bin", "server", password, more);
@@ -79,19 +69,16 @@ fn group_certificates_may_be_pkcs7_or_pkcs12() {
     let backend = server(echo);
     let (pki, admin) = (Pki::new(), free_port());
     let lines = "primary = 'server.pem'\nkey = 'server.key'";
-    openssl(
-        &pki,
-        &[
-            "crl2pkcs7",
-            "-nocrl",
-            "-certfile",
-            "ca.pem",
-            "-outform",
-            "DER",
-            "-out",
-            "ca.p7b",
-        ],
-    );
+    pki.openssl(&[
+        "crl2pkcs7",
+        "-nocrl",
+        "-certfile",
+        "ca.pem",
+        "-outform",
+        "DER",
+        "-out",
+        "ca.p7b",
+    ]);
     std::fs::copy(pki.path("ca.pem"), pki.path("kept.pem")).unwrap();
     std::fs::copy(pki.path("ca.p7b"), pki.path("ca.pem")).unwrap();
     write_config(&pki, admin, lines, "", backend);
@@ -102,13 +89,9 @@ fn group_certificates_may_be_pkcs7_or_pkcs12() {
         String::from_utf8_lossy(&told.stderr)
     );
 
-    openssl(
-        &pki,
-        &[
-            "pkcs12", "-export", "-nokeys", "-in", "kept.pem", "-out", "ca.pem", "-passout",
-            "pass:pw",
-        ],
-    );
+    pki.openssl(&[
+        "pkcs12", "-export", "-nokeys", "-in", "kept.pem", "-out", "ca.pem", "-passout", "pass:pw",
+    ]);
     let told = check_config(&pki);
     assert_eq!(told.status.code(), Some(2));
     let told = String::from_utf8_lossy(&told.stderr).into_owned();

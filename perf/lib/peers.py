@@ -42,10 +42,10 @@ class Peer:
 
     def start(self, folder, port, backend, workers=1, cpu=0):
         """The running peer. Workers are on this CPU, and on the next if there are two."""
-        cpus = ",".join(map(str, range(cpu, cpu + workers)))
+        self.cpus = list(range(cpu, cpu + workers))
         command = self.command(folder, port, backend, workers)
         with open(folder / f"{self.name}.out", "w") as log:
-            return spawn(*command, cpus=cpus, stdout=log, stderr=log)
+            return spawn(*command, cpus=",".join(map(str, self.cpus)), stdout=log, stderr=log)
 
     def command(self, folder, port, backend, workers):
         raise NotImplementedError
@@ -70,16 +70,12 @@ class Adit(Peer):
         commit = commit.stdout.strip()
         return self.ask("--version") + (f" ({commit})" if self.name == "adit" and commit else "")
 
-    def start(self, folder, port, backend, workers=1, cpu=0):
-        self.cores = list(range(cpu, cpu + workers))
-        return super().start(folder, port, backend, workers, cpu)
-
     def command(self, folder, port, backend, workers):
         # A folder of its own: a running gateway sees when its files change.
         own = folder / f"adit-{port}"
         own.mkdir()
         config = self.fill(
-            "adit.toml.in", own, PKI=folder, PORT=port, BACKEND=backend, ADMIN=free_port(), CORES=self.cores
+            "adit.toml.in", own, PKI=folder, PORT=port, BACKEND=backend, ADMIN=free_port(), CORES=self.cpus
         )
         return [self.binary, "run", "--config", config]
 

@@ -1,8 +1,9 @@
 //! Two futures in one task, and one with its output changed.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
 
@@ -118,4 +119,32 @@ impl<F: Future, G: Fn(F::Output) -> T, T> Future for Map<F, G> {
         let this = self.project();
         this.future.poll(context).map(this.change)
     }
+}
+
+/// Runs `at_once`, and `later` where there is none or it would block.
+pub fn unless_blocked<A, B, T>(
+    at_once: Option<A>,
+    later: impl Fn() -> B,
+) -> impl Future<Output = io::Result<T>>
+where
+    A: Future<Output = io::Result<T>> + Unpin,
+    B: Future<Output = io::Result<T>> + Unpin,
+{
+    let mut running = match at_once {
+        Some(at_once) => Either::Left(at_once),
+        None => Either::Right(later()),
+    };
+    poll_fn(move |context| {
+        loop {
+            match &mut running {
+                Either::Left(at_once) => match ready!(Pin::new(at_once).poll(context)) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        running = Either::Right(later());
+                    }
+                    result => return Poll::Ready(result),
+                },
+                Either::Right(later) => return Pin::new(later).poll(context),
+            }
+        }
+    })
 }

@@ -14,7 +14,7 @@ use io_uring::{opcode, squeue, types};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::buffers::{RingBuf, SendBuf};
-use super::combine::{Either, map};
+use super::combine::{map, unless_blocked};
 use super::counters::bump;
 use super::driver::{BUFFER_GROUP, Completion, Kind};
 use super::executor::{Core, SMALL_PAYLOAD, current};
@@ -290,32 +290,19 @@ impl TcpStream {
         &self,
         spacing: Spacing,
     ) -> impl Future<Output = io::Result<Option<(usize, RingBuf)>>> + '_ {
-        let small = move || self.recv_at_most(spacing.piece as u32);
         let large = self.is_bulk().then(RingBuf::large).flatten();
-        let mut receive = match large {
-            Some(large) => Either::Left(self.start_recv_spaced(large, spacing)),
-            None => Either::Right(small()),
-        };
-        poll_fn(move |context| {
-            loop {
-                match &mut receive {
-                    Either::Left(large) => {
-                        let completed = ready!(Pin::new(large).poll(context));
-                        let (count, buffer) = self.received(completed, |count| spacing.span(count));
-                        match count {
-                            Ok(0) => return Poll::Ready(Ok(None)),
-                            Ok(count) => return Poll::Ready(Ok(Some((count, buffer)))),
-                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                            Err(error) => return Poll::Ready(Err(error)),
-                        }
-                        receive = Either::Right(small());
-                    }
-                    Either::Right(small) => {
-                        let received = ready!(Pin::new(small).poll(context))?;
-                        return Poll::Ready(Ok(received.map(|buffer| (buffer.len(), buffer))));
-                    }
-                }
-            }
+        let at_once = large.map(|large| {
+            let receive = self.start_recv_spaced(large, spacing);
+            map(receive, move |completed| {
+                let (count, buffer) = self.received(completed, |count| spacing.span(count));
+                let count = count?;
+                Ok((count > 0).then_some((count, buffer)))
+            })
+        });
+        unless_blocked(at_once, move || {
+            map(self.recv_at_most(spacing.piece as u32), |received| {
+                Ok(received?.map(|buffer| (buffer.len(), buffer)))
+            })
         })
     }
 

@@ -78,6 +78,13 @@ impl<C: Connection + 'static> ByteStream for TlsStream<C> {
     }
 }
 
+/// Of a plain end: no gaps, in pieces as long as a record's content.
+pub const CONTIGUOUS: Spacing = Spacing {
+    piece: TLS_PLAINTEXT_MAX,
+    gap: 0,
+    most: u16::MAX,
+};
+
 /// A connection without TLS, or in front of which somebody else has ended it.
 impl ByteStream for TcpStream {
     async fn recv(&self, carry: Option<RingBuf>) -> Result<Received, StreamError> {
@@ -97,11 +104,7 @@ impl ByteStream for TcpStream {
     }
 
     fn spacing(&self) -> Spacing {
-        Spacing {
-            piece: TLS_PLAINTEXT_MAX,
-            gap: 0,
-            most: u16::MAX,
-        }
+        CONTIGUOUS
     }
 
     async fn send(&self, buffer: RingBuf) -> Result<(), StreamError> {

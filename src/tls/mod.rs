@@ -27,7 +27,7 @@ pub use crl::{
     Admission, CheckedCrl, CrlError, CrlErrors, CrlReport, CrlShelf, CrlSource, PointsSeen,
     check_crls, crl_urls, load_crls, public_keys, read_crl_file,
 };
-pub use duplex::{ByteStream, Duplex};
+pub use duplex::{ByteStream, CONTIGUOUS, Duplex};
 pub use failure::{HandshakeFailure, failure_of};
 pub use handshake::{Connection, Handshake};
 pub use hello::{Hello, HelloReader};

@@ -1,11 +1,8 @@
 //! A TLS session over a socket of the ring: its handshake, then its bytes.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Poll, ready};
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -16,7 +13,7 @@ use super::handshake::{Connection, Handshake};
 use super::record::{Content, Fault, RecordLayer};
 use super::server::ALPN_HTTP2;
 use crate::limits::{TLS_PLAINTEXT_MAX, TLS_PREDICTED_RECORD};
-use crate::ring::{BUFFER_FRONT, Either, Pieces, RingBuf, SMALL_PAYLOAD, Spacing, TcpStream};
+use crate::ring::{self, BUFFER_FRONT, Pieces, RingBuf, SMALL_PAYLOAD, Spacing, TcpStream};
 
 /// How a session's stream can fail.
 #[derive(Debug, thiserror::Error)]
@@ -284,35 +281,21 @@ impl<C: Connection> TlsStream<C> {
     /// as it holds, if they are as long as the last one, so that no part of one is left to be moved.
     fn first(&self) -> impl Future<Output = io::Result<Option<RingBuf>>> + '_ {
         let predicted = self.predicted.get();
-        let small = move || {
+        let large = self.stream.is_bulk().then(RingBuf::large).flatten();
+        let at_once = large.map(|large| {
+            let limit = whole_records(large.spare(), 0, predicted as usize);
+            let receive = self.stream.try_recv_into(large, limit);
+            ring::map(
+                receive,
+                |(count, buffer)| Ok((count? > 0).then_some(buffer)),
+            )
+        });
+        ring::unless_blocked(at_once, move || {
             let limit = match predicted {
                 0 => SMALL_PAYLOAD as u32,
                 predicted => predicted,
             };
             self.stream.recv_at_most(limit)
-        };
-        let large = self.stream.is_bulk().then(RingBuf::large).flatten();
-        let mut receive = match large {
-            Some(large) => {
-                let limit = whole_records(large.spare(), 0, predicted as usize);
-                Either::Left(self.stream.try_recv_into(large, limit))
-            }
-            None => Either::Right(small()),
-        };
-        poll_fn(move |context| {
-            loop {
-                match &mut receive {
-                    Either::Left(large) => match ready!(Pin::new(large).poll(context)) {
-                        (Ok(0), _) => return Poll::Ready(Ok(None)),
-                        (Ok(_), buffer) => return Poll::Ready(Ok(Some(buffer))),
-                        (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => {
-                            receive = Either::Right(small());
-                        }
-                        (Err(error), _) => return Poll::Ready(Err(error)),
-                    },
-                    Either::Right(small) => return Pin::new(small).poll(context),
-                }
-            }
         })
     }
 

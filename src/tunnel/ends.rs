@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use rustls::AlertDescription;
 
-use crate::limits::TLS_PLAINTEXT_MAX;
 use crate::observe::CloseReason;
 use crate::ring::{self, Pieces, RingBuf, Spacing, TcpStream};
-use crate::tls::{ClientStream, Received, ServerStream, StreamError};
+use crate::tls::{CONTIGUOUS, ClientStream, Received, ServerStream, StreamError};
 
 /// The app's end of a tunnel.
 pub(super) trait AppEnd: 'static {
@@ -155,13 +154,6 @@ impl AppEnd for ServerStream {
 
 /// An app behind a front end that has ended TLS.
 pub(super) struct PlainApp(pub TcpStream);
-
-/// One receive of a plain end: no gaps, in pieces as long as a record's content.
-const CONTIGUOUS: Spacing = Spacing {
-    piece: TLS_PLAINTEXT_MAX,
-    gap: 0,
-    most: u16::MAX,
-};
 
 impl AppEnd for PlainApp {
     type Data = Pieces;

@@ -67,16 +67,21 @@ impl Pki {
     /// Writes the certificate of OF.pem with its key and its authority into the PKCS#12 file `name`.
     pub fn pkcs12(&self, name: &str, of: &str, password: &str, more: &[&str]) {
         let (certificate, key) = (format!("{of}.pem"), format!("{of}.key"));
+        let password = format!("pass:{password}");
+        let arguments = ["pkcs12", "-export", "-in", &certificate, "-inkey", &key];
+        let to = ["-certfile", "ca.pem", "-out", name, "-passout", &password];
+        self.openssl(&[&arguments, &to, more].concat());
+    }
+
+    /// `openssl` with these arguments in the folder.
+    pub fn openssl(&self, arguments: &[&str]) {
         let output = Command::new("openssl")
-            .args(["pkcs12", "-export", "-in", &certificate, "-inkey", &key])
-            .args(["-certfile", "ca.pem", "-out", name])
-            .args(["-passout", &format!("pass:{password}")])
-            .args(more)
+            .args(arguments)
             .current_dir(self.folder.path())
             .output()
             .unwrap();
         let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "openssl pkcs12 {more:?}: {told}");
+        assert!(output.status.success(), "openssl {arguments:?}: {told}");
     }
 
     /// A client certificate; also written as NAME.pem and NAME.key.
