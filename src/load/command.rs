@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, NamedGroup, RootCertStore};
 
@@ -19,6 +19,7 @@ use crate::limits::{
 };
 use crate::observe::percentile_text;
 use crate::ring::{self, RingError};
+use crate::tls::remembering;
 
 /// Put load on a gateway, or on any TLS or TCP peer, and measure it.
 #[derive(Debug, Args)]
@@ -311,7 +312,10 @@ fn client_config(command: &LoadCommand) -> Result<Arc<ClientConfig>, LoadError> 
     for certificate in certs::read_certificates(ca)? {
         roots.add(certificate)?;
     }
-    let mut provider = aws_lc_rs::default_provider();
+    let mut provider = CryptoProvider {
+        signature_verification_algorithms: remembering(),
+        ..aws_lc_rs::default_provider()
+    };
     match command.groups.as_deref() {
         None | Some("default") => {}
         Some("x25519") => provider

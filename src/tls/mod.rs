@@ -36,6 +36,7 @@ pub use resumption::{Resumption, Scope};
 pub use secrets::{TrafficSecrets, hand_over};
 pub use served::ServerCertificates;
 pub use server::{ALPN_HTTP2, ServerTls, TlsError, named_config, server_config};
+pub use signatures::remembering;
 pub use stream::{
     ClientHandshake, ClientStream, Received, ServerHandshake, ServerStream, StreamError,
     TlsHandshake, TlsStream,

@@ -10,6 +10,7 @@ use rustls::{Error, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion
 use super::resumption::Resumption;
 use super::secrets::hand_over;
 use super::served::ServerCertificates;
+use super::signatures::remembering;
 use super::ticket_keys::TicketKeysError;
 use super::verifier::DeviceVerifier;
 use crate::config::{KEY_EXCHANGE, TlsChoice};
@@ -105,6 +106,7 @@ pub(super) fn provider(choice: &TlsChoice) -> CryptoProvider {
     CryptoProvider {
         cipher_suites: CIPHER_SUITES.into_iter().filter(is_chosen).collect(),
         kx_groups: kx_groups(&groups),
+        signature_verification_algorithms: remembering(),
         ..aws_lc_rs::default_provider()
     }
 }

@@ -1,6 +1,6 @@
 //! The signatures on certificates, remembered.
 //!
-//! The signature on a device's certificate is the same at each of its sessions, full or resumed, and its check the only
+//! The signature on a peer's certificate is the same at each of its sessions, full or resumed, and its check the only
 //! expensive part of the chain's. Whether a key made a signature over a message is a fact that cannot change, so a check
 //! that succeeded is remembered under a digest of all three; nothing else is: validity, usage, path and revocation are
 //! asked each time. A signature that fails is checked again each time too, so that nobody can fill the memory with them.
@@ -12,14 +12,17 @@ use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use aws_lc_rs::digest;
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls_pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm};
 
 use crate::limits::SIGNATURES_REMEMBERED;
 
-/// The provider's algorithms, for the signatures on certificates.
-pub(super) fn remembering() -> &'static [&'static dyn SignatureVerificationAlgorithm] {
-    static ALGORITHMS: LazyLock<Vec<&'static dyn SignatureVerificationAlgorithm>> =
+/// The provider's algorithms; those for the signatures on certificates remember. A signature of the handshake itself is
+/// another one each time.
+#[must_use]
+pub fn remembering() -> WebPkiSupportedAlgorithms {
+    static CERTIFICATES: LazyLock<Vec<&'static dyn SignatureVerificationAlgorithm>> =
         LazyLock::new(|| {
             let all = default_provider().signature_verification_algorithms.all;
             all.iter()
@@ -28,7 +31,10 @@ pub(super) fn remembering() -> &'static [&'static dyn SignatureVerificationAlgor
                 })
                 .collect()
         });
-    &ALGORITHMS
+    WebPkiSupportedAlgorithms {
+        all: &CERTIFICATES,
+        ..default_provider().signature_verification_algorithms
+    }
 }
 
 /// A digest of algorithm, key, message and signature.

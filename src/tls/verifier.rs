@@ -101,8 +101,7 @@ impl DeviceVerifier {
                 .map(|anchor| DistinguishedName::in_sequence(&anchor.subject))
                 .collect(),
             anchors,
-            algorithms: rustls::crypto::aws_lc_rs::default_provider()
-                .signature_verification_algorithms,
+            algorithms: remembering(),
             policy,
             index,
             points: None,
@@ -116,8 +115,7 @@ impl DeviceVerifier {
             anchors: Vec::new(),
             lineages: Vec::new(),
             hints: Vec::new(),
-            algorithms: rustls::crypto::aws_lc_rs::default_provider()
-                .signature_verification_algorithms,
+            algorithms: remembering(),
             policy: RevocationPolicy {
                 enabled: false,
                 stale: StalePolicy::Hard,
@@ -196,7 +194,7 @@ impl DeviceVerifier {
         let certificate = EndEntityCert::try_from(end_entity).map_err(rustls_error)?;
         let path = certificate
             .verify_for_usage(
-                remembering(),
+                self.algorithms.all,
                 &self.anchors,
                 intermediates,
                 now,
