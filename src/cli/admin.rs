@@ -103,7 +103,7 @@ enum Devices {
     ///
     /// It is made from the config's rules, asks no running node, and replaces on a device what was exported before.
     Export(Box<ExportCommand>),
-    /// Set many devices, all or none: CSV (device,state[,user]), or NDJSON where the name ends in .ndjson or .jsonl.
+    /// Set many devices, all or none: CSV (`device,state[,user]`), or NDJSON where the name ends in .ndjson or .jsonl.
     Import {
         /// The file.
         file: PathBuf,

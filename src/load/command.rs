@@ -11,8 +11,9 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, NamedGroup, RootCertStore};
 
-use super::backend::BackendError;
-use super::{BackendKind, Direction, Mode, Progress, Report, Scenario, Work, execute, serve};
+use super::{
+    BackendError, BackendKind, Direction, Mode, Progress, Report, Scenario, Work, execute, serve,
+};
 use crate::certs::{self, CertError};
 use crate::limits::{
     LOAD_MESSAGE_MAX, LOAD_OPEN_TIMEOUT, LOAD_RATE, LOAD_TIME_MAX, LOAD_TUNNELS_MAX,

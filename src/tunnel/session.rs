@@ -1,6 +1,6 @@
 //! The whole life of a tunnel, from the accepted connection to its record:
 //!
-//! [`Accepted`] → [`PeerIdentity`] (the handshake) → `Grant` (authorize) → `Route` (route) → [`Relay`] → [`Outcome`].
+//! [`Accepted`] → [`PeerIdentity`] (the handshake) → `Grant` (authorize) → `Route` (route) → `Relay` → [`Outcome`].
 
 use std::net::SocketAddr;
 use std::pin::pin;
