@@ -1,6 +1,5 @@
 //! `adit load` and `adit load serve`.
 
-use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -189,8 +188,7 @@ fn write(command: &LoadCommand, report: &Report) -> Result<(), LoadError> {
     match command.json.as_deref() {
         Some(path) if path == Path::new("-") => {
             let text = serde_json::to_string(report).unwrap_or_default();
-            let _ = writeln!(std::io::stdout(), "{text}");
-            return Ok(());
+            return Ok(certs::print(format!("{text}\n").as_bytes())?);
         }
         Some(path) => put(
             path,
@@ -198,8 +196,7 @@ fn write(command: &LoadCommand, report: &Report) -> Result<(), LoadError> {
         )?,
         None => {}
     }
-    println!("{report}");
-    Ok(())
+    Ok(certs::print(format!("{report}\n").as_bytes())?)
 }
 
 fn scenario(command: &LoadCommand) -> Result<Scenario, LoadError> {
