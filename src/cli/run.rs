@@ -13,8 +13,8 @@ use crate::backend::{ResolverHandle, ResolverTask, resolver};
 use crate::certs::{self, CertError};
 use crate::config::{AuditSink, Config, ConfigError, Log, LogFormat};
 use crate::control::{
-    Asker, ConfigFile, Control, ControlError, EarlySignals, Profiles, Reloader, RunningNode,
-    Signal, Signals, check_servers, fetch_crls, watch_certificates, watch_crl_files, watch_files,
+    Asker, ConfigFile, Control, ControlError, EarlySignals, Reloader, RunningNode, Signal, Signals,
+    check_servers, fetch_crls, watch_certificates, watch_crl_files, watch_files,
 };
 use crate::engine::{EngineError, Node, Predecessor};
 use crate::limits::{DRAIN_POLL, OWN_ADDRESSES_REFRESH, SESSIONS_END, TICKET_KEYS_POLL};
@@ -208,7 +208,6 @@ impl Gateway {
         let running = RunningNode {
             engine: node,
             audit: audit.handle(),
-            profiles: Arc::new(Profiles::new(reloader.clone())),
             reloader,
         };
         let result = control.run(Arc::new(running), shutdown, retired, jobs);

@@ -12,11 +12,23 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::watch::Watched;
 use crate::config::{self, Config, ConfigError};
 use crate::engine::{self, ReloadError, ReloadErrors};
 use crate::ring;
+
+/// Runs what may take seconds of a CPU: behind everything else, so that the data cores do not feel it. For the thread of
+/// the control core, which answers probes.
+pub(super) fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    spawn_blocking(|| {
+        ring::yield_to_others();
+        work()
+    })
+}
 
 /// Who asks for a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,12 +225,14 @@ impl Reloader {
         &self.path
     }
 
-    /// Where the node keeps what it makes itself. It does not change while the node runs.
-    pub(super) fn state_dir(&self) -> PathBuf {
-        self.node.config().state_dir
+    /// The config in force.
+    pub(super) fn config(&self) -> Config {
+        self.node.config()
     }
 
-    /// Waits until no other change is on the way, and lets none be until the end of what comes back.
+    /// Waits until no other change is on the way, and lets none be until the end of what comes back: reloads, and changes of
+    /// what is stored, profiles and certificates. Whoever has it waits for nothing that a thread of the control core does,
+    /// and takes the file of profiles and the engine's own turn after it, not before. For a thread that may wait.
     #[must_use]
     pub(super) fn turn(&self) -> Turn<'_> {
         let watched = self.watched.lock();
