@@ -198,12 +198,9 @@ mod tests {
         let path = folder.path().join("adit.toml");
         std::fs::write(&path, "").unwrap();
         let error = |message: &str| ConfigError {
-            file: path.clone(),
             problems: vec![crate::config::Problem {
-                line: None,
-                key: String::new(),
                 message: message.to_owned(),
-                remedy: String::new(),
+                ..crate::config::Problem::default()
             }],
         };
         let mut watched = Watched::new(&path, folder.path());
