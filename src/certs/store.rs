@@ -309,6 +309,7 @@ impl Store {
         let (path, content) = (self.path(role, name), candidate.content());
         let mode = mode(role);
         files::make_folder(&self.folder(role))?;
+        self.sweep()?;
         if replace {
             return files::replace(&path, content.as_bytes(), mode);
         }
@@ -319,6 +320,17 @@ impl Store {
             },
             other => other,
         })
+    }
+
+    /// Removes what killed imports have left, keys among it. An import that is under way goes on, in whatever process it is. How
+    /// many files there were.
+    ///
+    /// # Errors
+    /// [`CertError::Io`] where a folder cannot be read.
+    pub fn sweep(&self) -> Result<usize, CertError> {
+        let swept =
+            Role::ALL.map(|role| files::sweep(&self.folder(role), |file| name_of(file).is_some()));
+        swept.into_iter().sum()
     }
 
     /// What is kept under a name, if anything is: for [`restore`](Self::restore).
@@ -374,8 +386,7 @@ impl Store {
         for entry in entries {
             let file = entry.map_err(unread)?.file_name();
             // What has another name was not written here, or not to its end.
-            let name = file.to_str().and_then(|file| file.strip_suffix(".pem"));
-            names.extend(name.and_then(|name| name.parse::<Name>().ok()));
+            names.extend(file.to_str().and_then(name_of));
         }
         names.sort();
         Ok(names)
@@ -439,6 +450,11 @@ impl Store {
             false => Err(not_in_store(role, name)),
         }
     }
+}
+
+/// The certificate that a file of this name is.
+fn name_of(file: &str) -> Option<Name> {
+    file.strip_suffix(".pem")?.parse().ok()
 }
 
 /// The file of a certificate as it was, which may have held a key.

@@ -112,6 +112,7 @@ impl Gateway {
         let early = EarlySignals::note().map_err(RunError::Signals)?;
         certs::files::make_folder(&config.state_dir)?;
         let lock = StateLock::take(&config.state_dir, lock)?;
+        sweep(&config.state_dir);
         let mut control = Control::bind(&config.admin, &mut sockets)?;
         let succession = control
             .socket()
@@ -216,6 +217,18 @@ impl Gateway {
         }
         drop(succession);
         Ok(result?)
+    }
+}
+
+/// Removes what killed imports have left in the certificate store.
+fn sweep(state_dir: &Path) {
+    match certs::Store::new(state_dir).sweep() {
+        Ok(0) => {}
+        Ok(files) => tracing::info!(
+            files,
+            "removed what killed imports have left in the certificate store"
+        ),
+        Err(error) => tracing::warn!("what killed imports may have left is not removed: {error}"),
     }
 }
 
