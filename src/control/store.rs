@@ -227,7 +227,7 @@ fn asked(path: &str) -> Result<(Reference, bool), Refused> {
     };
     let role = Role::ALL.into_iter().find(|role| role.word() == kind);
     let role = role.ok_or(Refused::NotFound(
-        "a certificate is named as /certificates/server/NAME or /certificates/group/NAME",
+        "a certificate is named as /certificates/KIND/NAME, with the kind server, group or client",
     ))?;
     let name = name.parse::<Name>().map_err(Refused::Request)?;
     Ok((Reference { role, name }, export))
