@@ -387,7 +387,7 @@ fn a_certificate_is_not_deleted_under_a_profile_that_comes() {
     let node = Node::new();
     let running = node.run();
     let text = profile("lab", "").replace("'ca.pem'", "'store:fleet'");
-    for round in 0..12 {
+    for round in 0..60 {
         import(&node, &running);
         let (put, deleted) = thread::scope(|scope| {
             let put = scope.spawn(|| running.ask("PUT", "/profiles/lab", TOML, &text));
