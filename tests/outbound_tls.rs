@@ -5,6 +5,8 @@
 mod common;
 #[path = "common/outbound.rs"]
 mod outbound;
+#[path = "common/store.rs"]
+mod store;
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -12,7 +14,7 @@ use std::sync::mpsc;
 
 use common::{Pki, authority, echo, server, until, valid};
 use outbound::{Node, Tls, certificate, noise, round_trip, service, session};
-use rustls::RootCertStore;
+use store::{done, refused};
 
 #[test]
 fn bytes_pass_whatever_versions_the_two_ends_speak() {
@@ -159,10 +161,7 @@ fn the_name_that_is_configured_is_asked_for_and_checked() {
 fn the_gateways_own_certificate_opens_a_server_that_wants_one() {
     for (version, with) in [("1.2", true), ("1.3", true), ("1.2", false), ("1.3", false)] {
         let pki = Pki::new();
-        let mut tls = Tls::new(certificate(&pki, "127.0.0.1", |_| ()));
-        let mut roots = RootCertStore::empty();
-        roots.add(pki.ca.certificate().clone()).unwrap();
-        tls.clients = Some(roots);
+        let tls = Tls::new(certificate(&pki, "127.0.0.1", |_| ())).for_clients_of(&pki);
         pki.client("gateway", |_| ());
         let own = match with {
             true => "tls_certificate = 'gateway.pem'\ntls_key = 'gateway.key'",
@@ -193,6 +192,45 @@ fn the_gateways_own_certificate_opens_a_server_that_wants_one() {
             }
         }
     }
+}
+
+#[test]
+fn the_gateways_own_certificate_comes_from_the_store_and_a_new_one_takes_its_place() {
+    let pki = Pki::new();
+    let (first, second) = (pki.client("first", |_| ()), pki.client("second", |_| ()));
+    let import = |file: &str, kind: &str| {
+        let from = format!("{file}.pem --key {file}.key --name gateway --state-dir state");
+        format!("import {from} --replace --as {kind}")
+    };
+    // It is for clients, and comes without its chain.
+    refused(&pki, &import("first", "server"), 1, "not-server");
+    refused(&pki, &import("server", "client"), 1, "not-client");
+    assert!(done(&pki, &import("first", "client")).contains("no-chain"));
+
+    let tls = Tls::new(certificate(&pki, "127.0.0.1", |_| ())).for_clients_of(&pki);
+    let config = tls.config();
+    let (told, shown) = mpsc::channel();
+    let address = server(move |stream| {
+        let mut session = session(&config, stream);
+        let mut byte = [0];
+        let _ = session.read(&mut byte);
+        let certificates = session.conn.peer_certificates();
+        let certificate = certificates.and_then(<[_]>::first);
+        told.send(certificate.map(|der| der.to_vec())).unwrap();
+    });
+    let keys = "tls = true\ntls_roots = 'ca.pem'\ntls_certificate = 'store:gateway'";
+    let node = Node::start(pki, "", &service(&address.to_string(), keys));
+    let shows = || {
+        node.tunnel().write_all(b"x").unwrap();
+        shown.recv().unwrap().unwrap()
+    };
+    assert_eq!(shows(), first.chain[0].to_vec());
+    let delete = "delete gateway --as client";
+    refused(&node.pki, delete, 1, "the profile default names it");
+    done(&node.pki, &import("second", "client"));
+    until("the new one is shown", || {
+        shows() == second.chain[0].to_vec()
+    });
 }
 
 #[test]

@@ -81,7 +81,7 @@ pub fn noise(len: usize) -> Vec<u8> {
 pub struct Tls {
     identity: Issued,
     pub versions: Vec<&'static SupportedProtocolVersion>,
-    pub clients: Option<RootCertStore>,
+    clients: Option<RootCertStore>,
 }
 
 impl Tls {
@@ -91,6 +91,14 @@ impl Tls {
             versions: rustls::ALL_VERSIONS.to_vec(),
             clients: None,
         }
+    }
+
+    /// It takes only clients with a certificate of this authority.
+    pub fn for_clients_of(mut self, pki: &Pki) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(pki.ca.certificate().clone()).unwrap();
+        self.clients = Some(roots);
+        self
     }
 
     pub fn config(&self) -> Arc<ServerConfig> {
