@@ -20,10 +20,22 @@ use crate::limits::ACCEPT_BACKLOG;
 #[derive(Debug, Default)]
 pub struct Inherited {
     /// For tunnels and the admin listener.
-    pub tcp: Vec<TcpListener>,
+    pub tcp: Vec<NamedSocket>,
     /// For the admin listener.
     pub unix: Vec<UnixListener>,
 }
+
+/// A listening socket of TCP.
+#[derive(Debug)]
+pub struct NamedSocket {
+    /// Of the listener that it was opened for: a [`ListenerKind`]'s, or [`ADMIN`]. Empty where this is not known.
+    pub name: String,
+    /// The socket.
+    pub socket: TcpListener,
+}
+
+/// The name of the admin listener's socket.
+pub const ADMIN: &str = "admin";
 
 impl Inherited {
     /// Copies of all of them.
@@ -32,7 +44,11 @@ impl Inherited {
     /// The system's, at its limit of open files.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self {
-            tcp: copies(&self.tcp)?,
+            tcp: self
+                .tcp
+                .iter()
+                .map(NamedSocket::try_clone)
+                .collect::<Result<_, _>>()?,
             unix: self
                 .unix
                 .iter()
@@ -41,15 +57,21 @@ impl Inherited {
         })
     }
 
-    /// Takes the sockets that listen on `address`; for port 0, on any port of it.
-    pub fn take_tcp(&mut self, address: SocketAddr) -> Vec<TcpListener> {
-        let fits = |socket: &TcpListener| {
-            socket.local_addr().is_ok_and(|bound| {
+    /// Takes the sockets that listen on `address`; for port 0, those on any port of it that may be the listener's of this
+    /// name.
+    pub fn take_tcp(&mut self, name: &str, address: SocketAddr) -> Vec<TcpListener> {
+        let fits = |other: &mut NamedSocket| {
+            let bound = other.socket.local_addr();
+            bound.is_ok_and(|bound| {
                 bound.ip() == address.ip()
-                    && (address.port() == 0 || bound.port() == address.port())
+                    && match address.port() {
+                        0 => ["", name].contains(&&*other.name),
+                        port => bound.port() == port,
+                    }
             })
         };
-        self.tcp.extract_if(.., |socket| fits(socket)).collect()
+        let taken = self.tcp.extract_if(.., fits);
+        taken.map(|named| named.socket).collect()
     }
 
     /// Takes the socket that listens on `path`.
@@ -66,10 +88,13 @@ impl Inherited {
     /// The address of a socket that nothing in the config has taken.
     #[must_use]
     pub fn left(&self) -> Option<String> {
-        let tcp = self.tcp.first().map(|socket| match socket.local_addr() {
-            Ok(address) => address.to_string(),
-            Err(error) => error.to_string(),
-        });
+        let tcp = self
+            .tcp
+            .first()
+            .map(|named| match named.socket.local_addr() {
+                Ok(address) => address.to_string(),
+                Err(error) => error.to_string(),
+            });
         let unix = || {
             let address = self.unix.first()?.local_addr().ok()?;
             Some(match address.as_pathname() {
@@ -81,11 +106,18 @@ impl Inherited {
     }
 }
 
+impl NamedSocket {
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            name: self.name.clone(),
+            socket: self.socket.try_clone()?,
+        })
+    }
+}
+
 /// Copies of sockets.
-pub(super) fn copies<'s>(
-    sockets: impl IntoIterator<Item = &'s TcpListener>,
-) -> io::Result<Vec<TcpListener>> {
-    sockets.into_iter().map(TcpListener::try_clone).collect()
+fn copies(sockets: &[TcpListener]) -> io::Result<Vec<TcpListener>> {
+    sockets.iter().map(TcpListener::try_clone).collect()
 }
 
 /// The listening addresses of a node.
@@ -144,13 +176,13 @@ impl Listeners {
                 Some(entry) if self.has(&entry) => (entry, Vec::new()),
                 Some(entry) => {
                     // The same sockets, where the process was started with them.
-                    drop(inherited.take_tcp(entry.bound));
+                    drop(inherited.take_tcp(&by.to_string(), entry.bound));
                     let sockets = copies(&entry.copies).map_err(failed)?;
                     (entry, sockets)
                 }
                 None => {
                     let ours = self.leaves(address, &kept);
-                    new(address, cores, inherited, ours).map_err(failed)?
+                    new((by, address), cores, inherited, ours).map_err(failed)?
                 }
             };
             let shares = share(sockets, cores).map_err(failed)?;
@@ -238,29 +270,39 @@ impl Listeners {
     ///
     /// # Errors
     /// The system's, at its limit of open files.
-    pub fn sockets(&self) -> io::Result<Vec<TcpListener>> {
-        copies(self.open.iter().flat_map(|(_, entry)| &entry.copies))
+    pub fn sockets(&self) -> io::Result<Vec<NamedSocket>> {
+        self.named(|_| true)
     }
 
     /// Copies of the sockets that this process was started with.
     ///
     /// # Errors
     /// The system's, at its limit of open files.
-    pub fn inherited(&self) -> io::Result<Vec<TcpListener>> {
-        let open = self.open.iter().filter(|(_, entry)| entry.inherited);
-        copies(open.flat_map(|(_, entry)| &entry.copies))
+    pub fn inherited(&self) -> io::Result<Vec<NamedSocket>> {
+        self.named(|entry| entry.inherited)
+    }
+
+    fn named(&self, which: impl Fn(&Open) -> bool) -> io::Result<Vec<NamedSocket>> {
+        let mut sockets = Vec::new();
+        for (by, entry) in self.open.iter().filter(|(_, entry)| which(entry)) {
+            for socket in copies(&entry.copies)? {
+                let name = by.to_string();
+                sockets.push(NamedSocket { name, socket });
+            }
+        }
+        Ok(sockets)
     }
 }
 
 /// An address that is not open yet, with its sockets. `ours`: the node has it, and leaves it.
 fn new(
-    address: SocketAddr,
+    (by, address): (ListenerKind, SocketAddr),
     cores: usize,
     inherited: &mut Inherited,
     ours: bool,
 ) -> io::Result<(Arc<Open>, Vec<TcpListener>)> {
     let before = inherited.tcp.len();
-    let sockets = open(address, cores, inherited, ours)?;
+    let sockets = open((by, address), cores, inherited, ours)?;
     let bound = sockets
         .first()
         .map_or(Ok(address), TcpListener::local_addr)?;
@@ -282,12 +324,12 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 /// The sockets of `address`: one for each core, or those of `inherited`. They share its connections by `SO_REUSEPORT`,
 /// so each must be accepted from.
 fn open(
-    address: SocketAddr,
+    (by, address): (ListenerKind, SocketAddr),
     cores: usize,
     inherited: &mut Inherited,
     ours: bool,
 ) -> io::Result<Vec<TcpListener>> {
-    let mut sockets = inherited.take_tcp(address);
+    let mut sockets = inherited.take_tcp(&by.to_string(), address);
     if sockets.is_empty() {
         if !ours {
             refuse_taken(address)?;
@@ -389,6 +431,18 @@ mod tests {
 
     use super::*;
 
+    /// Sockets that are passed on with this name.
+    fn passed_on(name: &str, sockets: impl IntoIterator<Item = TcpListener>) -> Inherited {
+        let sockets = sockets.into_iter().map(|socket| NamedSocket {
+            name: name.to_owned(),
+            socket,
+        });
+        Inherited {
+            tcp: sockets.collect(),
+            unix: Vec::new(),
+        }
+    }
+
     fn addresses(sockets: &[Vec<TcpListener>]) -> Vec<SocketAddr> {
         let all = sockets.iter().flatten();
         all.map(|socket| socket.local_addr().unwrap()).collect()
@@ -398,7 +452,8 @@ mod tests {
     fn each_core_listens_and_each_socket_is_accepted_from() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let open = |address, cores, inherited: &mut Inherited| {
-            share(open(address, cores, inherited, false)?, cores)
+            let listener = (ListenerKind::Https, address);
+            share(super::open(listener, cores, inherited, false)?, cores)
         };
         let first = open(any, 2, &mut Inherited::default()).unwrap();
         assert_eq!(first.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1]);
@@ -406,15 +461,12 @@ mod tests {
         assert_eq!(addresses(&first), [address; 2]);
         assert!(open(address, 1, &mut Inherited::default()).is_err());
 
-        let mut inherited = Inherited {
-            tcp: first.into_iter().flatten().collect(),
-            unix: Vec::new(),
-        };
+        let mut inherited = passed_on("", first.into_iter().flatten());
         let second = open(any, 3, &mut inherited).unwrap();
         assert_eq!(second.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);
         assert_eq!(addresses(&second), [address; 3]);
         assert_eq!(inherited.left(), None);
-        inherited.tcp = second.into_iter().flatten().collect();
+        inherited = passed_on("", second.into_iter().flatten());
         let third = open(address, 1, &mut inherited).unwrap();
         assert_eq!(third[0].len(), 3);
     }
@@ -518,12 +570,28 @@ mod tests {
     fn what_nothing_takes_is_named() {
         let socket = bind(([127, 0, 0, 1], 0).into()).unwrap();
         let address = socket.local_addr().unwrap();
-        let mut inherited = Inherited {
-            tcp: vec![socket],
-            unix: Vec::new(),
-        };
+        let mut inherited = passed_on("https", [socket]);
         let other = SocketAddr::from(([127, 0, 0, 2], address.port()));
-        assert!(inherited.take_tcp(other).is_empty());
+        assert!(inherited.take_tcp("https", other).is_empty());
         assert_eq!(inherited.left(), Some(address.to_string()));
+    }
+
+    #[test]
+    fn port_0_takes_what_was_opened_for_the_listener() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut inherited = Inherited::default();
+        for name in ["https", "http", ADMIN, "https"] {
+            inherited
+                .tcp
+                .extend(passed_on(name, [bind(any).unwrap()]).tcp);
+        }
+        let https = inherited.try_clone().unwrap();
+        let https = [&https.tcp[0], &https.tcp[3]].map(|named| named.socket.local_addr().unwrap());
+        assert_eq!(inherited.take_tcp(ADMIN, any).len(), 1);
+        assert_eq!(addresses(&[inherited.take_tcp("https", any)]), https);
+        // A port that the config names tells enough: a listener may have another's.
+        let last = inherited.tcp[0].socket.local_addr().unwrap();
+        assert_eq!(inherited.take_tcp("https", last).len(), 1);
+        assert_eq!(inherited.left(), None);
     }
 }
