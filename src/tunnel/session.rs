@@ -29,8 +29,8 @@ use crate::limits::LINGER;
 use crate::observe::{CloseReason, HandshakeKind, Stage, Subject, TlsVersion};
 use crate::ring::{self, Either, RingBuf, TcpStream};
 use crate::tls::{
-    HandshakeFailure, PeerIdentity, Received, ServerHandshake, ServerStream, StreamError,
-    failure_of,
+    HandshakeError, HandshakeFailure, PeerIdentity, Received, ServerHandshake, ServerStream,
+    StreamError, failure_of,
 };
 
 /// A connection whose first bytes, if any were read, are known.
@@ -530,12 +530,11 @@ async fn refuse(tls: &ServerStream, reason: CloseReason) {
     let _ = ring::timeout(LINGER, telling).await;
 }
 
-fn handshake_end(error: &StreamError) -> CloseReason {
+fn handshake_end(error: &HandshakeError) -> CloseReason {
     match error {
-        StreamError::Tls(error) => reason_of(failure_of(error)),
-        StreamError::Record(_) => CloseReason::TlsProtocol,
-        StreamError::Unused => CloseReason::Unused,
-        StreamError::Io(_) | StreamError::Truncated => CloseReason::HandshakeAborted,
+        HandshakeError::Tls(error) => reason_of(failure_of(error)),
+        HandshakeError::Unused => CloseReason::Unused,
+        HandshakeError::Io(_) | HandshakeError::Ended => CloseReason::HandshakeAborted,
     }
 }
 
