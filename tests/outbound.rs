@@ -344,6 +344,67 @@ fn the_gateways_own_certificate_opens_a_server_that_wants_one() {
     }
 }
 
+/// `adit certs …` on the node's store: whether it is done, and what it says.
+fn on_store(pki: &Pki, arguments: &str) -> (bool, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_adit"))
+        .arg("certs")
+        .args(arguments.split(' '))
+        .current_dir(pki.folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    (output.status.success(), said)
+}
+
+#[test]
+fn the_gateways_own_certificate_comes_from_the_store_and_a_new_one_takes_its_place() {
+    let pki = Pki::new();
+    let (first, second) = (pki.client("first", |_| ()), pki.client("second", |_| ()));
+    let import = |pki: &Pki, file: &str, kind: &str| {
+        let from = format!("{file}.pem --key {file}.key --name gateway --state-dir state");
+        on_store(pki, &format!("import {from} --replace --as {kind}"))
+    };
+    // It is for clients, and comes without its chain.
+    let (done, said) = import(&pki, "first", "server");
+    assert!(!done && said.contains("not-server"), "{said}");
+    let (done, said) = import(&pki, "server", "client");
+    assert!(!done && said.contains("not-client"), "{said}");
+    let (done, said) = import(&pki, "first", "client");
+    assert!(done && said.contains("no-chain"), "{said}");
+
+    let mut tls = Tls::new(certificate(&pki, "127.0.0.1", |_| ()));
+    let mut roots = RootCertStore::empty();
+    roots.add(pki.ca.certificate().clone()).unwrap();
+    tls.clients = Some(roots);
+    let config = tls.config();
+    let (told, shown) = mpsc::channel();
+    let address = server(move |stream| {
+        let mut session = session(&config, stream);
+        let mut byte = [0];
+        let _ = session.read(&mut byte);
+        let certificates = session.conn.peer_certificates();
+        let certificate = certificates.and_then(<[_]>::first);
+        told.send(certificate.map(|der| der.to_vec())).unwrap();
+    });
+    let keys = "tls = true\ntls_roots = 'ca.pem'\ntls_certificate = 'store:gateway'";
+    let node = Node::start(pki, "", &service(&address.to_string(), keys));
+    let shows = || {
+        node.tunnel().write_all(b"x").unwrap();
+        shown.recv().unwrap().unwrap()
+    };
+    assert_eq!(shows(), first.chain[0].to_vec());
+    let (done, said) = on_store(&node.pki, "delete gateway --as client");
+    assert!(
+        !done && said.contains("the profile default names it"),
+        "{said}"
+    );
+    let (done, said) = import(&node.pki, "second", "client");
+    assert!(done, "{said}");
+    until("the new one is shown", || {
+        shows() == second.chain[0].to_vec()
+    });
+}
+
 #[test]
 fn a_tls_check_makes_the_whole_handshake() {
     let pki = Pki::new();

@@ -6,6 +6,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use common::{ask, echo, free_port, request, server, session, until};
@@ -371,6 +373,40 @@ fn a_profile_in_the_config_file_counts_and_the_store_is_kept_for_later() {
     assert!(running.metric("adit_profile_info{name=\"corp\",version=\"1\"} 1"));
 }
 
+/// Stores the group certificate `fleet`.
+fn import(node: &Node, running: &Running) {
+    let file = std::fs::read(node.path("ca.pem")).unwrap();
+    let body = json!({"file": STANDARD.encode(file)}).to_string();
+    let target = "/certificates/group/fleet?replace=true";
+    running.json(200, running.ask("PUT", target, JSON, &body));
+}
+
+/// A profile that comes and the deletion of what it names: one of them is refused.
+#[test]
+fn a_certificate_is_not_deleted_under_a_profile_that_comes() {
+    let node = Node::new();
+    let running = node.run();
+    let text = profile("lab", "").replace("'ca.pem'", "'store:fleet'");
+    for round in 0..60 {
+        import(&node, &running);
+        let (put, deleted) = thread::scope(|scope| {
+            let put = scope.spawn(|| running.ask("PUT", "/profiles/lab", TOML, &text));
+            let deleted =
+                scope.spawn(|| running.ask("DELETE", "/certificates/group/fleet", "", ""));
+            (put.join().unwrap(), deleted.join().unwrap())
+        });
+        match put.0 {
+            200 => assert_eq!(deleted.0, 409, "{round}: {deleted:?}"),
+            _ => assert_eq!(
+                (put.0, deleted.0),
+                (422, 200),
+                "{round}: {put:?} {deleted:?}"
+            ),
+        }
+        running.ask("DELETE", "/profiles/lab", "", "");
+    }
+}
+
 /// The command line, the admin listener, signals and the watch of files at once: every change that is acknowledged is
 /// there, in an order, and the node ends up with the last one.
 #[test]
@@ -378,13 +414,17 @@ fn changes_from_all_sides_come_one_after_the_other() {
     let node = Node::new();
     let running = node.run();
     let address = free_port();
-    start(&running, address);
+    let listening =
+        |description: &str| listening(address, description).replace("'ca.pem'", "'store:fleet'");
+    import(&node, &running);
+    put(&running, 200, "/profiles/corp", "", &listening("start"));
+    post(&running, 200, "/profiles/corp/assign", "");
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        let (node, running, done) = (&node, &running, &done);
+        let (node, running, done, listening) = (&node, &running, &done, &listening);
         let by_api = |number: usize| {
             for round in 0..6 {
-                let text = listening(address, &format!("api {number} {round}"));
+                let text = listening(&format!("api {number} {round}"));
                 put(running, 200, "/profiles/corp", "", &text);
             }
         };
@@ -395,11 +435,12 @@ fn changes_from_all_sides_come_one_after_the_other() {
         changers.push(scope.spawn(move || {
             for round in 0..6 {
                 let file = format!("{round}.toml");
-                let text = listening(address, &format!("command {round}"));
+                let text = listening(&format!("command {round}"));
                 std::fs::write(node.path(&file), text).unwrap();
                 node.done(&["apply", &file]);
             }
         }));
+        changers.push(scope.spawn(move || (0..6).for_each(|_| import(node, running))));
         scope.spawn(move || {
             while !done.load(Ordering::Relaxed) {
                 running.signal("HUP");

@@ -1,10 +1,11 @@
-//! One node a state folder, and a state folder that cannot be written.
+//! One node a state folder, a state folder that cannot be written, and what killed processes leave in one.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod common;
 
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 
 use common::{Gateway, Pki, config, echo, free_port, server, service, tunnel, until};
@@ -135,4 +136,55 @@ fn a_state_folder_that_is_full_or_read_only_is_named() {
         error.contains("state_dir") && error.contains("No space left"),
         "{error}"
     );
+}
+
+/// `adit certs import` into the state folder, by a shell that runs `first` before it.
+fn import(pki: &Pki, first: &str, arguments: &str) -> Output {
+    let adit = env!("CARGO_BIN_EXE_adit");
+    let script = format!("{first} exec {adit} certs import {arguments} --state-dir state");
+    let mut command = Command::new("bash");
+    command.args(["-c", &script]).current_dir(pki.folder.path());
+    command.output().unwrap()
+}
+
+/// An import that the system kills when it has written 1024 bytes. What it leaves.
+fn killed(pki: &Pki) -> std::path::PathBuf {
+    let whole = ["server.pem", "ca.pem", "server.key"].map(|file| std::fs::read(pki.path(file)));
+    let whole: Vec<u8> = whole.into_iter().flat_map(Result::unwrap).collect();
+    assert!(whole.len() > 1024);
+    std::fs::write(pki.path("front.pem"), whole).unwrap();
+    let output = import(pki, "ulimit -c 0; ulimit -f 1;", "front.pem --as server");
+    const SIGXFSZ: i32 = 25;
+    assert_eq!(output.status.signal(), Some(SIGXFSZ), "{output:?}");
+    let folder = std::fs::read_dir(pki.path("state/certificates/server")).unwrap();
+    let left: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    let name = left[0].file_name().unwrap().to_str().unwrap();
+    assert!(name.starts_with(".front.pem.") && name.ends_with(".tmp"));
+    left[0].clone()
+}
+
+/// It may hold a key: it goes with the next import of whatever kind, and with a start.
+#[test]
+fn what_a_killed_import_leaves_is_removed_and_what_another_process_writes_is_not() {
+    let pki = Pki::new();
+    let left = killed(&pki);
+    // As another process has it that writes.
+    let under_way = left.with_file_name(".next.pem.1.0.tmp");
+    let written = std::fs::File::create(&under_way).unwrap();
+    written.lock().unwrap();
+    let mine = left.with_file_name(".notes.tmp");
+    std::fs::write(&mine, "mine").unwrap();
+    let output = import(&pki, "", "ca.pem --as group --name fleet");
+    assert!(output.status.success(), "{output:?}");
+    assert!(!left.exists() && under_way.exists() && mine.exists());
+
+    drop(written);
+    std::fs::remove_file(&mine).unwrap();
+    std::fs::remove_file(&under_way).unwrap();
+    let left = killed(&pki);
+    let rest = service(&[server(echo)]);
+    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &rest);
+    assert!(!left.exists());
+    drop(gateway);
 }

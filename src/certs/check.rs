@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::findings::{Finding, Inspected, Role, Severity, inspect_group, inspect_server};
+use super::findings::{Finding, Inspected, Role, Severity, inspect};
 use super::{CertError, Name, read_password};
 
 /// Arguments of `adit certs check`.
@@ -86,25 +86,21 @@ pub(super) fn run(arguments: &CheckArgs) -> Result<(String, usize), CertError> {
     let password = password.map(read_password).transpose()?;
     let password = password.as_ref().map(|password| password.as_str());
     let file = &arguments.file;
-    if arguments.role == Role::Group && (arguments.key.is_some() || arguments.name.is_some()) {
-        return Err(CertError::request(
-            "a group certificate has neither key nor name here",
-            "leave --key and --name out",
-        ));
+    if arguments.role != Role::Server && arguments.name.is_some() {
+        let problem = "only a server certificate has to cover a name";
+        return Err(CertError::request(problem, "leave --name out"));
     }
     let Inspected {
         certificates,
         findings,
         ..
-    } = match arguments.role {
-        Role::Server => inspect_server(
-            file,
-            arguments.key.as_deref(),
-            password,
-            arguments.name.as_deref(),
-        )?,
-        Role::Group => inspect_group(file, password)?,
-    };
+    } = inspect(
+        arguments.role,
+        file,
+        arguments.key.as_deref(),
+        password,
+        arguments.name.as_deref(),
+    )?;
     let report = Report::new(file, arguments.role, certificates.len(), &findings);
     Ok((report.text(arguments.json)?, report.errors))
 }

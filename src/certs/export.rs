@@ -53,7 +53,7 @@ impl Format {
 pub struct Export<'e> {
     /// What the certificates are for.
     pub role: Role,
-    /// Only the root that the chain ends in. Of a server a configuration profile has nothing else: a device that is told to
+    /// Only the root that the chain ends in. Of the gateway's own a configuration profile has nothing else: a device that is told to
     /// trust the end certificate would have to be told again at each renewal.
     pub root: bool,
     /// How.
@@ -71,9 +71,9 @@ impl Export<'_> {
     /// [`CertError::Request`] where the root is asked for and is not among them, or there is no gateway to make a
     /// configuration profile for.
     pub fn content(&self, certificates: &[CertificateDer<'static>]) -> Result<Vec<u8>, CertError> {
-        let of_server = self.role == Role::Server && self.format == Format::Mobileconfig;
+        let of_gateway = self.role != Role::Group && self.format == Format::Mobileconfig;
         let only_root;
-        let certificates = if self.root || of_server {
+        let certificates = if self.root || of_gateway {
             only_root = [root(certificates)?];
             &only_root[..]
         } else {

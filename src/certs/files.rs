@@ -1,12 +1,15 @@
 //! Writing files so that a reader, or the next start after a crash, sees the old content or the new and nothing between:
 //! a temporary file in the same folder, synced, moved into place, the folder synced.
 //!
+//! A temporary file is locked (flock(2)) while its process works on it. The system ends the lock with the process, so that
+//! [`sweep`] tells what a killed one has left from what is being written.
+//!
 //! A key file has mode 0600 before its first byte is written. The guarantee is for one file at a time; a certificate and
 //! its key are two files, so the key is written first and a reader checks that they match.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -105,6 +108,34 @@ pub fn remove(path: &Path) -> Result<bool, CertError> {
     }
 }
 
+/// Removes the temporary files in a folder that killed processes have left, of files that `is_meant` says yes to by their
+/// names. What a process is writing, this one or another, stays. How many there were; none where there is no folder.
+///
+/// # Errors
+/// [`CertError::Io`] where the folder cannot be read. What cannot be removed stays.
+pub fn sweep(folder: &Path, is_meant: impl Fn(&str) -> bool) -> Result<usize, CertError> {
+    let unread = |cause| CertError::io("read the folder", folder, cause);
+    let entries = match fs::read_dir(folder) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(0),
+        other => other.map_err(unread)?,
+    };
+    let mut removed = 0;
+    for entry in entries {
+        let entry = entry.map_err(unread)?;
+        let (name, path) = (entry.file_name(), entry.path());
+        let destination = name.to_str().and_then(Temporary::destination);
+        if destination.is_some_and(&is_meant)
+            && entry.file_type().is_ok_and(|kind| kind.is_file())
+            && let Ok(file) = File::open(&path)
+            && file.try_lock().is_ok()
+            && fs::remove_file(&path).is_ok()
+        {
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
 /// Gives a file another name in the same folder, in place of the one that may have it.
 ///
 /// # Errors
@@ -142,6 +173,8 @@ pub fn write_new_pair(certificate: (&Path, &[u8]), key: (&Path, &[u8])) -> Resul
 /// A temporary file beside its destination, removed when dropped.
 struct Temporary {
     path: PathBuf,
+    /// Locked.
+    file: File,
 }
 
 impl Temporary {
@@ -153,29 +186,52 @@ impl Temporary {
                 "give a file name",
             )
         })?;
-        let mut temporary_name = std::ffi::OsString::from(".");
-        temporary_name.push(name);
-        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-        temporary_name.push(format!(".{}.{count}.tmp", std::process::id()));
-        let path = destination.with_file_name(temporary_name);
+        let mut temporary = loop {
+            let mut temporary_name = std::ffi::OsString::from(".");
+            temporary_name.push(name);
+            let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+            temporary_name.push(format!(".{}.{count}.tmp", std::process::id()));
+            let path = destination.with_file_name(temporary_name);
+            let made = Self::make(path, mode);
+            let made = made.map_err(|cause| CertError::io("write", destination, cause))?;
+            if let Some(temporary) = made {
+                break temporary;
+            }
+        };
+        let written = temporary.file.write_all(content);
+        written
+            .and_then(|()| temporary.file.sync_all())
+            .map_err(|cause| CertError::io("write", destination, cause))?;
+        Ok(temporary)
+    }
 
+    /// An empty one, locked; `None` where it was swept before it had its lock.
+    fn make(path: PathBuf, mode: Mode) -> io::Result<Option<Self>> {
         let bits = match mode {
             Mode::Secret => 0o600,
             Mode::Public => 0o644,
         };
         // A left-over of a killed process with the same id is in the way of `create_new`, and holds nothing of use.
         let _ = fs::remove_file(&path);
-        let mut file = OpenOptions::new()
+        let mut options = OpenOptions::new();
+        let file = options
             .write(true)
             .create_new(true)
             .mode(bits)
-            .open(&path)
-            .map_err(|cause| CertError::io("write", destination, cause))?;
-        let temporary = Self { path };
-        file.write_all(content)
-            .and_then(|()| file.sync_all())
-            .map_err(|cause| CertError::io("write", destination, cause))?;
-        Ok(temporary)
+            .open(&path)?;
+        // Where the file system has no locks, nothing is swept either.
+        let _ = file.lock();
+        let is_there = file.metadata()?.nlink() > 0;
+        Ok(is_there.then_some(Self { path, file }))
+    }
+
+    /// The name of the file that a temporary one of this name was to become; `None` where it is none of adit's.
+    fn destination(name: &str) -> Option<&str> {
+        let name = name.strip_prefix('.')?.strip_suffix(".tmp")?;
+        let (name, count) = name.rsplit_once('.')?;
+        let (name, process) = name.rsplit_once('.')?;
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        (is_number(count) && is_number(process)).then_some(name)
     }
 
     fn rename(self, destination: &Path) -> Result<(), CertError> {
@@ -258,6 +314,57 @@ mod tests {
         assert!(write_new_pair((&certificate, b"new"), (&key, b"key")).is_err());
         assert_eq!(names(folder.path()), ["a.pem"]);
         assert_eq!(fs::read(&certificate).unwrap(), b"old");
+    }
+
+    #[test]
+    fn only_what_a_killed_process_has_left_is_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let others = [
+            "a.pem",
+            ".a.pem",
+            ".a.pem.1.tmp",
+            ".a.pem.1.2.tmp.x",
+            ".a.pem.1.x.tmp",
+            ".a.pem..2.tmp",
+            "a.pem.1.2.tmp",
+            ".b.pem.1.2.tmp",
+        ];
+        for name in others.iter().chain(&[".a.pem.1.2.tmp", ".a.pem.77.0.tmp"]) {
+            fs::write(at(name), b"x").unwrap();
+        }
+        fs::create_dir(at(".a.pem.1.3.tmp")).unwrap();
+        std::os::unix::fs::symlink(at("a.pem"), at(".a.pem.1.4.tmp")).unwrap();
+        let written = Temporary::write(&at("a.pem"), b"new", Mode::Secret).unwrap();
+        let is_meant = |name: &str| name == "a.pem";
+        assert_eq!(sweep(folder.path(), is_meant).unwrap(), 2);
+        for name in others.iter().chain(&[".a.pem.1.3.tmp", ".a.pem.1.4.tmp"]) {
+            assert!(at(name).symlink_metadata().is_ok(), "{name}");
+        }
+        assert_eq!(names(folder.path()).len(), others.len() + 3);
+        written.rename(&at("a.pem")).unwrap();
+        assert_eq!(fs::read(at("a.pem")).unwrap(), b"new");
+        assert_eq!(sweep(&at("none"), is_meant).unwrap(), 0);
+    }
+
+    /// One writes while another sweeps all the time: nothing is lost.
+    #[test]
+    fn what_is_being_written_is_not_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.pem");
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for count in 0..200 {
+                    let content = format!("{count}");
+                    replace(&path, content.as_bytes(), Mode::Secret).unwrap();
+                    assert_eq!(fs::read_to_string(&path).unwrap(), content);
+                }
+            });
+            while !writer.is_finished() {
+                sweep(folder.path(), |_| true).unwrap();
+            }
+        });
+        assert_eq!(names(folder.path()), ["a.pem"]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde::Serialize;
 use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::ExtendedKeyUsage;
 
 use super::apple;
 use super::chain::{Issued, in_order, issued, linked, parsed};
@@ -44,22 +45,25 @@ impl Severity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
-    /// The certificate that the gateway shows, its chain and its key.
+    /// The certificate that the gateway shows to devices, its chain and its key.
     Server,
-    /// The authorities that identity certificates must chain to.
+    /// The authorities that certificates of others must chain to.
     Group,
+    /// The certificate that the gateway shows to the servers of services, its chain and its key.
+    Client,
 }
 
 impl Role {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Server, Self::Group];
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Server, Self::Group, Self::Client];
 
-    /// `server` or `group`.
+    /// `server`, `group` or `client`.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
             Self::Server => "server",
             Self::Group => "group",
+            Self::Client => "client",
         }
     }
 }
@@ -126,11 +130,12 @@ impl Inspected {
     }
 }
 
-/// Reads a server certificate and looks at it. `host` is the name or address that devices use.
+/// Reads a certificate file and looks at it. `host` is the name or address that devices use, for a server certificate.
 ///
 /// # Errors
-/// As [`read_identity`](super::read_identity). A missing key is a finding.
-pub fn inspect_server(
+/// As [`read_identity`](super::read_identity), and where a group certificate is given a key. A missing key is a finding.
+pub fn inspect(
+    role: Role,
     path: &Path,
     key: Option<&Path>,
     password: Option<&str>,
@@ -138,23 +143,37 @@ pub fn inspect_server(
 ) -> Result<Inspected, CertError> {
     let file = Source::load(path)?;
     let key_source = key.map(Source::load).transpose()?;
-    let mut inspected = server_in(&file, key_source.as_ref(), password, host)?;
+    let mut inspected = inspect_source(role, &file, key_source.as_ref(), password, host)?;
     if inspected.key.is_some() {
         inspected.findings.extend(exposed(key.unwrap_or(path)));
     }
     Ok(inspected)
 }
 
-/// [`inspect_server`], of what was read or sent.
-pub(super) fn server_in(
+/// [`inspect`], of what was read or sent.
+pub(super) fn inspect_source(
+    role: Role,
     file: &Source,
     key: Option<&Source>,
     password: Option<&str>,
     host: Option<&str>,
 ) -> Result<Inspected, CertError> {
-    let (certificates, key) = unordered(file, key, password)?;
     let now = OffsetDateTime::now_utc();
-    let findings = server_findings(&certificates, key.as_ref(), host, now);
+    if role == Role::Group {
+        if key.is_some() {
+            let problem = "a group certificate has no key here";
+            return Err(CertError::request(problem, "leave the key out"));
+        }
+        let certificates = certificates_in(&file.path, &file.bytes, password)?;
+        let findings = sorted(group_findings(&certificates, now));
+        return Ok(Inspected {
+            certificates,
+            key: None,
+            findings,
+        });
+    }
+    let (certificates, key) = unordered(file, key, password)?;
+    let findings = own_findings(role, &certificates, key.as_ref(), host, now);
     Ok(Inspected {
         certificates: match &key {
             Some(key) => in_order(certificates, key),
@@ -162,25 +181,6 @@ pub(super) fn server_in(
         },
         key,
         findings: sorted(findings),
-    })
-}
-
-/// Reads group certificates and looks at them.
-///
-/// # Errors
-/// As [`read_certificates_with`](super::read_certificates_with).
-pub fn inspect_group(path: &Path, password: Option<&str>) -> Result<Inspected, CertError> {
-    group_in(&Source::load(path)?, password)
-}
-
-/// [`inspect_group`], of what was read or sent.
-pub(super) fn group_in(file: &Source, password: Option<&str>) -> Result<Inspected, CertError> {
-    let certificates = certificates_in(&file.path, &file.bytes, password)?;
-    let findings = sorted(group_findings(&certificates, OffsetDateTime::now_utc()));
-    Ok(Inspected {
-        certificates,
-        key: None,
-        findings,
     })
 }
 
@@ -231,8 +231,9 @@ impl Findings {
     }
 }
 
-/// What is wrong with a server certificate at `now`, in the order in which the file has it.
-pub(super) fn server_findings(
+/// What is wrong with a certificate of the gateway at `now`, in the order in which the file has it.
+pub(super) fn own_findings(
+    role: Role,
     ders: &[CertificateDer<'_>],
     key: Option<&PrivateKeyDer<'_>>,
     host: Option<&str>,
@@ -270,15 +271,17 @@ pub(super) fn server_findings(
     }
     let chain = linked(&certificates, place);
     order(&certificates, &chain, &mut findings);
-    chain_of(&certificates, &chain, &mut findings);
+    chain_of(role, &certificates, &chain, &mut findings);
     for place in &chain {
         dates(&certificates[*place], now, &mut findings);
         characters(&certificates[*place], &mut findings);
     }
-    purpose(end, chain.len() == 1, &mut findings);
-    apple::check(end, &mut findings);
-    if let Some(host) = host {
-        name(&ders[place], end, host, &mut findings);
+    purpose(role, end, chain.len() == 1, &mut findings);
+    if role == Role::Server {
+        apple::check(end, &mut findings);
+        if let Some(host) = host {
+            name(&ders[place], end, host, &mut findings);
+        }
     }
     findings.0
 }
@@ -313,7 +316,12 @@ fn order(certificates: &[X509Certificate<'_>], chain: &[usize], findings: &mut F
 }
 
 /// From the end certificate up: is each issued by the next, and where does it end.
-fn chain_of(certificates: &[X509Certificate<'_>], chain: &[usize], findings: &mut Findings) {
+fn chain_of(
+    role: Role,
+    certificates: &[X509Certificate<'_>],
+    chain: &[usize],
+    findings: &mut Findings,
+) {
     let (end, top) = (
         &certificates[chain[0]],
         &certificates[chain[chain.len() - 1]],
@@ -321,8 +329,12 @@ fn chain_of(certificates: &[X509Certificate<'_>], chain: &[usize], findings: &mu
     let self_issued = top.subject().as_raw() == top.issuer().as_raw();
     if chain.len() == 1 {
         if self_issued && issued(top, top) != Issued::No {
-            let remedy =
-                "give it to the devices, or use a certificate of an authority that they trust";
+            let remedy = match role {
+                Role::Client => {
+                    "give it to the servers, or use a certificate of an authority that they trust"
+                }
+                _ => "give it to the devices, or use a certificate of an authority that they trust",
+            };
             findings.add(
                 Severity::Warning,
                 "self-signed",
@@ -335,15 +347,28 @@ fn chain_of(certificates: &[X509Certificate<'_>], chain: &[usize], findings: &mu
                 "no chain to a certification authority: {} is not in the file",
                 end.issuer()
             );
-            let remedy = "put the certificates of its authorities into the file, up to the root";
-            findings.add(Severity::Error, "no-chain", end, problem, remedy);
+            // Servers that ask for a certificate know who issues it.
+            let (severity, remedy) = match role {
+                Role::Client => (
+                    Severity::Warning,
+                    "add the certificates of its authorities, or see that the servers have them",
+                ),
+                _ => (
+                    Severity::Error,
+                    "put the certificates of its authorities into the file, up to the root",
+                ),
+            };
+            findings.add(severity, "no-chain", end, problem, remedy);
         }
         return;
     }
     links(certificates, chain, findings);
     if !self_issued {
         let problem = format!("no root is available: {} is not in the file", top.issuer());
-        let remedy = "add the root, or see that the devices have it";
+        let remedy = match role {
+            Role::Client => "add the root, or see that the servers have it",
+            _ => "add the root, or see that the devices have it",
+        };
         findings.add(Severity::Warning, "no-root", top, problem, remedy);
     }
 }
@@ -457,17 +482,31 @@ fn characters(certificate: &X509Certificate<'_>, findings: &mut Findings) {
 }
 
 /// RFC 5280, sections 4.2.1.9 and 4.2.1.12.
-fn purpose(end: &X509Certificate<'_>, alone: bool, findings: &mut Findings) {
-    let remedy = "have a certificate issued for TLS servers (extended key usage serverAuth)";
+fn purpose(role: Role, end: &X509Certificate<'_>, alone: bool, findings: &mut Findings) {
+    let (code, remedy) = match role {
+        Role::Client => (
+            "not-client",
+            "have a certificate issued for TLS clients (extended key usage clientAuth)",
+        ),
+        _ => (
+            "not-server",
+            "have a certificate issued for TLS servers (extended key usage serverAuth)",
+        ),
+    };
+    let word = role.word();
     let usage = end.extended_key_usage().ok().flatten();
-    if usage.is_some_and(|usage| !usage.value.server_auth && !usage.value.any) {
-        let problem = "not a server certificate: its extended key usage says otherwise";
-        findings.add(Severity::Error, "not-server", end, problem, remedy);
+    let is_for = |usage: &ExtendedKeyUsage<'_>| match role {
+        Role::Client => usage.client_auth,
+        _ => usage.server_auth,
+    };
+    if usage.is_some_and(|usage| !is_for(usage.value) && !usage.value.any) {
+        let problem = format!("not a {word} certificate: its extended key usage says otherwise");
+        findings.add(Severity::Error, code, end, problem, remedy);
     }
     // Many a self-signed certificate says that it is an authority, and most clients take it.
     if end.is_ca() && !alone {
-        let problem = "not a server certificate but that of a certification authority";
-        findings.add(Severity::Error, "not-server", end, problem, remedy);
+        let problem = format!("not a {word} certificate but that of a certification authority");
+        findings.add(Severity::Error, code, end, problem, remedy);
     }
 }
 

@@ -43,7 +43,7 @@ fn codes(
     host: Option<&str>,
     now: OffsetDateTime,
 ) -> Vec<String> {
-    let findings = server_findings(chain, key, host, now);
+    let findings = own_findings(Role::Server, chain, key, host, now);
     marked(&findings)
 }
 
@@ -82,6 +82,27 @@ fn a_right_one_has_no_findings_and_its_name_is_looked_at() {
         codes(&chain, Some(&other.key), None, now),
         ["!key-mismatch"]
     );
+}
+
+#[test]
+fn one_for_servers_is_for_clients_and_needs_no_name_and_no_chain() {
+    let now = OffsetDateTime::now_utc();
+    let ca = authority("root", 900);
+    let request = IssueRequest::new(Usage::Client, "gateway", Validity::days(850).unwrap());
+    let issued = issue(&ca, &request).unwrap();
+    let codes = |role, chain: &[CertificateDer<'_>], key| {
+        marked(&own_findings(role, chain, Some(key), Some("gw.test"), now))
+    };
+    let alone = &issued.chain[..1];
+    assert_eq!(codes(Role::Client, alone, &issued.key), ["no-chain"]);
+    let whole = [issued.chain[0].clone(), ca.certificate().clone()];
+    let found = codes(Role::Client, &whole, &issued.key);
+    assert!(found.is_empty(), "{found:?}");
+    let found = codes(Role::Server, &whole, &issued.key);
+    assert!(found.contains(&"!not-server".to_owned()), "{found:?}");
+    let server = server(&ca, |_| ());
+    let chain = [server.chain[0].clone(), ca.certificate().clone()];
+    assert_eq!(codes(Role::Client, &chain, &server.key), ["!not-client"]);
 }
 
 #[test]

@@ -54,7 +54,7 @@ use std::path::{Path, PathBuf};
 pub use command::{CertsCommand, print, run};
 pub use describe::{Description, describe, describe_with};
 pub use export::{Export, Format};
-pub use findings::{Finding, Role, Severity, inspect_group, inspect_server};
+pub use findings::{Finding, Role, Severity, inspect};
 pub use make::{
     CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity, issue, make_ca,
 };

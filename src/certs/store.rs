@@ -1,7 +1,7 @@
-//! The certificate store: server and group certificates by name, in plain files of the state folder.
+//! The certificate store: the gateway's own certificates and those of authorities, by name, in plain files of the state folder.
 //!
-//! `certificates/server/NAME.pem` holds a chain in order and its key (0600), `certificates/group/NAME.pem` the certificates of
-//! authorities (0644), both as PEM without a password, whatever they came as. Folders have mode 0700.
+//! `certificates/server/NAME.pem` and `certificates/client/NAME.pem` hold a chain in order and its key (0600), `certificates/group/NAME.pem` the certificates of
+//! authorities (0644), all as PEM without a password, whatever they came as. Folders have mode 0700.
 //!
 //! A file is written whole and then renamed, so processes that import, read and delete at once need no lock: each sees the
 //! old certificate with its key or the new one with its own. Of two that import a new name at once, one is refused.
@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use super::describe::{AlternativeName, described};
 use super::files::{self, Mode};
-use super::findings::{Finding, Inspected, Role, Severity, exposed, group_in, server_in, sort};
+use super::findings::{Finding, Inspected, Role, Severity, exposed, inspect_source, sort};
 use super::make::{key_to_pem, to_pem};
 use super::{CertError, Source, read_certificates};
 use crate::limits::CERTIFICATE_NAME_MAX;
@@ -96,18 +96,9 @@ impl Candidate {
         password: Option<&str>,
         host: Option<&str>,
     ) -> Result<Self, CertError> {
-        let mut inspected = match role {
-            Role::Server => server_in(file, key, password, host)?,
-            Role::Group if key.is_some() => {
-                return Err(CertError::request(
-                    "a group certificate has no key here",
-                    "leave the key out",
-                ));
-            }
-            Role::Group => group_in(file, password)?,
-        };
+        let mut inspected = inspect_source(role, file, key, password, host)?;
         // What is kept is used as it is: nobody will name a key for it later.
-        if role == Role::Server {
+        if role != Role::Group {
             let without_key = |finding: &&mut Finding| finding.code == "no-key";
             for finding in inspected.findings.iter_mut().filter(without_key) {
                 finding.severity = Severity::Error;
@@ -309,6 +300,7 @@ impl Store {
         let (path, content) = (self.path(role, name), candidate.content());
         let mode = mode(role);
         files::make_folder(&self.folder(role))?;
+        self.sweep()?;
         if replace {
             return files::replace(&path, content.as_bytes(), mode);
         }
@@ -319,6 +311,17 @@ impl Store {
             },
             other => other,
         })
+    }
+
+    /// Removes what killed imports have left, keys among it. An import that is under way goes on, in whatever process it is. How
+    /// many files there were.
+    ///
+    /// # Errors
+    /// [`CertError::Io`] where a folder cannot be read.
+    pub fn sweep(&self) -> Result<usize, CertError> {
+        let swept =
+            Role::ALL.map(|role| files::sweep(&self.folder(role), |file| name_of(file).is_some()));
+        swept.into_iter().sum()
     }
 
     /// What is kept under a name, if anything is: for [`restore`](Self::restore).
@@ -374,8 +377,7 @@ impl Store {
         for entry in entries {
             let file = entry.map_err(unread)?.file_name();
             // What has another name was not written here, or not to its end.
-            let name = file.to_str().and_then(|file| file.strip_suffix(".pem"));
-            names.extend(name.and_then(|name| name.parse::<Name>().ok()));
+            names.extend(file.to_str().and_then(name_of));
         }
         names.sort();
         Ok(names)
@@ -441,12 +443,17 @@ impl Store {
     }
 }
 
+/// The certificate that a file of this name is.
+fn name_of(file: &str) -> Option<Name> {
+    file.strip_suffix(".pem")?.parse().ok()
+}
+
 /// The file of a certificate as it was, which may have held a key.
 pub struct Kept(Option<Zeroizing<Vec<u8>>>);
 
 const fn mode(role: Role) -> Mode {
     match role {
-        Role::Server => Mode::Secret,
+        Role::Server | Role::Client => Mode::Secret,
         Role::Group => Mode::Public,
     }
 }

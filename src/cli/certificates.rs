@@ -37,10 +37,11 @@ pub enum StoreCommand {
     /// Look at a certificate in any format and take it into the store, if nothing is wrong with it.
     ///
     /// Prints what `adit certs check` does. With an error nothing is imported, and the exit code is 1. It is kept without a
-    /// password, a server certificate with its key.
+    /// password, a certificate of the gateway with its key.
     #[command(after_help = "Examples:
   adit certs import server.p12 --as server --password-file server.pass
-  adit certs import group-ca.p7b --as group --name fleet")]
+  adit certs import group-ca.p7b --as group --name fleet
+  adit certs import gateway.pem --as client --key gateway.key      what servers of services see")]
     Import(ImportArgs),
     /// List the certificates of the store, until when they are valid, which profiles name them and what is wrong with them.
     List(ListArgs),

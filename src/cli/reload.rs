@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::admin::{AdminCommand, AdminError};
-use crate::control::Problem;
+use crate::config::{Problem, in_lines};
 
 /// Has a running node read its config and the files that it names again.
 #[derive(Debug, clap::Args)]
@@ -40,10 +40,7 @@ pub(super) fn reload(admin: &AdminCommand) -> Result<u64, AdminError> {
     let answer = admin.ask("POST", "/reload", None)?;
     match serde_json::from_str(&answer.body) {
         Ok(Answer::Taken { generation }) => Ok(generation),
-        Ok(Answer::Refused { problems }) => {
-            let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
-            Err(AdminError::Change(lines.join("\n")))
-        }
+        Ok(Answer::Refused { problems }) => Err(AdminError::Change(in_lines(&problems))),
         Err(_) => Err(answer.refused()),
     }
 }

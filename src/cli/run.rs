@@ -13,8 +13,8 @@ use crate::backend::{ResolverHandle, ResolverTask, resolver};
 use crate::certs::{self, CertError};
 use crate::config::{AuditSink, Config, ConfigError, Log, LogFormat};
 use crate::control::{
-    Asker, ConfigFile, Control, ControlError, EarlySignals, Profiles, Reloader, RunningNode,
-    Signal, Signals, check_servers, fetch_crls, watch_certificates, watch_crl_files, watch_files,
+    Asker, ConfigFile, Control, ControlError, EarlySignals, Reloader, RunningNode, Signal, Signals,
+    check_servers, fetch_crls, watch_certificates, watch_crl_files, watch_files,
 };
 use crate::engine::{EngineError, Node, Predecessor};
 use crate::limits::{DRAIN_POLL, OWN_ADDRESSES_REFRESH, SESSIONS_END, TICKET_KEYS_POLL};
@@ -112,6 +112,7 @@ impl Gateway {
         let early = EarlySignals::note().map_err(RunError::Signals)?;
         certs::files::make_folder(&config.state_dir)?;
         let lock = StateLock::take(&config.state_dir, lock)?;
+        sweep(&config.state_dir);
         let mut control = Control::bind(&config.admin, &mut sockets)?;
         let succession = control
             .socket()
@@ -208,7 +209,6 @@ impl Gateway {
         let running = RunningNode {
             engine: node,
             audit: audit.handle(),
-            profiles: Arc::new(Profiles::new(reloader.clone())),
             reloader,
         };
         let result = control.run(Arc::new(running), shutdown, retired, jobs);
@@ -217,6 +217,18 @@ impl Gateway {
         }
         drop(succession);
         Ok(result?)
+    }
+}
+
+/// Removes what killed imports have left in the certificate store.
+fn sweep(state_dir: &Path) {
+    match certs::Store::new(state_dir).sweep() {
+        Ok(0) => {}
+        Ok(files) => tracing::info!(
+            files,
+            "removed what killed imports have left in the certificate store"
+        ),
+        Err(error) => tracing::warn!("what killed imports may have left is not removed: {error}"),
     }
 }
 

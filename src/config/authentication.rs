@@ -31,8 +31,9 @@ pub(super) fn server_certificate(
     const REMEDY: &str = "name the file with the chain and the key, or leave the whole table out";
     let primary = raw.primary.required(report, REMEDY);
     let mut seen = Vec::new();
-    let mut files =
-        |slots, report: &mut Report| certificate_files(slots, (folder, &mut seen), report);
+    let mut files = |slots, report: &mut Report| {
+        certificate_files(Role::Server, slots, (folder, &mut seen), report)
+    };
     let primary = files([primary, raw.key, raw.password_file], report);
     let secondary = [
         raw.secondary,
@@ -57,16 +58,38 @@ pub(super) fn server_certificate(
     }
 }
 
-/// The files of one server certificate, which is none of those `seen` before: of the chain, the key and the password. What
-/// comes from the store has its key with it, and no password.
-pub(super) fn certificate_files(
+/// The files of a certificate that a service may have, and its key, which needs the certificate: `what` is that one's key.
+pub(super) fn optional_certificate(
+    (role, what): (Role, &str),
+    [file, key]: [Slot<String>; 2],
+    folder: &Folder,
+    report: &mut Report,
+) -> Option<CertificateFiles> {
+    let absent = matches!(file.value, Value::Absent);
+    if absent && !matches!(key.value, Value::Absent) {
+        let message = "is the key of a certificate that is not there";
+        report.add(&key.place, Fault::new(message, format!("name {what} too")));
+    }
+    let none = Slot {
+        place: file.place.clone(),
+        value: Value::Absent,
+    };
+    let seen = &mut Vec::new();
+    let files = certificate_files(role, [file, key, none], (folder, seen), report);
+    (!absent).then_some(files)
+}
+
+/// The files of one certificate of the gateway, which is none of those `seen` before: of the chain, the key and the password.
+/// What comes from the store has its key with it, and no password.
+fn certificate_files(
+    role: Role,
     [file, key, password_file]: [Slot<String>; 3],
     (folder, seen): (&Folder, &mut Vec<PathBuf>),
     report: &mut Report,
 ) -> CertificateFiles {
     let stored = matches!(&file.value, Value::Given(text) if text.starts_with(store::PREFIX));
     let file = file.parse(report, |text| {
-        let file = folder.certificate(&text, Role::Server)?;
+        let file = folder.certificate(&text, role)?;
         if seen.contains(&file) {
             let message = "the file is another one of the server certificates already";
             return Err(Fault::new(message, "name each certificate once"));

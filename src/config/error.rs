@@ -1,30 +1,64 @@
 //! What is wrong with a config: problems with their line, key and remedy, collected until everything has been looked at.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-/// One thing that is wrong in a config file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// One thing that is wrong with a config, or with a change of it.
+///
+/// The display form is one line: `adit.toml:12: profile.rule[0].service: no service named "wik"; remedy: ...`. As JSON it has
+/// what is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Problem {
+    /// The config file or profile that it is in, as the caller named it, where that is known apart from the message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// Line of the file, from 1. `None` where the problem is of the whole file.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<usize>,
     /// Path of the key, such as `profile.rule[0].service` (lists count from 0). Empty where there is none.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub key: String,
     /// What is wrong.
     pub message: String,
-    /// What would be right.
+    /// What would be right. Empty where the message says it.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub remedy: String,
 }
 
-/// Everything that is wrong with a config file, in the order of its lines. Never empty.
-///
-/// The display form is one problem a line: `adit.toml:12: profile.rule[0].service: no service named "wik"; remedy: ...`.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{file}:")?;
+            if let Some(line) = self.line {
+                write!(f, "{line}:")?;
+            }
+            f.write_str(" ")?;
+        }
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)?;
+        if !self.remedy.is_empty() {
+            write!(f, "; remedy: {}", self.remedy)?;
+        }
+        Ok(())
+    }
+}
+
+/// Problems, one a line.
+#[must_use]
+pub fn in_lines(problems: &[Problem]) -> String {
+    let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
+    lines.join("\n")
+}
+
+/// Everything that is wrong with a config file, in the order of its lines. Never empty. The display form is one problem a
+/// line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The file, as it was named by the caller.
-    pub file: PathBuf,
     /// The problems.
     pub problems: Vec<Problem>,
 }
@@ -33,20 +67,7 @@ impl std::error::Error for ConfigError {}
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.problems.iter().enumerate() {
-            if index > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{}:", self.file.display())?;
-            if let Some(line) = problem.line {
-                write!(f, "{line}:")?;
-            }
-            if !problem.key.is_empty() {
-                write!(f, " {}:", problem.key)?;
-            }
-            write!(f, " {}; remedy: {}", problem.message, problem.remedy)?;
-        }
-        Ok(())
+        f.write_str(&in_lines(&self.problems))
     }
 }
 
@@ -88,6 +109,7 @@ pub(super) struct Report {
 impl Report {
     pub(super) fn add(&mut self, place: &Place, fault: Fault) {
         self.problems.push(Problem {
+            file: None,
             line: place.line,
             key: place.key.clone(),
             message: fault.message,
@@ -107,10 +129,11 @@ impl Report {
     /// All that was wrong, in the order of the file.
     pub(super) fn into_error(mut self, file: &Path) -> ConfigError {
         self.problems.sort_by_key(|problem| problem.line);
-        ConfigError {
-            file: file.to_path_buf(),
-            problems: self.problems,
+        for problem in &mut self.problems {
+            problem.file = Some(file.display().to_string());
         }
+        let problems = self.problems;
+        ConfigError { problems }
     }
 
     /// The error of a file that could not be read at all.

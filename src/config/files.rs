@@ -18,13 +18,15 @@ impl Config {
             std::iter::once(&server.primary).chain(others)
         });
         let named = services().filter_map(|service| service.sni.as_ref()?.certificate.as_ref());
-        let certificates = server.chain(named).flat_map(CertificateFiles::all);
-        let outbound = services().filter_map(|service| service.reach.tls.as_ref());
-        let outbound = outbound.flat_map(|tls| [&tls.roots, &tls.certificate, &tls.key]);
+        let outbound = || services().filter_map(|service| service.reach.tls.as_ref());
+        let shown = outbound().filter_map(|tls| tls.certificate.as_ref());
+        let certificates = server.chain(named).chain(shown);
+        let certificates = certificates.flat_map(CertificateFiles::all);
+        let roots = outbound().map(|tls| &tls.roots);
         let proxies = services().filter_map(|service| service.reach.upstream_proxy.as_ref());
         let proxies = proxies.map(|proxy| &proxy.password_file);
         let optional = [&auth.group_password_file, &auth.device_registry];
-        let optional = optional.into_iter().chain(outbound).chain(proxies);
+        let optional = optional.into_iter().chain(roots).chain(proxies);
         let optional = optional.filter_map(Option::as_deref);
         let group = auth.group_certificates.iter().map(AsRef::as_ref);
         certificates.chain(optional).chain(group).collect()

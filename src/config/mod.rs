@@ -44,7 +44,7 @@ use std::time::Duration;
 
 pub use address::{AddressError, Host, HostPattern, HostPort};
 pub use authentication::url_host;
-pub use error::{ConfigError, Problem};
+pub use error::{ConfigError, Problem, in_lines};
 pub use listener::{ClientIdentity, Listener, ListenerKind, ProxyProtocol};
 pub use outline::{Outline, outline};
 pub use reach::{

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::address::HostPort;
+use super::types::CertificateFiles;
 
 /// One server of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,10 +72,8 @@ pub struct OutboundTls {
     pub roots: Option<PathBuf>,
     /// The name or address that the certificates are checked for; `None` for the server's own.
     pub name: Option<String>,
-    /// PEM file with the gateway's certificate for the servers, and its key unless `key` names another file.
-    pub certificate: Option<PathBuf>,
-    /// PEM file with the key.
-    pub key: Option<PathBuf>,
+    /// The gateway's certificate for the servers.
+    pub certificate: Option<CertificateFiles>,
 }
 
 /// An HTTP proxy on the way to the servers.

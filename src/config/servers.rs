@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::address::{Host, HostPort};
+use super::authentication::optional_certificate;
 use super::document::{List, Slot};
 use super::error::{Fault, Report, quoted};
 use super::raw_reach::{RawHealth, RawKeepalive, RawReach, RawServer, RawTcp};
@@ -170,17 +171,9 @@ fn tls(
         })
     });
     let [roots, name, certificate, key] = texts;
-    let has_certificate = certificate.clone().given().is_some();
-    let key = key.parse(report, |text| {
-        if has_certificate || !on {
-            return Ok(text);
-        }
-        let message = "is a key without a certificate";
-        Err(Fault::new(message, "name tls_certificate too"))
-    });
     let roots = roots.parse(report, |text| folder.certificate(&text, Role::Group));
-    let mut file = |slot: Slot<String>| slot.parse(report, |text| folder.readable(&text)).given();
-    let (roots, certificate, key) = (roots.given(), file(certificate), file(key));
+    let what = (Role::Client, "tls_certificate");
+    let certificate = optional_certificate(what, [certificate, key], folder, report);
     let name = name.parse(report, |text| {
         let host: Host = text.parse().map_err(|error| {
             let message = format!("{}: {error}", quoted(&text));
@@ -192,10 +185,9 @@ fn tls(
         })
     });
     on.then(|| OutboundTls {
-        roots,
+        roots: roots.given(),
         name: name.given(),
         certificate,
-        key,
     })
 }
 

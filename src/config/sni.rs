@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 
 use super::address::HostPattern;
-use super::authentication::certificate_files;
+use super::authentication::optional_certificate;
 use super::document::{List, Slot, Value};
 use super::error::{Fault, Place, Report, quoted};
 use super::raw::RawSni;
 use super::types::CertificateFiles;
 use super::values::{Folder, address_fault, without_repetition};
+use crate::certs::Role;
 use crate::limits::ALPN_NAME_MAX;
 
 /// What makes a session a tunnel to a service, without a request.
@@ -61,7 +62,9 @@ impl SniNames<'_> {
             );
         }
         let names = self.names(raw.names, report);
-        let certificate = certificate(raw.certificate, raw.key, self.folder, report);
+        let what = (Role::Server, "sni_certificate");
+        let certificate = [raw.certificate, raw.key];
+        let certificate = optional_certificate(what, certificate, self.folder, report);
         let protocols = protocols(raw.protocols, report);
         Some(Sni {
             names,
@@ -124,25 +127,6 @@ impl SniNames<'_> {
         }
         Ok(pattern)
     }
-}
-
-fn certificate(
-    certificate: Slot<String>,
-    key: Slot<String>,
-    folder: &Folder,
-    report: &mut Report,
-) -> Option<CertificateFiles> {
-    if matches!(certificate.value, Value::Absent) && !matches!(key.value, Value::Absent) {
-        let message = "is the key of a certificate that is not there";
-        report.add(&key.place, Fault::new(message, "add sni_certificate"));
-    }
-    let absent = matches!(certificate.value, Value::Absent);
-    let none = Slot {
-        place: certificate.place.clone(),
-        value: Value::Absent,
-    };
-    let files = certificate_files([certificate, key, none], (folder, &mut Vec::new()), report);
-    (!absent).then_some(files)
 }
 
 fn protocols(list: Slot<List>, report: &mut Report) -> Vec<String> {

@@ -40,7 +40,7 @@ pub fn users_of(wanted: &Reference, profiles: &[ProfileUse]) -> Vec<String> {
 }
 
 /// Every key that may name a certificate of the store, with what the certificate is for there.
-const KEYS: [(&str, Role); 7] = [
+const KEYS: [(&str, Role); 8] = [
     ("primary", Role::Server),
     ("secondary", Role::Server),
     ("additional", Role::Server),
@@ -49,6 +49,7 @@ const KEYS: [(&str, Role); 7] = [
     ("sni_certificate", Role::Server),
     ("group_certificates", Role::Group),
     ("tls_roots", Role::Group),
+    ("tls_certificate", Role::Client),
 ];
 
 /// The certificates of the store that the text of a config or a profile names, each once; also where the text is wrong

@@ -2,6 +2,8 @@
 //!
 //! The answer to a change of devices comes when it is on the disk and in force.
 
+use std::sync::Arc;
+
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::http::request::Parts;
@@ -13,6 +15,7 @@ use tokio::time::timeout;
 
 use super::pages::{Page, Pages, Place, failure, gather, json_page, name_silent, skip, tunnel_of};
 use super::query::{Query, decoded};
+use super::reload::{Reloader, in_background};
 use super::{Device, Refusal};
 use crate::engine::ChangeError;
 use crate::limits::{ADMIN_BODY_MAX, ADMIN_IMPORT_MAX, CHANGE_ANSWER, MAX_IDENTITY_NAME_BYTES};
@@ -160,27 +163,41 @@ impl Pages {
         Ok(json_page(StatusCode::OK, &json!({"devices": devices})))
     }
 
+    /// Reads everything again.
     async fn reload(&self) -> Result<Page, Page> {
-        let generation = self.put_into_force().await?;
-        let body = json!({"generation": generation});
-        Ok(json_page(StatusCode::OK, &body))
-    }
-
-    /// Reads everything again, after a change on disk too. Gives the new generation, or the answer that says all that is
-    /// wrong with it.
-    pub(super) async fn put_into_force(&self) -> Result<u64, Page> {
         let (sender, receiver) = oneshot::channel();
         let reply = Box::new(move |answer| drop(sender.send(answer)));
         self.node.reload(reply);
         match timeout(CHANGE_ANSWER, receiver).await {
-            Ok(Ok(Ok(generation))) => Ok(generation),
-            Ok(Ok(Err(refusal))) => Err(refused(&refusal)),
+            Ok(Ok(Ok(generation))) => {
+                let body = json!({"generation": generation});
+                Ok(json_page(StatusCode::OK, &body))
+            }
+            Ok(Ok(Err(refusal))) => Err(refusal.into()),
             Ok(Err(_)) => Err(change_failure(&ChangeError::Ended)),
             Err(_) => Err(failure(
                 StatusCode::GATEWAY_TIMEOUT,
                 "the files are not read yet, and may still come into force",
             )),
         }
+    }
+
+    /// Does something with what the node stores, on a thread that may wait, behind everything else, and to its end, even if
+    /// the request is given up.
+    pub(super) async fn on_stored<T: Send + 'static, E: Into<Page> + Send + 'static>(
+        &self,
+        job: impl FnOnce(Arc<Reloader>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, Page> {
+        let Some(reloader) = self.node.reloader() else {
+            let error = "this node stores nothing";
+            return Err(failure(StatusCode::NOT_FOUND, error));
+        };
+        let done = in_background(move || job(reloader)).await;
+        let done = done.map_err(|_| {
+            let error = "it came to no end; the node's log says more";
+            failure(StatusCode::INTERNAL_SERVER_ERROR, error)
+        });
+        done?.map_err(Into::into)
     }
 
     async fn apply(&self, changes: DeviceChanges, must_exist: bool) -> Result<(), Page> {
@@ -256,10 +273,12 @@ fn body_failure(limit: usize) -> Page {
     failure(StatusCode::PAYLOAD_TOO_LARGE, &error)
 }
 
-pub(super) fn refused(refusal: &Refusal) -> Page {
-    let error = "the change is refused, and the state before it is in force";
-    let body = json!({"error": error, "problems": &*refusal.problems});
-    json_page(StatusCode::UNPROCESSABLE_ENTITY, &body)
+impl From<Refusal> for Page {
+    fn from(refusal: Refusal) -> Self {
+        let error = "it is refused, and nothing has changed";
+        let body = json!({"error": error, "problems": &*refusal.problems});
+        json_page(StatusCode::UNPROCESSABLE_ENTITY, &body)
+    }
 }
 
 fn change_failure(error: &ChangeError) -> Page {

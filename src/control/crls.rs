@@ -8,10 +8,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep};
 
 use super::fetch::{Bounds, Fetched, Fetcher, Validators};
+use super::reload::in_background;
 use crate::backend::ResolverHandle;
 use crate::config::{CrlFetch, url_host};
 use crate::engine::Node;
@@ -19,7 +20,6 @@ use crate::limits::{
     CRL_FETCHES, CRL_POLL, CRL_RETRY, CRL_RETRY_MAX, CRL_SOURCES_MAX, CRL_UPDATE_MAX,
     CRL_UPDATE_MIN,
 };
-use crate::ring;
 use crate::tls::crl_urls;
 
 /// Reads the CRL files again that have changed, for ever.
@@ -29,14 +29,6 @@ pub async fn watch_crl_files(node: Arc<Node>) {
         let node = node.clone();
         let _ = in_background(move || node.read_changed_crl_files()).await;
     }
-}
-
-/// Runs what may take seconds of a CPU: behind everything else, so that the data cores do not feel it.
-fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-    spawn_blocking(|| {
-        ring::yield_to_others();
-        work()
-    })
 }
 
 /// Fetches the CRLs of URLs, for ever.

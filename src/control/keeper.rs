@@ -1,10 +1,10 @@
 //! The certificate store as the admin listener uses it. Everything here reads and writes files: not for a thread that
-//! answers probes.
+//! answers probes. Who changes the store has the turn in which the node takes changes.
 
 use std::path::PathBuf;
 
+use super::reload::{Asker, Refusal, Turn};
 use crate::certs::profile::Gateway;
-use crate::certs::store::Kept;
 use crate::certs::{Candidate, CertError, Entry, Export, Format, Reference, Store};
 use crate::config::{Config, ProfileUse, profiles_in_store, users_of};
 use crate::profiles::StoreError;
@@ -21,11 +21,13 @@ pub(super) enum Trouble {
     /// It is not deleted.
     #[error("the profile {0} names it; take it out of the profile first")]
     InUse(String),
+    /// The node does not run with it.
+    #[error("{0}")]
+    Refused(Refusal),
 }
 
 /// The store of a node, and what the config in force says of it.
-#[derive(Debug, Clone)]
-pub struct Keeper {
+pub(super) struct Keeper {
     store: Store,
     state_dir: PathBuf,
     /// The profile in force, where there is one.
@@ -36,19 +38,8 @@ pub struct Keeper {
     host: Option<String>,
 }
 
-/// What an import has come to.
-pub(super) struct Imported {
-    /// The certificate.
-    pub entry: Entry,
-    /// What stood in its place, to take the import back.
-    pub before: Kept,
-    /// Whether the profile in force names it.
-    pub runs: bool,
-}
-
 impl Keeper {
     /// The store of a node with this config.
-    #[must_use]
     pub fn new(config: &Config) -> Self {
         let profile = &config.profile;
         let runs = !profile.is_none();
@@ -73,7 +64,7 @@ impl Keeper {
         Ok(profiles)
     }
 
-    pub(super) fn list(&self) -> Result<Vec<Entry>, Trouble> {
+    pub fn list(&self) -> Result<Vec<Entry>, Trouble> {
         let profiles = self.profiles()?;
         let mut entries = self.store.list(self.host.as_deref())?;
         for entry in &mut entries {
@@ -82,7 +73,7 @@ impl Keeper {
         Ok(entries)
     }
 
-    pub(super) fn get(&self, wanted: &Reference) -> Result<Entry, Trouble> {
+    pub fn get(&self, wanted: &Reference) -> Result<Entry, Trouble> {
         let host = self.host.as_deref();
         let mut entry = self.store.get(wanted.role, &wanted.name, host)?;
         entry.used_by = users_of(wanted, &self.profiles()?);
@@ -90,35 +81,34 @@ impl Keeper {
     }
 
     /// What an import would come to.
-    pub(super) fn look(&self, wanted: &Reference, candidate: &Candidate) -> Result<Entry, Trouble> {
+    pub fn look(&self, wanted: &Reference, candidate: &Candidate) -> Result<Entry, Trouble> {
         let mut entry = candidate.entry(&wanted.name);
         entry.used_by = users_of(wanted, &self.profiles()?);
         Ok(entry)
     }
 
-    pub(super) fn import(
+    /// What the profile in force names is in force then; where the node refuses it, what was there before stays.
+    pub fn import(
         &self,
+        turn: &mut Turn<'_>,
         wanted: &Reference,
         candidate: &Candidate,
         replace: bool,
-    ) -> Result<Imported, Trouble> {
+    ) -> Result<Entry, Trouble> {
         let entry = self.look(wanted, candidate)?;
         let before = self.store.kept(wanted.role, &wanted.name)?;
         self.store.put(&wanted.name, candidate, replace)?;
-        let runs = self.running.as_ref();
-        Ok(Imported {
-            entry,
-            before,
-            runs: runs.is_some_and(|profile| profile.stored.contains(wanted)),
-        })
+        let running = self.running.as_ref();
+        if running.is_some_and(|profile| profile.stored.contains(wanted))
+            && let Err(refusal) = turn.reload(Asker::Admin)
+        {
+            self.store.restore(wanted.role, &wanted.name, &before)?;
+            return Err(Trouble::Refused(refusal));
+        }
+        Ok(entry)
     }
 
-    /// Takes an import back.
-    pub(super) fn restore(&self, wanted: &Reference, before: &Kept) -> Result<(), Trouble> {
-        Ok(self.store.restore(wanted.role, &wanted.name, before)?)
-    }
-
-    pub(super) fn delete(&self, wanted: &Reference) -> Result<(), Trouble> {
+    pub fn delete(&self, _: &mut Turn<'_>, wanted: &Reference) -> Result<(), Trouble> {
         let users = users_of(wanted, &self.profiles()?);
         if !users.is_empty() {
             return Err(Trouble::InUse(users.join(", ")));
@@ -126,7 +116,7 @@ impl Keeper {
         Ok(self.store.delete(wanted.role, &wanted.name)?)
     }
 
-    pub(super) fn export(
+    pub fn export(
         &self,
         wanted: &Reference,
         format: Format,
@@ -145,7 +135,7 @@ impl Keeper {
     }
 
     /// The name or address that devices use.
-    pub(super) fn host(&self) -> Option<&str> {
+    pub fn host(&self) -> Option<&str> {
         self.host.as_deref()
     }
 }

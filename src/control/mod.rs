@@ -39,13 +39,11 @@ pub use certificates::watch_certificates;
 pub use checks::check_servers;
 pub use crls::{fetch_crls, watch_crl_files};
 pub use devices::Device;
-pub use keeper::Keeper;
 pub use listen::Control;
 pub use node::RunningNode;
 pub use permission::read_token;
 pub use probe::{ServerProbe, TlsProbe, probe_servers};
-pub use profiles::Profiles;
-pub use reload::{Asker, ConfigFile, Problem, Refusal, Reloader};
+pub use reload::{Asker, ConfigFile, Refusal, Reloader};
 pub use signals::{EarlySignals, Signal, Signals};
 pub use watch::watch_files;
 
@@ -119,13 +117,8 @@ pub trait Node: Send + Sync + 'static {
     /// Why the last change was not taken, while none is in force that came after it.
     fn refused(&self) -> Option<Refusal>;
 
-    /// Its profiles, where it keeps some.
-    fn profiles(&self) -> Option<Arc<Profiles>> {
-        None
-    }
-
-    /// The certificate store, as the config in force sees it.
-    fn keeper(&self) -> Keeper;
+    /// Takes changes of what it stores, profiles and certificates; `None` where it stores nothing.
+    fn reloader(&self) -> Option<Arc<Reloader>>;
 
     /// Whether the node takes new tunnels, and why not.
     fn ready(&self) -> Readiness;

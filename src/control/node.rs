@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::{Asker, Device, Keeper, Node, Profiles, Readiness, Refusal, Reloader, Reply};
+use super::{Asker, Device, Node, Readiness, Refusal, Reloader, Reply};
 use crate::config::Origin;
 use crate::engine::{self, ChangeError, InForce};
 use crate::observe::{AuditHandle, CoreMetrics, NodeGauges, ServerInfo, TunnelFilter, TunnelInfo};
@@ -17,8 +17,6 @@ pub struct RunningNode {
     pub audit: AuditHandle,
     /// Takes changes for it.
     pub reloader: Arc<Reloader>,
-    /// Its profiles.
-    pub profiles: Arc<Profiles>,
 }
 
 impl Node for RunningNode {
@@ -86,16 +84,12 @@ impl Node for RunningNode {
         self.reloader.in_background(Asker::Admin, reply);
     }
 
-    fn profiles(&self) -> Option<Arc<Profiles>> {
-        Some(self.profiles.clone())
-    }
-
     fn refused(&self) -> Option<Refusal> {
         self.reloader.refused()
     }
 
-    fn keeper(&self) -> Keeper {
-        Keeper::new(&self.engine.config())
+    fn reloader(&self) -> Option<Arc<Reloader>> {
+        Some(self.reloader.clone())
     }
 
     fn ready(&self) -> Readiness {

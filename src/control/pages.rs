@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -130,8 +130,6 @@ pub(super) struct Pages {
     pub(super) permission: Permission,
     /// Many devices are being changed: one such request at a time.
     pub(super) importing: Cell<bool>,
-    /// Whose turn it is to change the certificate store.
-    pub(super) storing: Arc<Mutex<()>>,
     /// The listener's address; `None` for a Unix socket.
     host: Option<IpAddr>,
 }
@@ -142,7 +140,6 @@ impl Pages {
             node,
             permission,
             importing: Cell::new(false),
-            storing: Arc::default(),
             host,
         }
     }
@@ -492,6 +489,8 @@ pub(super) fn page(status: StatusCode, media_type: &'static str, body: impl Into
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     #[tokio::test]

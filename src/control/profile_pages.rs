@@ -1,7 +1,5 @@
 //! The pages of profiles: requests in, answers out. What is done stands in `profiles`.
 
-use std::sync::Arc;
-
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
@@ -136,25 +134,12 @@ impl Pages {
         Ok(tagged(page, done.changed.version))
     }
 
-    /// Does it on a thread that may wait, and to the end, even if the request is given up.
     async fn ask<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Profiles) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Page> {
-        let Some(profiles) = self.node.profiles() else {
-            let error = "this node keeps no profiles";
-            return Err(failure(StatusCode::NOT_FOUND, error));
-        };
-        let profiles: Arc<Profiles> = profiles;
-        let done = tokio::task::spawn_blocking(move || job(&profiles)).await;
-        match done {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(refusal(error)),
-            Err(_) => Err(failure(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "it came to no end; the node's log says more",
-            )),
-        }
+        self.on_stored(move |reloader| job(&Profiles::new(reloader)))
+            .await
     }
 }
 
@@ -251,22 +236,20 @@ fn tagged(mut page: Page, version: u64) -> Page {
     page
 }
 
-fn refusal(error: Failure) -> Page {
-    let error = match error {
-        Failure::Wrong(refusal) => {
-            let error = "the profile is refused, and nothing has changed";
-            let body = json!({"error": error, "problems": &*refusal.problems});
-            return json_page(StatusCode::UNPROCESSABLE_ENTITY, &body);
-        }
-        Failure::Store(error) => error,
-    };
-    let status = match error {
-        StoreError::NoProfile(_) | StoreError::NoVersion(..) => StatusCode::NOT_FOUND,
-        StoreError::Conflict(..) => StatusCode::PRECONDITION_FAILED,
-        StoreError::Assigned(_) | StoreError::Refused => StatusCode::CONFLICT,
-        StoreError::Bad(_) => StatusCode::BAD_REQUEST,
-        StoreError::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
-        StoreError::Io { .. } | StoreError::Damaged { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-    };
-    failure(status, &error.to_string())
+impl From<Failure> for Page {
+    fn from(error: Failure) -> Self {
+        let error = match error {
+            Failure::Wrong(refusal) => return refusal.into(),
+            Failure::Store(error) => error,
+        };
+        let status = match error {
+            StoreError::NoProfile(_) | StoreError::NoVersion(..) => StatusCode::NOT_FOUND,
+            StoreError::Conflict(..) => StatusCode::PRECONDITION_FAILED,
+            StoreError::Assigned(_) | StoreError::Refused => StatusCode::CONFLICT,
+            StoreError::Bad(_) => StatusCode::BAD_REQUEST,
+            StoreError::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
+            StoreError::Io { .. } | StoreError::Damaged { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        failure(status, &error.to_string())
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::reload::{Asker, Refusal, Reloader};
+use super::reload::{Asker, Refusal, Reloader, Turn};
 use crate::config::{self, Config, ConfigError, Origin, ProfileText};
 use crate::engine::{Material, ReloadErrors};
 use crate::profiles::{
@@ -18,7 +18,7 @@ use crate::profiles::{
 };
 
 /// The profiles of a running node.
-pub struct Profiles {
+pub(super) struct Profiles {
     file: PathBuf,
     store: Box<dyn ProfileStore>,
     reloader: Arc<Reloader>,
@@ -72,29 +72,24 @@ impl Done {
 
 impl Profiles {
     /// Those of the node that `reloader` takes changes for, in the store of its state folder.
-    #[must_use]
     pub fn new(reloader: Arc<Reloader>) -> Self {
         Self {
             file: reloader.file().to_owned(),
-            store: store_of(&reloader.state_dir()),
+            store: store_of(&reloader.config().state_dir),
             reloader,
         }
     }
 
-    pub(super) fn overview(&self) -> Result<Overview, StoreError> {
+    pub fn overview(&self) -> Result<Overview, StoreError> {
         self.store.overview()
     }
 
-    pub(super) fn read(
-        &self,
-        name: &str,
-        version: Option<u64>,
-    ) -> Result<StoredProfile, StoreError> {
+    pub fn read(&self, name: &str, version: Option<u64>) -> Result<StoredProfile, StoreError> {
         self.store.read(name, version)
     }
 
     /// Checks a profile and what it names, as a start would. What may be wrong, in lines.
-    pub(super) fn check(&self, name: &str, text: &str) -> Result<Vec<String>, Failure> {
+    pub fn check(&self, name: &str, text: &str) -> Result<Vec<String>, Failure> {
         self.checked(name, text).map(|(_, findings)| findings)
     }
 
@@ -117,7 +112,8 @@ impl Profiles {
     }
 
     /// A new version of a profile.
-    pub(super) fn put(&self, name: &str, text: &str, with: &With) -> Result<Done, Failure> {
+    pub fn put(&self, name: &str, text: &str, with: &With) -> Result<Done, Failure> {
+        let mut turn = self.reloader.turn();
         let (config, _) = self.checked(name, text)?;
         let new = NewVersion {
             name,
@@ -126,18 +122,13 @@ impl Profiles {
             note: &with.note,
             expect: with.expect,
         };
-        self.change(&Change::Put(new), |changed| {
+        self.change(&mut turn, &Change::Put(new), |changed| {
             of_store(config, changed.version)
         })
     }
 
     /// The text of an older version, the one before the newest where none is named, as a new version.
-    pub(super) fn roll_back(
-        &self,
-        name: &str,
-        to: Option<u64>,
-        with: With,
-    ) -> Result<Done, Failure> {
+    pub fn roll_back(&self, name: &str, to: Option<u64>, with: With) -> Result<Done, Failure> {
         let newest = self.read(name, None)?;
         let to = to.or(newest.before()).ok_or_else(|| {
             let message = format!("profile {name} has no older version");
@@ -157,37 +148,38 @@ impl Profiles {
     }
 
     /// Lets the node run on a profile.
-    pub(super) fn assign(&self, name: &str) -> Result<Done, Failure> {
+    pub fn assign(&self, name: &str) -> Result<Done, Failure> {
+        let mut turn = self.reloader.turn();
         let newest = self.read(name, None)?;
         let (config, _) = self.checked(name, &newest.text)?;
-        // Another version may come in between; it is checked, too, where it is put into force.
-        self.change(&Change::Assign(Some(name)), |changed| {
+        // Another process may store another version in between; it is checked, too, where it is put into force.
+        self.change(&mut turn, &Change::Assign(Some(name)), |changed| {
             of_store(config, changed.version).filter(|_| changed.version == newest.version)
         })
     }
 
     /// Lets the node run on no profile, if it is this one that it runs on.
-    pub(super) fn unassign(&self, name: &str) -> Result<Done, Failure> {
+    pub fn unassign(&self, name: &str) -> Result<Done, Failure> {
+        let mut turn = self.reloader.turn();
         if self.overview()?.assigned.as_deref() != Some(name) {
             let message = format!("profile {name} is not assigned, so there is nothing to undo");
             return Err(StoreError::Bad(message).into());
         }
         let node = config::load_node(&self.file).map_err(|error| wrong(&error))?;
-        self.change(&Change::Assign(None), |_| Some(node))
+        self.change(&mut turn, &Change::Assign(None), |_| Some(node))
     }
 
     /// Makes a change. Where the node runs on the profile that it is about, what `config` makes of it comes into force, or
     /// nothing is stored; a `config` that makes nothing of it refuses it.
     fn change(
         &self,
+        turn: &mut Turn<'_>,
         change: &Change<'_>,
         config: impl FnOnce(&Changed) -> Option<Config>,
     ) -> Result<Done, Failure> {
         let has_own = config::has_profile(&self.file).map_err(|error| wrong(&error))?;
         let mut config = Some(config);
         let (mut generation, mut refused) = (None, None);
-        // Before the store is taken: a reload takes both in this order.
-        let mut turn = self.reloader.turn();
         let result = self.store.change(change, &mut |changed| {
             if !changed.assigned || has_own {
                 return true;
@@ -222,7 +214,8 @@ impl Profiles {
         })
     }
 
-    pub(super) fn delete(&self, name: &str, expect: Option<u64>) -> Result<(), Failure> {
+    pub fn delete(&self, name: &str, expect: Option<u64>) -> Result<(), Failure> {
+        let _turn = self.reloader.turn();
         self.store
             .change(&Change::Delete { name, expect }, &mut |_| true)?;
         Ok(())

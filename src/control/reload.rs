@@ -8,15 +8,26 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::watch::Watched;
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Config, ConfigError, Problem, in_lines};
 use crate::engine::{self, ReloadError, ReloadErrors};
 use crate::ring;
+
+/// Runs what may take seconds of a CPU: behind everything else, so that the data cores do not feel it. For the thread of
+/// the control core, which answers probes.
+pub(super) fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    spawn_blocking(|| {
+        ring::yield_to_others();
+        work()
+    })
+}
 
 /// Who asks for a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,46 +53,6 @@ impl fmt::Display for Asker {
     }
 }
 
-/// One thing that is wrong with a change.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Problem {
-    /// The config file or profile that it is in, where that is known apart from the message.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub file: Option<String>,
-    /// Line of it, from 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub line: Option<usize>,
-    /// Path of the key.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub key: String,
-    /// What is wrong.
-    pub message: String,
-    /// What would be right.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub remedy: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(file) = &self.file {
-            write!(f, "{file}:")?;
-            if let Some(line) = self.line {
-                write!(f, "{line}:")?;
-            }
-            f.write_str(" ")?;
-        }
-        if !self.key.is_empty() {
-            write!(f, "{}: ", self.key)?;
-        }
-        f.write_str(&self.message)?;
-        if !self.remedy.is_empty() {
-            write!(f, "; remedy: {}", self.remedy)?;
-        }
-        Ok(())
-    }
-}
-
 /// A change that was not taken: the state before it is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -93,11 +64,7 @@ pub struct Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.problems.iter().enumerate() {
-            let separator = if index == 0 { "" } else { "\n" };
-            write!(f, "{separator}{problem}")?;
-        }
-        Ok(())
+        f.write_str(&in_lines(&self.problems))
     }
 }
 
@@ -111,16 +78,9 @@ impl Refusal {
 
 impl From<&ConfigError> for Refusal {
     fn from(error: &ConfigError) -> Self {
-        let problems = error.problems.iter().map(|problem| Problem {
-            file: Some(error.file.display().to_string()),
-            line: problem.line,
-            key: problem.key.clone(),
-            message: problem.message.clone(),
-            remedy: problem.remedy.clone(),
-        });
         Self {
             at: SystemTime::now(),
-            problems: problems.collect(),
+            problems: error.problems.as_slice().into(),
         }
     }
 }
@@ -213,12 +173,14 @@ impl Reloader {
         &self.path
     }
 
-    /// Where the node keeps what it makes itself. It does not change while the node runs.
-    pub(super) fn state_dir(&self) -> PathBuf {
-        self.node.config().state_dir
+    /// The config in force.
+    pub(super) fn config(&self) -> Config {
+        self.node.config()
     }
 
-    /// Waits until no other change is on the way, and lets none be until the end of what comes back.
+    /// Waits until no other change is on the way, and lets none be until the end of what comes back: reloads, and changes of
+    /// what is stored, profiles and certificates. Whoever has it waits for nothing that a thread of the control core does,
+    /// and takes the file of profiles and the engine's own turn after it, not before. For a thread that may wait.
     #[must_use]
     pub(super) fn turn(&self) -> Turn<'_> {
         let watched = self.watched.lock();

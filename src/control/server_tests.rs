@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::super::{Device, Keeper, Readiness, Refusal, Reply};
+use super::super::{Device, Readiness, Refusal, Reloader, Reply};
 use super::*;
 use crate::config::AdminListen;
 use crate::engine::ChangeError;
@@ -25,8 +25,6 @@ struct Fake {
     devices: Mutex<DeviceRegistry>,
     closed: Mutex<Vec<TunnelFilter>>,
     drained: Mutex<bool>,
-    /// Where certificates are kept.
-    state_dir: Mutex<std::path::PathBuf>,
 }
 
 impl Node for Fake {
@@ -137,11 +135,8 @@ impl Node for Fake {
         None
     }
 
-    fn keeper(&self) -> Keeper {
-        let state_dir = self.state_dir.lock().unwrap();
-        let text = format!("state_dir = {:?}", state_dir.display().to_string());
-        let config = crate::config::parse(&text, std::path::Path::new("adit.toml")).unwrap();
-        Keeper::new(&config)
+    fn reloader(&self) -> Option<Arc<Reloader>> {
+        None
     }
 
     fn ready(&self) -> Readiness {

@@ -1,9 +1,6 @@
-//! The certificate store on the admin listener: what is in it, and how it changes.
-//!
-//! What is imported for the profile in force is put into force at once; where the node refuses it, the store is put back.
+//! The pages of the certificate store: requests in, answers out. What is done stands in `keeper`.
 
 use std::path::PathBuf;
-use std::sync::{PoisonError, mpsc};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -15,15 +12,13 @@ use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::changes::{json_body, refused};
+use super::changes::json_body;
 use super::keeper::{Keeper, Trouble};
 use super::pages::{Page, Pages, failure, json_page, page};
 use super::query::Query;
-use super::{Node, Refusal};
+use super::reload::Turn;
 use crate::certs::{Candidate, CertError, Finding, Name, Reference, Role, Source};
-use crate::limits::{
-    ADMIN_CERTIFICATE_MAX, CERTIFICATE_PASSWORD_MAX, CHANGE_ANSWER, MAX_CERTIFICATE_FILE,
-};
+use crate::limits::{ADMIN_CERTIFICATE_MAX, CERTIFICATE_PASSWORD_MAX, MAX_CERTIFICATE_FILE};
 
 /// What is imported: files in base64.
 #[derive(Deserialize)]
@@ -47,7 +42,7 @@ impl Pages {
     pub(super) async fn certificate(&self, path: &str, query: &Query) -> Page {
         let (wanted, export) = match asked(path) {
             Ok(asked) => asked,
-            Err(refused) => return refused.page(),
+            Err(refused) => return refused.into(),
         };
         if !export {
             let shown = self.keep(move |keeper| Ok(keeper.get(&wanted)?)).await;
@@ -77,13 +72,13 @@ impl Pages {
         parts: &Parts,
         body: &mut Incoming,
     ) -> Result<Page, Page> {
-        let (wanted, export) = asked(path).map_err(Refused::page)?;
+        let (wanted, export) = asked(path).map_err(Page::from)?;
         if export {
             return Err(failure(StatusCode::METHOD_NOT_ALLOWED, "only GET"));
         }
         if parts.method == Method::DELETE {
             let deleted = wanted.clone();
-            self.keep_in_turn(move |keeper| Ok(keeper.delete(&deleted)?))
+            self.keep_in_turn(move |keeper, turn| Ok(keeper.delete(turn, &deleted)?))
                 .await?;
             let Reference { role, name } = &wanted;
             let kind = role.word();
@@ -95,7 +90,14 @@ impl Pages {
         let upload: Upload = json_body(parts, body, ADMIN_CERTIFICATE_MAX, shape).await?;
         let (dry_run, replace) = (query.dry_run, query.replace);
         if !dry_run {
-            return self.import_certificate(upload, wanted, replace).await;
+            let import = move |keeper: &Keeper, turn: &mut Turn<'_>| {
+                let candidate = upload.candidate(&wanted, keeper.host())?;
+                Ok(keeper.import(turn, &wanted, &candidate, replace)?)
+            };
+            let entry = self.keep_in_turn(import).await?;
+            let (kind, name) = (entry.role.word(), &entry.name);
+            tracing::info!(kind, %name, "certificate imported through the admin listener");
+            return Ok(json_page(StatusCode::OK, &entry));
         }
         let look = move |keeper: &Keeper| {
             let candidate = upload.candidate(&wanted, keeper.host())?;
@@ -105,68 +107,24 @@ impl Pages {
         Ok(json_page(StatusCode::OK, &entry))
     }
 
-    async fn import_certificate(
-        &self,
-        upload: Upload,
-        wanted: Reference,
-        replace: bool,
-    ) -> Result<Page, Page> {
-        let node = self.node.clone();
-        let import = move |keeper: &Keeper| {
-            let candidate = upload.candidate(&wanted, keeper.host())?;
-            let imported = keeper.import(&wanted, &candidate, replace)?;
-            if imported.runs
-                && let Err(why) = put_into_force(&*node)
-            {
-                if matches!(why, Refused::Reload(_)) {
-                    keeper.restore(&wanted, &imported.before)?;
-                }
-                return Err(why);
-            }
-            Ok(imported.entry)
-        };
-        let entry = self.keep_in_turn(import).await?;
-        let (kind, name) = (entry.role.word(), &entry.name);
-        tracing::info!(kind, %name, "certificate imported through the admin listener");
-        Ok(json_page(StatusCode::OK, &entry))
-    }
-
-    /// Changes the store: one change at a time, and to its end, even if the request is given up.
-    async fn keep_in_turn<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Keeper) -> Result<T, Refused> + Send + 'static,
-    ) -> Result<T, Page> {
-        let storing = self.storing.clone();
-        self.keep(move |keeper| {
-            let _turn = storing.lock().unwrap_or_else(PoisonError::into_inner);
-            work(keeper)
-        })
-        .await
-    }
-
-    /// Uses the store: not on this thread, which answers probes.
     async fn keep<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Keeper) -> Result<T, Refused> + Send + 'static,
+        job: impl FnOnce(&Keeper) -> Result<T, Refused> + Send + 'static,
     ) -> Result<T, Page> {
-        let node = self.node.clone();
-        let done = tokio::task::spawn_blocking(move || work(&node.keeper())).await;
-        let done = done.map_err(|_| {
-            let error = "the store failed";
-            failure(StatusCode::INTERNAL_SERVER_ERROR, error)
-        });
-        done?.map_err(Refused::page)
+        self.on_stored(move |reloader| job(&Keeper::new(&reloader.config())))
+            .await
     }
-}
 
-/// Has the node read everything again, and waits until that is in force.
-fn put_into_force(node: &dyn Node) -> Result<(), Refused> {
-    let (sender, receiver) = mpsc::channel();
-    node.reload(Box::new(move |answer| drop(sender.send(answer))));
-    match receiver.recv_timeout(CHANGE_ANSWER) {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(refusal)) => Err(Refused::Reload(refusal)),
-        Err(_) => Err(Refused::Late),
+    /// Uses the store while nothing else changes, also not the config in force.
+    async fn keep_in_turn<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Keeper, &mut Turn<'_>) -> Result<T, Refused> + Send + 'static,
+    ) -> Result<T, Page> {
+        self.on_stored(move |reloader| {
+            let mut turn = reloader.turn();
+            job(&Keeper::new(&reloader.config()), &mut turn)
+        })
+        .await
     }
 }
 
@@ -216,10 +174,6 @@ enum Refused {
     Findings(Vec<Finding>),
     /// The store.
     Trouble(Trouble),
-    /// The node does not run with it.
-    Reload(Refusal),
-    /// The node has not said yet whether it runs with it.
-    Late,
 }
 
 impl From<Trouble> for Refused {
@@ -228,21 +182,19 @@ impl From<Trouble> for Refused {
     }
 }
 
-impl Refused {
-    fn page(self) -> Page {
-        let trouble = match self {
-            Self::Request(error) => return failure(StatusCode::BAD_REQUEST, &error),
-            Self::NotFound(error) => return failure(StatusCode::NOT_FOUND, error),
-            Self::Findings(findings) => return unusable("the certificate has errors", &findings),
-            Self::Reload(refusal) => return refused(&refusal),
-            Self::Late => {
-                let error = "it is imported, and not in force yet";
-                return failure(StatusCode::GATEWAY_TIMEOUT, error);
+impl From<Refused> for Page {
+    fn from(refused: Refused) -> Self {
+        let trouble = match refused {
+            Refused::Request(error) => return failure(StatusCode::BAD_REQUEST, &error),
+            Refused::NotFound(error) => return failure(StatusCode::NOT_FOUND, error),
+            Refused::Findings(findings) => {
+                return unusable("the certificate has errors", &findings);
             }
-            Self::Trouble(trouble) => trouble,
+            Refused::Trouble(trouble) => trouble,
         };
         let error = trouble.to_string();
         let status = match trouble {
+            Trouble::Refused(refusal) => return refusal.into(),
             Trouble::InUse(_) => StatusCode::CONFLICT,
             Trouble::Certificate(CertError::InStore { .. }) => StatusCode::CONFLICT,
             Trouble::Certificate(CertError::NotInStore { .. }) => StatusCode::NOT_FOUND,
@@ -275,7 +227,7 @@ fn asked(path: &str) -> Result<(Reference, bool), Refused> {
     };
     let role = Role::ALL.into_iter().find(|role| role.word() == kind);
     let role = role.ok_or(Refused::NotFound(
-        "a certificate is named as /certificates/server/NAME or /certificates/group/NAME",
+        "a certificate is named as /certificates/KIND/NAME, with the kind server, group or client",
     ))?;
     let name = name.parse::<Name>().map_err(Refused::Request)?;
     Ok((Reference { role, name }, export))

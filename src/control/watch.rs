@@ -9,25 +9,19 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use super::reload::Reloader;
+use super::reload::{Reloader, in_background};
 use crate::config::{Config, ConfigError};
 use crate::limits::FILES_POLL;
 use crate::profiles::store_of;
-use crate::ring;
 
 /// Takes changes of files, for ever.
 pub async fn watch_files(reloader: Arc<Reloader>) {
     loop {
         sleep(FILES_POLL).await;
         let reloader = reloader.clone();
-        let look = move || {
-            ring::yield_to_others();
-            reloader.look();
-        };
-        let _ = spawn_blocking(look).await;
+        let _ = in_background(move || reloader.look()).await;
     }
 }
 
@@ -204,12 +198,9 @@ mod tests {
         let path = folder.path().join("adit.toml");
         std::fs::write(&path, "").unwrap();
         let error = |message: &str| ConfigError {
-            file: path.clone(),
             problems: vec![crate::config::Problem {
-                line: None,
-                key: String::new(),
                 message: message.to_owned(),
-                remedy: String::new(),
+                ..crate::config::Problem::default()
             }],
         };
         let mut watched = Watched::new(&path, folder.path());

@@ -267,7 +267,8 @@ impl Reading {
         let password = read_password(files.password_file.as_deref())?;
         let password = password.as_ref().map(|password| password.as_str());
         let file = &files.file;
-        let inspected = certs::inspect_server(file, files.key.as_deref(), password, host)?;
+        let (of, key) = (certs::Role::Server, files.key.as_deref());
+        let inspected = certs::inspect(of, file, key, password, host)?;
         let (expired, errors): (Vec<_>, Vec<_>) = inspected
             .errors()
             .map(|finding| (finding.code == "expired", finding.to_string()))

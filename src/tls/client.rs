@@ -11,7 +11,7 @@ use super::secrets::hand_over;
 use super::server::{ALPN_HTTP2, TlsError, provider, versions};
 use super::witness::Witness;
 use crate::certs;
-use crate::config::{OutboundTls, TlsChoice};
+use crate::config::{CertificateFiles, OutboundTls, TlsChoice};
 use crate::limits::OUTBOUND_SESSIONS;
 use crate::observe::TlsVersion;
 
@@ -35,9 +35,9 @@ impl ClientTls {
         };
         let identity = match &config.certificate {
             None => None,
-            Some(file) => {
+            Some(CertificateFiles { file, key, .. }) => {
                 let chain = certs::read_certificates(file).map_err(|error| error.to_string())?;
-                let key = config.key.as_ref().unwrap_or(file);
+                let key = key.as_ref().unwrap_or(file);
                 let key = certs::read_private_key(key).map_err(|error| error.to_string())?;
                 Some((chain, key))
             }

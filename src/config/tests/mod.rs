@@ -387,7 +387,7 @@ service = "wik"
     assert_eq!(shown.lines().count(), found.len());
     let line = format!(
         "{}:18: profile.rule[0].service: no service named \"wik\"; remedy: ",
-        error.file.display()
+        error.problems[0].file.as_ref().unwrap()
     );
     assert!(shown.contains(&line), "{shown}");
 }

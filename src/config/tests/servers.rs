@@ -78,8 +78,11 @@ fn every_key_has_its_meaning() {
             tls: Some(OutboundTls {
                 roots: Some(place.path("group-ca.pem")),
                 name: Some("wiki.corp".into()),
-                certificate: Some(place.path("server.pem")),
-                key: Some(place.path("server.key")),
+                certificate: Some(CertificateFiles {
+                    file: place.path("server.pem"),
+                    key: Some(place.path("server.key")),
+                    password_file: None,
+                }),
             }),
             proxy_protocol: Some(ProxyVersion::V1),
             upstream_proxy: Some(UpstreamProxy {
@@ -150,7 +153,7 @@ fn what_would_have_no_effect_or_contradicts_itself_is_told() {
         ("tls = true\ntls_roots = \"missing.pem\"", "cannot be found"),
         (
             "tls = true\ntls_key = \"server.key\"",
-            "is a key without a certificate",
+            "is the key of a certificate that is not there; name tls_certificate too",
         ),
         ("tls = true\ntls_name = \"a b\"", "tls_name: \"a b\""),
         (

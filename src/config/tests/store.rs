@@ -21,6 +21,7 @@ name = "wiki"
 servers = ["10.0.0.5:443"]
 tls = true
 tls_roots = "store:inner"
+tls_certificate = "store:gateway"
 sni = ["wiki.example.com"]
 sni_certificate = "store:wiki"
 [[profile.rule]]
@@ -44,6 +45,7 @@ fn with_stored() -> (Scratch, Vec<Reference>) {
         reference(Role::Server, "wiki"),
         reference(Role::Group, "fleet"),
         reference(Role::Group, "inner"),
+        reference(Role::Client, "gateway"),
     ];
     let store = Store::new(&place.path("state"));
     for Reference { role, name } in &all {
@@ -78,9 +80,10 @@ fn every_key_that_names_a_certificate_takes_one_of_the_store() {
         service.sni.as_ref().unwrap().certificate,
         Some(files("wiki"))
     );
-    let ServiceKind::Servers(_) = &service.kind else {
-        panic!("{service:?}");
-    };
+    let tls = service.reach.tls.as_ref().unwrap();
+    assert_eq!(tls.roots, Some(path("group", "inner")));
+    let shown = tls.certificate.as_ref().unwrap();
+    assert_eq!(shown.file, path("client", "gateway"));
     assert_eq!(profile.stored, all);
     assert_eq!(stored_certificates(EVERY_KEY), all);
     // A profile by itself, and one with a line that is no TOML.
@@ -137,6 +140,10 @@ fn what_the_store_has_needs_no_key_and_no_password() {
         (
             "sni_certificate = \"store:wiki\"",
             "sni_key = \"server.key\"",
+        ),
+        (
+            "tls_certificate = \"store:gateway\"",
+            "tls_key = \"server.key\"",
         ),
     ] {
         let text = EVERY_KEY.replace(after, &format!("{after}\n{key}"));

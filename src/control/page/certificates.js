@@ -10,7 +10,7 @@ import { Table } from "./table.js";
 export const title = "Certificates";
 export const interval = 10000;
 
-const KINDS = [["server", "Server certificate"], ["group", "Group certificate"]];
+const KINDS = [["server", "Server certificate"], ["group", "Group certificate"], ["client", "Client certificate, for servers"]];
 
 const at = ({ kind, name }) => `/certificates/${part(kind)}/${part(name)}`;
 
