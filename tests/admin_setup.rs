@@ -41,6 +41,14 @@ fn can_be_read(browser: &mut Browser, view: &str) {
     assert_eq!(browser.violations(), json!([]), "{view}");
 }
 
+fn unlock(browser: &mut Browser) {
+    browser.click("Unlock changes");
+    browser.fill("Token", TOKEN);
+    browser.fill("Your name", "ann");
+    browser.click("Unlock");
+    browser.sees("Changes are unlocked.");
+}
+
 #[test]
 fn slow_a_bare_node_is_set_up_in_a_browser() {
     let node = Node::new();
@@ -53,11 +61,7 @@ fn slow_a_bare_node_is_set_up_in_a_browser() {
     browser.open(&format!("http://localhost:{}/", running.admin.port()));
     browser.sees("not ready");
     browser.sees("unconfigured: no profile is assigned");
-    browser.click("Unlock changes");
-    browser.fill("Token", TOKEN);
-    browser.fill("Your name", "ann");
-    browser.click("Unlock");
-    browser.sees("Changes are unlocked.");
+    unlock(&mut browser);
 
     upload(&mut browser, &node, &running);
     let address = free_port();
@@ -106,10 +110,7 @@ fn upload(browser: &mut Browser, node: &Node, running: &Running) {
     browser.click("Certificates");
     browser.eval("location.reload()");
     browser.sees("The store is empty.");
-    browser.click("Unlock changes");
-    browser.fill("Token", TOKEN);
-    browser.fill("Your name", "ann");
-    browser.click("Unlock");
+    unlock(browser);
     browser.choose("File", &node.path("tunnel.p12"));
     browser.fill("Password", "wrong");
     browser.click("Look at the file");

@@ -28,14 +28,6 @@ fn write_config(pki: &Pki, admin: std::net::SocketAddr, auth: &str, rest: &str) 
     std::fs::write(pki.path("adit.toml"), text).unwrap();
 }
 
-fn reload(gateway: &Gateway) {
-    let before = gateway.metric("adit_config_generation", "");
-    gateway.signal("HUP");
-    until("generation", || {
-        gateway.metric("adit_config_generation", "") > before
-    });
-}
-
 fn adit(pki: &Pki, arguments: &[&str]) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_adit"))
         .args(arguments)
@@ -131,7 +123,7 @@ fn a_registry_file_that_changes() {
         REGISTRY,
         |pki, gateway, _| {
             std::fs::write(pki.path("devices.csv"), "kept,managed\n").unwrap();
-            reload(gateway);
+            gateway.reload();
         },
     );
 }
@@ -144,7 +136,7 @@ fn a_revoked_certificate() {
         "unmanaged = 'allow'",
         |pki, gateway, lost| {
             pki.write_crl(&[lost]);
-            reload(gateway);
+            gateway.reload();
         },
     );
 }
@@ -160,7 +152,7 @@ fn an_unmanaged_device_that_may_no_more() {
             let text = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
             let text = text.replace("unmanaged = 'allow'", REGISTRY);
             std::fs::write(pki.path("adit.toml"), text).unwrap();
-            reload(gateway);
+            gateway.reload();
         },
     );
 }
@@ -234,7 +226,7 @@ fn a_rule_that_is_taken_away_and_one_that_leads_elsewhere() {
         "'c.test'\nport = '*'\nservice = 'other'",
     );
     write_config(&pki, gateway.admin, "unmanaged = 'allow'", &changed);
-    reload(&gateway);
+    gateway.reload();
     assert!(cut(&mut a).contains("AccessDenied"));
     assert!(cut(&mut c).contains("AccessDenied"));
     assert!(echoes(&mut b));
@@ -274,7 +266,7 @@ fn a_group_certificate_that_is_taken_away() {
     let mut one = tunnel(&pki, &gateway, &lost, "a.test:1");
     let mut other = tunnel(&pki, &gateway, &kept, "a.test:1");
     write_config(&pki, gateway.admin, "unmanaged = 'allow'", &rest);
-    reload(&gateway);
+    gateway.reload();
     let said = cut(&mut one);
     assert!(said.contains("UnknownCA"), "{said}");
     assert!(echoes(&mut other));
@@ -341,7 +333,7 @@ fn a_certificate_that_is_revoked_while_its_device_asks() {
     let gateway = gateway(&pki, "unmanaged = 'allow'", &service(&[server(echo)]));
     let mut session = half_asked(&pki, &gateway, &lost);
     pki.write_crl(&[&lost]);
-    reload(&gateway);
+    gateway.reload();
     until("swept", || gateway.metric("adit_sweeps_total", "") > 0.0);
     // The answer and the alert may come together; rustls then tells of the alert only.
     let said = match ask(&mut session, &request("a.test:1")[10..]) {
@@ -444,7 +436,7 @@ fn one_in_a_hundred_ends_and_the_others_lose_no_byte() {
     assert!(took < Duration::from_secs(5), "{took:?}");
     let (took, _) = many(400, |pki, gateway, lost| {
         pki.write_crl(lost);
-        reload(gateway);
+        gateway.reload();
     });
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
@@ -487,7 +479,7 @@ fn fifty_of_five_thousand() {
     assert!(took < Duration::from_secs(5), "{took:?}");
     let (took, [before, during]) = many(5000, |pki, gateway, lost| {
         pki.write_crl(lost);
-        reload(gateway);
+        gateway.reload();
     });
     println!("revoked: 50 of 5000 ended within {took:?}; p99 {before:?} before, {during:?} during");
     assert!(took < Duration::from_secs(5), "{took:?}");

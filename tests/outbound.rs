@@ -1,435 +1,21 @@
-//! The ways out to servers: TLS, an upstream proxy, source addresses, socket options, the PROXY protocol.
+//! The ways out to servers: an upstream proxy, source addresses, socket options, the PROXY protocol.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod common;
+#[path = "common/outbound.rs"]
+mod outbound;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use adit::certs::make::Usage;
-use adit::certs::{self, IssueRequest, Issued, Validity};
 use adit::proxy_protocol::{self, Header, Parsed};
-use common::{
-    Gateway, Pki, ask, authority, connect, echo, free_port, request, server, tunnel, until,
-};
-use rustls::crypto::aws_lc_rs;
-use rustls::server::WebPkiClientVerifier;
-use rustls::{
-    RootCertStore, ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion,
-};
+use common::{Pki, Program, echo, free_port, server, until};
+use outbound::{Node, Tls, certificate, noise, round_trip, service};
 use socket2::Socket;
-use time::OffsetDateTime;
-
-/// A service of one server, with these lines more; every destination in .test leads to it.
-fn service(server: &str, more: &str) -> String {
-    format!(
-        "[[profile.rule]]\nhost = '*.test'\nport = '*'\nservice = 'out'\n[[profile.service]]\nname = 'out'\n\
-         servers = ['{server}']\n{more}"
-    )
-}
-
-struct Node {
-    pki: Pki,
-    device: Issued,
-    gateway: Gateway,
-}
-
-impl Node {
-    fn start(pki: Pki, engine: &str, service: &str) -> Self {
-        let device = pki.client("device", |_| ());
-        let gateway = Gateway::start(&pki, engine, "unmanaged = 'allow'", service);
-        Self {
-            pki,
-            device,
-            gateway,
-        }
-    }
-
-    fn tunnel(&self) -> common::Session {
-        tunnel(&self.pki, &self.gateway, &self.device, "a.test:1")
-    }
-
-    fn answer(&self) -> String {
-        let mut session = connect(&self.pki, &self.gateway, Some(&self.device));
-        ask(&mut session, &request("a.test:1")).unwrap()
-    }
-}
-
-/// Sends `bytes` through an open tunnel, says that nothing more comes, and expects them back and the end.
-fn round_trip(mut session: common::Session, bytes: &[u8]) {
-    // The server echoes all the while, so that both directions move at once.
-    let mut back = vec![0; bytes.len()];
-    for (out, back) in bytes.chunks(40_000).zip(back.chunks_mut(40_000)) {
-        session.write_all(out).unwrap();
-        session.read_exact(back).unwrap();
-    }
-    assert!(back == bytes, "the bytes have changed");
-    session.conn.send_close_notify();
-    session.flush().unwrap();
-    let mut rest = Vec::new();
-    session.read_to_end(&mut rest).unwrap();
-    assert!(rest.is_empty());
-}
-
-fn noise(len: usize) -> Vec<u8> {
-    (0..len as u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
-        .collect()
-}
-
-/// What a TLS server of the tests has.
-struct Tls {
-    identity: Issued,
-    versions: Vec<&'static SupportedProtocolVersion>,
-    clients: Option<RootCertStore>,
-}
-
-impl Tls {
-    fn new(identity: Issued) -> Self {
-        Self {
-            identity,
-            versions: rustls::ALL_VERSIONS.to_vec(),
-            clients: None,
-        }
-    }
-
-    fn config(&self) -> Arc<ServerConfig> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ServerConfig::builder_with_provider(provider.clone())
-            .with_protocol_versions(&self.versions)
-            .unwrap();
-        let builder = match &self.clients {
-            None => builder.with_no_client_auth(),
-            Some(roots) => builder.with_client_cert_verifier(
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots.clone()), provider)
-                    .build()
-                    .unwrap(),
-            ),
-        };
-        let chain = self.identity.chain.clone();
-        Arc::new(
-            builder
-                .with_single_cert(chain, self.identity.key.clone_key())
-                .unwrap(),
-        )
-    }
-
-    /// A server that echoes.
-    fn echo(&self) -> SocketAddr {
-        let config = self.config();
-        server(move |stream| {
-            let mut session = session(&config, stream);
-            let mut piece = vec![0; 30_000];
-            while let Ok(count @ 1..) = session.read(&mut piece) {
-                if session.write_all(&piece[..count]).is_err() {
-                    return;
-                }
-            }
-            session.conn.send_close_notify();
-            let _ = session.flush();
-        })
-    }
-}
-
-fn session(
-    config: &Arc<ServerConfig>,
-    stream: TcpStream,
-) -> StreamOwned<ServerConnection, TcpStream> {
-    StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream)
-}
-
-/// A certificate for a server at `name`.
-fn certificate(pki: &Pki, name: &str, change: impl FnOnce(&mut IssueRequest)) -> Issued {
-    let mut request = IssueRequest::new(Usage::Server, name, Validity::days(1).unwrap());
-    match name.parse::<IpAddr>() {
-        Ok(address) => request.ip = vec![address],
-        Err(_) => request.dns = vec![name.to_owned()],
-    }
-    change(&mut request);
-    certs::issue(&pki.ca, &request).unwrap()
-}
-
-#[test]
-fn bytes_pass_whatever_versions_the_two_ends_speak() {
-    for (app, of_server) in [
-        ("1.3", "1.3"),
-        ("1.2", "1.2"),
-        ("1.2", "1.3"),
-        ("1.3", "1.2"),
-    ] {
-        let pki = Pki::new();
-        let mut tls = Tls::new(certificate(&pki, "127.0.0.1", |_| ()));
-        tls.versions = match of_server {
-            "1.2" => vec![&rustls::version::TLS12],
-            _ => vec![&rustls::version::TLS13],
-        };
-        let rest = format!(
-            "[profile.tls]\ninbound = {{ protocols = ['{app}'] }}\n{}",
-            service(&tls.echo().to_string(), "tls = true\ntls_roots = 'ca.pem'")
-        );
-        let node = Node::start(pki, "", &rest);
-        round_trip(node.tunnel(), b"few");
-        round_trip(node.tunnel(), &noise(3_000_000));
-        until("the tunnels end in order", || {
-            node.gateway.ended("closed") == 2.0
-        });
-    }
-}
-
-#[test]
-fn small_records_and_large_ones_in_any_mixture_come_whole_and_in_order() {
-    let pki = Pki::new();
-    let config = Tls::new(certificate(&pki, "127.0.0.1", |_| ())).config();
-    let sent = noise(2_000_000);
-    let expected = sent.clone();
-    let address = server(move |stream| {
-        let mut session = session(&config, stream);
-        let sizes = [
-            1, 16_384, 16_384, 16_384, 700, 2048, 9000, 16_384, 5000, 16_383, 3,
-        ];
-        let (mut at, mut turn) = (0, 0);
-        while at < sent.len() {
-            let size = sizes[turn % sizes.len()].min(sent.len() - at);
-            // One record for each write.
-            session.write_all(&sent[at..at + size]).unwrap();
-            at += size;
-            turn += 1;
-        }
-        session.conn.send_close_notify();
-        session.flush().unwrap();
-    });
-    let node = Node::start(
-        pki,
-        "",
-        &service(&address.to_string(), "tls = true\ntls_roots = 'ca.pem'"),
-    );
-    let mut got = Vec::new();
-    node.tunnel().read_to_end(&mut got).unwrap();
-    assert!(got == expected, "{} bytes of {}", got.len(), expected.len());
-}
-
-#[test]
-fn a_server_is_refused_whose_certificate_does_not_fit() {
-    let other = authority("other");
-    let past = |request: &mut IssueRequest| {
-        let now = OffsetDateTime::now_utc();
-        let (from, to) = (
-            now - Duration::from_secs(7200),
-            now - Duration::from_secs(3600),
-        );
-        request.validity = Validity::between(from, to).unwrap();
-    };
-    let cases: [(&str, &str, &str); 5] = [
-        (
-            "of another CA",
-            "tls_roots = 'other.pem'",
-            "server-certificate",
-        ),
-        (
-            "for another name",
-            "tls_name = 'wiki.internal'\ntls_roots = 'ca.pem'",
-            "server-certificate",
-        ),
-        ("expired", "tls_roots = 'ca.pem'", "server-certificate"),
-        ("no TLS", "tls_roots = 'ca.pem'", "server-tls"),
-        (
-            "of a CA that the system does not know",
-            "",
-            "server-certificate",
-        ),
-    ];
-    for (what, keys, reason) in cases {
-        let pki = Pki::new();
-        let elsewhere = tempfile::tempdir().unwrap();
-        other.write(elsewhere.path()).unwrap();
-        std::fs::copy(elsewhere.path().join("ca.pem"), pki.path("other.pem")).unwrap();
-        let identity = certificate(&pki, "127.0.0.1", |request| {
-            if what == "expired" {
-                past(request);
-            }
-        });
-        let address = match what {
-            "no TLS" => server(|mut stream| stream.write_all(b"SSH-2.0-server\r\n").unwrap()),
-            _ => Tls::new(identity).echo(),
-        };
-        let node = Node::start(
-            pki,
-            "",
-            &service(&address.to_string(), &format!("tls = true\n{keys}")),
-        );
-        let answer = node.answer();
-        assert!(answer.starts_with("HTTP/1.1 502 "), "{what}: {answer}");
-        let error = match reason {
-            "server-tls" => "error=tls_protocol_error",
-            _ => "error=tls_certificate_error",
-        };
-        assert!(answer.contains(error), "{what}: {answer}");
-        assert_eq!(node.gateway.ended(reason), 1.0, "{what}");
-    }
-}
-
-#[test]
-fn the_name_that_is_configured_is_asked_for_and_checked() {
-    let pki = Pki::new();
-    let config = Tls::new(certificate(&pki, "wiki.internal", |_| ())).config();
-    let (told, asked) = mpsc::channel();
-    let address = server(move |stream| {
-        let mut session = session(&config, stream);
-        let mut byte = [0];
-        let _ = session.read(&mut byte);
-        told.send(session.conn.server_name().map(str::to_owned))
-            .unwrap();
-        session.write_all(&byte).unwrap();
-    });
-    let keys = "tls = true\ntls_roots = 'ca.pem'\ntls_name = 'wiki.internal'";
-    let node = Node::start(pki, "", &service(&address.to_string(), keys));
-    let mut session = node.tunnel();
-    session.write_all(b"x").unwrap();
-    let mut back = [0];
-    session.read_exact(&mut back).unwrap();
-    assert_eq!(asked.recv().unwrap().as_deref(), Some("wiki.internal"));
-    // The test's server ended without close_notify.
-    assert!(
-        session.read(&mut back).is_err(),
-        "the app must not take it for the whole"
-    );
-    until("it is told apart", || {
-        node.gateway.ended("server-truncated") == 1.0
-    });
-}
-
-#[test]
-fn the_gateways_own_certificate_opens_a_server_that_wants_one() {
-    for (version, with) in [("1.2", true), ("1.3", true), ("1.2", false), ("1.3", false)] {
-        let pki = Pki::new();
-        let mut tls = Tls::new(certificate(&pki, "127.0.0.1", |_| ()));
-        let mut roots = RootCertStore::empty();
-        roots.add(pki.ca.certificate().clone()).unwrap();
-        tls.clients = Some(roots);
-        pki.client("gateway", |_| ());
-        let own = match with {
-            true => "tls_certificate = 'gateway.pem'\ntls_key = 'gateway.key'",
-            false => "",
-        };
-        let rest = format!(
-            "[profile.tls]\noutbound = {{ protocols = ['{version}'] }}\n{}",
-            service(
-                &tls.echo().to_string(),
-                &format!("tls = true\ntls_roots = 'ca.pem'\n{own}")
-            )
-        );
-        let node = Node::start(pki, "", &rest);
-        match (with, version) {
-            (true, _) => round_trip(node.tunnel(), &noise(50_000)),
-            (false, "1.2") => {
-                let answer = node.answer();
-                assert!(answer.contains("error=tls_alert_received"), "{answer}");
-                assert_eq!(node.gateway.ended("server-tls-alert"), 1.0);
-            }
-            // In TLS 1.3 the server's refusal comes behind the handshake (RFC 8446, section 4.4.2.4).
-            (false, _) => {
-                let mut session = node.tunnel();
-                assert!(session.read(&mut [0]).is_err());
-                until("it is told", || {
-                    node.gateway.ended("server-tls-broken") == 1.0
-                });
-            }
-        }
-    }
-}
-
-/// `adit certs …` on the node's store: whether it is done, and what it says.
-fn on_store(pki: &Pki, arguments: &str) -> (bool, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_adit"))
-        .arg("certs")
-        .args(arguments.split(' '))
-        .current_dir(pki.folder.path())
-        .output()
-        .unwrap();
-    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-    (output.status.success(), said)
-}
-
-#[test]
-fn the_gateways_own_certificate_comes_from_the_store_and_a_new_one_takes_its_place() {
-    let pki = Pki::new();
-    let (first, second) = (pki.client("first", |_| ()), pki.client("second", |_| ()));
-    let import = |pki: &Pki, file: &str, kind: &str| {
-        let from = format!("{file}.pem --key {file}.key --name gateway --state-dir state");
-        on_store(pki, &format!("import {from} --replace --as {kind}"))
-    };
-    // It is for clients, and comes without its chain.
-    let (done, said) = import(&pki, "first", "server");
-    assert!(!done && said.contains("not-server"), "{said}");
-    let (done, said) = import(&pki, "server", "client");
-    assert!(!done && said.contains("not-client"), "{said}");
-    let (done, said) = import(&pki, "first", "client");
-    assert!(done && said.contains("no-chain"), "{said}");
-
-    let mut tls = Tls::new(certificate(&pki, "127.0.0.1", |_| ()));
-    let mut roots = RootCertStore::empty();
-    roots.add(pki.ca.certificate().clone()).unwrap();
-    tls.clients = Some(roots);
-    let config = tls.config();
-    let (told, shown) = mpsc::channel();
-    let address = server(move |stream| {
-        let mut session = session(&config, stream);
-        let mut byte = [0];
-        let _ = session.read(&mut byte);
-        let certificates = session.conn.peer_certificates();
-        let certificate = certificates.and_then(<[_]>::first);
-        told.send(certificate.map(|der| der.to_vec())).unwrap();
-    });
-    let keys = "tls = true\ntls_roots = 'ca.pem'\ntls_certificate = 'store:gateway'";
-    let node = Node::start(pki, "", &service(&address.to_string(), keys));
-    let shows = || {
-        node.tunnel().write_all(b"x").unwrap();
-        shown.recv().unwrap().unwrap()
-    };
-    assert_eq!(shows(), first.chain[0].to_vec());
-    let (done, said) = on_store(&node.pki, "delete gateway --as client");
-    assert!(
-        !done && said.contains("the profile default names it"),
-        "{said}"
-    );
-    let (done, said) = import(&node.pki, "second", "client");
-    assert!(done, "{said}");
-    until("the new one is shown", || {
-        shows() == second.chain[0].to_vec()
-    });
-}
-
-#[test]
-fn a_tls_check_makes_the_whole_handshake() {
-    let pki = Pki::new();
-    let address = Tls::new(certificate(&pki, "127.0.0.1", |_| ())).echo();
-    let plain = server(echo);
-    let health = "[profile.service.health]\ncheck = 'tls'\ninterval = '50ms'\ntimeout = '5s'\nrise = 1\nfall = 1";
-    let rest = service(
-        &format!("{address}', '{plain}"),
-        &format!("tls = true\ntls_roots = 'ca.pem'\n{health}"),
-    );
-    let node = Node::start(pki, "", &rest);
-    let up = |server: SocketAddr| {
-        node.gateway
-            .metric("adit_server_up", &format!("\"{server}\""))
-    };
-    let checks = |server: SocketAddr, result: &str| {
-        let labels = format!("server=\"{server}\",result=\"{result}\"");
-        node.gateway.metric("adit_server_checks_total", &labels)
-    };
-    until("both are checked", || {
-        checks(address, "passed") > 1.0 && checks(plain, "failed") > 0.0
-    });
-    assert_eq!((up(address), up(plain)), (1.0, 0.0));
-    assert_eq!(checks(address, "failed"), 0.0);
-}
 
 /// A proxy that notes each request's head and answers `answer`; with 200 it goes on to the server that is asked for, or
 /// to `server`.
@@ -478,9 +64,7 @@ fn a_tunnel_goes_through_an_upstream_proxy_and_loses_no_byte() {
     });
     let (proxy, heads) = proxy(YES, Some(greeting));
     let pki = Pki::new();
-    std::fs::write(pki.path("proxy.pass"), "sesame\n").unwrap();
-    let mode = std::fs::Permissions::from_mode(0o600);
-    std::fs::set_permissions(pki.path("proxy.pass"), mode).unwrap();
+    pki.secret("proxy.pass", "sesame\n");
     let keys = format!(
         "upstream_proxy = 'http://ann@{proxy}'\nupstream_proxy_password_file = 'proxy.pass'"
     );
@@ -704,66 +288,28 @@ fn a_server_is_told_whose_tunnel_it_is() {
 }
 
 /// HAProxy on a port of its own, which echoes through a server behind it and logs what it was told.
-struct HaProxy {
-    child: Child,
-    address: SocketAddr,
-    log: Arc<Mutex<Vec<String>>>,
+fn haproxy(pki: &Pki, bind: &str, to: SocketAddr) -> (Program, SocketAddr) {
+    let address = free_port();
+    let config = format!(
+        "global\n  log stdout format raw local0\nfrontend in\n  bind {address} accept-proxy {bind}\n  log global\n  \
+         log-format \"seen %ci:%cp %fi:%fp %[fc_rcvd_proxy] %[fc_pp_authority] %[fc_pp_unique_id]\"\n  \
+         default_backend out\nbackend out\n  server echo {to}\n"
+    );
+    (Program::haproxy(pki, &config, &[address]), address)
 }
 
-impl HaProxy {
-    fn start(pki: &Pki, bind: &str, to: SocketAddr) -> Self {
-        let address = free_port();
-        let config = format!(
-            "global\n  log stdout format raw local0\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 30s\n  \
-             timeout server 30s\nfrontend in\n  bind {address} accept-proxy {bind}\n  log global\n  \
-             log-format \"seen %ci:%cp %fi:%fp %[fc_rcvd_proxy] %[fc_pp_authority] %[fc_pp_unique_id]\"\n  \
-             default_backend out\nbackend out\n  server echo {to}\n"
-        );
-        std::fs::write(pki.path("haproxy.cfg"), config).unwrap();
-        let mut child = Command::new("haproxy")
-            .args(["-db", "-f", "haproxy.cfg"])
-            .current_dir(pki.folder.path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let log = Arc::<Mutex<Vec<String>>>::default();
-        let (out, lines) = (child.stdout.take().unwrap(), log.clone());
-        std::thread::spawn(move || {
-            for line in BufReader::new(out).lines().map_while(Result::ok) {
-                lines.lock().unwrap().push(line);
-            }
-        });
-        let haproxy = Self {
-            child,
-            address,
-            log,
-        };
-        until("HAProxy listens", || TcpStream::connect(address).is_ok());
-        haproxy
-    }
-
-    /// The words of the one line that HAProxy has logged of a connection from `client`.
-    fn seen(&self, client: SocketAddr) -> Vec<String> {
-        let begins = format!("seen {client} ");
-        let find = || {
-            let log = self.log.lock().unwrap();
-            log.iter().find(|line| line.contains(&begins)).cloned()
-        };
-        until("HAProxy's log", || find().is_some());
-        let line = find().unwrap();
-        line[line.find(&begins).unwrap()..]
-            .split_whitespace()
-            .map(str::to_owned)
-            .collect()
-    }
-}
-
-impl Drop for HaProxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// The words of the one line that HAProxy has logged of a connection from `client`.
+fn seen(pki: &Pki, client: SocketAddr) -> Vec<String> {
+    let begins = format!("seen {client} ");
+    let find = || {
+        let log = std::fs::read_to_string(pki.path("haproxy.log")).unwrap();
+        let line = log
+            .lines()
+            .find_map(|line| line.find(&begins).map(|at| &line[at..]))?;
+        Some(line.split_whitespace().map(str::to_owned).collect())
+    };
+    until("HAProxy's log", || find().is_some());
+    find().unwrap()
 }
 
 #[test]
@@ -776,7 +322,7 @@ fn haproxy_behind_reads_what_it_is_told() {
         let pem = [std::fs::read(chain).unwrap(), std::fs::read(key).unwrap()].concat();
         std::fs::write(pki.path("haproxy.pem"), pem).unwrap();
         let bind = if tls { "ssl crt haproxy.pem" } else { "" };
-        let haproxy = HaProxy::start(&pki, bind, server(echo));
+        let (_haproxy, address) = haproxy(&pki, bind, server(echo));
         let keys = match tls {
             true => {
                 "tls = true\ntls_roots = 'ca.pem'\n[profile.service.health]\ncheck = 'tls'\ninterval = '50ms'"
@@ -784,12 +330,12 @@ fn haproxy_behind_reads_what_it_is_told() {
             false => "",
         };
         let keys = format!("proxy_protocol = '{version}'\n{keys}");
-        let rest = service(&haproxy.address.to_string(), &keys);
+        let rest = service(&address.to_string(), &keys);
         let node = Node::start(pki, "", &rest);
         let session = node.tunnel();
         let app = session.sock.local_addr().unwrap();
         round_trip(session, &noise(100_000));
-        let seen = haproxy.seen(app);
+        let seen = seen(&node.pki, app);
         assert_eq!(seen[2], node.gateway.address.to_string(), "{seen:?}");
         assert_eq!(seen[3], "1", "{seen:?}");
         if version == "v2" {

@@ -6,12 +6,10 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
+use adit::certs::Issued;
 use adit::certs::make::Usage;
-use adit::certs::{Issued, Validity};
-use common::{Gateway, Pki, ask, client_of, connect, echo, request, server, service, until};
-use time::OffsetDateTime;
+use common::{Gateway, Pki, ask, client_of, connect, echo, request, server, service, until, valid};
 
 /// What the client sees of a refused certificate: the alert, in rustls's words.
 fn alert(pki: &Pki, gateway: &Gateway, identity: Option<&Issued>) -> String {
@@ -25,16 +23,10 @@ fn alert(pki: &Pki, gateway: &Gateway, identity: Option<&Issued>) -> String {
 #[test]
 fn certificates_are_refused_by_alert() {
     let pki = Pki::new();
-    let now = OffsetDateTime::now_utc();
-    let hour = Duration::from_secs(3600);
     let revoked = pki.client("revoked", |_| ());
     pki.write_crl(&[&revoked]);
-    let expired = pki.client("expired", |r| {
-        r.validity = Validity::between(now - 2 * hour, now - hour).unwrap();
-    });
-    let early = pki.client("early", |r| {
-        r.validity = Validity::between(now + hour, now + 2 * hour).unwrap();
-    });
+    let expired = pki.client("expired", |r| r.validity = valid(-7200, -3600));
+    let early = pki.client("early", |r| r.validity = valid(3600, 7200));
     let server_only = pki.client("usage", |r| r.usages = vec![Usage::Server]);
     let foreign = client_of(&common::authority("other"), "foreign", |_| ());
     let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));

@@ -166,10 +166,7 @@ fn a_revoked_device_does_not_resume() {
             let client = client(&pki, &device, version, by_id);
             assert!(!is_resumed(&client, &gateway) && is_resumed(&client, &gateway));
             pki.write_crl(&[&device]);
-            gateway.signal("HUP");
-            until("reloaded", || {
-                gateway.metric("adit_config_generation", "") == 2.0
-            });
+            gateway.reload();
             let socket = TcpStream::connect(gateway.address).unwrap();
             let name = ServerName::try_from("localhost").unwrap();
             let connection = ClientConnection::new(client, name).unwrap();
@@ -197,14 +194,8 @@ fn a_reload_ends_sessions_only_with_their_group_certificates() {
         let device = pki.client("device", |_| ());
         let gateway = node(&pki, "adit.toml", "", tls);
         let client = client(&pki, &device, version, by_id);
-        let reload = |generation: f64| {
-            gateway.signal("HUP");
-            until("reloaded", || {
-                gateway.metric("adit_config_generation", "") == generation
-            });
-        };
         assert!(!is_resumed(&client, &gateway) && is_resumed(&client, &gateway));
-        reload(2.0);
+        gateway.reload();
         assert!(is_resumed(&client, &gateway), "{tls}: nothing has changed");
         let other = common::authority("other");
         let both = format!(
@@ -213,7 +204,7 @@ fn a_reload_ends_sessions_only_with_their_group_certificates() {
             pem_of(&other)
         );
         std::fs::write(pki.path("ca.pem"), both).unwrap();
-        reload(3.0);
+        gateway.reload();
         assert!(!is_resumed(&client, &gateway), "{tls}: another group");
         assert!(is_resumed(&client, &gateway), "{tls}: its new session");
     }

@@ -276,10 +276,7 @@ fn a_reload_takes_other_certificates_and_refuses_bad_ones_whole() {
     assert_eq!(shown(&open(&client, &gateway)), first.chain[0]);
     let good = "primary = 'old.pem'\nkey = 'old.key'\nsecondary = 'second.pem'\nsecondary_key = 'second.key'";
     write_config(&pki, admin, Some(good));
-    gateway.signal("HUP");
-    until("generation", || {
-        gateway.metric("adit_config_generation", "") == 2.0
-    });
+    gateway.reload();
     // The first is still valid, so sessions that began under it go on; who has none is shown the secondary.
     assert!(is_resumed(&open(&client, &gateway)));
     let other = self::client(&[pki.ca.certificate()], &device);

@@ -61,10 +61,7 @@ fn a_service_has_a_tunnel_limit_that_a_reload_changes() {
         text.replace("tunnels = 2", "tunnels = 3"),
     )
     .unwrap();
-    gateway.signal("HUP");
-    until("reloaded", || {
-        gateway.metric("adit_config_generation", "") == 2.0
-    });
+    gateway.reload();
     let _third = open();
     is_refused(
         &answer(&pki, &gateway, &device),

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::make::{Usage, key_to_pem, to_pem};
@@ -156,12 +157,7 @@ fn pkcs7_is_read_in_both_encodings_and_put_in_order() {
 
 #[test]
 fn keys_are_read_as_pkcs1_sec1_and_pkcs8_with_and_without_a_password() {
-    for key_type in [
-        KeyType::Rsa2048,
-        KeyType::P256,
-        KeyType::P384,
-        KeyType::Ed25519,
-    ] {
+    for &key_type in KeyType::value_variants() {
         keys_of(&Files::new(key_type), key_type != KeyType::Ed25519);
     }
     let mut files = Files::new(KeyType::P256);

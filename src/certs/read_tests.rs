@@ -3,6 +3,7 @@
 use super::*;
 use crate::certs::make::{Usage, key_to_pem, pem_block, to_pem};
 use crate::certs::{IssueRequest, KeyType, MakeCa, Validity, issue, make_ca};
+use clap::ValueEnum;
 use std::path::PathBuf;
 
 struct Fixture {
@@ -116,12 +117,7 @@ fn a_broken_block_is_named_by_its_line() {
 
 #[test]
 fn every_key_kind_is_read_and_no_error_shows_a_key() {
-    for key_type in [
-        KeyType::P256,
-        KeyType::P384,
-        KeyType::Ed25519,
-        KeyType::Rsa2048,
-    ] {
+    for &key_type in KeyType::value_variants() {
         let fixture = Fixture::new(key_type);
         let pem = key_to_pem(&fixture.key);
         assert_eq!(read_private_key(&fixture.file(&pem)).unwrap(), fixture.key);

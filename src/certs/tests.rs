@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use clap::ValueEnum;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
@@ -82,12 +83,7 @@ pub(super) fn described_certificate(path: &Path) -> CertificateDescription {
 
 #[test]
 fn issued_certificates_verify_for_their_usage_only() {
-    for key_type in [
-        KeyType::P256,
-        KeyType::P384,
-        KeyType::Ed25519,
-        KeyType::Rsa2048,
-    ] {
+    for &key_type in KeyType::value_variants() {
         let ca = ca(key_type);
         let mut request = IssueRequest::new(Usage::Client, "device", Validity::days(10).unwrap());
         request.key_type = key_type;
@@ -341,12 +337,7 @@ fn an_authority_whose_name_can_not_be_copied_is_refused() {
 
 #[test]
 fn a_revoked_certificate_is_revoked_and_others_are_not() {
-    for key_type in [
-        KeyType::P256,
-        KeyType::P384,
-        KeyType::Ed25519,
-        KeyType::Rsa2048,
-    ] {
+    for &key_type in KeyType::value_variants() {
         let ca = ca(key_type);
         let (lost, kept) = (client(&ca), client(&ca));
         let serial = super::revoke::serial_of_issued(&ca, &lost.chain[0]).unwrap();

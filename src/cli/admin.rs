@@ -9,6 +9,7 @@ use std::time::Duration;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::export::{ExportCommand, ExportError};
+use crate::certs::{self, CertError};
 use crate::config::{self, AdminListen};
 use crate::control::read_token;
 use crate::limits::{ADMIN_CONNECTION_LIFE, ADMIN_IMPORT_MAX};
@@ -103,7 +104,7 @@ enum Devices {
     ///
     /// It is made from the config's rules, asks no running node, and replaces on a device what was exported before.
     Export(Box<ExportCommand>),
-    /// Set many devices, all or none: CSV (device,state[,user]), or NDJSON where the name ends in .ndjson or .jsonl.
+    /// Set many devices, all or none: CSV (`device,state[,user]`), or NDJSON where the name ends in .ndjson or .jsonl.
     Import {
         /// The file.
         file: PathBuf,
@@ -165,6 +166,9 @@ pub enum AdminError {
     /// The answer.
     #[error("the admin listener at {0} answered: {1}")]
     Refused(String, String),
+    /// Standard output.
+    #[error(transparent)]
+    Output(#[from] CertError),
     /// A change.
     #[error("the node refuses the change, and the state before it is in force:\n{0}")]
     Change(String),
@@ -226,8 +230,9 @@ impl AdminCommand {
         if answer.status != "200" {
             return Err(answer.refused());
         }
-        println!("{}", answer.body.trim_end());
-        Ok(())
+        Ok(certs::print(
+            format!("{}\n", answer.body.trim_end()).as_bytes(),
+        )?)
     }
 
     /// # Errors

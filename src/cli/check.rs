@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{CliError, RunError};
+use super::{CertificatesError, CliError, RunError};
 use crate::backend::resolver;
+use crate::certs;
 use crate::certs::describe::{CertificateDescription, escaped};
 use crate::config::{self, Config};
 use crate::control::{self, ControlError, ServerProbe, TlsProbe, probe_servers};
@@ -38,11 +39,12 @@ impl CheckCommand {
             control::read_token(file).map_err(|why| RunError::Control(ControlError::Token(why)))?;
         }
         if !self.json {
-            print!("{}", config.summary());
+            let mut said = config.summary().to_string();
             for (file, finding) in findings {
-                println!("certificate     {}: {finding}", file.display());
+                let _ = writeln!(said, "certificate     {}: {finding}", file.display());
             }
-            println!("{} is right", self.config.display());
+            let _ = writeln!(said, "{} is right", self.config.display());
+            print(&said)?;
         }
         if self.probe {
             self.probe(&config)?;
@@ -67,9 +69,9 @@ impl CheckCommand {
         let unusable = servers.iter().filter(|server| !server.usable).count();
         if self.json {
             let report = serde_json::json!({"servers": servers, "unusable": unusable});
-            println!("{report:#}");
+            print(&format!("{report:#}\n"))?;
         } else {
-            print!("{}", table(&servers));
+            print(&table(&servers))?;
         }
         match unusable {
             0 => Ok(()),
@@ -79,6 +81,10 @@ impl CheckCommand {
             }),
         }
     }
+}
+
+fn print(text: &str) -> Result<(), CertificatesError> {
+    Ok(certs::print(text.as_bytes())?)
 }
 
 /// A line for each server, and below it what is wrong with it and its certificate.

@@ -1,6 +1,6 @@
 //! `adit devices export`: what makes a device use this gateway, made from the config's rules.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -81,7 +81,7 @@ pub enum ExportError {
     /// The config.
     #[error("{0}")]
     Config(#[from] ConfigError),
-    /// A certificate.
+    /// A certificate, or standard output.
     #[error("{0}")]
     Certificate(#[from] CertError),
     /// The command line, or a config that has nothing to export.
@@ -93,9 +93,6 @@ pub enum ExportError {
     /// The document.
     #[error("cannot write the document: {0}")]
     Document(#[from] plist::Error),
-    /// Standard output.
-    #[error("cannot write: {0}")]
-    Output(#[from] io::Error),
 }
 
 impl ExportCommand {
@@ -116,7 +113,7 @@ impl ExportCommand {
                 files::replace(file, &content, mode)?;
                 eprintln!("{}: written", file.display());
             }
-            None => io::stdout().write_all(&content)?,
+            None => certs::print(&content)?,
         }
         Ok(())
     }

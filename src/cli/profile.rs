@@ -3,7 +3,6 @@
 //! A profile is checked before anything is kept, with all that it names, as a start would. When a change is of the profile
 //! that the node is assigned, the running node is asked to take it; what the node refuses is taken back.
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 use super::admin::{AdminCommand, AdminError};
 use super::profile_text::{difference, table, title, versions};
 use super::reload::reload;
+use crate::certs::{self, CertError};
 use crate::config::{self, Config, ConfigError, ProfileText};
 use crate::engine::{LoadError, Material};
 use crate::profiles::{
@@ -129,8 +129,8 @@ pub enum ProfileError {
     #[error("{0} of profile {1} is its oldest version; name another with --from or --to")]
     Oldest(u64, String),
     /// Standard output.
-    #[error("cannot write: {0}")]
-    Output(#[from] io::Error),
+    #[error(transparent)]
+    Output(#[from] CertError),
 }
 
 impl ProfileError {
@@ -383,12 +383,12 @@ impl ProfileCommand {
     fn print(&self, said: &Value, text: impl FnOnce() -> String) -> Result<(), ProfileError> {
         match self.json {
             true => self.print_json(said),
-            false => Ok(io::stdout().write_all(text().as_bytes())?),
+            false => Ok(certs::print(text().as_bytes())?),
         }
     }
 
     fn print_json(&self, said: &Value) -> Result<(), ProfileError> {
-        Ok(writeln!(io::stdout(), "{said}")?)
+        Ok(certs::print(format!("{said}\n").as_bytes())?)
     }
 }
 

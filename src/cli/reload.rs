@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::admin::{AdminCommand, AdminError};
+use crate::certs;
 use crate::config::{Problem, in_lines};
 
 /// Has a running node read its config and the files that it names again.
@@ -27,8 +28,8 @@ impl ReloadCommand {
     /// [`AdminError`]; [`AdminError::Change`] with all that is wrong where the node refuses the change.
     pub fn run(&self) -> Result<(), AdminError> {
         let generation = reload(&self.admin)?;
-        println!("generation {generation} is in force");
-        Ok(())
+        let said = format!("generation {generation} is in force\n");
+        Ok(certs::print(said.as_bytes())?)
     }
 }
 

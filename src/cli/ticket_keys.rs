@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Subcommand;
 
+use crate::certs;
 use crate::config;
 use crate::tls::{TicketKeys, TicketKeysError};
 
@@ -46,10 +47,10 @@ impl TicketKeysCommand {
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default()
             .as_secs();
-        match self {
+        let said = match self {
             Self::Make { file } => {
                 TicketKeys::generate(now)?.write_new(&file)?;
-                println!("{}: one key, which seals from now on", file.display());
+                format!("{}: one key, which seals from now on\n", file.display())
             }
             Self::Rotate {
                 file,
@@ -59,16 +60,16 @@ impl TicketKeysCommand {
                 let old = TicketKeys::read(&file)?;
                 let new = old.rotated(now, now + begins.as_secs(), lifetime.as_secs())?;
                 new.replace(&file)?;
-                println!(
-                    "{}: {} keys, of which the new one seals in {} s; {} removed",
+                format!(
+                    "{}: {} keys, of which the new one seals in {} s; {} removed\n",
                     file.display(),
                     new.keys().len(),
                     begins.as_secs(),
                     old.keys().len() + 1 - new.keys().len(),
-                );
+                )
             }
-        }
-        Ok(())
+        };
+        Ok(certs::print(said.as_bytes())?)
     }
 }
 

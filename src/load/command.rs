@@ -1,6 +1,5 @@
 //! `adit load` and `adit load serve`.
 
-use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,8 +10,9 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, NamedGroup, RootCertStore};
 
-use super::backend::BackendError;
-use super::{BackendKind, Direction, Mode, Progress, Report, Scenario, Work, execute, serve};
+use super::{
+    BackendError, BackendKind, Direction, Mode, Progress, Report, Scenario, Work, execute, serve,
+};
 use crate::certs::{self, CertError};
 use crate::limits::{
     LOAD_MESSAGE_MAX, LOAD_OPEN_TIMEOUT, LOAD_RATE, LOAD_TIME_MAX, LOAD_TUNNELS_MAX,
@@ -188,8 +188,7 @@ fn write(command: &LoadCommand, report: &Report) -> Result<(), LoadError> {
     match command.json.as_deref() {
         Some(path) if path == Path::new("-") => {
             let text = serde_json::to_string(report).unwrap_or_default();
-            let _ = writeln!(std::io::stdout(), "{text}");
-            return Ok(());
+            return Ok(certs::print(format!("{text}\n").as_bytes())?);
         }
         Some(path) => put(
             path,
@@ -197,8 +196,7 @@ fn write(command: &LoadCommand, report: &Report) -> Result<(), LoadError> {
         )?,
         None => {}
     }
-    println!("{report}");
-    Ok(())
+    Ok(certs::print(format!("{report}\n").as_bytes())?)
 }
 
 fn scenario(command: &LoadCommand) -> Result<Scenario, LoadError> {

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
-pub use backend::{BackendKind, http_answer_length, serve};
+pub use backend::{BackendError, BackendKind, http_answer_length, serve};
 pub use command::{LoadCommand, LoadError, run};
 pub use report::Report;
 pub use run::{Progress, execute};

@@ -1,7 +1,7 @@
 //! The single-threaded executor and its loop.
 //!
 //! A turn: fire timers, run the tasks that are ready (a bounded number), then a bounded number of long steps
-//! ([`super::permit`]), one `io_uring_enter`, take completions (a bounded number), take messages of other threads.
+//! ([`super::permit()`]), one `io_uring_enter`, take completions (a bounded number), take messages of other threads.
 //!
 //! A waker is one word, core, slot and generation packed together: waking costs no allocation and no reference count,
 //! and a waker that outlives its task, or even its runtime, is harmless.
@@ -52,7 +52,7 @@ pub struct RuntimeConfig {
     pub large_buffers_max: u16,
     /// Task polls per loop turn.
     pub polls_per_turn: usize,
-    /// Long steps ([`super::permit`]) per loop turn.
+    /// Long steps ([`super::permit()`]) per loop turn.
     pub permits_per_turn: usize,
     /// Completions taken per loop turn.
     pub completions_per_turn: usize,

@@ -110,7 +110,7 @@ impl PeerIdentity {
     ///
     /// # Errors
     /// As for a session's chain.
-    #[cfg(fuzzing)]
+    #[cfg(feature = "fuzzing")]
     pub fn from_unverified(
         certificate: CertificateDer<'_>,
         mapping: &IdentityMapping,

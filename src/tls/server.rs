@@ -79,7 +79,7 @@ pub struct ServerTls {
     pub resumption: Arc<Resumption>,
 }
 
-/// The groups of [`KEY_EXCHANGE`](crate::config::KEY_EXCHANGE), by their names.
+/// The groups of [`KEY_EXCHANGE`], by their names.
 fn kx_groups(names: &[&str]) -> Vec<&'static dyn SupportedKxGroup> {
     let of_name = |name: &str| {
         let mut all = aws_lc_rs::ALL_KX_GROUPS.iter().copied();

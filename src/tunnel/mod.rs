@@ -1,6 +1,6 @@
 //! The session: the CONNECT request, authorization, routing, the relay, and the record of how it ended.
 //!
-//! [`session`] reads from top to bottom as the life of a tunnel. `request` and `policy` do no I/O.
+//! `session` reads from top to bottom as the life of a tunnel. `request` and `policy` do no I/O.
 
 mod asker;
 mod bucket;

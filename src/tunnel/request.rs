@@ -45,7 +45,7 @@ pub enum RequestError {
     /// Not a request that this gateway takes; what is wrong with it.
     #[error("malformed request: {0}")]
     Malformed(&'static str),
-    /// It asks what the gateway is for ([`super::pvd`]).
+    /// It asks what the gateway is for (RFC 8801).
     #[error("a request for the gateway's configuration")]
     Configuration,
     /// The header does not end within the limit.

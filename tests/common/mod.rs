@@ -115,6 +115,12 @@ pub fn authority(name: &str) -> CertificateAuthority {
     .unwrap()
 }
 
+/// A validity that begins and ends so many seconds from now; negative is in the past.
+pub fn valid(begins: i64, ends: i64) -> Validity {
+    let moment = |seconds| OffsetDateTime::now_utc() + time::Duration::seconds(seconds);
+    Validity::between(moment(begins), moment(ends)).unwrap()
+}
+
 pub fn client_of(
     ca: &CertificateAuthority,
     name: &str,
@@ -298,6 +304,14 @@ impl Gateway {
     /// Waits until no tunnel is listed.
     pub fn lists_none(&self) {
         until("no tunnel", || !self.get("/tunnels").1.contains("\"peer\""));
+    }
+
+    /// Reloads the config, and waits until it is in force.
+    pub fn reload(&self) {
+        let generation = || self.metric("adit_config_generation", "");
+        let before = generation();
+        self.signal("HUP");
+        until("a new generation", || generation() > before);
     }
 
     pub fn signal(&self, name: &str) {

@@ -116,7 +116,7 @@ fn open(file: &Path) -> io::Result<File> {
 }
 
 fn read(file: &Path, copy: &mut impl Write) -> Result<DeviceRegistry, LoadError> {
-    let shown = || file.display().to_string();
+    let shown = || format!("the device registry {}", file.display());
     let unread = |error| LoadError::Read(shown(), error);
     let mut text = open(file).map_err(unread)?;
     let too_large = |bytes: u64| {
