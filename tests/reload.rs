@@ -182,6 +182,47 @@ fn a_connection_that_the_system_has_completed_is_served_though_its_listener_goes
     }
 }
 
+/// The connections to `address` for which a client had to send something twice, as `ss` lists them.
+fn repeated(address: SocketAddr) -> Vec<String> {
+    let output = Command::new("ss")
+        .args(["-HtinO", "state", "established", "dst"])
+        .arg(address.to_string())
+        .output()
+        .expect("tests/run installs iproute2");
+    let listed = String::from_utf8(output.stdout).unwrap();
+    assert!(listed.contains("cwnd:"), "{listed}");
+    let lines = listed.lines().map(str::to_owned);
+    lines.filter(|line| line.contains("retrans:")).collect()
+}
+
+#[test]
+fn a_listener_that_is_opened_again_while_it_closes_keeps_nobody_waiting() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    let address = free_port();
+    let (gone, here) = (
+        "https = '127.0.0.1:0'".to_owned(),
+        format!("https = '{address}'"),
+    );
+    reload(&pki, &gateway, &gone, &here);
+    for _ in 0..10 {
+        let early = TcpStream::connect(address).unwrap();
+        reload(&pki, &gateway, &here, &gone);
+        reload(&pki, &gateway, &gone, &here);
+        let late: Vec<_> = (0..16)
+            .map(|_| TcpStream::connect(address).unwrap())
+            .collect();
+        assert_eq!(repeated(address), [""; 0], "a first segment was dropped");
+        for socket in late.into_iter().chain([early]) {
+            let mut session = session(&pki, socket, &device);
+            let head = ask(&mut session, &request("a.test:1")).unwrap();
+            assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        }
+    }
+    assert_eq!(failures(&gateway), 0.0);
+}
+
 /// A gateway with a token for changes, and these keys of the engine.
 fn with_token(pki: &Pki, engine: &str) -> Gateway {
     let admin = free_port();

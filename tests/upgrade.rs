@@ -190,6 +190,34 @@ fn slow_an_upgrade_refuses_nobody_and_cuts_nothing() {
 }
 
 #[test]
+fn an_upgrade_tells_listeners_apart_whose_ports_the_system_chose() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let admin = free_port();
+    let auth = "unmanaged = 'allow'";
+    let text = config_with_token(&pki, admin, "", auth, &service(&[server(echo)]));
+    let listener = "https = '127.0.0.1:0'";
+    let both = format!(
+        "{listener}\nhttp = '127.0.0.1:0'\nprotocol = 'both'\ntrusted_proxies = ['127.0.0.1/32']\n\
+         health_path = '/health'"
+    );
+    std::fs::write(pki.path("adit.toml"), text.replace(listener, &both)).unwrap();
+    let mut gateway = Gateway::spawn(command(&pki), admin);
+    let mut old = tunnel(&pki, &gateway, &device, "a.test:1");
+    let _successor = Successor::of(&gateway);
+    end(&mut old);
+    gateway.child.wait().unwrap();
+    let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
+    echoes(&mut session, b"by TLS");
+    let mut health = TcpStream::connect(gateway.plain.unwrap()).unwrap();
+    let request = b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    health.write_all(request).unwrap();
+    let mut answer = String::new();
+    health.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[test]
 fn a_session_of_many_tunnels_is_told_to_go_to_the_new_process() {
     let pki = Pki::new();
     let device = pki.client("device", |_| ());

@@ -5,12 +5,21 @@ use std::cell::{Cell, RefCell};
 /// The turn of one core among the servers of one service.
 #[derive(Debug, Default)]
 pub struct Turn {
-    /// What each server is owed, for [`Turn::by_weight`]. The sum is 0 until servers come or go.
-    owed: RefCell<Vec<i64>>,
+    /// Of each server, for [`Turn::by_weight`].
+    shares: RefCell<Vec<Share>>,
     /// Picks that are to be skipped at first.
     skip: Cell<usize>,
     /// Where [`Turn::by_load`] begins to look.
     next: Cell<usize>,
+}
+
+/// A server's part in the picks.
+#[derive(Debug, Default)]
+struct Share {
+    /// Its weight in the pick that is made.
+    weight: i64,
+    /// What it is owed. The sum is 0 until servers come or go.
+    owed: i64,
 }
 
 impl Turn {
@@ -18,7 +27,7 @@ impl Turn {
     #[must_use]
     pub fn starting_at(offset: usize) -> Self {
         Self {
-            owed: RefCell::default(),
+            shares: RefCell::default(),
             skip: Cell::new(offset),
             next: Cell::new(offset),
         }
@@ -28,12 +37,15 @@ impl Turn {
     /// many picks as the weights sum up to, and they are spread as evenly as can be. A server of weight 0 is left out;
     /// `None`: all are.
     pub fn by_weight(&self, count: usize, weight: impl Fn(usize) -> u64) -> Option<usize> {
-        let mut owed = self.owed.borrow_mut();
-        owed.resize(count, 0);
-        for _ in 0..self.skip.take() {
-            pick(&mut owed, &weight);
+        let mut shares = self.shares.borrow_mut();
+        shares.resize_with(count, Share::default);
+        for (index, share) in shares.iter_mut().enumerate() {
+            share.weight = weight(index) as i64;
         }
-        pick(&mut owed, &weight)
+        for _ in 0..self.skip.take() {
+            pick(&mut shares);
+        }
+        pick(&mut shares)
     }
 
     /// The server with the least load for its weight: `load` gives both, the load with the new tunnel counted. Equals go
@@ -56,25 +68,22 @@ impl Turn {
     }
 }
 
-fn pick(owed: &mut [i64], weight: &impl Fn(usize) -> u64) -> Option<usize> {
-    let mut total = 0;
-    let mut best: Option<usize> = None;
-    for index in 0..owed.len() {
-        total += weight(index) as i64;
-    }
-    for index in 0..owed.len() {
-        let weight = weight(index) as i64;
-        if weight == 0 {
+fn pick(shares: &mut [Share]) -> Option<usize> {
+    let total: i64 = shares.iter().map(|share| share.weight).sum();
+    let mut best: Option<(usize, i64)> = None;
+    for (index, Share { weight, owed }) in shares.iter_mut().enumerate() {
+        if *weight == 0 {
             continue;
         }
         // What is owed stays within a period's picks, but where servers have gone or come: nobody waits for a debt to those.
-        owed[index] = owed[index].clamp(-total, total) + weight;
-        if best.is_none_or(|best| owed[index] > owed[best]) {
-            best = Some(index);
+        *owed = (*owed).clamp(-total, total) + *weight;
+        if best.is_none_or(|(_, most)| *owed > most) {
+            best = Some((index, *owed));
         }
     }
-    owed[best?] -= total;
-    best
+    let (index, _) = best?;
+    shares[index].owed -= total;
+    Some(index)
 }
 
 #[cfg(test)]

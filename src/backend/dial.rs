@@ -26,7 +26,7 @@ use crate::limits::{DIAL_SERVERS_MAX, LINGER, NAME_STALE_PATIENCE};
 use crate::observe::CloseReason;
 use crate::ring::{self, RingBuf, TcpOptions, TcpStream, oneshot};
 use crate::table::Published;
-use crate::tls::{ClientHandshake, ClientStream, ServerFailure, StreamError};
+use crate::tls::{ClientHandshake, ClientStream, HandshakeError, ServerFailure};
 
 /// Reaches servers from one core.
 pub struct Dialer {
@@ -373,13 +373,12 @@ async fn handshake(
     Ok(ServerEnd::Tls(Box::new(session), carry))
 }
 
-fn of_handshake(error: &StreamError) -> CloseReason {
+fn of_handshake(error: &HandshakeError) -> CloseReason {
     match error {
-        StreamError::Tls(error) => of_tls(error),
-        StreamError::Record(_)
-        | StreamError::Io(_)
-        | StreamError::Unused
-        | StreamError::Truncated => CloseReason::ServerTls,
+        HandshakeError::Tls(error) => of_tls(error),
+        HandshakeError::Io(_) | HandshakeError::Unused | HandshakeError::Ended => {
+            CloseReason::ServerTls
+        }
     }
 }
 

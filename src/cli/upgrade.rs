@@ -2,7 +2,7 @@
 //! finishes its tunnels.
 //!
 //! On SIGUSR2 a process gives its registry's store free, and starts its program anew with its listening sockets and one end
-//! of a link, in the way of `sd_listen_fds(3)`. Both accept until the new process says that it serves; then the old one
+//! of a link, in the way of `sd_listen_fds(3)`, each with the name of its listener. Both accept until the new process says that it serves; then the old one
 //! stops, and follows what the new one tells it until its last tunnel has ended. Where the new process does not come to
 //! serve, it is ended, and the old one goes on as if nothing had been.
 
@@ -20,7 +20,7 @@ use listenfd::ListenFd;
 use sd_notify::NotifyState;
 
 use super::lock::{self, StateLock};
-use crate::engine::{Event, Inherited, Node, Predecessor, Successor};
+use crate::engine::{ADMIN, Event, Inherited, NamedSocket, Node, Predecessor, Successor};
 use crate::limits::SUCCESSION_PATIENCE;
 
 /// Set where the last of the descriptors that a process is started with is the link to the process before.
@@ -28,6 +28,9 @@ const LINKED: &str = "ADIT_LINKED";
 
 /// Set where the process before hands the lock of the state folder over through the link.
 const LOCKED: &str = "ADIT_LOCKED";
+
+/// The names of the descriptors, with colons between them (`sd_listen_fds_with_names(3)`).
+const NAMES: &str = "LISTEN_FDNAMES";
 
 /// The first descriptor that is passed on (`SD_LISTEN_FDS_START`).
 const FIRST: i32 = 3;
@@ -52,8 +55,11 @@ impl Inheritance {
         let mut descriptors = ListenFd::from_env();
         let mut count = descriptors.len();
         let mut taken = Self::default();
+        // Those that systemd passes on have names of the operator's.
+        let mut names = String::new();
         if count > 0 && std::env::var_os(LINKED).is_some() {
             count -= 1;
+            names = std::env::var(NAMES).unwrap_or_default();
             let (unix, stream) = (libc::AF_UNIX, libc::SOCK_STREAM);
             let link = descriptors.take_custom::<UnixStream>(count, unix, stream, "link")?;
             if let Some(link) = &link
@@ -64,9 +70,12 @@ impl Inheritance {
             let predecessor = link.map(Predecessor::new).transpose()?;
             taken.predecessor = predecessor.map(Arc::new);
         }
+        let mut names = names.split(':');
         for index in 0..count {
+            let name = names.next().unwrap_or_default().to_owned();
             match descriptors.take_tcp_listener(index) {
-                Ok(socket) => taken.sockets.tcp.extend(socket),
+                Ok(Some(socket)) => taken.sockets.tcp.push(NamedSocket { name, socket }),
+                Ok(None) => {}
                 Err(_) => taken
                     .sockets
                     .unix
@@ -174,11 +183,14 @@ impl Succession {
 
     fn start(&self, node: &Node) -> io::Result<Successor> {
         let (ours, theirs) = UnixStream::pair()?;
-        let mut descriptors = vec![self.admin.try_clone()?];
-        descriptors.extend(node.sockets()?.into_iter().map(OwnedFd::from));
+        let (mut names, mut descriptors) = (ADMIN.to_owned(), vec![self.admin.try_clone()?]);
+        for NamedSocket { name, socket } in node.sockets()? {
+            names = names + ":" + &name;
+            descriptors.push(socket.into());
+        }
         descriptors.push(theirs.into());
         self.lock.give(&ours)?;
-        let mut child = self.spawn(descriptors)?;
+        let mut child = self.spawn(descriptors, &names)?;
         let ready = || -> io::Result<Successor> {
             let mut successor = Successor::new(ours, SUCCESSION_PATIENCE)?;
             match successor.listen()? {
@@ -195,15 +207,16 @@ impl Succession {
         })
     }
 
-    fn spawn(&self, descriptors: Vec<OwnedFd>) -> io::Result<Child> {
+    /// `names`: of the descriptors, but for the link, which is the last.
+    fn spawn(&self, descriptors: Vec<OwnedFd>, names: &str) -> io::Result<Child> {
         let mut command = Command::new(&self.program);
         command
             .args(&self.arguments)
             .env("LISTEN_FDS", descriptors.len().to_string())
             .env(LINKED, "1")
             .env(LOCKED, "1")
-            .env_remove("LISTEN_PID")
-            .env_remove("LISTEN_FDNAMES");
+            .env(NAMES, names)
+            .env_remove("LISTEN_PID");
         let mapping = |(parent_fd, child_fd)| FdMapping {
             parent_fd,
             child_fd,

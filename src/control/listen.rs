@@ -13,7 +13,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::ControlError;
 use super::permission::{Permission, read_token};
 use crate::config::AdminListen;
-use crate::engine::Inherited;
+use crate::engine::{ADMIN, Inherited};
 
 /// Connections that the kernel keeps for a Unix listener until they are accepted; the standard library's for TCP.
 const BACKLOG: i32 = 128;
@@ -97,7 +97,7 @@ fn bind_tcp(address: SocketAddr, inherited: &mut Inherited) -> Result<Listener, 
         return Err(ControlError::NotLoopback { address });
     }
     let failed = |source| bind_error(address.to_string(), source);
-    let listener = match inherited.take_tcp(address).pop() {
+    let listener = match inherited.take_tcp(ADMIN, address).pop() {
         Some(listener) => listener,
         None => TcpListener::bind(address).map_err(failed)?,
     };

@@ -1,7 +1,8 @@
 //! The sockets on which tunnels are opened: opened here, or taken over from systemd or from the process before.
 //!
 //! A socket that is taken over keeps its queue, so that no connection is lost which the system has completed already. One
-//! that a reload closes is emptied first. Addresses that a reload leaves as they are keep their sockets.
+//! that a reload closes is emptied first. Addresses that a reload leaves as they are keep their sockets, and one that is
+//! opened again while it is emptied gets its sockets back.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -19,10 +20,22 @@ use crate::limits::ACCEPT_BACKLOG;
 #[derive(Debug, Default)]
 pub struct Inherited {
     /// For tunnels and the admin listener.
-    pub tcp: Vec<TcpListener>,
+    pub tcp: Vec<NamedSocket>,
     /// For the admin listener.
     pub unix: Vec<UnixListener>,
 }
+
+/// A listening socket of TCP.
+#[derive(Debug)]
+pub struct NamedSocket {
+    /// Of the listener that it was opened for: a [`ListenerKind`]'s, or [`ADMIN`]. Empty where this is not known.
+    pub name: String,
+    /// The socket.
+    pub socket: TcpListener,
+}
+
+/// The name of the admin listener's socket.
+pub const ADMIN: &str = "admin";
 
 impl Inherited {
     /// Copies of all of them.
@@ -31,7 +44,11 @@ impl Inherited {
     /// The system's, at its limit of open files.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self {
-            tcp: copies(&self.tcp)?,
+            tcp: self
+                .tcp
+                .iter()
+                .map(NamedSocket::try_clone)
+                .collect::<Result<_, _>>()?,
             unix: self
                 .unix
                 .iter()
@@ -40,15 +57,21 @@ impl Inherited {
         })
     }
 
-    /// Takes the sockets that listen on `address`; for port 0, on any port of it.
-    pub fn take_tcp(&mut self, address: SocketAddr) -> Vec<TcpListener> {
-        let fits = |socket: &TcpListener| {
-            socket.local_addr().is_ok_and(|bound| {
+    /// Takes the sockets that listen on `address`; for port 0, those on any port of it that may be the listener's of this
+    /// name.
+    pub fn take_tcp(&mut self, name: &str, address: SocketAddr) -> Vec<TcpListener> {
+        let fits = |other: &mut NamedSocket| {
+            let bound = other.socket.local_addr();
+            bound.is_ok_and(|bound| {
                 bound.ip() == address.ip()
-                    && (address.port() == 0 || bound.port() == address.port())
+                    && match address.port() {
+                        0 => ["", name].contains(&&*other.name),
+                        port => bound.port() == port,
+                    }
             })
         };
-        self.tcp.extract_if(.., |socket| fits(socket)).collect()
+        let taken = self.tcp.extract_if(.., fits);
+        taken.map(|named| named.socket).collect()
     }
 
     /// Takes the socket that listens on `path`.
@@ -65,10 +88,13 @@ impl Inherited {
     /// The address of a socket that nothing in the config has taken.
     #[must_use]
     pub fn left(&self) -> Option<String> {
-        let tcp = self.tcp.first().map(|socket| match socket.local_addr() {
-            Ok(address) => address.to_string(),
-            Err(error) => error.to_string(),
-        });
+        let tcp = self
+            .tcp
+            .first()
+            .map(|named| match named.socket.local_addr() {
+                Ok(address) => address.to_string(),
+                Err(error) => error.to_string(),
+            });
         let unix = || {
             let address = self.unix.first()?.local_addr().ok()?;
             Some(match address.as_pathname() {
@@ -80,39 +106,43 @@ impl Inherited {
     }
 }
 
+impl NamedSocket {
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            name: self.name.clone(),
+            socket: self.socket.try_clone()?,
+        })
+    }
+}
+
 /// Copies of sockets.
-pub(super) fn copies<'s>(
-    sockets: impl IntoIterator<Item = &'s TcpListener>,
-) -> io::Result<Vec<TcpListener>> {
-    sockets.into_iter().map(TcpListener::try_clone).collect()
+fn copies(sockets: &[TcpListener]) -> io::Result<Vec<TcpListener>> {
+    sockets.iter().map(TcpListener::try_clone).collect()
 }
 
 /// The listening addresses of a node.
 #[derive(Default)]
 pub(super) struct Listeners {
     open: Vec<(ListenerKind, Arc<Open>)>,
-    /// Addresses that some core still empties.
-    closing: Vec<Weak<SocketAddr>>,
+    /// What some core still empties.
+    closing: Vec<Weak<Open>>,
 }
 
-/// One address.
-struct Open {
+/// One address. Who accepts from it holds it; with the last of them it closes.
+pub(super) struct Open {
     configured: SocketAddr,
-    bound: Bound,
-    /// A copy of each socket, for a process that takes them over.
+    /// With the port that the system chose for port 0.
+    bound: SocketAddr,
+    /// A copy of each socket, for a process that takes them over, and for cores that have emptied theirs.
     copies: Vec<TcpListener>,
     /// The process was started with them: somebody else holds them, too, and nobody else can open the address.
     inherited: bool,
 }
 
-/// An address with the port that the system chose for port 0. Who accepts from it holds it; which one it is, is told by
-/// where it lies.
-pub(super) type Bound = Arc<SocketAddr>;
-
 /// What a core is to accept from, at one address.
 pub(super) struct Source {
     pub by: ListenerKind,
-    pub bound: Bound,
+    pub at: Arc<Open>,
     /// None where the core has them already.
     pub sockets: Vec<TcpListener>,
 }
@@ -143,46 +173,64 @@ impl Listeners {
         for (index, &(by, address)) in wanted.iter().enumerate() {
             let failed = |source| EngineError::Listen { address, source };
             let (entry, sockets) = match kept[index].clone() {
-                Some(entry) => (entry, (0..cores).map(|_| Vec::new()).collect()),
+                Some(entry) if self.has(&entry) => (entry, Vec::new()),
+                Some(entry) => {
+                    // The same sockets, where the process was started with them.
+                    drop(inherited.take_tcp(&by.to_string(), entry.bound));
+                    let sockets = copies(&entry.copies).map_err(failed)?;
+                    (entry, sockets)
+                }
                 None => {
                     let ours = self.leaves(address, &kept);
-                    new(address, cores, inherited, ours).map_err(failed)?
+                    new((by, address), cores, inherited, ours).map_err(failed)?
                 }
             };
-            for (core, sockets) in sockets.into_iter().enumerate() {
-                let bound = entry.bound.clone();
-                opened.of_cores[core].push(Source { by, bound, sockets });
+            let shares = share(sockets, cores).map_err(failed)?;
+            for (of_core, sockets) in opened.of_cores.iter_mut().zip(shares) {
+                let at = entry.clone();
+                of_core.push(Source { by, at, sockets });
             }
             opened.open.push((by, entry));
         }
         Ok(opened)
     }
 
-    /// For each of `wanted` the open address that it stays, if any: rather one of its kind, but that may change.
+    /// For each of `wanted` the address that it stays, or gets back, if any: rather one of its kind, but that may change.
     fn keep(&self, wanted: &[(ListenerKind, SocketAddr)]) -> Vec<Option<Arc<Open>>> {
+        let open = self
+            .open
+            .iter()
+            .map(|(by, entry)| (Some(*by), entry.clone()));
+        let closing = self.closing.iter().filter_map(Weak::upgrade);
+        let mut ours: Vec<_> = open.chain(closing.map(|entry| (None, entry))).collect();
         let mut kept: Vec<Option<Arc<Open>>> = vec![None; wanted.len()];
         for any_kind in [false, true] {
-            for (index, (kind, address)) in wanted.iter().enumerate() {
-                let fits = |(by, entry): &&(ListenerKind, Arc<Open>)| {
-                    entry.configured == *address
-                        && (any_kind || by == kind)
-                        && !kept.iter().flatten().any(|other| Arc::ptr_eq(other, entry))
+            for (kept, (kind, address)) in kept.iter_mut().zip(wanted) {
+                let fits = |(by, entry): &(Option<ListenerKind>, Arc<Open>)| {
+                    [entry.configured, entry.bound].contains(address)
+                        && (any_kind || *by == Some(*kind))
                 };
-                if kept[index].is_none() {
-                    kept[index] = self.open.iter().find(fits).map(|(_, entry)| entry.clone());
+                if kept.is_none()
+                    && let Some(at) = ours.iter().position(fits)
+                {
+                    *kept = Some(ours.remove(at).1);
                 }
             }
         }
         kept
     }
 
+    /// Whether this is among what is listened on.
+    fn has(&self, entry: &Arc<Open>) -> bool {
+        self.open.iter().any(|(_, open)| Arc::ptr_eq(open, entry))
+    }
+
     /// Whether `address` is taken by this node, which leaves it.
     fn leaves(&self, address: SocketAddr, kept: &[Option<Arc<Open>>]) -> bool {
-        let stays = |bound: &SocketAddr| kept.iter().flatten().any(|entry| *entry.bound == *bound);
-        let open = self.open.iter().map(|(_, entry)| *entry.bound);
-        let closing = self.closing.iter().filter_map(Weak::upgrade);
-        let mut all = open.chain(closing.map(|bound| *bound));
-        all.any(|bound| overlap(bound, address) && !stays(&bound))
+        let stays = |entry: &Arc<Open>| kept.iter().flatten().any(|kept| Arc::ptr_eq(kept, entry));
+        let open = self.open.iter().map(|(_, entry)| entry.clone());
+        let mut all = open.chain(self.closing.iter().filter_map(Weak::upgrade));
+        all.any(|entry| overlap(entry.bound, address) && !stays(&entry))
     }
 
     /// From now on these are the node's. Addresses that are not among them are closed: nothing new comes in, and what the
@@ -190,19 +238,20 @@ impl Listeners {
     /// Gives back for each core all that it is to accept from.
     pub fn replace(&mut self, opened: Opened) -> Vec<Vec<Source>> {
         let before = std::mem::replace(&mut self.open, opened.open);
-        self.closing.retain(|bound| bound.strong_count() > 0);
         for (by, entry) in &self.open {
             if !before.iter().any(|(_, old)| Arc::ptr_eq(old, entry)) {
                 tracing::info!(at = %entry.bound, %by, "listening");
+                entry.copies.iter().for_each(let_in);
             }
         }
-        for (by, entry) in before {
-            if !self.open.iter().any(|(_, new)| Arc::ptr_eq(new, &entry)) {
-                tracing::info!(at = %entry.bound, %by, "not listening any more");
-                entry.copies.iter().for_each(refuse_new);
-                self.closing.push(Arc::downgrade(&entry.bound));
-            }
+        let mut closing = std::mem::take(&mut self.closing);
+        closing.retain(|entry| entry.upgrade().is_some_and(|entry| !self.has(&entry)));
+        for (by, entry) in before.into_iter().filter(|(_, entry)| !self.has(entry)) {
+            tracing::info!(at = %entry.bound, %by, "not listening any more");
+            entry.copies.iter().for_each(refuse_new);
+            closing.push(Arc::downgrade(&entry));
         }
+        self.closing = closing;
         opened.of_cores
     }
 
@@ -214,42 +263,53 @@ impl Listeners {
     /// The address of the first listener that `kind` says yes to.
     pub fn address(&self, kind: impl Fn(ListenerKind) -> bool) -> Option<SocketAddr> {
         let mut open = self.open.iter();
-        open.find_map(|(by, entry)| kind(*by).then_some(*entry.bound))
+        open.find_map(|(by, entry)| kind(*by).then_some(entry.bound))
     }
 
     /// Copies of the sockets.
     ///
     /// # Errors
     /// The system's, at its limit of open files.
-    pub fn sockets(&self) -> io::Result<Vec<TcpListener>> {
-        copies(self.open.iter().flat_map(|(_, entry)| &entry.copies))
+    pub fn sockets(&self) -> io::Result<Vec<NamedSocket>> {
+        self.named(|_| true)
     }
 
     /// Copies of the sockets that this process was started with.
     ///
     /// # Errors
     /// The system's, at its limit of open files.
-    pub fn inherited(&self) -> io::Result<Vec<TcpListener>> {
-        let open = self.open.iter().filter(|(_, entry)| entry.inherited);
-        copies(open.flat_map(|(_, entry)| &entry.copies))
+    pub fn inherited(&self) -> io::Result<Vec<NamedSocket>> {
+        self.named(|entry| entry.inherited)
+    }
+
+    fn named(&self, which: impl Fn(&Open) -> bool) -> io::Result<Vec<NamedSocket>> {
+        let mut sockets = Vec::new();
+        for (by, entry) in self.open.iter().filter(|(_, entry)| which(entry)) {
+            for socket in copies(&entry.copies)? {
+                let name = by.to_string();
+                sockets.push(NamedSocket { name, socket });
+            }
+        }
+        Ok(sockets)
     }
 }
 
-/// An address that is not open yet, with its sockets for each core. `ours`: the node has it, and leaves it.
+/// An address that is not open yet, with its sockets. `ours`: the node has it, and leaves it.
 fn new(
-    address: SocketAddr,
+    (by, address): (ListenerKind, SocketAddr),
     cores: usize,
     inherited: &mut Inherited,
     ours: bool,
-) -> io::Result<(Arc<Open>, Vec<Vec<TcpListener>>)> {
+) -> io::Result<(Arc<Open>, Vec<TcpListener>)> {
     let before = inherited.tcp.len();
-    let sockets = open(address, cores, inherited, ours)?;
-    let all = || sockets.iter().flatten();
-    let bound = all().next().map_or(Ok(address), TcpListener::local_addr)?;
+    let sockets = open((by, address), cores, inherited, ours)?;
+    let bound = sockets
+        .first()
+        .map_or(Ok(address), TcpListener::local_addr)?;
     let entry = Open {
         configured: address,
-        bound: Arc::new(bound),
-        copies: copies(all())?,
+        bound,
+        copies: copies(&sockets)?,
         inherited: inherited.tcp.len() < before,
     };
     Ok((Arc::new(entry), sockets))
@@ -261,15 +321,15 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() == other.port() && (any || one.ip() == other.ip())
 }
 
-/// The sockets of `address`, for each core its own: a core may have several, and cores share one where there are fewer.
-/// Several sockets of one address share its connections by `SO_REUSEPORT`, so each must be accepted from.
+/// The sockets of `address`: one for each core, or those of `inherited`. They share its connections by `SO_REUSEPORT`,
+/// so each must be accepted from.
 fn open(
-    address: SocketAddr,
+    (by, address): (ListenerKind, SocketAddr),
     cores: usize,
     inherited: &mut Inherited,
     ours: bool,
-) -> io::Result<Vec<Vec<TcpListener>>> {
-    let mut sockets = inherited.take_tcp(address);
+) -> io::Result<Vec<TcpListener>> {
+    let mut sockets = inherited.take_tcp(&by.to_string(), address);
     if sockets.is_empty() {
         if !ours {
             refuse_taken(address)?;
@@ -282,14 +342,20 @@ fn open(
             sockets.push(socket);
         }
     }
+    sockets.iter().try_for_each(prepare)?;
+    Ok(sockets)
+}
+
+/// Sockets for each core: a core may have several, and cores share one where there are fewer.
+fn share(sockets: Vec<TcpListener>, cores: usize) -> io::Result<Vec<Vec<TcpListener>>> {
     let count = sockets.len();
     let mut of_cores: Vec<Vec<TcpListener>> = (0..cores).map(|_| Vec::new()).collect();
-    for core in count..cores {
-        let shared = sockets[core % count].try_clone()?;
-        of_cores[core].push(shared);
+    if count > 0 {
+        for core in count..cores {
+            of_cores[core].push(sockets[core % count].try_clone()?);
+        }
     }
     for (index, socket) in sockets.into_iter().enumerate() {
-        prepare(&socket)?;
         of_cores[index % cores].push(socket);
     }
     Ok(of_cores)
@@ -309,10 +375,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepted sockets inherit `TCP_NODELAY`. An accept that the ring is to wait for must not be non-blocking.
 fn prepare(socket: &TcpListener) -> io::Result<()> {
-    let socket_ref = SockRef::from(socket);
-    socket_ref.set_tcp_nodelay(true)?;
-    // One that systemd holds may have been left by [`refuse_new`]; most have no filter, which is an error here.
-    let _ = socket_ref.detach_filter();
+    SockRef::from(socket).set_tcp_nodelay(true)?;
     socket.set_nonblocking(false)
 }
 
@@ -342,6 +405,11 @@ fn refuse_new(socket: &TcpListener) {
     }
 }
 
+/// Undoes [`refuse_new`]. Most sockets have no filter, which is an error here.
+fn let_in(socket: &TcpListener) {
+    let _ = SockRef::from(socket).detach_filter();
+}
+
 /// `SO_REUSEPORT` lets cores share an address, and would let a second node share it in silence: ask without it first.
 fn refuse_taken(address: SocketAddr) -> io::Result<()> {
     let socket = tcp_socket(address)?;
@@ -359,7 +427,21 @@ fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
+
     use super::*;
+
+    /// Sockets that are passed on with this name.
+    fn passed_on(name: &str, sockets: impl IntoIterator<Item = TcpListener>) -> Inherited {
+        let sockets = sockets.into_iter().map(|socket| NamedSocket {
+            name: name.to_owned(),
+            socket,
+        });
+        Inherited {
+            tcp: sockets.collect(),
+            unix: Vec::new(),
+        }
+    }
 
     fn addresses(sockets: &[Vec<TcpListener>]) -> Vec<SocketAddr> {
         let all = sockets.iter().flatten();
@@ -369,29 +451,29 @@ mod tests {
     #[test]
     fn each_core_listens_and_each_socket_is_accepted_from() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let first = open(any, 2, &mut Inherited::default(), false).unwrap();
+        let open = |address, cores, inherited: &mut Inherited| {
+            let listener = (ListenerKind::Https, address);
+            share(super::open(listener, cores, inherited, false)?, cores)
+        };
+        let first = open(any, 2, &mut Inherited::default()).unwrap();
         assert_eq!(first.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1]);
         let address = addresses(&first)[0];
         assert_eq!(addresses(&first), [address; 2]);
-        assert!(open(address, 1, &mut Inherited::default(), false).is_err());
+        assert!(open(address, 1, &mut Inherited::default()).is_err());
 
-        let mut inherited = Inherited {
-            tcp: first.into_iter().flatten().collect(),
-            unix: Vec::new(),
-        };
-        let second = open(any, 3, &mut inherited, false).unwrap();
+        let mut inherited = passed_on("", first.into_iter().flatten());
+        let second = open(any, 3, &mut inherited).unwrap();
         assert_eq!(second.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);
         assert_eq!(addresses(&second), [address; 3]);
         assert_eq!(inherited.left(), None);
-        inherited.tcp = second.into_iter().flatten().collect();
-        let third = open(address, 1, &mut inherited, false).unwrap();
+        inherited = passed_on("", second.into_iter().flatten());
+        let third = open(address, 1, &mut inherited).unwrap();
         assert_eq!(third[0].len(), 3);
     }
 
     #[test]
     fn a_closed_listener_lets_no_handshake_begin_and_loses_none() {
         use std::io::{Read, Write};
-        use std::net::TcpStream;
         use std::time::Duration;
 
         let socket = bind(([127, 0, 0, 1], 0).into()).unwrap();
@@ -451,16 +533,31 @@ mod tests {
         assert_eq!(fresh(&kept), [0]);
         assert_eq!(of(&listeners, Https), plain);
 
-        // A core still empties it: it can be opened again all the same, and as one that is there on every address.
-        let emptied: Vec<Bound> = kept[0].iter().map(|source| source.bound.clone()).collect();
+        // The port that it has got may be named.
+        kept = listeners.replace(open(&listeners, &[(Https, plain)]).unwrap());
+        assert_eq!(fresh(&kept), [0]);
+
+        // A core still empties it, and has its sockets no more: they are opened again, with what is in their queues.
+        let emptied: Vec<Arc<Open>> = kept[0].iter().map(|source| source.at.clone()).collect();
+        drop((sources, kept));
+        let _early: Vec<_> = (0..8).map(|_| TcpStream::connect(plain).unwrap()).collect();
         assert!(listeners.replace(open(&listeners, &[]).unwrap())[0].is_empty());
         assert!(listeners.address(|_| true).is_none() && listeners.sockets().unwrap().is_empty());
         let again = listeners.replace(open(&listeners, &[(Https, plain)]).unwrap());
         assert_eq!(fresh(&again), [1]);
+        let _late: Vec<_> = (0..8).map(|_| TcpStream::connect(plain).unwrap()).collect();
+        let mut accepted = 0;
+        for socket in again.iter().flatten().flat_map(|source| &source.sockets) {
+            socket.set_nonblocking(true).unwrap();
+            accepted += socket.incoming().take_while(Result::is_ok).count();
+        }
+        assert_eq!(accepted, 16);
+
+        // And so can one that is there on every address.
         let wide = SocketAddr::new([0, 0, 0, 0].into(), plain.port());
         let wide = (Https, wide);
         drop(listeners.replace(open(&listeners, &[wide]).unwrap()));
-        drop((sources, kept, again, emptied));
+        drop((again, emptied));
 
         // Not so where both are to stay, or another process has it.
         assert!(open(&listeners, &[wide, (Http, plain)]).is_err());
@@ -473,12 +570,28 @@ mod tests {
     fn what_nothing_takes_is_named() {
         let socket = bind(([127, 0, 0, 1], 0).into()).unwrap();
         let address = socket.local_addr().unwrap();
-        let mut inherited = Inherited {
-            tcp: vec![socket],
-            unix: Vec::new(),
-        };
+        let mut inherited = passed_on("https", [socket]);
         let other = SocketAddr::from(([127, 0, 0, 2], address.port()));
-        assert!(inherited.take_tcp(other).is_empty());
+        assert!(inherited.take_tcp("https", other).is_empty());
         assert_eq!(inherited.left(), Some(address.to_string()));
+    }
+
+    #[test]
+    fn port_0_takes_what_was_opened_for_the_listener() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut inherited = Inherited::default();
+        for name in ["https", "http", ADMIN, "https"] {
+            inherited
+                .tcp
+                .extend(passed_on(name, [bind(any).unwrap()]).tcp);
+        }
+        let https = inherited.try_clone().unwrap();
+        let https = [&https.tcp[0], &https.tcp[3]].map(|named| named.socket.local_addr().unwrap());
+        assert_eq!(inherited.take_tcp(ADMIN, any).len(), 1);
+        assert_eq!(addresses(&[inherited.take_tcp("https", any)]), https);
+        // A port that the config names tells enough: a listener may have another's.
+        let last = inherited.tcp[0].socket.local_addr().unwrap();
+        assert_eq!(inherited.take_tcp("https", last).len(), 1);
+        assert_eq!(inherited.left(), None);
     }
 }

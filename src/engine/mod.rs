@@ -16,7 +16,7 @@ mod succession;
 mod sweeper;
 mod worker;
 
-pub use listeners::Inherited;
+pub use listeners::{ADMIN, Inherited, NamedSocket};
 pub use material::{LoadError, Material};
 pub use node::{EngineError, Node};
 pub use profile::InForce;

@@ -1,7 +1,7 @@
 //! The node: all cores, and what can be asked of them from outside.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use super::certificates::Holding;
 use super::drained::Drained;
 use super::handover::Handover;
-use super::listeners::{Inherited, Listeners, Source, copies};
+use super::listeners::{Inherited, Listeners, NamedSocket, Source};
 use super::material::{LoadError, Material};
 use super::registry::{Registry, Tell};
 use super::revocation::Revocation;
@@ -385,9 +385,9 @@ impl Node {
     ///
     /// # Errors
     /// The system's, at its limit of open files.
-    pub fn sockets(&self) -> io::Result<Vec<TcpListener>> {
+    pub fn sockets(&self) -> io::Result<Vec<NamedSocket>> {
         let mut sockets = self.listeners().sockets()?;
-        sockets.extend(copies(&self.lock_spare().tcp)?);
+        sockets.extend(self.lock_spare().try_clone()?.tcp);
         Ok(sockets)
     }
 

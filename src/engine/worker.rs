@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::handover::{Accepted, Handover};
-use super::listeners::{Bound, Source};
+use super::listeners::{Open, Source};
 use super::node::EngineError;
 use crate::config::ListenerKind;
 use crate::limits::{
@@ -40,28 +40,36 @@ struct Here {
 /// One socket that this core accepts from.
 struct Listener {
     by: Cell<ListenerKind>,
-    bound: Bound,
+    at: Arc<Open>,
     /// Nothing new comes in; what has come is taken.
     closed: Signal,
+    /// Closed, but its address has been opened again since: what has come is for who accepts from it now.
+    taken_back: Signal,
 }
 
 impl Here {
     /// Accepts from all of `sources`, and from nothing else any more.
     fn listen(self: &Rc<Self>, sources: Vec<Source>) -> io::Result<()> {
         for listener in &*self.listeners.borrow() {
-            let same = |source: &&Source| Arc::ptr_eq(&source.bound, &listener.bound);
+            let same = |source: &&Source| Arc::ptr_eq(&source.at, &listener.at);
             match sources.iter().find(same) {
-                Some(source) => listener.by.set(source.by),
+                Some(source) => {
+                    listener.by.set(source.by);
+                    if listener.closed.is_raised() {
+                        listener.taken_back.raise();
+                    }
+                }
                 None => listener.closed.raise(),
             }
         }
-        for Source { by, bound, sockets } in sources {
+        for Source { by, at, sockets } in sources {
             for socket in sockets {
                 let socket = TcpListener::from_socket(socket)?;
                 let listener = Rc::new(Listener {
                     by: Cell::new(by),
-                    bound: bound.clone(),
+                    at: at.clone(),
                     closed: Signal::default(),
+                    taken_back: Signal::default(),
                 });
                 self.listeners.borrow_mut().push(listener.clone());
                 ring::spawn(accept(self.clone(), listener, socket));
@@ -263,7 +271,8 @@ async fn accept(here: Rc<Here>, listener: Rc<Listener>, socket: TcpListener) {
         }
     }
     if listener.closed.is_raised() {
-        ring::race(here.stop.wait(), empty(&here, &listener, &socket)).await;
+        let ended = ring::race(here.stop.wait(), listener.taken_back.wait());
+        ring::race(ended, empty(&here, &listener, &socket)).await;
     }
     for stream in socket.stop().await {
         here.accepted(stream, listener.by.get());

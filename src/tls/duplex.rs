@@ -197,8 +197,8 @@ impl<S: ByteStream> Duplex<S> {
     fn broken(&self, error: StreamError) -> io::Error {
         let kind = match &error {
             StreamError::Io(error) => error.kind(),
-            StreamError::Truncated | StreamError::Unused => io::ErrorKind::UnexpectedEof,
-            StreamError::Tls(_) | StreamError::Record(_) => io::ErrorKind::InvalidData,
+            StreamError::Truncated => io::ErrorKind::UnexpectedEof,
+            StreamError::Record(_) => io::ErrorKind::InvalidData,
         };
         self.0.failure.set(Some(error));
         kind.into()

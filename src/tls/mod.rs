@@ -38,8 +38,8 @@ pub use served::ServerCertificates;
 pub use server::{ALPN_HTTP2, ServerTls, TlsError, named_config, server_config};
 pub use signatures::remembering;
 pub use stream::{
-    ClientHandshake, ClientStream, Received, ServerHandshake, ServerStream, StreamError,
-    TlsHandshake, TlsStream,
+    ClientHandshake, ClientStream, HandshakeError, Received, ServerHandshake, ServerStream,
+    StreamError, TlsHandshake, TlsStream,
 };
 pub use ticket_keys::{TicketKey, TicketKeys, TicketKeysError};
 pub use tickets::Tickets;

@@ -15,21 +15,32 @@ use super::server::ALPN_HTTP2;
 use crate::limits::{TLS_PLAINTEXT_MAX, TLS_PREDICTED_RECORD};
 use crate::ring::{self, BUFFER_FRONT, Pieces, RingBuf, SMALL_PAYLOAD, Spacing, TcpStream};
 
-/// How a session's stream can fail.
+/// How a handshake can fail.
 #[derive(Debug, thiserror::Error)]
-pub enum StreamError {
-    /// The peer broke the protocol or was refused in the handshake; the alert has been queued.
+pub enum HandshakeError {
+    /// The peer broke the protocol or was refused; the alert has been queued.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
-    /// The session broke after its handshake.
-    #[error("TLS: {0}")]
-    Record(#[from] Fault),
     /// The connection failed.
     #[error("connection: {0}")]
     Io(#[from] io::Error),
     /// The peer ended the connection before it sent anything.
     #[error("the connection ended before its first byte")]
     Unused,
+    /// The peer ended the connection later.
+    #[error("the connection ended in the handshake")]
+    Ended,
+}
+
+/// How an established session can fail.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// A record, or what it says, is not as it must be.
+    #[error("TLS: {0}")]
+    Record(#[from] Fault),
+    /// The connection failed.
+    #[error("connection: {0}")]
+    Io(#[from] io::Error),
     /// The peer ended the connection without close_notify (RFC 8446, section 6.1: the data may be incomplete).
     #[error("the connection ended without close_notify")]
     Truncated,
@@ -79,12 +90,12 @@ impl ClientHandshake {
     /// Starts on a connection that was made, by sending the client's hello.
     ///
     /// # Errors
-    /// [`StreamError`].
+    /// [`HandshakeError`].
     pub async fn connected(
         stream: TcpStream,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
-    ) -> Result<Self, StreamError> {
+    ) -> Result<Self, HandshakeError> {
         let connection = UnbufferedClientConnection::new(config, name)?;
         let handshake = Self {
             stream,
@@ -101,27 +112,27 @@ impl<C: Connection> TlsHandshake<C> {
     /// already. Returns the bytes that came behind it, to be given to the session's first [`TlsStream::recv`].
     ///
     /// # Errors
-    /// [`StreamError`]; after [`StreamError::Tls`] the alert waits for [`TlsHandshake::linger`].
+    /// [`HandshakeError`]; after [`HandshakeError::Tls`] the alert waits for [`TlsHandshake::linger`].
     pub async fn complete<F: Future<Output = ()>>(
         &self,
         begun: Option<RingBuf>,
         pace: impl Fn() -> F,
-    ) -> Result<Option<RingBuf>, StreamError> {
+    ) -> Result<Option<RingBuf>, HandshakeError> {
         let mut received = match begun {
             Some(begun) => Some(begun),
             // A reset comes from checks that do not want to wait for the end.
             None => match self.stream.recv().await {
                 Ok(Some(first)) => Some(first),
-                Ok(None) => return Err(StreamError::Unused),
+                Ok(None) => return Err(HandshakeError::Unused),
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                    return Err(StreamError::Unused);
+                    return Err(HandshakeError::Unused);
                 }
                 Err(error) => return Err(error.into()),
             },
         };
         loop {
             let Some(mut input) = received else {
-                return Err(StreamError::Truncated);
+                return Err(HandshakeError::Ended);
             };
             pace().await;
             let read = self.handshake.borrow_mut().read(&mut input);
@@ -190,7 +201,7 @@ impl<C: Connection> TlsHandshake<C> {
 
     /// More of the peer's bytes, behind what is carried over. A message may span several records: a certificate chain
     /// that is longer than a small buffer goes into a large one.
-    async fn more(&self, carry: Option<RingBuf>) -> Result<Option<RingBuf>, StreamError> {
+    async fn more(&self, carry: Option<RingBuf>) -> Result<Option<RingBuf>, HandshakeError> {
         match self.stream.recv_more(carry).await {
             Ok(more) => Ok(more),
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
@@ -200,7 +211,7 @@ impl<C: Connection> TlsHandshake<C> {
         }
     }
 
-    async fn flush(&self) -> Result<(), StreamError> {
+    async fn flush(&self) -> Result<(), HandshakeError> {
         let outgoing = self.handshake.borrow_mut().take_outgoing();
         if !outgoing.is_empty() {
             self.stream.send(outgoing).await.0?;

@@ -110,9 +110,9 @@ impl From<StreamError> for Broken {
             _ => None,
         };
         let reason = match error {
-            StreamError::Tls(_) | StreamError::Record(_) => CloseReason::TlsProtocol,
+            StreamError::Record(_) => CloseReason::TlsProtocol,
             StreamError::Io(_) => CloseReason::ClientReset,
-            StreamError::Truncated | StreamError::Unused => CloseReason::ClientTruncated,
+            StreamError::Truncated => CloseReason::ClientTruncated,
         };
         Self { reason, alert }
     }

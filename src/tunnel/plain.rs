@@ -18,11 +18,11 @@ use super::outcome::{Outcome, record};
 use super::relay::Behind;
 use super::request::{ConnectRequest, RequestError, RequestParser};
 use super::response::{established, health};
-use super::session::{Interrupt, interrupted, refused_request, subject_before};
+use super::session::{in_time, refused_request, subject_before};
 use crate::config::ListenerKind;
 use crate::limits::{LINGER, REQUEST_HEADER_MAX};
 use crate::observe::CloseReason;
-use crate::ring::{self, Either, RingBuf, TcpStream};
+use crate::ring::{self, RingBuf, TcpStream};
 
 const END: &[u8] = b"\r\n\r\n";
 
@@ -53,11 +53,9 @@ pub(super) async fn session(
 ) {
     let subject = subject_before(entrance.client);
     let begun = entrance.begun.take();
-    let head = match ring::race(head(&stream, begun), interrupted(core, deadline)).await {
-        Either::Left(head) => head,
-        Either::Right(Interrupt::NodeEnds) => return,
-        Either::Right(Interrupt::Timeout) => Err(CloseReason::RequestTimeout),
-    };
+    let head = head(&stream, begun);
+    let head = in_time(core, deadline, CloseReason::RequestTimeout, head).await;
+    let Some(head) = head else { return };
     let mut outcome = Outcome::of(subject.into());
     let asked = match head {
         Ok(head) if is_health_check(head.bytes(), snapshot) => {

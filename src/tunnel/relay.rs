@@ -3,6 +3,8 @@
 //! Each direction is a task of its own, so that a byte wakes only what it concerns. A direction holds at most one buffer,
 //! and none while it waits for whole records: a reader that does not read stops the writer at the other end, and nothing
 //! grows with the transfer. The end of one direction is carried through to the other side.
+//!
+//! A third task, that of the tunnel (in `open`), starts the two, waits for what ends them, and closes both connections.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -89,145 +91,22 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
         )
     }
 
-    /// Ends the connections as it befits how the directions, which are no more, have ended. In a box of its own, like all
-    /// that an open tunnel does once.
-    pub fn close(&self, ended: End) -> Pin<Box<dyn Future<Output = CloseReason> + '_>> {
-        Box::pin(async move {
-            match ended {
-                Ok(()) if self.ends.server_gone.get() => CloseReason::ServerReset,
-                Ok(()) => CloseReason::Closed,
-                Err(reason) => {
-                    let cut = self.live.closing.get().and_then(alert_of);
-                    let alert = match cut {
-                        Some(alert) => Some((alert, CUT_LINGER)),
-                        None => self.ends.alert.get().map(|alert| (alert, LINGER)),
-                    };
-                    // Cut, not ended: neither side may take what it has for the whole.
-                    self.app.cut(reason, alert).await;
-                    self.server.reset_on_close();
-                    reason
+    /// Returns when both directions have ended well, one has not, or the tunnel is to be closed (a sweep, or the operator).
+    fn both_ended(&self) -> impl Future<Output = End> {
+        poll_fn(|context| {
+            if let Some(reason) = self.live.closing.get() {
+                return Poll::Ready(Err(reason));
+            }
+            let (up, down) = (self.ends.up.get(), self.ends.down.get());
+            match (up, down) {
+                (Some(Err(reason)), _) | (_, Some(Err(reason))) => Poll::Ready(Err(reason)),
+                (Some(Ok(())), Some(Ok(()))) => Poll::Ready(Ok(())),
+                _ => {
+                    *self.live.waiting.borrow_mut() = Some(context.waker().clone());
+                    Poll::Pending
                 }
             }
         })
-    }
-
-    /// App to server.
-    async fn up(&self, behind: Box<Behind>) -> End {
-        let mut carry = self.send_early(behind).await?;
-        loop {
-            let received = ring::map(self.app.recv(carry), |received| {
-                received.map_err(|broken| self.app_end(broken))
-            });
-            let Some(data) = received.await? else {
-                return Box::pin(self.close_server()).await;
-            };
-            let count = data.len();
-            self.moved(&self.live.up, count);
-            let (sent, data) = self.server.send(data).await;
-            match sent {
-                Ok(()) => {}
-                // It is the app's fault.
-                Err(reason) if reason.who() == Who::Client => return Err(reason),
-                Err(_) => {
-                    // The server reads no more. What it has already answered is still the app's.
-                    self.ends.server_gone.set(true);
-                    return Ok(());
-                }
-            }
-            carry = data.into_rest();
-            if let Some(wait) = self.pass.moved(Direction::Up, count) {
-                self.pace(wait).await;
-            }
-        }
-    }
-
-    async fn close_server(&self) -> End {
-        self.server.close().await;
-        Ok(())
-    }
-
-    /// Sends what came right behind the request. What is left of it are records that are not complete.
-    fn send_early(
-        &self,
-        behind: Box<Behind>,
-    ) -> Pin<Box<dyn Future<Output = Result<Option<RingBuf>, CloseReason>> + '_>> {
-        Box::pin(async move {
-            let Behind { early, carry } = *behind;
-            if early.is_empty() {
-                return Ok(carry);
-            }
-            let count = early.len();
-            self.moved(&self.live.up, count);
-            self.server.send(early).await.0?;
-            if let Some(wait) = self.pass.moved(Direction::Up, count) {
-                self.pace(wait).await;
-            }
-            Ok(carry)
-        })
-    }
-
-    /// Server to app.
-    async fn down(&self) -> End {
-        loop {
-            let received = self.server.recv(self.app.spacing());
-            let received = ring::map(
-                ring::race(received, self.app.given_up()),
-                |first| match first {
-                    Either::Left(received) => received,
-                    Either::Right(broken) => Err(self.app_end(broken)),
-                },
-            );
-            let Some((count, buffer)) = received.await? else {
-                // In a box of its own: an open tunnel has no room for its end.
-                return Box::pin(self.app.close())
-                    .await
-                    .map_err(|broken| self.app_end(broken));
-            };
-            if self.live.down.get() == 0 {
-                self.first_byte();
-            }
-            self.moved(&self.live.down, count);
-            let sent = self.app.send(buffer).await;
-            sent.map_err(|broken| self.app_end(broken))?;
-            if let Some(wait) = self.pass.moved(Direction::Down, count) {
-                self.pace(wait).await;
-            }
-        }
-    }
-
-    /// Waits until what has moved is paid for. Nothing is read meanwhile, so that TCP stops the sender; no buffer is held
-    /// but that of an incomplete record, and the next receive is a small one: a limit is kept in small steps. In a box of its
-    /// own: most tunnels have no limit.
-    fn pace(&self, wait: Duration) -> Pin<Box<dyn Future<Output = ()> + '_>> {
-        {
-            let mut metrics = self.core.metrics.borrow_mut();
-            metrics.rate_waits += 1;
-            metrics.rate_wait_nanos += wait.as_nanos() as u64;
-        }
-        self.app.rest();
-        self.server.rest();
-        Box::pin(async move {
-            self.paced.set(self.paced.get() + 1);
-            ring::sleep(wait).await;
-            self.paced.set(self.paced.get() - 1);
-            self.last.set(ring::now());
-        })
-    }
-
-    fn first_byte(&self) {
-        let waited = ring::now().saturating_duration_since(self.live.opened);
-        let mut metrics = self.core.metrics.borrow_mut();
-        metrics.record(Stage::FirstByte, waited);
-    }
-
-    fn moved(&self, counter: &Cell<u64>, bytes: usize) {
-        counter.set(counter.get() + bytes as u64);
-        self.last.set(ring::now());
-        if self.rests.get() {
-            // The timer is set to the idle timeout, and has to be set to the next rest.
-            self.rests.set(false);
-            self.live.wake();
-        }
     }
 
     /// Returns when nothing has moved for the idle timeout, or the tunnel's time is over. Before that, the session rests. The
@@ -281,24 +160,149 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
         Ok((next - idle).min(lifetime - age))
     }
 
-    /// Returns when both directions have ended well, one has not, or the tunnel is to be closed.
-    fn both_ended(&self) -> impl Future<Output = End> {
-        poll_fn(|context| {
-            if let Some(reason) = self.live.closing.get() {
-                return Poll::Ready(Err(reason));
-            }
-            let (up, down) = (self.ends.up.get(), self.ends.down.get());
-            match (up, down) {
-                (Some(Err(reason)), _) | (_, Some(Err(reason))) => Poll::Ready(Err(reason)),
-                (Some(Ok(())), Some(Ok(()))) => Poll::Ready(Ok(())),
-                _ => {
-                    *self.live.waiting.borrow_mut() = Some(context.waker().clone());
-                    Poll::Pending
+    /// Ends the connections as it befits how the directions, which are no more, have ended. In a box of its own, like all
+    /// that an open tunnel does once.
+    pub fn close(&self, ended: End) -> Pin<Box<dyn Future<Output = CloseReason> + '_>> {
+        Box::pin(async move {
+            match ended {
+                Ok(()) if self.ends.server_gone.get() => CloseReason::ServerReset,
+                Ok(()) => CloseReason::Closed,
+                Err(reason) => {
+                    // Closed from outside, or because of what the app has sent.
+                    let alert = match self.live.closing.get().and_then(alert_of) {
+                        Some(alert) => Some((alert, CUT_LINGER)),
+                        None => self.ends.alert.get().map(|alert| (alert, LINGER)),
+                    };
+                    // Cut, not ended: neither side may take what it has for the whole.
+                    self.app.cut(reason, alert).await;
+                    self.server.reset_on_close();
+                    reason
                 }
             }
         })
     }
 
+    /// App to server: what came behind the request, then what the app sends.
+    async fn up(&self, behind: Box<Behind>) -> End {
+        let mut carry = self.send_early(behind).await?;
+        loop {
+            let received = ring::map(self.app.recv(carry), |received| {
+                received.map_err(|broken| self.app_end(broken))
+            });
+            let Some(data) = received.await? else {
+                return Box::pin(self.close_server()).await;
+            };
+            let count = data.len();
+            self.moved(&self.live.up, count);
+            let (sent, data) = self.server.send(data).await;
+            match sent {
+                Ok(()) => {}
+                // It is the app's fault.
+                Err(reason) if reason.who() == Who::Client => return Err(reason),
+                Err(_) => {
+                    // The server reads no more. What it has already answered is still the app's.
+                    self.ends.server_gone.set(true);
+                    return Ok(());
+                }
+            }
+            carry = data.into_rest();
+            if let Some(wait) = self.pass.moved(Direction::Up, count) {
+                self.pace(wait).await;
+            }
+        }
+    }
+
+    /// Sends what came right behind the request. Gives back the records of it that are not complete.
+    fn send_early(
+        &self,
+        behind: Box<Behind>,
+    ) -> Pin<Box<dyn Future<Output = Result<Option<RingBuf>, CloseReason>> + '_>> {
+        Box::pin(async move {
+            let Behind { early, carry } = *behind;
+            if early.is_empty() {
+                return Ok(carry);
+            }
+            let count = early.len();
+            self.moved(&self.live.up, count);
+            self.server.send(early).await.0?;
+            if let Some(wait) = self.pass.moved(Direction::Up, count) {
+                self.pace(wait).await;
+            }
+            Ok(carry)
+        })
+    }
+
+    async fn close_server(&self) -> End {
+        self.server.close().await;
+        Ok(())
+    }
+
+    /// Server to app.
+    async fn down(&self) -> End {
+        loop {
+            let received = self.server.recv(self.app.spacing());
+            let received = ring::map(
+                ring::race(received, self.app.given_up()),
+                |first| match first {
+                    Either::Left(received) => received,
+                    Either::Right(broken) => Err(self.app_end(broken)),
+                },
+            );
+            let Some((count, buffer)) = received.await? else {
+                // In a box of its own: an open tunnel has no room for its end.
+                return Box::pin(self.app.close())
+                    .await
+                    .map_err(|broken| self.app_end(broken));
+            };
+            if self.live.down.get() == 0 {
+                self.first_byte();
+            }
+            self.moved(&self.live.down, count);
+            let sent = self.app.send(buffer).await;
+            sent.map_err(|broken| self.app_end(broken))?;
+            if let Some(wait) = self.pass.moved(Direction::Down, count) {
+                self.pace(wait).await;
+            }
+        }
+    }
+
+    /// Waits until what has moved is paid for. Nothing is read meanwhile, so that TCP stops the sender; no buffer is held
+    /// but that of an incomplete record, and the next receive is a small one: a limit is kept in small steps. In a box of its
+    /// own: most tunnels have no limit.
+    fn pace(&self, wait: Duration) -> Pin<Box<dyn Future<Output = ()> + '_>> {
+        {
+            let mut metrics = self.core.metrics.borrow_mut();
+            metrics.rate_waits += 1;
+            metrics.rate_wait_nanos += wait.as_nanos() as u64;
+        }
+        self.app.rest();
+        self.server.rest();
+        Box::pin(async move {
+            self.paced.set(self.paced.get() + 1);
+            ring::sleep(wait).await;
+            self.paced.set(self.paced.get() - 1);
+            self.last.set(ring::now());
+        })
+    }
+
+    /// Bytes have moved, which ends a rest.
+    fn moved(&self, counter: &Cell<u64>, bytes: usize) {
+        counter.set(counter.get() + bytes as u64);
+        self.last.set(ring::now());
+        if self.rests.get() {
+            // The timer is set to the idle timeout, and has to be set to the next rest.
+            self.rests.set(false);
+            self.live.wake();
+        }
+    }
+
+    fn first_byte(&self) {
+        let waited = ring::now().saturating_duration_since(self.live.opened);
+        let mut metrics = self.core.metrics.borrow_mut();
+        metrics.record(Stage::FirstByte, waited);
+    }
+
+    /// Why the app's end broke. What it is to be told of that waits for [`Relay::close`].
     fn app_end(&self, broken: Broken) -> CloseReason {
         self.ends.alert.set(broken.alert);
         broken.reason

@@ -1,6 +1,10 @@
 //! The whole life of a tunnel, from the accepted connection to its record:
 //!
 //! [`Accepted`] → [`PeerIdentity`] (the handshake) → `Grant` (authorize) → `Route` (route) → `Relay` → [`Outcome`].
+//!
+//! Here is what a session of HTTP/1.1 goes through, from top to bottom. Sessions of other kinds leave on the way: those of the
+//! plain listener to [`plain`], those whose name chooses a service to [`named`], those of HTTP/2 to [`http2`]. A request
+//! is granted and its server reached in `open`; `relay` moves the bytes.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -29,8 +33,8 @@ use crate::limits::LINGER;
 use crate::observe::{CloseReason, HandshakeKind, Stage, Subject, TlsVersion};
 use crate::ring::{self, Either, RingBuf, TcpStream};
 use crate::tls::{
-    HandshakeFailure, PeerIdentity, Received, ServerHandshake, ServerStream, StreamError,
-    failure_of,
+    HandshakeError, HandshakeFailure, PeerIdentity, Received, ServerHandshake, ServerStream,
+    StreamError, failure_of,
 };
 
 /// A connection whose first bytes, if any were read, are known.
@@ -42,6 +46,22 @@ struct Accepted {
     chosen: Option<Chosen>,
     subject: Subject,
     arrived: Arrived,
+}
+
+/// Where and when a connection came.
+struct Arrived {
+    /// The address that the app connected to, if a server wants to know.
+    local: Option<SocketAddr>,
+    at: Instant,
+    /// How many changes (of a device, a CRL, the config) there were then. Of later ones a tunnel learns when it opens.
+    changes: u64,
+}
+
+/// A completed handshake.
+struct Shaken {
+    arrival: Arrival,
+    /// What came behind it.
+    carry: Option<RingBuf>,
 }
 
 /// A request and what came behind it on the session.
@@ -101,70 +121,14 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
         Box::pin(session).await;
         return;
     }
-    let arrived = Arrived { local, at, changes };
-    tls(
-        &core,
-        &snapshot,
-        stream,
-        entrance,
-        arrived,
-        &mut deadline,
-        counted,
-    )
-    .await;
-}
-
-/// Where and when a connection came.
-struct Arrived {
-    /// The address that the app connected to, if a server wants to know.
-    local: Option<SocketAddr>,
-    at: Instant,
-    /// How many changes there were.
-    changes: u64,
-}
-
-/// A session of the TLS listener. Where names lead to services, its hello is read first.
-async fn tls(
-    core: &Rc<Core>,
-    snapshot: &Snapshot,
-    stream: TcpStream,
-    entrance: Entrance,
-    arrived: Arrived,
-    deadline: &mut ring::Sleep,
-    counted: Counted,
-) {
-    let subject = subject_before(entrance.client);
     let arrived = Arrived {
-        local: entrance.destination.or(arrived.local),
-        ..arrived
+        local: entrance.destination.or(local),
+        at,
+        changes,
     };
-    let (chosen, begun) = if snapshot.names.is_empty() {
-        (None, entrance.begun)
-    } else {
-        let choosing = Box::pin(snapshot.names.choose(&stream, entrance.begun));
-        match ring::race(choosing, interrupted(core, deadline)).await {
-            Either::Left(chosen) => chosen,
-            Either::Right(Interrupt::NodeEnds) => return,
-            Either::Right(Interrupt::Timeout) => {
-                let outcome = Outcome::of(subject.into());
-                record(core, &outcome, CloseReason::HandshakeTimeout);
-                return;
-            }
-        }
-    };
-    let config = match &chosen {
-        Some(chosen) => &chosen.named.tls,
-        None => &snapshot.tls,
-    };
-    if let Ok(tls) = ServerHandshake::accepted(stream, config.clone()) {
-        let accepted = Accepted {
-            tls,
-            begun,
-            chosen,
-            subject,
-            arrived,
-        };
-        session(core, snapshot, accepted, deadline, counted).await;
+    let accepted = accepted(&core, &snapshot, stream, entrance, arrived, &mut deadline);
+    if let Some(accepted) = accepted.await {
+        session(&core, &snapshot, accepted, &mut deadline, counted).await;
     }
 }
 
@@ -177,44 +141,51 @@ async fn entered(
     deadline: &mut ring::Sleep,
 ) -> Option<Entrance> {
     let entering = enter(stream, &snapshot.listener, by, peer);
-    let reason = match ring::race(pin!(entering), interrupted(core, deadline)).await {
-        Either::Left(Ok(entrance)) => return Some(entrance),
-        Either::Left(Err(reason)) => reason,
-        Either::Right(Interrupt::NodeEnds) => return None,
-        Either::Right(Interrupt::Timeout) => CloseReason::HandshakeTimeout,
+    let entered = in_time(core, deadline, CloseReason::HandshakeTimeout, entering);
+    let reason = match entered.await? {
+        Ok(entrance) => return Some(entrance),
+        Err(reason) => reason,
     };
     record(core, &Outcome::of(subject_before(peer).into()), reason);
     entrance::refuse(stream, by, reason).await;
     None
 }
 
-/// What is known of a client before it has shown who it is.
-pub(super) fn subject_before(peer: SocketAddr) -> Subject {
-    Subject {
-        peer,
-        device: None,
-        user: None,
-        app: None,
-        serial: None,
-    }
-}
-
-/// A session in the counters, for as long as it lives, whatever ends it.
-struct Counted(Rc<Core>);
-
-impl Counted {
-    fn new(core: Rc<Core>) -> Self {
-        core.metrics.borrow_mut().sessions_accepted += 1;
-        core.load.enter();
-        Self(core)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.metrics.borrow_mut().sessions_closed += 1;
-        self.0.load.leave();
-    }
+/// A connection to the TLS listener, before its handshake. Where names lead to services, its hello is read first. `None`:
+/// it has ended, and that is recorded.
+async fn accepted(
+    core: &Core,
+    snapshot: &Snapshot,
+    stream: TcpStream,
+    entrance: Entrance,
+    arrived: Arrived,
+    deadline: &mut ring::Sleep,
+) -> Option<Accepted> {
+    let subject = subject_before(entrance.client);
+    let (chosen, begun) = if snapshot.names.is_empty() {
+        (None, entrance.begun)
+    } else {
+        let choosing = Box::pin(snapshot.names.choose(&stream, entrance.begun));
+        let choosing = ring::map(choosing, Ok);
+        match in_time(core, deadline, CloseReason::HandshakeTimeout, choosing).await? {
+            Ok(chosen) => chosen,
+            Err(reason) => {
+                record(core, &Outcome::of(subject.into()), reason);
+                return None;
+            }
+        }
+    };
+    let config = match &chosen {
+        Some(chosen) => &chosen.named.tls,
+        None => &snapshot.tls,
+    };
+    Some(Accepted {
+        tls: ServerHandshake::accepted(stream, config.clone()).ok()?,
+        begun,
+        chosen,
+        subject,
+        arrived,
+    })
 }
 
 /// From the handshake to an open tunnel or a refusal. A refusal is recorded when it is decided: the client may take its
@@ -234,30 +205,17 @@ async fn session(
         arrived,
     } = accepted;
     let shaking = handshake(core, &tls, begun, &arrived);
-    let shaken = match ring::race(shaking, interrupted(core, deadline)).await {
-        Either::Left(shaken) => shaken,
-        Either::Right(Interrupt::NodeEnds) => return,
-        Either::Right(Interrupt::Timeout) => Err(CloseReason::HandshakeTimeout),
-    };
-    let shaken = match shaken {
-        Ok(shaken) => shaken,
-        Err(reason) => {
+    let shaken = in_time(core, deadline, CloseReason::HandshakeTimeout, shaking);
+    let Shaken { arrival, carry } = match shaken.await {
+        None => return,
+        Some(Ok(shaken)) => shaken,
+        Some(Err(reason)) => {
             record(core, &Outcome::of(subject.into()), reason);
             let _ = ring::timeout(LINGER, tls.linger()).await;
             return;
         }
     };
-    let presented = tls.peer_certificates();
-    let peer = identify(
-        core,
-        snapshot,
-        &presented,
-        shaken.arrival.resumed,
-        shaken.arrival,
-        &subject,
-        arrived.changes,
-    );
-    let http2 = tls.is_http2();
+    let (presented, http2) = (tls.peer_certificates(), tls.is_http2());
     let Ok(tls) = tls.into_session() else {
         record(
             core,
@@ -266,6 +224,15 @@ async fn session(
         );
         return;
     };
+    let peer = identify(
+        core,
+        snapshot,
+        &presented,
+        arrival.resumed,
+        arrival,
+        &subject,
+        arrived.changes,
+    );
     let peer = match peer {
         Ok(peer) => peer,
         Err(reason) => {
@@ -274,7 +241,6 @@ async fn session(
             return;
         }
     };
-    let carry = shaken.carry;
     match chosen {
         // A task of its own: what the handshake needed is not kept for the life of the session.
         None if http2 => {
@@ -287,68 +253,6 @@ async fn session(
             Box::pin(session).await;
         }
     }
-}
-
-/// HTTP/1.1: the session has one request, and becomes its tunnel.
-async fn http1(
-    core: &Rc<Core>,
-    snapshot: &Snapshot,
-    tls: ServerStream,
-    peer: Peer,
-    carry: Option<RingBuf>,
-    deadline: &mut ring::Sleep,
-    counted: Counted,
-) {
-    let mut outcome = Outcome::of(peer.subject.clone());
-    let asked = match ring::race(request(&tls, carry), interrupted(core, deadline)).await {
-        Either::Left(asked) => asked,
-        Either::Right(Interrupt::NodeEnds) => return,
-        Either::Right(Interrupt::Timeout) => Err(CloseReason::RequestTimeout),
-    };
-    match connect(core, snapshot, &tls, &peer, asked, &mut outcome).await {
-        Ok((opened, behind)) => {
-            opened.run(core.clone(), &peer, (tls, behind), counted);
-        }
-        Err(CloseReason::ConfigurationRead) => {
-            let state = core
-                .devices
-                .read(|devices| devices.state(peer.identity.device()));
-            match pvd::document(snapshot, &peer.identity, state, SystemTime::now()) {
-                Ok(document) => {
-                    core.count(CloseReason::ConfigurationRead);
-                    tell(&tls, &configuration(&document)).await;
-                }
-                Err(reason) => {
-                    record(core, &outcome, reason);
-                    refuse(&tls, reason).await;
-                }
-            }
-        }
-        Err(reason) => {
-            record(core, &outcome, reason);
-            refuse(&tls, reason).await;
-        }
-    }
-}
-
-/// Why a session is stopped from outside.
-pub(super) enum Interrupt {
-    Timeout,
-    NodeEnds,
-}
-
-pub(super) async fn interrupted(core: &Core, deadline: &mut ring::Sleep) -> Interrupt {
-    match ring::race(deadline, core.cut.wait()).await {
-        Either::Left(()) => Interrupt::Timeout,
-        Either::Right(()) => Interrupt::NodeEnds,
-    }
-}
-
-/// A completed handshake.
-struct Shaken {
-    arrival: Arrival,
-    /// What came behind it.
-    carry: Option<RingBuf>,
 }
 
 /// The TLS handshake, with the check of the client's certificate.
@@ -433,6 +337,43 @@ fn subject_of(core: &Core, before: &Subject, identity: &PeerIdentity) -> Subject
     }
 }
 
+/// HTTP/1.1: the session has one request, and becomes its tunnel.
+async fn http1(
+    core: &Rc<Core>,
+    snapshot: &Snapshot,
+    tls: ServerStream,
+    peer: Peer,
+    carry: Option<RingBuf>,
+    deadline: &mut ring::Sleep,
+    counted: Counted,
+) {
+    let mut outcome = Outcome::of(peer.subject.clone());
+    let asking = request(&tls, carry);
+    let asked = in_time(core, deadline, CloseReason::RequestTimeout, asking).await;
+    let Some(asked) = asked else { return };
+    let reason = match connect(core, snapshot, &tls, &peer, asked, &mut outcome).await {
+        Ok((opened, behind)) => {
+            opened.run(core.clone(), &peer, (tls, behind), counted);
+            return;
+        }
+        Err(CloseReason::ConfigurationRead) => {
+            let device = peer.identity.device();
+            let state = core.devices.read(|devices| devices.state(device));
+            match pvd::document(snapshot, &peer.identity, state, SystemTime::now()) {
+                Ok(document) => {
+                    core.count(CloseReason::ConfigurationRead);
+                    tell(&tls, &configuration(&document)).await;
+                    return;
+                }
+                Err(reason) => reason,
+            }
+        }
+        Err(reason) => reason,
+    };
+    record(core, &outcome, reason);
+    refuse(&tls, reason).await;
+}
+
 /// The tunnel request, which may have come right behind the handshake.
 async fn request(tls: &ServerStream, mut carry: Option<RingBuf>) -> Result<Asked, CloseReason> {
     let mut parser = RequestParser::new();
@@ -470,15 +411,6 @@ async fn request(tls: &ServerStream, mut carry: Option<RingBuf>) -> Result<Asked
                 behind,
             });
         }
-    }
-}
-
-/// What is wrong with a request.
-pub(super) fn refused_request(error: RequestError) -> CloseReason {
-    match error {
-        RequestError::Malformed(_) => CloseReason::Malformed,
-        RequestError::TooLarge => CloseReason::HeaderTooLarge,
-        RequestError::Configuration => CloseReason::ConfigurationRead,
     }
 }
 
@@ -530,12 +462,64 @@ async fn refuse(tls: &ServerStream, reason: CloseReason) {
     let _ = ring::timeout(LINGER, telling).await;
 }
 
-fn handshake_end(error: &StreamError) -> CloseReason {
+/// What comes of `step`, `late` where the deadline is first. `None`: the node ends, and nothing is decided.
+pub(super) fn in_time<T>(
+    core: &Core,
+    deadline: &mut ring::Sleep,
+    late: CloseReason,
+    step: impl Future<Output = Result<T, CloseReason>>,
+) -> impl Future<Output = Option<Result<T, CloseReason>>> {
+    let stopped = ring::race(deadline, core.cut.wait());
+    ring::map(ring::race(step, stopped), move |first| match first {
+        Either::Left(done) => Some(done),
+        Either::Right(Either::Left(())) => Some(Err(late)),
+        Either::Right(Either::Right(())) => None,
+    })
+}
+
+/// A session in the counters, for as long as it lives, whatever ends it.
+struct Counted(Rc<Core>);
+
+impl Counted {
+    fn new(core: Rc<Core>) -> Self {
+        core.metrics.borrow_mut().sessions_accepted += 1;
+        core.load.enter();
+        Self(core)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.metrics.borrow_mut().sessions_closed += 1;
+        self.0.load.leave();
+    }
+}
+
+/// What is known of a client before it has shown who it is.
+pub(super) fn subject_before(peer: SocketAddr) -> Subject {
+    Subject {
+        peer,
+        device: None,
+        user: None,
+        app: None,
+        serial: None,
+    }
+}
+
+/// What is wrong with a request.
+pub(super) fn refused_request(error: RequestError) -> CloseReason {
     match error {
-        StreamError::Tls(error) => reason_of(failure_of(error)),
-        StreamError::Record(_) => CloseReason::TlsProtocol,
-        StreamError::Unused => CloseReason::Unused,
-        StreamError::Io(_) | StreamError::Truncated => CloseReason::HandshakeAborted,
+        RequestError::Malformed(_) => CloseReason::Malformed,
+        RequestError::TooLarge => CloseReason::HeaderTooLarge,
+        RequestError::Configuration => CloseReason::ConfigurationRead,
+    }
+}
+
+fn handshake_end(error: &HandshakeError) -> CloseReason {
+    match error {
+        HandshakeError::Tls(error) => reason_of(failure_of(error)),
+        HandshakeError::Unused => CloseReason::Unused,
+        HandshakeError::Io(_) | HandshakeError::Ended => CloseReason::HandshakeAborted,
     }
 }
 

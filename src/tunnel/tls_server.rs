@@ -114,8 +114,8 @@ impl ServerEnd for TlsServer {
 
 fn reason_of(error: &StreamError) -> CloseReason {
     match error {
-        StreamError::Tls(_) | StreamError::Record(_) => CloseReason::ServerTlsBroken,
+        StreamError::Record(_) => CloseReason::ServerTlsBroken,
         StreamError::Io(_) => CloseReason::ServerReset,
-        StreamError::Truncated | StreamError::Unused => CloseReason::ServerTruncated,
+        StreamError::Truncated => CloseReason::ServerTruncated,
     }
 }

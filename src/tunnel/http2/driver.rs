@@ -86,8 +86,8 @@ fn broken<S: ByteStream>(stream: &Duplex<S>, error: Option<&h2::Error>) -> Ended
         _ => None,
     };
     let reason = match failure {
-        Some(StreamError::Tls(_) | StreamError::Record(_)) => CloseReason::TlsProtocol,
-        Some(StreamError::Truncated | StreamError::Unused) => CloseReason::ClientTruncated,
+        Some(StreamError::Record(_)) => CloseReason::TlsProtocol,
+        Some(StreamError::Truncated) => CloseReason::ClientTruncated,
         Some(StreamError::Io(_)) => CloseReason::ClientReset,
         None => match error {
             None => CloseReason::Closed,
