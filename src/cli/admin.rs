@@ -163,6 +163,11 @@ pub enum AdminError {
     /// The connection.
     #[error("no answer from the admin listener at {0}: {1}; is the node running?")]
     Io(String, io::Error),
+    /// The config does not say where.
+    #[error(
+        "admin.listen leaves the port to the system; name it with --admin HOST:PORT, as the node's log has it"
+    )]
+    AnyPort,
     /// The answer.
     #[error("the admin listener at {0} answered: {1}")]
     Refused(String, String),
@@ -244,6 +249,9 @@ impl AdminCommand {
         body: Option<Body>,
     ) -> Result<Answer, AdminError> {
         let (listen, token_file) = self.find()?;
+        if matches!(listen, AdminListen::Tcp(address) if address.port() == 0) {
+            return Err(AdminError::AnyPort);
+        }
         let token = match (method, token_file) {
             ("GET", _) | (_, None) => None,
             (_, Some(file)) => Some(read_token(&file).map_err(AdminError::Token)?),
