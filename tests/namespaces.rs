@@ -8,17 +8,20 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod common;
+#[path = "common/network.rs"]
+mod network;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use adit::certs::Issued;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::{Gateway, Pki, Program, ask, echo, request, server, service, session, until};
+use network::{ip, outside};
 
 const GATEWAY: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 
@@ -28,13 +31,6 @@ const TLS6: u16 = 8002;
 const PLAIN: u16 = 8003;
 const PLAIN6: u16 = 8004;
 const FORGED: u16 = 8005;
-
-fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split(' ')).output();
-    let output = output.expect("tests/run installs iproute2");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {arguments}: {told}");
-}
 
 /// A network namespace, which lives as long as a process in it does: nothing is left of it, however the test ends.
 struct Namespace {
@@ -158,39 +154,6 @@ impl Drop for Namespace {
         let _ = self.holder.kill();
         let _ = self.holder.wait();
     }
-}
-
-/// Runs this test once more where it may make networks: in namespaces of its own, as their root. False in there.
-fn outside(test: &str) -> bool {
-    if std::env::var_os("ADIT_IN_NAMESPACES").is_some() {
-        return false;
-    }
-    let output = Command::new("timeout")
-        .args([
-            "-s",
-            "KILL",
-            "90",
-            "unshare",
-            "--user",
-            "--map-root-user",
-            "--net",
-        ])
-        .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env("ADIT_IN_NAMESPACES", "yes")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let (out, told) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    assert!(
-        output.status.success() && out.contains("1 passed"),
-        "{out}{told}"
-    );
-    true
 }
 
 /// Says over the plain listener for whom it asks; gives the answer's head.

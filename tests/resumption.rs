@@ -4,24 +4,21 @@
 
 mod common;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use adit::certs::Issued;
 use adit::observe::TunnelInfo;
 use common::{
     Gateway, Pki, Session, ask, config, echo, free_port, request, server, service, session_of,
-    until,
+    speaking, until,
 };
 use rustls::client::{Resumption, Tls12Resumption};
-use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
 use rustls::{
-    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned,
-    SupportedProtocolVersion, version,
+    ClientConfig, ClientConnection, HandshakeKind, StreamOwned, SupportedProtocolVersion, version,
 };
 
 const TLS12: &SupportedProtocolVersion = &version::TLS12;
@@ -46,14 +43,7 @@ fn client(
     version: &'static SupportedProtocolVersion,
     by_id: bool,
 ) -> Arc<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add(pki.ca.certificate().clone()).unwrap();
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[version])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_client_auth_cert(device.chain.clone(), device.key.clone_key())
-        .unwrap();
+    let mut config = speaking(pki, device, version);
     if by_id {
         config.resumption =
             Resumption::in_memory_sessions(8).tls12_resumption(Tls12Resumption::SessionIdOnly);
@@ -137,23 +127,43 @@ fn a_session_is_resumed_on_another_core_with_its_full_record() {
 }
 
 #[test]
-fn tickets_of_tls13_come_with_the_first_answer() {
+fn tickets_of_tls13_come_with_the_answer_to_a_request_that_is_there() {
     let pki = Pki::new();
     let device = pki.client("device", |_| ());
     let gateway = node(&pki, "adit.toml", "", "");
     let client = client(&pki, &device, TLS13, false);
-    let socket = TcpStream::connect(gateway.address).unwrap();
-    let mut session = session_of(client.clone(), socket);
-    session.conn.complete_io(&mut session.sock).unwrap();
-    // Nothing is sent for them alone.
-    let a_moment = Some(Duration::from_millis(300));
-    session.sock.set_read_timeout(a_moment).unwrap();
-    let sent = session.sock.read(&mut [0]);
-    assert_eq!(sent.unwrap_err().kind(), ErrorKind::WouldBlock);
-    session.sock.set_read_timeout(None).unwrap();
-    let head = ask(&mut session, &request("a.test:1")).unwrap();
-    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    assert!(is_resumed(&client, &gateway));
+    let connected = || {
+        let socket = TcpStream::connect(gateway.address).unwrap();
+        let mut session = session_of(client.clone(), socket);
+        session.conn.write_tls(&mut session.sock).unwrap();
+        while session.conn.is_handshaking() {
+            session.conn.read_tls(&mut session.sock).unwrap();
+            session.conn.process_new_packets().unwrap();
+        }
+        session
+    };
+    // With the client's last message: one send has both.
+    let mut session = connected();
+    let asked = session.conn.writer().write_all(&request("a.test:1"));
+    asked.unwrap();
+    let mut last = Vec::new();
+    while session.conn.wants_write() {
+        session.conn.write_tls(&mut last).unwrap();
+    }
+    session.sock.write_all(&last).unwrap();
+    session.conn.read_tls(&mut session.sock).unwrap();
+    session.conn.process_new_packets().unwrap();
+    let mut head = [0; 12];
+    session.conn.reader().read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
+
+    // Without one, they wait for nothing.
+    let mut session = connected();
+    session.conn.write_tls(&mut session.sock).unwrap();
+    assert!(session.conn.handshake_kind() == Some(HandshakeKind::Resumed));
+    assert!(session.conn.read_tls(&mut session.sock).unwrap() > 0);
+    session.conn.process_new_packets().unwrap();
+    assert!(is_resumed(&client, &gateway) && is_resumed(&client, &gateway));
 }
 
 #[test]

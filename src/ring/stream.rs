@@ -20,7 +20,7 @@ use super::driver::{BUFFER_GROUP, Completion, Kind};
 use super::executor::{Core, SMALL_PAYLOAD, current};
 use super::gather::Gather;
 use super::op::Op;
-use super::options::{TcpOptions, bind_without_port};
+use super::options::{TcpOptions, acknowledge, bind_without_port};
 use super::pieces::{Left, Pieces, Spacing, ToSend, spaced_header};
 
 /// Arms the poll before it tries to receive: saves an attempt that is known to find nothing (`IORING_RECVSEND_POLL_FIRST`).
@@ -119,6 +119,12 @@ impl TcpStream {
     /// The system's.
     pub fn set_options(&self, options: &TcpOptions) -> io::Result<()> {
         options.apply(&SockRef::from(&self.descriptor()))
+    }
+
+    /// Acknowledges at once what was received, where the kernel would wait for an answer to send along, up to 40 ms. Sends
+    /// nothing while bytes wait that were not received. It saves the peer time and is no promise: an error is ignored.
+    pub fn acknowledge(&self) {
+        let _ = acknowledge(self.descriptor());
     }
 
     /// Receives into a small buffer that the kernel takes from the core's ring when bytes have arrived. `None` at the end

@@ -130,7 +130,7 @@ impl<C: Connection> Handshake<C> {
         (self.connection, self.secrets, self.outgoing)
     }
 
-    /// Whether what is queued when the handshake is done may go with what the session sends first. In TLS 1.3 a server's is
+    /// Whether what is queued when the handshake is done may go with the answer to what has come behind it. In TLS 1.3 a server's is
     /// session tickets (RFC 8446, section 4.6.1), of no use to the client before its next session; all else ends a flight.
     pub fn may_wait(&self) -> bool {
         C::IS_SERVER && self.connection.protocol_version() == Some(ProtocolVersion::TLSv1_3)

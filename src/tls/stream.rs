@@ -137,13 +137,17 @@ impl<C: Connection> TlsHandshake<C> {
             pace().await;
             let read = self.handshake.borrow_mut().read(&mut input);
             let (used, done) = read?;
-            if !(done && self.handshake.borrow().may_wait()) {
-                self.flush().await?;
-            }
+            let asked = done && used < input.len();
+            let waits = asked && self.handshake.borrow().may_wait();
+            let answered = !waits && self.flush().await?;
             input.consume(used);
             input.compact();
             let carry = (!input.is_empty()).then_some(input);
             if done {
+                if !asked && !answered {
+                    // A peer with Nagle's algorithm holds its request back until its last message is acknowledged.
+                    self.stream.acknowledge();
+                }
                 return Ok(carry);
             }
             received = self.more(carry).await?;
@@ -211,12 +215,14 @@ impl<C: Connection> TlsHandshake<C> {
         }
     }
 
-    async fn flush(&self) -> Result<(), HandshakeError> {
+    /// Sends what is queued; whether there was anything.
+    async fn flush(&self) -> Result<bool, HandshakeError> {
         let outgoing = self.handshake.borrow_mut().take_outgoing();
-        if !outgoing.is_empty() {
-            self.stream.send(outgoing).await.0?;
+        if outgoing.is_empty() {
+            return Ok(false);
         }
-        Ok(())
+        self.stream.send(outgoing).await.0?;
+        Ok(true)
     }
 }
 

@@ -20,7 +20,10 @@ use adit::certs::revoke::{CrlRequest, Reason, serial_of_issued};
 use adit::certs::{self, CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned,
+    SupportedProtocolVersion,
+};
 use time::OffsetDateTime;
 
 pub type Session = StreamOwned<ClientConnection, TcpStream>;
@@ -398,6 +401,22 @@ pub fn client_config(ca: &Path, identity: Option<&Issued>) -> Arc<ClientConfig> 
             .unwrap(),
         None => builder.with_no_client_auth(),
     })
+}
+
+/// A client that speaks only this version, and keeps its sessions for the next connection.
+pub fn speaking(
+    pki: &Pki,
+    device: &Issued,
+    version: &'static SupportedProtocolVersion,
+) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(pki.ca.certificate().clone()).unwrap();
+    ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(device.chain.clone(), device.key.clone_key())
+        .unwrap()
 }
 
 /// A session whose handshake has not begun.
