@@ -14,7 +14,7 @@ use common::{
     Gateway, Pki, Program, ask, connect, connect_from, echo, free_port, read_all, request, server,
     service, session, until,
 };
-use plain::{PLAIN, answer, asking, client_cert, gateway, proxy, xfcc};
+use plain::{PLAIN, answer, asked, asking, client_cert, gateway, proxy, xfcc};
 
 #[test]
 fn much_goes_through_in_both_directions() {
@@ -92,10 +92,7 @@ fn health_is_over_before_the_listener_is() {
     });
     // Tunnels are opened still.
     let device = pki.client("device", |_| ());
-    let told = answer(
-        &mut proxy(&gateway),
-        asking(&client_cert(&device)).as_bytes(),
-    );
+    let told = asked(&gateway, &client_cert(&device));
     assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
 }
 

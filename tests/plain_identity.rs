@@ -16,7 +16,9 @@ use adit::proxy_protocol::{CLIENT_CERT_CONNECTION, CLIENT_TLS, Header, TlsDetail
 use common::{
     Gateway, Pki, client_of, connect_from, echo, read_all, server, service, until, valid,
 };
-use plain::{answer, asking, client_cert, gateway, header_of, presented, proxy, sequence, xfcc};
+use plain::{
+    answer, asked, asking, client_cert, gateway, header_of, presented, proxy, sequence, xfcc,
+};
 
 #[test]
 fn a_tunnel_by_each_way_of_naming_the_client() {
@@ -100,7 +102,7 @@ fn the_certificate_is_checked_as_in_a_handshake() {
         ),
     ] {
         let before = gateway.ended(reason);
-        let told = answer(&mut proxy(&gateway), asking(&fields).as_bytes());
+        let told = asked(&gateway, &fields);
         assert!(
             told.starts_with(&format!("HTTP/1.1 {status} ")),
             "{reason}: {told}"
@@ -130,10 +132,10 @@ fn a_chain_comes_by_client_cert_chain() {
         "{}Client-Cert-Chain: {chain}, {chain}\r\n",
         client_cert(&device)
     );
-    let told = answer(&mut proxy(&gateway), asking(&fields).as_bytes());
+    let told = asked(&gateway, &fields);
     assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
     let alone = format!("Client-Cert-Chain: {chain}\r\n");
-    let told = answer(&mut proxy(&gateway), asking(&alone).as_bytes());
+    let told = asked(&gateway, &alone);
     assert!(told.contains("certificate-invalid"), "{told}");
 }
 
@@ -149,10 +151,7 @@ fn a_tunnel_ends_when_its_certificate_is_revoked() {
     until("cut", || gateway.ended("cut-certificate-revoked") == 1.0);
     let error = stream.read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    let told = answer(
-        &mut proxy(&gateway),
-        asking(&client_cert(&device)).as_bytes(),
-    );
+    let told = asked(&gateway, &client_cert(&device));
     assert!(told.contains("certificate-revoked"), "{told}");
 }
 
@@ -172,10 +171,7 @@ fn only_trusted_proxies_are_listened_to() {
     // By IPv6, and a network.
     let listener = "protocol = 'http'\nhttp = '[::1]:0'\ntrusted_proxies = ['::/64']";
     let gateway = Gateway::behind(&pki, listener, "10s", &service(&[server(echo)]));
-    let told = answer(
-        &mut proxy(&gateway),
-        asking(&client_cert(&device)).as_bytes(),
-    );
+    let told = asked(&gateway, &client_cert(&device));
     assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
 }
 
@@ -192,17 +188,11 @@ fn whom_is_trusted_changes_with_a_reload() {
     let pki = Pki::new();
     let device = pki.client("device", |_| ());
     let gateway = gateway(&pki, "");
-    let told = answer(
-        &mut proxy(&gateway),
-        asking(&client_cert(&device)).as_bytes(),
-    );
+    let told = asked(&gateway, &client_cert(&device));
     assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
     trust_another(&pki, &gateway);
     until("not trusted any more", || {
-        let told = answer(
-            &mut proxy(&gateway),
-            asking(&client_cert(&device)).as_bytes(),
-        );
+        let told = asked(&gateway, &client_cert(&device));
         told.contains("proxy-untrusted")
     });
 }

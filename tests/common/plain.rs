@@ -56,6 +56,11 @@ pub fn answer(stream: &mut TcpStream, bytes: &[u8]) -> String {
     String::from_utf8(head).unwrap()
 }
 
+/// The head of the answer to a request with these fields, on a connection of its own.
+pub fn asked(gateway: &Gateway, fields: &str) -> String {
+    answer(&mut proxy(gateway), asking(fields).as_bytes())
+}
+
 /// What a proxy says of a client that has presented a certificate.
 pub fn presented(device: &Issued) -> Option<TlsDetails> {
     Some(TlsDetails {
