@@ -1,0 +1,6 @@
+//! Clients that mean harm: nothing that one of them does reaches another, and all of it is given back.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+#[path = "../common/mod.rs"]
+mod common;

@@ -1,0 +1,6 @@
+//! What real networks do to a session: bytes cut anywhere and joined with what follows, links that are slow or lose.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+#[path = "../common/mod.rs"]
+mod common;
