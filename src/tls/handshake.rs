@@ -97,7 +97,8 @@ pub struct Handshake<C> {
     secrets: TrafficSecrets,
     /// Records to be sent: flights, tickets, an alert.
     outgoing: Vec<u8>,
-    /// Bytes at the start of the input that rustls has seen and wants again: a message that is not complete.
+    /// Bytes at the start of the input that rustls has worked through and wants again: whole records of a message that is
+    /// not complete. What is there of a record that is not whole is never among them, for rustls has taken nothing of it.
     seen: usize,
 }
 
@@ -150,7 +151,9 @@ impl<C: Connection> Handshake<C> {
         let mut used = 0;
         loop {
             let rest = &input[used + self.seen..];
-            let window = used + self.seen + record_length(rest).min(rest.len());
+            let whole = record_length(rest).filter(|length| *length <= rest.len());
+            // A record that is not whole is shown too, so that rustls says at once what is wrong with its header.
+            let window = used + self.seen + whole.unwrap_or(rest.len());
             let (more, done) = match self.step(&mut input[used..window]) {
                 Ok(step) => step,
                 Err(error) => {
@@ -158,8 +161,13 @@ impl<C: Connection> Handshake<C> {
                     return Err(error);
                 }
             };
+            let end = if whole.is_some() {
+                window
+            } else {
+                used + self.seen
+            };
             used += more;
-            self.seen = window - used;
+            self.seen = end.saturating_sub(used);
             if done || window == input.len() {
                 return Ok((used, done));
             }
@@ -218,12 +226,12 @@ fn is_alert(record: &[u8]) -> bool {
     }
 }
 
-/// Bytes of the record that begins here, its header included (RFC 8446, section 5.1); all where the header is not
-/// complete or is none, so that rustls says what is wrong with it.
-fn record_length(bytes: &[u8]) -> usize {
-    match bytes.first_chunk::<TLS_RECORD_HEADER>() {
-        Some([_, 3, _, a, b]) => TLS_RECORD_HEADER + usize::from(u16::from_be_bytes([*a, *b])),
-        _ => bytes.len(),
+/// Bytes of the record that begins here, its header included (RFC 8446, section 5.1); `None` where the header is not
+/// complete or is none.
+fn record_length(bytes: &[u8]) -> Option<usize> {
+    match bytes.first_chunk::<TLS_RECORD_HEADER>()? {
+        [_, 3, _, a, b] => Some(TLS_RECORD_HEADER + usize::from(u16::from_be_bytes([*a, *b]))),
+        _ => None,
     }
 }
 

@@ -51,6 +51,8 @@ mod chain_tests;
 #[cfg(test)]
 mod duplex_tests;
 #[cfg(test)]
+mod handshake_tests;
+#[cfg(test)]
 mod resumption_tests;
 #[cfg(test)]
 mod tests;
