@@ -2,15 +2,19 @@
 
 mod certs;
 mod load;
+mod names;
 mod profiles;
 mod reload;
+mod sweeps;
 
 use std::time::Duration;
 
 pub use certs::*;
 pub use load::*;
+pub use names::*;
 pub use profiles::*;
 pub use reload::*;
+pub use sweeps::*;
 
 // ---- proxy_protocol ----
 
@@ -409,50 +413,6 @@ pub const PVD_RULES_MAX: usize = 1000;
 /// How long nothing moves through a tunnel until its keys keep only their bytes: the schedules and tables of both directions
 /// are 1.2 KiB, and take 140 ns each to make again. So a tunnel that speaks twice a second pays a millionth of a core.
 pub const SESSION_REST: Duration = Duration::from_millis(500);
-
-/// Names that a core remembers. At 100 bytes each below 1 MiB a core; beyond it the cache starts anew.
-pub const NAME_CACHE_MAX: usize = 8192;
-
-/// Shortest time that a resolved name is used: a TTL of zero must not turn each tunnel into a query.
-pub const NAME_TTL_MIN: Duration = Duration::from_secs(1);
-
-/// Longest time that a resolved name is used, whatever its TTL: servers move.
-pub const NAME_TTL_MAX: Duration = Duration::from_secs(300);
-
-/// How long a name that does not exist is taken not to exist.
-pub const NAME_NEGATIVE_TTL: Duration = Duration::from_secs(2);
-
-/// How long an answer is used beyond its time while no name server gives a new one (RFC 8767): servers seldom move, and an
-/// outage of the name service need not be one of theirs.
-pub const NAME_STALE_MAX: Duration = Duration::from_secs(3600);
-
-/// How long such an answer is used before the name servers are asked again (RFC 8767, section 5).
-pub const NAME_STALE_TTL: Duration = Duration::from_secs(30);
-
-/// How long a tunnel waits for a name server where there is such an answer (RFC 8767, section 5).
-pub const NAME_STALE_PATIENCE: Duration = Duration::from_millis(1800);
-
-/// Name queries that wait or run at once, in the whole node; beyond it a tunnel is answered as if the query had timed out.
-pub const NAME_QUERIES_MAX: usize = 1024;
-
-/// Addresses of one name that are tried.
-pub const NAME_ADDRESSES_MAX: usize = 8;
-
-/// Work of a sweep between two rests, in looks at one tunnel: 100 ns each where the tunnel is in no cache, so about 50 µs
-/// of latency for the others. At 50 000 tunnels on a core a sweep is through in 0.2 to 0.4 s.
-pub const SWEEP_CHUNK: usize = 256;
-
-/// The complete check of a certificate (path, validity, usage, revocation) in the same unit: 10 to 40 µs.
-pub const SWEEP_COMPLETE_CHECK: usize = 32;
-
-/// How long a sweep rests between two chunks.
-pub const SWEEP_PAUSE: Duration = Duration::from_millis(1);
-
-/// How often a core looks whether the certificate of an open tunnel has expired: one comparison where none has.
-pub const EXPIRY_CHECK: Duration = Duration::from_millis(250);
-
-/// Seconds until a tunnel is looked at again whose client has sent an expired certificate that its chain does not need.
-pub const EXPIRY_LOOK_AGAIN_SECONDS: u64 = 30;
 
 /// How long the client of a tunnel that is closed by policy may take to read why: the tunnel is to be gone within a second
 /// of the change.

@@ -69,8 +69,14 @@ pub trait Node: Send + Sync + 'static {
     /// Asks a core for a copy of its metrics.
     fn snapshot(&self, core: usize, reply: Reply<CoreMetrics>);
 
-    /// Asks a core for its open tunnels that `filter` means.
-    fn tunnels(&self, core: usize, filter: TunnelFilter, reply: Reply<Vec<TunnelInfo>>);
+    /// Asks a core how many of its open tunnels `filter` means, and for the `limit` oldest of them, in any order.
+    fn tunnels(
+        &self,
+        core: usize,
+        filter: TunnelFilter,
+        limit: usize,
+        reply: Reply<(usize, Vec<TunnelInfo>)>,
+    );
 
     /// Asks a core to close its open tunnels that `filter` means, and how many those were.
     fn close_tunnels(&self, core: usize, filter: TunnelFilter, reply: Reply<usize>);

@@ -7,6 +7,7 @@ use super::{Asker, Device, Node, Readiness, Refusal, Reloader, Reply};
 use crate::config::Origin;
 use crate::engine::{self, ChangeError, InForce};
 use crate::observe::{AuditHandle, CoreMetrics, NodeGauges, ServerInfo, TunnelFilter, TunnelInfo};
+use crate::ring;
 use crate::table::{DeviceChanges, DeviceRegistry};
 
 /// The engine and the audit log, as one node.
@@ -28,8 +29,14 @@ impl Node for RunningNode {
         self.engine.ask_metrics(core, reply);
     }
 
-    fn tunnels(&self, core: usize, filter: TunnelFilter, reply: Reply<Vec<TunnelInfo>>) {
-        self.engine.ask_tunnels(core, filter, reply);
+    fn tunnels(
+        &self,
+        core: usize,
+        filter: TunnelFilter,
+        limit: usize,
+        reply: Reply<(usize, Vec<TunnelInfo>)>,
+    ) {
+        self.engine.ask_tunnels(core, filter, limit, reply);
     }
 
     fn close_tunnels(&self, core: usize, filter: TunnelFilter, reply: Reply<usize>) {
@@ -49,8 +56,9 @@ impl Node for RunningNode {
         reply: Reply<(usize, Vec<Device>)>,
     ) {
         let devices = self.engine.registry().table.read(DeviceRegistry::clone);
-        // Looks at every device: not on this thread, which answers probes.
+        // Looks at every device: not on this thread, which answers probes, and behind the data cores.
         std::thread::spawn(move || {
+            ring::yield_to_others();
             let listed = devices.list(&prefix, &after, limit);
             let listed = listed.iter().map(|(name, entry)| Device::new(name, *entry));
             reply((devices.len(), listed.collect()));

@@ -21,7 +21,7 @@ use super::query::{Query, decoded};
 use super::{Node, Reply};
 use crate::engine::ChangeError;
 use crate::limits::{
-    ADMIN_BODY_MAX, CORE_ANSWER, DEVICES_LISTED, DEVICES_LISTED_MAX, TUNNELS_LISTED,
+    ADMIN_BODY_MAX, CORE_ANSWER, DEVICES_LISTED, DEVICES_LISTED_MAX, LIST_ANSWER, TUNNELS_LISTED,
 };
 use crate::observe::{CoreMetrics, CrlInfo, OPENMETRICS, TunnelFilter, TunnelInfo, render};
 
@@ -302,15 +302,19 @@ impl Pages {
 
     /// The open tunnels, the oldest first.
     async fn tunnels(&self, query: &Query) -> Page {
-        let answers = gather(self.node.cores(), CORE_ANSWER, |core, reply| {
-            self.node.tunnels(core, query.tunnels.clone(), reply);
+        let limit = query.limit.unwrap_or(TUNNELS_LISTED);
+        let answers = gather(self.node.cores(), LIST_ANSWER, |core, reply| {
+            let filter = query.tunnels.clone();
+            self.node.tunnels(core, filter, limit, reply);
         })
         .await;
         let silent = answers.silent();
-        let mut tunnels: Vec<TunnelInfo> = answers.0.into_iter().flatten().flatten().collect();
-        let total = tunnels.len();
+        let answers = answers.0.into_iter().flatten();
+        let (totals, tunnels): (Vec<usize>, Vec<Vec<TunnelInfo>>) = answers.unzip();
+        let total: usize = totals.iter().sum();
+        let mut tunnels: Vec<TunnelInfo> = tunnels.into_iter().flatten().collect();
         tunnels.sort_unstable_by_key(|tunnel| (std::cmp::Reverse(tunnel.age_ms), tunnel.id));
-        tunnels.truncate(query.limit.unwrap_or(TUNNELS_LISTED));
+        tunnels.truncate(limit);
         let mut page = json_page(StatusCode::OK, &tunnels);
         page.headers_mut()
             .insert(TUNNELS_TOTAL, HeaderValue::from(total));

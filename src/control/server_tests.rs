@@ -44,7 +44,13 @@ impl Node for Fake {
         thread::spawn(move || reply(metrics));
     }
 
-    fn tunnels(&self, core: usize, _: TunnelFilter, reply: Reply<Vec<TunnelInfo>>) {
+    fn tunnels(
+        &self,
+        core: usize,
+        _: TunnelFilter,
+        _: usize,
+        reply: Reply<(usize, Vec<TunnelInfo>)>,
+    ) {
         let tunnel = |id, age_ms| TunnelInfo {
             id,
             core,
@@ -60,10 +66,8 @@ impl Node for Fake {
             bytes_down: 2,
         };
         let core_base = core as u64 * 10;
-        reply(vec![
-            tunnel(core_base, 5 + core_base),
-            tunnel(core_base + 1, 3),
-        ]);
+        let tunnels = vec![tunnel(core_base, 5 + core_base), tunnel(core_base + 1, 3)];
+        reply((tunnels.len(), tunnels));
     }
 
     fn close_tunnels(&self, core: usize, filter: TunnelFilter, reply: Reply<usize>) {

@@ -249,14 +249,16 @@ impl Node {
         self.cores[core].run(move || worker::with_core(|core| reply(core.metrics())));
     }
 
-    /// Asks a core for its open tunnels that `filter` means. `reply` is dropped if the core has ended.
+    /// Asks a core how many of its open tunnels `filter` means, and for the `limit` oldest of them. `reply` is dropped if
+    /// the core has ended.
     pub fn ask_tunnels(
         &self,
         core: usize,
         filter: TunnelFilter,
-        reply: impl FnOnce(Vec<TunnelInfo>) + Send + 'static,
+        limit: usize,
+        reply: impl FnOnce((usize, Vec<TunnelInfo>)) + Send + 'static,
     ) {
-        self.cores[core].run(move || worker::with_core(|core| reply(core.tunnels(&filter))));
+        self.cores[core].run(move || worker::list_tunnels(filter, limit, reply));
     }
 
     /// Closes a core's open tunnels that `filter` means; `reply` gets their number, and is dropped if the core has ended.

@@ -15,7 +15,7 @@ use crate::limits::{
     ACCEPT_PAUSE, BUFFER_TRIM_INTERVAL, BUFFERS_TRIMMED, DRAIN_POLL, HANDSHAKES_PER_TURN,
     LISTENER_LINGER, SESSIONS_BEYOND_TUNNELS,
 };
-use crate::observe::TunnelFilter;
+use crate::observe::{TunnelFilter, TunnelInfo};
 use crate::ring::{self, Either, Remote, Runtime, RuntimeConfig, Signal, TcpListener, TcpStream};
 use crate::tunnel::{self, Causes, Core, Snapshot, serve};
 
@@ -155,6 +155,18 @@ pub(super) fn listen(sources: Vec<Source>) {
         && let Err(error) = here.listen(sources)
     {
         tracing::error!(%error, "a core does not accept from a new listener");
+    }
+}
+
+/// Lists the oldest tunnels of this thread's core that the filter means.
+pub(super) fn list_tunnels(
+    filter: TunnelFilter,
+    limit: usize,
+    reply: impl FnOnce((usize, Vec<TunnelInfo>)) + 'static,
+) {
+    let here = HERE.with_borrow(Clone::clone);
+    if let Some(here) = here {
+        tunnel::list_matching(&here.core, filter, limit, reply);
     }
 }
 

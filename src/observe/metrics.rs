@@ -210,6 +210,8 @@ pub struct CoreMetrics {
     pub rate_wait_nanos: u64,
     /// Sweeps over the open tunnels.
     pub sweeps: u64,
+    /// Open tunnels that were looked at because their certificates had expired.
+    pub expiry_checks: u64,
     /// Times that accepting was paused, at a limit or for want of file descriptors.
     pub accept_backoff: u64,
     /// The runtime's own numbers; filled when a copy is taken.
@@ -246,6 +248,7 @@ impl CoreMetrics {
             rate_waits: 0,
             rate_wait_nanos: 0,
             sweeps: 0,
+            expiry_checks: 0,
             accept_backoff: 0,
             runtime: ring::Counters::default(),
             ends: [0; CloseReason::COUNT],
@@ -313,6 +316,7 @@ impl CoreMetrics {
             rate_waits,
             rate_wait_nanos,
             sweeps,
+            expiry_checks,
             accept_backoff,
             runtime,
             ends,
@@ -333,6 +337,7 @@ impl CoreMetrics {
         *rate_waits += other.rate_waits;
         *rate_wait_nanos += other.rate_wait_nanos;
         *sweeps += other.sweeps;
+        *expiry_checks += other.expiry_checks;
         *accept_backoff += other.accept_backoff;
         runtime.merge(&other.runtime);
         let counts = handshakes

@@ -407,6 +407,11 @@ impl Snapshot {
             "Sweeps over the open tunnels after a change",
             self.metrics.sweeps,
         )?;
+        out.counter(
+            "expiry_checks",
+            "Open tunnels looked at because their certificates had expired",
+            self.metrics.expiry_checks,
+        )?;
         out.counter("runtime_turns", "Turns of the cores' loops", r.turns)?;
         out.counter(
             "runtime_completions",

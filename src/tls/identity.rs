@@ -30,6 +30,7 @@ pub struct PeerIdentity {
     serial_raw: Vec<u8>,
     issuer_der: Vec<u8>,
     good_until: u64,
+    chain_good_until: u64,
 }
 
 /// Why a certificate names nobody, and the session is refused.
@@ -97,11 +98,10 @@ impl PeerIdentity {
             serial: hexadecimal(certificate.raw_serial()),
             serial_raw: canonical_serial(certificate.raw_serial()).to_vec(),
             issuer_der: certificate.issuer().as_raw().to_vec(),
-            good_until: others
+            good_until: expiry(&certificate),
+            chain_good_until: others
                 .iter()
-                .map(|other| {
-                    X509Certificate::from_der(other).map_or(0, |(_, other)| expiry(&other))
-                })
+                .map(|other| good_until(other))
                 .fold(expiry(&certificate), u64::min),
         })
     }
@@ -148,10 +148,16 @@ impl PeerIdentity {
         &self.issuer_der
     }
 
-    /// The last moment at which all certificates of the chain are valid, in unix seconds. One that cannot be read has
-    /// expired.
+    /// The last moment at which the certificate itself is valid, in unix seconds.
     pub fn good_until(&self) -> u64 {
         self.good_until
+    }
+
+    /// The last moment at which all certificates that were presented are valid, in unix seconds. They need not all be
+    /// part of the path: where one ends before the certificate itself,
+    /// [`path_good_until`](super::DeviceVerifier::path_good_until) says whether that counts.
+    pub fn chain_good_until(&self) -> u64 {
+        self.chain_good_until
     }
 }
 
@@ -162,6 +168,11 @@ pub fn common_name(certificate: &[u8]) -> Option<String> {
     let name = attribute(&certificate, &OID_X509_COMMON_NAME).ok()??;
     let usable = name.len() <= MAX_IDENTITY_NAME_BYTES && !name.chars().any(is_deceptive);
     usable.then_some(name)
+}
+
+/// The last moment at which a certificate is valid, in unix seconds. One that cannot be read has expired.
+pub(super) fn good_until(certificate: &[u8]) -> u64 {
+    X509Certificate::from_der(certificate).map_or(0, |(_, certificate)| expiry(&certificate))
 }
 
 /// In unix seconds. A date before 1970 has long passed, as zero has.

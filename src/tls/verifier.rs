@@ -22,6 +22,7 @@ use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::crl::{CertificateSubject, PointsSeen};
 use super::der::issuer_and_serial;
+use super::identity::good_until;
 use super::server::TlsError;
 use super::signatures::remembering;
 use crate::table::{Published, RevocationIndex, Status};
@@ -146,11 +147,27 @@ impl DeviceVerifier {
     pub fn recheck(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), Error> {
         let (end_entity, intermediates) =
             chain.split_first().ok_or(Error::NoCertificatesPresented)?;
-        // A clock before 1970 finds every certificate not valid yet.
-        let since = now
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        self.check(end_entity, intermediates, UnixTime::since_unix_epoch(since))
+        self.check(end_entity, intermediates, unix_time(now))
+    }
+
+    /// The last moment at which the path that this chain is accepted for is valid, in unix seconds: what is presented
+    /// beside it does not count. The group certificate at its end is trusted for as long as it is configured.
+    ///
+    /// # Errors
+    /// There is no path at `now`.
+    pub fn path_good_until(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: SystemTime,
+    ) -> Result<u64, Error> {
+        let (end_entity, intermediates) =
+            chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+        let certificate = EndEntityCert::try_from(end_entity).map_err(rustls_error)?;
+        let path = self.path(&certificate, intermediates, unix_time(now))?;
+        let above = path.intermediate_certificates();
+        Ok(above
+            .map(|certificate| good_until(&certificate.der()))
+            .fold(good_until(end_entity), u64::min))
     }
 
     /// Whether a certificate of the chain is known to be revoked, or a group certificate by one above it. Cheaper than
@@ -192,17 +209,7 @@ impl DeviceVerifier {
         now: UnixTime,
     ) -> Result<(), Error> {
         let certificate = EndEntityCert::try_from(end_entity).map_err(rustls_error)?;
-        let path = certificate
-            .verify_for_usage(
-                self.algorithms.all,
-                &self.anchors,
-                intermediates,
-                now,
-                KeyUsage::client_auth(),
-                None,
-                None,
-            )
-            .map_err(rustls_error)?;
+        let path = self.path(&certificate, intermediates, now)?;
         if let Some(points) = &self.points {
             points.note(end_entity);
             path.intermediate_certificates()
@@ -213,6 +220,25 @@ impl DeviceVerifier {
                 .read(|index| self.check_revocation(index, end_entity, &path, now.as_secs()))?;
         }
         Ok(())
+    }
+
+    /// webpki's path from the certificate to a group certificate.
+    fn path<'p>(
+        &'p self,
+        certificate: &'p EndEntityCert<'p>,
+        intermediates: &'p [CertificateDer<'p>],
+        now: UnixTime,
+    ) -> Result<VerifiedPath<'p>, Error> {
+        let path = certificate.verify_for_usage(
+            self.algorithms.all,
+            &self.anchors,
+            intermediates,
+            now,
+            KeyUsage::client_auth(),
+            None,
+            None,
+        );
+        path.map_err(rustls_error)
     }
 
     fn check_revocation(
@@ -267,6 +293,12 @@ impl DeviceVerifier {
             (Status::Stale { .. }, _) => Err(CertificateError::ExpiredRevocationList),
         }
     }
+}
+
+/// A clock before 1970 finds every certificate not valid yet.
+fn unix_time(now: SystemTime) -> UnixTime {
+    let since = now.duration_since(SystemTime::UNIX_EPOCH);
+    UnixTime::since_unix_epoch(since.unwrap_or_default())
 }
 
 fn is_revoked(index: &RevocationIndex, id: &CertificateId, now: u64) -> bool {

@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
-use slab::Slab;
 
 use super::gates::Gate;
 use super::named::Names;
 use super::sweep::{Causes, Changes};
+use super::tunnels::Tunnels;
 use crate::backend::{Dialer, Way};
 use crate::config::{HostPort, IdentityMapping, Listener, Rule};
 use crate::limits::ISSUERS_KEPT;
-use crate::observe::{AuditHandle, CloseReason, CoreMetrics, Subject, TunnelFilter, TunnelInfo};
+use crate::observe::{AuditHandle, CloseReason, CoreMetrics, Subject, TunnelFilter};
 use crate::ring::{self, Signal, TcpOptions};
 use crate::table::{CoreLoad, DeviceRegistry, Published};
 use crate::tls::DeviceVerifier;
@@ -122,15 +122,17 @@ pub struct Core {
     pub refuses: Cell<bool>,
     /// Raised when the drain timeout is over.
     pub cut: Signal,
-    pub(super) tunnels: RefCell<Slab<Rc<Live>>>,
+    pub(super) tunnels: RefCell<Tunnels>,
+    /// Payload bytes of all tunnels from apps to servers.
+    pub(super) bytes_up: Cell<u64>,
+    /// Payload bytes of all tunnels from servers to apps.
+    pub(super) bytes_down: Cell<u64>,
     pub(super) sequence: Cell<u64>,
     /// The changes that open tunnels depend on.
     pub(super) changes: Cell<Changes>,
     /// What the next sweep is for.
     pub(super) sweep_for: Cell<Causes>,
     pub(super) sweeping: Cell<bool>,
-    /// No open tunnel's certificate expires before, in seconds since 1970.
-    pub(super) next_expiry: Cell<u64>,
     /// Issuers' certificates that clients have sent.
     pub(super) issuers: RefCell<Vec<Rc<[u8]>>>,
 }
@@ -146,8 +148,10 @@ pub(super) struct Live {
     pub udp: bool,
     /// What the client has presented, for a later check. Issuers' certificates are shared.
     pub chain: Rc<[Rc<[u8]>]>,
-    /// When to look whether one of these certificates has expired, in seconds since 1970.
+    /// The certificates are good until then, in seconds since 1970. Changed by the list alone, once the tunnel is in it.
     pub good_until: Cell<u64>,
+    /// Where the tunnel is in the list.
+    pub place: Cell<usize>,
     pub opened: Instant,
     pub up: Cell<u64>,
     pub down: Cell<u64>,
@@ -215,12 +219,13 @@ impl Core {
             refuses: Cell::new(false),
             leaving: Cell::new(false),
             cut: Signal::default(),
-            tunnels: RefCell::new(Slab::new()),
+            tunnels: RefCell::default(),
+            bytes_up: Cell::new(0),
+            bytes_down: Cell::new(0),
             sequence: Cell::new(0),
             changes: Cell::default(),
             sweep_for: Cell::default(),
             sweeping: Cell::new(false),
-            next_expiry: Cell::new(u64::MAX),
             issuers: RefCell::default(),
         }
     }
@@ -230,42 +235,9 @@ impl Core {
     pub fn metrics(&self) -> CoreMetrics {
         let mut metrics = self.metrics.borrow().clone();
         metrics.runtime = ring::counters();
-        for (_, live) in self.tunnels.borrow().iter() {
-            metrics.bytes_client_to_server += live.up.get();
-            metrics.bytes_server_to_client += live.down.get();
-        }
+        metrics.bytes_client_to_server = self.bytes_up.get();
+        metrics.bytes_server_to_client = self.bytes_down.get();
         metrics
-    }
-
-    /// The open tunnels that the filter means.
-    #[must_use]
-    pub fn tunnels(&self, filter: &TunnelFilter) -> Vec<TunnelInfo> {
-        let now = ring::now();
-        let info = |live: &Live| TunnelInfo {
-            id: live.id,
-            core: self.index,
-            peer: live.subject.peer,
-            device: live.subject.device.as_deref().unwrap_or_default().into(),
-            serial: live.subject.serial.as_deref().map(str::to_owned),
-            app: live.subject.app.as_deref().map(str::to_owned),
-            user: live.subject.user.as_deref().map(str::to_owned),
-            service: live.service.to_string(),
-            server: live.server.to_string(),
-            age_ms: now.saturating_duration_since(live.opened).as_millis() as u64,
-            bytes_up: live.up.get(),
-            bytes_down: live.down.get(),
-        };
-        self.tunnels
-            .borrow()
-            .iter()
-            .filter(|(_, live)| live.is_chosen(filter))
-            .map(|(_, live)| info(live))
-            .collect()
-    }
-
-    /// Takes note that a tunnel's certificate expires.
-    pub(super) fn note_expiry(&self, good_until: u64) {
-        self.next_expiry.set(self.next_expiry.get().min(good_until));
     }
 
     /// The certificates that a client has presented, those of issuers shared with other tunnels.
@@ -301,11 +273,8 @@ impl Core {
     /// Lists an open tunnel for as long as the result lives.
     pub(super) fn list(&self, live: Rc<Live>) -> Listed<'_> {
         self.metrics.borrow_mut().tunnels_opened += 1;
-        self.note_expiry(live.good_until.get());
-        Listed {
-            core: self,
-            key: self.tunnels.borrow_mut().insert(live),
-        }
+        self.tunnels.borrow_mut().insert(live.clone());
+        Listed { core: self, live }
     }
 
     /// Counts an end.
@@ -321,18 +290,15 @@ impl Core {
     }
 }
 
-/// A tunnel in the list of the open ones; taken out, and its bytes added up, when it is dropped.
+/// A tunnel in the list of the open ones; taken out when it is dropped.
 pub(super) struct Listed<'a> {
     core: &'a Core,
-    key: usize,
+    live: Rc<Live>,
 }
 
 impl Drop for Listed<'_> {
     fn drop(&mut self) {
-        let live = self.core.tunnels.borrow_mut().remove(self.key);
-        let mut metrics = self.core.metrics.borrow_mut();
-        metrics.tunnels_closed += 1;
-        metrics.bytes_client_to_server += live.up.get();
-        metrics.bytes_server_to_client += live.down.get();
+        self.core.tunnels.borrow_mut().remove(&self.live);
+        self.core.metrics.borrow_mut().tunnels_closed += 1;
     }
 }

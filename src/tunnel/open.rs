@@ -28,7 +28,7 @@ pub(super) struct Peer {
     pub subject: Arc<Subject>,
     /// The certificates that were presented, for later checks.
     pub chain: Rc<[Rc<[u8]>]>,
-    /// The first of them expires then, in seconds since 1970.
+    /// The path that was verified is good until then, in seconds since 1970.
     pub good_until: u64,
     /// How many changes there were when they were checked.
     pub changes: u64,
@@ -233,6 +233,7 @@ impl Opened {
             udp,
             chain: peer.chain.clone(),
             good_until: peer.good_until.into(),
+            place: 0.into(),
             opened: ring::now(),
             up: 0.into(),
             down: 0.into(),

@@ -193,7 +193,7 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
                 return Box::pin(self.close_server()).await;
             };
             let count = data.len();
-            self.moved(&self.live.up, count);
+            self.moved(Direction::Up, count);
             let (sent, data) = self.server.send(data).await;
             match sent {
                 Ok(()) => {}
@@ -223,7 +223,7 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
                 return Ok(carry);
             }
             let count = early.len();
-            self.moved(&self.live.up, count);
+            self.moved(Direction::Up, count);
             self.server.send(early).await.0?;
             if let Some(wait) = self.pass.moved(Direction::Up, count) {
                 self.pace(wait).await;
@@ -257,7 +257,7 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
             if self.live.down.get() == 0 {
                 self.first_byte();
             }
-            self.moved(&self.live.down, count);
+            self.moved(Direction::Down, count);
             let sent = self.app.send(buffer).await;
             sent.map_err(|broken| self.app_end(broken))?;
             if let Some(wait) = self.pass.moved(Direction::Down, count) {
@@ -286,8 +286,13 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
     }
 
     /// Bytes have moved, which ends a rest.
-    fn moved(&self, counter: &Cell<u64>, bytes: usize) {
-        counter.set(counter.get() + bytes as u64);
+    fn moved(&self, direction: Direction, bytes: usize) {
+        let (tunnel, all) = match direction {
+            Direction::Up => (&self.live.up, &self.core.bytes_up),
+            Direction::Down => (&self.live.down, &self.core.bytes_down),
+        };
+        tunnel.set(tunnel.get() + bytes as u64);
+        all.set(all.get() + bytes as u64);
         self.last.set(ring::now());
         if self.rests.get() {
             // The timer is set to the idle timeout, and has to be set to the next rest.

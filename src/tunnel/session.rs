@@ -303,17 +303,24 @@ pub(super) fn identify(
     before: &Subject,
     changes: u64,
 ) -> Result<Peer, CloseReason> {
+    let refused = |error| reason_of(failure_of(&error));
+    let verifier = &snapshot.verifier;
     if check {
-        snapshot
-            .verifier
-            .recheck(chain, SystemTime::now())
-            .map_err(|error| reason_of(failure_of(&error)))?;
+        let checked = verifier.recheck(chain, SystemTime::now());
+        checked.map_err(refused)?;
     }
     let identity = PeerIdentity::from_chain(chain, &snapshot.identity)
         .map_err(|_| CloseReason::IdentityMissing)?;
+    let good_until = if identity.chain_good_until() < identity.good_until() {
+        // Seldom: an issuer, or something that is no part of the path, ends before the certificate.
+        let path = verifier.path_good_until(chain, SystemTime::now());
+        path.map_err(refused)?
+    } else {
+        identity.good_until()
+    };
     Ok(Peer {
         subject: Arc::new(subject_of(core, before, &identity)),
-        good_until: identity.good_until(),
+        good_until,
         identity,
         chain: core.keep_chain(chain),
         changes,

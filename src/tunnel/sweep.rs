@@ -1,10 +1,13 @@
 //! Looks again at open tunnels when something has changed that they were granted on, and closes those that would be
 //! refused now.
 //!
-//! A sweep goes through a core's list in chunks and rests between them, so that it takes a small share of the core. It
+//! A sweep walks through a core's list in chunks and rests between them, so that it takes a small share of the core. It
 //! asks only what the change can have altered, and the complete check of a certificate (webpki's path and all) only
 //! where a look at serial numbers or dates gives a reason to. What it decides is what a new session would be told, but
 //! for one thing: that a status is not *known* any more (a CRL ran out) refuses new sessions and closes no tunnel.
+//!
+//! Certificates that expire need no sweep: the list knows which is next. What counts is the path that was verified, so
+//! that nobody causes work by presenting others.
 //!
 //! No tunnel slips through: a change is counted before its sweep starts, and a tunnel whose session began before a
 //! change and that is listed after it is looked at when it is listed.
@@ -17,8 +20,11 @@ use rustls::pki_types::CertificateDer;
 use super::core::{Core, Live, Snapshot};
 use super::open::Peer;
 use super::policy::{route, still_granted};
-use crate::limits::{EXPIRY_LOOK_AGAIN_SECONDS, SWEEP_CHUNK, SWEEP_COMPLETE_CHECK, SWEEP_PAUSE};
-use crate::observe::{CloseReason, Subject, TunnelFilter};
+use super::tunnels::Walk;
+use crate::limits::{
+    EXPIRY_CHECK, EXPIRY_LOOK_AGAIN_SECONDS, SWEEP_CHUNK, SWEEP_COMPLETE_CHECK, SWEEP_PAUSE,
+};
+use crate::observe::{CloseReason, Subject};
 use crate::ring;
 use crate::table::DeviceRegistry;
 use crate::tls::{HandshakeFailure, PeerIdentity, failure_of};
@@ -36,8 +42,6 @@ impl Causes {
     pub const POLICY: Self = Self(4);
     /// Group certificates, or where names are read in a certificate.
     pub const TRUST: Self = Self(8);
-    /// The time: certificates may have expired.
-    pub const TIME: Self = Self(16);
 
     /// These and others.
     #[must_use]
@@ -54,7 +58,7 @@ impl Causes {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Changes {
     count: u64,
-    last: [u64; 5],
+    last: [u64; 4],
 }
 
 impl Changes {
@@ -107,42 +111,59 @@ pub fn replace_snapshot(core: &Rc<Core>, snapshot: Snapshot) {
     sweep(core, causes);
 }
 
-/// Closes, in chunks, the tunnels that `filter` chooses; `reply` gets their number.
-pub fn close_matching(core: &Rc<Core>, filter: TunnelFilter, reply: impl FnOnce(usize) + 'static) {
-    let core = core.clone();
-    ring::spawn(async move {
-        let (mut at, mut closed) = (0, 0);
-        loop {
-            let end = at + SWEEP_CHUNK;
-            {
-                let tunnels = core.tunnels.borrow();
-                for key in at..end {
-                    if let Some(live) = tunnels.get(key)
-                        && live.is_chosen(&filter)
-                        && live.close(CloseReason::CutByAdmin)
-                    {
-                        closed += 1;
-                    }
-                }
-                if end >= tunnels.capacity() {
-                    break;
-                }
-            }
-            at = end;
-            ring::sleep(SWEEP_PAUSE).await;
-        }
-        reply(closed);
-    });
-}
-
 /// Closes tunnels as their certificates expire, for as long as the core runs.
 pub async fn watch_expiry(core: Rc<Core>) {
     loop {
-        ring::sleep(crate::limits::EXPIRY_CHECK).await;
-        if unix_now() > core.next_expiry.get() {
-            sweep(&core, Causes::TIME);
+        ring::sleep(EXPIRY_CHECK).await;
+        while expire(&core) {
+            ring::sleep(SWEEP_PAUSE).await;
         }
     }
+}
+
+/// Looks at some tunnels whose time is over. Whether there may be more.
+fn expire(core: &Core) -> bool {
+    let now = SystemTime::now();
+    let snapshot = core.snapshot.borrow().clone();
+    let mut spent = 0;
+    while spent < SWEEP_CHUNK {
+        let Some(live) = core.tunnels.borrow_mut().next_expired(unix(now)) else {
+            return false;
+        };
+        core.metrics.borrow_mut().expiry_checks += 1;
+        if live.chain.len() == 1 {
+            // There is no other path.
+            spent += 1;
+            live.close(CloseReason::CutCertificateExpired);
+            continue;
+        }
+        spent += SWEEP_COMPLETE_CHECK;
+        let reason = core.devices.read(|devices| {
+            let look = Look {
+                snapshot: &snapshot,
+                devices,
+                causes: Causes::default(),
+                now,
+            };
+            look.certificate(&live.chain, &live.subject, false)
+        });
+        match reason {
+            Some(reason) => {
+                live.close(reason);
+            }
+            None => {
+                // There is another path, which may expire later.
+                let until = snapshot
+                    .verifier
+                    .path_good_until(&certificates(&live.chain), now);
+                let until = until
+                    .unwrap_or(0)
+                    .max(unix(now) + EXPIRY_LOOK_AGAIN_SECONDS);
+                core.tunnels.borrow_mut().put_off(&live, until);
+            }
+        }
+    }
+    true
 }
 
 /// That a sweep runs; also when it ends by a panic.
@@ -161,51 +182,41 @@ async fn run(core: Rc<Core>) {
         if causes == Causes::default() {
             break;
         }
-        if causes.has(Causes::TIME) {
-            // Found anew by the sweep; a tunnel that is listed meanwhile lowers it.
-            core.next_expiry.set(u64::MAX);
-        }
-        let mut at = 0;
-        while let Some(next) = chunk(&core, causes, at) {
-            at = next;
+        let mut walk = core.tunnels.borrow().walk();
+        while chunk(&core, causes, &mut walk) {
             ring::sleep(SWEEP_PAUSE).await;
         }
         core.metrics.borrow_mut().sweeps += 1;
     }
 }
 
-/// Looks at some tunnels from place `at` on. The place to go on at, if there are more.
-fn chunk(core: &Core, causes: Causes, at: usize) -> Option<usize> {
+/// Looks at some tunnels of a walk. Whether there may be more.
+fn chunk(core: &Core, causes: Causes, walk: &mut Walk) -> bool {
     let snapshot = core.snapshot.borrow().clone();
     let mut doomed = Vec::new();
-    let mut place = at;
-    let end = core.devices.read(|devices| {
+    let more = core.devices.read(|devices| {
         let tunnels = core.tunnels.borrow();
+        let look = Look {
+            snapshot: &snapshot,
+            devices,
+            causes,
+            now: SystemTime::now(),
+        };
         let mut spent = 0;
-        while spent < SWEEP_CHUNK && place < tunnels.capacity() {
-            if let Some(live) = tunnels.get(place) {
-                let look = Look {
-                    snapshot: &snapshot,
-                    devices,
-                    causes,
-                    now: SystemTime::now(),
-                };
-                let (reason, cost) = look.at(live);
-                spent += cost;
-                match reason {
-                    Some(reason) => doomed.push((live.clone(), reason)),
-                    None => core.note_expiry(live.good_until.get()),
-                }
-            }
-            spent += 1;
-            place += 1;
+        while spent < tunnels.chunk() {
+            let Some(live) = tunnels.next(walk) else {
+                return false;
+            };
+            let (reason, cost) = look.at(live);
+            spent += 1 + cost;
+            doomed.extend(reason.map(|reason| (live.clone(), reason)));
         }
-        tunnels.capacity()
+        true
     });
     for (live, reason) in doomed {
         live.close(reason);
     }
-    (place < end).then_some(place)
+    more
 }
 
 /// Looks at a tunnel that has just been listed for what has changed since its session began, when there were `count`
@@ -277,17 +288,11 @@ impl Look<'_> {
                 live.chain.iter().map(|certificate| &**certificate),
                 self.now,
             );
-        let expired = self.causes.has(Causes::TIME) && unix(self.now) > live.good_until.get();
         let mut cost = 0;
-        if revoked || expired || self.causes.has(Causes::TRUST) {
+        if revoked || self.causes.has(Causes::TRUST) {
             cost = SWEEP_COMPLETE_CHECK;
             if let Some(reason) = self.certificate(&live.chain, &live.subject, revoked) {
                 return (Some(reason), cost);
-            }
-            if expired {
-                // Not one that the path needs; another may expire later.
-                live.good_until
-                    .set(unix(self.now) + EXPIRY_LOOK_AGAIN_SECONDS);
             }
         }
         let asks_policy = self.causes.has(Causes::DEVICES.and(Causes::POLICY));
@@ -301,10 +306,7 @@ impl Look<'_> {
         subject: &Subject,
         revoked: bool,
     ) -> Option<CloseReason> {
-        let chain: Vec<_> = chain
-            .iter()
-            .map(|certificate| CertificateDer::from(&**certificate))
-            .collect();
+        let chain = certificates(chain);
         if let Err(error) = self.snapshot.verifier.recheck(&chain, self.now) {
             return match failure_of(&error) {
                 HandshakeFailure::Revoked => Some(CloseReason::CutCertificateRevoked),
@@ -357,6 +359,13 @@ impl Look<'_> {
             Err(_) => Some(CloseReason::CutNoRule),
         }
     }
+}
+
+fn certificates(chain: &[Rc<[u8]>]) -> Vec<CertificateDer<'_>> {
+    let chain = chain.iter();
+    chain
+        .map(|certificate| CertificateDer::from(&**certificate))
+        .collect()
 }
 
 fn unix_now() -> u64 {
