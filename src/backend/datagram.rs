@@ -32,7 +32,7 @@ impl Dialer {
     pub async fn reach_by_udp(
         &self,
         way: &Way,
-        target: &HostPort,
+        (target, device): (&HostPort, &str),
         timeout: Duration,
     ) -> Result<Socket, CloseReason> {
         // What a trial of a dead server comes to is not known here; another tunnel tries it again.
@@ -49,7 +49,7 @@ impl Dialer {
         let server = chosen
             .as_ref()
             .map_or(target, |claim| claim.server.address());
-        let guard = chosen.is_none().then_some(&*way.allow);
+        let guard = chosen.is_none().then_some((&*way.allow, device));
         let addresses = ring::timeout(timeout, self.addresses(&server.host, guard))
             .await
             .unwrap_or(Err(CloseReason::NameTimeout))?;

@@ -16,6 +16,7 @@ use rustls::pki_types::ServerName;
 use super::guard::{OwnAddresses, is_allowed};
 use super::health::Event;
 use super::names::{Known, NameCache};
+use super::queue::Asker;
 use super::race::{Race, Step, in_order};
 use super::resolver::{ResolveError, ResolverHandle};
 use super::servers::Claim;
@@ -31,7 +32,10 @@ use crate::tls::{ClientHandshake, ClientStream, HandshakeError, ServerFailure};
 /// Reaches servers from one core.
 pub struct Dialer {
     resolver: ResolverHandle,
-    names: RefCell<NameCache>,
+    /// Names of the configuration. No device can push them out.
+    configured: RefCell<NameCache>,
+    /// Names that apps have asked for.
+    chosen: RefCell<NameCache>,
     own: Arc<Published<OwnAddresses>>,
     /// Counts dials of names, so that they begin with another address each.
     turn: Cell<usize>,
@@ -69,25 +73,33 @@ impl Dialer {
     pub fn new(resolver: ResolverHandle, own: Arc<Published<OwnAddresses>>) -> Self {
         Self {
             resolver,
-            names: RefCell::default(),
+            configured: RefCell::default(),
+            chosen: RefCell::default(),
             own,
             turn: Cell::new(0),
         }
     }
 
     /// Connects to the next server of a service, or to `target` where the app chooses. Each attempt at one server takes
-    /// `connect_timeout` at most, from its name to the end of its TLS handshake. `introduction` is sent first.
+    /// `connect_timeout` at most, from its name to the end of its TLS handshake. `introduction` is sent first. A name that
+    /// the app chooses is looked up in the share of its `device`.
     pub async fn dial(
         &self,
         way: &Way,
-        target: &HostPort,
+        (target, device): (&HostPort, &str),
         introduction: &[u8],
         connect_timeout: Duration,
     ) -> Dialled {
         let mut retries = 0;
         let Some(group) = &way.group else {
             let result = self
-                .reach(way, target, introduction, connect_timeout, &mut retries)
+                .reach(
+                    way,
+                    (target, Some(device)),
+                    introduction,
+                    connect_timeout,
+                    &mut retries,
+                )
                 .await
                 .map(|(end, address)| Reached {
                     end,
@@ -112,7 +124,13 @@ impl Dialer {
             tried.push(claim.index);
             let server = claim.server.address();
             let reached = self
-                .reach(way, server, introduction, connect_timeout, &mut retries)
+                .reach(
+                    way,
+                    (server, None),
+                    introduction,
+                    connect_timeout,
+                    &mut retries,
+                )
                 .await;
             let event = match &reached {
                 Ok(_) => Some(Event::Connected),
@@ -133,28 +151,26 @@ impl Dialer {
         Dialled { result, retries }
     }
 
-    /// The addresses of a host, in the order in which they are to be tried. With `guard`, the destination is an app's
-    /// choice, and only those that it may choose are given.
+    /// The addresses of a host, in the order in which they are to be tried. With `guard`, the destination is the choice of
+    /// an app of this device, and only those that it may choose are given.
     ///
     /// # Errors
     /// Why there are none.
     pub async fn addresses(
         &self,
         host: &Host,
-        guard: Option<&[IpNet]>,
+        guard: Option<(&[IpNet], &str)>,
     ) -> Result<Vec<IpAddr>, CloseReason> {
         let mut addresses = match host {
             Host::Ip(address) => vec![*address],
             Host::Name(name) => {
-                let known = self.resolve(name).await.map_err(|error| match error {
-                    ResolveError::NotFound => CloseReason::NameNotFound,
-                    ResolveError::Timeout => CloseReason::NameTimeout,
-                })?;
+                let device = guard.map(|(_, device)| device);
+                let known = self.resolve(name, device).await.map_err(of_name)?;
                 self.turn.set(self.turn.get().wrapping_add(1));
                 in_order(&known, self.turn.get())
             }
         };
-        if let Some(allow) = guard {
+        if let Some((allow, _)) = guard {
             self.own
                 .read(|own| addresses.retain(|address| is_allowed(*address, allow, own)));
             if addresses.is_empty() {
@@ -168,7 +184,7 @@ impl Dialer {
     async fn reach(
         &self,
         way: &Way,
-        server: &HostPort,
+        (server, device): (&HostPort, Option<&str>),
         introduction: &[u8],
         connect_timeout: Duration,
         retries: &mut u32,
@@ -176,7 +192,7 @@ impl Dialer {
         let attempt = async {
             let (stream, address) = match &way.upstream {
                 None => {
-                    let guard = way.group.is_none().then_some(&*way.allow);
+                    let guard = device.map(|device| (&*way.allow, device));
                     let (stream, address) = self.connect(way, server, guard, retries).await?;
                     (stream, address.to_string().into())
                 }
@@ -214,7 +230,7 @@ impl Dialer {
         &self,
         way: &Way,
         server: &HostPort,
-        guard: Option<&[IpNet]>,
+        guard: Option<(&[IpNet], &str)>,
         retries: &mut u32,
     ) -> Result<(TcpStream, SocketAddr), CloseReason> {
         let addresses = self.addresses(&server.host, guard).await?;
@@ -234,26 +250,48 @@ impl Dialer {
         connected.map_err(|error| reason_of(&error))
     }
 
-    async fn resolve(&self, name: &str) -> Known {
-        if let Some(known) = self.names.borrow().get(name, ring::now()) {
+    /// The addresses of a name of the configuration, or of one that an app of `device` chooses.
+    async fn resolve(&self, name: &str, device: Option<&str>) -> Known {
+        let names = match device {
+            Some(_) => &self.chosen,
+            None => &self.configured,
+        };
+        let generation = self.resolver.generation();
+        names.borrow_mut().follow(generation, ring::now());
+        if let Some(known) = names.borrow().get(name, ring::now()) {
             return known;
         }
         let (sender, receiver) = oneshot();
-        self.resolver
-            .lookup(name, move |answer| sender.send(answer));
-        let has_stale = self.names.borrow().has_stale(name, ring::now());
+        let reply = move |answer| sender.send(answer);
+        // Dropped with the tunnel that wants it.
+        let ticket = match device {
+            Some(device) => {
+                let asker = Asker::Device(device.into());
+                self.resolver.lookup(asker, name, reply)
+            }
+            None => self.resolver.lookup_configured(name, reply),
+        };
+        let has_stale = names.borrow().has_stale(name, ring::now());
         let answer = match has_stale {
-            true => ring::timeout(NAME_STALE_PATIENCE, receiver).await.ok(),
-            false => Some(receiver.await),
+            true => {
+                let answer = ring::timeout(NAME_STALE_PATIENCE, receiver).await;
+                ticket.leave();
+                answer.ok()
+            }
+            false => {
+                let answer = receiver.await;
+                drop(ticket);
+                Some(answer)
+            }
         };
         let answer = answer.flatten().unwrap_or(Err(ResolveError::Timeout));
-        let mut names = self.names.borrow_mut();
+        let mut names = names.borrow_mut();
         if answer == Err(ResolveError::Timeout)
             && let Some(known) = names.reuse(name, ring::now())
         {
             return known;
         }
-        names.insert(name, answer, ring::now())
+        names.insert(name, answer, generation, ring::now())
     }
 }
 
@@ -392,6 +430,17 @@ pub fn of_tls(error: &rustls::Error) -> CloseReason {
     }
 }
 
+/// What a name without addresses means for the app.
+#[must_use]
+pub fn of_name(error: ResolveError) -> CloseReason {
+    match error {
+        ResolveError::NotFound => CloseReason::NameNotFound,
+        ResolveError::Timeout => CloseReason::NameTimeout,
+        ResolveError::Share => CloseReason::NameLimit,
+        ResolveError::Full => CloseReason::NodeLimit,
+    }
+}
+
 /// What a failure to connect to the upstream proxy means for the app.
 #[must_use]
 pub fn of_upstream(reason: CloseReason) -> CloseReason {
@@ -408,6 +457,7 @@ pub fn blames_server(reason: CloseReason) -> bool {
         reason,
         CloseReason::NodeLimit
             | CloseReason::NameTimeout
+            | CloseReason::NameLimit
             | CloseReason::GatewayError
             | CloseReason::UpstreamUnreachable
             | CloseReason::UpstreamAuthentication

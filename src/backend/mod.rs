@@ -9,10 +9,13 @@ mod datagram;
 mod dial;
 pub mod guard;
 mod health;
+mod lookup;
 mod names;
+mod queue;
 mod race;
 mod resolver;
 mod servers;
+mod system;
 mod upstream;
 mod watch;
 mod way;
@@ -20,12 +23,15 @@ mod way;
 pub use balance::Turn;
 pub use datagram::Socket;
 pub use dial::{
-    Dialer, Dialled, Reached, ServerEnd, blames_server, of_tls, of_upstream, reason_of,
+    Dialer, Dialled, Reached, ServerEnd, blames_server, of_name, of_tls, of_upstream, reason_of,
 };
 pub use guard::OwnAddresses;
 pub use health::Event;
+pub use queue::Asker;
 pub use race::in_order;
-pub use resolver::{Answer, ResolveError, ResolverHandle, ResolverTask, resolver};
+pub use resolver::{
+    Answer, ResolveError, ResolverHandle, ResolverTask, Ticket, resolver, resolver_of,
+};
 pub use servers::{Claim, Fleet, Group, ServerState};
 pub use upstream::{Answer as UpstreamAnswer, Progress, Upstream};
 pub use watch::{Watch, own_introduction};

@@ -1,4 +1,5 @@
-//! Resolved names of one core, each for its time to live. No I/O and no clock.
+//! Resolved names of one core, each for its time to live or until the settings of name resolution change. No I/O and no
+//! clock.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,6 +16,8 @@ pub(super) type Known = Result<Rc<[IpAddr]>, ResolveError>;
 #[derive(Default)]
 pub(super) struct NameCache {
     entries: HashMap<Rc<str>, Entry>,
+    /// How many changes of the settings there were.
+    generation: u64,
 }
 
 struct Entry {
@@ -26,6 +29,18 @@ struct Entry {
 }
 
 impl NameCache {
+    /// Takes note of how many changes of the settings there were: what was known before the last counts only while nobody
+    /// gives a new answer.
+    pub fn follow(&mut self, generation: u64, now: Instant) {
+        if self.generation != generation {
+            self.generation = generation;
+            self.entries.retain(|_, entry| entry.known.is_ok());
+            for entry in self.entries.values_mut() {
+                entry.until = now;
+            }
+        }
+    }
+
     /// What is known about `name` at `now`.
     pub fn get(&self, name: &str, now: Instant) -> Option<Known> {
         self.entries
@@ -51,11 +66,13 @@ impl NameCache {
         Some(entry.known.clone())
     }
 
-    /// Remembers an answer. Only a name that does not exist is remembered among the failures.
+    /// Remembers an answer to what was asked when there were `generation` changes; one from before a later change does not
+    /// count for others. Only a name that does not exist is remembered among the failures.
     pub fn insert(
         &mut self,
         name: &str,
         answer: Result<Answer, ResolveError>,
+        generation: u64,
         now: Instant,
     ) -> Known {
         let (known, ttl) = match answer {
@@ -67,10 +84,14 @@ impl NameCache {
             Err(error) => return Err(error),
         };
         if self.entries.len() >= NAME_CACHE_MAX {
-            self.entries.retain(|_, entry| now < entry.until);
+            self.entries
+                .retain(|_, entry| now < entry.until && entry.known.is_ok());
             if self.entries.len() >= NAME_CACHE_MAX {
                 self.entries.clear();
             }
+        }
+        if generation != self.generation {
+            return known;
         }
         let entry = Entry {
             until: now + ttl,
@@ -103,16 +124,24 @@ mod tests {
     fn an_answer_lives_for_its_time_and_a_failure_is_not_kept() {
         let mut cache = NameCache::default();
         let now = Instant::now();
-        assert!(cache.insert("a", answer(10), now).is_ok());
+        assert!(cache.insert("a", answer(10), 0, now).is_ok());
         assert!(
             cache
                 .get("a", now + Duration::from_secs(9))
                 .is_some_and(|known| known.is_ok())
         );
         assert!(cache.get("a", now + Duration::from_secs(10)).is_none());
-        assert!(cache.insert("b", Err(ResolveError::Timeout), now).is_err());
+        assert!(
+            cache
+                .insert("b", Err(ResolveError::Timeout), 0, now)
+                .is_err()
+        );
         assert!(cache.get("b", now).is_none());
-        assert!(cache.insert("c", Err(ResolveError::NotFound), now).is_err());
+        assert!(
+            cache
+                .insert("c", Err(ResolveError::NotFound), 0, now)
+                .is_err()
+        );
         assert_eq!(cache.get("c", now), Some(Err(ResolveError::NotFound)));
         assert!(cache.get("c", now + NAME_NEGATIVE_TTL).is_none());
     }
@@ -122,7 +151,7 @@ mod tests {
         let mut cache = NameCache::default();
         let now = Instant::now();
         assert!(!cache.has_stale("a", now));
-        let _ = cache.insert("a", answer(10), now);
+        let _ = cache.insert("a", answer(10), 0, now);
         let mut later = now + Duration::from_secs(10);
         assert!(cache.get("a", later).is_none());
         assert!(cache.reuse("a", later).is_some_and(|known| known.is_ok()));
@@ -132,8 +161,24 @@ mod tests {
         let end = now + Duration::from_secs(10) + NAME_STALE_MAX;
         assert!(!cache.has_stale("a", end) && cache.reuse("a", end).is_none());
         // That a name does not exist is nothing to go on with.
-        let _ = cache.insert("b", Err(ResolveError::NotFound), now);
+        let _ = cache.insert("b", Err(ResolveError::NotFound), 0, now);
         assert!(!cache.has_stale("b", now + NAME_NEGATIVE_TTL));
+    }
+
+    #[test]
+    fn a_change_of_the_settings_ends_what_was_known() {
+        let mut cache = NameCache::default();
+        let now = Instant::now();
+        let _ = cache.insert("a", answer(100), 0, now);
+        let _ = cache.insert("b", Err(ResolveError::NotFound), 0, now);
+        cache.follow(1, now);
+        assert_eq!((cache.get("a", now), cache.get("b", now)), (None, None));
+        assert!(cache.has_stale("a", now), "for want of a new one");
+        assert!(cache.insert("c", answer(100), 0, now).is_ok());
+        assert_eq!(cache.get("c", now), None, "asked before the change");
+        assert!(cache.insert("c", answer(100), 1, now).is_ok());
+        cache.follow(1, now);
+        assert!(cache.get("c", now).is_some());
     }
 
     #[test]
@@ -141,7 +186,7 @@ mod tests {
         let mut cache = NameCache::default();
         let now = Instant::now();
         for number in 0..NAME_CACHE_MAX * 2 {
-            let _ = cache.insert(&number.to_string(), answer(10), now);
+            let _ = cache.insert(&number.to_string(), answer(10), 0, now);
         }
         assert!(cache.entries.len() <= NAME_CACHE_MAX);
     }

@@ -1,17 +1,25 @@
-//! Name resolution on the control core, with the system's configuration (`/etc/resolv.conf`, `/etc/hosts`).
+//! Name resolution on the control core, with the system's settings (`/etc/resolv.conf`, `/etc/hosts`), which are followed
+//! as they change.
+//!
+//! Names that an app chooses are asked for as they are. Names of the configuration (servers, upstream proxies) may be
+//! short, and are completed as the settings say (`search`, `ndots`).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::net::{DnsError, NetError};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
+use tokio::time::{MissedTickBehavior, interval};
 
-use super::race::in_order;
-use crate::limits::{NAME_ADDRESSES_MAX, NAME_QUERIES_MAX, NAME_TTL_MAX, NAME_TTL_MIN};
+use super::lookup::Client;
+use super::queue::{Asker, Queue, Refused, Wanted};
+use super::system::System;
+use crate::limits::{FILES_POLL, NAME_QUERIES_MAX};
+use crate::observe::NameCounts;
 
 /// The addresses of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,121 +36,315 @@ pub enum ResolveError {
     /// It does not exist, or has no address.
     #[error("the name does not exist or has no address")]
     NotFound,
-    /// No name server answered, or too many queries wait already.
+    /// No name server answered, or none that could.
     #[error("no answer in time")]
     Timeout,
+    /// The device waits for as many names as it may.
+    #[error("the device waits for too many names")]
+    Share,
+    /// The node waits for as many names as it may.
+    #[error("too many names are waited for")]
+    Full,
 }
 
 type Reply = Box<dyn FnOnce(Result<Answer, ResolveError>) + Send>;
 
+/// A question.
+struct Ask {
+    id: u64,
+    asker: Asker,
+    name: Box<str>,
+    may_be_short: bool,
+    /// Nobody waits for the answer any more.
+    gone: Arc<AtomicBool>,
+    reply: Reply,
+}
+
 /// Where the data cores ask. Cheap to clone.
 #[derive(Clone)]
 pub struct ResolverHandle {
-    queries: mpsc::Sender<(Box<str>, Reply)>,
+    asks: mpsc::Sender<Ask>,
+    gone: mpsc::UnboundedSender<u64>,
+    shared: Arc<Shared>,
+}
+
+/// What the askers and the resolver have in common.
+struct Shared {
+    system: System,
+    next: AtomicU64,
+    found: AtomicU64,
+    not_found: AtomicU64,
+    failed: AtomicU64,
+    refused: AtomicU64,
+    cancelled: AtomicU64,
+    waiting: AtomicU64,
+    running: AtomicU64,
 }
 
 /// The resolver itself, to be run on the control core.
 pub struct ResolverTask {
-    queries: mpsc::Receiver<(Box<str>, Reply)>,
+    asks: mpsc::Receiver<Ask>,
+    gone: mpsc::UnboundedReceiver<u64>,
+    shared: Arc<Shared>,
 }
 
-/// A resolver and the handle to it.
+/// A question that was asked. Nobody waits for its answer once it is dropped.
+#[must_use]
+pub struct Ticket {
+    id: u64,
+    gone: mpsc::UnboundedSender<u64>,
+    is_gone: Arc<AtomicBool>,
+    is_left: bool,
+}
+
+impl Ticket {
+    /// Lets the question be answered all the same: what comes of it is known to the next who asks.
+    pub fn leave(mut self) {
+        self.is_left = true;
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.is_left {
+            return;
+        }
+        self.is_gone.store(true, Ordering::Relaxed);
+        // The resolver has ended otherwise.
+        let _ = self.gone.send(self.id);
+    }
+}
+
+/// A resolver with the system's settings, and the handle to it.
 #[must_use]
 pub fn resolver() -> (ResolverHandle, ResolverTask) {
-    let (sender, receiver) = mpsc::channel(NAME_QUERIES_MAX);
-    (
-        ResolverHandle { queries: sender },
-        ResolverTask { queries: receiver },
-    )
+    resolver_of(Path::new("/etc/resolv.conf"), Path::new("/etc/hosts"))
+}
+
+/// A resolver with the settings in these files, and the handle to it.
+#[must_use]
+pub fn resolver_of(servers: &Path, hosts: &Path) -> (ResolverHandle, ResolverTask) {
+    let (asks, receiver) = mpsc::channel(NAME_QUERIES_MAX);
+    let (gone, gone_receiver) = mpsc::unbounded_channel();
+    let count = AtomicU64::default;
+    let shared = Arc::new(Shared {
+        system: System::read(servers, hosts),
+        next: count(),
+        found: count(),
+        not_found: count(),
+        failed: count(),
+        refused: count(),
+        cancelled: count(),
+        waiting: count(),
+        running: count(),
+    });
+    let task = ResolverTask {
+        asks: receiver,
+        gone: gone_receiver,
+        shared: shared.clone(),
+    };
+    (ResolverHandle { asks, gone, shared }, task)
 }
 
 impl ResolverHandle {
-    /// Asks for a name. `reply` is called on the control core, or here when the resolver is overloaded or gone.
+    /// Asks for a name as it is. `reply` is called on the control core, or here when the resolver is overloaded or gone; it
+    /// is dropped with the ticket.
     pub fn lookup(
+        &self,
+        asker: Asker,
+        name: &str,
+        reply: impl FnOnce(Result<Answer, ResolveError>) + Send + 'static,
+    ) -> Ticket {
+        self.ask(asker, name, false, Box::new(reply))
+    }
+
+    /// The same for a name of the configuration, which may be short.
+    pub fn lookup_configured(
         &self,
         name: &str,
         reply: impl FnOnce(Result<Answer, ResolveError>) + Send + 'static,
-    ) {
+    ) -> Ticket {
+        self.ask(Asker::Node, name, true, Box::new(reply))
+    }
+
+    fn ask(&self, asker: Asker, name: &str, may_be_short: bool, reply: Reply) -> Ticket {
         use mpsc::error::TrySendError::{Closed, Full};
-        if let Err(Full((_, reply)) | Closed((_, reply))) =
-            self.queries.try_send((name.into(), Box::new(reply)))
-        {
-            reply(Err(ResolveError::Timeout));
+        let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        let is_gone = Arc::new(AtomicBool::new(false));
+        let ask = Ask {
+            id,
+            asker,
+            name: name.into(),
+            may_be_short,
+            gone: is_gone.clone(),
+            reply,
+        };
+        match self.asks.try_send(ask) {
+            Ok(()) => {}
+            Err(Full(ask)) => {
+                self.shared.refused.fetch_add(1, Ordering::Relaxed);
+                (ask.reply)(Err(ResolveError::Full));
+            }
+            Err(Closed(ask)) => (ask.reply)(Err(ResolveError::Timeout)),
+        }
+        Ticket {
+            id,
+            gone: self.gone.clone(),
+            is_gone,
+            is_left: false,
+        }
+    }
+
+    /// Reads the system's settings again, now. Reads files: not for a thread that answers others.
+    pub fn reread(&self) {
+        self.shared.system.look(true);
+    }
+
+    /// How many changes of the settings there were: an answer from before counts no more.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.shared.system.generation()
+    }
+
+    /// What has been asked so far.
+    #[must_use]
+    pub fn counts(&self) -> NameCounts {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let shared = &self.shared;
+        NameCounts {
+            found: of(&shared.found),
+            not_found: of(&shared.not_found),
+            failed: of(&shared.failed),
+            refused: of(&shared.refused),
+            cancelled: of(&shared.cancelled),
+            waiting: of(&shared.waiting),
+            running: of(&shared.running),
+            generation: shared.system.generation(),
         }
     }
 }
 
+/// The questions that are open, and the lookups that run for them.
+struct Running {
+    shared: Arc<Shared>,
+    client: Arc<Client>,
+    queue: Queue<Reply>,
+    tasks: JoinSet<(Arc<Wanted>, Result<Answer, ResolveError>)>,
+    handles: HashMap<Arc<Wanted>, AbortHandle>,
+}
+
 impl ResolverTask {
-    /// Answers queries for ever. Equal names that are asked for at the same time are one query.
+    /// Answers queries for ever, and follows the system's settings.
     pub async fn run(mut self) {
-        let resolver = match TokioResolver::builder_tokio()
-            .and_then(hickory_resolver::ResolverBuilder::build)
-        {
-            Ok(resolver) => Rc::new(resolver),
-            Err(error) => {
-                tracing::error!(%error, "name resolution is not available: check /etc/resolv.conf; only addresses work");
-                while let Some((_, reply)) = self.queries.recv().await {
-                    reply(Err(ResolveError::NotFound));
-                }
-                return;
-            }
+        let mut running = Running {
+            client: Arc::new(Client::new(self.shared.system.settings())),
+            shared: self.shared.clone(),
+            queue: Queue::default(),
+            tasks: JoinSet::new(),
+            handles: HashMap::new(),
         };
-        let mut waiting: HashMap<Box<str>, Vec<Reply>> = HashMap::new();
-        let mut running = JoinSet::new();
+        let mut poll = interval(FILES_POLL);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = JoinSet::new();
         let local = tokio::task::LocalSet::new();
         local
             .run_until(async {
                 loop {
                     tokio::select! {
-                        query = self.queries.recv(), if running.len() < NAME_QUERIES_MAX => {
-                            let Some((name, reply)) = query else { return };
-                            let replies = waiting.entry(name.clone()).or_default();
-                            replies.push(reply);
-                            if replies.len() == 1 {
-                                let resolver = resolver.clone();
-                                running.spawn_local(async move {
-                                    let answer = resolve(&resolver, &name).await;
-                                    (name, answer)
-                                });
+                        biased;
+                        Some(id) = self.gone.recv() => running.drop_query(id),
+                        Some(done) = running.tasks.join_next(), if !running.tasks.is_empty() => {
+                            if let Ok((wanted, answer)) = done {
+                                running.finish(&wanted, &answer);
                             }
                         }
-                        Some(done) = running.join_next(), if !running.is_empty() => {
-                            if let Ok((name, answer)) = done {
-                                for reply in waiting.remove(&name).unwrap_or_default() {
-                                    reply(answer.clone());
-                                }
-                            }
+                        ask = self.asks.recv() => match ask {
+                            Some(ask) => running.take(ask),
+                            None => return,
+                        },
+                        Some(_) = look.join_next(), if !look.is_empty() => {}
+                        _ = poll.tick(), if look.is_empty() => {
+                            let shared = self.shared.clone();
+                            look.spawn(async move {
+                                let _ = spawn_blocking(move || shared.system.look(false)).await;
+                            });
                         }
                     }
+                    running.start();
                 }
             })
             .await;
     }
 }
 
-async fn resolve(resolver: &TokioResolver, name: &str) -> Result<Answer, ResolveError> {
-    // The dot makes it absolute: what an app asks for is not completed with the node's search domains.
-    match resolver.lookup_ip(format!("{name}.")).await {
-        Ok(found) => {
-            let left = found
-                .valid_until()
-                .saturating_duration_since(Instant::now());
-            let found: Vec<IpAddr> = found.iter().collect();
-            // Both families have a share of what is kept.
-            let mut addresses = in_order(&found, 0);
-            addresses.truncate(NAME_ADDRESSES_MAX);
-            if addresses.is_empty() {
-                return Err(ResolveError::NotFound);
-            }
-            Ok(Answer {
-                addresses,
-                valid_for: left.clamp(NAME_TTL_MIN, NAME_TTL_MAX),
-            })
+impl Running {
+    fn take(&mut self, ask: Ask) {
+        if ask.gone.load(Ordering::Relaxed) {
+            self.shared.cancelled.fetch_add(1, Ordering::Relaxed);
+            return;
         }
-        Err(NetError::Dns(DnsError::NoRecordsFound(_))) => Err(ResolveError::NotFound),
-        Err(error) => {
-            tracing::debug!(%error, name, "name query failed");
-            Err(ResolveError::Timeout)
+        let wanted = Wanted {
+            name: ask.name,
+            may_be_short: ask.may_be_short,
+            generation: self.shared.system.generation(),
+        };
+        let pushed = self.queue.push(ask.id, ask.asker, wanted, ask.reply);
+        if let Err((reply, why)) = pushed {
+            self.shared.refused.fetch_add(1, Ordering::Relaxed);
+            reply(Err(match why {
+                Refused::Share => ResolveError::Share,
+                Refused::Full => ResolveError::Full,
+            }));
         }
+    }
+
+    /// Starts what may start.
+    fn start(&mut self) {
+        if self.client.generation() != self.shared.system.generation() {
+            self.client = Arc::new(Client::new(self.shared.system.settings()));
+        }
+        while let Some(wanted) = self.queue.start() {
+            let (client, name) = (self.client.clone(), wanted.clone());
+            let task = self.tasks.spawn_local(async move {
+                let answer = client.resolve(&name.name, name.may_be_short).await;
+                (name, answer)
+            });
+            self.handles.insert(wanted, task);
+        }
+        self.note_load();
+    }
+
+    fn finish(&mut self, wanted: &Wanted, answer: &Result<Answer, ResolveError>) {
+        self.handles.remove(wanted);
+        let count = match answer {
+            Ok(_) => &self.shared.found,
+            Err(ResolveError::NotFound) => &self.shared.not_found,
+            Err(_) => &self.shared.failed,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        for reply in self.queue.finish(wanted) {
+            reply(answer.clone());
+        }
+    }
+
+    fn drop_query(&mut self, id: u64) {
+        let before = self.queue.len();
+        if let Some(task) = self
+            .queue
+            .drop_query(id)
+            .and_then(|wanted| self.handles.remove(&wanted))
+        {
+            task.abort();
+        }
+        let dropped = before - self.queue.len();
+        self.shared
+            .cancelled
+            .fetch_add(dropped as u64, Ordering::Relaxed);
+    }
+
+    fn note_load(&self) {
+        let (waiting, running) = self.queue.load();
+        self.shared.waiting.store(waiting as u64, Ordering::Relaxed);
+        self.shared.running.store(running as u64, Ordering::Relaxed);
     }
 }

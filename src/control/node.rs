@@ -176,6 +176,7 @@ impl Node for RunningNode {
             certificate_takeovers: engine.certificate_takeovers(),
             servers: self.servers(),
             registry_devices: Some(engine.registered_devices()),
+            names: engine.names().counts(),
         }
     }
 }

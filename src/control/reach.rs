@@ -8,8 +8,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 
 use crate::backend::{
-    Progress, ResolveError, ResolverHandle, Upstream, UpstreamAnswer, in_order, of_upstream,
-    reason_of,
+    Progress, ResolveError, ResolverHandle, Upstream, UpstreamAnswer, in_order, of_name,
+    of_upstream, reason_of,
 };
 use crate::config::{Host, HostPort};
 use crate::limits::PROXY_ANSWER_MAX;
@@ -41,12 +41,10 @@ async fn connect(
         Host::Ip(address) => vec![*address],
         Host::Name(name) => {
             let (sender, receiver) = oneshot::channel();
-            resolver.lookup(name, move |answer| drop(sender.send(answer)));
-            match receiver.await.unwrap_or(Err(ResolveError::Timeout)) {
-                Ok(answer) => in_order(&answer.addresses, 0),
-                Err(ResolveError::NotFound) => return Err(CloseReason::NameNotFound),
-                Err(ResolveError::Timeout) => return Err(CloseReason::NameTimeout),
-            }
+            let reply = move |answer| drop(sender.send(answer));
+            let _ticket = resolver.lookup_configured(name, reply);
+            let answer = receiver.await.unwrap_or(Err(ResolveError::Timeout));
+            in_order(&answer.map_err(of_name)?.addresses, 0)
         }
     };
     let mut failure = CloseReason::ServerUnreachable;

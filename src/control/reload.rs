@@ -235,6 +235,8 @@ impl Reloader {
         config: Result<Config, ConfigError>,
         by: Asker,
     ) -> Result<u64, Refusal> {
+        // Servers are resolved with what stands there now, whatever comes of the config.
+        self.node.names().reread();
         let result = match config {
             Ok(config) => {
                 watched.follow(&config);

@@ -91,6 +91,7 @@ pub struct Node {
     /// The servers that are checked.
     watches: Mutex<Arc<[Watch]>>,
     quota: Arc<Quota>,
+    names: ResolverHandle,
     pub(super) gates: Gates,
     pub(super) predecessor: Option<Arc<Predecessor>>,
     leaving: AtomicBool,
@@ -155,6 +156,7 @@ impl Node {
             drained: Drained::new(&config.state_dir),
             watches: Mutex::new(Arc::new([])),
             quota,
+            names: resolver.clone(),
             predecessor,
             gates: Gates::default(),
         };
@@ -236,6 +238,12 @@ impl Node {
     #[must_use]
     pub fn core_count(&self) -> usize {
         self.cores.len()
+    }
+
+    /// Where names are asked for.
+    #[must_use]
+    pub fn names(&self) -> &ResolverHandle {
+        &self.names
     }
 
     /// Tunnels open now.

@@ -24,8 +24,39 @@ pub const NAME_STALE_TTL: Duration = Duration::from_secs(30);
 /// How long a tunnel waits for a name server where there is such an answer (RFC 8767, section 5).
 pub const NAME_STALE_PATIENCE: Duration = Duration::from_millis(1800);
 
-/// Name queries that wait or run at once, in the whole node; beyond it a tunnel is answered as if the query had timed out.
-pub const NAME_QUERIES_MAX: usize = 1024;
+/// Name queries that wait or run at once, in the whole node: those of 256 devices that have their whole share, at 300 bytes
+/// each below 5 MiB. Beyond it a tunnel is refused.
+pub const NAME_QUERIES_MAX: usize = 16_384;
+
+/// Lookups that run at once. Each takes two sockets, and two more for each name server beyond the first.
+pub const NAME_QUERIES_RUNNING: usize = 256;
+
+/// Names that a device may wait for besides those that are looked up; beyond it its tunnel is refused.
+pub const NAME_QUERIES_PER_DEVICE: usize = 64;
+
+/// Lookups of one device that run at once: where each takes a second, which is slow, it has its 64 names after four.
+pub const NAME_QUERIES_RUNNING_PER_DEVICE: usize = 16;
+
+const _: () = assert!(NAME_QUERIES_RUNNING_PER_DEVICE * 4 <= NAME_QUERIES_RUNNING);
+
+/// Name servers that are asked at once: all that `resolv.conf(5)` has room for, so that dead ones cost no time.
+pub const NAME_SERVERS_AT_ONCE: usize = 3;
+
+/// Domains that a short name of the configuration is completed with, at most.
+pub const NAME_SEARCH_MAX: usize = 6;
+
+/// How long one lookup may take, whatever `resolv.conf` says: it holds a place of its asker's share.
+pub const NAME_LOOKUP_MAX: Duration = Duration::from_secs(10);
+
+/// How long the other address family is waited for where one has answered. RFC 8305, section 3, has 50 ms where the user
+/// waits for a page; an answer here is kept and serves others.
+pub const NAME_FAMILY_PATIENCE: Duration = Duration::from_millis(250);
+
+/// Largest `resolv.conf` or hosts file, in bytes: block lists of 400 000 names are in use.
+pub const NAME_FILE_MAX: u64 = 32 << 20;
 
 /// Addresses of one name that are tried.
 pub const NAME_ADDRESSES_MAX: usize = 8;
+
+/// How long a tunnel is opened before it is looked whether its client is still there: most are open long before.
+pub const CLIENT_GONE_AFTER: Duration = Duration::from_millis(100);

@@ -11,6 +11,7 @@ mod crl;
 mod hgrm;
 mod live;
 mod metrics;
+mod names;
 mod prometheus;
 mod reason;
 mod servers;
@@ -27,6 +28,7 @@ pub use metrics::{
     Abuse, CoreMetrics, HandshakeCounters, HandshakeKind, Stage, TlsVersion, latency_histogram,
     record_latency,
 };
+pub use names::NameCounts;
 pub use prometheus::{NodeGauges, OPENMETRICS, render};
 pub use reason::{Answer, CloseReason, Kind, Row, Who};
 pub use servers::{LastCheck, ServerInfo};

@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 use super::certificate::{CertificateInfo, encode_certificates};
 use super::crl::CrlInfo;
 use super::metrics::{Abuse, CoreMetrics, Stage};
+use super::names::{NameCounts, encode_names};
 use super::reason::CloseReason;
 use super::servers::{ServerInfo, encode_servers};
 
@@ -90,6 +91,8 @@ pub struct NodeGauges {
     pub registry_devices: Option<u64>,
     /// Whether the registry's file could not be read and its last good copy counts.
     pub registry_stale: bool,
+    /// What has come of name resolution.
+    pub names: NameCounts,
 }
 
 /// Renders the merged metrics of the cores that answered, with whether each core did (`core_up`), and the node's own.
@@ -132,6 +135,7 @@ impl Collector for Snapshot {
             self.node.certificate_takeovers,
         )?;
         encode_servers(&self.node.servers, &mut out)?;
+        encode_names(&self.node.names, &mut out)?;
         self.encode_traffic(&mut out)?;
         self.encode_runtime(&mut out)?;
         self.encode_latencies(&mut out)
@@ -495,11 +499,11 @@ impl Families<'_> {
         self.0.encode_descriptor(name, help, None, kind)
     }
 
-    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+    pub(super) fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         count(&mut self.family(name, help, MetricType::Counter)?, value)
     }
 
-    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+    pub(super) fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         self.family(name, help, MetricType::Gauge)?
             .encode_gauge(&value)
     }

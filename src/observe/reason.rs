@@ -274,6 +274,8 @@ close_reasons! {
     NameNotFound = "name-not-found" Server Refusal (http 502 "dns_error" "name not found");
     /// The name service did not answer in time.
     NameTimeout = "name-timeout" Server Refusal (http 504 "dns_timeout" "name not resolved in time");
+    /// The device waits for as many names as it may.
+    NameLimit = "name-limit" Gateway Refusal (http 503 "connection_limit_reached" "device waits for too many names");
     /// The server did not answer within the connect timeout.
     ConnectTimeout = "connect-timeout" Server Refusal (http 504 "connection_timeout" "server did not answer in time");
     /// TLS with the server failed: a breach of the protocol, or nothing in common.

@@ -426,6 +426,19 @@ impl TcpStream {
         completion.result.map(|_| ())
     }
 
+    /// Returns when the peer has ended its direction or reset the connection: whether nothing is left to be received.
+    pub async fn has_ended(&self) -> bool {
+        let entry = opcode::PollAdd::new(types::Fd(self.fd), libc::POLLRDHUP as u32).build();
+        let (completion, ()) = Op::new(&self.core, entry, Kind::Plain, ()).await;
+        if completion.result.is_err() {
+            return true;
+        }
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        let left = SockRef::from(&self.descriptor()).recv_with_flags(&mut byte, flags);
+        left.map_or(true, |count| count == 0)
+    }
+
     /// Makes every pending operation on this socket complete with `ECANCELED`.
     pub fn cancel(&self) {
         self.core.driver.borrow_mut().cancel_fd(self.fd);

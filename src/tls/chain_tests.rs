@@ -19,8 +19,14 @@ struct Ca {
 }
 
 fn ca(name: &str, above: Option<&Ca>) -> Ca {
+    ca_until(name, above, 4000)
+}
+
+/// It ends with the year.
+fn ca_until(name: &str, above: Option<&Ca>, year: i32) -> Ca {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name.push(DnType::CommonName, name);
+    params.not_after = rcgen::date_time_ymd(year, 12, 31);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let key = KeyPair::generate().unwrap();
@@ -35,8 +41,13 @@ fn ca(name: &str, above: Option<&Ca>) -> Ca {
 }
 
 fn device(above: &Ca) -> CertificateDer<'static> {
+    device_until(above, 4000)
+}
+
+fn device_until(above: &Ca, year: i32) -> CertificateDer<'static> {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name.push(DnType::CommonName, "device");
+    params.not_after = rcgen::date_time_ymd(year, 12, 31);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     params
         .signed_by(&KeyPair::generate().unwrap(), &above.issuer)
@@ -232,4 +243,47 @@ fn group_certificates_that_cannot_be_anchors_are_named() {
         CertificateDer::from(vec![0x30, 0]),
     ];
     assert!(new(&second).contains("group certificate 2 "));
+}
+
+#[test]
+fn a_path_is_good_for_as_long_as_its_own_certificates_are() {
+    let root = ca_until("root", None, 3000);
+    let (sub, other) = (ca_until("sub", Some(&root), 2500), ca("other", None));
+    let leaf = device_until(&sub, 2700);
+    let index = Arc::new(Published::new(RevocationIndex::builder().build()));
+    let policy = RevocationPolicy {
+        enabled: false,
+        stale: StalePolicy::Hard,
+    };
+    let group = [root.certificate.clone()];
+    let verifier = DeviceVerifier::new(&group, index, policy).unwrap();
+    let year = |year: i32| rcgen::date_time_ymd(year, 12, 31).unix_timestamp() as u64;
+    let until = |chain: &[&CertificateDer<'static>]| {
+        let chain: Vec<_> = chain.iter().map(|one| (*one).clone()).collect();
+        verifier.path_good_until(&chain, SystemTime::now()).ok()
+    };
+    assert_eq!(
+        until(&[&leaf, &sub.certificate]),
+        Some(year(2500)),
+        "its issuer ends first"
+    );
+    // Whatever stands beside it: expired, of another authority, or no certificate.
+    let expired = device_until(&root, 2000);
+    let garbage = CertificateDer::from(vec![0x30, 0]);
+    for beside in [&expired, &other.certificate, &garbage] {
+        for chain in [
+            [&leaf, beside, &sub.certificate],
+            [&leaf, &sub.certificate, beside],
+        ] {
+            assert_eq!(until(&chain), Some(year(2500)));
+        }
+    }
+    let direct = device_until(&root, 2700);
+    assert_eq!(
+        until(&[&direct, &expired]),
+        Some(year(2700)),
+        "the anchor is configured"
+    );
+    assert_eq!(until(&[&expired]), None);
+    assert_eq!(until(&[&leaf]), None);
 }

@@ -335,6 +335,12 @@ impl<C: Connection> TlsStream<C> {
         Ok((carry, limit))
     }
 
+    /// Returns when the peer's direction has ended: true where it was cut (RFC 8446, section 6.1: without `close_notify`),
+    /// false where bytes wait, which may hold that, or it has come.
+    pub async fn is_cut(&self) -> bool {
+        !self.peer_closed.get() && self.stream.has_ended().await
+    }
+
     /// The gaps that [`TlsStream::send`] needs in a buffer with more than one record's content.
     #[must_use]
     pub fn spacing(&self) -> Spacing {

@@ -148,7 +148,12 @@ pub(super) async fn open(
     let dialling = ring::now();
     let dialled = core
         .dialer
-        .dial(&service.way, &target, &introduction, limits.connect_timeout)
+        .dial(
+            &service.way,
+            (&target, peer.identity.device()),
+            &introduction,
+            limits.connect_timeout,
+        )
         .await;
     core.metrics.borrow_mut().dial_retries += u64::from(dialled.retries);
     let server = dialled.result?;
@@ -173,9 +178,11 @@ pub(super) async fn open_udp(
     if !service.udp {
         return Err(CloseReason::UdpNotAllowed);
     }
-    let dialling = core
-        .dialer
-        .reach_by_udp(&service.way, &target, snapshot.limits.connect_timeout);
+    let dialling = core.dialer.reach_by_udp(
+        &service.way,
+        (&target, peer.identity.device()),
+        snapshot.limits.connect_timeout,
+    );
     let socket = dialling.await?;
     core.metrics.borrow_mut().udp_tunnels += 1;
     Ok(granted.opened(core.next_tunnel(), Server::Datagrams(socket), target))

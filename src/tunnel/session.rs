@@ -29,7 +29,7 @@ use super::relay::Behind;
 use super::request::{ConnectRequest, RequestError, RequestParser};
 use super::response::{configuration, established, refusal};
 use crate::config::{HostPort, ListenerKind};
-use crate::limits::LINGER;
+use crate::limits::{CLIENT_GONE_AFTER, LINGER};
 use crate::observe::{CloseReason, HandshakeKind, Stage, Subject, TlsVersion};
 use crate::ring::{self, Either, RingBuf, TcpStream};
 use crate::tls::{
@@ -435,12 +435,26 @@ async fn connect(
         idle,
         behind,
     } = asked?;
-    let mut opened = open(core, snapshot, peer, target, outcome).await?;
+    let nothing_behind = behind.carry.is_none();
+    let opening = open(core, snapshot, peer, target, outcome);
+    let mut opened = match ring::race(opening, gone(tls, nothing_behind)).await {
+        Either::Left(opened) => opened?,
+        Either::Right(()) => return Err(CloseReason::RequestAborted),
+    };
     let idle = opened.propose_idle(idle, &snapshot.limits);
     tls.send_message(&established(idle))
         .await
         .map_err(|_| CloseReason::RequestAborted)?;
     Ok((opened, behind))
+}
+
+/// Returns when the client has left while its tunnel is opened, so that nothing is looked up and dialled for nobody. Looks
+/// only where that takes long. What came behind the request may hold the session's end in order, which is none.
+async fn gone(tls: &ServerStream, nothing_behind: bool) {
+    ring::sleep(CLIENT_GONE_AFTER).await;
+    if !(nothing_behind && tls.is_cut().await) {
+        std::future::pending().await
+    }
 }
 
 /// Answers the client for the last time, and waits a moment for it to be read.

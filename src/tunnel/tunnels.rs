@@ -79,11 +79,11 @@ impl Tunnels {
 mod tests {
     use std::collections::HashSet;
     use std::sync::Arc;
+    use std::time::Instant;
 
     use super::*;
     use crate::config::{Host, HostPort};
     use crate::observe::Subject;
-    use crate::ring;
 
     /// Synthetic tunnels, good until the second that `good_until` says of their number.
     fn filled(count: u64, good_until: impl Fn(u64) -> u64) -> Tunnels {
@@ -111,7 +111,7 @@ mod tests {
                 chain: chain.clone(),
                 good_until: good_until(id).into(),
                 place: 0.into(),
-                opened: ring::now(),
+                opened: Instant::now(),
                 up: 0.into(),
                 down: 0.into(),
                 closing: None.into(),

@@ -557,6 +557,14 @@ pub fn tunnel(pki: &Pki, gateway: &Gateway, identity: &Issued, host: &str) -> Se
     session
 }
 
+/// What comes back of `bytes` in an open tunnel.
+pub fn echoed(session: &mut Session, bytes: &[u8]) -> Vec<u8> {
+    session.write_all(bytes).unwrap();
+    let mut back = vec![0; bytes.len()];
+    session.read_exact(&mut back).unwrap();
+    back
+}
+
 pub fn request(host: &str) -> Vec<u8> {
     format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes()
 }

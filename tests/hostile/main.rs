@@ -4,3 +4,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/names.rs"]
+mod names_of_own;
+#[path = "../common/network.rs"]
+mod network;
+
+mod names;
+mod sweeps;

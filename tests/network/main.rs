@@ -4,3 +4,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/names.rs"]
+mod names;
+#[path = "../common/network.rs"]
+mod network;
+
+mod resolver;

@@ -1,0 +1,397 @@
+//! The system's settings of name resolution: `/etc/resolv.conf` and `/etc/hosts`, as they stand now.
+//!
+//! Both are looked at all the time and read again when they change, and at each reload of the configuration. What is read
+//! counts as a whole or not at all: a file that is missing, empty, still written or no such file leaves what was read
+//! before in effect, and the log says so.
+
+use std::fs::File;
+use std::io::Read;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hickory_resolver::Hosts;
+use hickory_resolver::config::{ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::system_conf::parse_resolv_conf;
+
+use crate::limits::{NAME_FILE_MAX, NAME_QUERIES_RUNNING, NAME_SERVERS_AT_ONCE, NAME_TTL_MAX};
+
+/// What was read last and is in effect.
+#[derive(Clone, Default)]
+pub(super) struct Settings {
+    /// Of how many changes this is the last.
+    pub generation: u64,
+    /// The name servers; `None` while there have been none.
+    pub servers: Option<Arc<(ResolverConfig, ResolverOpts)>>,
+    /// Names of the hosts file.
+    pub hosts: Arc<Hosts>,
+}
+
+/// The settings, and the files that they are read from.
+pub(super) struct System {
+    state: Mutex<State>,
+    generation: AtomicU64,
+}
+
+struct State {
+    servers: Watched,
+    hosts: Watched,
+    settings: Settings,
+}
+
+/// What tells a file from what stood in its place before: device, inode, size, and when its content and anything of it
+/// last changed. `None` where there is none.
+type Mark = Option<(u64, u64, u64, (i64, i64), (i64, i64))>;
+
+/// A file, and what is known of it.
+struct Watched {
+    path: PathBuf,
+    /// As it was when it was read last, `None` before that.
+    read: Option<Mark>,
+    /// As it was at the last look, if it was not that.
+    seen: Option<Mark>,
+    /// What was taken last.
+    taken: Option<String>,
+}
+
+impl System {
+    /// Reads these files for the first time.
+    pub fn read(servers: &Path, hosts: &Path) -> Self {
+        let system = Self {
+            state: Mutex::new(State {
+                servers: Watched::new(servers),
+                hosts: Watched::new(hosts),
+                settings: Settings::default(),
+            }),
+            generation: AtomicU64::new(0),
+        };
+        system.look(true);
+        system
+    }
+
+    /// How many changes there were.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// What is in effect.
+    pub fn settings(&self) -> Settings {
+        self.lock().settings.clone()
+    }
+
+    /// Reads what has changed and is quiet, or with `now` all. Asks the file system: not for a thread that answers others.
+    pub fn look(&self, now: bool) {
+        let mut state = self.lock();
+        let State {
+            servers,
+            hosts,
+            settings,
+        } = &mut *state;
+        let mut changed = false;
+        if let Some((text, read)) = servers.take(now, servers_of) {
+            settings.servers = Some(Arc::new(read));
+            servers.has_taken(text, settings.generation);
+            changed = true;
+        }
+        if let Some((text, read)) = hosts.take(now, hosts_of) {
+            settings.hosts = Arc::new(read);
+            hosts.has_taken(text, settings.generation);
+            changed = true;
+        }
+        if changed {
+            settings.generation += 1;
+            self.generation
+                .store(settings.generation, Ordering::Release);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watched {
+    fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            read: None,
+            seen: None,
+            taken: None,
+        }
+    }
+
+    /// What is in the file, if it has changed, is quiet (or must be read `now`), and is what `parse` takes. What it does not
+    /// take is logged once.
+    fn take<T>(
+        &mut self,
+        now: bool,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<(String, T)> {
+        let mark = mark(&self.path);
+        if !now {
+            if self.read == Some(mark) {
+                self.seen = None;
+                return None;
+            }
+            if self.seen.replace(mark) != Some(mark) {
+                return None;
+            }
+        }
+        let is_known = self.read == Some(mark);
+        self.read = Some(mark);
+        self.seen = None;
+        let text = match text_of(&self.path) {
+            Ok(text) if self.taken.as_ref() == Some(&text) => return None,
+            read => read,
+        };
+        match text.and_then(|text| parse(&text).map(|parsed| (text, parsed))) {
+            Ok(taken) => Some(taken),
+            Err(_) if is_known => None,
+            Err(why) => {
+                let path = self.path.display();
+                match self.taken {
+                    Some(_) => tracing::warn!(
+                        "{path} {why}: what was read from it before stays in effect, and it is looked at again"
+                    ),
+                    None => tracing::error!(
+                        "{path} {why}: names are resolved without it, and it is looked at again"
+                    ),
+                }
+                None
+            }
+        }
+    }
+
+    fn has_taken(&mut self, text: String, generation: u64) {
+        if generation > 0 {
+            tracing::info!("{} has changed and is in effect", self.path.display());
+        }
+        self.taken = Some(text);
+    }
+}
+
+fn mark(path: &Path) -> Mark {
+    let file = std::fs::metadata(path).ok()?;
+    let modified = (file.mtime(), file.mtime_nsec());
+    let changed = (file.ctime(), file.ctime_nsec());
+    Some((file.dev(), file.ino(), file.size(), modified, changed))
+}
+
+/// The text of a file that may be read.
+fn text_of(path: &Path) -> Result<String, String> {
+    let failed = |error: std::io::Error| format!("cannot be read ({error})");
+    // What is no file might never end, or never begin.
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        return Err("is no file".to_owned());
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    let read = file.take(NAME_FILE_MAX + 1).read_to_end(&mut bytes);
+    read.map_err(failed)?;
+    if bytes.len() as u64 > NAME_FILE_MAX {
+        return Err(format!("is larger than {NAME_FILE_MAX} bytes"));
+    }
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Err("is empty".to_owned());
+    }
+    if bytes.contains(&0) {
+        return Err("is no text".to_owned());
+    }
+    // Comments may be in any encoding.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn servers_of(text: &str) -> Result<(ResolverConfig, ResolverOpts), String> {
+    let parsed = parse_resolv_conf(text);
+    let (config, mut options) = parsed.map_err(|error| format!("has no use ({error})"))?;
+    // The hosts file is looked at here; each name is asked for as a whole.
+    options.use_hosts_file = ResolveHosts::Never;
+    // That a name does not exist is kept by the cores alone, and for no longer than they say.
+    options.negative_max_ttl = Some(std::time::Duration::ZERO);
+    options.positive_max_ttl = Some(NAME_TTL_MAX);
+    options.max_active_requests = 2 * NAME_QUERIES_RUNNING;
+    options.num_concurrent_reqs = NAME_SERVERS_AT_ONCE;
+    Ok((config, options))
+}
+
+/// Lines that begin with no address are passed over, as the C library does, but for a file that has no others, and for one
+/// that ends in the middle of one.
+fn hosts_of(text: &str) -> Result<Hosts, String> {
+    let content = |line: &str| line.split('#').next().unwrap_or_default().trim().to_owned();
+    let begins_well = |line: &str| {
+        let address = line.split_whitespace().next().unwrap_or_default();
+        // An address may have a zone.
+        let address = address.split('%').next().unwrap_or_default();
+        address.parse::<IpAddr>().is_ok()
+    };
+    let lines = text.trim_start_matches('\u{feff}').lines();
+    let lines: Vec<String> = lines.map(content).filter(|line| !line.is_empty()).collect();
+    let is_cut = !text.ends_with('\n')
+        && lines.last().is_some_and(|last| {
+            content(text.lines().last().unwrap_or_default()) == *last
+                && (!begins_well(last) || last.split_whitespace().count() < 2)
+        });
+    if is_cut {
+        return Err("ends in the middle of a line".to_owned());
+    }
+    if !lines.is_empty() && !lines.iter().any(|line| begins_well(line)) {
+        return Err("has no line that begins with an address".to_owned());
+    }
+    let mut hosts = Hosts::default();
+    let read = hosts.read_hosts_conf(text.as_bytes());
+    read.map_err(|error| format!("cannot be read ({error})"))?;
+    Ok(hosts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hickory_resolver::proto::op::Query;
+    use hickory_resolver::proto::rr::{Name, RecordType};
+
+    struct Scratch {
+        folder: tempfile::TempDir,
+        system: System,
+    }
+
+    impl Scratch {
+        fn new(servers: &str, hosts: &str) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let at = |name: &str| folder.path().join(name);
+            std::fs::write(at("resolv.conf"), servers).unwrap();
+            std::fs::write(at("hosts"), hosts).unwrap();
+            let system = System::read(&at("resolv.conf"), &at("hosts"));
+            Self { folder, system }
+        }
+
+        fn put(&self, name: &str, text: impl AsRef<[u8]>) {
+            std::fs::write(self.folder.path().join(name), text).unwrap();
+        }
+
+        fn look_twice(&self) {
+            self.system.look(false);
+            self.system.look(false);
+        }
+
+        fn server(&self) -> Option<String> {
+            let servers = self.system.settings().servers?;
+            Some(servers.0.name_servers().first()?.ip.to_string())
+        }
+
+        fn knows(&self, name: &str) -> bool {
+            let query = Query::query(Name::from_ascii(name).unwrap(), RecordType::A);
+            let hosts = self.system.settings().hosts;
+            hosts.lookup_static_host(&query).is_some()
+        }
+    }
+
+    const SERVERS: &str = "nameserver 127.0.0.53\n";
+    const HOSTS: &str = "127.0.0.1 localhost\n";
+
+    #[test]
+    fn a_change_is_taken_when_it_is_quiet_or_asked_for() {
+        let scratch = Scratch::new(SERVERS, HOSTS);
+        assert_eq!(scratch.system.generation(), 1);
+        scratch.put("hosts", "127.0.0.1 localhost other\n");
+        scratch.system.look(false);
+        assert!(!scratch.knows("other."), "it may still be written");
+        scratch.system.look(false);
+        assert!(scratch.knows("other.") && scratch.system.generation() == 2);
+        scratch.put("resolv.conf", "nameserver 127.0.0.54\n");
+        scratch.system.look(true);
+        assert_eq!(scratch.server().as_deref(), Some("127.0.0.54"));
+        assert_eq!(scratch.system.generation(), 3);
+        // The same again, and by another file of that name.
+        scratch.system.look(true);
+        scratch.put("new", "127.0.0.1 localhost other\n");
+        let at = |name: &str| scratch.folder.path().join(name);
+        std::fs::rename(at("new"), at("hosts")).unwrap();
+        scratch.look_twice();
+        assert_eq!(scratch.system.generation(), 3, "nothing has changed");
+        scratch.put("new", "127.0.0.1 third\n");
+        std::fs::rename(at("new"), at("hosts")).unwrap();
+        scratch.look_twice();
+        assert!(scratch.knows("third.") && !scratch.knows("other."));
+    }
+
+    #[test]
+    fn what_cannot_be_taken_leaves_what_was_there() {
+        let whole = "127.0.0.1 localhost\n127.0.0.1 kept.test\n";
+        let scratch = Scratch::new(SERVERS, whole);
+        let held = |what: &str| {
+            for now in [false, false, true] {
+                scratch.system.look(now);
+                let server = scratch.server();
+                assert_eq!(server.as_deref(), Some("127.0.0.53"), "{what}");
+                assert!(scratch.knows("kept.test."), "{what}");
+                assert_eq!(scratch.system.generation(), 1, "{what}");
+            }
+        };
+        for servers in [
+            "",
+            "\n",
+            "# none\n",
+            "nameserver\n",
+            "nameserver 127.0.0.",
+            "\0\0\0",
+            "garbage",
+        ] {
+            scratch.put("resolv.conf", servers);
+            held(servers);
+        }
+        for hosts in [
+            "",
+            " \n",
+            "127.0.0",
+            "127.0.0.1 localhost\n127.",
+            "127.0.0.1 localhost\n127.0.0.1",
+            "\0",
+            "garbage\n",
+        ] {
+            scratch.put("hosts", hosts);
+            held(hosts);
+        }
+        let at = |name: &str| scratch.folder.path().join(name);
+        for name in ["resolv.conf", "hosts"] {
+            std::fs::remove_file(at(name)).unwrap();
+            held("missing");
+            std::fs::create_dir(at(name)).unwrap();
+            held("a folder");
+            std::fs::remove_dir(at(name)).unwrap();
+        }
+        scratch.put("hosts", "127.0.0.1 back");
+        scratch.put("resolv.conf", "nameserver 127.0.0.54");
+        scratch.look_twice();
+        assert!(scratch.knows("back.") && !scratch.knows("kept.test."));
+        assert_eq!(scratch.server().as_deref(), Some("127.0.0.54"));
+    }
+
+    /// Cut at every byte: never a state that is worse than the one before or the whole one.
+    #[test]
+    fn a_hosts_file_that_is_cut_anywhere_gives_whole_lines_or_nothing() {
+        let whole = "# names\n127.0.0.1 localhost\n10.0.0.1 one.test\n";
+        for end in 0..=whole.len() {
+            if let Ok(hosts) = hosts_of(&whole[..end]) {
+                let name = Name::from_ascii("localhost.").unwrap();
+                let found = hosts.lookup_static_host(&Query::query(name, RecordType::A));
+                // The library takes a name that is cut for another name, which nobody asks for.
+                assert_eq!(
+                    found.is_some(),
+                    end >= "# names\n127.0.0.1 localhost".len(),
+                    "{end}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_start_without_name_servers_takes_them_when_they_come() {
+        let scratch = Scratch::new("", HOSTS);
+        assert!(scratch.server().is_none() && scratch.knows("localhost."));
+        scratch.put("resolv.conf", SERVERS);
+        scratch.look_twice();
+        assert_eq!(scratch.server().as_deref(), Some("127.0.0.53"));
+    }
+}
