@@ -1,19 +1,23 @@
 //! Every bound and pool size as a named constant with its reason.
 
+mod admin;
 mod certs;
 mod load;
 mod names;
 mod profiles;
 mod reload;
+mod succession;
 mod sweeps;
 
 use std::time::Duration;
 
+pub use admin::*;
 pub use certs::*;
 pub use load::*;
 pub use names::*;
 pub use profiles::*;
 pub use reload::*;
+pub use succession::*;
 pub use sweeps::*;
 
 // ---- proxy_protocol ----
@@ -502,30 +506,6 @@ pub const REGISTRY_QUEUE: usize = 128;
 pub const REGISTRY_BATCH: usize = 64;
 
 const _: () = assert!(ADMIN_CONNECTIONS <= REGISTRY_QUEUE && REGISTRY_BATCH <= REGISTRY_QUEUE);
-
-// ---- succession ----
-
-/// How long the process that is to take over may read its files and start its cores. A list of ten million certificates and a
-/// registry of five million devices take some ten seconds.
-pub const SUCCESSION_PATIENCE: Duration = Duration::from_secs(120);
-
-/// How long the process that has taken over waits for the one before it to read a message; its writer of device changes
-/// waits with it.
-pub const SUCCESSION_WRITE: Duration = Duration::from_secs(2);
-
-/// Bytes of the list of drained servers that are read: a service of 255 bytes and a server of 260 each, some thousand times.
-pub const DRAINED_FILE_MAX: u64 = 1 << 20;
-
-/// Devices in one message, and bytes of a message. A device's name and user have 255 bytes each at most, which JSON may
-/// write with six bytes for one.
-pub const SUCCESSION_DEVICES: usize = 1000;
-/// See [`SUCCESSION_DEVICES`].
-pub const SUCCESSION_MESSAGE_MAX: usize = 4 << 20;
-
-const _: () = assert!(
-    SUCCESSION_DEVICES * (2 * 6 * MAX_IDENTITY_NAME_BYTES + 64) < SUCCESSION_MESSAGE_MAX,
-    "a message of devices fits"
-);
 
 // ---- the process ----
 

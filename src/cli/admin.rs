@@ -1,18 +1,30 @@
 //! Questions to the admin listener of a running node, and changes through it.
 
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use http_body_util::Full;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::{Request, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use serde::de::IgnoredAny;
 
 use super::export::{ExportCommand, ExportError};
 use crate::certs::{self, CertError};
 use crate::config::{self, AdminListen};
-use crate::control::read_token;
-use crate::limits::{ADMIN_CONNECTION_LIFE, ADMIN_IMPORT_MAX};
+use crate::control::{
+    client,
+    client::{ClientError, Patience, Reply, RequestBody, Upload},
+    read_token,
+};
+use crate::limits::{ADMIN_BODY_MAX, ADMIN_IMPORT_MAX, TUNNELS_LISTED};
+
+/// Fields of an answer that name who has not answered for its part, and what those are.
+const SILENT: [(&str, &str); 2] = [
+    ("adit-silent-cores", "core"),
+    ("adit-silent-process", "process"),
+];
 
 /// Where the node is.
 #[derive(Debug, clap::Args)]
@@ -51,6 +63,9 @@ pub struct TunnelsCommand {
     /// Only tunnels to this service.
     #[arg(long)]
     service: Option<String>,
+    /// List so many at most, the oldest first.
+    #[arg(long, default_value_t = TUNNELS_LISTED)]
+    limit: usize,
     /// Close the tunnels, instead of listing them.
     #[arg(long)]
     close: bool,
@@ -160,9 +175,12 @@ pub enum AdminError {
     /// The file.
     #[error("cannot read {0}: {1}")]
     File(String, io::Error),
-    /// The connection.
-    #[error("no answer from the admin listener at {0}: {1}; is the node running?")]
-    Io(String, io::Error),
+    /// There is no answer, or none that counts.
+    #[error("no answer from the admin listener at {0}: {1}")]
+    Client(String, ClientError),
+    /// A part of the answer is missing.
+    #[error("the answer of the admin listener at {0} is not complete: {1} did not answer it")]
+    Incomplete(String, String),
     /// The config does not say where.
     #[error(
         "admin.listen leaves the port to the system; name it with --admin HOST:PORT, as the node's log has it"
@@ -184,9 +202,6 @@ pub enum AdminError {
     CloseAll,
 }
 
-trait Stream: Read + Write {}
-impl<T: Read + Write> Stream for T {}
-
 /// What goes with a request.
 pub(super) struct Body {
     media_type: &'static str,
@@ -198,19 +213,61 @@ pub(super) struct Body {
 pub(super) struct Answer {
     /// The admin listener.
     from: String,
-    /// The status line.
-    line: String,
-    /// The status, of three digits.
-    status: String,
+    reply: Reply,
+    /// The content, as text.
     pub body: String,
 }
 
 impl Answer {
+    /// As an error: it is a refusal, or not what a node answers at all.
+    pub fn wrong(self) -> AdminError {
+        match self.reply.status {
+            StatusCode::OK => self.foreign(),
+            _ => self.refused(),
+        }
+    }
+
     /// As an error.
-    pub fn refused(self) -> AdminError {
-        AdminError::Refused(self.from, format!("{} {}", self.line, self.body))
+    fn refused(self) -> AdminError {
+        AdminError::Refused(self.from, format!("{} {}", self.reply.line(), self.body))
+    }
+
+    /// As an error: it is not what a node answers.
+    fn foreign(self) -> AdminError {
+        let why = "what answers is not an admin listener, or of another version";
+        AdminError::Client(self.from, ClientError::Foreign(why.to_owned()))
+    }
+
+    /// Whether it is what a node answers where nothing is amiss.
+    fn is_whole(&self, media_type: &str) -> bool {
+        let is_json = || serde_json::from_str::<IgnoredAny>(&self.body).is_ok();
+        self.reply.is_of(media_type) && (media_type != JSON || is_json())
+    }
+
+    /// The field of this name.
+    fn field(&self, name: &str) -> Option<&str> {
+        self.reply.headers.get(name)?.to_str().ok()
+    }
+
+    /// Says how many there are, where fewer are listed.
+    fn tell_total(&self) {
+        let of = |kind| self.field(&format!("adit-{kind}-total"));
+        let Some((kind, total)) = ["tunnels", "devices"]
+            .into_iter()
+            .find_map(|kind| Some((kind, of(kind)?)))
+        else {
+            return;
+        };
+        let listed =
+            serde_json::from_str::<Vec<IgnoredAny>>(&self.body).map_or(0, |list| list.len());
+        if total.parse().is_ok_and(|total: usize| total > listed) {
+            eprintln!("{listed} of {total} {kind} are listed; --limit says how many");
+        }
     }
 }
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain";
 
 impl AdminCommand {
     /// The node of this config file.
@@ -222,26 +279,42 @@ impl AdminCommand {
         }
     }
 
-    /// Prints the body of what the node answers to a GET of `path`.
+    /// Prints a histogram of the node.
     ///
     /// # Errors
     /// [`AdminError`].
-    pub fn print(&self, path: &str) -> Result<(), AdminError> {
+    pub fn histogram(&self) -> Result<(), AdminError> {
+        self.show(TEXT, self.ask("GET", "/histograms?format=hgrm", None)?)
+    }
+
+    /// Prints what the node answers to a GET of `path`.
+    fn print(&self, path: &str) -> Result<(), AdminError> {
         self.request("GET", path, None)
     }
 
     fn request(&self, method: &str, path: &str, body: Option<Body>) -> Result<(), AdminError> {
-        let answer = self.ask(method, path, body)?;
-        if answer.status != "200" {
-            return Err(answer.refused());
+        self.show(JSON, self.ask(method, path, body)?)
+    }
+
+    fn show(&self, media_type: &str, answer: Answer) -> Result<(), AdminError> {
+        if answer.reply.status != StatusCode::OK || !answer.is_whole(media_type) {
+            return Err(answer.wrong());
         }
-        Ok(certs::print(
-            format!("{}\n", answer.body.trim_end()).as_bytes(),
-        )?)
+        certs::print(format!("{}\n", answer.body.trim_end()).as_bytes())?;
+        answer.tell_total();
+        for (field, who) in SILENT {
+            if let Some(silent) = answer.field(field) {
+                return Err(AdminError::Incomplete(
+                    answer.from.clone(),
+                    format!("{who} {silent}"),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// # Errors
-    /// [`AdminError`], where there is no answer.
+    /// [`AdminError`], where there is no answer, or not a whole one.
     pub(super) fn ask(
         &self,
         method: &str,
@@ -256,20 +329,25 @@ impl AdminCommand {
             ("GET", _) | (_, None) => None,
             (_, Some(file)) => Some(read_token(&file).map_err(AdminError::Token)?),
         };
-        let name = match &listen {
-            AdminListen::Tcp(address) => address.to_string(),
-            AdminListen::Unix(path) => path.display().to_string(),
+        let place = Place {
+            listen,
+            token,
+            patience: match method {
+                "GET" => Patience::READING,
+                _ => Patience::CHANGING,
+            },
         };
-        let answer = ask(&listen, method, path, token.as_deref(), body)
-            .map_err(|error| AdminError::Io(name.clone(), error))?;
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        let line = head.lines().next().unwrap_or_default();
-        Ok(Answer {
-            from: name,
-            line: line.to_owned(),
-            status: line.split(' ').nth(1).unwrap_or_default().to_owned(),
-            body: body.to_owned(),
-        })
+        // A listener that refuses who asks may not read a large body before it says so.
+        if body
+            .as_ref()
+            .is_some_and(|body| body.length > ADMIN_BODY_MAX as u64)
+        {
+            let answer = place.ask("POST", "/permission", None)?;
+            if answer.reply.status != StatusCode::OK {
+                return Err(answer.refused());
+            }
+        }
+        place.ask(method, path, body)
     }
 
     /// Where the admin listener is, and the file of its token. What the profile says is not looked at.
@@ -311,8 +389,10 @@ impl TunnelsCommand {
             Some(id) => format!("/tunnels/{id}"),
             None => "/tunnels".to_owned(),
         };
-        if !named.is_empty() {
-            path = format!("{path}?{}", named.join("&"));
+        let limit = (!self.close).then(|| format!("limit={}", self.limit));
+        let query: Vec<String> = named.iter().cloned().chain(limit).collect();
+        if !query.is_empty() {
+            path = format!("{path}?{}", query.join("&"));
         }
         if !self.close {
             return self.admin.print(&path);
@@ -394,7 +474,7 @@ impl Body {
     fn json(said: &serde_json::Value) -> Self {
         let bytes = said.to_string().into_bytes();
         Self {
-            media_type: "application/json",
+            media_type: JSON,
             length: bytes.len() as u64,
             bytes: Box::new(io::Cursor::new(bytes)),
         }
@@ -403,6 +483,10 @@ impl Body {
 
 fn open(file: &Path) -> Result<Body, AdminError> {
     let failed = |error| AdminError::File(file.display().to_string(), error);
+    // Opening a pipe would wait for its writer.
+    if !std::fs::metadata(file).map_err(failed)?.is_file() {
+        return Err(failed(io::Error::other("not a regular file")));
+    }
     let opened = std::fs::File::open(file).map_err(failed)?;
     let length = opened.metadata().map_err(failed)?.len();
     if length > ADMIN_IMPORT_MAX as u64 {
@@ -430,60 +514,45 @@ fn encoded(name: &str) -> String {
     utf8_percent_encode(name, KEPT).to_string()
 }
 
-fn ask(
-    listen: &AdminListen,
-    method: &str,
-    path: &str,
-    token: Option<&str>,
-    body: Option<Body>,
-) -> io::Result<String> {
-    // A change of millions of devices, or a reload of them, takes its time.
-    let timeout = Some(match method {
-        "GET" => Duration::from_secs(10),
-        _ => 2 * ADMIN_CONNECTION_LIFE,
-    });
-    let (mut stream, host): (Box<dyn Stream>, String) = match listen {
-        AdminListen::Tcp(address) => {
-            let stream = TcpStream::connect_timeout(address, Duration::from_secs(3))?;
-            stream.set_read_timeout(timeout)?;
-            (Box::new(stream), address.to_string())
+/// An admin listener, and how it is asked.
+struct Place {
+    listen: AdminListen,
+    token: Option<String>,
+    patience: Patience,
+}
+
+impl Place {
+    fn ask(&self, method: &str, path: &str, body: Option<Body>) -> Result<Answer, AdminError> {
+        let (from, host) = match &self.listen {
+            AdminListen::Tcp(address) => (address.to_string(), address.to_string()),
+            AdminListen::Unix(path) => (path.display().to_string(), "localhost".to_owned()),
+        };
+        let failed = |error| AdminError::Client(from.clone(), error);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, host);
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
-        AdminListen::Unix(path) => {
-            let stream = UnixStream::connect(path)?;
-            stream.set_read_timeout(timeout)?;
-            (Box::new(stream), "localhost".to_owned())
-        }
-    };
-    // HTTP/1.0: the answer ends with the connection and is not chunked.
-    let mut head = format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\n");
-    if let Some(token) = token {
-        head.push_str(&format!("Authorization: Bearer {token}\r\n"));
-    }
-    if let Some(Body {
-        media_type, length, ..
-    }) = &body
-    {
-        head.push_str(&format!(
-            "Content-Type: {media_type}\r\nContent-Length: {length}\r\n"
-        ));
-    }
-    head.push_str("\r\n");
-    stream.write_all(head.as_bytes())?;
-    if let Some(mut body) = body {
-        // A refusal may come before the body is read; it says more than the broken pipe.
-        if let Err(error) = io::copy(&mut body.bytes, &mut stream)
-            && !matches!(
-                error.kind(),
-                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-            )
-        {
-            return Err(error);
-        }
-    }
-    let mut answer = Vec::new();
-    match stream.read_to_end(&mut answer) {
-        // A refusal that did not wait for the body ends in a reset.
-        Err(error) if answer.is_empty() => Err(error),
-        _ => Ok(String::from_utf8_lossy(&answer).into_owned()),
+        let request = match body {
+            Some(body) => request
+                .header(CONTENT_TYPE, body.media_type)
+                .body(RequestBody::Right(Upload::new(body.bytes, body.length))),
+            None => request.body(RequestBody::Left(Full::default())),
+        };
+        let request =
+            request.map_err(|error| failed(ClientError::Source(std::io::Error::other(error))))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let runtime = runtime.map_err(|error| failed(ClientError::Connect(error)))?;
+        let reply = runtime.block_on(client::ask(&self.listen, request, self.patience));
+        let reply = reply.map_err(failed)?;
+        Ok(Answer {
+            body: String::from_utf8_lossy(&reply.body).into_owned(),
+            from,
+            reply,
+        })
     }
 }

@@ -4,18 +4,13 @@
 //! that takes another one's place is given the descriptor, and both have the lock while both run.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, IoSlice, IoSliceMut, Read};
-use std::mem::MaybeUninit;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use rustix::cmsg_space;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
+use crate::engine::pass;
 
 /// The file in the state folder.
 const FILE: &str = "adit.lock";
@@ -108,36 +103,13 @@ impl StateLock {
     /// # Errors
     /// The system's.
     pub fn give(&self, link: &UnixStream) -> io::Result<()> {
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
-        let mut message = SendAncillaryBuffer::new(&mut space);
-        let file = [self.file.as_fd()];
-        message.push(SendAncillaryMessage::ScmRights(&file));
-        let byte = [IoSlice::new(&[0])];
-        sendmsg(link, &byte, &mut message, SendFlags::NOSIGNAL)?;
-        Ok(())
+        pass(link, self.file.as_fd())
     }
 
     /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
-}
-
-/// What the process at the other end of `link` has [given](StateLock::give). Waits for it.
-///
-/// # Errors
-/// The system's, or there is none.
-pub(super) fn receive(link: &UnixStream) -> io::Result<OwnedFd> {
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
-    let mut message = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0];
-    let mut into = [IoSliceMut::new(&mut byte)];
-    recvmsg(link, &mut into, &mut message, RecvFlags::CMSG_CLOEXEC)?;
-    let given = message.drain().find_map(|part| match part {
-        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
-        _ => None,
-    });
-    given.ok_or_else(|| io::Error::other("the process before hands no lock over"))
 }
 
 fn is_same(one: &File, other: &File) -> bool {
@@ -160,6 +132,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::engine::receive;
 
     #[test]
     fn one_at_a_time_and_none_is_left_behind() {

@@ -164,6 +164,6 @@ pub fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Tunnels(command) => Ok(command.run()?),
         Command::Devices(command) => Ok(command.run()?),
         Command::Servers(command) => Ok(command.run()?),
-        Command::Histogram(command) => Ok(command.print("/histograms?format=hgrm")?),
+        Command::Histogram(command) => Ok(command.histogram()?),
     }
 }

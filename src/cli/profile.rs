@@ -12,6 +12,7 @@ use super::profile_text::{difference, table, title, versions};
 use super::reload::reload;
 use crate::certs::{self, CertError};
 use crate::config::{self, Config, ConfigError, ProfileText};
+use crate::control::client::ClientError;
 use crate::engine::{LoadError, Material};
 use crate::profiles::{
     Change, Changed, NewVersion, ProfileStore, StoreError, StoredProfile, rollback_note, store_of,
@@ -403,7 +404,7 @@ fn ask_to_reload(config: &Path) -> Answer {
     match reload(&AdminCommand::of(config)) {
         Ok(_) => Answer::Taken,
         Err(AdminError::Change(why)) => Answer::Refused(why),
-        Err(error @ AdminError::Io(..)) => Answer::Unknown(format!(
+        Err(error @ AdminError::Client(_, ClientError::Connect(_))) => Answer::Unknown(format!(
             "{error} It is taken at the next start, or at a reload (SIGHUP)"
         )),
         Err(error) => Answer::Unknown(format!(

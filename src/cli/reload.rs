@@ -42,6 +42,6 @@ pub(super) fn reload(admin: &AdminCommand) -> Result<u64, AdminError> {
     match serde_json::from_str(&answer.body) {
         Ok(Answer::Taken { generation }) => Ok(generation),
         Ok(Answer::Refused { problems }) => Err(AdminError::Change(in_lines(&problems))),
-        Err(_) => Err(answer.refused()),
+        Err(_) => Err(answer.wrong()),
     }
 }

@@ -1,11 +1,12 @@
 //! The life of a gateway process: start, reload, drain, end.
 
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::lock::{LockError, StateLock};
 use super::upgrade::{self, Inheritance, Succession};
@@ -16,8 +17,10 @@ use crate::control::{
     Asker, ConfigFile, Control, ControlError, EarlySignals, Reloader, RunningNode, Signal, Signals,
     check_servers, fetch_crls, watch_certificates, watch_crl_files, watch_files,
 };
-use crate::engine::{EngineError, Node, Predecessor};
-use crate::limits::{DRAIN_POLL, OWN_ADDRESSES_REFRESH, SESSIONS_END, TICKET_KEYS_POLL};
+use crate::engine::{EngineError, Followed, Node, Predecessor};
+use crate::limits::{
+    DRAIN_POLL, OWN_ADDRESSES_REFRESH, SESSIONS_END, SUCCESSION_QUESTIONS, TICKET_KEYS_POLL,
+};
 use crate::observe::{self, AuditLog, AuditLogError};
 use crate::ring;
 
@@ -113,7 +116,8 @@ impl Gateway {
         certs::files::make_folder(&config.state_dir)?;
         let lock = StateLock::take(&config.state_dir, lock)?;
         sweep(&config.state_dir);
-        let mut control = Control::bind(&config.admin, &mut sockets)?;
+        let control = Control::bind(&config.admin, &mut sockets)?;
+        let mut control = control.with_users(&config.admin_users);
         let succession = control
             .socket()
             .and_then(|socket| Succession::new(socket, lock))
@@ -172,7 +176,7 @@ impl Gateway {
             predecessor,
         } = self;
         let (ended, shutdown) = watch::channel(false);
-        let (retire, retired) = watch::channel(false);
+        let (retire, retired) = mpsc::channel(SUCCESSION_QUESTIONS);
         let audit = Arc::new(audit);
         // Its lock is for as long as anything here may write to the state folder.
         let succession = Arc::new(succession);
@@ -183,13 +187,16 @@ impl Gateway {
                 let stops = Stops {
                     node: node.clone(),
                     reloader: reloader.clone(),
+                    audit,
                     count: AtomicUsize::new(0),
                     succession: succession.clone(),
-                    retire: Arc::new(retire),
+                    retire,
                 };
                 upgrade::notify_ready();
                 if let Some(predecessor) = predecessor {
-                    predecessor.is_succeeded();
+                    if let Err(error) = predecessor.is_succeeded(node.registry().devices()) {
+                        tracing::error!(%error, "the process before this one learns nothing, and ends");
+                    }
                     succession.sign();
                 }
                 tokio::join!(
@@ -201,7 +208,7 @@ impl Gateway {
                     watch_files(reloader),
                     fetch_crls(node.clone(), resolver.clone()),
                     check_servers(node.clone(), resolver),
-                    signals(stops, &audit, early),
+                    signals(stops, early),
                     end(&node, ended),
                 );
             }
@@ -254,12 +261,14 @@ struct Stops {
     reloader: Arc<Reloader>,
     /// Signals to stop.
     count: AtomicUsize,
+    audit: Arc<AuditLog>,
     succession: Arc<Succession>,
-    retire: Arc<watch::Sender<bool>>,
+    /// Takes connections of the process after this one, from when it serves.
+    retire: mpsc::Sender<Option<UnixStream>>,
 }
 
 /// Reload, upgrade and stop, as signals ask for them.
-async fn signals(stops: Stops, audit: &AuditLog, early: EarlySignals) {
+async fn signals(stops: Stops, early: EarlySignals) {
     let signals = match Signals::install(early) {
         Ok(signals) => signals,
         Err(error) => {
@@ -270,7 +279,7 @@ async fn signals(stops: Stops, audit: &AuditLog, early: EarlySignals) {
     signals
         .run(|signal| match signal {
             Signal::Reload => {
-                audit.reopen();
+                stops.reopen();
                 // What comes of it is logged.
                 stops.reloader.in_background(Asker::Signal, |_| ());
             }
@@ -287,26 +296,48 @@ impl Stops {
             return;
         }
         tracing::info!("starting a new process in this one's place");
-        let (node, reloader, succession, retire) = (
+        let (node, succession, retire) = (
             self.node.clone(),
-            self.reloader.clone(),
             self.succession.clone(),
             self.retire.clone(),
         );
+        let take = self.following();
         // At the usual priority: the new process inherits it.
         std::thread::spawn(move || {
-            let retired = || {
+            let retired = |questions| {
                 tracing::info!(
                     tunnels = node.open_tunnels(),
                     "the new process serves; this one finishes its tunnels"
                 );
-                let _ = retire.send(true);
+                upgrade::take_questions(questions, retire);
             };
-            let reload = || drop(reloader.reload(Asker::Successor));
-            if let Err(error) = succession.hand_over(&node, retired, reload) {
+            if let Err(error) = succession.hand_over(&node, retired, take) {
                 tracing::error!("the new process does not serve, and this one goes on: {error}");
             }
         });
+    }
+
+    /// Puts into force what the process after this one says.
+    fn following(&self) -> impl Fn(Followed) -> bool + Send + 'static {
+        let (node, reloader, audit) =
+            (self.node.clone(), self.reloader.clone(), self.audit.clone());
+        move |followed| match followed {
+            Followed::Reload => reloader.reload(Asker::Successor).is_ok(),
+            Followed::Devices(changes) => node.registry().followed(changes, false),
+            Followed::AllDevices(changes) => node.registry().followed(changes, true),
+            Followed::Reopen => {
+                audit.reopen();
+                true
+            }
+        }
+    }
+
+    /// Opens the audit log's file again, in the process before this one too: both write to it.
+    fn reopen(&self) {
+        self.audit.reopen();
+        if let Some(predecessor) = self.node.predecessor() {
+            predecessor.reopen();
+        }
     }
 
     fn stop(&self) {
@@ -318,6 +349,7 @@ impl Stops {
             upgrade::notify_stopping();
         }
         tracing::info!("draining");
+        self.succession.abandon();
         self.node.leave();
         let (node, delay) = (self.node.clone(), self.node.config().engine.drain_delay);
         tokio::spawn(async move {
@@ -327,14 +359,18 @@ impl Stops {
     }
 }
 
-/// After the first stop: waits for the sessions, cuts what is left after the drain timeout, and ends the control core.
+/// After the first stop: waits for the sessions, and for the process before this one; cuts what is left after the drain timeout, and ends the control core.
 async fn end(node: &Node, ended: watch::Sender<bool>) {
     poll(|| node.is_draining()).await;
     let drain_timeout = node.config().engine.drain_timeout;
-    if tokio::time::timeout(drain_timeout, poll(|| node.has_ended()))
-        .await
-        .is_err()
-    {
+    // The process before this one learns from this one whom to block.
+    let is_alone = || {
+        node.predecessor()
+            .is_none_or(|predecessor| predecessor.info().is_none())
+    };
+    let is_over = || node.has_ended() && (is_alone() || node.is_cut());
+    let in_time = tokio::time::timeout(drain_timeout, poll(is_over)).await;
+    if in_time.is_err() && !node.has_ended() {
         tracing::warn!(
             tunnels = node.open_tunnels(),
             "drain timeout: ending the tunnels that are left"

@@ -1,10 +1,12 @@
 //! A process in another one's place: started by systemd on sockets that it holds, or by the process before, which then
 //! finishes its tunnels.
 //!
-//! On SIGUSR2 a process gives its registry's store free, and starts its program anew with its listening sockets and one end
-//! of a link, in the way of `sd_listen_fds(3)`, each with the name of its listener. Both accept until the new process says that it serves; then the old one
+//! On SIGUSR2 a process gives its registry's store free, and starts its program anew with its listening sockets, in the way
+//! of `sd_listen_fds(3)`, each with the name of its listener, and with two more: one by which it may ask this process's
+//! admin pages, and one end of a link. Both accept until the new process says that it serves; then the old one
 //! stops, and follows what the new one tells it until its last tunnel has ended. Where the new process does not come to
-//! serve, it is ended, and the old one goes on as if nothing had been.
+//! serve, it is ended, and the old one goes on as if nothing had been. Where it is lost later, the old one ends soon, because
+//! nobody tells it any more whom to block.
 
 use std::ffi::OsString;
 use std::io;
@@ -12,19 +14,33 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Instant;
 
 use command_fds::{CommandFdExt, FdMapping};
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
+use tokio::sync::mpsc;
 
-use super::lock::{self, StateLock};
-use crate::engine::{ADMIN, Event, Inherited, NamedSocket, Node, Predecessor, Successor};
-use crate::limits::SUCCESSION_PATIENCE;
+use super::lock::StateLock;
+use crate::engine::{
+    ADMIN, Followed, Inherited, NamedSocket, Node, Predecessor, Successor, follow, receive,
+};
+use crate::limits::{
+    ADMIN_STOP, AUDIT_STOP, DRAIN_POLL, SESSIONS_END, SUCCESSION_ORPHANED, SUCCESSION_PATIENCE,
+};
 
-/// Set where the last of the descriptors that a process is started with is the link to the process before.
+/// Set where the last of the descriptors that a process is started with is the link to the process before; its value says
+/// what that one understands.
 const LINKED: &str = "ADIT_LINKED";
+
+/// The value of [`LINKED`] of a process that answers, and takes questions by the descriptor before the link.
+const ANSWERS: &str = "2";
+
+/// How many processes there were before, each in the other's place.
+const GENERATION: &str = "ADIT_GENERATION";
 
 /// Set where the process before hands the lock of the state folder over through the link.
 const LOCKED: &str = "ADIT_LOCKED";
@@ -57,18 +73,29 @@ impl Inheritance {
         let mut taken = Self::default();
         // Those that systemd passes on have names of the operator's.
         let mut names = String::new();
-        if count > 0 && std::env::var_os(LINKED).is_some() {
-            count -= 1;
+        if let Some(version) = std::env::var_os(LINKED)
+            && count > 0
+        {
             names = std::env::var(NAMES).unwrap_or_default();
-            let (unix, stream) = (libc::AF_UNIX, libc::SOCK_STREAM);
-            let link = descriptors.take_custom::<UnixStream>(count, unix, stream, "link")?;
+            let mut last = |name| {
+                count = count.saturating_sub(1);
+                let (unix, stream) = (libc::AF_UNIX, libc::SOCK_STREAM);
+                descriptors.take_custom::<UnixStream>(count, unix, stream, name)
+            };
+            let link = last("link")?;
+            let questions = match version == ANSWERS {
+                true => last("questions")?,
+                false => None,
+            };
             if let Some(link) = &link
                 && std::env::var_os(LOCKED).is_some()
             {
-                taken.lock = Some(lock::receive(link)?);
+                taken.lock = Some(receive(link)?);
             }
-            let predecessor = link.map(Predecessor::new).transpose()?;
-            taken.predecessor = predecessor.map(Arc::new);
+            let generation = std::env::var(GENERATION).ok();
+            let generation = generation.and_then(|text| text.parse().ok()).unwrap_or(1);
+            let predecessor = link.map(|link| Predecessor::new(link, questions, generation));
+            taken.predecessor = predecessor.transpose()?.map(Arc::new);
         }
         let mut names = names.split(':');
         for index in 0..count {
@@ -109,6 +136,10 @@ pub(super) struct Succession {
     admin: OwnedFd,
     lock: StateLock,
     under_way: AtomicBool,
+    /// The process that is to serve, until it does.
+    starting: Mutex<Option<Child>>,
+    /// None is to serve any more.
+    is_abandoned: AtomicBool,
 }
 
 impl Succession {
@@ -131,6 +162,8 @@ impl Succession {
             admin,
             lock,
             under_way: AtomicBool::new(false),
+            starting: Mutex::default(),
+            is_abandoned: AtomicBool::new(false),
         })
     }
 
@@ -149,71 +182,92 @@ impl Succession {
         self.under_way.swap(true, Ordering::Relaxed)
     }
 
-    /// Starts the successor and waits until it serves; `node` accepts no more then. Afterwards `node` keeps up with what it
-    /// says, and `reload` is called when it has read the config again, until it ends. Takes long: a thread of its own.
+    /// Ends the process that was started and does not serve yet: this one is to stop.
+    pub fn abandon(&self) {
+        self.is_abandoned.store(true, Ordering::SeqCst);
+        if let Some(child) = &mut *self.starting() {
+            // It may have ended by itself; who waits for it sees the end.
+            let _ = child.kill();
+        }
+    }
+
+    /// Starts the successor and waits until it serves; `node` accepts no more then, after `retired` was given the socket by
+    /// which the successor asks. Afterwards `take` puts into force what the successor says, until it is lost, which soon
+    /// ends `node`. Takes long: a thread of its own.
     ///
     /// # Errors
     /// The successor does not come to serve; nothing has changed then.
     pub fn hand_over(
         &self,
         node: &Node,
-        retired: impl FnOnce(),
-        reload: impl Fn(),
+        retired: impl FnOnce(UnixStream),
+        take: impl Fn(Followed) -> bool + Send + 'static,
     ) -> io::Result<()> {
         node.follow(true);
-        let mut successor = self.start(node).inspect_err(|_| {
-            node.follow(false);
+        let started = self.start(node).inspect_err(|_| {
+            let is_behind = node.follow(false);
             self.under_way.store(false, Ordering::Relaxed);
-        })?;
-        retired();
-        node.retire();
-        loop {
-            match successor.listen() {
-                Ok(Some(Event::Devices(changes))) => node.registry().followed(changes),
-                Ok(Some(Event::Reload)) => reload(),
-                Ok(Some(Event::Ready)) => {}
-                Ok(None) => return Ok(()),
-                Err(error) => {
-                    tracing::error!(%error, "the new process is not understood, and not followed any more");
-                    return Ok(());
-                }
+            if is_behind {
+                take(Followed::Reload);
             }
-        }
+        });
+        let (successor, questions) = started?;
+        retired(questions);
+        node.retire();
+        let why = match follow(successor, take) {
+            Ok(why) => why,
+            Err(error) => error.to_string(),
+        };
+        end_alone(node, &why);
+        Ok(())
     }
 
-    fn start(&self, node: &Node) -> io::Result<Successor> {
+    fn starting(&self) -> MutexGuard<'_, Option<Child>> {
+        self.starting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(&self, node: &Node) -> io::Result<(Successor, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
+        let (asked, asking) = UnixStream::pair()?;
         let (mut names, mut descriptors) = (ADMIN.to_owned(), vec![self.admin.try_clone()?]);
         for NamedSocket { name, socket } in node.sockets()? {
             names = names + ":" + &name;
             descriptors.push(socket.into());
         }
+        descriptors.push(asking.into());
         descriptors.push(theirs.into());
         self.lock.give(&ours)?;
-        let mut child = self.spawn(descriptors, &names)?;
-        let ready = || -> io::Result<Successor> {
-            let mut successor = Successor::new(ours, SUCCESSION_PATIENCE)?;
-            match successor.listen()? {
-                Some(Event::Ready) => {}
-                _ => return Err(io::Error::other("it has ended; its log says why")),
+        let generation = node.generation_of_process() + 1;
+        *self.starting() = Some(self.spawn(descriptors, &names, generation)?);
+        if self.is_abandoned.load(Ordering::SeqCst) {
+            // That came before there was a process to be ended.
+            self.abandon();
+        }
+        let successor = Successor::await_service(ours, SUCCESSION_PATIENCE);
+        let child = self.starting().take();
+        match (successor, child) {
+            (Ok(successor), Some(_)) => Ok((successor, asked)),
+            (successor, child) => {
+                if let Some(mut child) = child {
+                    // It may have ended by itself.
+                    let _ = child.kill();
+                    let _ = child.wait();
+                }
+                Err(successor
+                    .err()
+                    .unwrap_or_else(|| io::Error::other("it was given up")))
             }
-            successor.be_patient()?;
-            Ok(successor)
-        };
-        ready().inspect_err(|_| {
-            // It may have ended by itself.
-            let _ = child.kill();
-            let _ = child.wait();
-        })
+        }
     }
 
     /// `names`: of the descriptors, but for the link, which is the last.
-    fn spawn(&self, descriptors: Vec<OwnedFd>, names: &str) -> io::Result<Child> {
+    fn spawn(&self, descriptors: Vec<OwnedFd>, names: &str, generation: u64) -> io::Result<Child> {
         let mut command = Command::new(&self.program);
         command
             .args(&self.arguments)
             .env("LISTEN_FDS", descriptors.len().to_string())
-            .env(LINKED, "1")
+            .env(LINKED, ANSWERS)
+            .env(GENERATION, generation.to_string())
             .env(LOCKED, "1")
             .env(NAMES, names)
             .env_remove("LISTEN_PID");
@@ -225,4 +279,33 @@ impl Succession {
         command.fd_mappings(mappings).map_err(io::Error::other)?;
         command.spawn()
     }
+}
+
+/// Tells the control core that another process has the admin listener, and gives it the connections that come over
+/// `questions`, on a thread of its own, until that process has ended. One for which the core has no room gets no answer.
+pub(super) fn take_questions(questions: UnixStream, to: mpsc::Sender<Option<UnixStream>>) {
+    thread::spawn(move || {
+        let _ = to.blocking_send(None);
+        while let Ok(connection) = receive(&questions) {
+            let _ = to.try_send(Some(connection.into()));
+        }
+    });
+}
+
+/// Ends a process that follows nobody any more: its tunnels have a little time, and then it ends, whatever hangs in it.
+fn end_alone(node: &Node, why: &str) {
+    tracing::warn!(
+        tunnels = node.open_tunnels(),
+        "the process after this one is not followed any more: {why}; what is left here ends in {} s",
+        SUCCESSION_ORPHANED.as_secs()
+    );
+    let deadline = Instant::now() + SUCCESSION_ORPHANED;
+    while !node.has_ended() && Instant::now() < deadline {
+        thread::sleep(DRAIN_POLL);
+    }
+    node.cut();
+    // The process ends before, and this thread with it.
+    thread::sleep(SESSIONS_END + AUDIT_STOP + ADMIN_STOP);
+    tracing::error!("this process does not end by itself, and is ended");
+    std::process::exit(1);
 }

@@ -74,6 +74,11 @@ pub enum AddressError {
     /// An IPv6 address with a port, and no brackets.
     #[error("an IPv6 address with a port needs brackets, as in [2001:db8::1]:443")]
     Brackets,
+    /// An IPv6 address with a zone, as in `fe80::1%eth0`.
+    #[error(
+        "an address with a zone (%INTERFACE) leads to one link of one machine, and cannot be used here"
+    )]
+    Zone,
     /// A `*` that is not the whole first label.
     #[error("a wildcard stands for whole labels, and only at the start")]
     Wildcard,
@@ -93,8 +98,17 @@ impl FromStr for Host {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self::Ip(address.to_canonical()));
         }
+        if has_zone(text) {
+            return Err(AddressError::Zone);
+        }
         host_name(text).map(Self::Name)
     }
+}
+
+/// Whether this is an IPv6 address with a zone (RFC 4007, section 11.2), also in brackets and with a prefix length.
+pub(super) fn has_zone(text: &str) -> bool {
+    let address = text.trim_start_matches('[').split('%').next();
+    text.contains('%') && address.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok())
 }
 
 /// Checks and normalises a host name: the letters, digits and hyphens of RFC 1123 section 2.1, and the underscore that
@@ -139,11 +153,17 @@ impl FromStr for HostPort {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
             let (inner, after) = rest.split_once(']').ok_or(AddressError::Brackets)?;
+            if has_zone(inner) {
+                return Err(AddressError::Zone);
+            }
             let address: Ipv6Addr = inner.parse().map_err(|_| AddressError::Brackets)?;
             let port = after.strip_prefix(':').ok_or(AddressError::PortMissing)?;
             (Host::Ip(IpAddr::V6(address).to_canonical()), port)
         } else {
             let (host, port) = text.rsplit_once(':').ok_or(AddressError::PortMissing)?;
+            if has_zone(host) {
+                return Err(AddressError::Zone);
+            }
             if host.contains(':') {
                 return Err(AddressError::Brackets);
             }
@@ -193,6 +213,9 @@ impl FromStr for HostPattern {
 pub(super) fn network(text: &str) -> Result<IpNet, AddressError> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(IpNet::from(address.to_canonical()));
+    }
+    if has_zone(text) {
+        return Err(AddressError::Zone);
     }
     let net: IpNet = text.parse().map_err(|_| AddressError::Cidr)?;
     if net.addr() != net.network() {
@@ -332,6 +355,9 @@ mod tests {
             ("[::1]443", AddressError::PortMissing),
             ("::1:443", AddressError::Brackets),
             ("[::1:443", AddressError::Brackets),
+            ("[fe80::1%eth0]:443", AddressError::Zone),
+            ("[fe80::1%2]:443", AddressError::Zone),
+            ("fe80::1%eth0:443", AddressError::Zone),
             ("[wiki]:443", AddressError::Brackets),
             ("wiki:", AddressError::Port),
             ("wiki:0", AddressError::Port),
@@ -395,6 +421,8 @@ mod tests {
             ("**", AddressError::Wildcard),
             ("*.", AddressError::Empty),
             ("*.10.0.0.1", AddressError::AlmostAddress),
+            ("fe80::1%eth0", AddressError::Zone),
+            ("fe80::%eth0/64", AddressError::Zone),
             ("10.0.0.0/33", AddressError::Cidr),
             ("wiki/8", AddressError::Cidr),
             (

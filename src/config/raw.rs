@@ -9,6 +9,7 @@ pub(super) struct RawConfig {
     pub(super) engine: RawEngine,
     pub(super) admin_listen: Slot<String>,
     pub(super) admin_token_file: Slot<String>,
+    pub(super) admin_socket_users: Slot<Numbers>,
     pub(super) log_format: Slot<String>,
     pub(super) log_audit: Slot<String>,
     /// `None` where the table is absent, or is not to be read.
@@ -197,6 +198,7 @@ impl RawConfig {
             engine: RawEngine::read(root.section("engine")),
             admin_listen: admin.string("listen"),
             admin_token_file: admin.string("token_file"),
+            admin_socket_users: admin.numbers("socket_users"),
             log_format: log.string("format"),
             log_audit: log.string("audit"),
             profile: (profile.is_present() && part == Part::All).then(|| RawProfile::read(profile)),

@@ -29,6 +29,7 @@ impl fmt::Display for Summary<'_> {
             engine,
             admin,
             admin_token,
+            admin_users,
             log,
             profile,
         } = self.0;
@@ -63,12 +64,19 @@ impl fmt::Display for Summary<'_> {
         }
         match admin {
             AdminListen::Tcp(address) => writeln!(f, "admin           {address}")?,
-            AdminListen::Unix(path) => writeln!(f, "admin           unix:{}", path.display())?,
+            AdminListen::Unix(path) => {
+                let more: String = admin_users.iter().map(|user| format!(", {user}")).collect();
+                let path = path.display();
+                writeln!(
+                    f,
+                    "admin           unix:{path}, for root and the node's user{more}"
+                )?;
+            }
         }
         match (admin_token, admin) {
             (Some(file), _) => writeln!(f, "admin changes   with the token in {}", file.display())?,
             (None, AdminListen::Unix(_)) => {
-                writeln!(f, "admin changes   by whoever may use the socket")?;
+                writeln!(f, "admin changes   by whom the socket serves")?;
             }
             (None, AdminListen::Tcp(_)) => writeln!(f, "admin changes   refused: no token_file")?,
         }

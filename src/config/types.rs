@@ -26,6 +26,8 @@ pub struct Config {
     pub admin: AdminListen,
     /// File with the token that changes through the admin listener must carry.
     pub admin_token: Option<PathBuf>,
+    /// Numbers of the users that are served on a Unix socket beside root and the node's own.
+    pub admin_users: Vec<u32>,
     /// What is logged, and how.
     pub log: Log,
     /// What the gateway does for devices.

@@ -141,6 +141,7 @@ fn config(raw: RawConfig, folder: &Folder, cpus: &Cpus, report: &mut Report) -> 
             .admin_token_file
             .parse(report, |text| folder.readable(&text))
             .given(),
+        admin_users: users(raw.admin_socket_users, report),
         log: Log {
             format: raw
                 .log_format
@@ -272,6 +273,36 @@ fn cores(slot: Slot<Numbers>, cpus: &Cpus, report: &mut Report) -> Vec<usize> {
                 .collect();
             without_repetition(list, report)
         }
+    }
+}
+
+/// Numbers of users.
+fn users(slot: Slot<Numbers>, report: &mut Report) -> Vec<u32> {
+    const REMEDY: &str = "write a list of numbers of users, as in [1001] (`id -u NAME` says them)";
+    let place = slot.place.clone();
+    let wrong = |what: &str| Fault::new(format!("{what} is not a number of a user"), REMEDY);
+    let user = |number: i64| {
+        // The last one means none (`chown(2)`).
+        let user = u32::try_from(number).ok().filter(|user| *user != u32::MAX);
+        user.ok_or_else(|| wrong(&number.to_string()))
+    };
+    match slot.given() {
+        Some(Numbers::Word(text)) => {
+            report.add(&place, wrong(&quoted(&text).to_string()));
+            Vec::new()
+        }
+        Some(Numbers::One(number)) => {
+            report.add(&place, wrong(&number.to_string()));
+            Vec::new()
+        }
+        Some(Numbers::Many(list)) => {
+            let list = list.into_iter().map(|slot| slot.parse(report, user));
+            list.collect::<Vec<_>>()
+                .into_iter()
+                .filter_map(Slot::given)
+                .collect()
+        }
+        None => Vec::new(),
     }
 }
 

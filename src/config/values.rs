@@ -7,12 +7,16 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::address::{AddressError, HostPort, network};
+use super::address::{AddressError, HostPort, has_zone, network};
 use super::document::{List, Slot};
 use super::error::{Fault, Report, alternatives, nearest, quoted};
 use crate::certs::store;
 use crate::certs::{Name, Role, Store};
 use crate::limits::CONFIG_DURATION_MAX;
+
+/// What stands in for an address with a zone.
+const ZONE_REMEDY: &str =
+    "write an address without a zone (no fe80:: one), or a name that leads to one";
 
 /// Reads a duration such as `500ms`, `10s`, `5m` or `24h`; not zero.
 pub(super) fn duration(text: &str) -> Result<Duration, Fault> {
@@ -129,6 +133,10 @@ pub(super) fn port(number: i64) -> Result<u16, Fault> {
 /// Reads the address of a listener: a literal address and a port.
 pub(super) fn listen_address(text: &str, example: &str) -> Result<SocketAddr, Fault> {
     text.parse().map_err(|_| {
+        if has_zone(text) {
+            let message = format!("{}: {}", quoted(text), AddressError::Zone);
+            return Fault::new(message, ZONE_REMEDY);
+        }
         let message = format!("{} is not an address and a port", quoted(text));
         Fault::new(
             message,
@@ -152,6 +160,7 @@ pub(super) fn host_port(text: &str) -> Result<HostPort, Fault> {
 pub(super) fn address_fault(text: &str, error: AddressError, remedy: &str) -> Fault {
     let message = format!("{}: {error}", quoted(text));
     match error {
+        AddressError::Zone => Fault::new(message, ZONE_REMEDY),
         AddressError::HostBits(network) => Fault::new(
             message,
             format!("write \"{network}\", or the single address alone"),

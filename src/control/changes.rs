@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::earlier::Earlier;
 use super::pages::{Page, Pages, Place, failure, gather, json_page, name_silent, skip, tunnel_of};
 use super::query::{Query, decoded};
 use super::reload::{Reloader, in_background};
@@ -68,15 +69,19 @@ impl Pages {
     }
 
     async fn close(&self, filter: TunnelFilter) -> Page {
-        let answers = gather(self.node.cores(), CHANGE_ANSWER, |core, reply| {
+        let own = gather(self.node.cores(), CHANGE_ANSWER, |core, reply| {
             self.node.close_tunnels(core, filter.clone(), reply);
-        })
-        .await;
-        let silent = answers.silent();
-        let closed: usize = answers.0.into_iter().flatten().sum();
+        });
+        let (answers, earlier) = tokio::join!(own, self.close_earlier(&filter, CHANGE_ANSWER));
+        let silent = self.silent(&answers);
+        let mut closed: usize = answers.0.into_iter().flatten().sum();
+        if let Earlier::Says(count, _) = &earlier {
+            closed += count;
+        }
         tracing::info!(?filter, closed, "tunnels closed through the admin listener");
         let mut page = json_page(StatusCode::OK, &json!({"closed": closed}));
         name_silent(page.headers_mut(), &silent);
+        earlier.name_silent(page.headers_mut());
         page
     }
 
@@ -125,14 +130,15 @@ impl Pages {
             return Err(failure(StatusCode::SERVICE_UNAVAILABLE, error));
         }
         let _importing = Importing(self);
-        let mut reader = DeviceReader::new(format);
+        let (mut reader, mut is_right) = (DeviceReader::new(format), true);
         let mut body = std::pin::pin!(Limited::new(body, ADMIN_IMPORT_MAX));
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| body_failure(ADMIN_IMPORT_MAX))?;
+            // What comes behind too many wrong lines is read away: a client that still sends would not read the answer.
             if let Some(bytes) = frame.data_ref()
-                && !reader.push(bytes)
+                && is_right
             {
-                break;
+                is_right = reader.push(bytes);
             }
         }
         // Sorts millions of records: not on this thread, which answers probes.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::ControlError;
-use super::permission::{Permission, read_token};
+use super::permission::{Permission, Users, read_token};
 use crate::config::AdminListen;
 use crate::engine::{ADMIN, Inherited};
 
@@ -23,6 +23,7 @@ const BACKLOG: i32 = 128;
 pub struct Control {
     pub(super) listener: Listener,
     pub(super) permission: Permission,
+    pub(super) users: Users,
 }
 
 /// A bound listener.
@@ -51,7 +52,15 @@ impl Control {
         Ok(Self {
             listener,
             permission,
+            users: Users::new(&[]),
         })
+    }
+
+    /// Serves these users on the Unix socket too, beside root and the node's own.
+    #[must_use]
+    pub fn with_users(mut self, users: &[u32]) -> Self {
+        self.users = Users::new(users);
+        self
     }
 
     /// Lets changes be made with the token in `file`, and without it no more.

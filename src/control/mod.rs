@@ -12,12 +12,15 @@
 mod certificates;
 mod changes;
 mod checks;
+pub mod client;
 mod crls;
 mod devices;
+mod earlier;
 mod fetch;
 mod host;
 mod keeper;
 mod latencies;
+mod ledger;
 mod listen;
 mod node;
 mod page;
@@ -52,8 +55,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::engine::ChangeError;
-use crate::observe::{CoreMetrics, NodeGauges, ServerInfo, TunnelFilter, TunnelInfo};
+use crate::engine::{ChangeError, Predecessor};
+use crate::observe::{AdminRecord, CoreMetrics, NodeGauges, ServerInfo, TunnelFilter, TunnelInfo};
 use crate::table::DeviceChanges;
 
 /// Takes a core's answer. It may be called on any thread, and may be dropped without a call where the core cannot answer.
@@ -131,6 +134,12 @@ pub trait Node: Send + Sync + 'static {
 
     /// What the node as a whole tells.
     fn gauges(&self) -> NodeGauges;
+
+    /// The process before this one, where there was one.
+    fn predecessor(&self) -> Option<Arc<Predecessor>>;
+
+    /// Writes a record to the audit log.
+    fn audit(&self, record: AdminRecord);
 }
 
 /// Whether the node takes new tunnels.

@@ -5,8 +5,11 @@ use std::time::{Duration, SystemTime};
 
 use super::{Asker, Device, Node, Readiness, Refusal, Reloader, Reply};
 use crate::config::Origin;
-use crate::engine::{self, ChangeError, InForce};
-use crate::observe::{AuditHandle, CoreMetrics, NodeGauges, ServerInfo, TunnelFilter, TunnelInfo};
+use crate::engine::{self, ChangeError, InForce, Predecessor};
+use crate::observe::{
+    AdminRecord, AuditHandle, CoreMetrics, NodeGauges, PredecessorGauges, ServerInfo, TunnelFilter,
+    TunnelInfo,
+};
 use crate::ring;
 use crate::table::{DeviceChanges, DeviceRegistry};
 
@@ -138,7 +141,27 @@ impl Node for RunningNode {
                 refusal.problems.len()
             ));
         }
+        if let Some(earlier) = self.engine.predecessor().and_then(|earlier| earlier.info()) {
+            let pid = earlier.pid;
+            if let Some(why) = earlier.lost {
+                reasons.push(format!(
+                    "the process before this one ({pid}) does not follow any more, and is made to end: {why}"
+                ));
+            } else if earlier.refused {
+                reasons.push(format!(
+                    "the process before this one ({pid}) has refused the last change; its log says why"
+                ));
+            }
+        }
         Readiness { ready, reasons }
+    }
+
+    fn predecessor(&self) -> Option<Arc<Predecessor>> {
+        self.engine.predecessor().cloned()
+    }
+
+    fn audit(&self, record: AdminRecord) {
+        self.audit.write_admin(record);
     }
 
     fn gauges(&self) -> NodeGauges {
@@ -167,6 +190,13 @@ impl Node for RunningNode {
             config_reload_failures: engine.reload_failures(),
             config_refused: self.refused().is_some(),
             audit_lost: self.audit.lost(),
+            predecessor: engine.predecessor().map(|earlier| PredecessorGauges {
+                is_there: earlier.info().is_some(),
+                is_lost: earlier.info().is_some_and(|info| info.lost.is_some()),
+                losses: earlier.losses(),
+            }),
+            // The admin listener knows.
+            admin_refused: 0,
             crl_entries: Some(entries),
             crl_next_update: next_update
                 .map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),

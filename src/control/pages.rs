@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,16 +15,20 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use super::earlier::Earlier;
 use super::host::{names_no_site, names_this_machine};
+use super::ledger::Ledger;
 use super::page::{Asset, asset};
-use super::permission::{Denied, Permission};
+use super::permission::{Caller, Denied, Permission, Users};
 use super::query::{Query, decoded};
 use super::{Node, Reply};
 use crate::engine::ChangeError;
 use crate::limits::{
     ADMIN_BODY_MAX, CORE_ANSWER, DEVICES_LISTED, DEVICES_LISTED_MAX, LIST_ANSWER, TUNNELS_LISTED,
 };
-use crate::observe::{CoreMetrics, CrlInfo, OPENMETRICS, TunnelFilter, TunnelInfo, render};
+use crate::observe::{
+    CoreMetrics, CrlInfo, OPENMETRICS, TunnelFilter, TunnelInfo, render, render_cores, with_process,
+};
 
 pub(super) type Page = Response<Full<Bytes>>;
 
@@ -128,6 +133,8 @@ const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resour
 pub(super) struct Pages {
     pub(super) node: Arc<dyn Node>,
     pub(super) permission: Permission,
+    users: Users,
+    ledger: Rc<Ledger>,
     /// Many devices are being changed: one such request at a time.
     pub(super) importing: Cell<bool>,
     /// The listener's address; `None` for a Unix socket.
@@ -135,17 +142,41 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    pub(super) fn new(node: Arc<dyn Node>, host: Option<IpAddr>, permission: Permission) -> Self {
+    pub(super) fn new(
+        node: Arc<dyn Node>,
+        host: Option<IpAddr>,
+        (permission, users): (Permission, Users),
+    ) -> Self {
         Self {
+            ledger: Rc::new(Ledger::new(node.clone())),
             node,
             permission,
+            users,
             importing: Cell::new(false),
             host,
         }
     }
 
-    /// Answers a request; a body is read where one is expected.
-    pub(super) async fn answer(&self, mut request: Request<Incoming>) -> Page {
+    /// Answers a request; a body is read where one is expected. One that would change something is written down.
+    pub(super) async fn answer(&self, mut request: Request<Incoming>, caller: Caller) -> Page {
+        let parts = (request.method(), request.uri(), request.headers());
+        let entry = self.ledger.entry(caller, parts);
+        let page = match self.users.serve(caller) {
+            Ok(()) => self.decide(request, caller).await,
+            Err(denied) => {
+                skip(request.body_mut()).await;
+                denied_page(&denied)
+            }
+        };
+        let (head, body) = page.into_parts();
+        // It is all there already.
+        let content = body.collect().await.unwrap_or_default().to_bytes();
+        let page = Page::from_parts(head, Full::new(content.clone()));
+        entry.end(&page, &content);
+        page
+    }
+
+    async fn decide(&self, mut request: Request<Incoming>, caller: Caller) -> Page {
         if !self.is_meant_for_us(&request) {
             let error = "this host is not served here; ask for localhost or a loopback address";
             return failure(StatusCode::MISDIRECTED_REQUEST, error);
@@ -170,7 +201,10 @@ impl Pages {
             Err(error) => return failure(StatusCode::BAD_REQUEST, &error),
         };
         if method != Method::GET && method != Method::HEAD {
-            let allowed = self.permission.check(request.headers());
+            let allowed = match caller {
+                Caller::Successor => Ok(()),
+                Caller::Tcp(_) | Caller::Unix { .. } => self.permission.check(request.headers()),
+            };
             if allowed.is_err() {
                 skip(request.body_mut()).await;
             }
@@ -185,16 +219,16 @@ impl Pages {
                 Err(denied) => denied_page(&denied),
             };
         }
-        self.show(place, query).await
+        self.show(place, query, caller).await
     }
 
-    async fn show(&self, place: Place<'_>, query: Query) -> Page {
+    async fn show(&self, place: Place<'_>, query: Query, caller: Caller) -> Page {
         match place {
             Place::Asset(asset) => asset.page(),
             Place::Permission => self.permission(),
             Place::Health => self.health().await,
             Place::Readiness => self.readiness(),
-            Place::Metrics => self.metrics().await,
+            Place::Metrics => self.metrics(caller).await,
             Place::Histograms => self.histograms(&query).await,
             Place::Tunnels => self.tunnels(&query).await,
             Place::Tunnel(id) => match tunnel_of(id) {
@@ -277,49 +311,80 @@ impl Pages {
             "draining": gauges.draining,
             "profile": gauges.profile.as_ref().map(|(name, version)| json!({"name": name, "version": version})),
             "version": gauges.version,
+            "pid": std::process::id(),
             "uptime_seconds": uptime,
             "config_generation": gauges.config_generation,
             "refused": self.node.refused().map(|refusal| refusal.json()),
             "audit_lost": gauges.audit_lost,
+            "predecessor": self.node.predecessor().and_then(|earlier| earlier.info()).map(
+                |earlier| json!({"pid": earlier.pid, "follows": earlier.lost.is_none()}),
+            ),
             "certificates": gauges.certificates,
             "crls": crls(&gauges.crls),
         });
         json_page(status, &body)
     }
 
-    async fn metrics(&self) -> Page {
-        let answers = self.snapshots().await;
+    /// What this process counts, and the one before it.
+    async fn metrics(&self, caller: Caller) -> Page {
+        let (answers, earlier) = tokio::join!(self.snapshots(), self.earlier_metrics());
         let core_up: Vec<bool> = answers.0.iter().map(Option::is_some).collect();
-        let mut gauges = self.node.gauges();
-        // One answer to "is it ready" on every page.
-        gauges.ready = self.node.ready().ready && !gauges.draining;
-        page(
-            StatusCode::OK,
-            OPENMETRICS,
-            render(answers.merged(), &core_up, gauges),
-        )
+        let metrics = answers.merged();
+        // What the node as a whole is like is for the process that has taken its place to say.
+        let text = if caller == Caller::Successor {
+            render_cores(metrics)
+        } else {
+            let mut gauges = self.node.gauges();
+            // One answer to "is it ready" on every page.
+            gauges.ready = self.node.ready().ready && !gauges.draining;
+            gauges.admin_refused = self.ledger.refused();
+            render(metrics, &core_up, gauges)
+        };
+        let text = match &earlier {
+            Earlier::Says(other, pid) => with_process(&text, other, *pid),
+            Earlier::None | Earlier::Silent(_) => text,
+        };
+        let mut page = page(StatusCode::OK, OPENMETRICS, text);
+        earlier.name_silent(page.headers_mut());
+        page
     }
 
     /// The open tunnels, the oldest first.
     async fn tunnels(&self, query: &Query) -> Page {
         let limit = query.limit.unwrap_or(TUNNELS_LISTED);
-        let answers = gather(self.node.cores(), LIST_ANSWER, |core, reply| {
+        let own = gather(self.node.cores(), LIST_ANSWER, |core, reply| {
             let filter = query.tunnels.clone();
             self.node.tunnels(core, filter, limit, reply);
-        })
-        .await;
-        let silent = answers.silent();
+        });
+        let (answers, earlier) = tokio::join!(own, self.earlier_tunnels(&query.tunnels, limit));
+        let silent = self.silent(&answers);
         let answers = answers.0.into_iter().flatten();
         let (totals, tunnels): (Vec<usize>, Vec<Vec<TunnelInfo>>) = answers.unzip();
-        let total: usize = totals.iter().sum();
+        let mut total: usize = totals.iter().sum();
         let mut tunnels: Vec<TunnelInfo> = tunnels.into_iter().flatten().collect();
+        if let Earlier::Says((others, count), _) = &earlier {
+            tunnels.extend(others.iter().cloned());
+            total += count;
+        }
         tunnels.sort_unstable_by_key(|tunnel| (std::cmp::Reverse(tunnel.age_ms), tunnel.id));
         tunnels.truncate(limit);
         let mut page = json_page(StatusCode::OK, &tunnels);
         page.headers_mut()
             .insert(TUNNELS_TOTAL, HeaderValue::from(total));
         name_silent(page.headers_mut(), &silent);
+        earlier.name_silent(page.headers_mut());
         page
+    }
+
+    /// The cores that owe an answer. Those of a node that drains end with their last session, and owe none then.
+    pub(super) fn silent<T>(&self, answers: &Answers<T>) -> Vec<usize> {
+        let ended = match self.node.gauges().draining {
+            true => &*answers.1,
+            false => &[],
+        };
+        let mut silent = answers.silent();
+        silent.retain(|core| !ended.contains(core));
+        silent
     }
 
     fn device(&self, name: &str) -> Page {
@@ -359,8 +424,9 @@ impl Pages {
     }
 }
 
-/// What each core answered, in the cores' order; `None` where it did not in time.
-pub(super) struct Answers<T>(pub Vec<Option<T>>);
+/// What each core answered, in the cores' order; `None` where it did not in time. Then those that will not, because they
+/// have ended.
+pub(super) struct Answers<T>(pub Vec<Option<T>>, Vec<usize>);
 
 impl<T> Answers<T> {
     pub fn silent(&self) -> Vec<usize> {
@@ -397,16 +463,15 @@ pub(super) async fn gather<T: Send + 'static>(
         })
         .collect();
     let deadline = Instant::now() + patience;
-    let mut answers = Vec::with_capacity(cores);
-    for receiver in waiting {
-        answers.push(
-            timeout_at(deadline, receiver)
-                .await
-                .ok()
-                .and_then(Result::ok),
-        );
+    let mut answers = Answers(Vec::with_capacity(cores), Vec::new());
+    for (core, receiver) in waiting.into_iter().enumerate() {
+        let answer = timeout_at(deadline, receiver).await;
+        if matches!(answer, Ok(Err(_))) {
+            answers.1.push(core);
+        }
+        answers.0.push(answer.ok().and_then(Result::ok));
     }
-    Answers(answers)
+    answers
 }
 
 /// Each CRL with its state.

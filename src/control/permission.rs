@@ -1,7 +1,7 @@
 //! Whether a request may change the node.
 //!
 //! Denied unless there is a reason to allow it: the token of `admin.token_file`, or, where none is configured, a
-//! connection over the Unix socket, which its permissions leave to its owner. Who can log in to the machine can reach a
+//! connection over the Unix socket by a user that is served there at all (see [`Users`]). Who can log in to the machine can reach a
 //! loopback address, so there is no change over TCP without a token. The file is read for each change: a new token needs
 //! no reload.
 //!
@@ -9,6 +9,7 @@
 //! the token. The browser says which page it is (`Sec-Fetch-Site`, `Origin`), and no script can say otherwise. Nothing that
 //! a browser adds by itself, such as a cookie, is ever looked at.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -17,6 +18,52 @@ use hyper::header::{AUTHORIZATION, AsHeaderName, HOST, HeaderMap, HeaderValue, O
 
 use crate::certs::files::read_secret;
 use crate::limits::{ADMIN_TOKEN_MAX, ADMIN_TOKEN_MIN};
+
+/// Who is at the other end of a connection to the admin listener, as the system says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// A program that has come over TCP.
+    Tcp(SocketAddr),
+    /// One that has come over the Unix socket.
+    Unix {
+        /// Its user.
+        uid: u32,
+        /// Its number, where that means something here.
+        pid: Option<i32>,
+    },
+    /// The process that has taken this one's place, which has asked who asks it.
+    Successor,
+}
+
+/// The users whose programs are served on the Unix socket: root, the node's own, and those of `admin.socket_users`. The
+/// socket's file alone decides nothing: another program may have made it, with any mode.
+#[derive(Clone, Debug)]
+pub(super) struct Users(Vec<u32>);
+
+impl Users {
+    /// These beside root and the node's own.
+    pub fn new(more: &[u32]) -> Self {
+        let own = rustix::process::geteuid().as_raw();
+        Self([0, own].into_iter().chain(more.iter().copied()).collect())
+    }
+
+    /// Whether `caller` is served.
+    pub fn serve(&self, caller: Caller) -> Result<(), Denied> {
+        let Caller::Unix { uid, .. } = caller else {
+            return Ok(());
+        };
+        if self.0.contains(&uid) {
+            return Ok(());
+        }
+        Err(Denied {
+            status: StatusCode::FORBIDDEN,
+            why: format!(
+                "this socket serves root and the node's own user, and not the user with the number {uid}; \
+                 see admin.socket_users"
+            ),
+        })
+    }
+}
 
 /// How changes are allowed.
 #[derive(Clone, Debug)]
@@ -272,6 +319,20 @@ mod tests {
             assert_eq!(denied.status, 403);
             assert!(denied.why.contains("admin.token_file"));
         }
+    }
+
+    #[test]
+    fn the_socket_serves_root_the_node_and_whom_the_config_names() {
+        let own = rustix::process::geteuid().as_raw();
+        let (named, other) = (own.wrapping_add(1), own.wrapping_add(2));
+        let users = Users::new(&[named]);
+        let serves = |uid| users.serve(Caller::Unix { uid, pid: None });
+        for uid in [0, own, named] {
+            assert!(serves(uid).is_ok(), "{uid}");
+        }
+        let denied = serves(other).err().unwrap();
+        assert_eq!(denied.status, StatusCode::FORBIDDEN);
+        assert!(denied.why.contains("admin.socket_users"), "{}", denied.why);
     }
 
     #[test]

@@ -5,6 +5,8 @@
 use std::convert::Infallible;
 use std::future::{Future, pending};
 use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,12 +16,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::listen::{Control, Listener, SocketFile};
 use super::pages::Pages;
+use super::permission::Caller;
 use super::{ControlError, Node};
 use crate::limits::{
     ADMIN_ACCEPT_PAUSE, ADMIN_CONNECTION_LIFE, ADMIN_CONNECTIONS, ADMIN_HEADER_TIMEOUT,
@@ -28,7 +31,7 @@ use crate::limits::{
 
 impl Control {
     /// Runs the control core on this thread until `shutdown` holds `true` or its sender is gone: the admin listener, which
-    /// is left to another process once `retired` holds `true`, and
+    /// is left to another process once `retired` gives something; from then on the connections that it gives are served, and
     /// beside it `extra` (other jobs of the control core, such as signals and name resolution), which is dropped at the
     /// end. It is not the end when `extra` returns.
     ///
@@ -39,13 +42,14 @@ impl Control {
         self,
         node: Arc<dyn Node>,
         shutdown: watch::Receiver<bool>,
-        retired: watch::Receiver<bool>,
+        retired: mpsc::Receiver<Option<net::UnixStream>>,
         extra: impl Future<Output = ()>,
     ) -> Result<(), ControlError> {
         let runtime =
             tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(ControlError::Runtime)?;
         runtime.block_on(async move {
-            let pages = Rc::new(Pages::new(node, self.host(), self.permission));
+            let host = self.host();
+            let pages = Rc::new(Pages::new(node, host, (self.permission, self.users)));
             let acceptor = Acceptor::new(self.listener).map_err(ControlError::Runtime)?;
             let jobs = async {
                 extra.await;
@@ -68,8 +72,8 @@ enum Acceptor {
 }
 
 enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream, Caller),
 }
 
 impl Acceptor {
@@ -89,8 +93,16 @@ impl Acceptor {
 
     async fn accept(&self) -> io::Result<Stream> {
         Ok(match self {
-            Self::Tcp(listener) => Stream::Tcp(listener.accept().await?.0),
-            Self::Unix(listener, _) => Stream::Unix(listener.accept().await?.0),
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Stream::Tcp(stream, address)
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                let peer = stream.peer_cred()?;
+                let (uid, pid) = (peer.uid(), peer.pid());
+                Stream::Unix(stream, Caller::Unix { uid, pid })
+            }
         })
     }
 }
@@ -99,18 +111,20 @@ async fn serve(
     acceptor: Acceptor,
     pages: Rc<Pages>,
     mut shutdown: watch::Receiver<bool>,
-    mut retired: watch::Receiver<bool>,
+    mut retired: mpsc::Receiver<Option<net::UnixStream>>,
 ) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             // At the bound, clients wait in the kernel's backlog.
             accepted = acceptor.accept(), if connections.len() < ADMIN_CONNECTIONS => match accepted {
-                Ok(Stream::Tcp(stream)) => {
-                    connections.spawn_local(converse(stream, Rc::clone(&pages), shutdown.clone()));
+                Ok(Stream::Tcp(stream, address)) => {
+                    let from = (Rc::clone(&pages), Caller::Tcp(address));
+                    connections.spawn_local(converse(stream, from, shutdown.clone()));
                 }
-                Ok(Stream::Unix(stream)) => {
-                    connections.spawn_local(converse(stream, Rc::clone(&pages), shutdown.clone()));
+                Ok(Stream::Unix(stream, caller)) => {
+                    let from = (Rc::clone(&pages), caller);
+                    connections.spawn_local(converse(stream, from, shutdown.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the admin listener cannot accept");
@@ -119,10 +133,9 @@ async fn serve(
             },
             Some(_) = connections.join_next() => {}
             () = stopped(&mut shutdown) => break,
-            Ok(_) = retired.wait_for(|retired| *retired) => {
+            Some(connection) = retired.recv() => {
                 acceptor.leave();
-                stopped(&mut shutdown).await;
-                return;
+                return serve_successor(connection, retired, pages, shutdown).await;
             }
         }
     }
@@ -132,15 +145,42 @@ async fn serve(
     let _ = timeout(ADMIN_STOP, finish).await;
 }
 
+/// Serves the process that has taken this one's place, and nobody else.
+async fn serve_successor(
+    mut connection: Option<net::UnixStream>,
+    mut next: mpsc::Receiver<Option<net::UnixStream>>,
+    pages: Rc<Pages>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        if let Some(connection) = connection.take()
+            && connection.set_nonblocking(true).is_ok()
+            && let Ok(stream) = UnixStream::from_std(connection)
+        {
+            let from = (Rc::clone(&pages), Caller::Successor);
+            connections.spawn_local(converse(stream, from, shutdown.clone()));
+        }
+        tokio::select! {
+            next = next.recv(), if connections.len() < ADMIN_CONNECTIONS => match next {
+                Some(next) => connection = next,
+                None => return stopped(&mut shutdown).await,
+            },
+            Some(_) = connections.join_next() => {}
+            () = stopped(&mut shutdown) => return,
+        }
+    }
+}
+
 /// Serves one connection until it ends, has lived long enough, or the node stops.
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    pages: Rc<Pages>,
+    (pages, caller): (Rc<Pages>, Caller),
     mut shutdown: watch::Receiver<bool>,
 ) {
     let service = service_fn(|request| {
         let pages = Rc::clone(&pages);
-        async move { Ok::<_, Infallible>(pages.answer(request).await) }
+        async move { Ok::<_, Infallible>(pages.answer(request, caller).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

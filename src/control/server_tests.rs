@@ -12,9 +12,9 @@ use super::super::{Device, Readiness, Refusal, Reloader, Reply};
 use super::*;
 use crate::config::AdminListen;
 use crate::engine::ChangeError;
-use crate::engine::Inherited;
+use crate::engine::{Inherited, Predecessor};
 use crate::observe::{
-    CloseReason, CoreMetrics, NodeGauges, ServerInfo, Stage, TunnelFilter, TunnelInfo,
+    AdminRecord, CloseReason, CoreMetrics, NodeGauges, ServerInfo, Stage, TunnelFilter, TunnelInfo,
 };
 use crate::table::{DeviceChanges, DeviceRegistry};
 
@@ -25,6 +25,7 @@ struct Fake {
     devices: Mutex<DeviceRegistry>,
     closed: Mutex<Vec<TunnelFilter>>,
     drained: Mutex<bool>,
+    audited: Mutex<Vec<AdminRecord>>,
 }
 
 impl Node for Fake {
@@ -150,6 +151,14 @@ impl Node for Fake {
         }
     }
 
+    fn predecessor(&self) -> Option<Arc<Predecessor>> {
+        None
+    }
+
+    fn audit(&self, record: AdminRecord) {
+        self.audited.lock().unwrap().push(record);
+    }
+
     fn gauges(&self) -> NodeGauges {
         let draining = self.draining.load(Ordering::Relaxed);
         NodeGauges {
@@ -175,7 +184,7 @@ impl Running {
         let node = Arc::new(Fake::default());
         let (stop, stopped) = watch::channel(false);
         let served: Arc<Fake> = Arc::clone(&node);
-        let (_, retired) = watch::channel(false);
+        let (_, retired) = mpsc::channel(1);
         let thread = thread::spawn(move || control.run(served, stopped, retired, async {}));
         Self {
             node,

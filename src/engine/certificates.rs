@@ -190,7 +190,8 @@ impl Node {
     pub fn renew_self_signed(&self) -> Result<bool, ReloadErrors> {
         let config = self.config();
         let profile = &config.profile;
-        if profile.server_certificate.is_some() || profile.is_none() || self.is_draining() {
+        let is_ours = !self.is_draining() && !self.follows();
+        if profile.server_certificate.is_some() || profile.is_none() || !is_ours {
             return Ok(false);
         }
         let found = self_signed(&config).map_err(LoadError::from)?;

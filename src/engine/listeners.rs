@@ -6,114 +6,14 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::net::UnixListener;
-use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
+use super::inherited::{Inherited, NamedSocket, overlap};
 use super::node::EngineError;
 use crate::config::ListenerKind;
 use crate::limits::ACCEPT_BACKLOG;
-
-/// Listening sockets that this process was started with (`sd_listen_fds(3)`).
-#[derive(Debug, Default)]
-pub struct Inherited {
-    /// For tunnels and the admin listener.
-    pub tcp: Vec<NamedSocket>,
-    /// For the admin listener.
-    pub unix: Vec<UnixListener>,
-}
-
-/// A listening socket of TCP.
-#[derive(Debug)]
-pub struct NamedSocket {
-    /// Of the listener that it was opened for: a [`ListenerKind`]'s, or [`ADMIN`]. Empty where this is not known.
-    pub name: String,
-    /// The socket.
-    pub socket: TcpListener,
-}
-
-/// The name of the admin listener's socket.
-pub const ADMIN: &str = "admin";
-
-impl Inherited {
-    /// Copies of all of them.
-    ///
-    /// # Errors
-    /// The system's, at its limit of open files.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self {
-            tcp: self
-                .tcp
-                .iter()
-                .map(NamedSocket::try_clone)
-                .collect::<Result<_, _>>()?,
-            unix: self
-                .unix
-                .iter()
-                .map(UnixListener::try_clone)
-                .collect::<Result<_, _>>()?,
-        })
-    }
-
-    /// Takes the sockets that listen on `address`; for port 0, those on any port of it that may be the listener's of this
-    /// name.
-    pub fn take_tcp(&mut self, name: &str, address: SocketAddr) -> Vec<TcpListener> {
-        let fits = |other: &mut NamedSocket| {
-            let bound = other.socket.local_addr();
-            bound.is_ok_and(|bound| {
-                bound.ip() == address.ip()
-                    && match address.port() {
-                        0 => ["", name].contains(&&*other.name),
-                        port => bound.port() == port,
-                    }
-            })
-        };
-        let taken = self.tcp.extract_if(.., fits);
-        taken.map(|named| named.socket).collect()
-    }
-
-    /// Takes the socket that listens on `path`.
-    pub fn take_unix(&mut self, path: &Path) -> Option<UnixListener> {
-        let fits = |socket: &UnixListener| {
-            socket
-                .local_addr()
-                .is_ok_and(|bound| bound.as_pathname() == Some(path))
-        };
-        let at = self.unix.iter().position(fits)?;
-        Some(self.unix.swap_remove(at))
-    }
-
-    /// The address of a socket that nothing in the config has taken.
-    #[must_use]
-    pub fn left(&self) -> Option<String> {
-        let tcp = self
-            .tcp
-            .first()
-            .map(|named| match named.socket.local_addr() {
-                Ok(address) => address.to_string(),
-                Err(error) => error.to_string(),
-            });
-        let unix = || {
-            let address = self.unix.first()?.local_addr().ok()?;
-            Some(match address.as_pathname() {
-                Some(path) => path.display().to_string(),
-                None => "a Unix socket without a path".to_owned(),
-            })
-        };
-        tcp.or_else(unix)
-    }
-}
-
-impl NamedSocket {
-    fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self {
-            name: self.name.clone(),
-            socket: self.socket.try_clone()?,
-        })
-    }
-}
 
 /// Copies of sockets.
 fn copies(sockets: &[TcpListener]) -> io::Result<Vec<TcpListener>> {
@@ -181,6 +81,9 @@ impl Listeners {
                     (entry, sockets)
                 }
                 None => {
+                    if let Some(socket) = inherited.in_the_way(&by.to_string(), address) {
+                        return Err(EngineError::Unfit { address, socket });
+                    }
                     let ours = self.leaves(address, &kept);
                     new((by, address), cores, inherited, ours).map_err(failed)?
                 }
@@ -315,12 +218,6 @@ fn new(
     Ok((Arc::new(entry), sockets))
 }
 
-/// Whether connections to one of them could be meant for the other.
-fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let any = one.ip().is_unspecified() || other.ip().is_unspecified();
-    one.port() == other.port() && (any || one.ip() == other.ip())
-}
-
 /// The sockets of `address`: one for each core, or those of `inherited`. They share its connections by `SO_REUSEPORT`,
 /// so each must be accepted from.
 fn open(
@@ -439,7 +336,7 @@ mod tests {
         });
         Inherited {
             tcp: sockets.collect(),
-            unix: Vec::new(),
+            ..Inherited::default()
         }
     }
 
@@ -564,34 +461,5 @@ mod tests {
         let other = std::net::TcpListener::bind(any).unwrap();
         assert!(open(&listeners, &[(Http, other.local_addr().unwrap())]).is_err());
         assert_eq!(listeners.sockets().unwrap().len(), 2);
-    }
-
-    #[test]
-    fn what_nothing_takes_is_named() {
-        let socket = bind(([127, 0, 0, 1], 0).into()).unwrap();
-        let address = socket.local_addr().unwrap();
-        let mut inherited = passed_on("https", [socket]);
-        let other = SocketAddr::from(([127, 0, 0, 2], address.port()));
-        assert!(inherited.take_tcp("https", other).is_empty());
-        assert_eq!(inherited.left(), Some(address.to_string()));
-    }
-
-    #[test]
-    fn port_0_takes_what_was_opened_for_the_listener() {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut inherited = Inherited::default();
-        for name in ["https", "http", ADMIN, "https"] {
-            inherited
-                .tcp
-                .extend(passed_on(name, [bind(any).unwrap()]).tcp);
-        }
-        let https = inherited.try_clone().unwrap();
-        let https = [&https.tcp[0], &https.tcp[3]].map(|named| named.socket.local_addr().unwrap());
-        assert_eq!(inherited.take_tcp(ADMIN, any).len(), 1);
-        assert_eq!(addresses(&[inherited.take_tcp("https", any)]), https);
-        // A port that the config names tells enough: a listener may have another's.
-        let last = inherited.tcp[0].socket.local_addr().unwrap();
-        assert_eq!(inherited.take_tcp("https", last).len(), 1);
-        assert_eq!(inherited.left(), None);
     }
 }

@@ -5,6 +5,7 @@
 mod certificates;
 mod drained;
 mod handover;
+mod inherited;
 mod listeners;
 mod material;
 mod node;
@@ -16,10 +17,10 @@ mod succession;
 mod sweeper;
 mod worker;
 
-pub use listeners::{ADMIN, Inherited, NamedSocket};
+pub use inherited::{ADMIN, Inherited, NamedSocket};
 pub use material::{LoadError, Material};
-pub use node::{EngineError, Node};
+pub use node::{DrainError, EngineError, Node};
 pub use profile::InForce;
 pub use registry::{ChangeError, ChangeReply, Registry, StoreError};
 pub use reload::{ReloadError, ReloadErrors};
-pub use succession::{Event, Predecessor, Successor};
+pub use succession::{Followed, Predecessor, PredecessorInfo, Successor, follow, pass, receive};

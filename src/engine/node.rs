@@ -10,9 +10,10 @@ use std::time::SystemTime;
 use super::certificates::Holding;
 use super::drained::Drained;
 use super::handover::Handover;
-use super::listeners::{Inherited, Listeners, NamedSocket, Source};
+use super::inherited::{Inherited, NamedSocket};
+use super::listeners::{Listeners, Source};
 use super::material::{LoadError, Material};
-use super::registry::{Registry, Tell};
+use super::registry::{ChangeError, Registry, Tell};
 use super::revocation::Revocation;
 use super::succession::Predecessor;
 use super::sweeper::Sweeper;
@@ -51,6 +52,17 @@ pub enum EngineError {
          change the address in the config or in the socket unit"
     )]
     NotListened(String),
+    /// A socket that this process was started with has the port of a listener, and not its address.
+    #[error(
+        "this process was started with a socket on {socket} (by systemd), which the listener on {address} cannot use; \
+         write {socket} in the config, or {address} in the socket unit (ListenStream=)"
+    )]
+    Unfit {
+        /// As configured.
+        address: SocketAddr,
+        /// Where the socket is.
+        socket: SocketAddr,
+    },
     /// The CPU.
     #[error("cannot run on CPU {cpu}: {source}; see engine.cores")]
     Pin {
@@ -65,6 +77,17 @@ pub enum EngineError {
     /// The interfaces.
     #[error("cannot read the addresses of this machine: {0}")]
     Interfaces(io::Error),
+}
+
+/// Why a server is not drained or brought back.
+#[derive(Debug, thiserror::Error)]
+pub enum DrainError {
+    /// The file.
+    #[error(transparent)]
+    File(#[from] CertError),
+    /// Another process takes this one's place.
+    #[error(transparent)]
+    Succeeded(ChangeError),
 }
 
 /// The running node.
@@ -96,6 +119,12 @@ pub struct Node {
     pub(super) predecessor: Option<Arc<Predecessor>>,
     leaving: AtomicBool,
     draining: AtomicBool,
+    /// Another process has the state folder.
+    following: AtomicBool,
+    /// A reload has left the device registry out meanwhile.
+    missed: AtomicBool,
+    /// The sessions that are left were ended.
+    is_cut: AtomicBool,
     pub(super) generation: AtomicU64,
     pub(super) reload_failures: AtomicU64,
     started: SystemTime,
@@ -126,7 +155,7 @@ impl Node {
         let sweeper = Arc::new(Sweeper::default());
         let told = sweeper.clone();
         let tell = predecessor.clone().map(|predecessor| -> Tell {
-            Box::new(move |changes| predecessor.devices_changed(changes))
+            Box::new(move |devices| predecessor.devices_changed(devices))
         });
         let registry = Registry::start(&config, move || told.changed(Causes::DEVICES), tell)?;
         let revocation = Revocation::new(std::mem::take(&mut material.crls));
@@ -140,6 +169,9 @@ impl Node {
             spare: Mutex::new(spare),
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            following: AtomicBool::new(false),
+            missed: AtomicBool::new(false),
+            is_cut: AtomicBool::new(false),
             generation: AtomicU64::new(1),
             reload_failures: AtomicU64::new(0),
             started: SystemTime::now(),
@@ -213,9 +245,12 @@ impl Node {
     ) -> impl FnOnce() -> Core + Send + 'static {
         let (devices, quota) = (self.registry.table.clone(), self.quota.clone());
         let (resolver, own, audit) = (resolver.clone(), self.own.clone(), audit.clone());
+        let generation = self.generation_of_process();
         move || {
             let dialer = Dialer::new(resolver, own);
-            Core::new(index, snapshot, devices, audit, quota, dialer, load)
+            let core = Core::new(index, snapshot, devices, audit, quota, dialer, load);
+            core.number_from(generation);
+            core
         }
     }
 
@@ -279,6 +314,14 @@ impl Node {
         self.cores[core].run(move || worker::close_tunnels(filter, reply));
     }
 
+    /// How many processes there were before this one, each in the other's place.
+    #[must_use]
+    pub fn generation_of_process(&self) -> u64 {
+        self.predecessor
+            .as_ref()
+            .map_or(0, |predecessor| predecessor.generation())
+    }
+
     pub(super) fn commit(&self, watches: Arc<[Watch]>, groups: Arc<[Option<Arc<Group>>]>) {
         self.fleet.commit(groups);
         *self.watches.lock().unwrap_or_else(PoisonError::into_inner) = watches;
@@ -289,14 +332,17 @@ impl Node {
     /// there is no such one. Writes a file: not for a data core.
     ///
     /// # Errors
-    /// It cannot be written down; nothing has changed then.
+    /// It cannot be written down, or another process has what is on disk; nothing has changed then.
     pub fn drain_server(
         &self,
         service: &str,
         server: &str,
         drained: bool,
-    ) -> Result<Option<ServerInfo>, CertError> {
-        self.drained.set(&self.fleet, (service, server), drained)
+    ) -> Result<Option<ServerInfo>, DrainError> {
+        if self.follows() {
+            return Err(DrainError::Succeeded(ChangeError::Succeeded));
+        }
+        Ok(self.drained.set(&self.fleet, (service, server), drained)?)
     }
 
     /// The servers of all services.
@@ -372,9 +418,30 @@ impl Node {
         self.leaving.load(Ordering::Relaxed) || self.is_draining()
     }
 
-    /// Lets another process have what is on disk. With `false`, it is this one's again.
-    pub fn follow(&self, follow: bool) {
+    /// Lets another process have what is on disk. With `false`, it is this one's again; whether a reload has left something
+    /// out meanwhile, and there must be another. Waits for a reload that is on the way: not for a data core.
+    pub fn follow(&self, follow: bool) -> bool {
+        let turn = self.reloading.lock();
+        let _turn = turn.unwrap_or_else(PoisonError::into_inner);
+        self.following.store(follow, Ordering::Relaxed);
         self.registry.follow(follow);
+        self.missed.swap(false, Ordering::Relaxed)
+    }
+
+    /// A reload leaves the device registry out, which another process reads.
+    pub(super) fn misses_devices(&self) {
+        self.missed.store(true, Ordering::Relaxed);
+    }
+
+    /// The process before this one, where there was one.
+    #[must_use]
+    pub fn predecessor(&self) -> Option<&Arc<Predecessor>> {
+        self.predecessor.as_ref()
+    }
+
+    /// Whether another process has what is on disk.
+    pub(super) fn follows(&self) -> bool {
+        self.following.load(Ordering::Relaxed)
     }
 
     /// Stops accepting because another process does, which says what changes; cores end with their last session. What was
@@ -408,12 +475,19 @@ impl Node {
 
     /// Ends the sessions that are left.
     pub fn cut(&self) {
+        self.is_cut.store(true, Ordering::Relaxed);
         for core in &self.cores {
             core.run(|| worker::with_core(|core| core.cut.raise()));
         }
     }
 
-    /// Whether [`Node::drain`] was called.
+    /// Whether [`Node::cut`] was called.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Relaxed)
+    }
+
+    /// Whether [`Node::drain`] or [`Node::retire`] was called.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)

@@ -6,7 +6,8 @@
 
 use std::sync::{MutexGuard, PoisonError};
 
-use super::listeners::{Inherited, Opened};
+use super::inherited::Inherited;
+use super::listeners::Opened;
 use super::node::{EngineError, Node};
 use super::reload::ReloadError;
 use crate::config::{Config, Origin, Profile};

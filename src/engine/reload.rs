@@ -1,9 +1,14 @@
 //! A new configuration for a running node: read, checked and opened wholly, then put into force, which cannot fail any more.
+//!
+//! A node that drains opens no listener: it has none any more, and where another process has taken its place, that one has
+//! the addresses. Such a node also leaves the state folder to the other process, and takes from it what only a new process
+//! could have changed.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
+use super::inherited::Inherited;
 use super::listeners::Opened;
 use super::material::{LoadError, Material, Problems};
 use super::node::{EngineError, Node};
@@ -80,13 +85,25 @@ impl Node {
     }
 
     fn try_reload(&self, current: &Config, config: Config) -> Result<(), ReloadErrors> {
-        let mut errors = fixed(current, &config);
-        if current.state_dir != config.state_dir {
+        let follows = self.follows();
+        let mut errors = match follows {
+            // The process that is followed has them already.
+            true => Vec::new(),
+            false => fixed(current, &config),
+        };
+        if !follows && current.state_dir != config.state_dir {
             return Err(ReloadErrors(errors));
         }
         let _turn = self.revocation.turn();
         let mut problems = Problems::default();
-        let source = problems.note(self.registry.read(&config));
+        let source = match follows {
+            // The other process reads the file, and says what is in it.
+            true => {
+                self.misses_devices();
+                Some(None)
+            }
+            false => problems.note(self.registry.read(&config)),
+        };
         let material = problems.note(Material::load_beside(&config, Some(&self.revocation)));
         errors.extend(problems.0.into_iter().map(ReloadError::Load));
         let (Some(source), Some(mut material), true) = (source, material, errors.is_empty()) else {
@@ -97,13 +114,15 @@ impl Node {
         let watches = material.watches(&groups)?;
         let snapshots =
             material.snapshots(self.cores.len(), &self.revocation, &groups, &self.gates)?;
-        let (opened, spare) = self.open_listeners(&config)?;
+        let opened = match self.is_draining() {
+            true => None,
+            false => Some(self.open_listeners(&config)?),
+        };
         self.registry.rebase(source)?;
         self.revocation.replace(std::mem::take(&mut material.crls));
         self.commit(watches, groups);
         self.gates.configure(&config.profile);
         self.configure_cores(snapshots, opened);
-        *self.lock_spare() = spare;
         self.revocation_changed();
         material.log_findings();
         *self.lock_resumption() = material.resumption.clone();
@@ -118,9 +137,12 @@ impl Node {
 
     /// Gives each core its part. Listeners change when every core has its snapshot: a connection may be handed to another
     /// core than that which has accepted it.
-    fn configure_cores(&self, snapshots: Vec<Snapshot>, opened: Opened) {
+    fn configure_cores(&self, snapshots: Vec<Snapshot>, opened: Option<(Opened, Inherited)>) {
         let mut listeners = self.listeners();
-        let last = (!self.is_draining()).then(|| {
+        // It may have begun to drain since.
+        let opened = opened.filter(|_| !self.is_draining());
+        let last = opened.map(|(opened, spare)| {
+            *self.lock_spare() = spare;
             let (cores, sources) = (self.cores.clone(), listeners.replace(opened));
             Arc::new(AtLast(Some(move || {
                 for (core, sources) in cores.iter().zip(sources) {
@@ -146,6 +168,10 @@ fn fixed(current: &Config, config: &Config) -> Vec<ReloadError> {
         (
             current.admin_token != config.admin_token,
             "admin.token_file",
+        ),
+        (
+            current.admin_users != config.admin_users,
+            "admin.socket_users",
         ),
         (current.log != config.log, "log"),
         (current.state_dir != config.state_dir, "state_dir"),

@@ -281,7 +281,9 @@ impl Node {
         };
         let lists = check_crls(&source, &ders, &group, SystemTime::now());
         let admission = self.settle(source, lists);
+        // Where another process has taken this one's place, the folder is that one's, and it fetches for itself.
         if admission == Some(Admission::Taken)
+            && !self.follows()
             && let Err(error) = keep(&kept, &ders)
         {
             tracing::warn!(%error, url, "a fetched CRL is in use but cannot be kept for the next start");

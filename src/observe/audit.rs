@@ -1,4 +1,5 @@
-//! The audit log: one JSON line when a tunnel starts, one when it ends, one for each refusal.
+//! The audit log: one JSON line when a tunnel starts, one when it ends, one for each refusal, one for each change through
+//! the admin listener.
 //!
 //! A core hands a record to a bounded queue and goes on; a thread of its own turns records into lines and writes them.
 //! What does not fit into the queue, or cannot be written, is lost and counted: the log never makes a core wait, and
@@ -7,12 +8,10 @@
 //!
 //! It does not rotate files: a rotation tool renames the file, and [`AuditLog::reopen`] starts a new one.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::iter;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -24,7 +23,9 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
+use super::admin_record::AdminRecord;
 use super::reason::CloseReason;
+use super::sink::{LogFile, Output, Stdout};
 use crate::limits::{AUDIT_BATCH, AUDIT_QUEUE, AUDIT_STOP};
 
 /// Where the audit log goes.
@@ -244,7 +245,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn rfc3339(time: SystemTime) -> String {
+pub(super) fn rfc3339(time: SystemTime) -> String {
     const FORMAT: &[BorrowedFormatItem<'_>] =
         format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
     OffsetDateTime::from(time)
@@ -272,18 +273,34 @@ enum Command {
     Stop,
 }
 
+/// What waits for the writer.
+#[derive(Debug)]
+enum Entry {
+    Tunnels(AuditRecord),
+    Admin(Box<AdminRecord>),
+}
+
 /// What a core holds of the audit log.
 #[derive(Clone, Debug)]
 pub struct AuditHandle {
-    queue: Option<Sender<AuditRecord>>,
+    queue: Option<Sender<Entry>>,
     lost: Arc<AtomicU64>,
 }
 
 impl AuditHandle {
     /// Hands a record over. Never waits; a record that finds no room is counted as lost.
     pub fn write(&self, record: AuditRecord) {
+        self.put(Entry::Tunnels(record));
+    }
+
+    /// As [`AuditHandle::write`], a record of the admin listener.
+    pub fn write_admin(&self, record: AdminRecord) {
+        self.put(Entry::Admin(record.into()));
+    }
+
+    fn put(&self, entry: Entry) {
         if let Some(queue) = &self.queue
-            && queue.try_send(record).is_err()
+            && queue.try_send(entry).is_err()
         {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -396,77 +413,10 @@ impl AuditLog {
     }
 }
 
-/// Where lines go.
-trait Output: Send {
-    /// Writes some of the bytes, as [`Write::write`].
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
-
-    /// Hands the bytes to the system.
-    fn flush(&mut self) -> io::Result<()>;
-
-    /// Opens the sink again by its name.
-    fn reopen(&mut self) -> Result<(), AuditLogError> {
-        Ok(())
-    }
-}
-
-struct Stdout;
-
-impl Output for Stdout {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        io::stdout().lock().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stdout().lock().flush()
-    }
-}
-
-struct LogFile {
-    path: PathBuf,
-    file: File,
-}
-
-impl LogFile {
-    fn open(path: PathBuf) -> Result<Self, AuditLogError> {
-        match open_append(&path) {
-            Ok(file) => Ok(Self { path, file }),
-            Err(source) => Err(AuditLogError::Open { path, source }),
-        }
-    }
-}
-
-fn open_append(path: &Path) -> io::Result<File> {
-    // Names of devices and users are for the operator and the group that ships logs.
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .open(path)
-}
-
-impl Output for LogFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn reopen(&mut self) -> Result<(), AuditLogError> {
-        self.file = open_append(&self.path).map_err(|source| AuditLogError::Open {
-            path: self.path.clone(),
-            source,
-        })?;
-        Ok(())
-    }
-}
-
 /// The state of the writer's thread.
 struct Writer {
     output: Box<dyn Output>,
-    records: Receiver<AuditRecord>,
+    records: Receiver<Entry>,
     orders: Receiver<Command>,
     lost: Arc<AtomicU64>,
     /// The last byte written was not the end of a line.
@@ -505,14 +455,17 @@ impl Writer {
     }
 
     /// Writes the record and those that wait behind it, as far as a batch goes.
-    fn write_batch(&mut self, buffer: &mut Vec<u8>, first: AuditRecord) {
+    fn write_batch(&mut self, buffer: &mut Vec<u8>, first: Entry) {
         buffer.clear();
         let mut lines = 0;
         for record in iter::once(first)
             .chain(self.records.try_iter())
             .take(AUDIT_BATCH)
         {
-            record.append_to(buffer);
+            match record {
+                Entry::Tunnels(record) => record.append_to(buffer),
+                Entry::Admin(record) => record.append_to(buffer),
+            }
             lines += 1;
         }
         match self.write_lines(buffer) {

@@ -4,6 +4,7 @@
 //! A core writes only to what it owns ([`CoreMetrics`]) or to a bounded queue that never blocks ([`AuditHandle`]);
 //! merging, formatting and writing happen elsewhere. This room opens no socket: `control` serves what is made here.
 
+mod admin_record;
 mod audit;
 mod buckets;
 mod certificate;
@@ -12,10 +13,13 @@ mod hgrm;
 mod live;
 mod metrics;
 mod names;
+mod processes;
 mod prometheus;
 mod reason;
 mod servers;
+mod sink;
 
+pub use admin_record::{AdminEnd, AdminRecord};
 pub use audit::{
     AuditEvent, AuditHandle, AuditLog, AuditLogError, AuditRecord, AuditSink, Subject,
 };
@@ -29,6 +33,7 @@ pub use metrics::{
     record_latency,
 };
 pub use names::NameCounts;
-pub use prometheus::{NodeGauges, OPENMETRICS, render};
+pub use processes::{PredecessorGauges, with_process};
+pub use prometheus::{NodeGauges, OPENMETRICS, render, render_cores};
 pub use reason::{Answer, CloseReason, Kind, Row, Who};
 pub use servers::{LastCheck, ServerInfo};

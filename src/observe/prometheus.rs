@@ -18,6 +18,7 @@ use super::certificate::{CertificateInfo, encode_certificates};
 use super::crl::CrlInfo;
 use super::metrics::{Abuse, CoreMetrics, Stage};
 use super::names::{NameCounts, encode_names};
+use super::processes::{PredecessorGauges, encode_predecessor};
 use super::reason::CloseReason;
 use super::servers::{ServerInfo, encode_servers};
 
@@ -75,6 +76,10 @@ pub struct NodeGauges {
     pub config_refused: bool,
     /// Audit records lost to a full queue or a failing sink.
     pub audit_lost: u64,
+    /// Requests to the admin listener that would have changed something, and were refused or given up.
+    pub admin_refused: u64,
+    /// The process before this one; absent where there was none.
+    pub predecessor: Option<PredecessorGauges>,
     /// Revoked serials that the index holds; absent without CRLs.
     pub crl_entries: Option<u64>,
     /// When the first of the CRLs expires (its `nextUpdate`); absent without CRLs.
@@ -95,15 +100,32 @@ pub struct NodeGauges {
     pub names: NameCounts,
 }
 
+/// Renders the merged metrics of the cores that answered, and nothing of the node: for a process that relays what is left
+/// after an upgrade.
+#[must_use]
+pub fn render_cores(metrics: CoreMetrics) -> String {
+    render_with(Snapshot {
+        metrics,
+        core_up: [].into(),
+        node: NodeGauges::default(),
+        is_node: false,
+    })
+}
+
 /// Renders the merged metrics of the cores that answered, with whether each core did (`core_up`), and the node's own.
 #[must_use]
 pub fn render(metrics: CoreMetrics, core_up: &[bool], node: NodeGauges) -> String {
-    let mut registry = Registry::with_prefix("adit");
-    registry.register_collector(Box::new(Snapshot {
+    render_with(Snapshot {
         metrics,
         core_up: core_up.into(),
         node,
-    }));
+        is_node: true,
+    })
+}
+
+fn render_with(snapshot: Snapshot) -> String {
+    let mut registry = Registry::with_prefix("adit");
+    registry.register_collector(Box::new(snapshot));
     let mut text = String::new();
     text::encode(&mut text, &registry).expect("writing to a String cannot fail");
     text
@@ -114,6 +136,8 @@ struct Snapshot {
     metrics: CoreMetrics,
     core_up: Arc<[bool]>,
     node: NodeGauges,
+    /// Whether the node's own are wanted.
+    is_node: bool,
 }
 
 impl fmt::Debug for Snapshot {
@@ -127,15 +151,18 @@ impl fmt::Debug for Snapshot {
 impl Collector for Snapshot {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut out = Families(encoder);
-        self.encode_node(&mut out)?;
-        encode_certificates(&self.node.certificates, &mut out)?;
-        out.counter(
-            "certificate_takeovers",
-            "Times that a server certificate took over from one that had expired",
-            self.node.certificate_takeovers,
-        )?;
-        encode_servers(&self.node.servers, &mut out)?;
-        encode_names(&self.node.names, &mut out)?;
+        if self.is_node {
+            self.encode_node(&mut out)?;
+            encode_predecessor(self.node.predecessor, &mut out)?;
+            encode_certificates(&self.node.certificates, &mut out)?;
+            out.counter(
+                "certificate_takeovers",
+                "Times that a server certificate took over from one that had expired",
+                self.node.certificate_takeovers,
+            )?;
+            encode_servers(&self.node.servers, &mut out)?;
+            encode_names(&self.node.names, &mut out)?;
+        }
         self.encode_traffic(&mut out)?;
         self.encode_runtime(&mut out)?;
         self.encode_latencies(&mut out)
@@ -182,6 +209,11 @@ impl Snapshot {
             u64::from(node.config_refused),
         )?;
         out.counter("audit_lost", "Audit records lost", node.audit_lost)?;
+        out.counter(
+            "admin_refused",
+            "Changes through the admin listener refused or given up",
+            node.admin_refused,
+        )?;
         if let Some(entries) = node.crl_entries {
             out.gauge("crl_entries", "Revoked serials in the index", entries)?;
         }

@@ -449,7 +449,7 @@ impl TcpStream {
         let _ = SockRef::from(&self.descriptor()).set_linger(Some(Duration::ZERO));
     }
 
-    /// The peer's address.
+    /// The peer's address; an IPv4 one as such, also where the socket takes both families.
     ///
     /// # Errors
     /// The system's, if the peer has gone already.
@@ -457,6 +457,7 @@ impl TcpStream {
         SockRef::from(&self.descriptor())
             .peer_addr()?
             .as_socket()
+            .map(canonical)
             .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 
@@ -468,6 +469,7 @@ impl TcpStream {
         SockRef::from(&self.descriptor())
             .local_addr()?
             .as_socket()
+            .map(canonical)
             .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 
@@ -511,5 +513,13 @@ impl Drop for TcpStream {
 pub(super) fn count_exhaustion(core: &Core, error: &io::Error) {
     if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
         bump(&core.cells.emfile);
+    }
+}
+
+/// An IPv4 address that a socket of both families writes as an IPv6 one, as it is.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip if ip.is_ipv4() => SocketAddr::new(ip, address.port()),
+        _ => address,
     }
 }

@@ -16,7 +16,7 @@ use super::sweep::{Causes, Changes};
 use super::tunnels::Tunnels;
 use crate::backend::{Dialer, Way};
 use crate::config::{HostPort, IdentityMapping, Listener, Rule};
-use crate::limits::ISSUERS_KEPT;
+use crate::limits::{ISSUERS_KEPT, TUNNEL_NUMBERS};
 use crate::observe::{AuditHandle, CloseReason, CoreMetrics, Subject, TunnelFilter};
 use crate::ring::{self, Signal, TcpOptions};
 use crate::table::{CoreLoad, DeviceRegistry, Published};
@@ -280,6 +280,13 @@ impl Core {
     /// Counts an end.
     pub(super) fn count(&self, reason: CloseReason) {
         self.metrics.borrow_mut().count_end(reason);
+    }
+
+    /// Numbers tunnels as the process of this generation does, so that none has the number of one that a process before or
+    /// after it relays at the same time.
+    pub fn number_from(&self, generation: u64) {
+        let (generations, bits) = TUNNEL_NUMBERS;
+        self.sequence.set(generation % generations << bits);
     }
 
     /// A number that no other tunnel of this process has.

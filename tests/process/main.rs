@@ -4,3 +4,11 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/http2.rs"]
+mod http2;
+
+mod admin_socket;
+mod command_line;
+mod sockets;
+mod succession;
+mod upgrade;

@@ -233,6 +233,7 @@ fn the_contract() {
         engine: engine_of_the_contract(),
         admin: AdminListen::Tcp("127.0.0.1:9901".parse().unwrap()),
         admin_token: None,
+        admin_users: vec![],
         log: Log {
             format: LogFormat::Json,
             audit: AuditSink::Stdout,

@@ -70,12 +70,16 @@ enum Job {
         follow: bool,
         reply: mpsc::SyncSender<()>,
     },
-    /// What that process has changed.
-    Followed(DeviceChanges),
+    /// What that process has changed, or all that it has.
+    Followed {
+        changes: DeviceChanges,
+        whole: bool,
+        reply: mpsc::SyncSender<bool>,
+    },
 }
 
-/// Is told each change in force.
-pub(crate) type Tell = Box<dyn Fn(&DeviceChanges) + Send>;
+/// Is told what is in force after each change. Does not wait.
+pub(crate) type Tell = Box<dyn Fn(DeviceRegistry) + Send>;
 
 /// The registry in force and the way to change it.
 pub struct Registry {
@@ -197,9 +201,22 @@ impl Registry {
         }
     }
 
-    /// Takes over what the other process has changed. Waits while many changes do: not for a data core.
-    pub fn followed(&self, changes: DeviceChanges) {
-        let _ = self.jobs.send(Job::Followed(changes));
+    /// Takes over what the other process has changed, or with `whole` all that it has and nothing else. Whether it is in
+    /// force. Waits for it: not for a data core.
+    pub fn followed(&self, changes: DeviceChanges, whole: bool) -> bool {
+        let (reply, answer) = mpsc::sync_channel(1);
+        let job = Job::Followed {
+            changes,
+            whole,
+            reply,
+        };
+        self.jobs.send(job).is_ok() && answer.recv().unwrap_or(false)
+    }
+
+    /// The devices in force.
+    #[must_use]
+    pub fn devices(&self) -> DeviceRegistry {
+        self.table.read(DeviceRegistry::clone)
     }
 
     /// Why the file does not count, while the last good copy does.
@@ -251,10 +268,27 @@ impl Writer {
                     self.follow(follow);
                     let _ = reply.send(());
                 }
-                Job::Followed(changes) => match self.table.read(|devices| devices.with(&changes)) {
-                    Ok(registry) => self.publish(registry),
-                    Err(error) => tracing::error!(%error, "a change of devices is lost"),
-                },
+                Job::Followed {
+                    changes,
+                    whole,
+                    reply,
+                } => {
+                    let before = match whole {
+                        true => DeviceRegistry::default(),
+                        false => self.table.read(DeviceRegistry::clone),
+                    };
+                    let taken = match before.with(&changes) {
+                        Ok(registry) => {
+                            self.publish(registry);
+                            true
+                        }
+                        Err(error) => {
+                            tracing::error!(%error, "a change of devices is lost");
+                            false
+                        }
+                    };
+                    let _ = reply.send(taken);
+                }
                 Job::Change {
                     changes,
                     must_exist,
@@ -380,11 +414,7 @@ impl Writer {
 
     fn publish(&mut self, registry: DeviceRegistry) {
         if let Some(tell) = &self.tell {
-            let before = self.table.read(DeviceRegistry::clone);
-            match registry.changes_since(&before) {
-                Ok(changes) => tell(&changes),
-                Err(error) => tracing::error!(%error, "the process before this one misses devices"),
-            }
+            tell(registry.clone());
         }
         self.table.publish(registry);
         (self.changed)();

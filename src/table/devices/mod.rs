@@ -145,8 +145,22 @@ impl DeviceRegistry {
     /// # Errors
     /// [`RegistryFull`].
     pub fn changes_since(&self, before: &Self) -> Result<DeviceChanges, RegistryFull> {
+        self.changes_in(before, 0..DEVICE_SHARDS)
+    }
+
+    /// As [`changes_since`](Self::changes_since), of these parts alone, of which there are [`DEVICE_SHARDS`]: for a thread
+    /// that has something else to do between them.
+    ///
+    /// # Errors
+    /// [`RegistryFull`].
+    pub fn changes_in(
+        &self,
+        before: &Self,
+        parts: std::ops::Range<usize>,
+    ) -> Result<DeviceChanges, RegistryFull> {
         let mut changes = DeviceCollector::default();
-        for (new, old) in self.shards.iter().zip(&before.shards) {
+        let both = self.shards[parts.clone()].iter().zip(&before.shards[parts]);
+        for (new, old) in both {
             if Arc::ptr_eq(new, old) {
                 continue;
             }

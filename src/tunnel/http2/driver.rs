@@ -155,6 +155,11 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
         let ended = loop {
             self.set_windows(context);
             match self.connection.poll_accept(context) {
+                // What a client asks before it can know of the GOAWAY is served. One that does not answer the ping behind it
+                // could ask for ever.
+                Poll::Ready(Some(Ok((_, respond)))) if self.has_told_long_ago() => {
+                    self.session.refuse(None, respond, CloseReason::Draining);
+                }
                 Poll::Ready(Some(Ok((request, respond)))) => (self.begin)(request, respond),
                 Poll::Ready(Some(Err(error))) => break Poll::Ready(self.failed(&error)),
                 Poll::Ready(None) => break Poll::Ready(broken(&self.stream, None)),
@@ -168,6 +173,12 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
             (Poll::Ready(ended), Some(reason)) => Poll::Ready(Ended { reason, ..ended }),
             (ended, _) => ended,
         }
+    }
+
+    /// Whether the client has had time to hear that it is to ask elsewhere.
+    fn has_told_long_ago(&self) -> bool {
+        self.draining
+            .is_some_and(|since| ring::now() >= since + LINGER)
     }
 
     /// Drain, the end of the node, the session's own end, and what time brings.

@@ -58,7 +58,12 @@ impl Session {
     }
 
     /// Records it and tells it.
-    fn refuse(&self, target: Option<HostPort>, respond: SendResponse<Chunk>, reason: CloseReason) {
+    pub fn refuse(
+        &self,
+        target: Option<HostPort>,
+        respond: SendResponse<Chunk>,
+        reason: CloseReason,
+    ) {
         self.record(target, reason);
         refuse(respond, reason);
     }

@@ -1,46 +1,42 @@
-//! A process in another one's place: SIGUSR2, sockets from systemd, and what goes before the end.
-
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
-#[path = "common/http2.rs"]
-mod http2;
+//! A process in another one's place: SIGUSR2, and what the old one still learns.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixDatagram;
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use command_fds::{CommandFdExt, FdMapping};
-use common::{
-    Gateway, Pki, Session, TOKEN, ask, config, config_with_token, connect, echo, free_port,
-    request, server, service, tunnel, until,
+use crate::common::{
+    Gateway, Pki, Session, TOKEN, config_with_token, echo, free_port, server, service, tunnel,
+    until,
 };
+use crate::http2;
 
 /// A gateway with a token for changes, whose listener has a port that the config names.
-fn upgradable(pki: &Pki, engine: &str) -> Gateway {
+pub fn upgradable(pki: &Pki, engine: &str) -> Gateway {
     let admin = free_port();
     let rest = service(&[server(echo)]);
     let text = config_with_token(pki, admin, engine, "unmanaged = 'allow'", &rest);
+    // As in production: the old process could not open this port beside the new one.
+    let fixed = format!("https = '{}'", free_port());
+    let text = text.replace("https = '127.0.0.1:0'", &fixed);
     std::fs::write(pki.path("adit.toml"), text).unwrap();
     Gateway::spawn(command(pki), admin)
 }
 
-fn command(pki: &Pki) -> Command {
+pub fn command(pki: &Pki) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
     command.args(["run", "--config"]).arg(pki.path("adit.toml"));
     command
 }
 
 /// The process that a gateway has started in its place; killed when it is dropped.
-struct Successor(u32);
+pub struct Successor(pub u32);
 
 impl Successor {
     /// Upgrades, and waits until the old process has gone from the admin listener.
-    fn of(gateway: &Gateway) -> Self {
+    pub fn of(gateway: &Gateway) -> Self {
         gateway.signal("USR2");
         let mut found = None;
         until("a new process", || {
@@ -48,26 +44,39 @@ impl Successor {
             found.is_some()
         });
         let successor = Self(found.unwrap());
-        // The old process lists its tunnels, of which each test has one, the new one none of them.
+        let pid = format!("\"pid\":{},", successor.0);
         until("the new process answers", || {
-            gateway.get("/tunnels").1.trim() == "[]"
+            gateway.get("/readyz").1.contains(&pid)
         });
         successor
     }
 
-    fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         parent_of(&self.0.to_string()).is_none()
     }
 
-    fn signal(&self, name: &str) {
-        let pid = self.0.to_string();
-        let _ = Command::new("kill").args(["-s", name, &pid]).status();
+    pub fn signal(&self, name: &str) {
+        signal(self.0, name);
     }
 }
 
 impl Drop for Successor {
     fn drop(&mut self) {
         self.signal("KILL");
+    }
+}
+
+pub fn signal(pid: u32, name: &str) {
+    let pid = pid.to_string();
+    let _ = Command::new("kill").args(["-s", name, &pid]).status();
+}
+
+/// As `until`, with so many seconds.
+pub fn until_within(seconds: u64, what: &str, mut done: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(seconds), "{what}");
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -80,7 +89,7 @@ fn parent_of(pid: &str) -> Option<u32> {
     runs.then_some(parent)
 }
 
-fn child_of(pid: u32) -> Option<u32> {
+pub fn child_of(pid: u32) -> Option<u32> {
     let mut all = std::fs::read_dir("/proc").unwrap().flatten();
     all.find_map(|entry| {
         let child = entry.file_name().into_string().ok()?;
@@ -89,7 +98,7 @@ fn child_of(pid: u32) -> Option<u32> {
 }
 
 /// Sends and gets back.
-fn echoes(session: &mut Session, text: &[u8]) {
+pub fn echoes(session: &mut Session, text: &[u8]) {
     session.write_all(text).unwrap();
     let mut back = vec![0; text.len()];
     session.read_exact(&mut back).unwrap();
@@ -97,7 +106,7 @@ fn echoes(session: &mut Session, text: &[u8]) {
 }
 
 /// Sets a device's state through the admin listener. Status of the answer.
-fn put(admin: SocketAddr, device: &str, state: &str) -> u16 {
+pub fn put(admin: SocketAddr, device: &str, state: &str) -> u16 {
     let body = format!("{{\"state\":\"{state}\"}}");
     let mut stream = TcpStream::connect(admin).unwrap();
     write!(
@@ -112,7 +121,7 @@ fn put(admin: SocketAddr, device: &str, state: &str) -> u16 {
     answer.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-fn end(session: &mut Session) {
+pub fn end(session: &mut Session) {
     session.conn.send_close_notify();
     session.flush().unwrap();
     assert_eq!(session.read(&mut [0]).unwrap(), 0);
@@ -158,7 +167,11 @@ fn slow_an_upgrade_refuses_nobody_and_cuts_nothing() {
         second = child_of(first.0).map(Successor);
         second.is_some()
     });
-    until("the first has nothing more to do", || first.has_ended());
+    let second = second.unwrap();
+    let pid = format!("\"pid\":{},", second.0);
+    until("the second answers", || {
+        gateway.get("/readyz").1.contains(&pid)
+    });
     let since = opened.load(Ordering::Relaxed);
     until("new tunnels at last", || {
         opened.load(Ordering::Relaxed) > since + 50
@@ -171,7 +184,16 @@ fn slow_an_upgrade_refuses_nobody_and_cuts_nothing() {
     for session in &mut tunnels {
         echoes(session, b"still here");
     }
-    assert!(gateway.get("/tunnels").1.trim() == "[]");
+    // All three processes are asked, and no two tunnels have one number.
+    let listed: Vec<adit::observe::TunnelInfo> =
+        serde_json::from_str(&gateway.get("/tunnels?limit=2000").1).unwrap();
+    let numbers: std::collections::HashSet<u64> = listed.iter().map(|tunnel| tunnel.id).collect();
+    assert_eq!((listed.len(), numbers.len()), (TUNNELS, TUNNELS));
+    assert_eq!(gateway.metric("adit_tunnels_live", ""), TUNNELS as f64);
+    assert!(
+        !first.has_ended(),
+        "the old one learns from it whom to block"
+    );
     for session in &mut tunnels {
         end(session);
     }
@@ -179,6 +201,7 @@ fn slow_an_upgrade_refuses_nobody_and_cuts_nothing() {
     until("the old process ends", || {
         parent_of(&gateway.child.id().to_string()).is_none()
     });
+    until("so does the first", || first.has_ended());
     let log = std::fs::read_to_string(pki.path("audit.log")).unwrap();
     for event in ["refused", "server-reset", "drain-timeout", "client-reset"] {
         assert!(!log.contains(event), "{event}");
@@ -301,77 +324,6 @@ fn a_new_process_that_cannot_serve_changes_nothing() {
         devices.contains("one") && devices.contains("two"),
         "{devices}"
     );
-}
-
-/// Starts a gateway as systemd does, with the sockets that it holds.
-fn activate(pki: &Pki, sockets: &[&TcpListener], notify: &std::path::Path) -> Command {
-    let mut command = command(pki);
-    let mappings = sockets.iter().zip(3..).map(|(socket, child_fd)| FdMapping {
-        parent_fd: socket.try_clone().unwrap().into(),
-        child_fd,
-    });
-    command.fd_mappings(mappings.collect()).unwrap();
-    command
-        .env("LISTEN_FDS", sockets.len().to_string())
-        .env("NOTIFY_SOCKET", notify);
-    command
-}
-
-#[test]
-fn systemd_holds_the_socket_and_is_told() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let admin = free_port();
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = socket.local_addr().unwrap();
-    // As systemd makes it.
-    socket.set_nonblocking(true).unwrap();
-    let text = config(admin, "", "unmanaged = 'allow'", &service(&[server(echo)]));
-    let text = text.replace("https = '127.0.0.1:0'", &format!("https = '{address}'"));
-    std::fs::write(pki.path("adit.toml"), &text).unwrap();
-    let told = UnixDatagram::bind(pki.path("notify")).unwrap();
-    told.set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
-    let hear = || {
-        let mut message = [0; 512];
-        let length = told.recv(&mut message).unwrap();
-        String::from_utf8(message[..length].to_vec()).unwrap()
-    };
-    for _ in 0..2 {
-        // A client that comes while nobody serves waits in the socket's queue.
-        let early = TcpStream::connect(address).unwrap();
-        let mut gateway = Gateway::spawn(activate(&pki, &[&socket], &pki.path("notify")), admin);
-        assert_eq!(gateway.address, address);
-        let ready = hear();
-        assert!(ready.contains("READY=1"), "{ready}");
-        assert!(
-            ready.contains(&format!("MAINPID={}", gateway.child.id())),
-            "{ready}"
-        );
-        let mut session = connect(&pki, &gateway, Some(&device));
-        session.sock = early;
-        assert!(
-            ask(&mut session, &request("a.test:1"))
-                .unwrap()
-                .contains(" 200 ")
-        );
-        end(&mut session);
-        gateway.signal("TERM");
-        assert!(hear().contains("STOPPING=1"));
-        assert_eq!(gateway.child.wait().unwrap().code(), Some(0));
-    }
-    // A socket that the config has no use for is a mistake of the unit or of the config.
-    let other = TcpListener::bind("127.0.0.1:0").unwrap();
-    let output = activate(&pki, &[&socket, &other], &pki.path("notify"))
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let log = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        log.contains(&other.local_addr().unwrap().to_string()),
-        "{log}"
-    );
-    assert!(log.contains("socket unit"), "{log}");
 }
 
 #[test]

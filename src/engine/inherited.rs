@@ -1,0 +1,251 @@
+//! Listening sockets that the process was started with: by systemd, or by the process before.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use socket2::SockRef;
+
+/// Listening sockets that this process was started with (`sd_listen_fds(3)`).
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// For tunnels and the admin listener.
+    pub tcp: Vec<NamedSocket>,
+    /// For the admin listener.
+    pub unix: Vec<UnixListener>,
+}
+
+/// A listening socket of TCP.
+#[derive(Debug)]
+pub struct NamedSocket {
+    /// Of the listener that it was opened for: a [`ListenerKind`]'s, or [`ADMIN`]. Empty where this is not known.
+    pub name: String,
+    /// The socket.
+    pub socket: TcpListener,
+}
+
+/// The name of the admin listener's socket.
+pub const ADMIN: &str = "admin";
+
+impl Inherited {
+    /// Copies of all of them.
+    ///
+    /// # Errors
+    /// The system's, at its limit of open files.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            tcp: self
+                .tcp
+                .iter()
+                .map(NamedSocket::try_clone)
+                .collect::<Result<_, _>>()?,
+            unix: self
+                .unix
+                .iter()
+                .map(UnixListener::try_clone)
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Takes the sockets that listen on `address`; for port 0, those on any port of it that may be the listener's of this
+    /// name.
+    ///
+    /// Where there are none, `0.0.0.0` takes those on `[::]` that IPv4 comes in by: systemd's `ListenStream=PORT` opens
+    /// such a socket.
+    pub fn take_tcp(&mut self, name: &str, address: SocketAddr) -> Vec<TcpListener> {
+        let exact = |bound: SocketAddr, _: &TcpListener| bound.ip() == address.ip();
+        let taken = self.take(name, address.port(), exact);
+        if !taken.is_empty() || !is_any_ipv4(address) {
+            return taken;
+        }
+        self.take(name, address.port(), takes_ipv4_too)
+    }
+
+    fn take(
+        &mut self,
+        name: &str,
+        port: u16,
+        fits: impl Fn(SocketAddr, &TcpListener) -> bool,
+    ) -> Vec<TcpListener> {
+        let is_meant = |named: &mut NamedSocket| named.fits(name, port, &fits);
+        let taken = self.tcp.extract_if(.., is_meant);
+        taken.map(|named| named.socket).collect()
+    }
+
+    /// The address of a socket with which the listener of this name cannot have `address`, and which it cannot use.
+    pub(super) fn in_the_way(&self, name: &str, address: SocketAddr) -> Option<SocketAddr> {
+        let fits = |bound: SocketAddr, socket: &TcpListener| {
+            bound.ip() == address.ip() || is_any_ipv4(address) && takes_ipv4_too(bound, socket)
+        };
+        if self
+            .tcp
+            .iter()
+            .any(|named| named.fits(name, address.port(), &fits))
+        {
+            return None;
+        }
+        let bound = self
+            .tcp
+            .iter()
+            .filter_map(|named| named.socket.local_addr().ok());
+        bound.filter(|bound| overlap(*bound, address)).next()
+    }
+
+    /// Takes the socket that listens on `path`.
+    pub fn take_unix(&mut self, path: &Path) -> Option<UnixListener> {
+        let fits = |socket: &UnixListener| {
+            socket
+                .local_addr()
+                .is_ok_and(|bound| bound.as_pathname() == Some(path))
+        };
+        let at = self.unix.iter().position(fits)?;
+        Some(self.unix.swap_remove(at))
+    }
+
+    /// The address of a socket that nothing in the config has taken.
+    #[must_use]
+    pub fn left(&self) -> Option<String> {
+        let tcp = self
+            .tcp
+            .first()
+            .map(|named| match named.socket.local_addr() {
+                Ok(address) => address.to_string(),
+                Err(error) => error.to_string(),
+            });
+        let unix = || {
+            let address = self.unix.first()?.local_addr().ok()?;
+            Some(match address.as_pathname() {
+                Some(path) => path.display().to_string(),
+                None => "a Unix socket without a path".to_owned(),
+            })
+        };
+        tcp.or_else(unix)
+    }
+}
+
+/// Whether connections to one of them could be meant for the other.
+pub(super) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let any = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && (any || one.ip() == other.ip())
+}
+
+fn is_any_ipv4(address: SocketAddr) -> bool {
+    address.is_ipv4() && address.ip().is_unspecified()
+}
+
+/// Whether a socket is on all addresses of IPv6, and of IPv4 with them (`IPV6_V6ONLY` is off).
+fn takes_ipv4_too(bound: SocketAddr, socket: &TcpListener) -> bool {
+    let only_v6 = || SockRef::from(socket).only_v6();
+    bound.is_ipv6() && bound.ip().is_unspecified() && only_v6().is_ok_and(|only| !only)
+}
+
+impl NamedSocket {
+    /// Whether it may be a listener's of this name and port, and `fits`.
+    fn fits(&self, name: &str, port: u16, fits: impl Fn(SocketAddr, &TcpListener) -> bool) -> bool {
+        let bound = self.socket.local_addr();
+        bound.is_ok_and(|bound| {
+            let port_fits = match port {
+                0 => ["", name].contains(&&*self.name),
+                port => bound.port() == port,
+            };
+            port_fits && fits(bound, &self.socket)
+        })
+    }
+
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            name: self.name.clone(),
+            socket: self.socket.try_clone()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    /// Sockets that are passed on with this name.
+    fn passed_on(name: &str, sockets: impl IntoIterator<Item = TcpListener>) -> Inherited {
+        let sockets = sockets.into_iter().map(|socket| NamedSocket {
+            name: name.to_owned(),
+            socket,
+        });
+        Inherited {
+            tcp: sockets.collect(),
+            unix: Vec::new(),
+        }
+    }
+
+    fn on_all_addresses(only_v6: bool) -> TcpListener {
+        let socket = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
+        socket.set_only_v6(only_v6).unwrap();
+        let any = SocketAddr::from(([0; 8], 0));
+        socket.bind(&any.into()).unwrap();
+        socket.listen(1).unwrap();
+        socket.into()
+    }
+
+    #[test]
+    fn a_socket_on_both_families_serves_a_listener_of_ipv4() {
+        let both = on_all_addresses(false);
+        let port = both.local_addr().unwrap().port();
+        let any = SocketAddr::from(([0, 0, 0, 0], port));
+        let one = SocketAddr::from(([127, 0, 0, 1], port));
+        for wanted in [any, SocketAddr::from(([0, 0, 0, 0], 0))] {
+            let mut inherited = passed_on("", [both.try_clone().unwrap()]);
+            assert_eq!(inherited.in_the_way("https", wanted), None);
+            assert_eq!(inherited.take_tcp("https", wanted).len(), 1);
+            assert_eq!(inherited.left(), None);
+        }
+        // Not so one that is narrower than the socket, and one on a socket that IPv4 does not reach.
+        let mut inherited = passed_on("", [both]);
+        let bound = inherited.tcp[0].socket.local_addr().unwrap();
+        assert_eq!(inherited.in_the_way("https", one), Some(bound));
+        assert!(inherited.take_tcp("https", one).is_empty());
+        let only = on_all_addresses(true);
+        let bound = only.local_addr().unwrap();
+        let any = SocketAddr::from(([0, 0, 0, 0], bound.port()));
+        let mut inherited = passed_on("", [only]);
+        assert_eq!(inherited.in_the_way("https", any), Some(bound));
+        assert!(inherited.take_tcp("https", any).is_empty());
+    }
+
+    #[test]
+    fn what_nothing_takes_is_named() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let mut inherited = passed_on("https", [socket]);
+        let other = SocketAddr::from(([127, 0, 0, 2], address.port()));
+        assert!(inherited.take_tcp("https", other).is_empty());
+        assert_eq!(inherited.left(), Some(address.to_string()));
+    }
+
+    #[test]
+    fn port_0_takes_what_was_opened_for_the_listener() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut inherited = Inherited::default();
+        for name in ["https", "http", ADMIN, "https"] {
+            inherited
+                .tcp
+                .extend(passed_on(name, [TcpListener::bind(any).unwrap()]).tcp);
+        }
+        let https = inherited.try_clone().unwrap();
+        let https = [&https.tcp[0], &https.tcp[3]].map(|named| named.socket.local_addr().unwrap());
+        assert_eq!(inherited.take_tcp(ADMIN, any).len(), 1);
+        let taken = inherited.take_tcp("https", any);
+        assert_eq!(
+            taken
+                .iter()
+                .map(|socket| socket.local_addr().unwrap())
+                .collect::<Vec<_>>(),
+            https
+        );
+        // A port that the config names tells enough: a listener may have another's.
+        let last = inherited.tcp[0].socket.local_addr().unwrap();
+        assert_eq!(inherited.take_tcp("https", last).len(), 1);
+        assert_eq!(inherited.left(), None);
+    }
+}
