@@ -95,7 +95,7 @@ fn revocation_hit() -> Box<dyn FnMut(u64)> {
     let index = common::revocation(&serials);
     Box::new(move |turn| {
         let serial = &serials[turn as usize % serials.len()];
-        black_box(index.status(common::ISSUER, black_box(serial), common::NOW));
+        black_box(index.status(common::ISSUER, common::KEY, black_box(serial), common::NOW));
     })
 }
 
@@ -105,7 +105,7 @@ fn revocation_miss() -> Box<dyn FnMut(u64)> {
     let others: Vec<_> = (0..REPEAT).map(|_| random.serial()).collect();
     Box::new(move |turn| {
         let serial = &others[turn as usize % others.len()];
-        black_box(index.status(common::ISSUER, black_box(serial), common::NOW));
+        black_box(index.status(common::ISSUER, common::KEY, black_box(serial), common::NOW));
     })
 }
 

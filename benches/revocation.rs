@@ -19,7 +19,7 @@ use std::sync::RwLock;
 use std::time::Instant;
 
 use adit::table::{Published, RevocationIndex, Status};
-use common::{ISSUER, NOW, Random};
+use common::{ISSUER, KEY, NOW, Random};
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, measurement::WallTime};
 
 /// Questions asked in one round: their answers lie in more memory than any cache holds.
@@ -59,7 +59,12 @@ fn look_ups<const WIDTH: usize>(criterion: &mut Criterion, count: usize) {
 
     let started = Instant::now();
     let mut builder = RevocationIndex::builder();
-    builder.add(ISSUER, revoked.iter().map(|serial| &serial[..]), NOW + 1);
+    builder.add(
+        ISSUER,
+        KEY,
+        revoked.iter().map(|serial| &serial[..]),
+        NOW + 1,
+    );
     let index = builder.build();
     println!(
         "revocation-{WIDTH}/{count}: built in {:.2} s, {:.2} bytes an entry",
@@ -68,7 +73,7 @@ fn look_ups<const WIDTH: usize>(criterion: &mut Criterion, count: usize) {
     );
     let index = Published::new(index);
     measure(&mut group, "index", count, &asked, |serial| {
-        index.read(|index| index.status(ISSUER, serial, NOW)) == Status::Revoked
+        index.read(|index| index.status(ISSUER, KEY, serial, NOW)) == Status::Revoked
     });
     drop(index);
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use adit::observe::{latency_histogram, record_latency};
 use adit::table::{DeviceChanges, DeviceEntry, DeviceState, Published};
 use adit::tunnel::request::RequestParser;
-use common::{ISSUER, NOW};
+use common::{ISSUER, KEY, NOW};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
 /// Every second look-up finds something.
@@ -32,7 +32,7 @@ fn revocation(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("index", count), |bencher| {
             bencher.iter(|| {
                 let serial = asked.next().expect("endless");
-                index.read(|index| index.status(ISSUER, black_box(serial), NOW))
+                index.read(|index| index.status(ISSUER, KEY, black_box(serial), NOW))
             });
         });
         let set: HashSet<&[u8]> = revoked.iter().map(|serial| &serial[..]).collect();

@@ -20,6 +20,8 @@ pub const REQUEST: &[u8] =
     User-Agent: curl/7.88.1\r\nProxy-Connection: Keep-Alive\r\n\r\n";
 
 pub const ISSUER: &[u8] = b"0\x121\x100\x0e\x06\x03U\x04\x03\x0c\x07example";
+/// As long as the key of an authority with P-256.
+pub const KEY: &[u8] = &[0x30; 89];
 /// Bytes of a serial number, as most authorities make them.
 pub const SERIAL: usize = 16;
 /// A moment before the lists of [`revocation`] go stale.
@@ -57,7 +59,12 @@ pub fn serials(count: usize) -> Vec<[u8; SERIAL]> {
 /// An index that revokes them.
 pub fn revocation(serials: &[[u8; SERIAL]]) -> RevocationIndex {
     let mut builder = RevocationIndex::builder();
-    builder.add(ISSUER, serials.iter().map(|serial| &serial[..]), NOW + 1);
+    builder.add(
+        ISSUER,
+        KEY,
+        serials.iter().map(|serial| &serial[..]),
+        NOW + 1,
+    );
     builder.build()
 }
 

@@ -3,11 +3,11 @@
 //! A new list replaces the index alone: no core is asked, no configuration is loaded. A list that cannot be used leaves
 //! the one before in place, and is told in [`Node::crls`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::CertificateDer;
 
@@ -17,10 +17,13 @@ use crate::config::{Config, CrlFetch};
 use crate::observe::CrlInfo;
 use crate::table::{Published, RevocationIndex};
 use crate::tls::{
-    Admission, CheckedCrl, CrlErrors, CrlShelf, CrlSource, PointsSeen, check_crls, public_keys,
-    read_crl_file,
+    Admission, CheckedCrl, CrlErrors, CrlShelf, CrlSource, Indexed, PointsSeen, Standing,
+    check_crls, public_keys, read_crl_file,
 };
 use crate::tunnel::Causes;
+
+/// Below the state folder: the lists that were fetched.
+const FOLDER: &str = "crls";
 
 /// What tells a file from the one that had its name before.
 type Mark = Option<(SystemTime, u64, u64)>;
@@ -30,9 +33,17 @@ type Mark = Option<(SystemTime, u64, u64)>;
 pub(super) struct Crls {
     shelf: CrlShelf,
     group: Arc<[CertificateDer<'static>]>,
+    /// What the lists say of the group certificates themselves.
+    standing: Arc<Standing>,
     files: BTreeMap<PathBuf, Mark>,
     /// By source, why its last list was not taken.
     problems: BTreeMap<CrlSource, String>,
+    /// By source, the moment from which a list that was not taken would be.
+    again: BTreeMap<CrlSource, u64>,
+    /// Sources that are to be asked at once.
+    urgent: BTreeSet<CrlSource>,
+    /// By source, what its lists lack to prove anything.
+    doubts: BTreeMap<CrlSource, String>,
     /// Places that have been asked or named, with a list or without.
     wanted: Vec<CrlSource>,
     fetch: CrlFetch,
@@ -66,8 +77,9 @@ impl Crls {
         let auth = &config.profile.device_auth;
         let mut crls = Self {
             group: group.into(),
+            standing: Arc::new(Standing::of(group)),
             fetch: auth.crl_fetch.clone(),
-            folder: config.state_dir.join("crls"),
+            folder: config.state_dir.join(FOLDER),
             ..Self::default()
         };
         if !auth.crl_enabled {
@@ -104,8 +116,44 @@ impl Crls {
         }
     }
 
-    pub fn index(&self) -> RevocationIndex {
-        self.shelf.index()
+    /// The index of what is in use. Notes, and says in the log, which lists prove nothing.
+    fn index(&mut self) -> RevocationIndex {
+        let Indexed { index, disowned } = self.shelf.index(&self.standing);
+        let mut doubts = BTreeMap::new();
+        for (source, issuer) in disowned {
+            let doubt = format!(
+                "the list of {issuer} proves nothing: the certificate of its signer is revoked by another list; \
+                 remedy: take that certificate out of profile.device_auth.group_certificates, or publish a list by its \
+                 successor"
+            );
+            doubts.insert(source, doubt);
+        }
+        for report in self.shelf.reports() {
+            if report.next_update.is_none() {
+                let doubt = format!(
+                    "the list of {} has no nextUpdate, so that nothing says until when it is in force: it revokes, and \
+                     proves nothing; remedy: let the CA write one (RFC 5280, section 5.1.2.5)",
+                    report.issuer
+                );
+                doubts.entry(report.source).or_insert(doubt);
+            }
+        }
+        for (source, doubt) in &doubts {
+            if self.doubts.get(source) != Some(doubt) {
+                tracing::warn!(%source, "a CRL is used in part: {doubt}");
+            }
+        }
+        self.doubts = doubts;
+        index
+    }
+
+    /// Whether a list that was not taken would be now, or the operator has asked for it.
+    fn is_due(&mut self, source: &CrlSource, now: u64) -> bool {
+        let due = self.again.get(source).is_some_and(|again| *again <= now);
+        if due {
+            self.again.remove(source);
+        }
+        self.urgent.remove(source) || due
     }
 
     fn want(&mut self, source: &CrlSource) {
@@ -123,21 +171,36 @@ impl Crls {
     /// The list that was fetched last before the node started, if it is there and good.
     fn take_kept(&mut self, source: CrlSource) {
         self.want(&source);
-        let file = kept_file(&self.folder, &source);
-        if !file.exists() {
-            return;
+        let mut file = kept_file(&self.folder, &source);
+        let forgotten = !file.exists();
+        if forgotten {
+            file = forgotten_file(&file);
+            if !file.exists() {
+                return;
+            }
         }
         let read = certs::read_crls(&file).map_err(|error| CrlErrors(vec![error.into()]));
         match read.and_then(|lists| check_crls(&source, &lists, &self.group, SystemTime::now())) {
-            Ok(lists) => drop(self.admit(source, lists)),
+            Ok(lists) => {
+                self.admit(source.clone(), lists);
+                if forgotten {
+                    self.shelf.forget(&source);
+                }
+            }
             Err(error) => self.problem(source, error.to_string()),
         }
     }
 
     fn admit(&mut self, source: CrlSource, lists: Vec<CheckedCrl>) -> Admission {
-        let admission = self.shelf.admit(source.clone(), lists);
+        let admission = self.shelf.admit(source.clone(), lists, now());
+        self.again.remove(&source);
         match &admission {
-            Admission::Older(problem) => self.problem(source, problem.clone()),
+            Admission::Refused { problem, until } => {
+                if let Some(until) = until {
+                    self.again.insert(source.clone(), *until);
+                }
+                self.problem(source, problem.clone());
+            }
             Admission::Taken | Admission::Unchanged => drop(self.problems.remove(&source)),
         }
         admission
@@ -152,7 +215,11 @@ impl Crls {
         let reports = self.shelf.reports();
         let info = |source: &CrlSource| CrlInfo {
             source: source.to_string(),
-            problem: self.problems.get(source).cloned(),
+            problem: self
+                .problems
+                .get(source)
+                .or(self.doubts.get(source))
+                .cloned(),
             ..CrlInfo::default()
         };
         let missing = self
@@ -171,6 +238,12 @@ impl Crls {
         });
         held.chain(missing).collect()
     }
+}
+
+/// In unix seconds.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 fn is_url(source: &CrlSource) -> bool {
@@ -192,8 +265,32 @@ fn kept_file(folder: &Path, source: &CrlSource) -> PathBuf {
     folder.join(name + ".crl")
 }
 
+/// What is kept of a list that the next one replaces whatever its number: still in use, also after a start.
+fn forgotten_file(kept: &Path) -> PathBuf {
+    kept.with_extension("forgotten")
+}
+
+/// Has the list that is kept of a source replaced by whatever the source offers next, where no node runs. Whether there
+/// is one.
+///
+/// # Errors
+/// [`CertError`], which names the file.
+pub fn forget_kept_crl(state_dir: &Path, source: &str) -> Result<bool, CertError> {
+    let source = CrlSource::Url(source.to_owned());
+    forget_kept(&kept_file(&state_dir.join(FOLDER), &source))
+}
+
+fn forget_kept(kept: &Path) -> Result<bool, CertError> {
+    let forgotten = forgotten_file(kept);
+    match std::fs::rename(kept, &forgotten) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(forgotten.exists()),
+        Err(error) => Err(CertError::io("rename", kept, error)),
+    }
+}
+
 impl Revocation {
-    pub fn new(crls: Crls) -> Self {
+    pub fn new(mut crls: Crls) -> Self {
         Self {
             index: Arc::new(Published::new(crls.index())),
             points: Arc::default(),
@@ -227,7 +324,7 @@ impl Revocation {
         Crls::load(config, group, Some(&before))
     }
 
-    pub fn replace(&self, crls: Crls) {
+    pub fn replace(&self, mut crls: Crls) {
         self.index.publish(crls.index());
         self.tell(&crls);
         *self.crls() = crls;
@@ -245,15 +342,17 @@ impl Node {
     pub fn read_changed_crl_files(&self) {
         let changed: Vec<PathBuf> = {
             let mut crls = self.revocation.crls();
-            let files = crls.files.iter_mut();
-            files
-                .filter_map(|(file, known)| {
-                    let now = mark(file);
-                    let changed = *known != now;
-                    *known = now;
-                    changed.then(|| file.clone())
-                })
-                .collect()
+            let mut files = std::mem::take(&mut crls.files);
+            let changed = files.iter_mut().filter_map(|(file, known)| {
+                let current = mark(file);
+                let due = crls.is_due(&CrlSource::File(file.clone()), now());
+                let changed = *known != current || due;
+                *known = current;
+                changed.then(|| file.clone())
+            });
+            let changed = changed.collect();
+            crls.files = files;
+            changed
         };
         for file in changed {
             let group = self.revocation.crls().group.clone();
@@ -282,7 +381,12 @@ impl Node {
         let lists = check_crls(&source, &ders, &group, SystemTime::now());
         let admission = self.settle(source, lists);
         // Where another process has taken this one's place, the folder is that one's, and it fetches for itself.
-        if admission == Some(Admission::Taken)
+        let is_kept = match admission {
+            Some(Admission::Taken) => true,
+            Some(Admission::Unchanged) => !kept.exists(),
+            _ => false,
+        };
+        if is_kept
             && !self.follows()
             && let Err(error) = keep(&kept, &ders)
         {
@@ -299,7 +403,7 @@ impl Node {
         if !crls.wanted.contains(&source) {
             crls.take_kept(source);
             if crls.shelf.has(&CrlSource::Url(url.to_owned())) {
-                self.publish(&crls);
+                self.publish(&mut crls);
             } else {
                 self.revocation.tell(&crls);
             }
@@ -318,6 +422,37 @@ impl Node {
     pub fn crl_fetch(&self) -> (CrlFetch, Arc<[CertificateDer<'static>]>) {
         let crls = self.revocation.crls();
         (crls.fetch.clone(), crls.group.clone())
+    }
+
+    /// Lets whatever a source offers next take the place of the list in use, whatever its number and date, and has the
+    /// source asked at once. The list in use stays until then. Whether there is one. May wait while an index is made.
+    ///
+    /// # Errors
+    /// What is kept of it for the next start cannot be renamed; nothing has changed then.
+    pub fn forget_crl(&self, source: &str) -> Result<bool, CertError> {
+        let _turn = self.revocation.turn();
+        let mut crls = self.revocation.crls();
+        let known = crls.wanted.iter().find(|known| known.to_string() == source);
+        let Some(source) = known.cloned() else {
+            return Ok(false);
+        };
+        if is_url(&source) {
+            forget_kept(&kept_file(&crls.folder, &source))?;
+        }
+        crls.shelf.forget(&source);
+        crls.urgent.insert(source);
+        Ok(true)
+    }
+
+    /// How long from now until the list of a URL, which was not taken, is to be asked for again; `None`: as usual.
+    pub fn crl_due(&self, url: &str) -> Option<Duration> {
+        let mut crls = self.revocation.crls();
+        let (source, now) = (CrlSource::Url(url.to_owned()), now());
+        if crls.is_due(&source, now) {
+            return Some(Duration::ZERO);
+        }
+        let again = crls.again.get(&source)?;
+        Some(Duration::from_secs(again.saturating_sub(now)))
     }
 
     /// The URLs of CRLs that client certificates have named, a bounded number of them.
@@ -359,14 +494,14 @@ impl Node {
             }
         };
         if admission == Some(Admission::Taken) {
-            self.publish(&crls);
+            self.publish(&mut crls);
         } else {
             self.revocation.tell(&crls);
         }
         admission
     }
 
-    fn publish(&self, crls: &Crls) {
+    fn publish(&self, crls: &mut Crls) {
         self.revocation.index.publish(crls.index());
         self.revocation.tell(crls);
         self.revocation_changed();
@@ -377,6 +512,12 @@ fn keep(file: &Path, ders: &[impl AsRef<[u8]>]) -> Result<(), CertError> {
     if let Some(folder) = file.parent() {
         files::make_folder(folder)?;
     }
+    write_lists(file, ders)?;
+    let _ = std::fs::remove_file(forgotten_file(file));
+    Ok(())
+}
+
+fn write_lists(file: &Path, ders: &[impl AsRef<[u8]>]) -> Result<(), CertError> {
     match ders {
         [only] => files::replace(file, only.as_ref(), files::Mode::Public),
         several => {

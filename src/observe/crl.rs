@@ -17,7 +17,7 @@ pub struct CrlInfo {
     pub entries: u64,
     /// Whether it is a delta CRL.
     pub delta: bool,
-    /// Why the last list of that source was not taken.
+    /// Why the last list of that source was not taken, or why the one in use proves nothing.
     pub problem: Option<String>,
 }
 

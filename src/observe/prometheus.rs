@@ -310,7 +310,7 @@ impl Snapshot {
         let help = "1 while there is no CRL of this source";
         let family = out.family("crl_list_missing", help, gauge)?;
         each(family, &|crl| Some(u64::from(crl.this_update.is_none())))?;
-        let help = "1 while the last CRL of this source is not used";
+        let help = "1 while the last CRL of this source is not used, or in part only";
         let family = out.family("crl_list_refused", help, gauge)?;
         each(family, &|crl| Some(u64::from(crl.problem.is_some())))
     }

@@ -8,6 +8,7 @@
 mod atomic;
 mod devices;
 mod load;
+mod names;
 mod published;
 mod revocation;
 mod serials;
@@ -20,6 +21,7 @@ pub use devices::{
     Entry as DeviceEntry, RegistryError, RegistryFull, RegistryProblem,
 };
 pub use load::CoreLoad;
+pub use names::same_name;
 pub use published::Published;
 pub use revocation::{
     Holders, RevocationIndex, RevocationIndexBuilder, RevocationList, Scope, Status, Subject,

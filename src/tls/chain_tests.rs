@@ -9,7 +9,7 @@ use rcgen::{
 };
 use rustls::pki_types::CertificateDer;
 
-use super::der::issuer_and_serial;
+use super::der::{issuer_and_serial, public_key};
 use super::{DeviceVerifier, HandshakeFailure, RevocationPolicy, StalePolicy, failure_of};
 use crate::table::{Published, RevocationIndex};
 
@@ -55,16 +55,8 @@ fn device_until(above: &Ca, year: i32) -> CertificateDer<'static> {
         .into()
 }
 
-/// The name under which the index keeps the list of a CA, read from a certificate that it issued.
-fn list(
-    builder: &mut crate::table::RevocationIndexBuilder,
-    issued: &CertificateDer<'_>,
-    revoked: bool,
-    until: u64,
-) {
-    let (issuer, serial) = issuer_and_serial(issued).unwrap();
-    builder.add(issuer, revoked.then_some(serial), until);
-}
+/// A list: by whom, whether it names a certificate that its name issued, and its `nextUpdate`.
+type Listed<'a> = (&'a Ca, &'a CertificateDer<'static>, bool, u64);
 
 struct Check<'a> {
     group: &'a [&'a Ca],
@@ -73,11 +65,12 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// `lists`: a certificate that the list's CA issued, whether the list names it, and the list's `nextUpdate`.
-    fn run(&self, lists: &[(&CertificateDer<'_>, bool, u64)]) -> Option<HandshakeFailure> {
+    fn run(&self, lists: &[Listed<'_>]) -> Option<HandshakeFailure> {
         let mut builder = RevocationIndex::builder();
-        for (issued, revoked, until) in lists {
-            list(&mut builder, issued, *revoked, *until);
+        for (by, issued, revoked, until) in lists {
+            let (issuer, serial) = issuer_and_serial(issued).unwrap();
+            let key = public_key(&by.certificate).unwrap();
+            builder.add(issuer, key, revoked.then_some(serial), *until);
         }
         let group: Vec<_> = self.group.iter().map(|ca| ca.certificate.clone()).collect();
         let policy = RevocationPolicy {
@@ -112,23 +105,32 @@ fn each_certificate_below_the_anchor_is_looked_up() {
         stale: StalePolicy::Hard,
     };
     assert_eq!(
-        hard.run(&[(&leaf, false, FRESH), (&sub.certificate, false, FRESH)]),
+        hard.run(&[
+            (&sub, &leaf, false, FRESH),
+            (&root, &sub.certificate, false, FRESH)
+        ]),
         None
     );
     assert_eq!(
-        hard.run(&[(&leaf, false, FRESH), (&sub.certificate, true, FRESH)]),
+        hard.run(&[
+            (&sub, &leaf, false, FRESH),
+            (&root, &sub.certificate, true, FRESH)
+        ]),
         Some(HandshakeFailure::Revoked)
     );
     assert_eq!(
-        hard.run(&[(&leaf, true, FRESH), (&sub.certificate, false, FRESH)]),
+        hard.run(&[
+            (&sub, &leaf, true, FRESH),
+            (&root, &sub.certificate, false, FRESH)
+        ]),
         Some(HandshakeFailure::Revoked)
     );
     assert_eq!(
-        hard.run(&[(&leaf, false, FRESH)]),
+        hard.run(&[(&sub, &leaf, false, FRESH)]),
         Some(HandshakeFailure::RevocationUnknown)
     );
     assert_eq!(
-        hard.run(&[(&sub.certificate, false, FRESH)]),
+        hard.run(&[(&root, &sub.certificate, false, FRESH)]),
         Some(HandshakeFailure::RevocationUnknown)
     );
     let soft = Check {
@@ -137,7 +139,7 @@ fn each_certificate_below_the_anchor_is_looked_up() {
     };
     assert_eq!(soft.run(&[]), None);
     assert_eq!(
-        soft.run(&[(&sub.certificate, true, 0)]),
+        soft.run(&[(&root, &sub.certificate, true, 0)]),
         Some(HandshakeFailure::Revoked),
         "stale lists revoke"
     );
@@ -150,14 +152,14 @@ fn a_revoked_ca_is_not_saved_by_being_a_group_certificate() {
     let low = ca("low", Some(&sub));
     let (leaf, below) = (device(&sub), device(&low));
     let lists = [
-        (&leaf, false, FRESH),
-        (&below, false, FRESH),
-        (&sub.certificate, true, FRESH),
+        (&sub, &leaf, false, FRESH),
+        (&low, &below, false, FRESH),
+        (&root, &sub.certificate, true, FRESH),
     ];
     let good = [
-        (&leaf, false, FRESH),
-        (&below, false, FRESH),
-        (&sub.certificate, false, FRESH),
+        (&sub, &leaf, false, FRESH),
+        (&low, &below, false, FRESH),
+        (&root, &sub.certificate, false, FRESH),
     ];
     let group = [&root, &sub, &low];
     for chain in [
@@ -188,7 +190,7 @@ fn no_list_is_demanded_for_a_group_certificate_or_one_outside_the_path() {
         chain: &chain,
         stale: StalePolicy::Hard,
     };
-    assert_eq!(check.run(&[(&leaf, false, FRESH)]), None);
+    assert_eq!(check.run(&[(&sub, &leaf, false, FRESH)]), None);
 }
 
 #[test]
@@ -205,13 +207,13 @@ fn grace_counts_from_next_update_and_never_for_a_missing_list() {
         chain: &[&leaf],
         stale: grace,
     };
-    assert_eq!(check.run(&[(&leaf, false, now - 60)]), None);
+    assert_eq!(check.run(&[(&root, &leaf, false, now - 60)]), None);
     assert_eq!(
-        check.run(&[(&leaf, false, now - 3700)]),
+        check.run(&[(&root, &leaf, false, now - 3700)]),
         Some(HandshakeFailure::RevocationUnknown)
     );
     assert_eq!(
-        check.run(&[(&leaf, true, now - 60)]),
+        check.run(&[(&root, &leaf, true, now - 60)]),
         Some(HandshakeFailure::Revoked)
     );
     assert_eq!(check.run(&[]), Some(HandshakeFailure::RevocationUnknown));
@@ -220,7 +222,7 @@ fn grace_counts_from_next_update_and_never_for_a_missing_list() {
         ..check
     };
     assert_eq!(
-        hard.run(&[(&leaf, false, now - 60)]),
+        hard.run(&[(&root, &leaf, false, now - 60)]),
         Some(HandshakeFailure::RevocationUnknown)
     );
 }
@@ -286,4 +288,169 @@ fn a_path_is_good_for_as_long_as_its_own_certificates_are() {
     );
     assert_eq!(until(&[&expired]), None);
     assert_eq!(until(&[&leaf]), None);
+}
+
+/// An authority with another key under the name of `ca`.
+fn rekeyed(name: &str) -> (Ca, Ca) {
+    (ca(name, None), ca(name, None))
+}
+
+#[test]
+fn a_list_by_another_key_of_the_name_proves_nothing_and_revokes() {
+    let (old, new) = rekeyed("fleet");
+    let (first, second) = (device(&old), device(&new));
+    for group in [[&old, &new], [&new, &old]] {
+        let check = |leaf, lists: &[Listed<'_>]| {
+            let check = Check {
+                group: &group,
+                chain: &[leaf],
+                stale: StalePolicy::Hard,
+            };
+            check.run(lists)
+        };
+        let unknown = Some(HandshakeFailure::RevocationUnknown);
+        let by_new = (&new, &second, false, FRESH);
+        assert_eq!(check(&second, &[by_new]), None);
+        assert_eq!(check(&first, &[by_new]), unknown);
+        let by_old = (&old, &first, false, FRESH);
+        assert_eq!(check(&first, &[by_old]), None);
+        assert_eq!(check(&second, &[by_old]), unknown);
+        assert_eq!(check(&first, &[by_old, by_new]), None);
+        // The old list has run out; the new one is no help to the old key's devices, and needs none itself.
+        let stale = (&old, &first, false, 1);
+        assert_eq!(check(&first, &[stale, by_new]), unknown);
+        assert_eq!(check(&second, &[stale, by_new]), None);
+        // What any of them names is revoked.
+        let revoked = Some(HandshakeFailure::Revoked);
+        assert_eq!(
+            check(&first, &[by_old, (&new, &first, true, FRESH)]),
+            revoked
+        );
+        assert_eq!(check(&first, &[(&new, &first, true, 1)]), revoked);
+    }
+}
+
+#[test]
+fn an_intermediate_that_is_presented_is_looked_up_with_the_key_above_it() {
+    let (old, new) = rekeyed("root");
+    let sub = ca("sub", Some(&old));
+    let leaf = device(&sub);
+    let check = Check {
+        group: &[&new, &old],
+        chain: &[&leaf, &sub.certificate],
+        stale: StalePolicy::Hard,
+    };
+    let by_sub = (&sub, &leaf, false, FRESH);
+    let unknown = Some(HandshakeFailure::RevocationUnknown);
+    assert_eq!(
+        check.run(&[by_sub, (&old, &sub.certificate, false, FRESH)]),
+        None
+    );
+    assert_eq!(
+        check.run(&[by_sub, (&new, &sub.certificate, false, FRESH)]),
+        unknown
+    );
+    assert_eq!(
+        check.run(&[
+            (&old, &leaf, false, FRESH),
+            (&old, &sub.certificate, false, FRESH)
+        ]),
+        unknown
+    );
+}
+
+#[test]
+fn the_same_key_under_two_names_is_two_authorities() {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let named = |name: &str, key: &KeyPair| {
+        let mut params = params.clone();
+        params.distinguished_name.push(DnType::CommonName, name);
+        let certificate = params.self_signed(key).unwrap().into();
+        let key = KeyPair::try_from(key.serialize_der()).unwrap();
+        Ca {
+            certificate,
+            issuer: Issuer::new(params, key),
+        }
+    };
+    let key = KeyPair::generate().unwrap();
+    let (one, two) = (named("one", &key), named("two", &key));
+    let leaf = device(&one);
+    let check = Check {
+        group: &[&one, &two],
+        chain: &[&leaf],
+        stale: StalePolicy::Hard,
+    };
+    let other = device(&two);
+    assert_eq!(
+        check.run(&[(&two, &other, false, FRESH)]),
+        Some(HandshakeFailure::RevocationUnknown)
+    );
+    assert_eq!(check.run(&[(&two, &leaf, false, FRESH)]), None);
+}
+
+#[test]
+fn a_revoked_issuer_is_found_by_its_key_among_those_of_its_name() {
+    let root = ca("root", None);
+    let (first, second) = (ca("sub", Some(&root)), ca("sub", Some(&root)));
+    let low = ca("low", Some(&first));
+    let leaf = device(&low);
+    for group in [
+        [&second, &first, &root, &low],
+        [&first, &second, &root, &low],
+    ] {
+        let check = Check {
+            group: &group,
+            chain: &[&leaf],
+            stale: StalePolicy::Hard,
+        };
+        let good = (&low, &leaf, false, FRESH);
+        assert_eq!(check.run(&[good]), None);
+        assert_eq!(
+            check.run(&[good, (&root, &first.certificate, true, FRESH)]),
+            Some(HandshakeFailure::Revoked)
+        );
+        assert_eq!(
+            check.run(&[good, (&root, &second.certificate, true, FRESH)]),
+            None
+        );
+    }
+}
+
+#[test]
+fn a_cross_signed_authority_is_revoked_when_all_above_it_are() {
+    let (one, two) = (ca("one", None), ca("two", None));
+    let sub = ca("sub", Some(&one));
+    let crossed = |above: &Ca| -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "sub");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+            .signed_by(sub.issuer.key(), &above.issuer)
+            .unwrap()
+            .into()
+    };
+    let again = Ca {
+        certificate: crossed(&two),
+        issuer: Issuer::new(
+            CertificateParams::new(Vec::new()).unwrap(),
+            KeyPair::generate().unwrap(),
+        ),
+    };
+    let leaf = device(&sub);
+    let check = Check {
+        group: &[&one, &two, &sub, &again],
+        chain: &[&leaf],
+        stale: StalePolicy::Hard,
+    };
+    let good = (&sub, &leaf, false, FRESH);
+    let by_one = (&one, &sub.certificate, true, FRESH);
+    let by_two = (&two, &again.certificate, true, FRESH);
+    assert_eq!(check.run(&[good]), None);
+    assert_eq!(check.run(&[good, by_one]), None);
+    assert_eq!(check.run(&[good, by_two]), None);
+    assert_eq!(
+        check.run(&[good, by_one, by_two]),
+        Some(HandshakeFailure::Revoked)
+    );
 }

@@ -94,6 +94,59 @@ pub(super) fn issuer_and_serial(certificate: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((issuer, serial))
 }
 
+/// Whom a certificate certifies: its subject's `Name` in DER.
+pub(super) fn subject(certificate: &[u8]) -> Option<&[u8]> {
+    Some(subject_and_key(certificate)?.0.whole)
+}
+
+/// The public key that a certificate certifies: the contents of its `SubjectPublicKeyInfo`, as webpki gives that of an
+/// anchor.
+pub(super) fn public_key(certificate: &[u8]) -> Option<&[u8]> {
+    Some(subject_and_key(certificate)?.1.contents)
+}
+
+fn subject_and_key(certificate: &[u8]) -> Option<(Element<'_>, Element<'_>)> {
+    let mut tbs = Reader(certificate)
+        .enter(tag::SEQUENCE)?
+        .enter(tag::SEQUENCE)?;
+    if tbs.peek() == Some(tag::CONTEXT_0) {
+        tbs.next()?;
+    }
+    tbs.expect(tag::INTEGER)?;
+    // Algorithm, issuer, validity.
+    for _ in 0..3 {
+        tbs.expect(tag::SEQUENCE)?;
+    }
+    Some((tbs.expect(tag::SEQUENCE)?, tbs.expect(tag::SEQUENCE)?))
+}
+
+/// What is signed and how: the frame of certificates and of lists (RFC 5280, sections 4.1 and 5.1).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Signed<'a> {
+    /// The octets that are signed.
+    pub message: &'a [u8],
+    /// The contents of the `AlgorithmIdentifier`.
+    pub algorithm: &'a [u8],
+    pub signature: &'a [u8],
+}
+
+impl<'a> Signed<'a> {
+    /// Reads the frame of a certificate.
+    pub fn certificate(der: &'a [u8]) -> Option<Self> {
+        let mut outer = Reader(der).enter(tag::SEQUENCE)?;
+        Some(Signed {
+            message: outer.expect(tag::SEQUENCE)?.whole,
+            algorithm: outer.expect(tag::SEQUENCE)?.contents,
+            signature: whole_octets(outer.expect(tag::BIT_STRING)?.contents)?,
+        })
+    }
+}
+
+/// The octets of a `BIT STRING` that is whole ones.
+pub(super) fn whole_octets(contents: &[u8]) -> Option<&[u8]> {
+    contents.strip_prefix(&[0])
+}
+
 /// One X.509 extension (RFC 5280, section 4.2).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Extension<'a> {

@@ -16,6 +16,7 @@ mod secrets;
 mod served;
 mod server;
 mod signatures;
+mod standing;
 mod stream;
 mod ticket_keys;
 mod tickets;
@@ -24,8 +25,8 @@ mod witness;
 
 pub use client::{ClientTls, ServerFailure};
 pub use crl::{
-    Admission, CheckedCrl, CrlError, CrlErrors, CrlReport, CrlShelf, CrlSource, PointsSeen,
-    check_crls, crl_urls, load_crls, public_keys, read_crl_file,
+    Admission, CheckedCrl, CrlError, CrlErrors, CrlReport, CrlShelf, CrlSource, Indexed,
+    PointsSeen, Standing, check_crls, crl_urls, load_crls, public_keys, read_crl_file,
 };
 pub use duplex::{ByteStream, CONTIGUOUS, Duplex};
 pub use failure::{HandshakeFailure, failure_of};

@@ -14,8 +14,11 @@ use std::sync::LazyLock;
 use aws_lc_rs::digest;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls_pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm};
+use rustls_pki_types::{
+    AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm, alg_id,
+};
 
+use super::der::{Reader, Signed, tag, whole_octets};
 use crate::limits::SIGNATURES_REMEMBERED;
 
 /// The provider's algorithms; those for the signatures on certificates remember. A signature of the handshake itself is
@@ -35,6 +38,58 @@ pub fn remembering() -> WebPkiSupportedAlgorithms {
         all: &CERTIFICATES,
         ..default_provider().signature_verification_algorithms
     }
+}
+
+/// Why a signature counts for nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unverified {
+    /// It is of an algorithm that is not checked here.
+    Algorithm,
+    /// The key is of a kind, or too short, for the signatures that are checked here.
+    Key,
+    /// It was not made over these octets with this key.
+    Wrong,
+}
+
+/// The least bits of an RSA key, as the algorithms have it.
+const RSA_BITS_MIN: usize = 2048;
+
+/// Checks a signature on a certificate or a list with what checks those of chains. Nothing is remembered: a list may be
+/// hundreds of megabytes long. `key` is the contents of a `SubjectPublicKeyInfo`.
+pub(super) fn verify(signed: &Signed<'_>, key: &[u8]) -> Result<(), Unverified> {
+    let mut info = Reader(key);
+    let kind = info.expect(tag::SEQUENCE).map(|kind| kind.contents);
+    let bits = info.expect(tag::BIT_STRING).map(|bits| bits.contents);
+    let (Some(kind), Some(bits)) = (kind, bits.and_then(whole_octets)) else {
+        return Err(Unverified::Key);
+    };
+    let mut outcome = Err(Unverified::Algorithm);
+    for algorithm in default_provider().signature_verification_algorithms.all {
+        if algorithm.signature_alg_id().as_ref() != signed.algorithm {
+            continue;
+        }
+        if algorithm.public_key_alg_id().as_ref() != kind {
+            outcome = Err(Unverified::Key);
+            continue;
+        }
+        let verified = algorithm.verify_signature(bits, signed.message, signed.signature);
+        return verified.map_err(|_| match rsa_bits(kind, bits) {
+            Some(..RSA_BITS_MIN) => Unverified::Key,
+            _ => Unverified::Wrong,
+        });
+    }
+    outcome
+}
+
+/// How long an RSA key is.
+fn rsa_bits(kind: &[u8], bits: &[u8]) -> Option<usize> {
+    if kind != alg_id::RSA_ENCRYPTION.as_ref() {
+        return None;
+    }
+    let modulus = Reader(bits).enter(tag::SEQUENCE)?.expect(tag::INTEGER)?;
+    let zeros = modulus.contents.iter().take_while(|octet| **octet == 0);
+    let octets = &modulus.contents[zeros.count()..];
+    Some(8 * octets.len() - octets.first()?.leading_zeros() as usize)
 }
 
 /// A digest of algorithm, key, message and signature.
@@ -99,8 +154,6 @@ impl SignatureVerificationAlgorithm for Remembering {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use rustls_pki_types::alg_id;
 
     use super::*;
 

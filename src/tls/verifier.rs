@@ -2,7 +2,7 @@
 //!
 //! webpki builds and checks the path to a group certificate; its own CRL check is not used, because it verifies and
 //! searches the whole list again for each certificate. Instead each certificate of the path is looked up in the
-//! published [`RevocationIndex`]. rustls does not ask a verifier about a *resumed* session (it takes the chain out of
+//! published [`RevocationIndex`], with the key that signed it. rustls does not ask a verifier about a *resumed* session (it takes the chain out of
 //! the ticket), so [`DeviceVerifier::recheck`] must be called for each of those before anything is granted.
 //!
 //! A path that holds a revoked certificate is refused even if another path might exist: webpki stops at the first.
@@ -21,10 +21,11 @@ use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::crl::{CertificateSubject, PointsSeen};
-use super::der::issuer_and_serial;
+use super::der::{issuer_and_serial, public_key};
 use super::identity::good_until;
 use super::server::TlsError;
 use super::signatures::remembering;
+use super::standing::Standing;
 use crate::table::{Published, RevocationIndex, Status};
 
 /// What a missing or stale CRL means.
@@ -52,21 +53,14 @@ pub struct RevocationPolicy {
 /// One for all cores: it is never written after it is made.
 pub struct DeviceVerifier {
     anchors: Vec<TrustAnchor<'static>>,
-    /// For each anchor, itself and its issuers among the group certificates.
-    lineages: Vec<Vec<CertificateId>>,
+    /// What can revoke each anchor, in their order.
+    standing: Standing,
     /// The anchors' names, sent in the request for a certificate so that a client can choose.
     hints: Vec<DistinguishedName>,
     algorithms: WebPkiSupportedAlgorithms,
     policy: RevocationPolicy,
     index: Arc<Published<RevocationIndex>>,
     points: Option<Arc<PointsSeen>>,
-}
-
-/// What a certificate is revoked by.
-#[derive(PartialEq, Eq)]
-struct CertificateId {
-    issuer: Vec<u8>,
-    serial: Vec<u8>,
 }
 
 impl DeviceVerifier {
@@ -94,9 +88,7 @@ impl DeviceVerifier {
             anchors.push(anchor.to_owned());
         }
         Ok(DeviceVerifier {
-            lineages: (0..group.len())
-                .map(|at| lineage(at, group, &anchors))
-                .collect(),
+            standing: Standing::of(group),
             hints: anchors
                 .iter()
                 .map(|anchor| DistinguishedName::in_sequence(&anchor.subject))
@@ -114,7 +106,7 @@ impl DeviceVerifier {
     pub fn of_nobody(index: Arc<Published<RevocationIndex>>) -> Self {
         DeviceVerifier {
             anchors: Vec::new(),
-            lineages: Vec::new(),
+            standing: Standing::default(),
             hints: Vec::new(),
             algorithms: remembering(),
             policy: RevocationPolicy {
@@ -170,28 +162,18 @@ impl DeviceVerifier {
             .fold(good_until(end_entity), u64::min))
     }
 
-    /// Whether a certificate of the chain is known to be revoked, or a group certificate by one above it. Cheaper than
-    /// [`recheck`](Self::recheck), and no verdict: a certificate that is presented need not be part of the path.
-    pub fn is_any_revoked<'c>(
-        &self,
-        mut chain: impl Iterator<Item = &'c [u8]>,
-        now: SystemTime,
-    ) -> bool {
+    /// Whether a list holds a certificate of the chain or any group certificate. Cheaper than
+    /// [`recheck`](Self::recheck), and no verdict: what a list holds need not be part of the path.
+    pub fn is_any_revoked<'c>(&self, mut chain: impl Iterator<Item = &'c [u8]>) -> bool {
         if !self.policy.enabled {
             return false;
         }
-        let now = now
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs();
         self.index.read(|index| {
             let revoked = |certificate: &[u8]| {
-                issuer_and_serial(certificate).is_some_and(|(issuer, serial)| {
-                    index.status(issuer, serial, now) == Status::Revoked
-                })
+                issuer_and_serial(certificate)
+                    .is_some_and(|(issuer, serial)| index.is_revoked(issuer, serial))
             };
-            let mut above = self.lineages.iter().flatten();
-            chain.any(revoked) || above.any(|id| is_revoked(index, id, now))
+            chain.any(revoked) || self.standing.is_any_listed(index)
         })
     }
 
@@ -199,7 +181,7 @@ impl DeviceVerifier {
     pub fn has_trust_of(&self, other: &DeviceVerifier) -> bool {
         self.policy == other.policy
             && self.anchors == other.anchors
-            && self.lineages == other.lineages
+            && self.standing == other.standing
     }
 
     fn check(
@@ -248,38 +230,37 @@ impl DeviceVerifier {
         path: &VerifiedPath<'_>,
         now: u64,
     ) -> Result<(), CertificateError> {
-        self.check_status(index, end_entity, now)?;
-        for intermediate in path.intermediate_certificates() {
-            self.check_status(index, &intermediate.der(), now)?;
+        let mut certificate = CertificateDer::from(&**end_entity);
+        for issuer in path.intermediate_certificates() {
+            let issuer = issuer.der();
+            let key = public_key(&issuer).ok_or(CertificateError::BadEncoding)?;
+            self.check_status(index, &certificate, key, now)?;
+            certificate = issuer;
         }
-        // Trust in an anchor comes from the configuration and not from a list, so no list is demanded for it; but a
-        // list that revokes it counts. Else a device could dodge the revocation of its CA, which is a group
-        // certificate itself, by presenting a chain that ends there.
         let anchor = path.anchor();
-        let mut same = self
-            .anchors
-            .iter()
-            .zip(&self.lineages)
-            .filter(|(other, _)| {
-                other.subject == anchor.subject
-                    && other.subject_public_key_info == anchor.subject_public_key_info
-            });
-        if same.all(|(_, lineage)| lineage.iter().any(|id| is_revoked(index, id, now))) {
+        self.check_status(index, &certificate, &anchor.subject_public_key_info, now)?;
+        let places = self.anchors.iter().enumerate().filter(|(_, other)| {
+            other.subject == anchor.subject
+                && other.subject_public_key_info == anchor.subject_public_key_info
+        });
+        if self.standing.are_revoked(index, places.map(|(at, _)| at)) {
             return Err(CertificateError::Revoked);
         }
         Ok(())
     }
 
+    /// What the lists say of one certificate of the path, which `key` has signed.
     fn check_status(
         &self,
         index: &RevocationIndex,
         certificate: &[u8],
+        key: &[u8],
         now: u64,
     ) -> Result<(), CertificateError> {
         let (issuer, serial) =
             issuer_and_serial(certificate).ok_or(CertificateError::BadEncoding)?;
         let subject = CertificateSubject(certificate);
-        let status = index.status_of(issuer, serial, now, &subject);
+        let status = index.status_of(issuer, key, serial, now, &subject);
         match (status, self.policy.stale) {
             (Status::Good, _) => Ok(()),
             (Status::Revoked, _) => Err(CertificateError::Revoked),
@@ -299,38 +280,6 @@ impl DeviceVerifier {
 fn unix_time(now: SystemTime) -> UnixTime {
     let since = now.duration_since(SystemTime::UNIX_EPOCH);
     UnixTime::since_unix_epoch(since.unwrap_or_default())
-}
-
-fn is_revoked(index: &RevocationIndex, id: &CertificateId, now: u64) -> bool {
-    index.status(&id.issuer, &id.serial, now) == Status::Revoked
-}
-
-/// The group certificate `at` and those above it, for as far as they are group certificates, the root left out:
-/// nothing can revoke a certificate that stands for itself.
-fn lineage(
-    at: usize,
-    group: &[CertificateDer<'_>],
-    anchors: &[TrustAnchor<'_>],
-) -> Vec<CertificateId> {
-    let mut lineage: Vec<CertificateId> = Vec::new();
-    let mut next = Some(at);
-    while let Some(at) = next
-        && let Some((issuer, serial)) = issuer_and_serial(&group[at])
-    {
-        let name = |at: usize| DistinguishedName::in_sequence(&anchors[at].subject);
-        let known = lineage
-            .iter()
-            .any(|id| id.issuer == issuer && id.serial == serial);
-        if known || name(at).as_ref() == issuer {
-            break;
-        }
-        lineage.push(CertificateId {
-            issuer: issuer.to_vec(),
-            serial: serial.to_vec(),
-        });
-        next = (0..group.len()).find(|other| name(*other).as_ref() == issuer);
-    }
-    lineage
 }
 
 /// webpki's verdict in rustls's words, which decide the alert that the client gets.

@@ -255,7 +255,7 @@ pub(super) fn still_trusted(core: &Core, peer: &Peer) -> Result<(), CloseReason>
     let snapshot = core.snapshot.borrow().clone();
     let now = SystemTime::now();
     let certificates = peer.chain.iter().map(|certificate| &**certificate);
-    let revoked = snapshot.verifier.is_any_revoked(certificates, now);
+    let revoked = snapshot.verifier.is_any_revoked(certificates);
     let reason = core.devices.read(|devices| {
         let look = Look {
             snapshot: &snapshot,
@@ -284,10 +284,7 @@ impl Look<'_> {
             return (Some(CloseReason::CutUnconfigured), 0);
         }
         let revoked = self.causes.has(Causes::REVOCATION)
-            && verifier.is_any_revoked(
-                live.chain.iter().map(|certificate| &**certificate),
-                self.now,
-            );
+            && verifier.is_any_revoked(live.chain.iter().map(|certificate| &**certificate));
         let mut cost = 0;
         if revoked || self.causes.has(Causes::TRUST) {
             cost = SWEEP_COMPLETE_CHECK;

@@ -9,6 +9,7 @@
 mod parse;
 mod points;
 mod shelf;
+mod signer;
 mod subject;
 
 use std::path::PathBuf;
@@ -16,16 +17,17 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::pki_types::CertificateDer;
-use x509_parser::oid_registry::asn1_rs::BitString;
-use x509_parser::prelude::{AlgorithmIdentifier, FromDer, X509Certificate, X509Name};
+use x509_parser::prelude::{FromDer, X509Name};
 
+use super::der::public_key;
+pub use super::standing::Standing;
 use crate::certs::{self, CertError};
 use crate::limits::CRL_CLOCK_SKEW_SECONDS;
 use crate::table::{RevocationIndex, RevocationList, SerialSet, canonical_serial};
 pub use parse::Number;
 use parse::Parsed;
 pub use points::PointsSeen;
-pub use shelf::{Admission, CrlShelf, CrlSource};
+pub use shelf::{Admission, CrlShelf, CrlSource, Indexed};
 pub(super) use subject::CertificateSubject;
 pub use subject::urls as crl_urls;
 
@@ -105,12 +107,12 @@ pub fn load_crls(
     for file in files {
         let source = CrlSource::File(file.clone());
         match read_crl_file(file, group, now) {
-            Ok(lists) => drop(shelf.admit(source, lists)),
+            Ok(lists) => drop(shelf.admit(source, lists, unix_seconds(now))),
             Err(CrlErrors(found)) => errors.extend(found),
         }
     }
     if errors.is_empty() {
-        Ok((shelf.index(), shelf.reports()))
+        Ok((shelf.index(&Standing::of(group)).index, shelf.reports()))
     } else {
         Err(CrlErrors(errors))
     }
@@ -159,18 +161,14 @@ pub fn check_crls(
     }
 }
 
-/// The public keys of certificates, in DER.
+/// The public keys of certificates: the contents of each `SubjectPublicKeyInfo`.
 pub fn public_keys(group: &[CertificateDer<'_>]) -> Vec<Box<[u8]>> {
-    let parsed = group
-        .iter()
-        .filter_map(|der| X509Certificate::from_der(der).ok());
-    parsed
-        .map(|(_, certificate)| certificate.public_key().raw.into())
-        .collect()
+    let keys = group.iter().filter_map(|der| public_key(der));
+    keys.map(Into::into).collect()
 }
 
 impl CheckedCrl {
-    /// The public key that has signed the list, in DER.
+    /// The public key that has signed the list, as [`public_keys`] gives it.
     pub fn signer(&self) -> &[u8] {
         &self.list.signer
     }
@@ -196,7 +194,7 @@ fn check(
             let remedy = "fetch it again from the CA";
             ("has a broken issuer".to_owned(), remedy)
         })?;
-    let signer = verify_signature(&parsed, &issuer, group)?;
+    let signer = signer::of(&parsed, &issuer, group)?;
     if parsed.this_update > now + CRL_CLOCK_SKEW_SECONDS {
         return Err((
             "is not valid yet".into(),
@@ -212,15 +210,15 @@ fn check(
     };
     Ok(CheckedCrl {
         list: RevocationList {
-            issuer: parsed.issuer.into(),
-            signer,
+            issuer: signer.name,
+            signer: signer.key,
             serials: serials(false),
             scope: parsed.scope.clone(),
             // Without nextUpdate (which RFC 5280 demands) a list can never be known to be in force.
             next_update: parsed.next_update.unwrap_or(0),
         },
         removed: serials(true),
-        signature: parsed.signature.into(),
+        signature: parsed.signed.signature.into(),
         report: CrlReport {
             source: source.clone(),
             issuer,
@@ -234,57 +232,7 @@ fn check(
     })
 }
 
-/// Finds the group certificate that signed the list and gives its public key.
-fn verify_signature(
-    list: &Parsed<'_>,
-    issuer: &str,
-    group: &[CertificateDer<'_>],
-) -> Result<Box<[u8]>, Problem> {
-    let parts = AlgorithmIdentifier::from_der(list.algorithm)
-        .ok()
-        .zip(BitString::from_der(list.signature).ok());
-    let Some(((_, algorithm), (_, signature))) = parts else {
-        let remedy = "fetch it again from the CA";
-        return Err(("has a broken signature".into(), remedy));
-    };
-    let mut known = false;
-    let mut may_not_sign = false;
-    for der in group {
-        let Ok((_, ca)) = X509Certificate::from_der(der) else {
-            continue;
-        };
-        if ca.subject().as_raw() != list.issuer {
-            continue;
-        }
-        known = true;
-        let key = ca.public_key();
-        if x509_parser::verify::verify_signature(key, &algorithm, &signature, list.tbs).is_err() {
-            continue;
-        }
-        // A certificate without key usage may do anything (RFC 5280, section 4.2.1.3); with a broken one, nothing.
-        if ca
-            .key_usage()
-            .is_ok_and(|usage| usage.is_none_or(|usage| usage.value.crl_sign()))
-        {
-            return Ok(key.raw.into());
-        }
-        may_not_sign = true;
-    }
-    let remedy = "name the CRL that the CA of profile.device_auth.group_certificates has signed";
-    if may_not_sign {
-        Err((
-            format!("is signed by {issuer}, whose key usage lacks cRLSign"),
-            "let the CA's certificate be made again with the key usage cRLSign",
-        ))
-    } else if known {
-        Err((format!("is not signed by {issuer}"), remedy))
-    } else {
-        Err((
-            format!("is from {issuer}, which is not a group certificate"),
-            remedy,
-        ))
-    }
-}
-
+#[cfg(test)]
+mod shelf_tests;
 #[cfg(test)]
 mod tests;

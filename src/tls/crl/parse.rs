@@ -6,7 +6,7 @@ use time::{Date, Month};
 
 use super::Problem;
 use crate::table::{Holders, Scope};
-use crate::tls::der::{Extension, Reader, boolean, next_extension, tag};
+use crate::tls::der::{Extension, Reader, Signed, boolean, next_extension, tag, whole_octets};
 
 /// Contents of object identifiers below `id-ce` (2.5.29).
 mod id_ce {
@@ -71,12 +71,8 @@ impl std::fmt::Display for Number {
 /// A CRL whose bytes are elsewhere.
 #[derive(Debug)]
 pub(super) struct Parsed<'a> {
-    /// What is signed.
-    pub tbs: &'a [u8],
-    /// The whole AlgorithmIdentifier.
-    pub algorithm: &'a [u8],
-    /// The whole BIT STRING.
-    pub signature: &'a [u8],
+    /// What is signed, and how.
+    pub signed: Signed<'a>,
     /// The issuer's `Name` in DER.
     pub issuer: &'a [u8],
     /// In unix seconds, as all moments here.
@@ -119,14 +115,13 @@ impl<'a> Parsed<'a> {
         else {
             return Err(broken());
         };
-        // A signature is whole octets.
-        if signature.contents.first() != Some(&0) {
-            return Err(broken());
-        }
+        let signed = Signed {
+            message: tbs.whole,
+            algorithm: algorithm.contents,
+            signature: whole_octets(signature.contents).ok_or_else(broken)?,
+        };
         let mut list = Reader(tbs.contents);
-        let mut parsed = Self::head(&mut list, algorithm.whole)?;
-        parsed.tbs = tbs.whole;
-        parsed.signature = signature.whole;
+        let mut parsed = Self::head(&mut list, signed)?;
         if list.peek() == Some(tag::SEQUENCE) {
             parsed.revoked = list.enter(tag::SEQUENCE).ok_or_else(broken)?;
         }
@@ -146,7 +141,7 @@ impl<'a> Parsed<'a> {
     }
 
     /// What stands before the entries.
-    fn head(list: &mut Reader<'a>, algorithm: &'a [u8]) -> Result<Self, Problem> {
+    fn head(list: &mut Reader<'a>, signed: Signed<'a>) -> Result<Self, Problem> {
         const VERSION_2: &[u8] = &[1];
         if list.peek() != Some(tag::INTEGER) {
             return Err((
@@ -157,8 +152,8 @@ impl<'a> Parsed<'a> {
         if list.next().map(|version| version.contents) != Some(VERSION_2) {
             return Err(("is of an unknown version".into(), FETCH_AGAIN));
         }
-        let inner = list.expect(tag::SEQUENCE).ok_or_else(broken)?.whole;
-        if inner != algorithm {
+        let inner = list.expect(tag::SEQUENCE).ok_or_else(broken)?.contents;
+        if inner != signed.algorithm {
             return Err((
                 "names two different signature algorithms".into(),
                 FETCH_AGAIN,
@@ -171,9 +166,7 @@ impl<'a> Parsed<'a> {
             _ => None,
         };
         Ok(Parsed {
-            tbs: &[],
-            algorithm,
-            signature: &[],
+            signed,
             issuer,
             this_update,
             next_update,
@@ -306,7 +299,7 @@ fn scope(value: &[u8]) -> Result<Scope, Problem> {
             tag::CONTEXT_0 => scope.points = Some(points(contents)?),
             ONLY_USER_CERTS if is_set()? => narrow(&mut scope, Holders::EndEntities)?,
             ONLY_CA_CERTS if is_set()? => narrow(&mut scope, Holders::Authorities)?,
-            ONLY_SOME_REASONS => scope.some_reasons = true,
+            ONLY_SOME_REASONS => scope.revokes_only = true,
             INDIRECT_CRL if is_set()? => {
                 return Err(("is an indirect CRL".into(), INDIRECT));
             }
@@ -389,7 +382,7 @@ fn number(digits: &[u8]) -> u16 {
 }
 
 /// An object identifier as people write it (X.690, 8.19).
-fn dotted(oid: &[u8]) -> String {
+pub(super) fn dotted(oid: &[u8]) -> String {
     let mut arcs: Vec<u64> = Vec::new();
     let mut arc = 0u64;
     for octet in oid {

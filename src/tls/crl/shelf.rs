@@ -1,13 +1,18 @@
 //! The CRLs in use, by where they are from: which of them counts, and the index of all.
 //!
 //! A source's list is replaced by a newer one only: one with a smaller number, or without numbers an older date, is
-//! refused, so that nobody can bring back what a later list has revoked by serving an earlier one.
+//! refused, so that nobody can bring back what a later list has revoked by serving an earlier one. An authority that was
+//! rebuilt begins its numbers anew: its list, which is later by date, is taken when the one in use has run out, or when
+//! the operator says so ([`CrlShelf::forget`]). One that has run out takes the place of none that has not.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{CheckedCrl, CrlReport};
-use crate::table::{RevocationIndex, RevocationList, SerialSet};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{CheckedCrl, CrlReport, Standing};
+use crate::table::{RevocationIndex, RevocationList, SerialSet, same_name};
 
 /// Where a CRL is from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,62 +39,100 @@ pub enum Admission {
     Taken,
     /// They are those in use.
     Unchanged,
-    /// One is older than the one in use; the old ones stay. The text says which.
-    Older(String),
+    /// One may not take the place of the one in use; the old ones stay.
+    Refused {
+        /// Which and why, and what is to be done.
+        problem: String,
+        /// The moment from which it would be taken, in unix seconds, if there is one.
+        until: Option<u64>,
+    },
 }
 
 /// The CRLs in use.
 #[derive(Debug, Clone, Default)]
 pub struct CrlShelf {
-    sources: Vec<(CrlSource, Vec<CheckedCrl>)>,
+    sources: Vec<Held>,
+}
+
+/// The lists of a source.
+#[derive(Debug, Clone)]
+struct Held {
+    source: CrlSource,
+    lists: Vec<CheckedCrl>,
+    /// Whatever comes next takes their place.
+    forgotten: bool,
+}
+
+/// An index, and which lists prove nothing in it.
+#[derive(Debug, Default)]
+pub struct Indexed {
+    /// The index.
+    pub index: RevocationIndex,
+    /// Where each list is from whose signer is revoked, and its issuer.
+    pub disowned: Vec<(CrlSource, String)>,
 }
 
 impl CrlShelf {
-    /// Takes the lists of a source in place of those that it had.
-    pub fn admit(&mut self, source: CrlSource, lists: Vec<CheckedCrl>) -> Admission {
-        let Some((_, held)) = self.sources.iter_mut().find(|(known, _)| *known == source) else {
-            self.sources.push((source, lists));
+    /// Takes the lists of a source in place of those that it had, at a moment in unix seconds.
+    pub fn admit(&mut self, source: CrlSource, lists: Vec<CheckedCrl>, now: u64) -> Admission {
+        let Some(held) = self.sources.iter_mut().find(|held| held.source == source) else {
+            self.sources.push(Held {
+                source,
+                lists,
+                forgotten: false,
+            });
             return Admission::Taken;
         };
-        let mut unchanged = held.len() == lists.len();
+        let mut unchanged = held.lists.len() == lists.len();
         for new in &lists {
-            match held.iter().find(|old| old.succeeds_as(new)) {
-                Some(old) if new.age() < old.age() => {
-                    return Admission::Older(format!(
-                        "the list of {} is older than the one in use ({}, {})",
-                        new.report.issuer,
-                        new.described_age(),
-                        old.described_age()
-                    ));
+            let rivals = held.lists.iter().filter(|old| old.succeeds_as(new));
+            let mut same = false;
+            for old in rivals {
+                same |= new.signature == old.signature;
+                if held.forgotten {
+                    continue;
                 }
-                // An authority that makes two lists of one number is wrong, and its later word counts.
-                Some(old) => unchanged &= new.signature == old.signature,
-                None => unchanged = false,
+                if let Err((problem, until)) = new.may_replace(old, now) {
+                    let problem = format!(
+                        "{problem}; remedy: publish a list that is newer in both, or have this one taken with \
+                         `adit crl forget '{source}'`"
+                    );
+                    return Admission::Refused { problem, until };
+                }
             }
+            unchanged &= same;
         }
+        held.forgotten = false;
         if unchanged {
             return Admission::Unchanged;
         }
-        *held = lists;
+        held.lists = lists;
         Admission::Taken
+    }
+
+    /// Lets whatever the source offers next take the place of what it has, which stays in use until then. Whether it
+    /// has something.
+    pub fn forget(&mut self, source: &CrlSource) -> bool {
+        let held = self.sources.iter_mut().find(|held| held.source == *source);
+        held.map(|held| held.forgotten = true).is_some()
     }
 
     /// Takes over from the shelf before a reload what is still wanted, and signed by a key that is still trusted.
     pub fn carry_over(&mut self, before: &Self, source: &CrlSource, trusted: &[Box<[u8]>]) -> bool {
-        let Some((_, held)) = before.sources.iter().find(|(known, _)| known == source) else {
+        let Some(held) = before.sources.iter().find(|held| held.source == *source) else {
             return false;
         };
         let is_trusted = |list: &CheckedCrl| trusted.contains(&list.list.signer);
-        if held.is_empty() || !held.iter().all(is_trusted) {
+        if held.lists.is_empty() || !held.lists.iter().all(is_trusted) {
             return false;
         }
-        self.sources.push((source.clone(), held.clone()));
+        self.sources.push(held.clone());
         true
     }
 
     /// Whether lists of this source are in use.
     pub fn has(&self, source: &CrlSource) -> bool {
-        self.sources.iter().any(|(known, _)| known == source)
+        self.sources.iter().any(|held| held.source == *source)
     }
 
     /// What each list in use says about itself.
@@ -98,29 +141,57 @@ impl CrlShelf {
     }
 
     fn lists(&self) -> impl Iterator<Item = &CheckedCrl> {
-        self.sources.iter().flat_map(|(_, lists)| lists)
+        self.sources.iter().flat_map(|held| &held.lists)
     }
 
-    /// The index of all lists. Where several sources have the same list, the newest counts.
-    pub fn index(&self) -> RevocationIndex {
-        let mut newest: Vec<&CheckedCrl> = Vec::new();
-        for list in self.lists() {
-            match newest.iter_mut().find(|known| known.succeeds_as(list)) {
-                Some(known) if known.age() < list.age() => *known = list,
-                Some(_) => {}
-                None => newest.push(list),
-            }
+    /// The index of all lists, of which none is believed whose signer is revoked among the group certificates: it
+    /// revokes, and proves nothing.
+    pub fn index(&self, standing: &Standing) -> Indexed {
+        let mut lists = self.joined();
+        let index = RevocationIndex::of(lists.clone());
+        if !standing.is_any_listed(&index) {
+            return Indexed {
+                index,
+                disowned: Vec::new(),
+            };
         }
-        let (deltas, full): (Vec<_>, Vec<_>) =
-            newest.into_iter().partition(|list| list.base.is_some());
-        let mut builder = RevocationIndex::builder();
-        for list in &full {
-            let delta = deltas.iter().find(|delta| delta.continues(list));
-            builder.add_list(match delta {
-                Some(delta) => list.with(delta),
-                None => list.list.clone(),
-            });
+        let is_revoked = |list: &RevocationList| {
+            standing.are_revoked(&index, standing.of_key(&list.issuer, &list.signer))
+        };
+        for list in &mut lists {
+            list.scope.revokes_only |= is_revoked(list);
         }
+        let disowned = self.lists().filter(|list| is_revoked(&list.list));
+        Indexed {
+            disowned: disowned
+                .map(|list| (list.report.source.clone(), list.report.issuer.clone()))
+                .collect(),
+            index: RevocationIndex::of(lists),
+        }
+    }
+
+    /// The lists that count, with their deltas. Where several sources have the same list, the newest counts; where it
+    /// cannot be told which that is, each does: what one of them holds is revoked, and the longest proves.
+    fn joined(&self) -> Vec<RevocationList> {
+        let all: Vec<&CheckedCrl> = self.lists().collect();
+        let counts = |at: usize| {
+            let is_replaced = |other: usize| {
+                all[other].replaces(all[at]) && (!all[at].replaces(all[other]) || other < at)
+            };
+            !(0..all.len()).any(|other| other != at && is_replaced(other))
+        };
+        let newest = (0..all.len()).filter(|at| counts(*at)).map(|at| all[at]);
+        let (deltas, full): (Vec<_>, Vec<_>) = newest.partition(|list| list.base.is_some());
+        let mut joined: Vec<RevocationList> = full
+            .iter()
+            .map(|list| {
+                let continuing = deltas.iter().filter(|delta| delta.continues(list));
+                match continuing.max_by_key(|delta| delta.age()) {
+                    Some(delta) => list.with(delta),
+                    None => list.list.clone(),
+                }
+            })
+            .collect();
         for delta in deltas {
             let is_in = |list: &&CheckedCrl| {
                 delta.continues(list)
@@ -131,11 +202,11 @@ impl CrlShelf {
             if !full.iter().any(is_in) {
                 // Without the list that it continues, a delta says nothing of what it does not name.
                 let mut alone = delta.list.clone();
-                alone.scope.some_reasons = true;
-                builder.add_list(alone);
+                alone.scope.revokes_only = true;
+                joined.push(alone);
             }
         }
-        builder.build()
+        joined
     }
 }
 
@@ -143,7 +214,9 @@ impl CheckedCrl {
     /// Whether both are of one issuer, key and scope.
     fn has_scope_of(&self, other: &Self) -> bool {
         let (one, other) = (&self.list, &other.list);
-        one.issuer == other.issuer && one.signer == other.signer && one.scope == other.scope
+        one.signer == other.signer
+            && one.scope == other.scope
+            && same_name(&one.issuer, &other.issuer)
     }
 
     /// Whether one of them can take the place of the other.
@@ -157,11 +230,49 @@ impl CheckedCrl {
     }
 
     fn described_age(&self) -> String {
-        let date = self.report.this_update;
+        let date = moment(self.report.this_update);
         match &self.report.number {
             Some(number) => format!("number {number} of {date}"),
             None => format!("without number, of {date}"),
         }
+    }
+
+    /// Whether it makes the other one needless, whichever of them runs out first.
+    fn replaces(&self, other: &Self) -> bool {
+        self.succeeds_as(other)
+            && self.report.number >= other.report.number
+            && self.report.this_update >= other.report.this_update
+            && self.list.next_update >= other.list.next_update
+    }
+
+    /// Whether it may take the place of the one in use: else why not, and from which moment on.
+    fn may_replace(&self, old: &Self, now: u64) -> Result<(), (String, Option<u64>)> {
+        let end = old.list.next_update;
+        let in_force = now < end;
+        let of = format!("the list of {}", self.report.issuer);
+        let ages = format!("{}, {}", self.described_age(), old.described_age());
+        if self.age() < old.age() {
+            if self.report.this_update <= old.report.this_update {
+                let problem = format!("{of} is older than the one in use ({ages})");
+                return Err((problem, None));
+            }
+            if in_force {
+                let problem = format!(
+                    "{of} is later than the one in use, but has a smaller number ({ages}), as from an authority that \
+                     was made anew; the one in use stays until it runs out on {}",
+                    moment(end)
+                );
+                return Err((problem, Some(end)));
+            }
+        } else if in_force && self.list.next_update <= now {
+            let problem = format!(
+                "{of} has run out already ({}); the one in use stays, which is in force until {}",
+                self.described_age(),
+                moment(end)
+            );
+            return Err((problem, Some(end)));
+        }
+        Ok(())
     }
 
     /// Whether this delta CRL can be put on top of the full list `base` (RFC 5280, section 5.2.4).
@@ -182,4 +293,12 @@ impl CheckedCrl {
             ..self.list.clone()
         }
     }
+}
+
+/// A moment in unix seconds, for people.
+pub(super) fn moment(seconds: u64) -> String {
+    let known = i64::try_from(seconds).ok();
+    let date = known.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    date.and_then(|date| date.format(&Rfc3339).ok())
+        .unwrap_or_else(|| seconds.to_string())
 }

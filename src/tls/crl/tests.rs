@@ -14,7 +14,7 @@ use crate::table::{Status, Subject};
 
 /// SEQUENCE of the object identifier ecdsa-with-SHA256 (RFC 5758, section 3.2).
 const ECDSA_SHA256: [u8; 12] = [0x30, 10, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
-const NOW: u64 = 1_700_000_000;
+pub(super) const NOW: u64 = 1_700_000_000;
 const THIS_UPDATE: &str = "231114000000Z";
 const NEXT_UPDATE: &str = "20231121000000Z";
 
@@ -24,7 +24,7 @@ const DELTA: u8 = 27;
 const POINT: u8 = 28;
 const ISSUER: u8 = 29;
 
-fn now() -> SystemTime {
+pub(super) fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(NOW)
 }
 
@@ -62,14 +62,14 @@ fn removed(serial: &[u8]) -> Vec<u8> {
     entry(serial, &extension(REASON, false, &[10, 1, 8]))
 }
 
-struct Authority {
-    certificate: CertificateDer<'static>,
+pub(super) struct Authority {
+    pub(super) certificate: CertificateDer<'static>,
     key: EcdsaKeyPair,
-    name: Vec<u8>,
+    pub(super) name: Vec<u8>,
 }
 
 impl Authority {
-    fn new(name: &str, usages: &[KeyUsagePurpose]) -> Self {
+    pub(super) fn new(name: &str, usages: &[KeyUsagePurpose]) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -84,7 +84,11 @@ impl Authority {
         }
     }
 
-    fn ordinary() -> Self {
+    pub(super) fn key(&self) -> &[u8] {
+        public_key(&self.certificate).unwrap()
+    }
+
+    pub(super) fn ordinary() -> Self {
         Self::new("group", &[KeyUsagePurpose::CrlSign])
     }
 
@@ -96,13 +100,20 @@ impl Authority {
 }
 
 #[derive(Clone, Default)]
-struct List {
+pub(super) struct List {
     entries: Vec<u8>,
     extensions: Vec<u8>,
+    /// Instead of the usual ones: thisUpdate, and nextUpdate or none.
+    dates: Option<(&'static str, Option<&'static str>)>,
 }
 
 impl List {
-    fn number(mut self, number: u8) -> Self {
+    pub(super) fn dated(mut self, from: &'static str, to: Option<&'static str>) -> Self {
+        self.dates = Some((from, to));
+        self
+    }
+
+    pub(super) fn number(mut self, number: u8) -> Self {
         self.extensions
             .extend(extension(CRL_NUMBER, false, &[2, 1, number]));
         self
@@ -119,7 +130,7 @@ impl List {
         self
     }
 
-    fn entries(mut self, serials: &[&[u8]]) -> Self {
+    pub(super) fn entries(mut self, serials: &[&[u8]]) -> Self {
         for serial in serials {
             self.entries.extend(entry(serial, &[]));
         }
@@ -140,27 +151,28 @@ impl List {
             [] => Vec::new(),
             some => der(0xa0, &der(0x30, some)),
         };
+        let (from, to) = self.dates.unwrap_or((THIS_UPDATE, Some(NEXT_UPDATE)));
         sequence(&[
             &[2, 1, 1],
             &ECDSA_SHA256,
             &ca.name,
-            &der(0x17, THIS_UPDATE.as_bytes()),
-            &der(0x18, NEXT_UPDATE.as_bytes()),
+            &der(0x17, from.as_bytes()),
+            &to.map(|to| der(0x18, to.as_bytes())).unwrap_or_default(),
             &entries,
             &extensions,
         ])
     }
 
-    fn signed(&self, ca: &Authority) -> Vec<u8> {
+    pub(super) fn signed(&self, ca: &Authority) -> Vec<u8> {
         ca.sign(&self.tbs(ca))
     }
 }
 
-fn source(name: &str) -> CrlSource {
+pub(super) fn source(name: &str) -> CrlSource {
     CrlSource::File(PathBuf::from(name))
 }
 
-fn check_one(ca: &Authority, der: &[u8]) -> Result<Vec<CheckedCrl>, CrlErrors> {
+pub(super) fn check_one(ca: &Authority, der: &[u8]) -> Result<Vec<CheckedCrl>, CrlErrors> {
     let group = [ca.certificate.clone()];
     check_crls(&source("group.crl"), &[der], &group, now())
 }
@@ -170,15 +182,19 @@ fn shelf(ca: &Authority, lists: &[&List]) -> CrlShelf {
     for (at, list) in lists.iter().enumerate() {
         let checked = check_one(ca, &list.signed(ca)).unwrap();
         assert_eq!(
-            shelf.admit(source(&at.to_string()), checked),
+            shelf.admit(source(&at.to_string()), checked, NOW),
             Admission::Taken
         );
     }
     shelf
 }
 
+pub(super) fn index_of(ca: &Authority, shelf: &CrlShelf) -> RevocationIndex {
+    shelf.index(&Standing::of(&[ca.certificate.clone()])).index
+}
+
 fn status(ca: &Authority, lists: &[&List], serial: &[u8]) -> Status {
-    shelf(ca, lists).index().status(&ca.name, serial, NOW)
+    index_of(ca, &shelf(ca, lists)).status(&ca.name, ca.key(), serial, NOW)
 }
 
 fn refused(ca: &Authority, der: &[u8]) -> String {
@@ -374,8 +390,9 @@ fn partition(text: &str, serial: u8) -> List {
 fn partitions_add_up_and_each_speaks_for_its_own() {
     let ca = Authority::ordinary();
     let (one, two) = (partition("http://a/1", 1), partition("http://a/2", 2));
-    let index = shelf(&ca, &[&one, &two]).index();
-    let ask = |serial: u8, point| index.status_of(&ca.name, &[serial], NOW, &Leaf(uri(point)));
+    let index = index_of(&ca, &shelf(&ca, &[&one, &two]));
+    let ask =
+        |serial: u8, point| index.status_of(&ca.name, ca.key(), &[serial], NOW, &Leaf(uri(point)));
     assert_eq!(ask(1, "http://a/1"), Status::Revoked);
     assert_eq!(ask(2, "http://a/1"), Status::Revoked);
     assert_eq!(ask(3, "http://a/2"), Status::Good);
@@ -413,23 +430,39 @@ fn an_older_list_never_replaces_a_newer_one() {
     );
     let mut shelf = CrlShelf::default();
     let same = check(&new);
-    assert_eq!(shelf.admit(source("a"), same.clone()), Admission::Taken);
-    assert_eq!(shelf.admit(source("a"), same), Admission::Unchanged);
+    assert_eq!(
+        shelf.admit(source("a"), same.clone(), NOW),
+        Admission::Taken
+    );
+    assert_eq!(shelf.admit(source("a"), same, NOW), Admission::Unchanged);
     // Two lists of one number: the later word counts.
-    assert_eq!(shelf.admit(source("a"), check(&new)), Admission::Taken);
+    assert_eq!(shelf.admit(source("a"), check(&new), NOW), Admission::Taken);
     for worse in [&old, &List::default()] {
-        let Admission::Older(text) = shelf.admit(source("a"), check(worse)) else {
+        let Admission::Refused { problem: text, .. } = shelf.admit(source("a"), check(worse), NOW)
+        else {
             panic!("an older list was taken");
         };
         assert!(text.contains("number 2"), "{text}");
-        assert_eq!(shelf.index().status(&ca.name, &[5], NOW), Status::Revoked);
+        assert_eq!(
+            index_of(&ca, &shelf).status(&ca.name, ca.key(), &[5], NOW),
+            Status::Revoked
+        );
     }
     // Nor does it when another source has it.
-    assert_eq!(shelf.admit(source("b"), check(&old)), Admission::Taken);
-    assert_eq!(shelf.index().status(&ca.name, &[5], NOW), Status::Revoked);
+    assert_eq!(shelf.admit(source("b"), check(&old), NOW), Admission::Taken);
+    assert_eq!(
+        index_of(&ca, &shelf).status(&ca.name, ca.key(), &[5], NOW),
+        Status::Revoked
+    );
     let newest = List::default().number(3);
-    assert_eq!(shelf.admit(source("b"), check(&newest)), Admission::Taken);
-    assert_eq!(shelf.index().status(&ca.name, &[5], NOW), Status::Good);
+    assert_eq!(
+        shelf.admit(source("b"), check(&newest), NOW),
+        Admission::Taken
+    );
+    assert_eq!(
+        index_of(&ca, &shelf).status(&ca.name, ca.key(), &[5], NOW),
+        Status::Good
+    );
 }
 
 #[test]
@@ -446,8 +479,8 @@ fn several_lists_in_one_pem_file_are_all_read() {
     let group = [ca.certificate.clone(), other.certificate.clone()];
     let (index, reports) = load_crls(std::slice::from_ref(&file), &group, now()).unwrap();
     assert_eq!((reports.len(), index.issuers()), (2, 2));
-    assert_eq!(index.status(&ca.name, &[1], NOW), Status::Revoked);
-    assert_eq!(index.status(&ca.name, &[2], NOW), Status::Good);
+    assert_eq!(index.status(&ca.name, ca.key(), &[1], NOW), Status::Revoked);
+    assert_eq!(index.status(&ca.name, ca.key(), &[2], NOW), Status::Good);
     // One that is bad makes the file bad.
     let text = load_crls(&[file], &group[..1], now())
         .unwrap_err()

@@ -1,0 +1,181 @@
+//! Which list takes the place of which, and what counts where that cannot be told.
+
+use super::tests::{Authority, List, NOW, check_one, index_of, source};
+use super::*;
+use crate::table::Status;
+
+const DAY: u64 = 86_400;
+
+/// In force from the 13th to the 15th, from the 14th to the 21st, and from the 1st to the 10th; now is the 14th.
+const OLD: (&str, Option<&str>) = ("231113000000Z", Some("20231115000000Z"));
+const NEW: (&str, Option<&str>) = ("231114000000Z", Some("20231121000000Z"));
+const OVER: (&str, Option<&str>) = ("231114010000Z", Some("20231114020000Z"));
+
+fn list(number: u8, dates: (&'static str, Option<&'static str>), serial: u8) -> List {
+    let list = List::default().dated(dates.0, dates.1);
+    list.number(number).entries(&[&[serial]])
+}
+
+fn refused(shelf: &mut CrlShelf, lists: Vec<CheckedCrl>, now: u64) -> (String, Option<u64>) {
+    match shelf.admit(source("ca.crl"), lists, now) {
+        Admission::Refused { problem, until } => (problem, until),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_later_list_of_a_smaller_number_waits_until_the_old_one_has_run_out() {
+    let ca = Authority::ordinary();
+    let check = |list: &List| check_one(&ca, &list.signed(&ca)).unwrap();
+    let (old, anew) = (list(100, OLD, 1), list(1, NEW, 2));
+    let mut shelf = CrlShelf::default();
+    assert_eq!(
+        shelf.admit(source("ca.crl"), check(&old), NOW),
+        Admission::Taken
+    );
+    let (text, until) = refused(&mut shelf, check(&anew), NOW);
+    let words = [
+        "smaller number",
+        "number 1 of 2023-11-14T00:00:00Z",
+        "number 100",
+        "adit crl forget 'ca.crl'",
+    ];
+    assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    let end = until.unwrap();
+    assert_eq!(
+        index_of(&ca, &shelf).status(&ca.name, ca.key(), &[1], NOW),
+        Status::Revoked
+    );
+    // One that is older in both stays refused for ever.
+    let replay = list(99, ("231112000000Z", NEW.1), 3);
+    assert_eq!(refused(&mut shelf, check(&replay), end + DAY).1, None);
+    refused(&mut shelf, check(&anew), end - 1);
+    assert_eq!(
+        shelf.admit(source("ca.crl"), check(&anew), end),
+        Admission::Taken
+    );
+    assert_eq!(
+        index_of(&ca, &shelf).status(&ca.name, ca.key(), &[1], end),
+        Status::Good
+    );
+    // And the old one does not come back.
+    assert!(
+        refused(&mut shelf, check(&old), end)
+            .0
+            .contains("older than the one in use")
+    );
+}
+
+#[test]
+fn what_is_forgotten_counts_until_the_next_list_and_for_one_list() {
+    let ca = Authority::ordinary();
+    let check = |list: &List| check_one(&ca, &list.signed(&ca)).unwrap();
+    let (old, new) = (list(1, OLD, 1), list(100, NEW, 2));
+    let file = source("ca.crl");
+    let mut shelf = CrlShelf::default();
+    assert!(!shelf.forget(&file), "there is nothing yet");
+    let first = check(&new);
+    shelf.admit(file.clone(), first.clone(), NOW);
+    assert!(shelf.forget(&file));
+    assert_eq!(
+        index_of(&ca, &shelf).status(&ca.name, ca.key(), &[2], NOW),
+        Status::Revoked
+    );
+    assert_eq!(
+        shelf.admit(file.clone(), check(&old), NOW),
+        Admission::Taken
+    );
+    shelf.admit(file.clone(), first.clone(), NOW);
+    refused(&mut shelf, check(&old), NOW);
+    // The list in use, offered again, ends it: no door stays open.
+    assert!(shelf.forget(&file));
+    assert_eq!(shelf.admit(file.clone(), first, NOW), Admission::Unchanged);
+    refused(&mut shelf, check(&old), NOW);
+    // It goes with the list over a reload.
+    assert!(shelf.forget(&file));
+    let mut next = CrlShelf::default();
+    assert!(next.carry_over(&shelf, &file, &[ca.key().into()]));
+    assert_eq!(next.admit(file, check(&old), NOW), Admission::Taken);
+}
+
+#[test]
+fn a_list_that_has_run_out_replaces_none_in_force() {
+    let ca = Authority::ordinary();
+    let check = |list: &List| check_one(&ca, &list.signed(&ca)).unwrap();
+    let endless = List::default().dated(NEW.0, None).number(9);
+    let mut shelf = CrlShelf::default();
+    shelf.admit(source("ca.crl"), check(&list(5, OLD, 1)), NOW);
+    for worse in [list(6, OVER, 2), endless.clone()] {
+        let (text, until) = refused(&mut shelf, check(&worse), NOW);
+        assert!(text.contains("has run out already"), "{text}");
+        assert!(until.is_some_and(|until| until > NOW));
+    }
+    // Where there is no better one, it is taken: it still revokes.
+    let mut shelf = CrlShelf::default();
+    shelf.admit(source("ca.crl"), check(&list(5, OVER, 1)), NOW);
+    assert_eq!(
+        shelf.admit(source("ca.crl"), check(&list(6, OVER, 2)), NOW),
+        Admission::Taken
+    );
+    assert_eq!(
+        index_of(&ca, &shelf).status(&ca.name, ca.key(), &[2], NOW),
+        Status::Revoked
+    );
+}
+
+#[test]
+fn lists_of_several_sources_that_cannot_be_ordered_all_count() {
+    let ca = Authority::ordinary();
+    let check = |list: &List| check_one(&ca, &list.signed(&ca)).unwrap();
+    let after = NOW + 5 * DAY;
+    for (one, other) in [
+        // Rebuilt: a larger number, and a later date.
+        (list(100, OLD, 1), list(1, NEW, 2)),
+        // Newer in both, and over already.
+        (list(5, NEW, 1), list(6, OVER, 2)),
+    ] {
+        for order in [[&one, &other], [&other, &one]] {
+            let mut shelf = CrlShelf::default();
+            for (at, list) in order.iter().enumerate() {
+                shelf.admit(source(&at.to_string()), check(list), NOW);
+            }
+            let index = index_of(&ca, &shelf);
+            let status = |serial: u8, now| index.status(&ca.name, ca.key(), &[serial], now);
+            for now in [NOW, after] {
+                assert_eq!(
+                    (status(1, now), status(2, now)),
+                    (Status::Revoked, Status::Revoked)
+                );
+                assert_eq!(status(3, now), Status::Good);
+            }
+        }
+    }
+    // Newer in all: the older one is as if it were not there.
+    let mut shelf = CrlShelf::default();
+    shelf.admit(source("a"), check(&list(5, OLD, 1)), NOW);
+    shelf.admit(source("b"), check(&list(6, NEW, 2)), NOW);
+    assert_eq!(
+        index_of(&ca, &shelf).status(&ca.name, ca.key(), &[1], NOW),
+        Status::Good
+    );
+}
+
+#[test]
+fn a_list_counts_for_the_key_that_signed_it_alone() {
+    let (old, new) = (Authority::ordinary(), Authority::ordinary());
+    let group = [old.certificate.clone(), new.certificate.clone()];
+    let mut shelf = CrlShelf::default();
+    let signed = List::default().number(1).entries(&[&[1]]).signed(&new);
+    let lists = check_crls(&source("a"), &[signed], &group, super::tests::now()).unwrap();
+    shelf.admit(source("a"), lists, NOW);
+    let index = shelf.index(&Standing::of(&group)).index;
+    assert_eq!(index.status(&old.name, new.key(), &[2], NOW), Status::Good);
+    assert_eq!(
+        index.status(&old.name, old.key(), &[2], NOW),
+        Status::Unknown
+    );
+    assert_eq!(
+        index.status(&old.name, old.key(), &[1], NOW),
+        Status::Revoked
+    );
+}
