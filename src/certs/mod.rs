@@ -31,6 +31,7 @@ pub mod export;
 pub mod files;
 pub mod findings;
 mod frame;
+mod lists;
 pub mod make;
 mod pbe;
 mod pkcs12;
@@ -55,12 +56,13 @@ pub use command::{CertsCommand, print, run};
 pub use describe::{Description, describe, describe_with};
 pub use export::{Export, Format};
 pub use findings::{Finding, Role, Severity, inspect};
+pub use lists::{crls_in, read_crls};
 pub use make::{
     CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity, issue, make_ca,
 };
 pub use read::{
-    Identity, Source, crls_in, key_matches, read_certificates, read_certificates_with, read_crls,
-    read_identity, read_password, read_private_key,
+    Identity, Source, key_matches, read_certificates, read_certificates_with, read_identity,
+    read_password, read_private_key,
 };
 pub use revoke::{Crl, CrlRequest, Reason, revoke};
 pub use self_signed::{ensure_self_signed, self_signed};

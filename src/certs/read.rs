@@ -1,8 +1,8 @@
-//! Reading certificates, private keys and revocation lists from files.
+//! Reading certificates and private keys from files.
 //!
 //! A file is PEM, DER, PKCS#7 or PKCS#12 by its content. In PEM, blocks of other kinds, text between blocks and any order are
 //! accepted, so that one bundle can hold a chain, its key and a CRL. Every certificate that is returned has been parsed once,
-//! to its last byte, of a CRL its frame alone; every key has been accepted by the cryptographic library. Truncation is always an error.
+//! to its last byte; every key has been accepted by the cryptographic library. Truncation is always an error.
 //!
 //! Nothing is verified here: not a signature, not a date, not the order of a chain.
 
@@ -13,9 +13,7 @@ use std::path::{Path, PathBuf};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::{PemObject, SectionKind};
-use rustls_pki_types::{
-    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer,
-};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
@@ -24,14 +22,12 @@ use super::ber::{Reader, SEQUENCE};
 use super::blocks::{BEGIN, Block, blocks, lines};
 use super::chain::in_order;
 use super::files::read_secret;
-use super::frame::{der_length, is_crl, is_encrypted};
+use super::frame::{der_length, is_encrypted};
 use super::pbe::{Fault, Password, Work, decrypt_key};
 use super::pkcs7::is_pkcs7;
 use super::pkcs12::{Contents, is_pkcs12};
 use super::{CertError, pkcs7, pkcs12};
-use crate::limits::{
-    CERTIFICATE_PASSWORD_MAX, MAX_CERTIFICATE_FILE, MAX_CRL_FILE, MAX_PASSWORD_ITERATIONS,
-};
+use crate::limits::{CERTIFICATE_PASSWORD_MAX, MAX_CERTIFICATE_FILE, MAX_PASSWORD_ITERATIONS};
 
 /// A chain, the end certificate first, and the private key of its end certificate.
 pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
@@ -173,7 +169,7 @@ pub(super) fn certificates_in(
     Ok(found)
 }
 
-fn is_certificate(der: &[u8]) -> bool {
+pub(super) fn is_certificate(der: &[u8]) -> bool {
     matches!(X509Certificate::from_der(der), Ok((rest, _)) if rest.is_empty())
 }
 
@@ -253,37 +249,6 @@ pub(super) fn only_key(
             "export it again, with its private key",
         )),
     }
-}
-
-/// Reads every certificate revocation list of a file.
-///
-/// # Errors
-/// Where the file can not be read, holds no CRL, or holds one that is broken or truncated.
-pub fn read_crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, CertError> {
-    crls_in(path, load(path, MAX_CRL_FILE)?)
-}
-
-/// Reads every certificate revocation list of what a file or a server gave; errors call it `path`.
-///
-/// # Errors
-/// As [`read_crls`].
-pub fn crls_in(
-    path: &Path,
-    bytes: Vec<u8>,
-) -> Result<Vec<CertificateRevocationListDer<'static>>, CertError> {
-    if Encoding::of(&bytes) == Encoding::Der {
-        // Half a gigabyte is not copied.
-        check_length(path, &bytes)?;
-        if !is_crl(&bytes) {
-            return Err(no_item(path, "CRL", &[]));
-        }
-        return Ok(vec![bytes.into()]);
-    }
-    let ders = items(path, &bytes, SectionKind::Crl, "CRL", is_crl)?;
-    Ok(ders
-        .into_iter()
-        .map(CertificateRevocationListDer::from)
-        .collect())
 }
 
 /// Reads the one private key of a file: PKCS#8, PKCS#1 or SEC1, RSA, ECDSA (P-256, P-384, P-521) or Ed25519.
@@ -484,7 +449,7 @@ fn private_key_from_der(
     PrivateKeyDer::try_from(bytes.to_vec()).map_err(|_| no_item(path, "private key", &[]))
 }
 
-fn check_length(path: &Path, bytes: &[u8]) -> Result<(), CertError> {
+pub(super) fn check_length(path: &Path, bytes: &[u8]) -> Result<(), CertError> {
     let present = bytes.len() as u64;
     match der_length(bytes) {
         Some(announced) if announced > present => Err(CertError::content(
@@ -504,7 +469,7 @@ fn check_length(path: &Path, bytes: &[u8]) -> Result<(), CertError> {
     }
 }
 
-fn no_item(path: &Path, noun: &str, blocks: &[Block<'_>]) -> CertError {
+pub(super) fn no_item(path: &Path, noun: &str, blocks: &[Block<'_>]) -> CertError {
     if blocks.is_empty() {
         return CertError::content(
             path,

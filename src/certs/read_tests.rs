@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::certs::make::{Usage, key_to_pem, pem_block, to_pem};
-use crate::certs::{IssueRequest, KeyType, MakeCa, Validity, issue, make_ca};
+use crate::certs::{IssueRequest, KeyType, MakeCa, Validity, issue, make_ca, read_crls};
 use clap::ValueEnum;
 use std::path::PathBuf;
 

@@ -55,6 +55,10 @@ pub(super) enum FetchError {
     Redirect,
     #[error("the list is larger than {0} bytes")]
     TooLarge(u64),
+    #[error(
+        "the server gave the list in an encoding that was not asked for (Content-Encoding: {0}); let it give the list as it is"
+    )]
+    Encoded(String),
     #[error("no HTTP: {0}")]
     Http(#[from] hyper::Error),
 }
@@ -232,6 +236,12 @@ impl Fetcher {
             etag: response.headers().get(header::ETAG).cloned(),
             last_modified: response.headers().get(header::LAST_MODIFIED).cloned(),
         };
+        if let Some(encoding) = response.headers().get(header::CONTENT_ENCODING)
+            && encoding != "identity"
+        {
+            let named = encoding.as_bytes().escape_ascii().to_string();
+            return Err(FetchError::Encoded(named));
+        }
         let mut body = response.into_body();
         let mut bytes = Vec::new();
         loop {
@@ -266,6 +276,10 @@ fn request(uri: &Uri, known: &Validators) -> Request<Empty<Bytes>> {
     set(
         header::ACCEPT,
         Some(HeaderValue::from_static("application/pkix-crl, */*")),
+    );
+    set(
+        header::ACCEPT_ENCODING,
+        Some(HeaderValue::from_static("identity")),
     );
     set(header::IF_NONE_MATCH, known.etag.clone());
     set(header::IF_MODIFIED_SINCE, known.last_modified.clone());
