@@ -292,7 +292,12 @@ impl AdminCommand {
         self.request("GET", path, None)
     }
 
-    fn request(&self, method: &str, path: &str, body: Option<Body>) -> Result<(), AdminError> {
+    pub(super) fn request(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Body>,
+    ) -> Result<(), AdminError> {
         self.show(JSON, self.ask(method, path, body)?)
     }
 
@@ -348,6 +353,14 @@ impl AdminCommand {
             }
         }
         place.ask(method, path, body)
+    }
+
+    /// The state folder of the config file; `None` where `--admin` names the node.
+    pub(super) fn state_dir(&self) -> Result<Option<PathBuf>, AdminError> {
+        match self.admin {
+            Some(_) => Ok(None),
+            None => Ok(Some(config::load_node(&self.config)?.state_dir)),
+        }
     }
 
     /// Where the admin listener is, and the file of its token. What the profile says is not looked at.
@@ -505,7 +518,7 @@ fn open(file: &Path) -> Result<Body, AdminError> {
 }
 
 /// A name as a part of a path or a query (RFC 3986, section 2.3).
-fn encoded(name: &str) -> String {
+pub(super) fn encoded(name: &str) -> String {
     const KEPT: &AsciiSet = &NON_ALPHANUMERIC
         .remove(b'-')
         .remove(b'.')

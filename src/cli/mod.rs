@@ -3,6 +3,7 @@
 mod admin;
 mod certificates;
 mod check;
+mod crl;
 mod export;
 mod lock;
 mod profile;
@@ -26,6 +27,7 @@ use crate::tls::TicketKeysError;
 pub use admin::{AdminCommand, AdminError, DevicesCommand, ServersCommand, TunnelsCommand};
 pub use certificates::{CertificatesCommand, CertificatesError};
 pub use check::CheckCommand;
+pub use crl::CrlCommand;
 pub use export::{ExportCommand, ExportError};
 pub use lock::LockError;
 pub use profile::{ProfileCommand, ProfileError};
@@ -76,6 +78,8 @@ enum Command {
     Devices(DevicesCommand),
     /// Show the servers of a running node, drain one or bring it back.
     Servers(ServersCommand),
+    /// List the CRLs of a running node, or have the next list of an authority that was made anew taken.
+    Crl(CrlCommand),
     /// Print a latency histogram of a running node, in HdrHistogram's percentile format.
     Histogram(AdminCommand),
 }
@@ -164,6 +168,7 @@ pub fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Tunnels(command) => Ok(command.run()?),
         Command::Devices(command) => Ok(command.run()?),
         Command::Servers(command) => Ok(command.run()?),
+        Command::Crl(command) => Ok(command.run()?),
         Command::Histogram(command) => Ok(command.histogram()?),
     }
 }

@@ -46,6 +46,7 @@ impl Pages {
             Place::Tunnels => Ok(self.close(query.tunnels).await),
             Place::Permission => Ok(self.permission()),
             Place::Server(path) => self.set_server(path, parts, &mut body).await,
+            Place::Crl(source) => self.forget_crl(source).await,
             Place::Reload => self.reload().await,
             Place::Profile(path) => self.change_profile(path, query, parts, &mut body).await,
             Place::Certificate(path) => {

@@ -42,10 +42,11 @@ pub async fn fetch_crls(node: Arc<Node>, resolver: ResolverHandle) {
     loop {
         let asked = node.clone();
         // Behind a lock that may be held while an index is made, and may make one itself, of a list that was kept.
-        let Ok((rules, urls)) = in_background(move || wanted(&asked)).await else {
+        let Ok((rules, urls, sooner)) = in_background(move || wanted(&asked)).await else {
             return;
         };
         schedule.keep(urls, Instant::now());
+        schedule.hasten(&sooner, Instant::now());
         let rules = Arc::new(rules);
         while running.len() < CRL_FETCHES
             && let Some((url, known)) = schedule.next_due(Instant::now())
@@ -68,8 +69,8 @@ pub async fn fetch_crls(node: Arc<Node>, resolver: ResolverHandle) {
     }
 }
 
-/// The rules in force, and the URLs to fetch under them.
-fn wanted(node: &Node) -> (CrlFetch, Vec<String>) {
+/// The rules in force, the URLs to fetch under them, and those that are to be asked sooner than usual.
+fn wanted(node: &Node) -> (CrlFetch, Vec<String>, Vec<(String, Duration)>) {
     let (rules, group) = node.crl_fetch();
     let mut urls = rules.urls.clone();
     if rules.from_certificates {
@@ -86,7 +87,9 @@ fn wanted(node: &Node) -> (CrlFetch, Vec<String>) {
             }
         }
     }
-    (rules, urls)
+    let sooner = urls.iter();
+    let sooner = sooner.filter_map(|url| Some((url.clone(), node.crl_due(url)?)));
+    (rules, urls.clone(), sooner.collect())
 }
 
 /// Asks once. `Some`: the server gave an answer that is right, and what tells it from the next.
@@ -152,6 +155,18 @@ impl Schedule {
                 failures: 0,
                 known: Validators::default(),
             });
+        }
+    }
+
+    /// Brings forward what is to be asked for sooner, and asks for it whole.
+    fn hasten(&mut self, sooner: &[(String, Duration)], now: Instant) {
+        for (url, wait) in sooner {
+            if let Some(turn) = self.urls.get_mut(url)
+                && turn.due > now + *wait
+            {
+                turn.due = now + *wait;
+                turn.known = Validators::default();
+            }
         }
     }
 
@@ -232,6 +247,12 @@ mod tests {
             last >= CRL_RETRY_MAX * 3 / 4,
             "it does not hammer: {last:?}"
         );
+
+        schedule.hasten(&[("a".into(), CRL_RETRY)], start);
+        assert_eq!(schedule.urls["a"].due, start + CRL_RETRY);
+        assert!(schedule.next_due(start).is_none());
+        schedule.hasten(&[("a".into(), Duration::ZERO)], start);
+        assert_eq!(schedule.next_due(start).unwrap().0, "a");
 
         schedule.keep(vec!["b".into()], start);
         assert_eq!(schedule.next_due(start).unwrap().0, "b");

@@ -13,6 +13,7 @@ mod certificates;
 mod changes;
 mod checks;
 pub mod client;
+mod crl_pages;
 mod crls;
 mod devices;
 mod earlier;
@@ -119,6 +120,13 @@ pub trait Node: Send + Sync + 'static {
         server: &str,
         drained: bool,
     ) -> Result<Option<ServerInfo>, String>;
+
+    /// Lets the next list of a file or URL take the place of the one in use, whatever its number; whether a list is wanted
+    /// from there. Waits.
+    ///
+    /// # Errors
+    /// The disk refuses it; nothing has changed then.
+    fn forget_crl(&self, source: &str) -> Result<bool, String>;
 
     /// Reads everything again. Answers with the new generation when it is in force.
     fn reload(&self, reply: Reply<Result<u64, Refusal>>);

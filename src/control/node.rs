@@ -91,6 +91,11 @@ impl Node for RunningNode {
         set.map_err(|error| error.to_string())
     }
 
+    fn forget_crl(&self, source: &str) -> Result<bool, String> {
+        let forgotten = self.engine.forget_crl(source);
+        forgotten.map_err(|error| error.to_string())
+    }
+
     fn reload(&self, reply: Reply<Result<u64, Refusal>>) {
         self.reloader.in_background(Asker::Admin, reply);
     }

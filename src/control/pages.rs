@@ -4,17 +4,18 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use super::crl_pages::described;
 use super::earlier::Earlier;
 use super::host::{names_no_site, names_this_machine};
 use super::ledger::Ledger;
@@ -27,12 +28,12 @@ use crate::limits::{
     ADMIN_BODY_MAX, CORE_ANSWER, DEVICES_LISTED, DEVICES_LISTED_MAX, LIST_ANSWER, TUNNELS_LISTED,
 };
 use crate::observe::{
-    CoreMetrics, CrlInfo, OPENMETRICS, TunnelFilter, TunnelInfo, render, render_cores, with_process,
+    CoreMetrics, OPENMETRICS, TunnelFilter, TunnelInfo, render, render_cores, with_process,
 };
 
 pub(super) type Page = Response<Full<Bytes>>;
 
-const ENDPOINTS: [&str; 12] = [
+const ENDPOINTS: [&str; 13] = [
     "/",
     "/healthz",
     "/readyz",
@@ -42,6 +43,7 @@ const ENDPOINTS: [&str; 12] = [
     "/devices",
     "/servers",
     "/certificates",
+    "/crls",
     "/permission",
     "/reload",
     "/profiles",
@@ -69,6 +71,9 @@ pub(super) enum Place<'p> {
     Certificate(&'p str),
     /// With its service and address, each percent-encoded.
     Server(&'p str),
+    Crls,
+    /// With its file or URL, percent-encoded.
+    Crl(&'p str),
     Profiles,
     /// With its name, percent-encoded, and what is done with it.
     Profile(&'p str),
@@ -90,6 +95,7 @@ impl<'p> Place<'p> {
             "/devices" => Self::Devices,
             "/servers" => Self::Servers,
             "/certificates" => Self::Certificates,
+            "/crls" => Self::Crls,
             "/permission" => Self::Permission,
             "/reload" => Self::Reload,
             "/profiles" => Self::Profiles,
@@ -99,6 +105,7 @@ impl<'p> Place<'p> {
                 ("servers", path) => Self::Server(path),
                 ("profiles", path) if !path.is_empty() => Self::Profile(path),
                 ("certificates", path) => Self::Certificate(path),
+                ("crls", source) if !source.is_empty() => Self::Crl(source),
                 _ => return None,
             },
         })
@@ -110,6 +117,7 @@ impl<'p> Place<'p> {
             Self::Devices | Self::Permission => "GET, HEAD, POST",
             Self::Device(_) | Self::Certificate(_) => "GET, HEAD, PUT, DELETE",
             Self::Server(_) => "GET, HEAD, PUT",
+            Self::Crl(_) => "GET, HEAD, DELETE",
             Self::Reload => "POST",
             Self::Profile(_) => "GET, HEAD, PUT, POST, DELETE",
             _ => "GET, HEAD",
@@ -238,6 +246,8 @@ impl Pages {
             Place::Servers => self.servers(&query),
             Place::Reload => failure(StatusCode::METHOD_NOT_ALLOWED, "only POST"),
             Place::Server(path) => self.server(path),
+            Place::Crls => self.crls(),
+            Place::Crl(source) => self.crls_of(source),
             Place::Profiles => self.list_profiles().await,
             Place::Profile(path) => self.show_profile(path, query).await,
             Place::Certificates => self.certificates().await,
@@ -320,7 +330,7 @@ impl Pages {
                 |earlier| json!({"pid": earlier.pid, "follows": earlier.lost.is_none()}),
             ),
             "certificates": gauges.certificates,
-            "crls": crls(&gauges.crls),
+            "crls": described(&gauges.crls),
         });
         json_page(status, &body)
     }
@@ -475,20 +485,6 @@ pub(super) async fn gather<T: Send + 'static>(
 }
 
 /// Each CRL with its state.
-fn crls(crls: &[CrlInfo]) -> Value {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    crls.iter()
-        .map(|crl| {
-            let mut line = json!(crl);
-            line["state"] = crl.state(now).into();
-            line["age_seconds"] = crl.this_update.map(|made| now.saturating_sub(made)).into();
-            line
-        })
-        .collect()
-}
-
 pub(super) fn name_silent(headers: &mut HeaderMap, silent: &[usize]) {
     if silent.is_empty() {
         return;

@@ -132,6 +132,10 @@ impl Node for Fake {
         Ok(self.servers().pop())
     }
 
+    fn forget_crl(&self, source: &str) -> Result<bool, String> {
+        Ok(source == "http://pki.test/a b.crl")
+    }
+
     fn reload(&self, reply: Reply<Result<u64, Refusal>>) {
         reply(Ok(7));
     }

@@ -1,0 +1,414 @@
+//! Lists as authorities, servers and operators really make them: taken, or refused in words that say what to do.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use adit::certs::{self, Issued};
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use crate::common::{
+    Gateway, Pki, TOKEN, ask, config_with_token, connect, echo, free_port, request, server,
+    service, until,
+};
+
+/// A list that OpenSSL makes with the key of NAME.pem and NAME.key.
+pub struct List {
+    by: &'static str,
+    number: u32,
+    begins: i64,
+    ends: i64,
+    digest: String,
+    more: String,
+}
+
+/// Makes NAME.pem and NAME.key, an authority called NAME.
+pub fn openssl_authority(pki: &Pki, name: &str, key: &str, more: &[&str]) {
+    let (pem, private) = (format!("{name}.pem"), format!("{name}.key"));
+    let subject = match name {
+        "other" => "/CN=signing".to_owned(),
+        name => format!("/CN={name}"),
+    };
+    let mut arguments = vec![
+        "req", "-x509", "-nodes", "-days", "9", "-subj", &subject, "-newkey",
+    ];
+    arguments.extend(key.split(' '));
+    arguments.extend(["-out", &pem, "-keyout", &private]);
+    if more.is_empty() {
+        pki.openssl(&arguments);
+        return;
+    }
+    // Signed by another one: OpenSSL 3.0 has that for requests only.
+    arguments.retain(|argument| *argument != "-x509" && *argument != "-days" && *argument != "9");
+    pki.openssl(&[&["req", "-new"], &arguments[1..]].concat());
+    std::fs::write(pki.path("ca.ext"), "basicConstraints=critical,CA:TRUE\n").unwrap();
+    let sign = [
+        "x509",
+        "-req",
+        "-days",
+        "9",
+        "-in",
+        &pem,
+        "-out",
+        &pem,
+        "-extfile",
+        "ca.ext",
+        "-set_serial",
+        "77",
+    ];
+    pki.openssl(&[&sign, more].concat());
+}
+
+impl List {
+    pub fn by(by: &'static str) -> Self {
+        Self {
+            by,
+            number: 1,
+            begins: -60,
+            ends: 3600,
+            digest: "sha256".into(),
+            more: String::new(),
+        }
+    }
+
+    pub fn number(mut self, number: u32) -> Self {
+        self.number = number;
+        self
+    }
+
+    /// From and until so many seconds from now.
+    pub fn valid(mut self, begins: i64, ends: i64) -> Self {
+        (self.begins, self.ends) = (begins, ends);
+        self
+    }
+
+    pub fn with(mut self, digest: &str, more: &str) -> Self {
+        (self.digest, self.more) = (digest.into(), more.into());
+        self
+    }
+
+    /// Writes it in PEM, into place in one step.
+    pub fn write(&self, pki: &Pki, name: &str) -> PathBuf {
+        let settings =
+            "[ca]\ndefault_ca = own\n[own]\ndatabase = index.txt\ncrlnumber = number.txt\n";
+        std::fs::write(pki.path("lists.cnf"), settings).unwrap();
+        if !pki.path("index.txt").exists() {
+            std::fs::write(pki.path("index.txt"), "").unwrap();
+        }
+        let number = format!("{:X}", self.number);
+        let number = "0".repeat(number.len() % 2) + &number;
+        std::fs::write(pki.path("number.txt"), number + "\n").unwrap();
+        let format = format_description!("[year][month][day][hour][minute][second]Z");
+        let moment = |seconds: i64| {
+            let moment = OffsetDateTime::now_utc() + time::Duration::seconds(seconds);
+            moment.format(format).unwrap()
+        };
+        let (begins, ends) = (moment(self.begins), moment(self.ends));
+        let (pem, key) = (format!("{}.pem", self.by), format!("{}.key", self.by));
+        let mut arguments = vec![
+            "ca",
+            "-gencrl",
+            "-config",
+            "lists.cnf",
+            "-cert",
+            &pem,
+            "-keyfile",
+            &key,
+            "-md",
+            &self.digest,
+            "-crl_lastupdate",
+            &begins,
+            "-crl_nextupdate",
+            &ends,
+            "-out",
+            "list.new",
+        ];
+        arguments.extend(self.more.split(' ').filter(|word| !word.is_empty()));
+        pki.openssl(&arguments);
+        let file = pki.path(name);
+        std::fs::rename(pki.path("list.new"), &file).unwrap();
+        file
+    }
+}
+
+fn is_let_in(pki: &Pki, gateway: &Gateway, device: &Issued) -> bool {
+    let answer = ask(
+        &mut connect(pki, gateway, Some(device)),
+        &request("a.test:1"),
+    );
+    answer.is_ok_and(|head| head.starts_with("HTTP/1.1 200 "))
+}
+
+fn start(pki: &Pki, crl: &str) -> Gateway {
+    let admin = free_port();
+    let rest = format!("{crl}\n{}", service(&[server(echo)]));
+    let text = config_with_token(pki, admin, "", "unmanaged = 'allow'", &rest);
+    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    Gateway::run(pki, admin)
+}
+
+/// What `adit crl` with these arguments says.
+fn adit_crl(pki: &Pki, arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_adit"))
+        .arg("crl")
+        .args(arguments)
+        .args(["--config", "adit.toml"])
+        .current_dir(pki.folder.path())
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+fn says(gateway: &Gateway, words: &str) {
+    until(words, || gateway.get("/readyz").1.contains(words));
+}
+
+fn number_is(gateway: &Gateway, number: u32) {
+    until(&format!("number {number}"), || {
+        gateway.metric("adit_crl_list_number", "") == f64::from(number)
+    });
+}
+
+#[test]
+fn an_authority_that_counts_anew_is_heard_when_its_old_list_has_run_out() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    List::by("ca")
+        .number(500)
+        .valid(-60, 6)
+        .write(&pki, "ca.crl");
+    let gateway = start(&pki, "");
+    assert!(is_let_in(&pki, &gateway, &device));
+    List::by("ca")
+        .number(1)
+        .valid(-30, 3600)
+        .write(&pki, "ca.crl");
+    says(&gateway, "adit crl forget");
+    assert_eq!(
+        gateway.metric("adit_crl_list_number", ""),
+        500.0,
+        "it stays until then"
+    );
+    number_is(&gateway, 1);
+    assert!(is_let_in(&pki, &gateway, &device));
+    until("no problem", || {
+        !gateway.get("/readyz").1.contains("adit crl forget")
+    });
+}
+
+#[test]
+fn the_operator_has_the_next_list_taken() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let file = List::by("ca").number(500).write(&pki, "ca.crl");
+    let gateway = start(&pki, "");
+    // Older in both: refused, until the operator says otherwise.
+    List::by("ca")
+        .number(1)
+        .valid(-600, 3600)
+        .write(&pki, "ca.crl");
+    says(&gateway, "older than the one in use");
+    let source = file.display().to_string();
+    let said = adit_crl(&pki, &["list"]);
+    assert!(said.contains(&source) && said.contains("older"), "{said}");
+    let said = adit_crl(&pki, &["forget", "nowhere.crl"]);
+    assert!(said.contains("/crls lists"), "{said}");
+    assert_eq!(gateway.metric("adit_crl_list_number", ""), 500.0);
+    let said = adit_crl(&pki, &["forget", &source]);
+    assert!(said.contains("forgotten"), "{said}");
+    number_is(&gateway, 1);
+    assert!(is_let_in(&pki, &gateway, &device));
+    // That was for one list.
+    List::by("ca").number(9).write(&pki, "ca.crl");
+    number_is(&gateway, 9);
+    List::by("ca")
+        .number(1)
+        .valid(-600, 3600)
+        .write(&pki, "ca.crl");
+    says(&gateway, "older than the one in use");
+}
+
+#[test]
+fn a_list_that_has_run_out_takes_the_place_of_none_that_has_not() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    List::by("ca")
+        .number(5)
+        .valid(-60, 3600)
+        .write(&pki, "ca.crl");
+    let gateway = start(&pki, "");
+    List::by("ca")
+        .number(6)
+        .valid(-30, -10)
+        .write(&pki, "ca.crl");
+    says(&gateway, "has run out already");
+    assert!(is_let_in(&pki, &gateway, &device));
+    assert_eq!(gateway.metric("adit_crl_list_number", ""), 5.0);
+    // Nor does the expired list of another place, whose number is larger, take its authority out of force.
+    drop(gateway);
+    List::by("ca")
+        .number(900)
+        .valid(-600, -10)
+        .write(&pki, "ca.crl");
+    List::by("ca")
+        .number(5)
+        .valid(-60, 3600)
+        .write(&pki, "new.crl");
+    let text = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
+    let text = text.replace("files = ['ca.crl']", "files = ['ca.crl', 'new.crl']");
+    std::fs::write(pki.path("adit.toml"), &text).unwrap();
+    let admin = text
+        .lines()
+        .find_map(|line| line.strip_prefix("listen = '"));
+    let admin = admin.unwrap().trim_end_matches('\'').parse().unwrap();
+    let gateway = Gateway::run(&pki, admin);
+    assert!(is_let_in(&pki, &gateway, &device));
+}
+
+/// A server that gives what it holds.
+fn give(mut stream: TcpStream, content: &Mutex<(String, Vec<u8>)>) {
+    let mut header = Vec::new();
+    let mut byte = [0];
+    while !header.ends_with(b"\r\n\r\n") {
+        if stream.read_exact(&mut byte).is_err() {
+            return;
+        }
+        header.push(byte[0]);
+    }
+    let (fields, list) = content.lock().unwrap().clone();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\n{fields}content-length: {}\r\n\r\n",
+        list.len()
+    );
+    let _ = stream.write_all(&[head.as_bytes(), &list].concat());
+}
+
+#[test]
+fn a_fetched_list_is_forgotten_also_while_no_node_runs() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let content = Arc::new(Mutex::new((String::new(), Vec::new())));
+    let offer = |list: &List| {
+        let file = list.write(&pki, "offered.crl");
+        content.lock().unwrap().1 = std::fs::read(file).unwrap();
+    };
+    let held = content.clone();
+    let address = server(move |stream| give(stream, &held));
+    let url = format!("http://{address}/ca.crl");
+    // The list of the file has run out: what is fetched decides.
+    List::by("ca")
+        .number(1)
+        .valid(-7200, -3600)
+        .write(&pki, "ca.crl");
+    offer(&List::by("ca").number(500));
+    let crl = format!("urls = ['{url}']\nallow = ['127.0.0.0/8']");
+    let gateway = start(&pki, &crl);
+    until("fetched", || is_let_in(&pki, &gateway, &device));
+    let number = |gateway: &Gateway| gateway.metric("adit_crl_list_number", &url);
+    assert_eq!(number(&gateway), 500.0);
+    until("kept", || {
+        let kept = std::fs::read_dir(pki.path("state/crls"));
+        kept.is_ok_and(|files| {
+            let mut files = files.flatten();
+            files.any(|file| file.path().extension().is_some_and(|kind| kind == "crl"))
+        })
+    });
+    drop(gateway);
+
+    offer(&List::by("ca").number(1).valid(-600, 3600));
+    let gateway = start(&pki, &crl);
+    says(&gateway, "older than the one in use");
+    assert_eq!(number(&gateway), 500.0);
+    drop(gateway);
+    let said = adit_crl(&pki, &["forget", &url]);
+    assert!(said.contains("no node answers"), "{said}");
+    assert!(adit_crl(&pki, &["forget", "http://pki.test/"]).contains("is the node running"));
+    let gateway = start(&pki, &crl);
+    until("taken", || number(&gateway) == 1.0);
+    assert!(is_let_in(&pki, &gateway, &device));
+
+    // A server that compresses is told off in plain words.
+    let encoded = "content-encoding: gzip\r\n".to_owned();
+    *content.lock().unwrap() = (encoded, vec![0x1f, 0x8b, 8, 0]);
+    let said = adit_crl(&pki, &["forget", &url]);
+    assert!(said.contains("forgotten"), "{said}");
+    says(&gateway, "Content-Encoding: gzip");
+    assert!(is_let_in(&pki, &gateway, &device), "the list in use stays");
+    assert!(!adit_crl(&pki, &["list"]).contains(TOKEN));
+}
+
+#[test]
+fn a_list_is_read_in_any_wrapping_and_under_any_spelling_of_its_issuer() {
+    let pki = Pki::new();
+    let file = List::by("ca").number(2).write(&pki, "ca.crl");
+    let group = [pki.ca.certificate().clone()];
+    let pem = std::fs::read_to_string(&file).unwrap();
+    let load = || adit::tls::load_crls(&[file.clone()], &group, std::time::SystemTime::now());
+    for text in [
+        pem.replace("X509 CRL", "CERTIFICATE"),
+        pem.replace('\n', "\r\n"),
+        format!("Certificate Revocation List (CRL):\n    Version 2 (0x1)\n{pem}"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        assert_eq!(load().unwrap().1.len(), 1);
+    }
+    let der = certs::read_crls(&file).unwrap().remove(0);
+    std::fs::write(&file, &der).unwrap();
+    assert_eq!(load().unwrap().1.len(), 1);
+
+    // The authority's tool wrote its name as PrintableString and now writes UTF8String, or the other way round.
+    let subject = "/O=Fleet  Devices/CN=Issuing CA";
+    for (mask, certificate) in [("utf8only", "utf8.pem"), ("nombstr", "plain.pem")] {
+        let settings = format!("[req]\nstring_mask = {mask}\ndistinguished_name = dn\n[dn]\n");
+        std::fs::write(pki.path("req.cnf"), settings).unwrap();
+        let spelled = match mask {
+            "utf8only" => subject.to_owned(),
+            _ => subject.to_uppercase().replace("  ", " "),
+        };
+        let arguments = [
+            "req", "-x509", "-config", "req.cnf", "-days", "9", "-subj", &spelled,
+        ];
+        let more = [
+            "-key",
+            "server.key",
+            "-out",
+            certificate,
+            "-addext",
+            "basicConstraints=CA:TRUE",
+        ];
+        pki.openssl(&[&arguments[..], &more].concat());
+        std::fs::copy(
+            pki.path("server.key"),
+            pki.path(certificate).with_extension("key"),
+        )
+        .unwrap();
+    }
+    let read = |name| certs::read_certificates(&pki.path(name)).unwrap();
+    for (by, trusted) in [("utf8", "plain.pem"), ("plain", "utf8.pem")] {
+        let file = List::by(by).write(&pki, "spelled.crl");
+        let loaded = adit::tls::load_crls(&[file], &read(trusted), std::time::SystemTime::now());
+        assert_eq!(loaded.unwrap().0.issuers(), 1);
+    }
+}
+
+#[test]
+fn what_cannot_prove_anything_says_why() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let file = List::by("ca").number(2).write(&pki, "ca.crl");
+    let gateway = start(&pki, "");
+    assert!(is_let_in(&pki, &gateway, &device));
+    for (bytes, words) in [
+        (vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0], "compressed"),
+        (b"<html><body>404</body></html>".to_vec(), "HTML"),
+        (Vec::new(), "it is empty"),
+    ] {
+        std::fs::write(&file, bytes).unwrap();
+        says(&gateway, words);
+        assert!(is_let_in(&pki, &gateway, &device), "{words}");
+        assert_eq!(gateway.metric("adit_crl_list_refused", ""), 1.0, "{words}");
+    }
+}
