@@ -114,7 +114,6 @@ fn no_list(path: &Path, bytes: &[u8]) -> CertError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::blocks::BEGIN;
     use super::super::make::pem_block;
     use super::*;
     use base64::Engine as _;
@@ -183,7 +182,7 @@ mod tests {
                 pem_block("CERTIFICATE", &[0x30, 0]).into_bytes(),
                 "only: CERTIFICATE",
             ),
-            (BEGIN.to_vec(), "line 1"),
+            (b"-----BEGIN X509 CRL".to_vec(), "line 1"),
         ] {
             let error = read(bytes).unwrap_err();
             assert!(

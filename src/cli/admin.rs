@@ -288,7 +288,7 @@ impl AdminCommand {
     }
 
     /// Prints what the node answers to a GET of `path`.
-    fn print(&self, path: &str) -> Result<(), AdminError> {
+    pub(super) fn print(&self, path: &str) -> Result<(), AdminError> {
         self.request("GET", path, None)
     }
 

@@ -251,11 +251,15 @@ impl CheckedCrl {
         let in_force = now < end;
         let of = format!("the list of {}", self.report.issuer);
         let ages = format!("{}, {}", self.described_age(), old.described_age());
-        if self.age() < old.age() {
-            if self.report.this_update <= old.report.this_update {
-                let problem = format!("{of} is older than the one in use ({ages})");
-                return Err((problem, None));
-            }
+        let (number, date) = (&self.report.number, self.report.this_update);
+        let has_smaller_number = *number < old.report.number;
+        // Never an earlier date, whatever its number: after an authority has counted anew, its lists from before have
+        // the larger ones.
+        if date < old.report.this_update || has_smaller_number && date == old.report.this_update {
+            let problem = format!("{of} is older than the one in use ({ages})");
+            return Err((problem, None));
+        }
+        if has_smaller_number {
             if in_force {
                 let problem = format!(
                     "{of} is later than the one in use, but has a smaller number ({ages}), as from an authority that \
