@@ -3,21 +3,24 @@
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use hickory_resolver::config::ResolverConfig;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::{Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{Hosts, TokioResolver};
-use tokio::time::timeout;
+use tokio::task::JoinSet;
+use tokio::time::{sleep_until, timeout};
 
-use super::race::in_order;
+use super::race::{Race, Step, in_order};
 use super::resolver::{Answer, ResolveError};
 use super::system::Settings;
 use crate::limits::{
-    NAME_ADDRESSES_MAX, NAME_FAMILY_PATIENCE, NAME_LOOKUP_MAX, NAME_SEARCH_MAX, NAME_STALE_TTL,
-    NAME_TTL_MAX, NAME_TTL_MIN,
+    NAME_ADDRESSES_MAX, NAME_FAMILY_PATIENCE, NAME_LOOKUP_MAX, NAME_SEARCH_MAX, NAME_SERVERS_MAX,
+    NAME_STALE_TTL, NAME_TTL_MAX, NAME_TTL_MIN,
 };
 
 /// Asks with one state of the settings.
@@ -28,7 +31,11 @@ pub(super) struct Client {
 }
 
 struct Servers {
-    resolver: TokioResolver,
+    /// One for each server. The library's own way with several waits for those that are dead before it asks again by TCP
+    /// where an answer was truncated.
+    each: Vec<TokioResolver>,
+    /// The one that answered last: the next question begins with it.
+    first: AtomicUsize,
     /// Completes short names, in order.
     search: Vec<Name>,
     /// Dots that make a name be asked for as it is first.
@@ -49,20 +56,27 @@ impl Client {
                     [] => config.domain().cloned().into_iter().collect(),
                     search => search.iter().take(NAME_SEARCH_MAX).cloned().collect(),
                 };
-                let provider = TokioRuntimeProvider::default();
-                let mut builder = TokioResolver::builder_with_config(config.clone(), provider);
-                *builder.options_mut() = options.clone();
-                match builder.build() {
-                    Ok(resolver) => Some(Servers {
-                        resolver,
-                        search,
-                        ndots: options.ndots,
-                    }),
-                    Err(error) => {
-                        tracing::error!(%error, "no name servers can be asked");
-                        None
-                    }
-                }
+                let servers = config.name_servers().iter().take(NAME_SERVERS_MAX);
+                let each = servers.filter_map(|server| {
+                    let alone =
+                        ResolverConfig::from_parts(None, Vec::new(), vec![server.clone()]);
+                    let provider = TokioRuntimeProvider::default();
+                    let mut builder = TokioResolver::builder_with_config(alone, provider);
+                    *builder.options_mut() = options.clone();
+                    let built = builder.build();
+                    built
+                        .inspect_err(|error| {
+                            tracing::error!(%error, "the name server {} cannot be asked", server.ip);
+                        })
+                        .ok()
+                });
+                let each: Vec<TokioResolver> = each.collect();
+                (!each.is_empty()).then(|| Servers {
+                    each,
+                    first: AtomicUsize::new(0),
+                    search,
+                    ndots: options.ndots,
+                })
             }),
             hosts: settings.hosts,
         }
@@ -175,30 +189,67 @@ impl Servers {
         answer(addresses, valid_for).ok_or(ResolveError::NotFound)
     }
 
+    /// Asks the servers, each a little after the one before or when that has failed, until one says something.
     async fn family(&self, name: &Name, kind: RecordType) -> Family {
-        match self.resolver.lookup(name.clone(), kind).await {
-            Ok(found) => {
-                let answers = found.answers().iter();
-                let addresses: Vec<IpAddr> =
-                    answers.filter_map(|record| record.data.ip_addr()).collect();
-                match addresses[..] {
-                    [] => Err(ResolveError::NotFound),
-                    _ => Ok((addresses, found.valid_until())),
+        let first = self.first.load(Ordering::Relaxed);
+        let mut race = Race::new(self.each.len());
+        // Those that have not answered end with it.
+        let mut running = JoinSet::new();
+        loop {
+            let until = match race.step(Instant::now()) {
+                Step::Start(place) => {
+                    let place = (first + place) % self.each.len();
+                    let (resolver, name) = (self.each[place].clone(), name.clone());
+                    running.spawn(async move { (place, ask(&resolver, name, kind).await) });
+                    continue;
                 }
+                Step::Wait(until) => until,
+                Step::Lost => return Err(ResolveError::Timeout),
+            };
+            let next = async {
+                match until {
+                    Some(until) => sleep_until(until.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(done) = running.join_next() => match done {
+                    Ok((place, said @ (Ok(_) | Err(ResolveError::NotFound)))) => {
+                        self.first.store(place, Ordering::Relaxed);
+                        return said;
+                    }
+                    Ok((_, Err(_))) | Err(_) => race.failed(),
+                },
+                () = next => {}
             }
-            // Only these say that there is no such name or address; a server that fails or refuses says nothing of it.
-            Err(NetError::Dns(DnsError::NoRecordsFound(none)))
-                if matches!(
-                    none.response_code,
-                    ResponseCode::NXDomain | ResponseCode::NoError
-                ) =>
-            {
-                Err(ResolveError::NotFound)
+        }
+    }
+}
+
+/// What one server says.
+async fn ask(resolver: &TokioResolver, name: Name, kind: RecordType) -> Family {
+    match resolver.lookup(name.clone(), kind).await {
+        Ok(found) => {
+            let answers = found.answers().iter();
+            let addresses: Vec<IpAddr> =
+                answers.filter_map(|record| record.data.ip_addr()).collect();
+            match addresses[..] {
+                [] => Err(ResolveError::NotFound),
+                _ => Ok((addresses, found.valid_until())),
             }
-            Err(error) => {
-                tracing::debug!(%error, %name, %kind, "name query failed");
-                Err(ResolveError::Timeout)
-            }
+        }
+        // Only these say that there is no such name or address; a server that fails or refuses says nothing of it.
+        Err(NetError::Dns(DnsError::NoRecordsFound(none)))
+            if matches!(
+                none.response_code,
+                ResponseCode::NXDomain | ResponseCode::NoError
+            ) =>
+        {
+            Err(ResolveError::NotFound)
+        }
+        Err(error) => {
+            tracing::debug!(%error, %name, %kind, "name query failed");
+            Err(ResolveError::Timeout)
         }
     }
 }

@@ -220,6 +220,7 @@ impl ResolverHandle {
             waiting: of(&shared.waiting),
             running: of(&shared.running),
             generation: shared.system.generation(),
+            settings_refused: shared.system.is_refused(),
         }
     }
 }

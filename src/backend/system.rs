@@ -9,14 +9,14 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hickory_resolver::Hosts;
 use hickory_resolver::config::{ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::system_conf::parse_resolv_conf;
 
-use crate::limits::{NAME_FILE_MAX, NAME_QUERIES_RUNNING, NAME_SERVERS_AT_ONCE, NAME_TTL_MAX};
+use crate::limits::{NAME_FILE_MAX, NAME_QUERIES_RUNNING, NAME_TTL_MAX};
 
 /// What was read last and is in effect.
 #[derive(Clone, Default)]
@@ -33,6 +33,7 @@ pub(super) struct Settings {
 pub(super) struct System {
     state: Mutex<State>,
     generation: AtomicU64,
+    is_refused: AtomicBool,
 }
 
 struct State {
@@ -54,6 +55,8 @@ struct Watched {
     seen: Option<Mark>,
     /// What was taken last.
     taken: Option<String>,
+    /// What stands there now cannot be taken.
+    is_refused: bool,
 }
 
 impl System {
@@ -66,6 +69,7 @@ impl System {
                 settings: Settings::default(),
             }),
             generation: AtomicU64::new(0),
+            is_refused: AtomicBool::new(false),
         };
         system.look(true);
         system
@@ -79,6 +83,11 @@ impl System {
     /// What is in effect.
     pub fn settings(&self) -> Settings {
         self.lock().settings.clone()
+    }
+
+    /// Whether something else stands in the files than what is in effect, because it cannot be taken.
+    pub fn is_refused(&self) -> bool {
+        self.is_refused.load(Ordering::Relaxed)
     }
 
     /// Reads what has changed and is quiet, or with `now` all. Asks the file system: not for a thread that answers others.
@@ -100,6 +109,8 @@ impl System {
             hosts.has_taken(text, settings.generation);
             changed = true;
         }
+        let is_refused = servers.is_refused || hosts.is_refused;
+        self.is_refused.store(is_refused, Ordering::Relaxed);
         if changed {
             settings.generation += 1;
             self.generation
@@ -119,6 +130,7 @@ impl Watched {
             read: None,
             seen: None,
             taken: None,
+            is_refused: false,
         }
     }
 
@@ -143,10 +155,15 @@ impl Watched {
         self.read = Some(mark);
         self.seen = None;
         let text = match text_of(&self.path) {
-            Ok(text) if self.taken.as_ref() == Some(&text) => return None,
+            Ok(text) if self.taken.as_ref() == Some(&text) => {
+                self.is_refused = false;
+                return None;
+            }
             read => read,
         };
-        match text.and_then(|text| parse(&text).map(|parsed| (text, parsed))) {
+        let taken = text.and_then(|text| parse(&text).map(|parsed| (text, parsed)));
+        self.is_refused = taken.is_err();
+        match taken {
             Ok(taken) => Some(taken),
             Err(_) if is_known => None,
             Err(why) => {
@@ -212,7 +229,6 @@ fn servers_of(text: &str) -> Result<(ResolverConfig, ResolverOpts), String> {
     options.negative_max_ttl = Some(std::time::Duration::ZERO);
     options.positive_max_ttl = Some(NAME_TTL_MAX);
     options.max_active_requests = 2 * NAME_QUERIES_RUNNING;
-    options.num_concurrent_reqs = NAME_SERVERS_AT_ONCE;
     Ok((config, options))
 }
 
@@ -328,6 +344,7 @@ mod tests {
                 assert!(scratch.knows("kept.test."), "{what}");
                 assert_eq!(scratch.system.generation(), 1, "{what}");
             }
+            assert!(scratch.system.is_refused(), "{what}");
         };
         for servers in [
             "",
@@ -341,6 +358,9 @@ mod tests {
             scratch.put("resolv.conf", servers);
             held(servers);
         }
+        scratch.put("resolv.conf", SERVERS);
+        scratch.look_twice();
+        assert!(!scratch.system.is_refused(), "it is what was there");
         for hosts in [
             "",
             " \n",
@@ -366,6 +386,7 @@ mod tests {
         scratch.look_twice();
         assert!(scratch.knows("back.") && !scratch.knows("kept.test."));
         assert_eq!(scratch.server().as_deref(), Some("127.0.0.54"));
+        assert!(!scratch.system.is_refused());
     }
 
     /// Cut at every byte: never a state that is worse than the one before or the whole one.

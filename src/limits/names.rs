@@ -28,7 +28,8 @@ pub const NAME_STALE_PATIENCE: Duration = Duration::from_millis(1800);
 /// each below 5 MiB. Beyond it a tunnel is refused.
 pub const NAME_QUERIES_MAX: usize = 16_384;
 
-/// Lookups that run at once. Each takes two sockets, and two more for each name server beyond the first.
+/// Lookups that run at once. Each takes two sockets, and two more for each name server that is asked because another does
+/// not answer.
 pub const NAME_QUERIES_RUNNING: usize = 256;
 
 /// Names that a device may wait for besides those that are looked up; beyond it its tunnel is refused.
@@ -39,8 +40,8 @@ pub const NAME_QUERIES_RUNNING_PER_DEVICE: usize = 16;
 
 const _: () = assert!(NAME_QUERIES_RUNNING_PER_DEVICE * 4 <= NAME_QUERIES_RUNNING);
 
-/// Name servers that are asked at once: all that `resolv.conf(5)` has room for, so that dead ones cost no time.
-pub const NAME_SERVERS_AT_ONCE: usize = 3;
+/// Name servers that are asked: as many as the C library takes from `resolv.conf(5)`.
+pub const NAME_SERVERS_MAX: usize = 3;
 
 /// Domains that a short name of the configuration is completed with, at most.
 pub const NAME_SEARCH_MAX: usize = 6;

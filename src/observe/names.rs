@@ -25,6 +25,8 @@ pub struct NameCounts {
     pub running: u64,
     /// Times that the system's settings were taken.
     pub generation: u64,
+    /// Whether what stands in their files now cannot be taken.
+    pub settings_refused: bool,
 }
 
 pub(super) fn encode_names(names: &NameCounts, out: &mut Families<'_>) -> fmt::Result {
@@ -45,6 +47,11 @@ pub(super) fn encode_names(names: &NameCounts, out: &mut Families<'_>) -> fmt::R
         names.waiting,
     )?;
     out.gauge("name_lookups_running", "Lookups that run", names.running)?;
+    out.gauge(
+        "name_settings_refused",
+        "1 while what stands in the files of these settings cannot be taken",
+        u64::from(names.settings_refused),
+    )?;
     out.counter(
         "name_settings_changes",
         "Times that the system's settings of name resolution were taken",

@@ -11,3 +11,4 @@ mod network;
 
 mod names;
 mod sweeps;
+mod tables;

@@ -79,11 +79,15 @@ fn settings_are_followed_as_they_change() {
         assert!(stage.opens(&name), "{nothing:?}");
     }
 
+    let refused = || stage.gateway.metric("adit_name_settings_refused", "");
+    assert_eq!(refused(), 1.0);
+
     // Another name server. What the old one said does not count any more.
     assert!(stage.asks("new.test").contains("name not found"));
     etc.put("resolv.conf", "nameserver 127.0.0.54\n");
     stage.gateway.reload();
     assert!(stage.opens("new.test"));
+    assert_eq!(refused(), 0.0);
 
     // A name that comes into being is known soon, whatever the zone says of names that do not exist.
     assert!(stage.asks("later.test").contains("name not found"));
@@ -141,7 +145,13 @@ fn name_servers_that_fail_cost_a_tunnel_little() {
         last.set(name, says);
     }
     let stage = Stage::new("whole.test", "connect_timeout = '4s'");
-    for name in ["wiki.test", "hosts.test", "whole.test", "half.test"] {
+    for name in [
+        "wiki.test",
+        "hosts.test",
+        "whole.test",
+        "half.test",
+        "truncated.test",
+    ] {
         let answer = stage.asks(name);
         assert!(answer.starts_with("HTTP/1.1 200 "), "{name}: {answer}");
     }

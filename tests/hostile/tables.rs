@@ -1,0 +1,83 @@
+//! A device with many tunnels, and an operator who asks for all of them: answers are right, and nobody's bytes wait for them.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use adit::observe::TunnelInfo;
+
+use crate::common::{
+    Gateway, Pki, config_with_token, echo, echoed, free_port, server, service, tunnel, until,
+};
+
+const MANY: usize = 300;
+
+#[test]
+fn what_is_asked_of_all_tunnels_is_answered_in_steps() {
+    let (pki, admin) = (Pki::new(), free_port());
+    let engine = "max_tunnels_per_device = 400";
+    let rules = service(&[server(echo)]);
+    let text = config_with_token(&pki, admin, engine, "unmanaged = 'allow'", &rules);
+    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    let gateway = Gateway::run(&pki, admin);
+    let (hostile, other) = (pki.client("hostile", |_| {}), pki.client("other", |_| {}));
+    let mut many: Vec<_> = (0..MANY)
+        .map(|_| tunnel(&pki, &gateway, &hostile, "a.test:1"))
+        .collect();
+    let mut other = tunnel(&pki, &gateway, &other, "a.test:1");
+
+    let list = |query: &str| -> Vec<TunnelInfo> {
+        let (status, body) = gateway.get(&format!("/tunnels?{query}"));
+        assert_eq!(status, 200);
+        serde_json::from_str(&body).unwrap()
+    };
+    let all = list("limit=1000");
+    assert_eq!(all.len(), MANY + 1);
+    let oldest = list("limit=3");
+    // The cores' clocks are read one after the other.
+    let is_old = |one: &TunnelInfo| all[..10].iter().any(|old| old.id == one.id);
+    assert!(oldest.len() == 3 && oldest.iter().all(is_old), "{oldest:?}");
+    let of_other = list("device=other&limit=1");
+    assert!(of_other.len() == 1 && of_other[0].device == "other");
+    assert!(list("limit=0").is_empty() && list("device=nobody").is_empty());
+
+    for session in &mut many {
+        assert_eq!(echoed(session, b"0123456789"), b"0123456789");
+    }
+    let moved = || gateway.metric("adit_bytes_total", "client-to-server");
+    assert_eq!(moved(), 10.0 * MANY as f64);
+
+    // Questions all the time, and another device's echo.
+    let took = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            for _ in 0..20 {
+                list("limit=1000");
+                gateway.get("/metrics");
+            }
+        });
+        let mut took = Vec::new();
+        while !asking.is_finished() || took.len() < 20 {
+            let began = Instant::now();
+            assert_eq!(echoed(&mut other, b"0123456789"), b"0123456789");
+            took.push(began.elapsed());
+        }
+        took
+    });
+    let mut sorted = took.clone();
+    sorted.sort();
+    assert!(
+        sorted[sorted.len() / 2] < Duration::from_millis(100),
+        "{sorted:?}"
+    );
+
+    // What is closed is out of the lists, and still in the totals.
+    let mut close = Command::new(env!("CARGO_BIN_EXE_adit"));
+    close.args(["tunnels", "--close", "--device", "hostile", "--config"]);
+    assert!(close.arg(pki.path("adit.toml")).status().unwrap().success());
+    until("the end of the many", || {
+        gateway.metric("adit_tunnels_live", "") == 1.0
+    });
+    assert_eq!(gateway.ended("cut-by-admin"), MANY as f64);
+    assert_eq!(moved(), 10.0 * (MANY + took.len()) as f64);
+    assert_eq!(list("limit=1000").len(), 1);
+    assert_eq!(echoed(&mut other, b"open"), b"open");
+}
