@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ADMIN_STOP, AUDIT_STOP, MAX_IDENTITY_NAME_BYTES, SESSIONS_END};
+use super::{ADMIN_STOP, AUDIT_STOP, LIST_ANSWER, MAX_IDENTITY_NAME_BYTES, SESSIONS_END};
 
 /// How long the process that is to take over may read its files and start its cores. A list of ten million certificates and a
 /// registry of five million devices take some ten seconds.
@@ -29,9 +29,9 @@ pub const SUCCESSION_END: Duration = SUCCESSION_SILENCE
     .saturating_add(AUDIT_STOP)
     .saturating_add(ADMIN_STOP);
 
-/// How long the process before may take to answer a question that the admin listener was asked: a list of 100 000 tunnels
-/// takes half a second.
-pub const SUCCESSION_ANSWER: Duration = Duration::from_secs(3);
+/// How long the process before may take to answer a question that the admin listener was asked: as long as its own cores may
+/// take to list their tunnels, and a little for the way.
+pub const SUCCESSION_ANSWER: Duration = LIST_ANSWER.saturating_add(Duration::from_secs(1));
 
 /// Questions to the process before that wait for its control core.
 pub const SUCCESSION_QUESTIONS: usize = 8;

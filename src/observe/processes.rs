@@ -50,7 +50,7 @@ pub fn with_process(own: &str, other: &str, process: u32) -> String {
     for line in other.lines() {
         match family_of(line) {
             Some(next) => family = next,
-            None if !line.starts_with('#') => {
+            None if !line.starts_with('#') && !family.is_empty() => {
                 let text = samples.entry(family).or_default();
                 // Writing to a String cannot fail.
                 let _ = labelled(text, line, process);

@@ -233,6 +233,10 @@ impl Snapshot {
             "1 while the last good copy of the registry's file counts",
             u64::from(node.registry_stale),
         )?;
+        self.encode_cores(out)
+    }
+
+    fn encode_cores(&self, out: &mut Families<'_>) -> fmt::Result {
         let mut up = out.family(
             "core_up",
             "1 if the core answered this reading",

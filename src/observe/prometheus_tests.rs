@@ -21,6 +21,11 @@ fn sample() -> String {
         ready: true,
         profile: Some(("corp".to_owned(), Some(4))),
         audit_lost: 7,
+        predecessor: Some(PredecessorGauges {
+            is_there: true,
+            is_lost: false,
+            losses: 1,
+        }),
         crl_entries: Some(9),
         crl_next_update: Some(UNIX_EPOCH),
         crls: Arc::new([CrlInfo {
