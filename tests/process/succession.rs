@@ -12,6 +12,7 @@ use crate::common::{
 };
 use crate::upgrade::{
     Successor, child_of, command, echoes, end, put, signal, until_within, upgradable,
+    upgradable_with,
 };
 
 /// `adit` with these arguments, in the folder of its config. What it prints.
@@ -73,7 +74,8 @@ fn tunnels_and_counters_of_both_processes_are_shown() {
     assert_eq!(listed.matches("\"device\":\"one\"").count(), 1, "{listed}");
     let old = format!("process=\"{}\"", gateway.child.id());
     assert_eq!(gateway.metric("adit_tunnels_live", ""), 3.0);
-    assert_eq!(gateway.metric("adit_tunnels_live", &old), 2.0);
+    // The third may have come before the old process had closed its listener.
+    assert!(gateway.metric("adit_tunnels_live", &old) >= 2.0);
     assert_eq!(gateway.metric("adit_predecessor", ""), 1.0);
     assert_eq!(gateway.metric("adit_predecessor_lost", ""), 0.0);
     // One answer of the node, whatever the old process is about.
@@ -344,13 +346,8 @@ fn slow_many_devices_reach_the_old_process() {
         std::fs::rename(pki.path("devices.new"), pki.path("devices.csv")).unwrap();
     };
     list("bad,managed,\ngood,managed,\n");
-    let gateway = upgradable(&pki, "watch_files = false");
-    change_config(
-        &pki,
-        "unmanaged = 'allow'",
-        "unmanaged = 'block'\ndevice_registry = 'devices.csv'",
-    );
-    gateway.reload();
+    let registry = "unmanaged = 'block'\ndevice_registry = 'devices.csv'";
+    let gateway = upgradable_with(&pki, "watch_files = false", registry);
     let mut of_bad = tunnel(&pki, &gateway, &bad, "a.test:1");
     let mut of_good = tunnel(&pki, &gateway, &good, "a.test:1");
     let successor = Successor::of(&gateway);

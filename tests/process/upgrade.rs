@@ -15,9 +15,13 @@ use crate::http2;
 
 /// A gateway with a token for changes, whose listener has a port that the config names.
 pub fn upgradable(pki: &Pki, engine: &str) -> Gateway {
+    upgradable_with(pki, engine, "unmanaged = 'allow'")
+}
+
+pub fn upgradable_with(pki: &Pki, engine: &str, auth: &str) -> Gateway {
     let admin = free_port();
     let rest = service(&[server(echo)]);
-    let text = config_with_token(pki, admin, engine, "unmanaged = 'allow'", &rest);
+    let text = config_with_token(pki, admin, engine, auth, &rest);
     // As in production: the old process could not open this port beside the new one.
     let fixed = format!("https = '{}'", free_port());
     let text = text.replace("https = '127.0.0.1:0'", &fixed);
@@ -45,7 +49,7 @@ impl Successor {
         });
         let successor = Self(found.unwrap());
         let pid = format!("\"pid\":{},", successor.0);
-        until("the new process answers", || {
+        until_within(60, "the new process answers", || {
             gateway.get("/readyz").1.contains(&pid)
         });
         successor
