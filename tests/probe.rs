@@ -244,8 +244,8 @@ fn servers_that_cannot_be_used_are_told_with_the_reason() {
         ("closed", "server-refused: it refuses the connection"),
         ("silent", "connect-timeout: no answer"),
         ("name", "it is not for the server's name; see tls_name"),
-        ("strange", "UnknownIssuer"),
-        ("mutual", "it refused the session: CertificateRequired"),
+        ("strange", "no trusted authority has issued it"),
+        ("mutual", "it refused the session: certificate_required"),
         ("mail", "TLS: "),
         ("refusing", "upstream_proxy does not lead there"),
     ] {

@@ -7,13 +7,17 @@ use std::borrow::Cow;
 
 use crate::limits::MAX_DER_DEPTH;
 
+pub(super) const BOOLEAN: u8 = 0x01;
 pub(super) const INTEGER: u8 = 0x02;
+pub(super) const BIT_STRING: u8 = 0x03;
 pub(super) const OCTET_STRING: u8 = 0x04;
 pub(super) const OBJECT_IDENTIFIER: u8 = 0x06;
 pub(super) const SEQUENCE: u8 = 0x30;
 pub(super) const SET: u8 = 0x31;
 /// `[0]`, with other values inside.
 pub(super) const CONTEXT_0: u8 = 0xa0;
+/// `[3]`, with other values inside.
+pub(super) const CONTEXT_3: u8 = 0xa3;
 
 const CONSTRUCTED: u8 = 0x20;
 const END_OF_CONTENTS: &[u8] = &[0, 0];

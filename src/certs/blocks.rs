@@ -3,10 +3,16 @@
 use std::path::Path;
 
 use rustls_pki_types::pem::{PemObject, SectionKind};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 use super::CertError;
+use super::ber::{CONTEXT_0, Reader, SEQUENCE};
+use super::pkcs7::is_pkcs7;
+use super::read::from_pkcs7;
 
 pub(super) const BEGIN: &[u8] = b"-----BEGIN ";
+const END: &[u8] = b"-----END ";
 const DASHES: &[u8] = b"-----";
 
 /// One block of a PEM file; its line is that of its BEGIN, from 1; its text includes BEGIN and END.
@@ -25,9 +31,71 @@ impl Block<'_> {
         self.label.ends_with(b"PRIVATE KEY")
     }
 
-    /// A container of certificates: as OpenSSL has called it, and as RFC 7468, section 9, does.
-    pub(super) fn is_pkcs7(&self) -> bool {
-        self.label == b"PKCS7" || self.label == b"CMS"
+    /// Whether its label says that it holds certificates: by itself (RFC 7468, section 5), as older programs have called it, with
+    /// OpenSSL's settings of trust behind it, or in a container (section 9).
+    fn is_of_certificates(&self) -> bool {
+        const LABELS: [&[u8]; 5] = [
+            b"CERTIFICATE",
+            b"X509 CERTIFICATE",
+            b"TRUSTED CERTIFICATE",
+            b"PKCS7",
+            b"CMS",
+        ];
+        LABELS.contains(&self.label)
+    }
+
+    /// Whether its label says that it holds something else that bundles have.
+    fn is_of_another_kind(&self) -> bool {
+        const LABELS: [&[u8]; 8] = [
+            b"X509 CRL",
+            b"CRL",
+            b"PUBLIC KEY",
+            b"EC PARAMETERS",
+            b"DH PARAMETERS",
+            b"CERTIFICATE REQUEST",
+            b"NEW CERTIFICATE REQUEST",
+            b"ATTRIBUTE CERTIFICATE",
+        ];
+        self.is_private_key() || LABELS.contains(&self.label)
+    }
+
+    /// The certificates in it, in DER. What the content is counts, under whatever label, so that none is passed over.
+    ///
+    /// # Errors
+    /// [`CertError::Content`] where it should hold some, and cannot be read, or OpenSSL's settings forbid its use.
+    pub(super) fn certificates(&self, path: &Path) -> Result<Vec<Vec<u8>>, CertError> {
+        if self.is_of_another_kind() {
+            return Ok(Vec::new());
+        }
+        let der = match self.decode(path) {
+            Err(_) if !self.is_of_certificates() => return Ok(Vec::new()),
+            decoded => decoded?,
+        };
+        if is_certificate(&der) {
+            return Ok(vec![der]);
+        }
+        if is_pkcs7(&der) {
+            return from_pkcs7(path, &der);
+        }
+        if self.label != b"CERTIFICATE"
+            && let Some((certificate, settings)) = with_settings(&der)
+        {
+            return match settings.allow_tls() {
+                true => Ok(vec![certificate.to_vec()]),
+                false => Err(CertError::content(
+                    path,
+                    format!(
+                        "the certificate that begins on line {} is marked as not trusted for TLS (OpenSSL's settings of trust)",
+                        self.line
+                    ),
+                    "leave it out, or take the settings away with `openssl x509 -in FILE -out FILE.pem`",
+                )),
+            };
+        }
+        match self.is_of_certificates() {
+            true => Err(self.broken(path, "certificate")),
+            false => Ok(Vec::new()),
+        }
     }
 
     pub(super) fn broken(&self, path: &Path, noun: &str) -> CertError {
@@ -66,6 +134,46 @@ impl Block<'_> {
     }
 }
 
+pub(super) fn is_certificate(der: &[u8]) -> bool {
+    matches!(X509Certificate::from_der(der), Ok((rest, _)) if rest.is_empty())
+}
+
+/// What OpenSSL writes behind a `TRUSTED CERTIFICATE`: what it is trusted for, if not for all, and what it is not.
+struct Settings<'a> {
+    trusted: Option<Reader<'a>>,
+    rejected: Option<Reader<'a>>,
+}
+
+impl Settings<'_> {
+    /// Whether nothing in them speaks against TLS.
+    fn allow_tls(&self) -> bool {
+        const ANY: &[u8] = &[0x55, 0x1d, 0x25, 0];
+        const SERVER: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
+        const CLIENT: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
+        let names_tls = |list: Reader<'_>| {
+            let mut list = list;
+            std::iter::from_fn(|| list.any())
+                .any(|purpose| [ANY, SERVER, CLIENT].contains(&purpose.content))
+        };
+        self.trusted.is_none_or(names_tls) && !self.rejected.is_some_and(names_tls)
+    }
+}
+
+/// A certificate, and OpenSSL's settings behind it: `SEQUENCE { trust SEQUENCE OF OID OPTIONAL, reject [0] OPTIONAL, ... }`.
+fn with_settings(der: &[u8]) -> Option<(&[u8], Settings<'_>)> {
+    let mut all = Reader(der);
+    let certificate = all.take(SEQUENCE)?.whole;
+    let mut settings = all.take(SEQUENCE)?.inside();
+    if !all.is_empty() || !is_certificate(certificate) {
+        return None;
+    }
+    let settings = Settings {
+        trusted: settings.take(SEQUENCE).map(|list| list.inside()),
+        rejected: settings.take(CONTEXT_0).map(|list| list.inside()),
+    };
+    Some((certificate, settings))
+}
+
 /// Finds the blocks of a PEM file, of whatever kind.
 pub(super) fn blocks<'a>(path: &Path, bytes: &'a [u8]) -> Result<Vec<Block<'a>>, CertError> {
     let truncated = |line: usize| {
@@ -75,9 +183,19 @@ pub(super) fn blocks<'a>(path: &Path, bytes: &'a [u8]) -> Result<Vec<Block<'a>>,
             "copy it again, whole, from where it came",
         )
     };
+    let joined = |line: usize| {
+        CertError::content(
+            path,
+            format!("a line break is missing on line {line}, in front of -----BEGIN or -----END"),
+            "put it in: files that are joined have to end in a line break each",
+        )
+    };
     let mut found = Vec::new();
     let mut open: Option<(&[u8], usize, usize)> = None;
     for (number, start, line) in lines(bytes) {
+        if open.is_some() && has_mark_inside(line) {
+            return Err(joined(number));
+        }
         if let Some(rest) = line.strip_prefix(BEGIN) {
             if let Some((_, begin, _)) = open {
                 return Err(truncated(begin));
@@ -91,7 +209,7 @@ pub(super) fn blocks<'a>(path: &Path, bytes: &'a [u8]) -> Result<Vec<Block<'a>>,
             })?;
             open = Some((label, number, start));
         } else if let (Some(rest), Some((label, begin, text_start))) =
-            (line.strip_prefix(b"-----END "), open)
+            (line.strip_prefix(END), open)
         {
             if rest.strip_suffix(DASHES) != Some(label) {
                 return Err(truncated(begin));
@@ -108,6 +226,12 @@ pub(super) fn blocks<'a>(path: &Path, bytes: &'a [u8]) -> Result<Vec<Block<'a>>,
         Some((_, begin, _)) => Err(truncated(begin)),
         None => Ok(found),
     }
+}
+
+/// Whether a line has the beginning or the end of a block behind something else.
+fn has_mark_inside(line: &[u8]) -> bool {
+    let mark = |at: &[u8]| at.starts_with(BEGIN) || at.starts_with(END);
+    (1..line.len()).any(|at| line[at] == b'-' && mark(&line[at..]))
 }
 
 /// The lines of a text as (number from 1, offset, line without trailing blanks), after a byte order mark if there is one.

@@ -24,7 +24,7 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::blocks::blocks;
 use super::pkcs12::is_pkcs12;
-use super::read::{Encoding, from_pkcs7, load, only_key, open_pkcs12};
+use super::read::{Encoding, load, only_key, open_pkcs12};
 use super::serial::hex_with_colons;
 use super::{CertError, Serial, read_certificates, read_crls, read_private_key};
 use crate::limits::MAX_CRL_FILE;
@@ -179,15 +179,10 @@ fn describe_pem(
     let mut descriptions = Vec::new();
     let mut has_key = false;
     for block in blocks(path, bytes)? {
+        for der in block.certificates(path)? {
+            descriptions.push(certificate(path, &der, now)?);
+        }
         match block.kind() {
-            Some(SectionKind::Certificate) => {
-                descriptions.push(certificate(path, &block.decode(path)?, now)?);
-            }
-            _ if block.is_pkcs7() => {
-                for der in from_pkcs7(path, &block.decode(path)?)? {
-                    descriptions.push(certificate(path, &der, now)?);
-                }
-            }
             Some(SectionKind::Crl) => descriptions.push(crl(path, &block.decode(path)?, now)?),
             _ => has_key |= block.is_private_key(),
         }

@@ -14,11 +14,13 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ExtendedKeyUsage;
 
 use super::apple;
-use super::chain::{Issued, in_order, issued, linked, parsed};
+use super::chain::{Issued, in_order, issued, linked, parsed, sent_places};
 use super::describe::{AlternativeName, alternative_names, escaped};
+use super::group::{group_findings, together};
+use super::policy::{Authority, may_authenticate, may_issue};
 use super::read::{Source, certificates_in, unordered};
 use super::{CertError, Identity, key_matches};
-use crate::limits::{EXPIRY_NOTICE_DAYS, EXPIRY_URGENT_DAYS};
+use crate::limits::{CHAIN_BYTES_MAX, EXPIRY_NOTICE_DAYS, EXPIRY_URGENT_DAYS};
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -165,7 +167,9 @@ pub(super) fn inspect_source(
             return Err(CertError::request(problem, "leave the key out"));
         }
         let certificates = certificates_in(&file.path, &file.bytes, password)?;
-        let findings = sorted(group_findings(&certificates, now));
+        let mut findings = group_findings(&certificates, now);
+        findings.extend(together(&certificates));
+        let findings = sorted(findings);
         return Ok(Inspected {
             certificates,
             key: None,
@@ -277,7 +281,12 @@ pub(super) fn own_findings(
         characters(&certificates[*place], &mut findings);
     }
     purpose(role, end, chain.len() == 1, &mut findings);
+    if let Err(fault) = may_authenticate(end.as_raw()) {
+        let (code, remedy) = (fault.code(), fault.remedy());
+        findings.add(Severity::Warning, code, end, fault.to_string(), remedy);
+    }
     if role == Role::Server {
+        must_staple(end, &mut findings);
         apple::check(end, &mut findings);
         if let Some(host) = host {
             name(&ders[place], end, host, &mut findings);
@@ -287,9 +296,10 @@ pub(super) fn own_findings(
 }
 
 fn order(certificates: &[X509Certificate<'_>], chain: &[usize], findings: &mut Findings) {
+    let sent = sent_places(certificates, chain);
     for (place, certificate) in certificates.iter().enumerate() {
-        if !chain.contains(&place) {
-            let remedy = "leave it out";
+        if !chain.contains(&place) && !sent.contains(&place) {
+            let remedy = "leave it out: it is not sent";
             findings.add(
                 Severity::Warning,
                 "extra",
@@ -311,6 +321,20 @@ fn order(certificates: &[X509Certificate<'_>], chain: &[usize], findings: &mut F
             &certificates[chain[0]],
             "the chain is not in order, end certificate first",
             remedy,
+        );
+    }
+    // Each has three bytes of length, and with TLS 1.3 two for its extensions.
+    let bytes = sent
+        .iter()
+        .map(|place| certificates[*place].as_raw().len() + 5);
+    let bytes: usize = bytes.sum();
+    if bytes > CHAIN_BYTES_MAX {
+        findings.add(
+            Severity::Error,
+            "chain-too-long",
+            &certificates[chain[0]],
+            format!("its chain takes {bytes} bytes in a handshake, and clients take {CHAIN_BYTES_MAX} at most"),
+            "have it issued with fewer names, or below fewer authorities",
         );
     }
 }
@@ -387,6 +411,19 @@ fn links(certificates: &[X509Certificate<'_>], chain: &[usize], findings: &mut F
                 remedy,
             );
         }
+        if let Err(fault) = may_issue(above.as_raw()) {
+            let (code, remedy) = (fault.code(), fault.remedy());
+            findings.add(Severity::Error, code, above, fault.to_string(), remedy);
+        }
+        let own = |place: &&usize| {
+            let certificate = &certificates[**place];
+            certificate.subject().as_raw() != certificate.issuer().as_raw()
+        };
+        let below_it = chain[1..=level].iter().filter(own).count();
+        if let Err(fault) = Authority::of(above).bounds(below_it) {
+            let (code, remedy) = (fault.code(), fault.remedy());
+            findings.add(Severity::Error, code, above, fault.to_string(), remedy);
+        }
         let remedy = "put the certificate that did issue it into the file: that authority has another one of the same name";
         match issued(below, above) {
             Issued::Yes => {}
@@ -418,7 +455,11 @@ fn links(certificates: &[X509Certificate<'_>], chain: &[usize], findings: &mut F
     }
 }
 
-fn dates(certificate: &X509Certificate<'_>, now: OffsetDateTime, findings: &mut Findings) {
+pub(super) fn dates(
+    certificate: &X509Certificate<'_>,
+    now: OffsetDateTime,
+    findings: &mut Findings,
+) {
     let validity = certificate.validity();
     let (begin, end) = (
         validity.not_before.to_datetime(),
@@ -466,7 +507,7 @@ fn dates(certificate: &X509Certificate<'_>, now: OffsetDateTime, findings: &mut 
 
 /// A zero byte ends a name for some programs and not for others, which then see two different names. RFC 5280, section
 /// 4.2.1.6, has no place for control characters.
-fn characters(certificate: &X509Certificate<'_>, findings: &mut Findings) {
+pub(super) fn characters(certificate: &X509Certificate<'_>, findings: &mut Findings) {
     use AlternativeName::{Dns, Email, Upn, Uri};
     let mut names = vec![certificate.subject().to_string()];
     for name in alternative_names(certificate) {
@@ -510,6 +551,21 @@ fn purpose(role: Role, end: &X509Certificate<'_>, alone: bool, findings: &mut Fi
     }
 }
 
+/// RFC 7633: a client that honours it ends a handshake without a stapled OCSP answer.
+fn must_staple(end: &X509Certificate<'_>, findings: &mut Findings) {
+    let mut extensions = end.extensions().iter();
+    // id-pe-tlsfeature
+    if extensions.any(|extension| extension.oid.to_id_string() == "1.3.6.1.5.5.7.1.24") {
+        findings.add(
+            Severity::Warning,
+            "must-staple",
+            end,
+            "it asks for a stapled OCSP answer (must-staple), which is not sent here: Firefox and others refuse it",
+            "have it issued again without the TLS feature extension (RFC 7633)",
+        );
+    }
+}
+
 /// RFC 9525: only the subject alternative names count.
 fn name(der: &CertificateDer<'_>, end: &X509Certificate<'_>, host: &str, findings: &mut Findings) {
     let covered = ServerName::try_from(host).is_ok_and(|name| {
@@ -521,56 +577,6 @@ fn name(der: &CertificateDer<'_>, end: &X509Certificate<'_>, host: &str, finding
         let remedy = "have a certificate issued for that name: devices ask for it";
         findings.add(Severity::Warning, "name", end, problem, remedy);
     }
-}
-
-/// What is wrong with group certificates at `now`.
-pub(super) fn group_findings(ders: &[CertificateDer<'_>], now: OffsetDateTime) -> Vec<Finding> {
-    let certificates = parsed(ders);
-    let mut findings = Findings::default();
-    for (place, certificate) in certificates.iter().enumerate() {
-        if !certificate.is_ca() {
-            let remedy =
-                "name the certificate of the authority that issues the identity certificates";
-            findings.add(
-                Severity::Error,
-                "not-ca",
-                certificate,
-                "not a certification authority",
-                remedy,
-            );
-        }
-        dates(certificate, now, &mut findings);
-        characters(certificate, &mut findings);
-        let Some(above) = linked(&certificates, place)
-            .get(1)
-            .map(|above| &certificates[*above])
-        else {
-            if certificate.subject().as_raw() != certificate.issuer().as_raw() {
-                let problem = format!(
-                    "no root is available: {} is not in the file",
-                    certificate.issuer()
-                );
-                let remedy = "add the root where devices send chains up to it";
-                findings.add(Severity::Warning, "no-root", certificate, problem, remedy);
-            }
-            continue;
-        };
-        if issued(certificate, above) == Issued::No {
-            let problem = format!(
-                "{} did not issue it, for all that it has the name of its issuer",
-                above.subject()
-            );
-            let remedy = "replace the root by the one that did";
-            findings.add(
-                Severity::Warning,
-                "issuer-mismatch",
-                certificate,
-                problem,
-                remedy,
-            );
-        }
-    }
-    findings.0
 }
 
 #[cfg(test)]

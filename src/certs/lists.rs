@@ -8,10 +8,10 @@ use std::path::Path;
 use rustls_pki_types::CertificateRevocationListDer;
 
 use super::CertError;
-use super::blocks::blocks;
+use super::blocks::{blocks, is_certificate};
 use super::frame::{der_length, is_crl};
 use super::pkcs7::is_pkcs7;
-use super::read::{Encoding, check_length, is_certificate, load, no_item};
+use super::read::{Encoding, check_length, load, no_item};
 use crate::limits::MAX_CRL_FILE;
 
 /// Reads every certificate revocation list of a file.

@@ -14,7 +14,10 @@
 //! - [`make`], [`mod@revoke`], [`mod@self_signed`]: keys, certificates, revocation lists
 //! - [`mod@describe`]: what a file holds, as text or JSON
 //! - [`term`]: when a chain can be used, and which of several
+//! - [`chain`]: the chain of an end certificate in a file
+//! - [`group`]: what is wrong with group certificates
 //! - [`findings`]: what is wrong with a file, before it is used
+//! - [`policy`]: what may stand where in a path
 //! - [`store`]: certificates by name, in the state folder
 //! - [`export`]: certificates for others
 //! - [`profile`]: what makes a device use this gateway
@@ -23,7 +26,7 @@
 mod apple;
 mod ber;
 mod blocks;
-mod chain;
+pub mod chain;
 pub mod check;
 pub mod command;
 pub mod describe;
@@ -31,11 +34,13 @@ pub mod export;
 pub mod files;
 pub mod findings;
 mod frame;
+pub mod group;
 mod lists;
 pub mod make;
 mod pbe;
 mod pkcs12;
 mod pkcs7;
+pub mod policy;
 pub mod profile;
 pub mod read;
 pub mod revoke;
@@ -46,6 +51,8 @@ pub mod term;
 
 #[cfg(test)]
 mod format_tests;
+#[cfg(test)]
+pub(crate) mod made;
 #[cfg(test)]
 mod tests;
 
@@ -60,6 +67,7 @@ pub use lists::{crls_in, read_crls};
 pub use make::{
     CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity, issue, make_ca,
 };
+pub use policy::PathFault;
 pub use read::{
     Identity, Source, key_matches, read_certificates, read_certificates_with, read_identity,
     read_password, read_private_key,

@@ -14,15 +14,14 @@ use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::{PemObject, SectionKind};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use x509_parser::certificate::X509Certificate;
-use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
-use super::ber::{Reader, SEQUENCE};
-use super::blocks::{BEGIN, Block, blocks, lines};
+use super::ber::{CONTEXT_0, INTEGER, OCTET_STRING, Reader, SEQUENCE};
+use super::blocks::{BEGIN, Block, blocks, is_certificate, lines};
 use super::chain::in_order;
 use super::files::read_secret;
 use super::frame::{der_length, is_encrypted};
+use super::group::is_explicit_curve;
 use super::pbe::{Fault, Password, Work, decrypt_key};
 use super::pkcs7::is_pkcs7;
 use super::pkcs12::{Contents, is_pkcs12};
@@ -140,6 +139,9 @@ pub(super) fn certificates_in(
     if is_pkcs7(bytes) {
         return checked(path, from_pkcs7(path, bytes)?);
     }
+    if is_utf16(bytes) {
+        return Err(utf16(path));
+    }
     if Encoding::of(bytes) != Encoding::Pem {
         let ders = items(
             path,
@@ -153,24 +155,15 @@ pub(super) fn certificates_in(
     let blocks = blocks(path, bytes)?;
     let mut found = Vec::new();
     for block in &blocks {
-        if block.is_pkcs7() {
-            found.extend(checked(path, from_pkcs7(path, &block.decode(path)?)?)?);
-        } else if block.kind() == Some(SectionKind::Certificate) {
-            let der = block.decode(path)?;
-            if !is_certificate(&der) {
-                return Err(block.broken(path, "certificate"));
-            }
-            found.push(der.into());
+        let ders = block.certificates(path)?;
+        if !ders.is_empty() {
+            found.extend(checked(path, ders)?);
         }
     }
     if found.is_empty() {
         return Err(no_item(path, "certificate", &blocks));
     }
     Ok(found)
-}
-
-pub(super) fn is_certificate(der: &[u8]) -> bool {
-    matches!(X509Certificate::from_der(der), Ok((rest, _)) if rest.is_empty())
 }
 
 /// Certificates that came in a container; at least one, each parsed.
@@ -269,6 +262,9 @@ fn private_key_in(
     if is_pkcs12(bytes) {
         return only_key(path, open_pkcs12(path, bytes, password)?.keys);
     }
+    if is_utf16(bytes) {
+        return Err(utf16(path));
+    }
     let key = match Encoding::of(bytes) {
         Encoding::Pem => private_key_from_pem(path, bytes, password)?,
         Encoding::Der => private_key_from_der(path, bytes, password)?,
@@ -282,6 +278,14 @@ fn usable(path: &Path, key: PrivateKeyDer<'static>) -> Result<PrivateKeyDer<'sta
     // Bytes after the key are looked at here, since the library does not mind them. Its own words are dropped: they add
     // nothing, and what they quote is not ours to promise.
     let der = key.secret_der();
+    if has_explicit_curve(der) {
+        return Err(CertError::content(
+            path,
+            "the private key has explicit elliptic curve parameters in place of the name of a curve",
+            "name it with `openssl pkey -in FILE -ec_param_enc named_curve -out FILE.key`, and have the certificate issued again if it \
+             has them too",
+        ));
+    }
     if der_length(der) != Some(der.len() as u64) || any_supported_type(&key).is_err() {
         return Err(CertError::content(
             path,
@@ -447,6 +451,34 @@ fn private_key_from_der(
         return decrypted(path, bytes, password);
     }
     PrivateKeyDer::try_from(bytes.to_vec()).map_err(|_| no_item(path, "private key", &[]))
+}
+
+/// Text as some programs of Windows save it, in two bytes a letter, with its mark in front.
+fn is_utf16(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff])
+}
+
+fn utf16(path: &Path) -> CertError {
+    CertError::content(
+        path,
+        "is text in UTF-16",
+        "save it as plain text (ASCII or UTF-8)",
+    )
+}
+
+/// Whether the curve of an EC key is written out instead of named: in PKCS#8 (RFC 5958, section 2) or SEC 1 (RFC 5915,
+/// section 3).
+fn has_explicit_curve(key: &[u8]) -> bool {
+    let curve = || {
+        let mut parts = Reader(key).take(SEQUENCE)?.inside();
+        parts.take(INTEGER)?;
+        if let Some(algorithm) = parts.take(SEQUENCE) {
+            return Some(is_explicit_curve(algorithm.content));
+        }
+        parts.take(OCTET_STRING)?;
+        Some(parts.take(CONTEXT_0)?.inside().take(SEQUENCE).is_some())
+    };
+    curve().unwrap_or(false)
 }
 
 pub(super) fn check_length(path: &Path, bytes: &[u8]) -> Result<(), CertError> {

@@ -196,3 +196,144 @@ fn what_is_no_certificate_file_is_refused_with_its_path() {
     let error = read_private_key(&fixture.folder.path().join("large")).unwrap_err();
     assert!(matches!(error, CertError::TooLarge { .. }), "{error}");
 }
+
+#[test]
+fn certificates_under_other_labels_are_read() {
+    let fixture = Fixture::new(KeyType::P256);
+    let plain = to_pem(&fixture.certificates);
+    for label in [
+        "X509 CERTIFICATE",
+        "TRUSTED CERTIFICATE",
+        "SOME CERTIFICATE",
+    ] {
+        let second = to_pem(&fixture.certificates[1..]).replace("CERTIFICATE", label);
+        let text = to_pem(&fixture.certificates[..1]) + &second;
+        let read = read_certificates(&fixture.file(text)).unwrap();
+        assert_eq!(read, fixture.certificates, "{label}");
+    }
+    // What is something else is passed over, under its own label only.
+    let request = plain.clone()
+        + "-----BEGIN CERTIFICATE REQUEST-----\nMAA=\n-----END CERTIFICATE REQUEST-----\n";
+    assert_eq!(
+        read_certificates(&fixture.file(request)).unwrap(),
+        fixture.certificates
+    );
+    let broken = plain + "-----BEGIN X509 CERTIFICATE-----\nMAA=\n-----END X509 CERTIFICATE-----\n";
+    let error = read_certificates(&fixture.file(broken))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("certificate that begins on line"), "{error}");
+}
+
+/// OpenSSL's settings behind a certificate are cut off, unless they say that it is not for TLS.
+#[test]
+fn openssls_settings_of_trust_count() {
+    let fixture = Fixture::new(KeyType::P256);
+    let folder = fixture.folder.path();
+    std::fs::write(folder.join("ca.pem"), to_pem(&fixture.certificates[1..])).unwrap();
+    let with = |settings: &str| {
+        let output = std::process::Command::new("openssl")
+            .args("x509 -in ca.pem -trustout -out trusted.pem".split(' '))
+            .args(settings.split_whitespace())
+            .current_dir(folder)
+            .output()
+            .expect("openssl is installed");
+        assert!(output.status.success(), "{output:?}");
+        let text = std::fs::read_to_string(folder.join("trusted.pem")).unwrap();
+        assert!(text.contains("TRUSTED CERTIFICATE"), "{text}");
+        read_certificates(&folder.join("trusted.pem")).map_err(|error| error.to_string())
+    };
+    let read = |settings| {
+        assert_eq!(
+            with(settings).unwrap(),
+            fixture.certificates[1..],
+            "{settings}"
+        )
+    };
+    read("");
+    read("-setalias group");
+    read("-addtrust clientAuth -setalias group");
+    read("-addtrust anyExtendedKeyUsage");
+    read("-addreject emailProtection");
+    for settings in [
+        "-addtrust emailProtection",
+        "-addreject clientAuth",
+        "-addreject anyExtendedKeyUsage",
+    ] {
+        let error = with(settings).unwrap_err();
+        assert!(
+            error.contains("line 1 is marked as not trusted for TLS"),
+            "{settings}: {error}"
+        );
+    }
+}
+
+#[test]
+fn a_missing_line_break_is_named_with_its_line() {
+    let fixture = Fixture::new(KeyType::P256);
+    let one = to_pem(&fixture.certificates[..1]);
+    let lines = one.lines().count();
+    let joined = one.trim_end().to_owned() + &one;
+    let error = read_certificates(&fixture.file(joined))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains(&format!("a line break is missing on line {lines},")),
+        "{error}"
+    );
+    let before_end = one.replace("\n-----END", "-----END");
+    let error = read_certificates(&fixture.file(before_end))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("a line break is missing on line"), "{error}");
+    // Outside of a block it is a comment.
+    let comment = format!("# was: -----BEGIN CERTIFICATE-----\n{one}");
+    assert_eq!(read_certificates(&fixture.file(comment)).unwrap().len(), 1);
+}
+
+#[test]
+fn text_in_utf16_is_said_to_be_that() {
+    let fixture = Fixture::new(KeyType::P256);
+    let text = to_pem(&fixture.certificates) + &key_to_pem(&fixture.key);
+    let wide = |mark: [u8; 2], octets: fn(u16) -> [u8; 2]| {
+        let letters = text.encode_utf16().flat_map(octets);
+        mark.into_iter().chain(letters).collect::<Vec<u8>>()
+    };
+    for bytes in [
+        wide([0xff, 0xfe], u16::to_le_bytes),
+        wide([0xfe, 0xff], u16::to_be_bytes),
+    ] {
+        let path = fixture.file(bytes);
+        for error in [
+            read_certificates(&path).unwrap_err().to_string(),
+            read_private_key(&path).unwrap_err().to_string(),
+        ] {
+            assert!(error.contains("UTF-16; save it as plain text"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn explicit_curve_parameters_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let openssl = |arguments: &str| {
+        let output = std::process::Command::new("openssl")
+            .args(arguments.split(' '))
+            .current_dir(folder.path())
+            .output()
+            .expect("openssl is installed");
+        assert!(output.status.success(), "{output:?}");
+    };
+    openssl("ecparam -name prime256v1 -genkey -noout -param_enc explicit -out sec1.key");
+    openssl("pkcs8 -topk8 -nocrypt -in sec1.key -out pkcs8.key");
+    for file in ["sec1.key", "pkcs8.key"] {
+        let error = read_private_key(&folder.path().join(file))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("explicit elliptic curve parameters"),
+            "{error}"
+        );
+        assert!(error.contains("-ec_param_enc named_curve"), "{error}");
+    }
+}

@@ -4,7 +4,7 @@
 //! same. So a chain counts as usable up to that second and not in it: whoever takes its place is valid for both readings.
 
 use rustls_pki_types::CertificateDer;
-use x509_parser::certificate::X509Certificate;
+use x509_parser::certificate::{Validity, X509Certificate};
 use x509_parser::prelude::FromDer;
 
 use super::chain::{linked, parsed};
@@ -26,8 +26,18 @@ impl Term {
     pub fn of(chain: &[CertificateDer<'_>]) -> Self {
         let certificates = parsed(chain);
         let linked = linked(&certificates, 0);
+        Self::of_each(linked.iter().map(|place| certificates[*place].validity()))
+    }
+
+    /// When all of these can be used, be they a chain or not.
+    #[must_use]
+    pub fn of_all(certificates: &[CertificateDer<'_>]) -> Self {
+        let certificates = parsed(certificates);
+        Self::of_each(certificates.iter().map(|one| one.validity()))
+    }
+
+    fn of_each<'a>(validity: impl Iterator<Item = &'a Validity> + Clone) -> Self {
         let seconds = |timestamp: i64| u64::try_from(timestamp).unwrap_or(0);
-        let validity = linked.iter().map(|place| certificates[*place].validity());
         Self {
             not_before: validity
                 .clone()

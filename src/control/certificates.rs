@@ -2,12 +2,13 @@
 //!
 //! Which certificate is served is decided in each handshake, and needs nothing from here.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::engine::Node;
-use crate::limits::{CERTIFICATE_POLL, SELF_SIGNED_POLL};
-use crate::observe::CertificateInfo;
+use crate::limits::{CERTIFICATE_POLL, EXPIRY_NOTICE_DAYS, EXPIRY_URGENT_DAYS, SELF_SIGNED_POLL};
+use crate::observe::{CertificateInfo, GROUP};
 
 /// Looks for ever.
 pub async fn watch_certificates(node: Arc<Node>) {
@@ -16,7 +17,9 @@ pub async fn watch_certificates(node: Arc<Node>) {
     loop {
         let changes = seen.look(&node.certificates());
         // A self-signed one that has taken over gets the file names of the one before it.
-        let is_due = !changes.is_empty() || looked.elapsed() >= SELF_SIGNED_POLL;
+        let takes_over =
+            |change: &Change| matches!(change, Change::TakenOver { .. } | Change::Ended { .. });
+        let is_due = changes.iter().any(takes_over) || looked.elapsed() >= SELF_SIGNED_POLL;
         for change in changes {
             match change {
                 Change::TakenOver { from, to } => {
@@ -27,6 +30,13 @@ pub async fn watch_certificates(node: Arc<Node>) {
                         "the server certificate has expired, and another one has taken over"
                     );
                 }
+                Change::Ending { role, file, days } => {
+                    tracing::warn!(role, file, days, "a certificate ends soon: replace it")
+                }
+                Change::GroupEnded { file } => tracing::error!(
+                    file,
+                    "a group certificate has expired: devices below it are refused"
+                ),
                 Change::Ended { file } => tracing::error!(
                     file,
                     "the server certificate has expired and there is none to take over: clients refuse it"
@@ -61,6 +71,14 @@ enum Change {
     TakenOver { from: String, to: String },
     /// The last one ended.
     Ended { file: String },
+    /// One has come nearer to its end than a mark.
+    Ending {
+        role: &'static str,
+        file: String,
+        days: i64,
+    },
+    /// One of the group certificates of a file has ended.
+    GroupEnded { file: String },
 }
 
 /// What was seen at the last look. No clock: what it is shown is of one moment.
@@ -70,16 +88,64 @@ struct Seen {
     served: Option<(String, u64)>,
     /// File and end of the last one that ended without a successor.
     ended: Option<(String, u64)>,
+    /// How near each was to its end, by role, file and end.
+    nearness: HashMap<(&'static str, String, u64), Nearness>,
+}
+
+/// How near a certificate is to its end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Nearness {
+    Far,
+    Notice,
+    Urgent,
+    Ended,
+}
+
+impl Nearness {
+    fn of(one: &CertificateInfo) -> Self {
+        match one.days_left {
+            _ if one.has_ended() => Self::Ended,
+            ..EXPIRY_URGENT_DAYS => Self::Urgent,
+            ..EXPIRY_NOTICE_DAYS => Self::Notice,
+            _ => Self::Far,
+        }
+    }
 }
 
 impl Seen {
+    /// What has come nearer to its end. What is seen for the first time has been told of when it was read.
+    fn look_at_ends(&mut self, certificates: &[CertificateInfo]) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let mut nearness = HashMap::new();
+        for one in certificates {
+            let (now, key) = (
+                Nearness::of(one),
+                (one.role, one.file.clone(), one.not_after),
+            );
+            if self.nearness.get(&key).is_some_and(|before| *before < now) {
+                let (role, file, days) = (one.role, one.file.clone(), one.days_left);
+                match now {
+                    Nearness::Ended if role == GROUP => changes.push(Change::GroupEnded { file }),
+                    // Of the server's own, below.
+                    Nearness::Ended | Nearness::Far => {}
+                    Nearness::Notice | Nearness::Urgent => {
+                        changes.push(Change::Ending { role, file, days });
+                    }
+                }
+            }
+            nearness.insert(key, now);
+        }
+        self.nearness = nearness;
+        changes
+    }
+
     /// What has happened since, each thing once.
     fn look(&mut self, certificates: &[CertificateInfo]) -> Vec<Change> {
+        let mut changes = self.look_at_ends(certificates);
         let Some(served) = certificates.iter().find(|one| one.is_in_turn()) else {
-            return Vec::new();
+            return changes;
         };
         let named = |one: &CertificateInfo| (one.file.clone(), one.not_after);
-        let mut changes = Vec::new();
         // What is not there any more went with a reload.
         let last = self.served.take().filter(|last| {
             let mut all = certificates.iter();
@@ -136,6 +202,33 @@ mod tests {
         };
         assert_eq!(seen.look(&at(200)), [ended]);
         assert_eq!(seen.look(&at(300)), []);
+    }
+
+    #[test]
+    fn what_comes_near_to_its_end_is_told_once_a_mark() {
+        const DAY: u64 = 24 * 60 * 60;
+        let mut seen = Seen::default();
+        let end = 100 * DAY;
+        let told: Vec<Change> = (35..=101)
+            .flat_map(|day| {
+                let now = day * DAY + 1;
+                let server = certificate("primary", 300 * DAY, true, now);
+                seen.look(&[server, certificate(GROUP, end, now < end, now)])
+            })
+            .collect();
+        let ending = |days| Change::Ending {
+            role: GROUP,
+            file: "group.pem".into(),
+            days,
+        };
+        let ended = Change::GroupEnded {
+            file: "group.pem".into(),
+        };
+        assert_eq!(told, [ending(59), ending(29), ended]);
+        let mut late = Seen::default();
+        let now = end - DAY;
+        let group = [certificate(GROUP, end, true, now)];
+        assert_eq!(late.look(&group), [], "told of when it was read");
     }
 
     #[test]

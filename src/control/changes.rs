@@ -79,7 +79,16 @@ impl Pages {
         if let Earlier::Says(count, _) = &earlier {
             closed += count;
         }
-        tracing::info!(?filter, closed, "tunnels closed through the admin listener");
+        tracing::info!(
+            id = filter.id,
+            device = filter.device.as_deref(),
+            user = filter.user.as_deref(),
+            app = filter.app.as_deref(),
+            serial = filter.serial.as_deref(),
+            service = filter.service.as_deref(),
+            closed,
+            "tunnels closed through the admin listener"
+        );
         let mut page = json_page(StatusCode::OK, &json!({"closed": closed}));
         name_silent(page.headers_mut(), &silent);
         earlier.name_silent(page.headers_mut());

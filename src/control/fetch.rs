@@ -29,6 +29,7 @@ use crate::limits::{
     ADMIN_REQUEST_BYTES, CRL_CONNECT_TIMEOUT, CRL_FETCH_TIMEOUT, CRL_PIECE_TIMEOUT,
     CRL_REDIRECTS_MAX, MAX_CRL_FILE,
 };
+use crate::tls::io_words;
 
 /// Why a CRL could not be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +44,7 @@ pub(super) enum FetchError {
     Address(String, IpAddr),
     #[error("{0}: {1}")]
     Name(String, ResolveError),
-    #[error("cannot connect to {0}: {1}")]
+    #[error("cannot connect to {}: {}", .0, io_words(.1))]
     Connect(String, std::io::Error),
     #[error("the server gave no whole answer in {0:?}")]
     Slow(Duration),

@@ -23,7 +23,7 @@ use crate::certs::describe::{CertificateDescription, described, escaped};
 use crate::config::{Config, HostPort, Service, ServiceKind};
 use crate::limits::{PROBE_AFTERMATH, PROBES_AT_ONCE};
 use crate::observe::{CloseReason, TlsVersion};
-use crate::tls::{Shown, TlsError, Witness};
+use crate::tls::{Shown, TlsError, Witness, alert_name, words};
 
 /// What one server is like.
 #[derive(Clone, Debug, Serialize)]
@@ -244,7 +244,8 @@ impl Probe {
                 && let Some(rustls::Error::AlertReceived(alert)) = tls_error(&error)
             {
                 return Err(Failure::Tls(format!(
-                    "it refused the session: {alert:?}; see tls_certificate, if it wants the gateway's"
+                    "it refused the session: {}; see tls_certificate, if it wants the gateway's",
+                    alert_name(*alert)
                 )));
             }
             let _ = session.shutdown().await;
@@ -308,7 +309,7 @@ fn of_io(error: &std::io::Error) -> Failure {
         Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
             Failure::NoProtocol
         }
-        Some(error) => Failure::Tls(error.to_string()),
+        Some(error) => Failure::Tls(words(error)),
         None => Failure::Tls(format!("it ended the connection: {error}")),
     }
 }

@@ -28,6 +28,8 @@ enum Role {
     Service,
     SelfSigned,
     SelfSignedNext,
+    /// A file of group certificates.
+    Group,
 }
 
 impl Role {
@@ -39,12 +41,13 @@ impl Role {
             Self::Service => "service",
             Self::SelfSigned => "self-signed",
             Self::SelfSignedNext => "self-signed-next",
+            Self::Group => "group",
         }
     }
 
     /// Whether it is one of those that are served one after the other.
     const fn is_in_line(self) -> bool {
-        !matches!(self, Self::Additional | Self::Service)
+        !matches!(self, Self::Additional | Self::Service | Self::Group)
     }
 }
 
@@ -66,14 +69,15 @@ impl Held {
     }
 }
 
-/// The server certificates of a configuration, without their keys.
+/// The server certificates of a configuration, without their keys, and its files of group certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Holding(Arc<[Held]>);
 
 impl Holding {
-    /// When each of them ends, in seconds since 1970.
+    /// When each server certificate ends, in seconds since 1970.
     pub(super) fn ends(&self) -> impl Iterator<Item = u64> {
-        self.0.iter().map(|held| held.term.not_after)
+        let shown = self.0.iter().filter(|held| held.role != Role::Group);
+        shown.map(|held| held.term.not_after)
     }
 
     /// Whether these are among them.
@@ -116,6 +120,22 @@ pub(super) struct Certificates {
 }
 
 impl Certificates {
+    /// These, and the files of group certificates with what may be wrong with them.
+    pub(super) fn with_group(
+        mut self,
+        files: &[(PathBuf, Term)],
+        findings: Vec<(PathBuf, Finding)>,
+    ) -> Self {
+        let group = files.iter().map(|(file, term)| Held {
+            role: Role::Group,
+            file: file.clone(),
+            term: *term,
+        });
+        self.holding = Holding(self.holding.0.iter().cloned().chain(group).collect());
+        self.findings.extend(findings);
+        self
+    }
+
     /// Reads the files that `config` names. The self-signed certificate is made where none is named.
     ///
     /// # Errors
@@ -165,7 +185,7 @@ pub(super) fn self_signed(config: &Config) -> Result<Holding, CertError> {
 }
 
 impl Node {
-    /// The server certificates, each as it is now.
+    /// The server certificates and the files of group certificates, each as it is now.
     #[must_use]
     pub fn certificates(&self) -> Vec<CertificateInfo> {
         self.lock_holding().list(unix_now())

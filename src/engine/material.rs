@@ -8,12 +8,13 @@ use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 
-use super::certificates::{Certificates, Holding, read_password};
+use super::certificates::{Certificates, Holding};
+use super::group::GroupCertificates;
 use super::registry::{self, StoreError};
 use super::revocation::{Crls, Revocation};
 use crate::backend::{self, Fleet, Group, Means, Watch, Way};
-use crate::certs::{self, CertError, Finding};
-use crate::config::{Config, DeviceAuth, Stale};
+use crate::certs::{CertError, Finding};
+use crate::config::{Config, Stale};
 use crate::observe::CloseReason;
 use crate::table::RegistryError;
 use crate::tls::{
@@ -122,19 +123,6 @@ pub struct Material {
     clock: Arc<dyn TimeProvider>,
 }
 
-/// Reads the certificates that device certificates chain to.
-fn read_group(auth: &DeviceAuth) -> Result<Vec<CertificateDer<'static>>, LoadError> {
-    let password = read_password(auth.group_password_file.as_deref())?;
-    let password = password.as_ref().map(|password| password.as_str());
-    let mut problems = Problems::default();
-    let files = auth.group_certificates.iter();
-    let read = files
-        .filter_map(|file| problems.note(certs::read_certificates_with(file, password)))
-        .flatten()
-        .collect();
-    problems.conclude(Some(read))
-}
-
 impl Material {
     /// Reads and checks the files that `config` names. The self-signed server certificate is made where none is named.
     ///
@@ -153,15 +141,19 @@ impl Material {
         let auth = &profile.device_auth;
         let mut problems = Problems::default();
         let certificates = problems.note(Certificates::load(config));
-        let group = problems.note(read_group(auth));
+        let group = problems.note(GroupCertificates::load(auth));
         // Who signs a list can only be told of a whole group.
         let crls = group.as_ref().and_then(|group| {
             problems.note(match running {
-                Some(running) => running.load(config, group),
-                None => Crls::load(config, group, None),
+                Some(running) => running.load(config, &group.all),
+                None => Crls::load(config, &group.all, None),
             })
         });
-        let group = group.unwrap_or_default();
+        let GroupCertificates {
+            all: group,
+            files,
+            findings,
+        } = group.unwrap_or_default();
         let resumption = Resumption::new(&profile.resumption, Scope::new(&profile.name, &group));
         let resumption = problems.note(resumption.map_err(TlsError::from));
         let means = profile.services.iter().filter_map(|service| {
@@ -172,6 +164,7 @@ impl Material {
         let parts = certificates.zip(crls).zip(resumption);
         let ((certificates, crls), resumption) = problems.conclude(parts)?;
         let resumption = resumption.ending(certificates.holding.ends());
+        let certificates = certificates.with_group(&files, findings);
         Ok(Self {
             means,
             config: config.clone(),
@@ -201,15 +194,15 @@ impl Material {
         self.certificates.holding.clone()
     }
 
-    /// Says what may be wrong with the server certificates in the log, once.
+    /// Says what may be wrong with the certificates in the log, once.
     pub(super) fn log_findings(&self) {
         for (file, finding) in &self.certificates.findings {
             tracing::warn!(file = %file.display(), code = finding.code, "certificate: {finding}");
         }
     }
 
-    /// Reads and checks everything that a start would, and keeps nothing. Gives back what may be wrong with the server
-    /// certificates, with their files.
+    /// Reads and checks everything that a start would, and keeps nothing. Gives back what may be wrong with the certificates, with
+    /// their files.
     ///
     /// # Errors
     /// [`LoadError`], which names the file.

@@ -4,6 +4,7 @@
 
 mod certificates;
 mod drained;
+mod group;
 mod handover;
 mod inherited;
 mod listeners;

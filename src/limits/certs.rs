@@ -50,6 +50,19 @@ pub const DEVICE_LINE_MAX: usize = 4096;
 /// about 100 bytes each they are 2 MB of messages.
 pub const DEVICE_PROBLEMS_MAX: usize = 20_000;
 
+/// Signatures that are checked in the search for a chain among the certificates of a file. webpki checks as many for a
+/// path; a file with more certificates of one name is made to cost time.
+pub const CHAIN_SIGNATURES_MAX: usize = 100;
+
+/// Names of authorities that are sent in each request for a certificate, in bytes with their lengths. Above, none is sent and clients
+/// choose by themselves (RFC 8446, section 4.2.4; RFC 5246, section 7.4.4). The field ends at 65535, and Java's clients
+/// take no handshake message above 32768 bytes; a slow link carries the names in each handshake.
+pub const AUTHORITY_NAMES_BYTES_MAX: usize = 30 * 1024;
+
+/// Certificates that are sent in a handshake, in bytes with their lengths. rustls and Go take no message of 64 KiB, OpenSSL takes
+/// 100 KB; what is below is left for the header of the message.
+pub const CHAIN_BYTES_MAX: usize = 65_000;
+
 /// How far in the future, in seconds, a CRL's `thisUpdate` may lie: the clocks of the CA and of the node differ.
 pub const CRL_CLOCK_SKEW_SECONDS: u64 = 300;
 

@@ -124,7 +124,7 @@ pub enum LoadError {
     #[error("{0}")]
     Certificates(#[from] CertError),
     /// TLS.
-    #[error("TLS cannot be set up: {0}")]
+    #[error("TLS cannot be set up: {}", crate::tls::words(.0))]
     Tls(#[from] rustls::Error),
     /// The runtime.
     #[error(transparent)]

@@ -1,4 +1,4 @@
-//! What is told of a server certificate, in `/metrics` and on `/readyz`.
+//! What is told of a server certificate and of group certificates, in `/metrics` and on `/readyz`.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use prometheus_client::metrics::MetricType;
 
 use super::prometheus::Families;
 
-/// A server certificate at the moment of the question.
+/// A server certificate, or a file of group certificates, at the moment of the question.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct CertificateInfo {
-    /// `primary`, `secondary`, `additional`, `service`, `self-signed` or `self-signed-next`.
+    /// `primary`, `secondary`, `additional`, `service`, `self-signed`, `self-signed-next` or `group`.
     pub role: &'static str,
     /// Its file.
     pub file: String,
@@ -21,9 +21,13 @@ pub struct CertificateInfo {
     pub state: &'static str,
     /// Whole days until it ends; negative where it has ended.
     pub days_left: i64,
-    /// Whether clients are shown it: of primary and secondary the one whose turn it is, of the others each that can be used.
+    /// Whether clients are shown it: of primary and secondary the one whose turn it is, of the others each that can be used. Of a file
+    /// of group certificates, whether all of them can be used.
     pub served: bool,
 }
+
+/// The role of a file of group certificates.
+pub const GROUP: &str = "group";
 
 impl CertificateInfo {
     /// The same, with what is so at `now`.
@@ -47,7 +51,7 @@ impl CertificateInfo {
     /// Whether it is the one that clients are shown that ask for no other.
     #[must_use]
     pub fn is_in_turn(&self) -> bool {
-        self.served && !matches!(self.role, "additional" | "service")
+        self.served && !matches!(self.role, "additional" | "service" | GROUP)
     }
 
     /// Whether it has ended.
@@ -73,13 +77,13 @@ pub(super) fn encode_certificates(
             sample.encode_gauge(&value(certificate))
         })
     };
-    let help = "When the server certificate or one of its chain ends, in Unix time";
+    let help = "When the server certificate or one of its chain, or the first of the group certificates of a file, ends, in Unix time";
     gauge("certificate_expiry_timestamp_seconds", help, &|one| {
         i64::try_from(one.not_after).unwrap_or(i64::MAX)
     })?;
     let help = "Whole days until then; negative when it has ended";
     gauge("certificate_days_left", help, &|one| one.days_left)?;
-    let help = "1 while clients are shown the certificate";
+    let help = "1 while clients are shown the certificate, or all group certificates of the file can be used";
     gauge("certificate_served", help, &|one| i64::from(one.served))
 }
 

@@ -24,7 +24,7 @@ pub use audit::{
     AuditEvent, AuditHandle, AuditLog, AuditLogError, AuditRecord, AuditSink, Subject,
 };
 pub use buckets::{PercentilePoint, bucket_bounds, bucket_counts, percentile_points};
-pub use certificate::CertificateInfo;
+pub use certificate::{CertificateInfo, GROUP};
 pub use crl::CrlInfo;
 pub use hgrm::{HistogramSummary, percentile_text, plot, summarize};
 pub use live::{TunnelFilter, TunnelInfo};

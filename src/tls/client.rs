@@ -1,24 +1,25 @@
 //! TLS to servers: the configuration of one service on one core.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::{Resumption, WantsClientCert, WebPkiServerVerifier};
+use rustls::client::{Resumption, WantsClientCert};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, ConfigBuilder, Error, RootCertStore, WantsVerifier};
+use rustls::{ClientConfig, ConfigBuilder, Error, WantsVerifier};
 
+use super::roots::{Roots, ServerVerifier};
 use super::secrets::hand_over;
 use super::server::{ALPN_HTTP2, TlsError, provider, versions};
 use super::witness::Witness;
 use crate::certs;
+use crate::certs::chain::sent;
 use crate::config::{CertificateFiles, OutboundTls, TlsChoice};
-use crate::limits::OUTBOUND_SESSIONS;
+use crate::limits::{CHAIN_BYTES_MAX, OUTBOUND_SESSIONS};
 use crate::observe::TlsVersion;
 
 /// What the servers of a service are met with, read from files and checked.
 #[derive(Debug)]
 pub struct ClientTls {
-    roots: Arc<RootCertStore>,
+    roots: Roots,
     identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
     choice: TlsChoice,
 }
@@ -30,20 +31,28 @@ impl ClientTls {
     /// What is wrong, with the file's name.
     pub fn load(config: &OutboundTls, choice: &TlsChoice) -> Result<Self, String> {
         let roots = match &config.roots {
-            Some(file) => roots_of(file)?,
-            None => system_roots()?,
+            Some(file) => Roots::of(file)?,
+            None => Roots::of_system()?,
         };
         let identity = match &config.certificate {
             None => None,
             Some(CertificateFiles { file, key, .. }) => {
-                let chain = certs::read_certificates(file).map_err(|error| error.to_string())?;
-                let key = key.as_ref().unwrap_or(file);
-                let key = certs::read_private_key(key).map_err(|error| error.to_string())?;
+                let (chain, key) = certs::read_identity(file, key.as_deref(), None)
+                    .map_err(|error| error.to_string())?;
+                let chain = sent(&chain);
+                let bytes: usize = chain.iter().map(|der| der.len() + 5).sum();
+                if bytes > CHAIN_BYTES_MAX {
+                    return Err(format!(
+                        "the chain of {} takes {bytes} bytes in a handshake, and servers take {CHAIN_BYTES_MAX} at most; have it issued below \
+                         fewer authorities",
+                        file.display()
+                    ));
+                }
                 Some((chain, key))
             }
         };
         let tls = Self {
-            roots: Arc::new(roots),
+            roots,
             identity,
             choice: choice.clone(),
         };
@@ -56,8 +65,11 @@ impl ClientTls {
     /// # Errors
     /// [`TlsError`].
     pub fn config(&self) -> Result<ClientConfig, TlsError> {
-        let builder = builder(&self.choice)?;
-        self.authenticated(builder.with_root_certificates(self.roots.clone()))
+        let verifier = self.verifier(&self.choice)?;
+        let builder = builder(&self.choice)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        self.authenticated(builder)
     }
 
     /// The same for a handshake that only is to find out what the server is like: its certificate is noted, and not refused.
@@ -77,11 +89,7 @@ impl ClientTls {
                 ..TlsChoice::default()
             },
         };
-        let provider = Arc::new(provider(&choice));
-        let judge = WebPkiServerVerifier::builder_with_provider(self.roots.clone(), provider)
-            .build()
-            .map_err(|error| TlsError::Versions("outbound", Error::General(error.to_string())))?;
-        let witness = Arc::new(Witness::new(judge));
+        let witness = Arc::new(Witness::new(self.verifier(&choice)?));
         let builder = builder(&choice)?
             .dangerous()
             .with_custom_certificate_verifier(witness.clone());
@@ -90,6 +98,11 @@ impl ClientTls {
             config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), b"http/1.1".to_vec()];
         }
         Ok((config, witness))
+    }
+
+    fn verifier(&self, choice: &TlsChoice) -> Result<ServerVerifier, TlsError> {
+        let verifier = self.roots.verifier(&Arc::new(provider(choice)));
+        verifier.map_err(|error| TlsError::Versions("outbound", error))
     }
 
     fn authenticated(
@@ -123,36 +136,6 @@ fn builder(choice: &TlsChoice) -> Result<ConfigBuilder<ClientConfig, WantsVerifi
     ClientConfig::builder_with_provider(Arc::new(provider(choice)))
         .with_protocol_versions(&versions(choice))
         .map_err(|error| TlsError::Versions("outbound", error))
-}
-
-fn roots_of(file: &Path) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    let list = certs::read_certificates(file).map_err(|error| error.to_string())?;
-    for (place, certificate) in list.into_iter().enumerate() {
-        roots.add(certificate).map_err(|error| {
-            let shown = file.display();
-            format!(
-                "certificate {} of {shown} cannot be a root: {error}",
-                place + 1
-            )
-        })?;
-    }
-    Ok(roots)
-}
-
-/// Those of the system's roots that can be read: a few that cannot are no reason to trust none.
-fn system_roots() -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    let (used, _) = roots.add_parsable_certificates(found.certs);
-    if used > 0 {
-        return Ok(roots);
-    }
-    let why = found.errors.first();
-    let why = why.map_or("none found".to_owned(), ToString::to_string);
-    Err(format!(
-        "the system has no root certificates ({why}); name a file in tls_roots, or install ca-certificates"
-    ))
 }
 
 /// Why a handshake with a server failed, in the classes that are counted apart.

@@ -12,6 +12,7 @@ mod hello;
 mod identity;
 pub mod record;
 mod resumption;
+mod roots;
 mod secrets;
 mod served;
 mod server;
@@ -22,6 +23,7 @@ mod ticket_keys;
 mod tickets;
 mod verifier;
 mod witness;
+mod words;
 
 pub use client::{ClientTls, ServerFailure};
 pub use crl::{
@@ -46,6 +48,7 @@ pub use ticket_keys::{TicketKey, TicketKeys, TicketKeysError};
 pub use tickets::Tickets;
 pub use verifier::{DeviceVerifier, RevocationPolicy, StalePolicy};
 pub use witness::{Shown, Witness};
+pub use words::{alert_name, io_words, words};
 
 #[cfg(test)]
 mod chain_tests;
@@ -53,6 +56,8 @@ mod chain_tests;
 mod duplex_tests;
 #[cfg(test)]
 mod handshake_tests;
+#[cfg(test)]
+mod path_tests;
 #[cfg(test)]
 mod resumption_tests;
 #[cfg(test)]

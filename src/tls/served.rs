@@ -12,6 +12,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;
 use rustls::{Error, SignatureAlgorithm, SignatureScheme};
 
+use crate::certs::chain::sent;
 use crate::certs::term::{covers, current, dns_names};
 use crate::certs::{Identity, Term};
 
@@ -77,7 +78,7 @@ struct Entry {
 
 impl Entry {
     fn new((chain, key): &Identity, provider: &CryptoProvider) -> Result<Self, Error> {
-        let key = CertifiedKey::from_der(chain.clone(), key.clone_key(), provider)?;
+        let key = CertifiedKey::from_der(sent(chain), key.clone_key(), provider)?;
         let known = [
             SignatureScheme::ECDSA_NISTP256_SHA256,
             SignatureScheme::ECDSA_NISTP384_SHA384,

@@ -13,6 +13,8 @@ use super::served::ServerCertificates;
 use super::signatures::remembering;
 use super::ticket_keys::TicketKeysError;
 use super::verifier::DeviceVerifier;
+use super::words::words;
+use crate::certs::PathFault;
 use crate::config::{KEY_EXCHANGE, TlsChoice};
 
 /// Why TLS cannot be set up.
@@ -21,27 +23,28 @@ pub enum TlsError {
     /// There is nothing that a device's certificate could chain to.
     #[error("there is no group certificate; see profile.device_auth.group_certificates")]
     NoGroupCertificate,
-    /// A group certificate that cannot be a trust anchor.
+    /// A group certificate that may not issue.
     #[error(
-        "group certificate {position} (counted from 1) cannot be a trust anchor: {source}; \
+        "group certificate {position} (counted from 1): {why}; \
          see profile.device_auth.group_certificates"
     )]
     GroupCertificate {
         /// Its place among the group certificates, from 1.
         position: usize,
-        /// What webpki found.
-        source: webpki::Error,
+        /// Why not.
+        why: PathFault,
     },
     /// The server certificate and its key.
-    #[error("the server certificate cannot be used: {0}; check that chain and key belong together")]
+    #[error("the server certificate cannot be used: {}; check that chain and key belong together", words(.0))]
     ServerCertificate(Error),
     /// The gateway's certificate for servers, and its key.
     #[error(
-        "the client certificate for servers cannot be used: {0}; check that chain and key belong together"
+        "the client certificate for servers cannot be used: {}; check that chain and key belong together",
+        words(.0)
     )]
     ClientCertificate(Error),
     /// The versions, of `inbound` or `outbound`.
-    #[error("these protocol versions cannot be used: {1}; see profile.tls.{0}")]
+    #[error("these protocol versions cannot be used: {}; see profile.tls.{}", words(.1), .0)]
     Versions(&'static str, Error),
     /// The tickets.
     #[error("{0}")]

@@ -19,7 +19,7 @@ use crate::ring::{self, BUFFER_FRONT, Pieces, RingBuf, SMALL_PAYLOAD, Spacing, T
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     /// The peer broke the protocol or was refused; the alert has been queued.
-    #[error("TLS: {0}")]
+    #[error("TLS: {}", super::words(.0))]
     Tls(#[from] rustls::Error),
     /// The connection failed.
     #[error("connection: {0}")]

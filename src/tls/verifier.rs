@@ -5,6 +5,9 @@
 //! published [`RevocationIndex`], with the key that signed it. rustls does not ask a verifier about a *resumed* session (it takes the chain out of
 //! the ticket), so [`DeviceVerifier::recheck`] must be called for each of those before anything is granted.
 //!
+//! What webpki leaves out is [`certs::policy`](crate::certs::policy): key usages, and what a group certificate bounds. A
+//! path that breaks it is passed over for another.
+//!
 //! A path that holds a revoked certificate is refused even if another path might exist: webpki stops at the first.
 
 use std::fmt;
@@ -26,6 +29,8 @@ use super::identity::good_until;
 use super::server::TlsError;
 use super::signatures::remembering;
 use super::standing::Standing;
+use crate::certs::group::acceptable_names;
+use crate::certs::policy::{Authority, PathFault, may_authenticate, may_issue};
 use crate::table::{Published, RevocationIndex, Status};
 
 /// What a missing or stale CRL means.
@@ -53,9 +58,11 @@ pub struct RevocationPolicy {
 /// One for all cores: it is never written after it is made.
 pub struct DeviceVerifier {
     anchors: Vec<TrustAnchor<'static>>,
+    /// What each anchor bounds paths by.
+    authorities: Vec<Authority>,
     /// What can revoke each anchor, in their order.
     standing: Standing,
-    /// The anchors' names, sent in the request for a certificate so that a client can choose.
+    /// The anchors' names, sent in the request for a certificate so that a client can choose. None where they are too many.
     hints: Vec<DistinguishedName>,
     algorithms: WebPkiSupportedAlgorithms,
     policy: RevocationPolicy,
@@ -68,7 +75,7 @@ impl DeviceVerifier {
     /// at it then.
     ///
     /// # Errors
-    /// If there is no group certificate or one cannot be a trust anchor.
+    /// If there is no group certificate or one may not issue certificates of devices.
     pub fn new(
         group: &[CertificateDer<'static>],
         index: Arc<Published<RevocationIndex>>,
@@ -78,22 +85,26 @@ impl DeviceVerifier {
             return Err(TlsError::NoGroupCertificate);
         }
         let mut anchors = Vec::with_capacity(group.len());
+        let mut authorities = Vec::with_capacity(group.len());
         for (at, certificate) in group.iter().enumerate() {
-            let anchor = webpki::anchor_from_trusted_cert(certificate).map_err(|source| {
-                TlsError::GroupCertificate {
-                    position: at + 1,
-                    source,
-                }
-            })?;
+            let refused = |why| TlsError::GroupCertificate {
+                position: at + 1,
+                why,
+            };
+            authorities.push(Authority::new(certificate).map_err(refused)?);
+            let anchor = webpki::anchor_from_trusted_cert(certificate)
+                .map_err(|_| refused(PathFault::Unreadable))?;
             anchors.push(anchor.to_owned());
         }
         Ok(DeviceVerifier {
             standing: Standing::of(group),
-            hints: anchors
-                .iter()
-                .map(|anchor| DistinguishedName::in_sequence(&anchor.subject))
+            hints: acceptable_names(group)
+                .unwrap_or_default()
+                .into_iter()
+                .map(DistinguishedName::from)
                 .collect(),
             anchors,
+            authorities,
             algorithms: remembering(),
             policy,
             index,
@@ -106,6 +117,7 @@ impl DeviceVerifier {
     pub fn of_nobody(index: Arc<Published<RevocationIndex>>) -> Self {
         DeviceVerifier {
             anchors: Vec::new(),
+            authorities: Vec::new(),
             standing: Standing::default(),
             hints: Vec::new(),
             algorithms: remembering(),
@@ -143,7 +155,7 @@ impl DeviceVerifier {
     }
 
     /// The last moment at which the path that this chain is accepted for is valid, in unix seconds: what is presented
-    /// beside it does not count. The group certificate at its end is trusted for as long as it is configured.
+    /// beside it does not count, the group certificate at its end does.
     ///
     /// # Errors
     /// There is no path at `now`.
@@ -159,6 +171,7 @@ impl DeviceVerifier {
         let above = path.intermediate_certificates();
         Ok(above
             .map(|certificate| good_until(&certificate.der()))
+            .chain(self.end_of(&path).map(Authority::not_after))
             .fold(good_until(end_entity), u64::min))
     }
 
@@ -181,6 +194,7 @@ impl DeviceVerifier {
     pub fn has_trust_of(&self, other: &DeviceVerifier) -> bool {
         self.policy == other.policy
             && self.anchors == other.anchors
+            && self.authorities == other.authorities
             && self.standing == other.standing
     }
 
@@ -192,6 +206,7 @@ impl DeviceVerifier {
     ) -> Result<(), Error> {
         let certificate = EndEntityCert::try_from(end_entity).map_err(rustls_error)?;
         let path = self.path(&certificate, intermediates, now)?;
+        may_authenticate(end_entity).map_err(|_| CertificateError::InvalidPurpose)?;
         if let Some(points) = &self.points {
             points.note(end_entity);
             path.intermediate_certificates()
@@ -218,9 +233,30 @@ impl DeviceVerifier {
             now,
             KeyUsage::client_auth(),
             None,
-            None,
+            Some(&|path| self.admits(path, now)),
         );
         path.map_err(rustls_error)
+    }
+
+    /// The group certificate that a path ends at.
+    fn end_of(&self, path: &VerifiedPath<'_>) -> Option<&Authority> {
+        let mut known = self.anchors.iter().zip(&self.authorities);
+        let end = known.find(|(anchor, _)| std::ptr::eq(*anchor, path.anchor()));
+        end.map(|(_, authority)| authority)
+    }
+
+    /// Whether a path that webpki has found keeps to what it does not look at. In webpki's words, so that it goes on to look
+    /// for another and gives the most telling fault of all.
+    fn admits(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
+        let mut below = 0;
+        for issuer in path.intermediate_certificates() {
+            may_issue(&issuer.der()).map_err(|fault| of_fault(fault, now))?;
+            // One that has issued itself does not count (RFC 5280, section 4.2.1.9).
+            below += usize::from(issuer.issuer() != issuer.subject());
+        }
+        let authority = self.end_of(path).ok_or(webpki::Error::UnknownIssuer)?;
+        let admitted = authority.admits(below, now.as_secs());
+        admitted.map_err(|fault| of_fault(fault, now))
     }
 
     fn check_revocation(
@@ -282,6 +318,28 @@ fn unix_time(now: SystemTime) -> UnixTime {
     UnixTime::since_unix_epoch(since.unwrap_or_default())
 }
 
+/// A fault of a path in webpki's words.
+fn of_fault(fault: PathFault, time: UnixTime) -> webpki::Error {
+    let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+    match fault {
+        PathFault::Expired(end) => webpki::Error::CertExpired {
+            time,
+            not_after: at(end),
+        },
+        PathFault::NotYetValid(begin) => webpki::Error::CertNotValidYet {
+            time,
+            not_before: at(begin),
+        },
+        PathFault::PathLength => webpki::Error::PathLenConstraintViolated,
+        PathFault::Unreadable => webpki::Error::BadDer,
+        PathFault::NotCa
+        | PathFault::Version1
+        | PathFault::NoCertSign
+        | PathFault::NotForClients
+        | PathFault::NoSignature => webpki::Error::EndEntityUsedAsCa,
+    }
+}
+
 /// webpki's verdict in rustls's words, which decide the alert that the client gets.
 fn rustls_error(error: webpki::Error) -> Error {
     use webpki::Error as E;
@@ -295,7 +353,10 @@ fn rustls_error(error: webpki::Error) -> Error {
         E::UnknownIssuer => CertificateError::UnknownIssuer,
         E::InvalidSignatureForPublicKey => CertificateError::BadSignature,
         E::UnsupportedCriticalExtension => CertificateError::UnhandledCriticalExtension,
-        E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => CertificateError::InvalidPurpose,
+        E::RequiredEkuNotFoundContext(_)
+        | E::EmptyEkuExtension
+        | E::EndEntityUsedAsCa
+        | E::PathLenConstraintViolated => CertificateError::InvalidPurpose,
         other => CertificateError::Other(OtherError(Arc::new(other))),
     };
     Error::InvalidCertificate(error)

@@ -2,12 +2,14 @@
 //!
 //! Only for finding out what a server is like: not a byte may be sent on such a session.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
+
+use super::roots::ServerVerifier;
+use super::words::words;
 
 /// What a server has shown.
 #[derive(Clone, Debug)]
@@ -23,13 +25,13 @@ pub struct Shown {
 /// Notes what a server shows, and accepts it.
 #[derive(Debug)]
 pub struct Witness {
-    judge: Arc<WebPkiServerVerifier>,
+    judge: ServerVerifier,
     shown: Mutex<Option<Shown>>,
 }
 
 impl Witness {
     /// `judge` says what would be accepted.
-    pub(super) fn new(judge: Arc<WebPkiServerVerifier>) -> Self {
+    pub(super) fn new(judge: ServerVerifier) -> Self {
         Self {
             judge,
             shown: Mutex::default(),
@@ -68,7 +70,7 @@ impl ServerCertVerifier for Witness {
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => None,
-            Err(error) => Some(error.to_string()),
+            Err(error) => Some(words(&error)),
         };
         let end = webpki::EndEntityCert::try_from(end_entity);
         let fits_name =

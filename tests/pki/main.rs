@@ -4,5 +4,11 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod group;
 mod lists;
+#[path = "../../src/certs/made.rs"]
+mod made;
+#[path = "../common/outbound.rs"]
+mod outbound;
+mod paths;
 mod revocation;

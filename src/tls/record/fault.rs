@@ -21,7 +21,7 @@ pub enum Fault {
     #[error("an illegal parameter")]
     IllegalParameter,
     /// The peer sent this alert.
-    #[error("the peer sent the alert {0:?}")]
+    #[error("the peer sent the alert {}", crate::tls::alert_name(*.0))]
     PeerAlert(AlertDescription),
     /// The keys have protected as many records as they may (RFC 8446, section 5.5), and TLS 1.2 has no new ones.
     #[error("the keys of the session are used up")]

@@ -1,0 +1,72 @@
+//! The group certificates: read and looked at at start and reload, as the server's own are.
+
+use std::path::{Path, PathBuf};
+
+use rustls::pki_types::CertificateDer;
+
+use super::certificates::read_password;
+use super::material::{LoadError, Problems};
+use crate::certs::group::together;
+use crate::certs::{self, CertError, Finding, Term};
+use crate::config::DeviceAuth;
+
+/// What was read.
+#[derive(Default)]
+pub(super) struct GroupCertificates {
+    /// All of them.
+    pub all: Vec<CertificateDer<'static>>,
+    /// Each file, and when all that is in it can be used.
+    pub files: Vec<(PathBuf, Term)>,
+    /// What may be wrong with them, with their files.
+    pub findings: Vec<(PathBuf, Finding)>,
+}
+
+impl GroupCertificates {
+    /// Reads the files. One that has expired lets nobody in, and is no reason to refuse the others.
+    ///
+    /// # Errors
+    /// [`LoadError`], which names each file with what is wrong.
+    pub(super) fn load(auth: &DeviceAuth) -> Result<Self, LoadError> {
+        let password = read_password(auth.group_password_file.as_deref())?;
+        let password = password.as_ref().map(|password| password.as_str());
+        let mut problems = Problems::default();
+        let mut group = Self::default();
+        for file in &auth.group_certificates {
+            if group.files.iter().all(|(known, _)| known != file) {
+                problems.note(group.read(file, password));
+            }
+        }
+        let is_end = |finding: &&(PathBuf, Finding)| finding.1.code == EXPIRED;
+        let ended = group.findings.iter().filter(is_end).count();
+        let all_ended = ended >= group.all.len();
+        for (file, finding) in &group.findings {
+            if finding.refuses() && (finding.code != EXPIRED || all_ended) {
+                let (file, why) = (file.display().to_string(), finding.to_string());
+                problems.0.push(LoadError::Findings(file, why));
+            }
+        }
+        if let (Some(finding), Some(file)) = (together(&group.all), auth.group_certificates.first())
+        {
+            // That of a single file was found with the file.
+            group
+                .findings
+                .retain(|(_, known)| known.code != finding.code);
+            group.findings.push((file.clone(), finding));
+        }
+        problems.conclude(Some(group))
+    }
+
+    fn read(&mut self, file: &Path, password: Option<&str>) -> Result<(), CertError> {
+        let inspected = certs::inspect(certs::Role::Group, file, None, password, None)?;
+        let term = Term::of_all(&inspected.certificates);
+        self.files.push((file.to_path_buf(), term));
+        let findings = inspected.findings.into_iter();
+        self.findings
+            .extend(findings.map(|finding| (file.to_path_buf(), finding)));
+        self.all.extend(inspected.certificates);
+        Ok(())
+    }
+}
+
+/// The code of the finding that a certificate has ended.
+const EXPIRED: &str = "expired";

@@ -1,0 +1,147 @@
+//! Paths that webpki builds and RFC 5280 forbids.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rcgen::{BasicConstraints, IsCa, KeyUsagePurpose};
+use rustls::pki_types::CertificateDer;
+use rustls::server::danger::ClientCertVerifier;
+
+use super::{DeviceVerifier, HandshakeFailure, RevocationPolicy, StalePolicy, failure_of};
+use crate::certs::made::{end, party, past};
+use crate::limits::AUTHORITY_NAMES_BYTES_MAX;
+use crate::table::{Published, RevocationIndex};
+
+fn verifier(group: &[CertificateDer<'static>]) -> Result<DeviceVerifier, super::TlsError> {
+    let policy = RevocationPolicy {
+        enabled: false,
+        stale: StalePolicy::Hard,
+    };
+    let index = Arc::new(Published::new(RevocationIndex::default()));
+    DeviceVerifier::new(group, index, policy)
+}
+
+/// How a handshake with this chain fails.
+fn failure(
+    group: &[CertificateDer<'static>],
+    chain: &[CertificateDer<'static>],
+) -> Option<HandshakeFailure> {
+    let verdict = verifier(group).unwrap().recheck(chain, SystemTime::now());
+    verdict.err().map(|error| failure_of(&error))
+}
+
+#[test]
+fn key_usages_count_where_they_are_there() {
+    let (root, sub, device) = (party("root"), party("sub"), party("device"));
+    let group = [root.root()];
+    let usages = |usages: Vec<KeyUsagePurpose>| {
+        let usages = usages.clone();
+        move |params: &mut rcgen::CertificateParams| params.key_usages = usages
+    };
+    let leaf = device.by(&sub, end);
+    let good = sub.by(&root, |_| ());
+    let none = sub.by(&root, usages(Vec::new()));
+    let crl_only = sub.by(&root, usages(vec![KeyUsagePurpose::CrlSign]));
+    let wrong = Some(HandshakeFailure::WrongUsage);
+    assert_eq!(failure(&group, &[leaf.clone(), good.clone()]), None);
+    assert_eq!(failure(&group, &[leaf.clone(), none]), None);
+    assert_eq!(failure(&group, &[leaf.clone(), crl_only.clone()]), wrong);
+    // Another path is looked for, in either order.
+    assert_eq!(
+        failure(&group, &[leaf.clone(), crl_only.clone(), good.clone()]),
+        None
+    );
+    assert_eq!(
+        failure(&group, &[leaf.clone(), good.clone(), crl_only]),
+        None
+    );
+    let with = |usages: Vec<KeyUsagePurpose>| {
+        device.by(&sub, |params| {
+            end(params);
+            params.key_usages = usages;
+        })
+    };
+    assert_eq!(failure(&group, &[with(Vec::new()), good.clone()]), None);
+    let agreement = with(vec![KeyUsagePurpose::KeyAgreement]);
+    assert_eq!(failure(&group, &[agreement, good]), wrong);
+}
+
+#[test]
+fn a_group_certificate_bounds_the_paths_below_it() {
+    let (root, sub, low, device) = (party("root"), party("sub"), party("low"), party("device"));
+    let of_length = |length| {
+        root.by(&root, |params| {
+            params.is_ca = IsCa::Ca(BasicConstraints::Constrained(length));
+        })
+    };
+    let chain = [
+        device.by(&low, end),
+        low.by(&sub, |_| ()),
+        sub.by(&root, |_| ()),
+    ];
+    assert_eq!(failure(&[of_length(2)], &chain), None);
+    let wrong = Some(HandshakeFailure::WrongUsage);
+    assert_eq!(failure(&[of_length(1)], &chain), wrong);
+    assert_eq!(failure(&[of_length(0)], &[device.by(&root, end)]), None);
+    // The same authority, renewed: one of the two admits it.
+    assert_eq!(failure(&[of_length(0), of_length(2)], &chain), None);
+    // One that has issued itself, with a new key, does not count.
+    let new = party("root");
+    let rolled = [device.by(&new, end), new.by(&root, |_| ())];
+    assert_eq!(failure(&[of_length(0)], &rolled), None);
+}
+
+#[test]
+fn a_group_certificate_lets_in_while_it_is_valid() {
+    let (root, device) = (party("root"), party("device"));
+    let leaf = [device.by(&root, end)];
+    let (old, new) = (root.by(&root, past), root.root());
+    let expired = Some(HandshakeFailure::Expired);
+    assert_eq!(failure(std::slice::from_ref(&old), &leaf), expired);
+    assert_eq!(failure(&[old.clone(), new.clone()], &leaf), None);
+    assert_eq!(failure(&[new, old], &leaf), None);
+    let later = root.by(&root, |params| {
+        params.not_before = params.not_after - time::Duration::days(1);
+    });
+    let early = Some(HandshakeFailure::NotYetValid);
+    assert_eq!(failure(&[later], &leaf), early);
+}
+
+#[test]
+fn what_is_no_authority_is_no_group_certificate() {
+    let (root, device) = (party("root"), party("device"));
+    let refused = |der: CertificateDer<'static>| verifier(&[der]).unwrap_err().to_string();
+    let leaf = refused(device.by(&root, end));
+    assert!(leaf.contains("not a certification authority"), "{leaf}");
+    let mute = refused(root.by(&root, |params| {
+        params.key_usages = vec![KeyUsagePurpose::CrlSign]
+    }));
+    assert!(mute.contains("keyCertSign"), "{mute}");
+}
+
+#[test]
+fn too_many_names_are_left_out_of_the_request() {
+    let root = party("root").root();
+    let few = verifier(&[root.clone(), root.clone()]).unwrap();
+    assert_eq!(few.root_hint_subjects().len(), 1);
+    let bytes: usize = few
+        .root_hint_subjects()
+        .iter()
+        .map(|name| name.as_ref().len() + 2)
+        .sum();
+    let many: Vec<_> = (0..=AUTHORITY_NAMES_BYTES_MAX / bytes)
+        .map(|number| {
+            let mut der = root.to_vec();
+            let at = der.windows(4).rposition(|name| name == b"root").unwrap();
+            der[at..at + 4].copy_from_slice(format!("{number:04}").as_bytes());
+            CertificateDer::from(der)
+        })
+        .collect();
+    assert!(
+        !verifier(&many[1..])
+            .unwrap()
+            .root_hint_subjects()
+            .is_empty()
+    );
+    assert!(verifier(&many).unwrap().root_hint_subjects().is_empty());
+}

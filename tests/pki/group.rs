@@ -1,0 +1,301 @@
+//! Group certificates: what is no authority lets nobody in, and what is said of one is said at import, check, start and while
+//! running in the same words.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use adit::certs::Issued;
+use adit::certs::make::to_pem;
+use rcgen::{GeneralSubtree, KeyUsagePurpose, NameConstraints};
+use rustls::pki_types::CertificateDer;
+
+use crate::common::{
+    Gateway, Pki, ask, config, connect, echo, free_port, request, server, service,
+};
+use crate::made::{Party, end, party, past};
+
+/// `adit` with these arguments in the PKI's folder.
+fn adit(pki: &Pki, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_adit"))
+        .args(arguments)
+        .current_dir(pki.folder.path())
+        .output()
+        .unwrap()
+}
+
+fn told(output: &Output) -> String {
+    let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    format!("{out}{err}")
+}
+
+/// Writes the config with these group certificates, and no revocation.
+fn write(pki: &Pki, group: &[CertificateDer<'static>]) {
+    std::fs::write(pki.path("group.pem"), to_pem(group)).unwrap();
+    write_config(pki);
+}
+
+fn write_config(pki: &Pki) -> std::net::SocketAddr {
+    let admin = free_port();
+    let text = config(admin, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    let text = text
+        .replace("['ca.pem']", "['group.pem']")
+        .replace("files = ['ca.crl']", "enabled = false");
+    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    admin
+}
+
+fn check(pki: &Pki) -> (Option<i32>, String) {
+    let output = adit(pki, &["check", "--config", "adit.toml"]);
+    (output.status.code(), told(&output))
+}
+
+fn identity(of: &Party, chain: Vec<CertificateDer<'static>>) -> Issued {
+    Issued {
+        chain,
+        key: of.private_key(),
+    }
+}
+
+/// Whether a device with this chain gets a tunnel.
+fn is_let_in(pki: &Pki, gateway: &Gateway, identity: &Issued) -> bool {
+    let mut session = connect(pki, gateway, Some(identity));
+    ask(&mut session, &request("a.test:1")).is_ok_and(|head| head.starts_with("HTTP/1.1 200 "))
+}
+
+#[test]
+fn what_is_no_authority_is_refused_everywhere_in_the_same_words() {
+    let pki = Pki::new();
+    let (root, device) = (party("root"), party("phone"));
+    for (der, words) in [
+        (device.by(&root, end), "not a certification authority"),
+        (
+            root.by(&root, |params| {
+                params.key_usages = vec![KeyUsagePurpose::CrlSign];
+            }),
+            "its key usage does not let it sign certificates (no keyCertSign)",
+        ),
+    ] {
+        write(&pki, &[der]);
+        for arguments in [
+            &["check", "--config", "adit.toml"][..],
+            &["run", "--config", "adit.toml"],
+            &["certs", "check", "group.pem", "--as", "group"],
+            &[
+                "certs",
+                "import",
+                "group.pem",
+                "--as",
+                "group",
+                "--name",
+                "g",
+                "--state-dir",
+                "s",
+            ],
+        ] {
+            let output = adit(&pki, arguments);
+            let told = told(&output);
+            assert!(!output.status.success(), "{arguments:?}: {told}");
+            assert!(told.contains(words), "{arguments:?}: {told}");
+        }
+    }
+}
+
+#[test]
+fn who_may_not_sign_does_not_let_devices_in() {
+    let pki = Pki::new();
+    let (root, sub, device) = (party("root"), party("sub"), party("phone"));
+    write(&pki, &[root.root()]);
+    let gateway = Gateway::run(&pki, write_config(&pki));
+    let good = sub.by(&root, |_| ());
+    let mute = sub.by(&root, |params| {
+        params.key_usages = vec![KeyUsagePurpose::CrlSign]
+    });
+    let leaf = device.by(&sub, end);
+    let unsigning = device.by(&sub, |params| {
+        end(params);
+        params.key_usages = vec![KeyUsagePurpose::KeyAgreement];
+    });
+    assert!(is_let_in(
+        &pki,
+        &gateway,
+        &identity(&device, vec![leaf.clone(), good.clone()])
+    ));
+    let both = vec![leaf.clone(), mute.clone(), good.clone()];
+    assert!(is_let_in(&pki, &gateway, &identity(&device, both)));
+    assert!(!is_let_in(
+        &pki,
+        &gateway,
+        &identity(&device, vec![leaf, mute])
+    ));
+    assert!(!is_let_in(
+        &pki,
+        &gateway,
+        &identity(&device, vec![unsigning, good])
+    ));
+    gateway.has_ended("certificate-usage", 2.0);
+}
+
+#[test]
+fn an_expired_one_stops_nobody_but_its_devices() {
+    let pki = Pki::new();
+    let (new, old, device) = (party("new"), party("old"), party("phone"));
+    write(&pki, &[old.by(&old, past)]);
+    let (code, told) = check(&pki);
+    assert!(code == Some(2) && told.contains("it has expired"), "{told}");
+    write(&pki, &[old.by(&old, past), new.root()]);
+    let (code, told) = check(&pki);
+    assert!(
+        code == Some(0) && told.contains("CN=old: it has expired"),
+        "{told}"
+    );
+    let gateway = Gateway::run(&pki, write_config(&pki));
+    assert!(is_let_in(
+        &pki,
+        &gateway,
+        &identity(&device, vec![device.by(&new, end)])
+    ));
+    assert!(!is_let_in(
+        &pki,
+        &gateway,
+        &identity(&device, vec![device.by(&old, end)])
+    ));
+    gateway.has_ended("certificate-expired", 1.0);
+    let file = pki.path("group.pem");
+    let labels = format!("role=\"group\",file=\"{}\"", file.display());
+    assert!(gateway.metric("adit_certificate_days_left", &labels) < 0.0);
+}
+
+#[test]
+fn what_is_not_honoured_is_reported_by_the_check() {
+    let pki = Pki::new();
+    let root = party("root");
+    for (tree, is_refused) in [
+        (GeneralSubtree::Rfc822Name("corp.test".into()), false),
+        (
+            GeneralSubtree::DirectoryName(rcgen::DistinguishedName::new()),
+            true,
+        ),
+    ] {
+        write(
+            &pki,
+            &[root.by(&root, |params| {
+                params.name_constraints = Some(NameConstraints {
+                    permitted_subtrees: vec![tree],
+                    excluded_subtrees: Vec::new(),
+                });
+            })],
+        );
+        let (code, told) = check(&pki);
+        assert_eq!(code != Some(0), is_refused, "{told}");
+        assert!(
+            told.contains("name constraints on names of the kind"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn a_version_1_root_is_taken_and_reported() {
+    let pki = Pki::new();
+    pki.openssl(&[
+        "req", "-new", "-newkey", "rsa:2048", "-nodes", "-keyout", "v1.key", "-subj", "/CN=v1",
+        "-out", "v1.csr",
+    ]);
+    pki.openssl(&[
+        "x509",
+        "-req",
+        "-in",
+        "v1.csr",
+        "-signkey",
+        "v1.key",
+        "-days",
+        "300",
+        "-out",
+        "group.pem",
+    ]);
+    // The same, issued by another: it could be a device's.
+    pki.openssl(&[
+        "x509",
+        "-req",
+        "-in",
+        "v1.csr",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-days",
+        "300",
+        "-out",
+        "below.pem",
+    ]);
+    if is_version_1(&pki.path("group.pem")) {
+        write_config(&pki);
+        let (code, told) = check(&pki);
+        assert!(code == Some(0) && told.contains("of version 1"), "{told}");
+        std::fs::copy(pki.path("below.pem"), pki.path("group.pem")).unwrap();
+    }
+    let (code, told) = check(&pki);
+    assert!(
+        code == Some(2) && told.contains("certification authority"),
+        "{told}"
+    );
+}
+
+/// OpenSSL 3.2 and later make version 3 here.
+fn is_version_1(file: &Path) -> bool {
+    let output = Command::new("openssl")
+        .args(["x509", "-noout", "-text", "-in"])
+        .arg(file)
+        .output();
+    told(&output.unwrap()).contains("Version: 1 ")
+}
+
+#[test]
+fn a_thousand_names_are_left_out_and_devices_come_in() {
+    let pki = Pki::new();
+    let (last, device) = (party("last"), party("phone"));
+    let sample = last.by(&last, |params| {
+        let name = "x".repeat(50);
+        params
+            .distinguished_name
+            .push(rcgen::DnType::OrganizationName, name);
+    });
+    // The same certificate under other names: that an authority has signed itself is not asked.
+    let group: Vec<CertificateDer<'static>> = (0..1000)
+        .map(|number: u32| {
+            let mut der = sample.to_vec();
+            for at in 0..der.len() - 50 {
+                if der[at..].starts_with(&[b'x'; 50]) {
+                    der[at..at + 8].copy_from_slice(format!("{number:08}").as_bytes());
+                }
+            }
+            der.into()
+        })
+        .chain([last.root()])
+        .collect();
+    write(&pki, &group);
+    let (code, told) = check(&pki);
+    assert!(
+        code == Some(0) && told.contains("clients are not told which authorities"),
+        "{told}"
+    );
+    let gateway = Gateway::run(&pki, write_config(&pki));
+    assert!(is_let_in(
+        &pki,
+        &gateway,
+        &identity(&device, vec![device.by(&last, end)])
+    ));
+}
+
+#[test]
+fn certificates_under_another_label_count() {
+    let pki = Pki::new();
+    let (one, two, device) = (party("one"), party("two"), party("phone"));
+    for label in ["TRUSTED CERTIFICATE", "X509 CERTIFICATE"] {
+        let second = to_pem(&[two.root()]).replace("CERTIFICATE", label);
+        std::fs::write(pki.path("group.pem"), to_pem(&[one.root()]) + &second).unwrap();
+        let gateway = Gateway::run(&pki, write_config(&pki));
+        let below = identity(&device, vec![device.by(&two, end)]);
+        assert!(is_let_in(&pki, &gateway, &below), "{label}");
+    }
+}

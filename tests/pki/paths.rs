@@ -1,0 +1,153 @@
+//! Chains of servers: what the gateway shows of a file, and what it accepts of a server.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use adit::certs::make::to_pem;
+use adit::certs::{Issued, read_certificates, read_private_key};
+use rustls::pki_types::CertificateDer;
+
+use crate::common::{Gateway, Pki, config, free_port, s_client_says};
+use crate::made::{end, party, past};
+use crate::outbound::{Node, Tls, round_trip, service};
+
+fn adit(pki: &Pki, arguments: &[&str]) -> (bool, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_adit"))
+        .args(arguments)
+        .current_dir(pki.folder.path())
+        .output()
+        .unwrap();
+    let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    (output.status.success(), format!("{out}{err}"))
+}
+
+/// Starts a gateway that shows this file, and says what it sends.
+fn shown(pki: &Pki, file: &[CertificateDer<'static>], key: &str) -> Vec<CertificateDer<'static>> {
+    let text = to_pem(file) + key;
+    pki.secret("own.pem", &text);
+    let admin = free_port();
+    let text = config(admin, "", "unmanaged = 'allow'", "");
+    let text = text.replace(
+        "primary = 'server.pem'\nkey = 'server.key'",
+        "primary = 'own.pem'",
+    );
+    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    pki.client("device", |_| ());
+    let gateway = Gateway::run(pki, admin);
+    let said = s_client_says(pki, &gateway, "localhost", &["-showcerts"]);
+    std::fs::write(pki.path("shown.pem"), said).unwrap();
+    read_certificates(&pki.path("shown.pem")).unwrap()
+}
+
+#[test]
+fn the_right_chain_is_sent_whatever_else_has_its_names() {
+    let pki = Pki::new();
+    let (root, older, issuing, before) = (
+        party("root"),
+        party("older"),
+        party("issuing"),
+        party("issuing"),
+    );
+    let own = party("localhost");
+    let leaf = own.by(&issuing, |params| {
+        end(params);
+        params.subject_alt_names = vec![rcgen::SanType::DnsName("localhost".try_into().unwrap())];
+    });
+    let good = issuing.by(&root, |_| ());
+    let key = own.key.serialize_pem();
+    for other in [
+        before.by(&root, |_| ()),
+        issuing.by(&root, past),
+        root.by(&older, past),
+    ] {
+        let file = [leaf.clone(), other, root.root(), good.clone()];
+        let sent = shown(&pki, &file, &key);
+        // s_client prints the end certificate once more.
+        assert_eq!(sent[..2], [leaf.clone(), good.clone()]);
+        assert!(sent[2..].iter().all(|der| *der == leaf), "{}", sent.len());
+    }
+}
+
+const PINNED: &str = "tls = true\ntls_name = 'localhost'\ntls_roots = 'self.pem'";
+
+/// A TLS server with a certificate as `openssl req -x509` makes it; written to self.pem, too.
+fn self_signed(pki: &Pki) -> SocketAddr {
+    pki.openssl(&[
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        "self.key",
+        "-out",
+        "self.pem",
+        "-subj",
+        "/CN=localhost",
+        "-days",
+        "30",
+        "-addext",
+        "subjectAltName=DNS:localhost",
+    ]);
+    let identity = Issued {
+        chain: read_certificates(&pki.path("self.pem")).unwrap(),
+        key: read_private_key(&pki.path("self.key")).unwrap(),
+    };
+    Tls::new(identity).echo()
+}
+
+#[test]
+fn a_self_signed_certificate_among_the_roots_is_a_pin() {
+    let pki = Pki::new();
+    let server = self_signed(&pki).to_string();
+    let node = Node::start(pki, "", &service(&server, PINNED));
+    round_trip(node.tunnel(), b"pinned");
+    let (fine, told) = adit(&node.pki, &["check", "--config", "adit.toml", "--probe"]);
+    assert!(fine, "{told}");
+}
+
+#[test]
+fn another_certificate_than_the_pinned_is_refused_in_plain_words() {
+    let pki = Pki::new();
+    let server = self_signed(&pki).to_string();
+    std::fs::rename(pki.path("self.pem"), pki.path("other.pem")).unwrap();
+    let _ = self_signed(&pki);
+    let node = Node::start(pki, "", &service(&server, PINNED));
+    assert!(
+        node.answer().starts_with("HTTP/1.1 502 "),
+        "{}",
+        node.answer()
+    );
+    let (fine, told) = adit(&node.pki, &["check", "--config", "adit.toml", "--probe"]);
+    assert!(!fine && told.contains("certificate: "), "{told}");
+    for debug in ["(", "Error", "::", "{"] {
+        let line = told
+            .lines()
+            .find(|line| line.contains("certificate: "))
+            .unwrap();
+        assert!(!line.contains(debug), "{line}");
+    }
+}
+
+/// An end certificate among the roots vouches for itself alone.
+#[test]
+fn what_a_pin_has_signed_is_not_accepted() {
+    let pki = Pki::new();
+    let (pinned, other) = (party("pinned"), party("localhost"));
+    std::fs::write(pki.path("self.pem"), to_pem(&[pinned.by(&pinned, end)])).unwrap();
+    let below = other.by(&pinned, |params| {
+        end(params);
+        params.subject_alt_names = vec![rcgen::SanType::DnsName("localhost".try_into().unwrap())];
+    });
+    let identity = Issued {
+        chain: vec![below],
+        key: other.private_key(),
+    };
+    let server = Tls::new(identity).echo().to_string();
+    let node = Node::start(pki, "", &service(&server, PINNED));
+    assert!(
+        node.answer().starts_with("HTTP/1.1 502 "),
+        "{}",
+        node.answer()
+    );
+}
