@@ -222,6 +222,10 @@ pub const SESSION_LIFETIME_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60)
 /// `adit ticket-keys rotate --in` has passed, which is longer.
 pub const TICKET_KEYS_POLL: Duration = Duration::from_secs(5);
 
+/// Largest session ticket, in bytes. It holds the client's chain and comes back in the client's first message, which has to stay
+/// below 64 KiB with everything else. A chain of five RSA certificates takes half.
+pub const TICKET_BYTES_MAX: usize = 16 * 1024;
+
 /// Largest file of ticket keys, in bytes: ten times what [`TICKET_KEYS_MAX`] keys need.
 pub const TICKET_KEYS_FILE_MAX: u64 = 64 * 1024;
 
@@ -306,6 +310,9 @@ pub const HEALTH_COUNT_MAX: usize = 100;
 
 /// Longest time that the kernel takes for a keepalive (`MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL` in tcp(7)'s kernel).
 pub const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
+
+/// Longest time that the kernel takes for unacknowledged data (`TCP_USER_TIMEOUT`): milliseconds in an `int`, some 24 days.
+pub const USER_TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// Most keepalive probes (`MAX_TCP_KEEPCNT`).
 pub const KEEPALIVE_COUNT_MAX: usize = 127;

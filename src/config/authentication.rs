@@ -11,7 +11,7 @@ use super::types::{
 };
 use super::values::{Folder, duration, networks, without_repetition, word};
 use crate::certs::{Role, store};
-use crate::limits::ADDITIONAL_CERTIFICATES_MAX;
+use crate::limits::{ADDITIONAL_CERTIFICATES_MAX, CRL_SOURCES_MAX};
 
 pub(super) fn server_certificate(
     raw: RawServerCertificate,
@@ -222,6 +222,11 @@ fn crl_fetch(
     let given = urls.len();
     urls.retain(|url| url != FROM_CERTIFICATES);
     let from_certificates = urls.len() < given;
+    if urls.len() > CRL_SOURCES_MAX {
+        let message = format!("{} URLs; {CRL_SOURCES_MAX} are the most", urls.len());
+        let remedy = "name those of the authorities that issue identity certificates";
+        report.add(&urls_place, Fault::new(message, remedy));
+    }
     let allowed = allowed_hosts.or(Vec::new()).into_iter().map(|host| {
         host.parse(report, |host| match url_host(&format!("http://{host}/")) {
             Some(name) if name.eq_ignore_ascii_case(&host) => Ok(name),

@@ -17,7 +17,7 @@ use super::values::{Folder, count, duration, host_port, without_repetition, word
 use crate::certs::Role;
 use crate::limits::{
     HEALTH_COUNT_MAX, KEEPALIVE_COUNT_MAX, KEEPALIVE_MAX, PROXY_USER_MAX, SERVER_WEIGHT_MAX,
-    SERVICE_SERVERS_MAX,
+    SERVICE_SERVERS_MAX, USER_TIMEOUT_MAX,
 };
 
 /// A special service dials what the app asks for: a server list would never be used.
@@ -282,7 +282,15 @@ fn bind(list: Slot<List>, report: &mut Report) -> Vec<IpAddr> {
 
 /// Options of connections, of the engine or of a service.
 pub(super) fn tcp(raw: RawTcp, report: &mut Report) -> Tcp {
-    let user_timeout = raw.user_timeout.parse(report, |text| duration(&text));
+    let user_timeout = raw.user_timeout.parse(report, |text| {
+        let time = duration(&text)?;
+        if time > USER_TIMEOUT_MAX {
+            let message = format!("{} cannot be given to the kernel", quoted(&text));
+            let most = USER_TIMEOUT_MAX.as_millis();
+            return Err(Fault::new(message, format!("write \"{most}ms\" or less")));
+        }
+        Ok(time)
+    });
     Tcp {
         keepalive: raw.keepalive.map(|raw| keepalive(raw, report)),
         user_timeout: user_timeout.given(),

@@ -11,7 +11,7 @@ use rustls::server::{ProducesTickets, ResolvesServerCertUsingSni};
 use super::resumption::{Ends, now};
 use super::*;
 use crate::config;
-use crate::limits::{TICKET_CLOCK_SKEW, TICKET_KEYS_MAX};
+use crate::limits::{TICKET_BYTES_MAX, TICKET_CLOCK_SKEW, TICKET_KEYS_MAX};
 use rustls::pki_types::CertificateDer;
 
 const HOUR: u64 = 3600;
@@ -75,6 +75,18 @@ fn a_changed_ticket_does_not_open() {
         assert_eq!(tickets.decrypt(&changed), None, "byte {at}");
         assert_eq!(tickets.decrypt(&ticket[..at]), None, "only {at} bytes");
     }
+}
+
+/// The client's chain is in a ticket, and a ticket has to fit the client's next hello.
+#[test]
+fn a_session_that_is_too_large_has_no_ticket() {
+    let tickets = Tickets::new(scope("corp", &["a"]), 100, None).unwrap();
+    let around = tickets.seal(&[], 1).unwrap().len();
+    let most = vec![7; TICKET_BYTES_MAX - around];
+    let ticket = tickets.seal(&most, 1).unwrap();
+    assert_eq!(ticket.len(), TICKET_BYTES_MAX);
+    assert_eq!(tickets.open(&ticket, 1).unwrap(), most);
+    assert!(tickets.seal(&[&most[..], &[7]].concat(), 1).is_none());
 }
 
 #[test]

@@ -28,7 +28,7 @@ use rustls::server::ProducesTickets;
 
 use super::resumption::{Scope, now};
 use super::ticket_keys::{Stamp, TicketKeys, TicketKeysError};
-use crate::limits::TICKET_CLOCK_SKEW;
+use crate::limits::{TICKET_BYTES_MAX, TICKET_CLOCK_SKEW};
 use crate::table::Published;
 
 const NAME_LEN: usize = 16;
@@ -124,12 +124,17 @@ impl Tickets {
         self.source.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// `None` where it would be larger than a client could send back, for the chain of certificates that it holds: that client
+    /// gets none.
     pub(super) fn seal(&self, session: &[u8], now: u64) -> Option<Vec<u8>> {
+        let start = NAME_LEN + NONCE_LEN;
+        let length = start + TIME_LEN + session.len() + AES_256_GCM_SIV.tag_len();
+        if length > TICKET_BYTES_MAX {
+            return None;
+        }
         let mut nonce = [0; NONCE_LEN];
         rand::fill(&mut nonce).ok()?;
-        let start = NAME_LEN + NONCE_LEN;
-        let mut ticket =
-            Vec::with_capacity(start + TIME_LEN + session.len() + AES_256_GCM_SIV.tag_len());
+        let mut ticket = Vec::with_capacity(length);
         self.working.read(|keys| {
             // The newest that has begun; the first where none has, since a client needs some ticket.
             let begun = keys.iter().rev().find(|key| key.from <= now);

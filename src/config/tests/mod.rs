@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod limits;
 mod listener;
 mod profiles;
 mod robust;
