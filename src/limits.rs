@@ -2,6 +2,7 @@
 
 mod admin;
 mod certs;
+mod http2;
 mod load;
 mod names;
 mod profiles;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 pub use admin::*;
 pub use certs::*;
+pub use http2::*;
 pub use load::*;
 pub use names::*;
 pub use profiles::*;
@@ -328,81 +330,6 @@ pub const REQUEST_HEADER_MAX: usize = 16 * 1024;
 /// Most header fields of a tunnel request. Real ones have three or four.
 pub const REQUEST_HEADERS_MAX: usize = 64;
 
-/// Tunnels of one HTTP/2 session at once (SETTINGS_MAX_CONCURRENT_STREAMS). RFC 9113, section 6.5.2 advises 100 at least;
-/// an app that holds more opens another session, which may be on another core.
-pub const HTTP2_TUNNELS_MAX: usize = 256;
-
-/// Bytes from the client that one HTTP/2 session holds at most, in all its tunnels: its receive window. They are held only
-/// where servers do not read.
-pub const HTTP2_SESSION_WINDOW: u32 = 16 << 20;
-
-/// Receive window of a tunnel, whatever was measured: as much of [`HTTP2_SESSION_WINDOW`] as each may have when all
-/// tunnels are open. It is the protocol's own first window, too (RFC 9113, section 6.9.2).
-pub const HTTP2_WINDOW_MIN: u32 = 64 << 10;
-
-/// Receive window of a tunnel at its start, if few are open: what one TCP connection starts with is less, and 10 ms of
-/// 200 Mbit/s fit.
-pub const HTTP2_WINDOW_START: u32 = 256 << 10;
-
-/// The largest receive window of a tunnel, if few are open and the measured bandwidth-delay product asks for it: 100 ms of
-/// 600 Mbit/s.
-pub const HTTP2_WINDOW_MAX: u32 = 8 << 20;
-
-/// Bytes to the client that one tunnel has queued in an HTTP/2 session at most: as much as one large buffer.
-pub const HTTP2_SEND_QUEUE: usize = 64 << 10;
-
-/// Largest frame that a client may send (SETTINGS_MAX_FRAME_SIZE), in bytes: a frame is held until it is whole.
-pub const HTTP2_FRAME_MAX: u32 = 64 << 10;
-
-/// Bytes that go to a server in one send, from as many frames as are there.
-pub const HTTP2_UP_BATCH: usize = 64 << 10;
-
-/// Bytes that one receive from a server brings for a tunnel: what its client does not take waits in the session's queue.
-pub const HTTP2_DOWN_BATCH: usize = 64 << 10;
-
-/// Shortest time between two measurements of an HTTP/2 session's bandwidth-delay product; a measurement is a PING.
-pub const HTTP2_PROBE_PAUSE: Duration = Duration::from_millis(100);
-
-/// Longest such time, where the last measurements changed nothing.
-pub const HTTP2_PROBE_PAUSE_MAX: Duration = Duration::from_secs(10);
-
-/// Most bytes of a decoded header block that are kept, in the count of RFC 9113, section 6.5.2: [`REQUEST_HEADERS_MAX`]
-/// fields from the table of 4 KiB that HPACK has at first, and one block of text. What is over [`REQUEST_HEADER_MAX`] is
-/// refused with a reason; this is where decoding itself ends.
-pub const HTTP2_HEADER_LIST_MAX: u32 = 320 << 10;
-
-/// Share of the idle timeout, in percent, for which an HTTP/2 session may hold bytes back by its flow control while nothing
-/// at all moves. A client that has opened tunnels and reads none of them for so long is gone or means harm; a slow one
-/// reads something. Below 100, so that it is told before its tunnels are idle.
-pub const HTTP2_STALL_PERCENT: u32 = 75;
-
-/// CONTINUATION frames of one header block. [`REQUEST_HEADER_MAX`] bytes fit into one frame: real clients send none.
-pub const HTTP2_CONTINUATIONS_MAX: u32 = 4;
-
-/// What a client of HTTP/2 may send of each kind that carries nothing: so many at once, and so many a second. Each
-/// [`HTTP2_CREDIT_BYTES`] of payload allow one more.
-///
-/// nghttp2 takes 1000 and 33 for streams that are reset; browsers reset a page's worth at once.
-pub const HTTP2_RESETS: (u32, u32) = (1000, 33);
-/// See [`HTTP2_RESETS`]. Clients change their settings once or twice in a session's life.
-pub const HTTP2_SETTINGS: (u32, u32) = (32, 1);
-/// See [`HTTP2_RESETS`]. Clients ping to keep a session alive, or to measure it, many times a second while bytes move.
-pub const HTTP2_PINGS: (u32, u32) = (128, 10);
-/// See [`HTTP2_RESETS`].
-pub const HTTP2_EMPTY_DATA: (u32, u32) = (128, 10);
-/// See [`HTTP2_RESETS`]. Priorities, and frames of unknown types, which are read over.
-pub const HTTP2_IGNORED: (u32, u32) = (512, 33);
-
-/// See [`HTTP2_RESETS`].
-pub const HTTP2_CREDIT_BYTES: u32 = 16 << 10;
-
-const _: () =
-    assert!(HTTP2_TUNNELS_MAX as u64 * HTTP2_WINDOW_MIN as u64 <= HTTP2_SESSION_WINDOW as u64);
-const _: () =
-    assert!(HTTP2_WINDOW_START <= HTTP2_WINDOW_MAX && HTTP2_WINDOW_MAX <= HTTP2_SESSION_WINDOW);
-const _: () =
-    assert!(HTTP2_FRAME_MAX <= HTTP2_WINDOW_MIN && HTTP2_FRAME_MAX as usize >= REQUEST_HEADER_MAX);
-
 /// How long a refused client may take to read why, before the connection is closed.
 pub const LINGER: Duration = Duration::from_secs(1);
 
@@ -453,6 +380,9 @@ pub const PROXY_ANSWER_MAX: usize = 8 * 1024;
 
 /// Most header fields of such an answer.
 pub const PROXY_ANSWER_HEADERS: usize = 64;
+
+/// Most interim answers (RFC 9110, section 15.2) before an upstream proxy's answer to CONNECT. Real ones send none, or one.
+pub const PROXY_INTERIM_MAX: usize = 8;
 
 /// Sessions with servers that a core keeps for resumption, for each service that has TLS to its servers.
 pub const OUTBOUND_SESSIONS: usize = 256;

@@ -20,7 +20,14 @@ fn in_pieces(bytes: &[u8], size: usize) -> Result<Option<usize>, CloseReason> {
     Ok(None)
 }
 
+/// How often a short input comes again: what costs stack or memory for each answer shows.
+const AGAIN: usize = 4096;
+
 fuzz_target!(|bytes: &[u8]| {
+    if bytes.len() <= 64 {
+        let _ = UpstreamAnswer::default().push(&bytes.repeat(AGAIN));
+        let _ = in_pieces(&bytes.repeat(AGAIN), 4099);
+    }
     let whole = in_pieces(bytes, bytes.len().max(1));
     if let Ok(Some(length)) = whole {
         assert!(length <= bytes.len());

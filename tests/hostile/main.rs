@@ -12,3 +12,4 @@ mod network;
 mod names;
 mod sweeps;
 mod tables;
+mod upstream;
