@@ -327,6 +327,10 @@ pub const PROXY_USER_MAX: usize = 256;
 /// Largest header of a tunnel request, in bytes. Real ones are below 1 KiB; proxies take 8 to 16 KiB.
 pub const REQUEST_HEADER_MAX: usize = 16 * 1024;
 
+/// Empty lines before a tunnel request that are read over (RFC 9112, section 2.2: one at least). Clients that end a body with
+/// one too many send one.
+pub const REQUEST_EMPTY_LINES: usize = 4;
+
 /// Most header fields of a tunnel request. Real ones have three or four.
 pub const REQUEST_HEADERS_MAX: usize = 64;
 

@@ -56,8 +56,8 @@ fn health_is_told_to_those_who_may_ask() {
     let device = pki.client("device", |_| ());
     for (from, bytes, status) in [
         ("127.0.0.2", get("/health"), 403),
-        ("127.0.0.1", get("/health?x"), 400),
-        ("127.0.0.1", get("/healthy"), 400),
+        ("127.0.0.1", get("/health?x"), 405),
+        ("127.0.0.1", get("/healthy"), 405),
         ("127.0.0.3", get("/"), 403),
         // Who may ask for the page may not open a tunnel.
         ("127.0.0.3", asking(&client_cert(&device)).into_bytes(), 403),

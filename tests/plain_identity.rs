@@ -117,7 +117,15 @@ fn the_certificate_is_checked_as_in_a_handshake() {
     }
     // The way of a browser's page is not that of a tunnel.
     let told = answer(&mut proxy(&gateway), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert!(told.starts_with("HTTP/1.1 400 "), "{told}");
+    assert!(told.starts_with("HTTP/1.1 405 "), "{told}");
+    assert!(told.contains("\r\nAllow: CONNECT\r\n"), "{told}");
+    // RFC 9112, section 2.2: an empty line before a request is read over.
+    let request = format!(
+        "\r\nCONNECT a.test:1 HTTP/1.1\r\nHost: a\r\n{}\r\n",
+        client_cert(&good)
+    );
+    let told = answer(&mut proxy(&gateway), request.as_bytes());
+    assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
 }
 
 #[test]

@@ -120,7 +120,7 @@ fn the_gateways_configuration_is_that_of_the_clients_app() {
         let (response, _up) = client.ask(get("/.well-known/pvd?x")).await.unwrap();
         assert_eq!(response.status(), 405);
         // The idle timeout is proposed and answered as over HTTP/1.1.
-        let mut patient = connect_request("wiki.corp.test");
+        let mut patient = connect_request("wiki.corp.test:443");
         patient
             .headers_mut()
             .insert("adit-idle-timeout", "600".parse().unwrap());
@@ -132,7 +132,7 @@ fn the_gateways_configuration_is_that_of_the_clients_app() {
             ),
             (200, &"60".parse().unwrap())
         );
-        let mut wrong = connect_request("wiki.corp.test");
+        let mut wrong = connect_request("wiki.corp.test:443");
         wrong
             .headers_mut()
             .insert("adit-idle-timeout", "soon".parse().unwrap());

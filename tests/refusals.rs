@@ -93,7 +93,32 @@ fn requests_are_refused_by_status_and_proxy_status() {
             "malformed-request",
         ),
         (
+            // RFC 9110, section 15.5.6.
             "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            405,
+            "http_request_error",
+            "not-connect",
+        ),
+        (
+            "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+            405,
+            "http_request_error",
+            "not-connect",
+        ),
+        (
+            "POST / HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello",
+            405,
+            "http_request_error",
+            "not-connect",
+        ),
+        (
+            "CONNECT a.test:1 HTTP/1.2\r\nHost: a\r\n\r\n",
+            400,
+            "http_request_error",
+            "malformed-request",
+        ),
+        (
+            "\r\n\r\n\r\n\r\n\r\nCONNECT a.test:1 HTTP/1.1\r\nHost: a\r\n\r\n",
             400,
             "http_request_error",
             "malformed-request",

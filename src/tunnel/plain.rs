@@ -20,11 +20,12 @@ use super::request::{ConnectRequest, RequestError, RequestParser};
 use super::response::{established, health};
 use super::session::{in_time, refused_request, subject_before};
 use crate::config::ListenerKind;
-use crate::limits::{LINGER, REQUEST_HEADER_MAX};
+use crate::limits::{LINGER, REQUEST_EMPTY_LINES, REQUEST_HEADER_MAX};
 use crate::observe::CloseReason;
 use crate::ring::{self, RingBuf, TcpStream};
 
 const END: &[u8] = b"\r\n\r\n";
+const EMPTY_LINE: &[u8] = b"\r\n";
 
 /// How HTTP/2 begins (RFC 9113, section 3.4), up to what would end a header of HTTP/1.1.
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
@@ -121,9 +122,18 @@ async fn connect(
 
 /// Receives until the header is complete.
 async fn head(stream: &TcpStream, mut received: Option<RingBuf>) -> Result<Head, CloseReason> {
-    let mut seen = 0;
+    let (mut seen, mut empty_lines) = (0, 0);
     loop {
-        if let Some(bytes) = received.take() {
+        if let Some(mut bytes) = received.take() {
+            // RFC 9112, section 2.2.
+            while seen < EMPTY_LINE.len() && bytes.starts_with(EMPTY_LINE) {
+                empty_lines += 1;
+                if empty_lines > REQUEST_EMPTY_LINES {
+                    return Err(CloseReason::Malformed);
+                }
+                bytes.consume(EMPTY_LINE.len());
+                seen = 0;
+            }
             let from = seen.min(bytes.len()).saturating_sub(END.len() - 1);
             let mut windows = bytes[from..].windows(END.len());
             let end = windows.position(|window| window == END);

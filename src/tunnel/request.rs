@@ -2,17 +2,21 @@
 //!
 //! Bytes go in as they come, at any split; the result does not depend on it. The parser is strict, since two readers
 //! that disagree about a request are how access rules are walked around: one spelling of line ends, no body, no user
-//! information, an authority in one canonical form.
+//! information, an authority in one canonical form. Empty lines before the request are read over (RFC 9112, section 2.2).
 
 use httparse::Status;
 
 use super::pvd::PATH;
 use crate::config::HostPort;
-use crate::limits::{REQUEST_HEADER_MAX, REQUEST_HEADERS_MAX};
+use crate::limits::{REQUEST_EMPTY_LINES, REQUEST_HEADER_MAX, REQUEST_HEADERS_MAX};
 
 const METHOD: &[u8] = b"CONNECT ";
 const CONFIGURATION: &[u8] = b"GET /.well-known/pvd HTTP/1.";
 const END: &[u8] = b"\r\n\r\n";
+const EMPTY_LINE: &[u8] = b"\r\n";
+
+/// Longest method that is taken for one, in bytes: registered ones have 17 at most.
+const METHOD_MAX: usize = 32;
 
 /// The header field by which a client proposes an idle timeout and is answered the one in force.
 pub(super) const IDLE_TIMEOUT: &str = "adit-idle-timeout";
@@ -45,6 +49,9 @@ pub enum RequestError {
     /// Not a request that this gateway takes; what is wrong with it.
     #[error("malformed request: {0}")]
     Malformed(&'static str),
+    /// A request with another method.
+    #[error("the method is not CONNECT")]
+    NotConnect,
     /// It asks what the gateway is for (RFC 8801).
     #[error("a request for the gateway's configuration")]
     Configuration,
@@ -53,12 +60,14 @@ pub enum RequestError {
     TooLarge,
 }
 
-use RequestError::{Configuration, Malformed, TooLarge};
+use RequestError::{Configuration, Malformed, NotConnect, TooLarge};
 
 /// Collects a request.
 #[derive(Debug, Default)]
 pub struct RequestParser {
     head: Vec<u8>,
+    /// Empty lines that were read over.
+    empty_lines: usize,
 }
 
 impl RequestParser {
@@ -74,8 +83,15 @@ impl RequestParser {
     /// [`RequestError`], as soon as it is certain.
     pub fn push(&mut self, bytes: &[u8]) -> Result<Option<ConnectRequest>, RequestError> {
         // Only the new bytes, and the three before them, can complete the end: one byte at a time stays linear.
-        let seen = self.head.len();
+        let mut seen = self.head.len();
         self.head.extend_from_slice(bytes);
+        if seen < EMPTY_LINE.len() {
+            self.skip_empty_lines()?;
+            seen = 0;
+            if EMPTY_LINE.starts_with(&self.head) {
+                return Ok(None);
+            }
+        }
         let from = seen.saturating_sub(END.len() - 1);
         let end = self.head[from..]
             .windows(END.len())
@@ -98,6 +114,20 @@ impl RequestParser {
     }
 }
 
+impl RequestParser {
+    /// Takes empty lines away from the front (RFC 9112, section 2.2). They are few: who sends more sends no request.
+    fn skip_empty_lines(&mut self) -> Result<(), RequestError> {
+        let lines = self.head.chunks_exact(EMPTY_LINE.len());
+        let lines = lines.take_while(|line| *line == EMPTY_LINE).count();
+        self.empty_lines += lines;
+        if self.empty_lines > REQUEST_EMPTY_LINES {
+            return Err(Malformed("empty lines and no request"));
+        }
+        self.head.drain(..EMPTY_LINE.len() * lines);
+        Ok(())
+    }
+}
+
 /// What can be refused before the header is complete: another method, and line ends other than CR LF.
 fn check_new_bytes(head: &[u8], new: usize) -> Result<(), RequestError> {
     let begins = |start: &[u8]| {
@@ -105,7 +135,7 @@ fn check_new_bytes(head: &[u8], new: usize) -> Result<(), RequestError> {
         head[..common] == start[..common]
     };
     if !begins(METHOD) && !begins(CONFIGURATION) {
-        return Err(Malformed("the method is not CONNECT"));
+        return other_method(head);
     }
     for index in new..head.len() {
         let before = index.checked_sub(1).map(|before| head[before]);
@@ -120,6 +150,27 @@ fn check_new_bytes(head: &[u8], new: usize) -> Result<(), RequestError> {
     Ok(())
 }
 
+/// What begins as a request with another method. It is one when its first line says so; nothing behind that matters.
+fn other_method(head: &[u8]) -> Result<(), RequestError> {
+    let end = head.iter().position(|byte| *byte == b'\n');
+    let line = &head[..end.unwrap_or(head.len())];
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let mut words = line.split(|byte| *byte == b' ');
+    // RFC 9110, section 5.6.2.
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    let method = words.next().unwrap_or_default();
+    let is_method = !method.is_empty() && method.len() <= METHOD_MAX;
+    if !is_method || !method.iter().all(is_token) || line.iter().any(u8::is_ascii_control) {
+        return Err(Malformed("not an HTTP request"));
+    }
+    let Some(end) = end else { return Ok(()) };
+    let ends_well = head[..end].ends_with(b"\r");
+    match (words.next(), words.next(), words.next()) {
+        (Some([_, ..]), Some(b"HTTP/1.0" | b"HTTP/1.1"), None) if ends_well => Err(NotConnect),
+        _ => Err(Malformed("not an HTTP request")),
+    }
+}
+
 fn parse(head: &[u8]) -> Result<(HostPort, Option<u32>), RequestError> {
     let mut headers = [httparse::EMPTY_HEADER; REQUEST_HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
@@ -132,7 +183,7 @@ fn parse(head: &[u8]) -> Result<(HostPort, Option<u32>), RequestError> {
     let asks = request.method == Some("GET");
     let target = match request.path.unwrap_or_default() {
         PATH if asks => None,
-        _ if asks => return Err(Malformed("the method is not CONNECT")),
+        _ if asks => return Err(NotConnect),
         target => Some(
             target
                 .parse()
@@ -207,8 +258,12 @@ mod tests {
     #[test]
     fn what_is_not_a_plain_tunnel_request_is_malformed() {
         for line in [
-            "GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-            "connect a:1 HTTP/1.1\r\nHost: x\r\n\r\n",
+            "GET  / HTTP/1.1\r\nHost: x\r\n\r\n",
+            "GET / HTTP/1.1\nHost: x\n\n",
+            "GET / HTTP/3.0\r\n",
+            "GET /\r\n",
+            "GE(T / HTTP/1.1\r\n",
+            " / HTTP/1.1\r\n",
             "CONNECT a HTTP/1.1\r\nHost: x\r\n\r\n",
             "CONNECT a: HTTP/1.1\r\nHost: x\r\n\r\n",
             "CONNECT a:0 HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -255,15 +310,61 @@ mod tests {
             "GET /.well-known/pvd HTTP/1.1\r\nHost: x\r\nAccept: application/pvd+json\r\n\r\n";
         assert_eq!(asked(right), Configuration);
         assert_eq!(parse_whole(&right.as_bytes()[..30]), Ok(None));
-        for wrong in [
+        for other in [
             "GET /.well-known/pvdx HTTP/1.1\r\n",
             "GET /.well-known/pvd?x HTTP/1.1\r\n",
+        ] {
+            assert_eq!(asked(other), NotConnect);
+        }
+        for wrong in [
             "GET /.well-known/pvd HTTP/1.1\r\n\r\n",
             "GET /.well-known/pvd HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n",
             "CONNECT /.well-known/pvd HTTP/1.1\r\nHost: x\r\n\r\n",
         ] {
             assert!(matches!(asked(wrong), Malformed(_)), "{wrong}");
         }
+    }
+
+    /// RFC 9110, section 15.5.6: known, and not allowed here.
+    #[test]
+    fn another_method_is_no_malformed_request() {
+        for method in [
+            "GET",
+            "OPTIONS",
+            "POST",
+            "connect",
+            "BASELINE-CONTROL",
+            "CONNECTS",
+            "M-x!",
+        ] {
+            let line = format!("{method} /x HTTP/1.1\r\n");
+            for length in 0..line.len() {
+                assert_eq!(parse_whole(&line.as_bytes()[..length]), Ok(None), "{line}");
+            }
+            for rest in ["", "Host: x\r\nContent-Length: 3\r\n\r\nabc", "\n\0"] {
+                let whole = format!("{line}{rest}");
+                assert_eq!(parse_whole(whole.as_bytes()), Err(NotConnect), "{whole}");
+            }
+        }
+    }
+
+    /// RFC 9112, section 2.2: one at least.
+    #[test]
+    fn a_few_empty_lines_before_the_request_are_read_over() {
+        for lines in 0..=REQUEST_EMPTY_LINES + 2 {
+            let bytes = [&EMPTY_LINE.repeat(lines), GOOD].concat();
+            let few = lines <= REQUEST_EMPTY_LINES;
+            assert_eq!(parse_whole(&bytes).is_ok(), few, "{lines}");
+            let mut parser = RequestParser::new();
+            let mut pieces = bytes.iter().map(|byte| parser.push(&[*byte]));
+            let result = pieces.find(|result| *result != Ok(None)).unwrap();
+            assert_eq!(result, parse_whole(&bytes));
+        }
+        assert!(matches!(
+            parse_whole(b"\rCONNECT a:1 HTTP/1.1\r\n"),
+            Err(Malformed(_))
+        ));
+        assert!(matches!(parse_whole(b"\n\n"), Err(Malformed(_))));
     }
 
     #[test]
@@ -291,7 +392,10 @@ mod tests {
         #[test]
         fn any_split_gives_the_same(
             cuts in proptest::collection::vec(0usize..120, 0..8),
-            bytes in prop_oneof![Just([GOOD, b"tail"].concat()), proptest::collection::vec(any::<u8>(), 0..120)],
+            bytes in prop_oneof![
+                Just([GOOD, b"tail"].concat()), Just([b"\r\n\r\n", GOOD].concat()),
+                Just(b"\r\nGET /x HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()), proptest::collection::vec(any::<u8>(), 0..120),
+            ],
         ) {
             let whole = parse_whole(&bytes);
             let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();

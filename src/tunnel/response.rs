@@ -98,8 +98,13 @@ fn response(status: u16, proxy_status: &str, reason: CloseReason) -> Vec<u8> {
     };
     let body = format!("{}\n", reason.word());
     let length = body.len();
+    // RFC 9110, section 15.5.6.
+    let allow = match reason {
+        CloseReason::NotConnect => "Allow: CONNECT\r\n",
+        _ => "",
+    };
     format!(
-        "HTTP/1.1 {status} {phrase}\r\nProxy-Status: {proxy_status}\r\nContent-Type: text/plain\r\n\
+        "HTTP/1.1 {status} {phrase}\r\nProxy-Status: {proxy_status}\r\n{allow}Content-Type: text/plain\r\n\
          Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
     )
     .into_bytes()

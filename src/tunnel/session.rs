@@ -531,6 +531,7 @@ pub(super) fn subject_before(peer: SocketAddr) -> Subject {
 pub(super) fn refused_request(error: RequestError) -> CloseReason {
     match error {
         RequestError::Malformed(_) => CloseReason::Malformed,
+        RequestError::NotConnect => CloseReason::NotConnect,
         RequestError::TooLarge => CloseReason::HeaderTooLarge,
         RequestError::Configuration => CloseReason::ConfigurationRead,
     }

@@ -5,17 +5,14 @@
 
 use h2::ext::Protocol;
 use http::request::Parts;
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use percent_encoding::percent_decode_str;
 
 use crate::config::{Host, HostPort};
-use crate::limits::REQUEST_HEADER_MAX;
+use crate::limits::{REQUEST_HEADER_MAX, REQUEST_HEADERS_MAX};
 use crate::observe::CloseReason;
 use crate::tunnel::pvd::PATH;
 use crate::tunnel::request::{IDLE_TIMEOUT, idle_seconds};
-
-/// The port of an authority without one (RFC 9110, section 4.2.2).
-const DEFAULT_PORT: u16 = 443;
 
 /// The protocol of an extended CONNECT for datagrams (RFC 9298, section 8.1).
 const CONNECT_UDP: &str = "connect-udp";
@@ -53,8 +50,11 @@ impl Asked {
 /// # Errors
 /// The refusal.
 pub fn asked(parts: &Parts) -> Result<Asked, CloseReason> {
-    if size_of(&parts.headers) > REQUEST_HEADER_MAX {
+    if size_of(&parts.headers) > REQUEST_HEADER_MAX || parts.headers.len() > REQUEST_HEADERS_MAX {
         return Err(CloseReason::HeaderTooLarge);
+    }
+    if parts.headers.values().any(has_blank_end) {
+        return Err(CloseReason::Malformed);
     }
     if parts.method == Method::GET && parts.uri.path_and_query().is_some_and(|path| path == PATH) {
         return Ok(Asked::Configuration);
@@ -118,20 +118,17 @@ fn tunnel(parts: &Parts) -> Result<HostPort, CloseReason> {
             return Err(CloseReason::Malformed);
         }
     }
-    target(authority).ok_or(CloseReason::Malformed)
+    // Host and port, without a default for either (RFC 9110, section 9.3.6).
+    authority.parse().map_err(|_| CloseReason::Malformed)
 }
 
-/// The target of `host`, `host:port`, `[address]` or `[address]:port`.
-fn target(authority: &str) -> Option<HostPort> {
-    let has_port = match authority.strip_prefix('[') {
-        Some(literal) => !literal.ends_with(']'),
-        None => authority.contains(':'),
-    };
-    if has_port {
-        authority.parse().ok()
-    } else {
-        format!("{authority}:{DEFAULT_PORT}").parse().ok()
-    }
+/// Whether a value begins or ends with a space or a tab, which makes a request malformed (RFC 9113, section 8.2.1).
+fn has_blank_end(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    [bytes.first(), bytes.last()]
+        .into_iter()
+        .flatten()
+        .any(|byte| matches!(byte, b' ' | b'\t'))
 }
 
 fn size_of(headers: &HeaderMap) -> usize {
@@ -163,18 +160,18 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_has_one_reading_and_443_where_it_names_no_port() {
+    fn an_authority_has_one_reading_and_a_port() {
         for (authority, target) in [
             ("Wiki.corp.example.com:8443", "wiki.corp.example.com:8443"),
-            ("wiki.corp.example.com", "wiki.corp.example.com:443"),
-            ("10.0.0.5", "10.0.0.5:443"),
-            ("[2001:db8::1]", "[2001:db8::1]:443"),
             ("[2001:db8::1]:80", "[2001:db8::1]:80"),
-            ("[::ffff:10.0.0.5]", "10.0.0.5:443"),
+            ("[::ffff:10.0.0.5]:443", "10.0.0.5:443"),
         ] {
             assert_eq!(to(authority).as_deref(), Ok(target));
         }
         for authority in [
+            "wiki.corp.example.com",
+            "10.0.0.5",
+            "[2001:db8::1]",
             "user@wiki.test:443",
             "wiki.test:",
             "wiki.test:0",
@@ -257,6 +254,18 @@ mod tests {
             read(&[("x", &"a".repeat(REQUEST_HEADER_MAX))]),
             Some(CloseReason::HeaderTooLarge)
         );
+        for blank in [" x", "x ", "\tx", "x\t", " "] {
+            assert_eq!(
+                read(&[("x", blank)]),
+                Some(CloseReason::Malformed),
+                "{blank:?}"
+            );
+        }
+        assert_eq!(read(&[("x", "a \t b"), ("y", "")]), None);
+        let field = [("x", "")];
+        assert_eq!(read(&field.repeat(REQUEST_HEADERS_MAX)), None);
+        let many = field.repeat(REQUEST_HEADERS_MAX + 1);
+        assert_eq!(read(&many), Some(CloseReason::HeaderTooLarge));
         let get = Request::get("https://a.test/").body(()).unwrap();
         assert_eq!(asked(&get.into_parts().0), Err(CloseReason::NotConnect));
         let get = Request::get("https://a.test/.well-known/pvd")
