@@ -51,7 +51,7 @@ fn a_tunnel_carries_bytes_both_ways_and_ends_in_order() {
         tunnel.end();
         assert!(tunnel.next().await.is_none());
         // Without a port: 443.
-        let mut tunnel = client.tunnel("wiki.test").await;
+        let mut tunnel = client.tunnel("wiki.test:443").await;
         tunnel.send(&b"again"[..]).await.unwrap();
         assert_eq!(tunnel.read(5).await, b"again");
         drop(tunnel);
@@ -121,6 +121,49 @@ fn an_app_that_has_ended_its_direction_still_gets_the_answer() {
         assert!(tunnel.next().await.is_none());
     });
     until("it has ended", || gateway.ended("closed") == 1.0);
+}
+
+/// What is wrong with one request is that request's end.
+#[test]
+fn the_corners_of_a_request_end_their_stream_alone() {
+    let (pki, device, gateway) = gateway("", echo);
+    run(async {
+        let client = client(&pki, &gateway, &device).await;
+        let mut open = client.tunnel("wiki.test:443").await;
+        let with = |name: &'static str, value: &str| {
+            let mut request = connect_request("wiki.test:443");
+            let value = http::HeaderValue::from_str(value).unwrap();
+            request.headers_mut().insert(name, value);
+            request
+        };
+        let mut crowded = connect_request("wiki.test:443");
+        for _ in 0..65 {
+            let value = http::HeaderValue::from_static("");
+            crowded.headers_mut().append("x", value);
+        }
+        for (request, status, word) in [
+            // RFC 9110, section 9.3.6: host and port.
+            (connect_request("wiki.test"), 400, "malformed-request"),
+            (connect_request("[2001:db8::1]"), 400, "malformed-request"),
+            // RFC 9113, section 8.2.1: no value begins or ends with a blank.
+            (with("x", " a"), 400, "malformed-request"),
+            (with("x", "a "), 400, "malformed-request"),
+            (with("x", "\ta"), 400, "malformed-request"),
+            (with("x", "a\t"), 400, "malformed-request"),
+            // RFC 6585, section 5.
+            (crowded, 431, "header-too-large"),
+            (with("x", &"a".repeat(24_000)), 431, "header-too-large"),
+            (with("x", &"a".repeat(60_000)), 431, "header-too-large"),
+        ] {
+            let before = gateway.ended(word);
+            let (response, _up) = client.ask(request).await.unwrap();
+            assert_eq!(response.status(), status, "{word}");
+            assert_eq!(gateway.ended(word), before + 1.0);
+            open.send("still here").await.unwrap();
+            assert_eq!(open.read(10).await, b"still here");
+        }
+        assert_eq!(gateway.metric("adit_http2_abuse_total", ""), 0.0);
+    });
 }
 
 #[test]

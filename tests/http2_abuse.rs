@@ -4,126 +4,15 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod common;
-
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::time::Duration;
+#[path = "common/frames.rs"]
+mod frames;
 
 use adit::certs::Issued;
-use common::{Gateway, Pki, Session, client_config, echo, server, service, until};
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
-
-const END_HEADERS: u8 = 4;
-const ACK: u8 = 1;
-
-/// Error codes of RFC 9113, section 7.
-const PROTOCOL_ERROR: u32 = 1;
-const ENHANCE_YOUR_CALM: u32 = 11;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    let stream = stream.to_be_bytes();
-    [&length[1..], &[kind, flags], &stream, payload].concat()
-}
-
-/// CONNECT, without Huffman's code and the dynamic table (RFC 7541, section 6.2.2; 2 is :method, 1 is :authority).
-fn connect_block(authority: &str) -> Vec<u8> {
-    let length = authority.len() as u8;
-    [b"\x02\x07CONNECT\x01", &[length][..], authority.as_bytes()].concat()
-}
-
-struct Raw {
-    session: Session,
-    seen: Vec<u8>,
-}
-
-impl Raw {
-    /// A session with these settings, behind its preface.
-    fn open(pki: &Pki, gateway: &Gateway, device: &Issued, settings: &[u8]) -> Self {
-        let socket = TcpStream::connect(gateway.address).unwrap();
-        let limit = Some(Duration::from_secs(10));
-        socket.set_read_timeout(limit).unwrap();
-        socket.set_write_timeout(limit).unwrap();
-        let mut config = ClientConfig::clone(&client_config(&pki.path("ca.pem"), Some(device)));
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let name = ServerName::try_from("localhost").unwrap();
-        let connection = ClientConnection::new(config.into(), name).unwrap();
-        let mut raw = Self {
-            session: StreamOwned::new(connection, socket),
-            seen: Vec::new(),
-        };
-        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-        raw.write(&[&preface[..], &frame(SETTINGS, 0, 0, settings)].concat());
-        raw
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        self.session.write_all(bytes).unwrap();
-    }
-
-    /// Writes until all is written or the gateway has hung up.
-    fn flood(&mut self, bytes: &[u8]) {
-        let _ = self.session.write_all(bytes);
-    }
-
-    /// The next frame: type, flags, stream and payload. `None` at the end.
-    fn next(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
-        let mut piece = [0; 4096];
-        loop {
-            if let Some(&[a, b, c, kind, flags, d, e, f, g]) = self.seen.first_chunk::<9>() {
-                let end = 9 + u32::from_be_bytes([0, a, b, c]) as usize;
-                if self.seen.len() >= end {
-                    let rest = self.seen.split_off(end);
-                    let payload = std::mem::replace(&mut self.seen, rest).split_off(9);
-                    return Some((kind, flags, u32::from_be_bytes([d, e, f, g]), payload));
-                }
-            }
-            match self.session.read(&mut piece) {
-                Ok(0) | Err(_) => return None,
-                Ok(count) => self.seen.extend_from_slice(&piece[..count]),
-            }
-        }
-    }
-
-    /// Waits for a frame of this kind on this stream; its payload.
-    fn wait_for(&mut self, wanted: u8, on: u32) -> Vec<u8> {
-        loop {
-            let (kind, _, stream, payload) = self.next().expect("the session ended");
-            if (kind, stream) == (wanted, on) {
-                return payload;
-            }
-        }
-    }
-
-    /// The code of GOAWAY, which comes before the end.
-    fn goaway(&mut self) -> Option<u32> {
-        let mut code = None;
-        while let Some((kind, _, _, payload)) = self.next() {
-            if kind == GOAWAY {
-                code = Some(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
-            }
-        }
-        code
-    }
-
-    /// An open tunnel on this stream.
-    fn tunnel(&mut self, stream: u32) {
-        let block = connect_block("wiki.test:443");
-        self.write(&frame(HEADERS, END_HEADERS, stream, &block));
-        // 0x88: ":status: 200", an indexed field.
-        assert_eq!(self.wait_for(HEADERS, stream)[0], 0x88);
-    }
-}
+use common::{Gateway, Pki, echo, server, service, until};
+use frames::{
+    ACK, CONTINUATION, DATA, END_HEADERS, ENHANCE_YOUR_CALM, HEADERS, PING, PRIORITY,
+    PROTOCOL_ERROR, RST_STREAM, Raw, SETTINGS, connect_block, frame,
+};
 
 fn gateway(engine: &str) -> (Pki, Issued, Gateway) {
     let pki = Pki::new();
@@ -212,10 +101,16 @@ fn header_bombs() {
     let entry = [b"\x40\x01x\x7f\xa1\x1e", &vec![b'a'; 4000][..]].concat();
     let block = [connect_block("wiki.test:443"), entry, vec![0xbe; 4000]].concat();
     ends_for("header-bomb", &frame(HEADERS, END_HEADERS, 3, &block));
-    // And one that is long without any art.
+    // And those that are large without any art, one after the other: each alone is refused with 431.
     let long = [b"\x00\x01x\x7f\xa1\x1e", &vec![b'a'; 4000][..]].concat();
-    let block = [connect_block("wiki.test:443"), long.repeat(6)].concat();
-    ends_for("header-bomb", &frame(HEADERS, END_HEADERS, 3, &block));
+    let many = b"\x00\x01x\x01a".repeat(100);
+    for fields in [long.repeat(6), many] {
+        let block = [connect_block("wiki.test:443"), fields].concat();
+        let flood: Vec<u8> = (1..60)
+            .flat_map(|number| frame(HEADERS, END_HEADERS, 2 * number + 1, &block))
+            .collect();
+        ends_for("header-bomb", &flood);
+    }
 }
 
 #[test]
@@ -250,7 +145,7 @@ fn what_is_usual_is_no_flood() {
         }
     }
     raw.write(&frame(SETTINGS, 0, 0, &[]).repeat(5));
-    let block = connect_block("wiki.test");
+    let block = connect_block("wiki.test:443");
     raw.write(&frame(HEADERS, 0, 3, &block[..10]));
     raw.write(&frame(CONTINUATION, END_HEADERS, 3, &block[10..]));
     assert_eq!(raw.wait_for(HEADERS, 3)[0], 0x88);

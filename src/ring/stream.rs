@@ -296,7 +296,9 @@ impl TcpStream {
         &self,
         spacing: Spacing,
     ) -> impl Future<Output = io::Result<Option<(usize, RingBuf)>>> + '_ {
-        let large = self.is_bulk().then(RingBuf::large).flatten();
+        // A large buffer where more than a small one holds may come.
+        let worth = spacing.piece * usize::from(spacing.most) > SMALL_PAYLOAD;
+        let large = (worth && self.is_bulk()).then(RingBuf::large).flatten();
         let at_once = large.map(|large| {
             let receive = self.start_recv_spaced(large, spacing);
             map(receive, move |completed| {

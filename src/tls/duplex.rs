@@ -12,6 +12,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::handshake::Connection;
 use super::stream::{Received, StreamError, TlsStream};
 use crate::limits::TLS_PLAINTEXT_MAX;
-use crate::ring::{LARGE_PAYLOAD, Pieces, RingBuf, SMALL_PAYLOAD, Spacing, TcpStream};
+use crate::ring::{self, LARGE_PAYLOAD, Pieces, RingBuf, SMALL_PAYLOAD, Spacing, TcpStream};
 
 /// A stream of the ring that moves bytes in both directions.
 pub trait ByteStream: 'static {
@@ -156,6 +157,7 @@ impl<S: ByteStream> Duplex<S> {
             outbox,
             filling: Filling::new(stream.spacing()),
             closing: None,
+            since: ring::now(),
         };
         Self(Rc::new(Ends {
             stream,
@@ -175,6 +177,13 @@ impl<S: ByteStream> Duplex<S> {
     #[must_use]
     pub fn take_failure(&self) -> Option<StreamError> {
         self.0.failure.take()
+    }
+
+    /// Since when the kernel has not taken the whole of a buffer; `None` where nothing waits for it.
+    #[must_use]
+    pub fn sending_since(&self) -> Option<Instant> {
+        let output = self.0.output.borrow();
+        output.outbox.busy.get().then_some(output.since)
     }
 
     /// Ends this end ([`ByteStream::end`]); nothing is read or written any more. The caller bounds the time.
@@ -331,6 +340,8 @@ struct Output {
     outbox: Rc<Outbox>,
     filling: Filling,
     closing: Option<Pump>,
+    /// When the buffer on its way was given to the pump.
+    since: Instant,
 }
 
 impl Output {
@@ -341,6 +352,7 @@ impl Output {
                     return Poll::Ready(Ok(()));
                 };
                 self.outbox.busy.set(true);
+                self.since = ring::now();
                 self.outbox.buffer.set(Some(buffer));
             }
             let Some(pump) = &mut self.pump else {

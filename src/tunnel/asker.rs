@@ -38,6 +38,14 @@ impl Asker {
         Self::Each(front_end, Arc::new(subject))
     }
 
+    /// The device whose session it is, where it is one's.
+    pub fn device(&self) -> Option<&str> {
+        match self {
+            Self::One(peer) => Some(peer.identity.device()),
+            Self::Each(..) => None,
+        }
+    }
+
     /// Whose session it is.
     pub fn subject(&self) -> &Arc<Subject> {
         match self {

@@ -112,6 +112,8 @@ pub struct Core {
     pub audit: AuditHandle,
     /// Tunnels of the node and its devices.
     pub quota: Arc<Quota>,
+    /// Bytes of receive windows of HTTP/2 beyond the least.
+    pub windows: Rc<Cell<usize>>,
     /// Reaches servers.
     pub dialer: Dialer,
     /// Raised when no more connections are accepted: sessions of many tunnels are told.
@@ -214,6 +216,7 @@ impl Core {
             metrics: RefCell::new(CoreMetrics::new()),
             audit,
             quota,
+            windows: Rc::default(),
             dialer,
             draining: Signal::default(),
             refuses: Cell::new(false),

@@ -1,6 +1,6 @@
-//! How many tunnels a node and each device may hold, counted exactly across all cores.
+//! How many tunnels a node and each device may hold, and how many HTTP/2 sessions a device, counted exactly across all cores.
 //!
-//! Touched once when a tunnel opens and once when it ends; memory is bounded by the tunnels that are open.
+//! Touched once when one opens and once when it ends; memory is bounded by those that are open.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -14,8 +14,32 @@ const SHARDS: usize = 64;
 /// The counters.
 pub struct Quota {
     node: AtomicUsize,
-    devices: [Mutex<HashMap<Arc<str>, usize>>; SHARDS],
+    devices: [Mutex<HashMap<Arc<str>, Device>>; SHARDS],
     hasher: RandomState,
+}
+
+/// What one device holds.
+#[derive(Default)]
+struct Device {
+    tunnels: usize,
+    /// HTTP/2 sessions, with tunnels or without.
+    sessions: usize,
+    /// Bytes of their receive windows beyond the least.
+    windows: Arc<AtomicUsize>,
+}
+
+/// The right to hold one HTTP/2 session; given back on drop.
+pub(super) struct Presence {
+    quota: Arc<Quota>,
+    device: Arc<str>,
+    windows: Arc<AtomicUsize>,
+}
+
+impl Presence {
+    /// Bytes of receive windows beyond the least, of all the device's sessions.
+    pub fn windows(&self) -> &Arc<AtomicUsize> {
+        &self.windows
+    }
 }
 
 impl Default for Quota {
@@ -56,46 +80,89 @@ impl Quota {
         if taken.is_err() {
             return Err(CloseReason::NodeLimit);
         }
+        let place = self.with(device, |held| {
+            if held.tunnels >= device_limit {
+                return Err(CloseReason::DeviceLimit);
+            }
+            held.tunnels += 1;
+            Ok(())
+        });
+        match place {
+            Ok(((), device)) => Ok(Permit {
+                quota: self.clone(),
+                device,
+            }),
+            Err(reason) => {
+                self.node.fetch_sub(1, Ordering::Relaxed);
+                Err(reason)
+            }
+        }
+    }
+
+    /// Takes an HTTP/2 session for `device`, which may have so many.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        device: &str,
+        limit: usize,
+    ) -> Result<Presence, CloseReason> {
+        let (windows, device) = self.with(device, |held| {
+            if held.sessions >= limit {
+                return Err(CloseReason::DeviceLimit);
+            }
+            held.sessions += 1;
+            Ok(held.windows.clone())
+        })?;
+        Ok(Presence {
+            quota: self.clone(),
+            device,
+            windows,
+        })
+    }
+
+    /// Changes what a device holds. With the name that all its permits share.
+    fn with<T>(
+        &self,
+        device: &str,
+        change: impl FnOnce(&mut Device) -> Result<T, CloseReason>,
+    ) -> Result<(T, Arc<str>), CloseReason> {
         let mut devices = self
             .shard(device)
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let known = devices
-            .get_key_value(device)
-            .map(|(name, count)| (name.clone(), *count));
-        let (name, count) = known.unwrap_or_else(|| (device.into(), 0));
-        if count >= device_limit {
-            drop(devices);
-            self.node.fetch_sub(1, Ordering::Relaxed);
-            return Err(CloseReason::DeviceLimit);
+        let known = devices.get_key_value(device).map(|(name, _)| name.clone());
+        let name = known.unwrap_or_else(|| device.into());
+        let held = devices.entry(name.clone()).or_default();
+        let changed = change(held);
+        if held.tunnels == 0 && held.sessions == 0 {
+            devices.remove(device);
         }
-        devices.insert(name.clone(), count + 1);
-        Ok(Permit {
-            quota: self.clone(),
-            device: name,
-        })
+        Ok((changed?, name))
     }
 
-    fn shard(&self, device: &str) -> &Mutex<HashMap<Arc<str>, usize>> {
+    fn give_back(&self, device: &str, change: impl FnOnce(&mut Device)) {
+        let given = self.with(device, |held| {
+            change(held);
+            Ok(())
+        });
+        debug_assert!(given.is_ok(), "nothing here fails");
+    }
+
+    fn shard(&self, device: &str) -> &Mutex<HashMap<Arc<str>, Device>> {
         &self.devices[self.hasher.hash_one(device) as usize % SHARDS]
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut devices = self
-            .quota
-            .shard(&self.device)
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = devices.get_mut(&*self.device) {
-            *count -= 1;
-            if *count == 0 {
-                devices.remove(&*self.device);
-            }
-        }
-        drop(devices);
+        self.quota.give_back(&self.device, |held| held.tunnels -= 1);
         self.quota.node.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.quota
+            .give_back(&self.device, |held| held.sessions -= 1);
     }
 }
 
@@ -124,6 +191,21 @@ mod tests {
                 .iter()
                 .all(|shard| shard.lock().unwrap().is_empty())
         );
+    }
+
+    #[test]
+    fn sessions_have_a_limit_of_their_own() {
+        let quota = Arc::new(Quota::default());
+        let first = quota.enter("a", 2).unwrap();
+        let second = quota.enter("a", 2).unwrap();
+        assert!(Arc::ptr_eq(first.windows(), second.windows()));
+        assert_eq!(quota.enter("a", 2).err(), Some(CloseReason::DeviceLimit));
+        let (other, tunnel) = (quota.enter("b", 2), quota.acquire("a", 9, 1));
+        drop(first);
+        let again = quota.enter("a", 2).unwrap();
+        drop((second, other, tunnel, again));
+        let mut shards = quota.devices.iter();
+        assert!(shards.all(|shard| shard.lock().unwrap().is_empty()));
     }
 
     #[test]

@@ -4,11 +4,14 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/frames.rs"]
+mod frames;
 #[path = "../common/names.rs"]
 mod names_of_own;
 #[path = "../common/network.rs"]
 mod network;
 
+mod http2;
 mod names;
 mod sweeps;
 mod tables;

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::guard::FrameGuard;
+use super::queue::SessionQueue;
 use crate::observe::Abuse;
 use crate::ring;
 use crate::tls::{ByteStream, Duplex};
@@ -17,16 +18,19 @@ use crate::tls::{ByteStream, Duplex};
 pub(super) struct Guarded<S> {
     stream: Duplex<S>,
     guard: FrameGuard,
+    /// What the client is sent.
+    queue: Rc<SessionQueue>,
     /// What the client has done, once it has.
     abuse: Rc<Cell<Option<Abuse>>>,
 }
 
 impl<S: ByteStream> Guarded<S> {
     /// Watches `stream`; what is found is put into `abuse`, and from then on nothing is read.
-    pub fn new(stream: Duplex<S>, abuse: Rc<Cell<Option<Abuse>>>) -> Self {
+    pub fn new(stream: Duplex<S>, queue: Rc<SessionQueue>, abuse: Rc<Cell<Option<Abuse>>>) -> Self {
         Self {
             stream,
             guard: FrameGuard::new(ring::now()),
+            queue,
             abuse,
         }
     }
@@ -43,6 +47,8 @@ impl<S: ByteStream> AsyncRead for Guarded<S> {
         }
         let before = into.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, into))?;
+        let sent = self.queue.take_frames();
+        self.guard.sent(sent);
         if let Err(abuse) = self.guard.push(&into.filled()[before..], ring::now()) {
             self.abuse.set(Some(abuse));
             into.set_filled(before);

@@ -11,46 +11,20 @@ use bytes::{Buf, Bytes};
 use h2::{Reason, RecvStream, SendStream};
 use rustls::AlertDescription;
 
+use super::queue::{Chunk, StreamQueue};
 use super::session::Session;
-use crate::limits::{HTTP2_DOWN_BATCH, HTTP2_UP_BATCH};
+use crate::limits::{HTTP2_DOWN_BATCH, HTTP2_SESSION_QUEUE, HTTP2_UP_BATCH, TLS_PLAINTEXT_MAX};
 use crate::observe::{CloseReason, Who};
-use crate::ring::{Gather, RingBuf, Spacing, TcpStream};
+use crate::ring::{self, Gather, RingBuf, Spacing, TcpStream};
 use crate::tls::{ClientStream, StreamError};
 use crate::tunnel::ends::{AppEnd, Broken, Data};
-
-/// What is sent in DATA frames.
-pub(super) enum Chunk {
-    /// From a server, in the buffer that it was received in.
-    Ring(RingBuf),
-    /// The gateway's own.
-    Shared(Bytes),
-}
-
-impl Buf for Chunk {
-    fn remaining(&self) -> usize {
-        self.chunk().len()
-    }
-
-    fn chunk(&self) -> &[u8] {
-        match self {
-            Self::Ring(buffer) => buffer,
-            Self::Shared(bytes) => bytes,
-        }
-    }
-
-    fn advance(&mut self, count: usize) {
-        match self {
-            Self::Ring(buffer) => buffer.consume(count),
-            Self::Shared(bytes) => bytes.advance(count),
-        }
-    }
-}
 
 /// The stream.
 pub(super) struct StreamEnd {
     session: Rc<Session>,
     receiving: RefCell<RecvStream>,
     sending: RefCell<SendStream<Chunk>>,
+    queue: Rc<StreamQueue>,
     /// Bytes that have been received and are not with the server yet.
     with_relay: Cell<usize>,
     /// The client has ended its direction.
@@ -66,6 +40,7 @@ impl StreamEnd {
             session,
             receiving: receiving.into(),
             sending: sending.into(),
+            queue: Rc::default(),
             with_relay: 0.into(),
             ended: false.into(),
             watching: None.into(),
@@ -97,8 +72,11 @@ impl StreamEnd {
             }
         }
         self.with_relay.set(counted);
+        let unread = &self.session.unread;
+        unread.set(unread.get() + counted);
         self.session.moved();
-        self.session.windows.borrow_mut().received(counted);
+        let mut windows = self.session.windows.borrow_mut();
+        windows.received(counted, ring::now());
         Poll::Ready(Ok(Some(gather)))
     }
 
@@ -106,6 +84,8 @@ impl StreamEnd {
     fn release(&self) {
         let count = self.with_relay.take();
         if count > 0 {
+            let unread = &self.session.unread;
+            unread.set(unread.get() - count);
             let mut receiving = self.receiving.borrow_mut();
             // An error is that the stream is gone, which the next receive tells.
             let _ = receiving.flow_control().release_capacity(count);
@@ -152,6 +132,12 @@ impl StreamEnd {
     }
 }
 
+impl Drop for StreamEnd {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
 /// A tunnel in the count of those that are held back.
 struct Held<'a>(&'a Session);
 
@@ -178,15 +164,23 @@ impl AppEnd for StreamEnd {
 
     /// Frames are made of it later: a server's bytes are received without gaps.
     fn spacing(&self) -> Spacing {
+        let piece = if self.session.queue.held() < HTTP2_SESSION_QUEUE {
+            HTTP2_DOWN_BATCH
+        } else {
+            TLS_PLAINTEXT_MAX
+        };
         Spacing {
-            piece: HTTP2_DOWN_BATCH,
+            piece,
             gap: 0,
             most: 1,
         }
     }
 
     async fn send(&self, buffer: RingBuf) -> Result<(), Broken> {
-        self.sending.borrow_mut().reserve_capacity(buffer.len());
+        let chunk = self.queue.chunk(&self.session.queue, buffer);
+        self.sending
+            .borrow_mut()
+            .reserve_capacity(chunk.remaining());
         let mut held = None;
         poll_fn(|context| {
             let capacity = self.poll_capacity(context);
@@ -199,15 +193,15 @@ impl AppEnd for StreamEnd {
         drop(held);
         self.session.moved();
         // All of it: what the client's window does not take now waits in the session's queue, and the next buffer here.
-        let sent = self
-            .sending
-            .borrow_mut()
-            .send_data(Chunk::Ring(buffer), false);
-        sent.map_err(|error| self.broken(&error))
+        let sent = self.sending.borrow_mut().send_data(chunk, false);
+        sent.map_err(|error| self.broken(&error))?;
+        // What the server sends meanwhile waits in its connection, where small messages become few buffers.
+        poll_fn(|context| self.queue.poll_room(&self.session.queue, context)).await;
+        Ok(())
     }
 
     async fn close(&self) -> Result<(), Broken> {
-        let nothing = Chunk::Shared(Bytes::new());
+        let nothing = self.session.queue.own(Bytes::new());
         let sent = self.sending.borrow_mut().send_data(nothing, true);
         sent.map_err(|error| self.broken(&error))
     }

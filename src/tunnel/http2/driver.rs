@@ -12,11 +12,11 @@ use http::Request;
 use rustls::AlertDescription;
 
 use super::adapter::Guarded;
-use super::app::Chunk;
+use super::queue::Chunk;
 use super::session::{Session, stall_after};
 use crate::limits::{
-    HTTP2_FRAME_MAX, HTTP2_HEADER_LIST_MAX, HTTP2_RESETS, HTTP2_SEND_QUEUE, HTTP2_SESSION_WINDOW,
-    HTTP2_TUNNELS_MAX, HTTP2_WINDOW_START, LINGER, SESSION_REST,
+    HTTP2_FRAME_MAX, HTTP2_HEADER_LIST_MAX, HTTP2_RESETS, HTTP2_SEND_QUEUE,
+    HTTP2_SESSION_WINDOW_MIN, HTTP2_TUNNELS_MAX, LINGER, SESSION_REST,
 };
 use crate::observe::{Abuse, CloseReason};
 use crate::ring::{self, Either, Sleep};
@@ -45,8 +45,10 @@ pub(super) async fn shake<S: ByteStream>(
     session: &Session,
     stream: &Duplex<S>,
 ) -> Result<Frames<S>, Ended> {
-    let guarded = Guarded::new(stream.clone(), session.abuse.clone());
-    let mut shaking = pin!(builder().handshake(guarded));
+    let (queue, abuse) = (session.queue.clone(), session.abuse.clone());
+    let guarded = Guarded::new(stream.clone(), queue, abuse);
+    let window = session.windows.borrow().window();
+    let mut shaking = pin!(builder(window).handshake(guarded));
     let shaken = poll_fn(|context| {
         let shaken = shaking.as_mut().poll(context);
         // A failure shows in what is read.
@@ -63,11 +65,11 @@ pub(super) async fn shake<S: ByteStream>(
     }
 }
 
-fn builder() -> Builder {
+fn builder(window: u32) -> Builder {
     let mut builder = Builder::new();
     builder
-        .initial_window_size(HTTP2_WINDOW_START)
-        .initial_connection_window_size(HTTP2_SESSION_WINDOW)
+        .initial_window_size(window)
+        .initial_connection_window_size(HTTP2_SESSION_WINDOW_MIN)
         .max_concurrent_streams(HTTP2_TUNNELS_MAX as u32)
         .max_frame_size(HTTP2_FRAME_MAX)
         .max_header_list_size(HTTP2_HEADER_LIST_MAX)
@@ -109,6 +111,8 @@ pub(super) struct Driver<S: ByteStream, B> {
     /// Starts a request's task.
     begin: B,
     pings: Option<PingPong>,
+    /// The session's receive window.
+    window: u32,
     /// When GOAWAY was sent because the node drains.
     draining: Option<Instant>,
     /// The connection ends as soon as it can.
@@ -131,6 +135,7 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
         let (for_drain, for_cut) = (session.core.clone(), session.core.clone());
         Self {
             pings: connection.ping_pong(),
+            window: HTTP2_SESSION_WINDOW_MIN,
             draining: None,
             leaving: false,
             late: false,
@@ -236,8 +241,18 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
             self.leave(CloseReason::ClientStalled, Reason::ENHANCE_YOUR_CALM);
             return now + LINGER;
         }
-        let coming = [last + SESSION_REST, stall, last + idle];
-        let coming = coming.into_iter().filter(|time| *time > now);
+        // What the client takes none of, whether it sends or not.
+        let unsent = self.stream.sending_since();
+        let unsent = unsent.map(|since| since + stall_after(&session));
+        if unsent.is_some_and(|over| now >= over) {
+            self.leave(CloseReason::ClientStalled, Reason::ENHANCE_YOUR_CALM);
+            return now + LINGER;
+        }
+        let unread = session.unread.get() > 0;
+        let rest = session.windows.borrow_mut().rest(unread, now);
+        let coming = [last + SESSION_REST, stall, last + idle, rest];
+        let coming = coming.into_iter().chain(unsent);
+        let coming = coming.filter(|time| *time > now);
         coming.min().unwrap_or(now + SESSION_REST)
     }
 
@@ -288,10 +303,18 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
                 let _ = pings.send_ping(Ping::opaque());
             }
         }
-        if let Some(window) = windows.change(self.session.open.get()) {
+        let (open, unread) = (self.session.open.get(), self.session.unread.get() > 0);
+        if let Some(asked) = windows.change(open, unread) {
+            let window = self.session.share.borrow_mut().take(asked, open, unread);
             // Refused while the last change is not acknowledged: tried again when something else has happened.
-            if self.connection.set_initial_window_size(window).is_ok() {
-                windows.told(window);
+            if window == windows.window() || self.connection.set_initial_window_size(window).is_ok()
+            {
+                windows.told(window, open, asked, unread);
+            }
+            let of_session = windows.of_session();
+            if of_session != self.window {
+                self.connection.set_target_window_size(of_session);
+                self.window = of_session;
             }
         }
     }

@@ -1,14 +1,16 @@
 //! Watches the frames that a client sends in an HTTP/2 session, for those that cost the gateway more than the client.
 //!
 //! It sees each byte before the protocol's own code does, at any split, and allocates only for header blocks, which are
-//! bounded. What a frame means, and whether it is allowed at all, is not its business: a session with broken framing is
+//! bounded. A block that is too large for a request is that request's end (431) and not the session's, unless it comes again
+//! and again or is of a size that nobody sends who means well. What a frame means, and whether it is allowed at all, is not its business: a session with broken framing is
 //! ended by the protocol's own code.
 
 use std::time::Instant;
 
 use crate::limits::{
-    HTTP2_CONTINUATIONS_MAX, HTTP2_CREDIT_BYTES, HTTP2_EMPTY_DATA, HTTP2_IGNORED, HTTP2_PINGS,
-    HTTP2_RESETS, HTTP2_SETTINGS, REQUEST_HEADER_MAX, REQUEST_HEADERS_MAX,
+    HTTP2_BLOCK_MAX, HTTP2_CONTINUATIONS_MAX, HTTP2_CREDIT_BYTES, HTTP2_EMPTY_DATA,
+    HTTP2_FIELDS_MAX, HTTP2_IGNORED, HTTP2_LARGE_BLOCKS, HTTP2_PINGS, HTTP2_RESETS, HTTP2_SETTINGS,
+    REQUEST_HEADER_MAX, REQUEST_HEADERS_MAX,
 };
 use crate::observe::Abuse;
 
@@ -50,6 +52,7 @@ pub struct FrameGuard {
     pings: Bucket,
     empty_data: Bucket,
     ignored: Bucket,
+    large_blocks: Bucket,
     credit: u32,
 }
 
@@ -75,6 +78,7 @@ impl FrameGuard {
             pings: Bucket::new(HTTP2_PINGS, now),
             empty_data: Bucket::new(HTTP2_EMPTY_DATA, now),
             ignored: Bucket::new(HTTP2_IGNORED, now),
+            large_blocks: Bucket::new(HTTP2_LARGE_BLOCKS, now),
             credit: 0,
         }
     }
@@ -91,7 +95,7 @@ impl FrameGuard {
                 bytes = &bytes[count..];
                 self.left -= count as u32;
                 if self.left == 0 {
-                    self.frame_ended()?;
+                    self.frame_ended(now)?;
                 }
                 continue;
             }
@@ -105,7 +109,7 @@ impl FrameGuard {
                 self.left = u32::from_be_bytes([0, a, b, c]);
                 self.frame(kind, flags, now)?;
                 if self.left == 0 {
-                    self.frame_ended()?;
+                    self.frame_ended(now)?;
                 }
             }
         }
@@ -152,14 +156,14 @@ impl FrameGuard {
         let Some(block) = &mut self.block else {
             return Ok(());
         };
-        if block.bytes.len() + bytes.len() > REQUEST_HEADER_MAX + FRAME_EXTRA {
+        if block.bytes.len() + bytes.len() > HTTP2_BLOCK_MAX + FRAME_EXTRA {
             return Err(Abuse::HeaderBomb);
         }
         block.bytes.extend_from_slice(bytes);
         Ok(())
     }
 
-    fn frame_ended(&mut self) -> Result<(), Abuse> {
+    fn frame_ended(&mut self, now: Instant) -> Result<(), Abuse> {
         let Some(block) = &mut self.block else {
             return Ok(());
         };
@@ -169,12 +173,21 @@ impl FrameGuard {
         if block.flags & END_HEADERS == 0 {
             return Ok(());
         }
-        let fields = fields_of(&block.bytes);
+        let (fields, bytes) = (fields_of(&block.bytes), block.bytes.len());
         self.block = None;
-        if fields > REQUEST_HEADERS_MAX {
+        if fields > HTTP2_FIELDS_MAX {
             return Err(Abuse::HeaderBomb);
         }
+        if fields > REQUEST_HEADERS_MAX || bytes > REQUEST_HEADER_MAX {
+            return self.large_blocks.take(now, Abuse::HeaderBomb);
+        }
         Ok(())
+    }
+
+    /// DATA frames went to the client. Clients measure their round trip with a PING for what they receive, one at a time: on
+    /// a short way that is one for each frame.
+    pub fn sent(&mut self, frames: u32) {
+        self.pings.add(frames);
     }
 
     /// Payload was sent: a session that works may also send more of the rest.
@@ -423,13 +436,13 @@ mod tests {
         );
 
         let mut of_bytes = guard(now);
-        let long = frame(HEADERS, END_HEADERS, &vec![0xff; REQUEST_HEADER_MAX + 300]);
+        let long = frame(HEADERS, END_HEADERS, &vec![0xff; HTTP2_BLOCK_MAX + 300]);
         assert_eq!(of_bytes.push(&long, now), Err(Abuse::HeaderBomb));
 
         // 0x82: an indexed field in one byte. 0x3f e1 1f: the table's size, which is none.
         for (fields, expected) in [
-            (REQUEST_HEADERS_MAX, Ok(())),
-            (REQUEST_HEADERS_MAX + 1, Err(Abuse::HeaderBomb)),
+            (HTTP2_FIELDS_MAX, Ok(())),
+            (HTTP2_FIELDS_MAX + 1, Err(Abuse::HeaderBomb)),
         ] {
             let block = [&[0x3f, 0xe1, 0x1f], &vec![0x82; fields][..]].concat();
             let plain = frame(HEADERS, END_HEADERS, &block);
@@ -438,6 +451,44 @@ mod tests {
             let padded = frame(HEADERS, END_HEADERS | PADDED | PRIORITY, &around);
             assert_eq!(guard(now).push(&padded, now), expected, "{fields}");
         }
+    }
+
+    #[test]
+    fn large_header_blocks_end_a_session_only_where_they_are_many() {
+        let now = Instant::now();
+        let fields = |count| frame(HEADERS, END_HEADERS, &vec![0x82; count]);
+        let of_request = fields(REQUEST_HEADERS_MAX);
+        assert_eq!(passes(&mut guard(now), &of_request, now), (5000, None));
+        let long = frame(
+            HEADERS,
+            END_HEADERS,
+            &[&[0, 1, b'x', 0x7f, 0x9a, 0x7f][..], &vec![0; 16_410]].concat(),
+        );
+        for large in [fields(REQUEST_HEADERS_MAX + 1), long] {
+            let mut guard = guard(now);
+            let (burst, per_second) = HTTP2_LARGE_BLOCKS;
+            for (allowed, at) in [(burst, now), (2 * per_second, now + Duration::from_secs(2))] {
+                for _ in 0..allowed {
+                    assert_eq!(guard.push(&large, at), Ok(()));
+                }
+                assert_eq!(guard.push(&large, at), Err(Abuse::HeaderBomb));
+            }
+        }
+    }
+
+    #[test]
+    fn a_client_may_ping_for_each_frame_that_it_is_sent() {
+        let now = Instant::now();
+        let mut guard = guard(now);
+        let ping = frame(PING, 0, &[0; 8]);
+        for _ in 0..10_000 {
+            guard.sent(1);
+            guard.push(&ping, now).unwrap();
+        }
+        guard.sent(u32::MAX);
+        assert_eq!(passes(&mut guard, &ping, now).0, HTTP2_PINGS.0);
+        let reset = frame(RST_STREAM, 0, &[0; 4]);
+        assert_eq!(passes(&mut guard, &reset, now).0, HTTP2_RESETS.0);
     }
 
     #[test]

@@ -6,14 +6,18 @@
 //! large windows are (`windows`), and how frames become few sends ([`crate::tls::Duplex`]).
 //!
 //! Flow control: capacity is given back to the client when the bytes are with the server, so one tunnel holds back itself
-//! and no other. The sum of the tunnels' windows is at most the session's window, which bounds the session's memory.
+//! and no other. The sum of the tunnels' windows is at most the session's window, which bounds the session's memory; what
+//! they take beyond the least comes out of a budget of the device and of the core (`share`). To the client, a tunnel has a
+//! few buffers queued at most (`queue`).
 
 mod adapter;
 mod app;
 mod driver;
 pub mod guard;
+mod queue;
 pub mod request;
 mod session;
+mod share;
 mod windows;
 
 pub(super) use session::serve;

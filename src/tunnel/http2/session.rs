@@ -10,12 +10,16 @@ use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{HeaderValue, Request, Response, StatusCode};
 
-use super::app::{Chunk, StreamEnd};
+use super::app::StreamEnd;
 use super::driver::{self, Driver};
+use super::queue::{Chunk, SessionQueue};
 use super::request::{Asked, asked, idle_timeout};
+use super::share::Share;
 use super::windows::Windows;
 use crate::config::HostPort;
-use crate::limits::{HTTP2_STALL_PERCENT, LINGER};
+use crate::limits::{
+    HTTP2_SESSION_QUEUE, HTTP2_SESSIONS_SPARE, HTTP2_STALL_PERCENT, HTTP2_WINDOW_START, LINGER,
+};
 use crate::observe::{Abuse, AuditEvent, CloseReason};
 use crate::ring::{self, Either, RingBuf};
 use crate::tls::{ByteStream, Duplex};
@@ -24,6 +28,7 @@ use crate::tunnel::core::{Core, Snapshot};
 use crate::tunnel::open::{Opened, Peer, open, open_udp};
 use crate::tunnel::outcome::{Outcome, audit, record};
 use crate::tunnel::pvd;
+use crate::tunnel::quota::Presence;
 use crate::tunnel::relay::Behind;
 use crate::tunnel::request::IDLE_TIMEOUT;
 use crate::tunnel::response::{seconds, told_by_status};
@@ -37,8 +42,16 @@ pub(super) struct Session {
     pub requests: Cell<u64>,
     /// Requests whose tasks have not ended.
     pub open: Cell<usize>,
-    /// When a byte last moved in any tunnel, or the last tunnel ended.
+    /// When a byte last moved in any tunnel, or a tunnel was opened or ended. What opens none keeps no session.
     pub last: Cell<Instant>,
+    /// What waits for the client.
+    pub queue: Rc<SessionQueue>,
+    /// Bytes from the client that servers have not taken yet.
+    pub unread: Cell<usize>,
+    /// Memory for the windows.
+    pub share: RefCell<Share>,
+    /// The session in its device's count.
+    _presence: Option<Presence>,
     /// Tunnels whose bytes the client's flow control holds back.
     pub held: Cell<usize>,
     pub windows: RefCell<Windows>,
@@ -65,7 +78,7 @@ impl Session {
         reason: CloseReason,
     ) {
         self.record(target, reason);
-        refuse(respond, reason);
+        refuse(&self.queue, respond, reason);
     }
 
     /// Takes note that something has moved.
@@ -92,9 +105,20 @@ pub(in crate::tunnel) async fn serve<S: ByteStream>(
     asker: Asker,
     counted: impl Sized + 'static,
 ) {
+    let presence = match enter(&core, &asker) {
+        Ok(presence) => presence,
+        Err(reason) => {
+            record(&core, &Outcome::of(asker.subject().clone()), reason);
+            let _ = ring::timeout(LINGER, turn_away(stream)).await;
+            return;
+        }
+    };
     core.metrics.borrow_mut().http2_sessions += 1;
     let duplex = Duplex::new(stream, carry);
     let now = ring::now();
+    let of_device = presence.as_ref().map(|held| held.windows().clone());
+    let mut share = Share::new(of_device.unwrap_or_default(), core.windows.clone());
+    let window = share.take(HTTP2_WINDOW_START, 1, false);
     let session = Rc::new(Session {
         core,
         asker,
@@ -103,7 +127,11 @@ pub(in crate::tunnel) async fn serve<S: ByteStream>(
         open: 0.into(),
         last: now.into(),
         held: 0.into(),
-        windows: Windows::new(now).into(),
+        queue: Rc::default(),
+        unread: 0.into(),
+        share: share.into(),
+        _presence: presence,
+        windows: Windows::new(window, now).into(),
         ending: None.into(),
         abuse: Rc::default(),
         waker: None.into(),
@@ -127,6 +155,29 @@ pub(in crate::tunnel) async fn serve<S: ByteStream>(
     let _ = ring::timeout(LINGER, duplex.end(ended.alert)).await;
 }
 
+/// Counts the session for its device, where it is one's.
+fn enter(core: &Core, asker: &Asker) -> Result<Option<Presence>, CloseReason> {
+    let of_tunnels = core.snapshot.borrow().limits.max_tunnels_per_device;
+    let limit = of_tunnels.saturating_add(HTTP2_SESSIONS_SPARE);
+    let device = asker.device();
+    device
+        .map(|device| core.quota.enter(device, limit))
+        .transpose()
+}
+
+/// Tells a client that its device has too many sessions: SETTINGS, then GOAWAY with ENHANCE_YOUR_CALM (RFC 9113, sections
+/// 6.5 and 6.8), without waiting for anything of its.
+async fn turn_away<S: ByteStream>(stream: S) {
+    const TOLD: [u8; 26] = [
+        0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11,
+    ];
+    if let Some(mut buffer) = RingBuf::small() {
+        buffer.append(&TOLD);
+        let _ = stream.send(buffer).await;
+    }
+    stream.end(None).await;
+}
+
 /// The session's own record. It counts as an outcome only where it came to no request: each request has its own.
 fn finish(session: &Session, reason: CloseReason) {
     let core = &session.core;
@@ -145,21 +196,36 @@ fn finish(session: &Session, reason: CloseReason) {
 }
 
 /// A request in the session's count, for as long as its task lives.
-struct Open(Rc<Session>);
+struct Open {
+    session: Rc<Session>,
+    /// It has become a tunnel.
+    tunnel: Cell<bool>,
+}
 
 impl Open {
     fn new(session: &Rc<Session>) -> Self {
         session.requests.set(session.requests.get() + 1);
         session.open.set(session.open.get() + 1);
-        Self(session.clone())
+        Self {
+            session: session.clone(),
+            tunnel: false.into(),
+        }
+    }
+
+    fn is_tunnel(&self) {
+        self.tunnel.set(true);
+        self.session.moved();
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
-        self.0.moved();
-        if let Some(waker) = self.0.waker.take() {
+        let session = &self.session;
+        session.open.set(session.open.get() - 1);
+        if self.tunnel.get() {
+            session.moved();
+        }
+        if let Some(waker) = session.waker.take() {
             waker.wake();
         }
     }
@@ -232,7 +298,7 @@ async fn tunnel(
     snapshot: &Snapshot,
     wanted: Wanted<'_>,
     opening: impl AsyncFnOnce(&mut Outcome) -> Result<Opened, CloseReason>,
-    kept: impl Sized + 'static,
+    kept: (Open, impl Sized + 'static),
 ) {
     let Wanted {
         peer,
@@ -256,7 +322,7 @@ async fn tunnel(
         Ok(opened) => opened,
         Err(reason) => {
             record(core, &outcome, reason);
-            refuse(respond, reason);
+            refuse(&session.queue, respond, reason);
             return;
         }
     };
@@ -265,6 +331,7 @@ async fn tunnel(
         record(core, &outcome, CloseReason::RequestAborted);
         return;
     };
+    kept.0.is_tunnel();
     let app = StreamEnd::new(session.clone(), body, send);
     let behind = Behind {
         early: Vec::new(),
@@ -296,11 +363,16 @@ fn configuration(session: &Session, snapshot: &Snapshot, wanted: Wanted<'_>) {
     let state = core
         .devices
         .read(|devices| devices.state(identity.device()));
-    let document = match pvd::document(snapshot, identity, state, SystemTime::now()) {
+    // A client that asks again and again and reads nothing has them all in memory.
+    let document = match session.queue.held() < HTTP2_SESSION_QUEUE {
+        true => pvd::document(snapshot, identity, state, SystemTime::now()),
+        false => Err(CloseReason::DeviceLimit),
+    };
+    let document = match document {
         Ok(document) => document,
         Err(reason) => {
             record(core, &Outcome::of(wanted.peer.subject.clone()), reason);
-            return refuse(respond, reason);
+            return refuse(&session.queue, respond, reason);
         }
     };
     core.count(CloseReason::ConfigurationRead);
@@ -313,19 +385,19 @@ fn configuration(session: &Session, snapshot: &Snapshot, wanted: Wanted<'_>) {
         HeaderValue::from_static("private"),
     );
     if let Ok(mut content) = respond.send_response(response, false) {
-        let _ = content.send_data(Chunk::Shared(document.into()), true);
+        let _ = content.send_data(session.queue.own(document.into()), true);
     }
 }
 
 /// Tells the client why its request is refused: status and `Proxy-Status` of the reason's row, its word as content.
-fn refuse(mut respond: SendResponse<Chunk>, reason: CloseReason) {
+fn refuse(queue: &Rc<SessionQueue>, mut respond: SendResponse<Chunk>, reason: CloseReason) {
     let Some(response) = refusal(reason) else {
         respond.send_reset(h2::Reason::CANCEL);
         return;
     };
     if let Ok(mut content) = respond.send_response(response, false) {
         let text = format!("{}\n", reason.word());
-        let _ = content.send_data(Chunk::Shared(text.into()), true);
+        let _ = content.send_data(queue.own(text.into()), true);
     }
 }
 

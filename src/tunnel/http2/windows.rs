@@ -1,16 +1,19 @@
 //! How large the tunnels' receive windows are.
 //!
 //! A window smaller than the bandwidth-delay product starves the tunnel; a large one lets a server that does not read cost
-//! memory. So windows start small and grow with what is measured, in the way of gRPC and hyper: a PING is sent while bytes
-//! come, and what comes until it is answered is the product. The more tunnels are open, the smaller each one's share.
+//! memory. So windows start small and grow with what is measured: a PING is sent while bytes come, and what comes until it
+//! is answered is the product. A client can answer late, and by that make a round trip longer, but never shorter: what came
+//! in a slow one counts as what would have come in the fastest. What is not used is given up: windows shrink where much
+//! less comes, and where nothing does. The more tunnels are open, the smaller each one's share.
 //!
 //! It does no I/O: events and `now` go in.
 
 use std::time::{Duration, Instant};
 
 use crate::limits::{
-    HTTP2_PROBE_PAUSE, HTTP2_PROBE_PAUSE_MAX, HTTP2_SESSION_WINDOW, HTTP2_WINDOW_MAX,
-    HTTP2_WINDOW_MIN, HTTP2_WINDOW_START,
+    HTTP2_PROBE_PAUSE, HTTP2_PROBE_PAUSE_MAX, HTTP2_ROUND_TRIP_KEPT, HTTP2_ROUND_TRIP_MIN,
+    HTTP2_SESSION_WINDOW, HTTP2_SESSION_WINDOW_MIN, HTTP2_WINDOW_MAX, HTTP2_WINDOW_MIN,
+    HTTP2_WINDOW_REST, HTTP2_WINDOW_START,
 };
 
 /// The windows of one session.
@@ -20,37 +23,51 @@ pub struct Windows {
     wanted: u32,
     /// What the client was told.
     told: u32,
+    /// How many tunnels were open then.
+    open: usize,
+    /// Memory of larger windows is still counted, since it was filled.
+    keeps: bool,
     /// Bytes that have come since the probe was sent, or since the last one was answered.
     received: u64,
-    probing: bool,
+    /// When the last bytes came.
+    used: Instant,
+    /// When the probe was sent that is not answered.
+    probing: Option<Instant>,
+    /// The shortest round trip, and when it was measured.
+    fastest: Option<(Duration, Instant)>,
     pause: Duration,
     next_probe: Instant,
 }
 
 impl Windows {
-    /// A session whose client was told [`HTTP2_WINDOW_START`].
+    /// A session whose client was told `window`.
     #[must_use]
-    pub fn new(now: Instant) -> Self {
+    pub fn new(window: u32, now: Instant) -> Self {
         Self {
-            wanted: HTTP2_WINDOW_START,
-            told: HTTP2_WINDOW_START,
+            wanted: window,
+            told: window,
+            open: 0,
+            keeps: false,
             received: 0,
-            probing: false,
+            used: now,
+            probing: None,
+            fastest: None,
             pause: HTTP2_PROBE_PAUSE,
             next_probe: now,
         }
     }
 
     /// Takes note of payload.
-    pub fn received(&mut self, bytes: usize) {
+    pub fn received(&mut self, bytes: usize, now: Instant) {
         self.received += bytes as u64;
+        self.used = now;
     }
 
     /// Whether a PING is to be sent now; the caller sends it.
     pub fn probe(&mut self, now: Instant) -> bool {
-        let due = !self.probing && now >= self.next_probe && self.received > 0;
+        let due = self.probing.is_none() && now >= self.next_probe && self.received > 0;
         if due {
-            self.probing = true;
+            self.probing = Some(now);
             self.received = 0;
         }
         due
@@ -58,38 +75,91 @@ impl Windows {
 
     /// The PING was answered.
     pub fn answered(&mut self, now: Instant) {
-        if !std::mem::take(&mut self.probing) {
+        let Some(sent) = self.probing.take() else {
             return;
-        }
+        };
+        let took = now.saturating_duration_since(sent);
+        let product = self.product(took.max(HTTP2_ROUND_TRIP_MIN), now);
         // Two thirds: a window that is nearly used up holds the client back.
-        let grows = self.received * 3 >= u64::from(self.told) * 2 && self.told < HTTP2_WINDOW_MAX;
-        if grows {
-            let product = u32::try_from(self.received).unwrap_or(u32::MAX);
+        let told = u64::from(self.told);
+        if product * 3 >= told * 2 && self.told < HTTP2_WINDOW_MAX {
+            let product = u32::try_from(product).unwrap_or(u32::MAX);
             let double = product.max(self.told).saturating_mul(2);
             self.wanted = self.wanted.max(double.min(HTTP2_WINDOW_MAX));
             self.pause = HTTP2_PROBE_PAUSE;
         } else {
+            if product * 8 < told {
+                self.wanted = self.wanted.min(HTTP2_WINDOW_START.max(self.told / 2));
+            }
             self.pause = (self.pause * 2).min(HTTP2_PROBE_PAUSE_MAX);
         }
         self.received = 0;
         self.next_probe = now + self.pause;
     }
 
-    /// The window to tell the client of, where it has changed enough, while so many tunnels are open. The caller says with
-    /// [`Windows::told`] that it was.
+    /// What came in a round trip that took so long, as if it had been the fastest.
+    fn product(&mut self, took: Duration, now: Instant) -> u64 {
+        let known = self.fastest.filter(|(fastest, at)| {
+            *fastest < took && now.saturating_duration_since(*at) < HTTP2_ROUND_TRIP_KEPT
+        });
+        let (fastest, _) = *self.fastest.insert(known.unwrap_or((took, now)));
+        let product = u128::from(self.received) * fastest.as_nanos() / took.as_nanos().max(1);
+        u64::try_from(product).unwrap_or(u64::MAX)
+    }
+
+    /// Gives up what is not used. `unread`: servers have not read all that has come, which is what it is then for. When to
+    /// look again.
+    pub fn rest(&mut self, unread: bool, now: Instant) -> Instant {
+        let over = self.used + HTTP2_WINDOW_REST;
+        if now < over {
+            return over;
+        }
+        let least = if unread {
+            HTTP2_WINDOW_MIN
+        } else {
+            HTTP2_WINDOW_START
+        };
+        self.wanted = self.wanted.min(least);
+        now + HTTP2_WINDOW_REST
+    }
+
+    /// The window to ask for, where something has changed, while so many tunnels are open. The caller says with
+    /// [`Windows::told`] what came of it.
     #[must_use]
-    pub fn change(&self, open: usize) -> Option<u32> {
+    pub fn change(&self, open: usize, unread: bool) -> Option<u32> {
         let share = HTTP2_SESSION_WINDOW / u32::try_from(open.max(1)).unwrap_or(u32::MAX);
         // In powers of two, so that not each tunnel that comes or goes is a change.
         let share = 1 << share.max(HTTP2_WINDOW_MIN).ilog2();
         let target = self.wanted.min(share);
-        let changed = target < self.told || target >= self.told.saturating_mul(2);
-        changed.then_some(target)
+        if target < self.told || target >= self.told.saturating_mul(2) {
+            return Some(target);
+        }
+        let same = open == self.open && !(self.keeps && !unread);
+        (!same).then_some(self.told)
     }
 
-    /// The client was told.
-    pub fn told(&mut self, window: u32) {
-        self.told = window;
+    /// The client was told, or knows already, of this window, which may be less than was asked for; `keeps`: more is still
+    /// counted.
+    pub fn told(&mut self, window: u32, open: usize, asked: u32, keeps: bool) {
+        if window < asked {
+            self.wanted = self.wanted.min(window);
+        }
+        (self.told, self.open, self.keeps) = (window, open, keeps);
+    }
+
+    /// What the client was told last.
+    #[must_use]
+    pub fn window(&self) -> u32 {
+        self.told
+    }
+
+    /// The session's window: room for all tunnels'.
+    #[must_use]
+    pub fn of_session(&self) -> u32 {
+        let all = u64::from(self.told) * self.open.max(1) as u64;
+        let all = u32::try_from(all).unwrap_or(u32::MAX);
+        let all = all.clamp(HTTP2_SESSION_WINDOW_MIN, HTTP2_SESSION_WINDOW);
+        all.next_power_of_two()
     }
 }
 
@@ -97,66 +167,132 @@ impl Windows {
 mod tests {
     use super::*;
 
-    /// One probe in which `bytes` come.
-    fn probe(windows: &mut Windows, bytes: usize, now: &mut Instant) {
-        windows.received(1);
+    const ROUND_TRIP: Duration = Duration::from_millis(50);
+
+    fn windows(now: Instant) -> Windows {
+        Windows::new(HTTP2_WINDOW_START, now)
+    }
+
+    /// One probe, answered after `round_trip`, in which `bytes` come.
+    fn probe(windows: &mut Windows, bytes: usize, round_trip: Duration, now: &mut Instant) {
+        windows.received(1, *now);
         while !windows.probe(*now) {
             *now += HTTP2_PROBE_PAUSE;
         }
-        windows.received(bytes);
+        *now += round_trip;
+        windows.received(bytes, *now);
         windows.answered(*now);
+    }
+
+    /// The change to be told of, which is told.
+    fn tell(windows: &mut Windows, open: usize) -> Option<u32> {
+        let before = windows.window();
+        let window = windows.change(open, false)?;
+        windows.told(window, open, window, false);
+        (window != before).then_some(window)
     }
 
     #[test]
     fn windows_grow_with_what_comes_in_a_round_trip() {
         let mut now = Instant::now();
-        let mut windows = Windows::new(now);
-        assert_eq!(windows.change(1), None);
-        probe(&mut windows, HTTP2_WINDOW_START as usize / 2, &mut now);
-        assert_eq!(windows.change(1), None, "half of the window is used");
+        let mut windows = windows(now);
+        assert_eq!(tell(&mut windows, 1), None);
+        probe(
+            &mut windows,
+            HTTP2_WINDOW_START as usize / 2,
+            ROUND_TRIP,
+            &mut now,
+        );
+        assert_eq!(tell(&mut windows, 1), None, "half of the window is used");
         let mut told = HTTP2_WINDOW_START;
         while told < HTTP2_WINDOW_MAX {
-            probe(&mut windows, told as usize, &mut now);
-            let next = windows.change(1).unwrap();
-            assert_eq!(next, told * 2);
-            windows.told(next);
-            told = next;
+            probe(&mut windows, told as usize, ROUND_TRIP, &mut now);
+            assert_eq!(tell(&mut windows, 1), Some(told * 2));
+            told *= 2;
         }
-        probe(&mut windows, told as usize * 4, &mut now);
-        assert_eq!(windows.change(1), None, "the largest");
+        probe(&mut windows, told as usize * 4, ROUND_TRIP, &mut now);
+        assert_eq!(tell(&mut windows, 1), None, "the largest");
+    }
+
+    #[test]
+    fn a_late_answer_makes_no_window_larger() {
+        let mut now = Instant::now();
+        let mut windows = windows(now);
+        probe(&mut windows, 100_000, ROUND_TRIP, &mut now);
+        for _ in 0..5 {
+            // Twenty times as late, and twenty times as many bytes.
+            probe(&mut windows, 2_000_000, 20 * ROUND_TRIP, &mut now);
+            assert_eq!(tell(&mut windows, 1), None);
+        }
+        // As fast as ever, and as many bytes: that is the way.
+        probe(&mut windows, 2_000_000, ROUND_TRIP, &mut now);
+        assert_eq!(tell(&mut windows, 1), Some(4_000_000));
+        // The client has another network now.
+        let mut slower = Windows::new(HTTP2_WINDOW_START, now);
+        probe(&mut slower, 100_000, ROUND_TRIP, &mut now);
+        now += HTTP2_ROUND_TRIP_KEPT;
+        probe(&mut slower, 400_000, 4 * ROUND_TRIP, &mut now);
+        assert_eq!(tell(&mut slower, 1), Some(800_000));
+    }
+
+    #[test]
+    fn what_is_not_used_is_given_up() {
+        let mut now = Instant::now();
+        let grown = |now: &mut Instant| {
+            let mut windows = windows(*now);
+            probe(&mut windows, 8 << 20, ROUND_TRIP, now);
+            assert_eq!(tell(&mut windows, 1), Some(HTTP2_WINDOW_MAX));
+            windows
+        };
+        let mut little = grown(&mut now);
+        for _ in 0..20 {
+            probe(&mut little, 1000, ROUND_TRIP, &mut now);
+            tell(&mut little, 1);
+        }
+        assert_eq!(little.window(), HTTP2_WINDOW_START);
+        for (unread, least) in [(false, HTTP2_WINDOW_START), (true, HTTP2_WINDOW_MIN)] {
+            let mut nothing = grown(&mut now);
+            let again = nothing.rest(unread, now);
+            assert_eq!(nothing.change(1, unread), None);
+            assert!(nothing.rest(unread, again) > again);
+            assert_eq!(nothing.change(1, unread), Some(least));
+            nothing.told(least, 1, least, unread);
+            assert_eq!(nothing.change(1, unread), None);
+            let counted_again = unread.then_some(least);
+            assert_eq!(nothing.change(1, false), counted_again, "it was read");
+        }
     }
 
     #[test]
     fn the_sum_of_the_windows_is_at_most_the_sessions() {
         let mut now = Instant::now();
-        let mut windows = Windows::new(now);
-        let mut told = HTTP2_WINDOW_START;
+        let mut windows = windows(now);
         for open in (1..=256).chain((1..256).rev()) {
-            probe(&mut windows, 64 << 20, &mut now);
-            if let Some(window) = windows.change(open) {
-                windows.told(window);
-                told = window;
-            }
+            probe(&mut windows, 64 << 20, ROUND_TRIP, &mut now);
+            tell(&mut windows, open);
+            let told = windows.window();
+            let of_session = windows.of_session();
+            assert!(of_session <= HTTP2_SESSION_WINDOW);
             assert!(
-                told as usize * open <= HTTP2_SESSION_WINDOW as usize,
+                told as usize * open <= of_session as usize,
                 "{open}: {told}"
             );
             assert!((HTTP2_WINDOW_MIN..=HTTP2_WINDOW_MAX).contains(&told));
         }
-        assert_eq!(told, HTTP2_WINDOW_MAX);
+        assert_eq!(windows.window(), HTTP2_WINDOW_MAX);
     }
 
     #[test]
     fn probes_are_rare_where_nothing_comes_of_them() {
         let mut now = Instant::now();
         let start = now;
-        let mut windows = Windows::new(now);
+        let mut windows = windows(now);
         assert!(!windows.probe(now), "nothing has come");
         for _ in 0..20 {
-            probe(&mut windows, 100, &mut now);
+            probe(&mut windows, 100, ROUND_TRIP, &mut now);
         }
         assert!(now - start > HTTP2_PROBE_PAUSE_MAX * 10);
         windows.answered(now);
-        assert_eq!(windows.change(1), None, "an answer to nothing");
+        assert_eq!(tell(&mut windows, 1), None, "an answer to nothing");
     }
 }

@@ -1,0 +1,121 @@
+//! A session's share of the memory that receive windows may take beyond the least: of its device's, and of its core's.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use crate::limits::{HTTP2_CORE_WINDOWS, HTTP2_DEVICE_WINDOWS, HTTP2_WINDOW_MIN};
+
+/// The share; given back when it is dropped.
+pub struct Share {
+    /// What all sessions of the device have, on all cores.
+    device: Arc<AtomicUsize>,
+    /// What all sessions of the core have.
+    core: Rc<Cell<usize>>,
+    taken: usize,
+}
+
+impl Share {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(device: Arc<AtomicUsize>, core: Rc<Cell<usize>>) -> Self {
+        Self {
+            device,
+            core,
+            taken: 0,
+        }
+    }
+
+    /// Takes what `open` tunnels with windows of `wanted` bytes need, or of as much less as there is room for: the window that
+    /// they may have, [`HTTP2_WINDOW_MIN`] at least. With `keeps`, what was taken is kept where it is more: it is filled.
+    pub fn take(&mut self, wanted: u32, open: usize, keeps: bool) -> u32 {
+        let mut window = wanted;
+        loop {
+            let needed = beyond_least(window, open);
+            let needed = if keeps {
+                needed.max(self.taken)
+            } else {
+                needed
+            };
+            if needed <= self.taken || self.has_room_for(needed - self.taken) {
+                self.set(needed);
+                return window.max(HTTP2_WINDOW_MIN);
+            }
+            window /= 2;
+        }
+    }
+
+    /// A device may have as much as it leaves free for others, so that some is free for the next one.
+    fn has_room_for(&self, more: usize) -> bool {
+        let free = HTTP2_CORE_WINDOWS.saturating_sub(self.core.get());
+        let of_device = self.device.load(Relaxed) + more;
+        of_device <= HTTP2_DEVICE_WINDOWS && of_device <= free.saturating_sub(more)
+    }
+
+    fn set(&mut self, taken: usize) {
+        self.core.set(self.core.get() + taken - self.taken);
+        // Two cores may both have seen the last of a device's room: what is too much is a session's at most.
+        if taken > self.taken {
+            self.device.fetch_add(taken - self.taken, Relaxed);
+        } else {
+            self.device.fetch_sub(self.taken - taken, Relaxed);
+        }
+        self.taken = taken;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+fn beyond_least(window: u32, open: usize) -> usize {
+    window.saturating_sub(HTTP2_WINDOW_MIN) as usize * open.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{HTTP2_SESSION_WINDOW, HTTP2_WINDOW_MAX, HTTP2_WINDOW_START};
+
+    #[test]
+    fn sessions_without_number_take_no_more_than_their_devices_share() {
+        let core = Rc::<Cell<usize>>::default();
+        let mut devices = Vec::new();
+        for number in 0..40 {
+            let device = Arc::<AtomicUsize>::default();
+            let mut sessions = Vec::new();
+            for _ in 0..256 {
+                let mut share = Share::new(device.clone(), core.clone());
+                let window = share.take(HTTP2_WINDOW_MAX, 1, false);
+                assert!((HTTP2_WINDOW_MIN..=HTTP2_WINDOW_MAX).contains(&window));
+                sessions.push(share);
+            }
+            assert!(device.load(Relaxed) <= HTTP2_DEVICE_WINDOWS);
+            assert!(core.get() < HTTP2_CORE_WINDOWS);
+            if number < 4 {
+                assert!(device.load(Relaxed) >= HTTP2_WINDOW_MAX as usize);
+            }
+            devices.push(sessions);
+        }
+        drop(devices);
+        assert_eq!(core.get(), 0);
+    }
+
+    #[test]
+    fn what_is_filled_is_kept_until_it_is_not() {
+        let device = Arc::<AtomicUsize>::default();
+        let mut share = Share::new(device.clone(), Rc::default());
+        assert_eq!(share.take(HTTP2_WINDOW_MAX, 2, false), HTTP2_WINDOW_MAX);
+        let full = device.load(Relaxed);
+        assert!(full < HTTP2_SESSION_WINDOW as usize);
+        assert_eq!(share.take(HTTP2_WINDOW_MIN, 2, true), HTTP2_WINDOW_MIN);
+        assert_eq!(device.load(Relaxed), full, "the server has not read it");
+        assert_eq!(share.take(HTTP2_WINDOW_START, 1, false), HTTP2_WINDOW_START);
+        assert!(device.load(Relaxed) < full);
+        drop(share);
+        assert_eq!(device.load(Relaxed), 0);
+    }
+}
