@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod engine;
+pub mod files;
 pub mod limits;
 pub mod load;
 pub mod observe;

@@ -7,6 +7,7 @@ mod load;
 mod names;
 mod profiles;
 mod reload;
+mod state;
 mod succession;
 mod sweeps;
 
@@ -19,6 +20,7 @@ pub use load::*;
 pub use names::*;
 pub use profiles::*;
 pub use reload::*;
+pub use state::*;
 pub use succession::*;
 pub use sweeps::*;
 

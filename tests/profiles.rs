@@ -356,7 +356,7 @@ fn a_full_or_read_only_disk_is_named_and_loses_nothing() {
     node.write("one.toml", "corp", "one");
     node.write("two.toml", "corp", &"long ".repeat(60_000));
     let script = r#"
-        mkdir -p state && mount -t tmpfs -o size=256k tmpfs state || exit 99
+        mkdir -p state && mount -t tmpfs -o size=256k,mode=700 tmpfs state || exit 99
         "$ADIT" profile apply one.toml || exit 98
         "$ADIT" profile apply two.toml; echo "full: $?"
         "$ADIT" profile show corp

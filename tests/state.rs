@@ -122,13 +122,13 @@ fn start_on(pki: &Pki, mount: &str) -> (Option<i32>, String) {
 #[test]
 fn a_state_folder_that_is_full_or_read_only_is_named() {
     let pki = Pki::new();
-    let (code, error) = start_on(&pki, "mount -t tmpfs -o ro none state");
+    let (code, error) = start_on(&pki, "mount -t tmpfs -o ro,mode=700 none state");
     assert_eq!(code, Some(1), "{error}");
     assert!(
         error.contains("state_dir") && error.contains("adit.lock") && error.contains("Read-only"),
         "{error}"
     );
-    let fill = "mount -t tmpfs -o size=64k none state; \
+    let fill = "mount -t tmpfs -o size=64k,mode=700 none state; \
                 dd if=/dev/zero of=state/rest bs=4k count=100 2>/dev/null || true";
     let (code, error) = start_on(&pki, fill);
     assert_eq!(code, Some(1), "{error}");
@@ -170,7 +170,7 @@ fn what_a_killed_import_leaves_is_removed_and_what_another_process_writes_is_not
     let pki = Pki::new();
     let left = killed(&pki);
     // As another process has it that writes.
-    let under_way = left.with_file_name(".next.pem.1.0.tmp");
+    let under_way = left.with_file_name(".next.pem.abcdef012345.tmp");
     let written = std::fs::File::create(&under_way).unwrap();
     written.lock().unwrap();
     let mine = left.with_file_name(".notes.tmp");

@@ -27,6 +27,7 @@ mod text;
 const ROOMS: &[&[&str]] = &[
     &["ring"],
     &["limits"],
+    &["files"],
     &["proxy_protocol"],
     &["table"],
     &["observe"],

@@ -7,8 +7,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use zeroize::Zeroizing;
 
-use crate::certs::files::read_secret;
 use crate::config::{HostPort, UpstreamProxy};
+use crate::files::read_secret;
 use crate::limits::{PROXY_ANSWER_HEADERS, PROXY_ANSWER_MAX, PROXY_INTERIM_MAX, PROXY_USER_MAX};
 use crate::observe::CloseReason;
 
@@ -68,7 +68,7 @@ impl Upstream {
 }
 
 fn password(file: &Path) -> Result<Zeroizing<String>, String> {
-    let text = read_secret(file, PROXY_USER_MAX as u64)?;
+    let text = read_secret(file, PROXY_USER_MAX as u64).map_err(|error| error.to_string())?;
     let password = text.strip_suffix('\n').unwrap_or(&text);
     let password = password.strip_suffix('\r').unwrap_or(password);
     if password.is_empty() || password.chars().any(char::is_control) {

@@ -10,13 +10,13 @@ use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
 use super::check::{self, CheckArgs};
-use super::files::{self, Mode};
 use super::make::{Usage, pem_block};
 use super::revoke::{CRL_FILE, serial_of_issued};
 use super::{
     CertError, CertificateAuthority, CrlRequest, IssueRequest, KeyType, MakeCa, Reason, Serial,
     Validity, issue, make_ca, read_certificates, read_crls, revoke,
 };
+use crate::files::{self, Mode};
 use crate::limits::MAX_VALIDITY_DAYS;
 
 /// How long a certificate is valid when nothing is said, in days; less where its authority ends sooner.

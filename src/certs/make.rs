@@ -16,7 +16,8 @@ use time::{Duration, OffsetDateTime, UtcOffset};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use super::{CertError, Serial, files, key_matches, read_certificates, read_private_key};
+use super::{CertError, Serial, key_matches, read_certificates, read_private_key};
+use crate::files;
 use crate::limits::MAX_VALIDITY_DAYS;
 
 /// How far before now a certificate begins, so that a device whose clock is behind accepts it.
@@ -393,10 +394,10 @@ impl Issued {
     /// [`CertError::Exists`], [`CertError::Io`].
     pub fn write(&self, certificate: &Path, key: &Path) -> Result<(), CertError> {
         let key_pem = key_to_pem(&self.key);
-        files::write_new_pair(
+        Ok(files::write_new_pair(
             (certificate, to_pem(&self.chain).as_bytes()),
             (key, key_pem.as_bytes()),
-        )
+        )?)
     }
 }
 

@@ -3,7 +3,7 @@
 //! What a file is, is decided by its content and never by its name: PEM with any order and mix of blocks,
 //! DER, PKCS#7 or PKCS#12. Every
 //! error names the file and what would put it right; no error ever carries the content of a key file. Files are written
-//! whole or not at all (see [`files`]), keys with mode 0600 from the moment they exist, and an existing key or authority is
+//! whole or not at all (see [`files`](crate::files)), keys with mode 0600 from the moment they exist, and an existing key or authority is
 //! never replaced.
 //!
 //! This room does not decide whom to trust: chains are verified in the `tls` room. Making certificates is meant for test
@@ -31,12 +31,12 @@ pub mod check;
 pub mod command;
 pub mod describe;
 pub mod export;
-pub mod files;
 pub mod findings;
 mod frame;
 pub mod group;
 mod lists;
 pub mod make;
+mod pairs;
 mod pbe;
 mod pkcs12;
 mod pkcs7;
@@ -59,6 +59,8 @@ mod tests;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::files::{FileError, remedy};
+
 pub use command::{CertsCommand, print, run};
 pub use describe::{Description, describe, describe_with};
 pub use export::{Export, Format};
@@ -73,7 +75,7 @@ pub use read::{
     read_password, read_private_key,
 };
 pub use revoke::{Crl, CrlRequest, Reason, revoke};
-pub use self_signed::{ensure_self_signed, self_signed};
+pub use self_signed::self_signed;
 pub use serial::Serial;
 pub use store::{Candidate, Entry, Facts, Name, Reference, Store};
 pub use term::Term;
@@ -83,7 +85,7 @@ pub use term::Term;
 #[non_exhaustive]
 pub enum CertError {
     /// The operating system refused to read or write a file.
-    #[error("cannot {action} {path}: {cause}{}", io_remedy(cause))]
+    #[error("cannot {action} {path}: {cause}{}", remedy(cause))]
     Io {
         /// What was being done, as a verb: "read", "write".
         action: &'static str,
@@ -168,6 +170,9 @@ pub enum CertError {
         /// The name.
         name: Name,
     },
+    /// A file or folder that is not used.
+    #[error(transparent)]
+    File(FileError),
     /// What was asked for cannot be made.
     #[error("{problem}; {remedy}")]
     Request {
@@ -218,13 +223,21 @@ impl CertError {
     }
 }
 
-fn io_remedy(cause: &io::Error) -> &'static str {
-    match cause.kind() {
-        io::ErrorKind::NotFound => "; check the path",
-        io::ErrorKind::PermissionDenied => "; give the user that adit runs as access to it",
-        io::ErrorKind::IsADirectory => "; name a file, not a folder",
-        io::ErrorKind::StorageFull => "; free some space on that file system",
-        io::ErrorKind::ReadOnlyFilesystem => "; choose a folder that can be written",
-        _ => "",
+impl From<FileError> for CertError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Io {
+                action,
+                path,
+                cause,
+            } => Self::Io {
+                action,
+                path,
+                cause,
+            },
+            FileError::TooLarge { path, limit } => Self::TooLarge { path, limit },
+            FileError::Exists { path } => Self::Exists { path },
+            other => Self::File(other),
+        }
     }
 }

@@ -6,8 +6,6 @@
 //!
 //! Nothing is verified here: not a signature, not a date, not the order of a chain.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
@@ -19,13 +17,13 @@ use zeroize::Zeroizing;
 use super::ber::{CONTEXT_0, INTEGER, OCTET_STRING, Reader, SEQUENCE};
 use super::blocks::{BEGIN, Block, blocks, is_certificate, lines};
 use super::chain::in_order;
-use super::files::read_secret;
 use super::frame::{der_length, is_encrypted};
 use super::group::is_explicit_curve;
 use super::pbe::{Fault, Password, Work, decrypt_key};
 use super::pkcs7::is_pkcs7;
 use super::pkcs12::{Contents, is_pkcs12};
 use super::{CertError, pkcs7, pkcs12};
+use crate::files::{self, read_secret};
 use crate::limits::{CERTIFICATE_PASSWORD_MAX, MAX_CERTIFICATE_FILE, MAX_PASSWORD_ITERATIONS};
 
 /// A chain, the end certificate first, and the private key of its end certificate.
@@ -117,7 +115,7 @@ pub(super) fn unordered(
 pub fn read_password(path: &Path) -> Result<Zeroizing<String>, CertError> {
     const REMEDY: &str = "put the password alone into it, readable by adit only";
     let mut text = read_secret(path, CERTIFICATE_PASSWORD_MAX as u64)
-        .map_err(|problem| CertError::request(problem, REMEDY))?;
+        .map_err(|problem| CertError::request(problem.to_string(), REMEDY))?;
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {
@@ -254,7 +252,7 @@ pub fn read_private_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertError
 }
 
 /// The one private key of a file, of whatever format.
-fn private_key_in(
+pub(super) fn private_key_in(
     path: &Path,
     bytes: &[u8],
     password: Option<&str>,
@@ -351,23 +349,9 @@ impl Encoding {
     }
 }
 
-/// Reads a file up to a bound.
+/// Reads a regular file up to a bound.
 pub(crate) fn load(path: &Path, limit: u64) -> Result<Vec<u8>, CertError> {
-    let read = |path: &Path| {
-        let mut bytes = Vec::new();
-        File::open(path)?
-            .take(limit + 1)
-            .read_to_end(&mut bytes)
-            .map(|_| bytes)
-    };
-    let bytes: Vec<u8> = read(path).map_err(|cause| CertError::io("read", path, cause))?;
-    if bytes.len() as u64 > limit {
-        return Err(CertError::TooLarge {
-            path: path.to_path_buf(),
-            limit,
-        });
-    }
-    Ok(bytes)
+    Ok(files::read(path, limit)?)
 }
 
 /// The DER of every item of one kind in a file; at least one.

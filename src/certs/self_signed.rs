@@ -1,20 +1,25 @@
 //! The gateway's own server certificate, for when none is configured.
+//!
+//! A state folder has one key, for which every certificate is made: devices pin it, and nothing here replaces it. What is
+//! done about a certificate is decided first and written later ([`Plan`]), so that a start that fails and a reload that is
+//! refused leave the folder as it was. The clock may be wrong: by its word certificates are added and change places, and
+//! none is ever lost. What has to make room is kept beside ([`KEPT`]), and is used again when it fits again.
 
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use rcgen::KeyPair;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
-use x509_parser::certificate::X509Certificate;
-use x509_parser::prelude::FromDer;
+use zeroize::Zeroizing;
 
-use super::describe::{AlternativeName, alternative_names};
-use super::files::{self, Mode};
-use super::make::{CLOCK_SKEW, Usage, key_to_pem, to_pem};
+use super::make::{CLOCK_SKEW, Usage};
+use super::pairs::Pairs;
 use super::{
-    CertError, Identity, IssueRequest, Issued, Term, Validity, key_matches, read_certificates,
-    read_private_key,
+    CertError, Identity, IssueRequest, Issued, KeyType, Term, Validity, read_certificates,
 };
+use crate::files::{self, Mode, Pending};
 use crate::limits::SELF_SIGNED_NEXT_DAYS;
 
 /// The certificate's file in the state folder.
@@ -28,6 +33,9 @@ pub const NEXT_CERTIFICATE_FILE: &str = "server-self-signed-next.pem";
 
 /// The file of that one's key.
 pub const NEXT_KEY_FILE: &str = "server-self-signed-next.key";
+
+/// The beginning of the names of certificates and keys that made room for others; nothing removes them.
+pub const KEPT: &str = "server-self-signed-kept-";
 
 /// How long a self-signed certificate is valid, in days. Devices have to be given each new one, so it is as long as Apple's
 /// requirements for server certificates allow (825 days, HT210176), less one for the hour by which it is backdated.
@@ -47,6 +55,34 @@ pub fn self_signed(names: &[String], days: u32) -> Result<Issued, CertError> {
 /// # Errors
 /// As [`self_signed`].
 pub fn self_signed_for(names: &[String], validity: Validity) -> Result<Issued, CertError> {
+    let key = KeyType::P256.generate()?;
+    let chain = signed_by(&key, names, validity)?;
+    let key = key.into();
+    Ok(Issued { chain, key })
+}
+
+/// A new certificate for the key that is there; for a new key where there is none.
+fn renewed(
+    key: Option<(&Path, &PrivateKeyDer<'static>)>,
+    names: &[String],
+    validity: Validity,
+) -> Result<Identity, CertError> {
+    let Some((file, key)) = key else {
+        let Issued { chain, key } = self_signed_for(names, validity)?;
+        return Ok((chain, key));
+    };
+    let pair = KeyPair::try_from(key).map_err(|_| {
+        let remedy = "put a PKCS#8 key there, or move it away to have a new one made";
+        CertError::content(file, "no certificate can be made for this key", remedy)
+    })?;
+    Ok((signed_by(&pair, names, validity)?, key.clone_key()))
+}
+
+fn signed_by(
+    key: &KeyPair,
+    names: &[String],
+    validity: Validity,
+) -> Result<Vec<CertificateDer<'static>>, CertError> {
     let first = names.first().ok_or_else(|| {
         CertError::request(
             "a server certificate needs a name",
@@ -62,15 +98,14 @@ pub fn self_signed_for(names: &[String], validity: Validity) -> Result<Issued, C
             Err(_) => request.dns.push(name.to_ascii_lowercase()),
         }
     }
-    let params = request.params()?;
-    let key = request.key_type.generate()?;
-    let certificate = params
-        .self_signed(&key)
-        .map_err(|cause| CertError::crypto("sign the server certificate", cause))?;
-    Ok(Issued {
-        chain: vec![certificate.into()],
-        key: PrivateKeyDer::from(key),
-    })
+    let certificate = request.params()?.self_signed(key);
+    let certificate =
+        certificate.map_err(|cause| CertError::crypto("sign the server certificate", cause))?;
+    Ok(vec![certificate.into()])
+}
+
+fn copy((chain, key): &Identity) -> Identity {
+    (chain.clone(), key.clone_key())
 }
 
 /// The self-signed certificates of a state folder.
@@ -82,50 +117,154 @@ pub struct SelfSigned {
     pub next: Option<Identity>,
 }
 
-/// The self-signed certificate for exactly these names and its key, from the state folder; made and kept there when it is
-/// missing, was made for other names, is not valid now, or does not belong to its key. Its successor is made when it has
-/// [`SELF_SIGNED_NEXT_DAYS`] days left, so that it can be distributed before it is needed, and takes its place when it has
-/// expired.
-///
-/// # Errors
-/// Where the files can not be read, are broken, or can not be written. Broken files are not replaced: this process did not
-/// leave them so, since it writes each of them whole.
-pub fn ensure_self_signed(state_dir: &Path, names: &[String]) -> Result<SelfSigned, CertError> {
-    ensure_self_signed_at(state_dir, names, OffsetDateTime::now_utc())
+/// The self-signed certificates that a node shows, and what has to be written for them.
+#[derive(Debug)]
+pub struct Plan {
+    /// What is shown.
+    pub shown: SelfSigned,
+    /// What is not on the disk yet.
+    changes: Changes,
 }
 
-fn ensure_self_signed_at(
-    state_dir: &Path,
-    names: &[String],
-    now: OffsetDateTime,
-) -> Result<SelfSigned, CertError> {
-    let (current, next) = (
-        Pair::new(state_dir, CERTIFICATE_FILE, KEY_FILE),
-        Pair::new(state_dir, NEXT_CERTIFICATE_FILE, NEXT_KEY_FILE),
-    );
-    finish_move(&next, &current)?;
-    let mut successor = next.usable(names, now)?;
-    let identity = match current.usable(names, now)? {
-        Some(identity) => identity,
-        None => match successor.take() {
-            Some(identity) => {
-                tracing::info!(file = %current.certificate.display(), "the next self-signed server certificate takes the place of the last");
-                next.move_to(&current)?;
-                identity
+/// What is to be written, in this order: a crash between two of them loses nothing.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub write: Vec<(PathBuf, Zeroizing<Vec<u8>>, Mode)>,
+    pub remove: Vec<PathBuf>,
+    /// The names for which a certificate is new.
+    made: Option<Vec<String>>,
+}
+
+impl Changes {
+    pub fn add(&mut self, place: PathBuf, content: Zeroizing<Vec<u8>>, mode: Mode) {
+        self.write.push((place, content, mode));
+    }
+}
+
+/// A [`Plan`] on the disk, under temporary names.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    pending: Vec<Pending>,
+    remove: Vec<PathBuf>,
+    made: Option<Vec<String>>,
+}
+
+impl Plan {
+    /// The self-signed certificate for exactly these names, from the state folder, and what must be written. Writes nothing.
+    ///
+    /// One is made, for the key that is there, where none is there for these names or all that are have expired. Its
+    /// successor is made when it has [`SELF_SIGNED_NEXT_DAYS`] days left, so that it can be distributed before it is needed,
+    /// and takes its place when it has expired. One that is not valid yet is shown as it is: the clock is behind.
+    ///
+    /// # Errors
+    /// Where the files can not be read, or are broken: this process did not leave them so, since it writes each of them
+    /// whole.
+    pub fn new(state_dir: &Path, names: &[String]) -> Result<Self, CertError> {
+        Self::at(state_dir, names, OffsetDateTime::now_utc())
+    }
+
+    /// As [`Plan::new`], for a look without a consequence: where this user may not read what is there, one that is made up
+    /// stands for it.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn rehearsed(state_dir: &Path, names: &[String]) -> Result<Self, CertError> {
+        let denied = |error: &CertError| matches!(error, CertError::Io { cause, .. } if cause.kind() == io::ErrorKind::PermissionDenied);
+        Self::new(state_dir, names).or_else(|error| match denied(&error) {
+            true => Self::decide(
+                state_dir,
+                Pairs::default(),
+                names,
+                OffsetDateTime::now_utc(),
+            ),
+            false => Err(error),
+        })
+    }
+
+    fn at(state_dir: &Path, names: &[String], now: OffsetDateTime) -> Result<Self, CertError> {
+        Self::decide(state_dir, Pairs::read(state_dir)?, names, now)
+    }
+
+    fn decide(
+        state_dir: &Path,
+        pairs: Pairs,
+        names: &[String],
+        now: OffsetDateTime,
+    ) -> Result<Self, CertError> {
+        let mut made = None;
+        let mut make = || -> Result<Identity, CertError> {
+            made = Some(names.to_vec());
+            let validity = Validity::between(now - CLOCK_SKEW, now + Duration::days(DAYS))?;
+            renewed(pairs.key(), names, validity)
+        };
+        let line = pairs.fitting(names);
+        let seconds = u64::try_from(now.unix_timestamp()).unwrap_or(0);
+        let current = match in_turn(&line, seconds) {
+            Some(one) => copy(one),
+            None => make()?,
+        };
+        let term = Term::of(&current.0);
+        let next = line.iter().find(|one| {
+            let other = Term::of(&one.0);
+            other.not_before <= term.not_after && term.not_after < other.not_after
+        });
+        let next = match next {
+            Some(one) => Some(copy(one)),
+            None if term.contains(seconds) && days_left(term, now) < SELF_SIGNED_NEXT_DAYS => {
+                Some(make()?)
             }
-            None => current.make(state_dir, names, now)?,
-        },
-    };
-    if successor.is_none() && days_left(&identity, now) < SELF_SIGNED_NEXT_DAYS {
-        successor = Some(next.make(state_dir, names, now)?);
+            None => None,
+        };
+        let shown = SelfSigned { current, next };
+        let mut changes = pairs.changes(state_dir, &shown);
+        changes.made = made;
+        Ok(Self { shown, changes })
     }
-    if successor.is_none() {
-        next.remove()?;
+
+    /// Whether what is shown is not valid yet.
+    #[must_use]
+    pub fn is_early(&self, now: u64) -> bool {
+        now < Term::of(&self.shown.current.0).not_before
     }
-    Ok(SelfSigned {
-        current: identity,
-        next: successor,
-    })
+
+    /// Writes what there is to write, under temporary names.
+    ///
+    /// # Errors
+    /// Where that is not possible.
+    pub fn prepare(&self, state_dir: &Path) -> Result<Prepared, CertError> {
+        if !self.changes.write.is_empty() {
+            files::own_folder(state_dir)?;
+        }
+        let write = self.changes.write.iter();
+        let pending = write.map(|(place, content, mode)| Pending::with(place, content, *mode));
+        Ok(Prepared {
+            pending: pending.collect::<Result<_, _>>()?,
+            remove: self.changes.remove.clone(),
+            made: self.changes.made.clone(),
+        })
+    }
+}
+
+impl Prepared {
+    /// Puts everything into its place. What is in the way has been copied before.
+    ///
+    /// # Errors
+    /// The system's; nothing is lost then, and the next start finds what is there.
+    pub fn commit(self) -> Result<(), CertError> {
+        for file in self.pending {
+            file.put()?;
+        }
+        for file in &self.remove {
+            files::remove(file)?;
+        }
+        if let Some(names) = self.made {
+            tracing::warn!(
+                ?names,
+                "made a self-signed server certificate: it must be given to devices that do not pin the key alone"
+            );
+        }
+        Ok(())
+    }
 }
 
 /// The self-signed certificates that devices have to be given: the one that is shown, and the next one if there is one.
@@ -141,130 +280,22 @@ pub fn to_distribute(state_dir: &Path) -> Result<Vec<CertificateDer<'static>>, C
     Ok(certificates)
 }
 
-/// A certificate's file and that of its key.
-struct Pair {
-    certificate: PathBuf,
-    key: PathBuf,
+/// Of certificates for the same names, the one to show; `None` where there is none, or the clock says that all that have
+/// begun have ended.
+fn in_turn(line: &[Identity], now: u64) -> Option<&Identity> {
+    let term = |one: &Identity| Term::of(&one.0);
+    let valid = line.iter().filter(|one| term(one).contains(now));
+    // The one that devices have known for the longest time.
+    valid.min_by_key(|one| term(one).not_before).or_else(|| {
+        // The clock is behind: what was shown last.
+        let all_to_come = line.iter().all(|one| now < term(one).not_before);
+        line.first().filter(|_| all_to_come)
+    })
 }
 
-impl Pair {
-    fn new(state_dir: &Path, certificate: &str, key: &str) -> Self {
-        Self {
-            certificate: state_dir.join(certificate),
-            key: state_dir.join(key),
-        }
-    }
-
-    fn read(&self) -> Result<Option<Identity>, CertError> {
-        if !self.certificate.exists() || !self.key.exists() {
-            return Ok(None);
-        }
-        let chain = read_certificates(&self.certificate)?;
-        Ok(Some((chain, read_private_key(&self.key)?)))
-    }
-
-    /// What is there, if it can be used now and for these names.
-    fn usable(&self, names: &[String], now: OffsetDateTime) -> Result<Option<Identity>, CertError> {
-        let Some((chain, key)) = self.read()? else {
-            return Ok(None);
-        };
-        let reason = reason_to_remake(&chain[0], &key, names, now);
-        if let Some(reason) = reason {
-            tracing::warn!(file = %self.certificate.display(), reason, "this self-signed server certificate is not used any more");
-        }
-        Ok(reason.is_none().then_some((chain, key)))
-    }
-
-    fn make(
-        &self,
-        state_dir: &Path,
-        names: &[String],
-        now: OffsetDateTime,
-    ) -> Result<Identity, CertError> {
-        files::make_folder(state_dir)?;
-        let validity = Validity::between(now - CLOCK_SKEW, now + Duration::days(DAYS))?;
-        let Issued { chain, key } = self_signed_for(names, validity)?;
-        files::replace(&self.key, key_to_pem(&key).as_bytes(), Mode::Secret)?;
-        let pem = to_pem(&chain);
-        files::replace(&self.certificate, pem.as_bytes(), Mode::Public)?;
-        tracing::warn!(
-            file = %self.certificate.display(),
-            ?names,
-            "made a self-signed server certificate: it must be given to devices that pin it"
-        );
-        Ok((chain, key))
-    }
-
-    /// Of no use to anyone: it was made for other names.
-    fn remove(&self) -> Result<(), CertError> {
-        files::remove(&self.key)?;
-        files::remove(&self.certificate)?;
-        Ok(())
-    }
-
-    /// The key first, as when it is written.
-    fn move_to(&self, place: &Self) -> Result<(), CertError> {
-        files::rename(&self.key, &place.key)?;
-        files::rename(&self.certificate, &place.certificate)
-    }
-}
-
-/// Ends a move that was cut short between its two files.
-fn finish_move(next: &Pair, current: &Pair) -> Result<(), CertError> {
-    if next.key.exists() || !next.certificate.exists() || !current.key.exists() {
-        return Ok(());
-    }
-    let chain = read_certificates(&next.certificate)?;
-    if key_matches(&chain[0], &read_private_key(&current.key)?) {
-        files::rename(&next.certificate, &current.certificate)?;
-    }
-    Ok(())
-}
-
-fn days_left((chain, _): &Identity, now: OffsetDateTime) -> i64 {
-    let end = i64::try_from(Term::of(chain).not_after).unwrap_or(i64::MAX);
+fn days_left(term: Term, now: OffsetDateTime) -> i64 {
+    let end = i64::try_from(term.not_after).unwrap_or(i64::MAX);
     (end - now.unix_timestamp()) / (24 * 60 * 60)
-}
-
-fn reason_to_remake(
-    certificate: &CertificateDer<'_>,
-    key: &PrivateKeyDer<'_>,
-    names: &[String],
-    now: OffsetDateTime,
-) -> Option<&'static str> {
-    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
-        return Some("it is broken");
-    };
-    let validity = parsed.validity();
-    if now >= validity.not_after.to_datetime() {
-        return Some("it has expired");
-    }
-    if now < validity.not_before.to_datetime() {
-        return Some("it is not valid yet");
-    }
-    if !key_matches(certificate, key) {
-        return Some("it does not belong to its key");
-    }
-    if !covers_exactly(&parsed, names) {
-        return Some("it was made for other names");
-    }
-    None
-}
-
-fn covers_exactly(certificate: &X509Certificate<'_>, names: &[String]) -> bool {
-    let mut wanted: Vec<AlternativeName> = names
-        .iter()
-        .map(|name| match name.parse::<IpAddr>() {
-            Ok(address) => AlternativeName::Ip(address),
-            Err(_) => AlternativeName::Dns(name.to_ascii_lowercase()),
-        })
-        .collect();
-    let mut present = alternative_names(certificate);
-    wanted.sort();
-    wanted.dedup();
-    present.sort();
-    present.dedup();
-    wanted == present
 }
 
 #[cfg(test)]

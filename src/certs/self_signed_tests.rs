@@ -6,66 +6,188 @@ use std::os::unix::fs::PermissionsExt;
 use time::macros::datetime;
 
 use super::*;
-use crate::certs::{KeyType, MakeCa, issue, make_ca};
+use crate::certs::key_matches;
+use crate::certs::make::key_to_pem;
+
+/// What a start comes to that finds nothing wrong.
+fn ensure_self_signed_at(
+    state_dir: &Path,
+    names: &[String],
+    now: OffsetDateTime,
+) -> Result<SelfSigned, CertError> {
+    let plan = Plan::at(state_dir, names, now)?;
+    plan.prepare(state_dir)?.commit()?;
+    Ok(plan.shown)
+}
+
+/// Every file of a folder with its content.
+fn files_of(folder: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
+    let read = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().unwrap();
+        (name, fs::read(entry.path()).unwrap())
+    };
+    entries.map(read).collect()
+}
+
+/// Whether each content that was there is there still, under whatever name.
+fn assert_nothing_lost(before: &std::collections::BTreeMap<String, Vec<u8>>, folder: &Path) {
+    let after = files_of(folder);
+    for (name, content) in before {
+        let is_there = after.values().any(|other| other == content);
+        assert!(is_there, "{name} is lost of {:?}", after.keys());
+    }
+}
 
 #[test]
-fn the_self_signed_certificate_is_kept_until_it_no_longer_fits() {
+fn the_key_is_one_and_what_fits_no_longer_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");
     let names = ["Tunnel.example.com".to_owned(), "192.0.2.1".to_owned()];
-    let ensure = |names: &[String]| ensure_self_signed(&state, names).map(|found| found.current);
-    let (first, first_key) = ensure(&names).unwrap();
-    let key_path = state.join("server-self-signed.key");
-    assert_eq!(
-        fs::metadata(&key_path).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
-    assert!(key_matches(&first[0], &first_key));
-
+    let ensure = |names: &[String]| {
+        ensure_self_signed_at(&state, names, OffsetDateTime::now_utc()).map(|found| found.current)
+    };
+    let (first, key) = ensure(&names).unwrap();
+    let key_path = state.join(KEY_FILE);
+    let mode = fs::metadata(&key_path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(key_matches(&first[0], &key));
     let reordered = ["192.0.2.1".to_owned(), "tunnel.example.com".to_owned()];
-    assert_eq!(ensure(&reordered).unwrap(), (first.clone(), first_key));
-    let (renamed, renamed_key) = ensure(&names[..1]).unwrap();
+    assert_eq!(
+        ensure(&reordered).unwrap(),
+        (first.clone(), key.clone_key())
+    );
+
+    // For another name: the same key, and the one for the first name is used again.
+    let before = files_of(&state);
+    let (renamed, same) = ensure(&names[..1]).unwrap();
     assert_ne!(renamed, first);
-    assert!(key_matches(&renamed[0], &renamed_key));
+    assert_eq!(same, key);
+    assert_nothing_lost(&before, &state);
+    let before = files_of(&state);
+    assert_eq!(ensure(&names).unwrap(), (first.clone(), key.clone_key()));
+    assert_nothing_lost(&before, &state);
 
-    // A start that was cut short between the two files: the key is new, the certificate is old.
+    // A restore that brought the key alone.
+    fs::remove_file(state.join(CERTIFICATE_FILE)).unwrap();
+    assert_eq!(ensure(&names[..1]).unwrap().1, key);
+
+    // Another key in the place of the first: it is kept, and so is what it replaced.
     let other = self_signed(&names[..1], 1).unwrap();
-    fs::write(&key_path, crate::certs::make::key_to_pem(&other.key)).unwrap();
-    let (healed, healed_key) = ensure(&names[..1]).unwrap();
-    assert!(key_matches(&healed[0], &healed_key));
-
-    // Expired.
-    let past = Validity::between(
-        datetime!(2020-01-01 0:00 UTC),
-        datetime!(2020-02-01 0:00 UTC),
-    )
-    .unwrap();
-    let mut request = IssueRequest::new(Usage::Server, "tunnel.example.com", past);
-    request.dns = vec!["tunnel.example.com".into()];
-    let ca = make_ca(&MakeCa {
-        common_name: "root".into(),
-        days: 10,
-        key_type: KeyType::P256,
-    })
-    .unwrap();
-    let expired = issue(&ca, &request).unwrap();
-    fs::remove_file(&key_path).unwrap();
-    fs::remove_file(state.join("server-self-signed.pem")).unwrap();
-    expired
-        .write(&state.join("server-self-signed.pem"), &key_path)
-        .unwrap();
-    assert_ne!(ensure(&names[..1]).unwrap().0, expired.chain);
+    fs::write(&key_path, key_to_pem(&other.key)).unwrap();
+    let before = files_of(&state);
+    let (chain, own) = ensure(&names[..1]).unwrap();
+    assert!(key_matches(&chain[0], &own));
+    assert_nothing_lost(&before, &state);
 
     // Broken by somebody else: said, not replaced.
     fs::write(&key_path, "nonsense").unwrap();
-    assert!(
-        ensure(&names[..1])
-            .unwrap_err()
-            .to_string()
-            .contains("server-self-signed.key")
-    );
+    let error = ensure(&names[..1]).unwrap_err().to_string();
+    assert!(error.contains("server-self-signed.key"), "{error}");
     assert_eq!(fs::read(&key_path).unwrap(), b"nonsense");
     assert!(self_signed(&[], 1).is_err());
+}
+
+#[test]
+fn a_plan_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let names = ["tunnel.example.com".to_owned()];
+    let plan = Plan::at(&state, &names, START).unwrap();
+    assert!(!state.exists());
+    let prepared = plan.prepare(&state).unwrap();
+    assert_eq!(files_of(&state).len(), 2);
+    drop(prepared);
+    assert!(files_of(&state).is_empty());
+    ensure_self_signed_at(&state, &names, START).unwrap();
+    let before = files_of(&state);
+    let other = ["other.example.com".to_owned()];
+    for (names, days) in [(&names, 800), (&names, 9000), (&names, -9000), (&other, 0)] {
+        let at = START + Duration::days(days);
+        drop(
+            Plan::at(&state, names, at)
+                .unwrap()
+                .prepare(&state)
+                .unwrap(),
+        );
+        assert_eq!(files_of(&state), before);
+    }
+}
+
+/// A clock that jumps as it likes: each start finds the one key, loses nothing, and shows again what it showed before.
+#[test]
+fn no_clock_loses_a_key_or_a_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path();
+    let names = ["tunnel.example.com".to_owned()];
+    let first = ensure_self_signed_at(state, &names, START).unwrap().current;
+    let at = |moment| {
+        let before = files_of(state);
+        let found = ensure_self_signed_at(state, &names, moment).unwrap();
+        assert_eq!(found.current.1, first.1, "the key");
+        assert_nothing_lost(&before, state);
+        found.current
+    };
+    // Behind: what is there is shown as it is.
+    for behind in [
+        OffsetDateTime::UNIX_EPOCH,
+        START - Duration::days(400),
+        START - Duration::days(1),
+    ] {
+        assert_eq!(at(behind), first);
+        assert_eq!(files_of(state).len(), 2);
+    }
+    // Ahead: one that can be used, and back.
+    let ahead = START + Duration::days(900);
+    let later = at(ahead);
+    assert_ne!(later, first);
+    assert!(Term::of(&later.0).contains(ahead.unix_timestamp() as u64));
+    assert_eq!(at(START + Duration::DAY), first);
+    assert_eq!(at(ahead + Duration::DAY), later);
+    let mut sizes = Vec::new();
+    for _ in 0..4 {
+        for round in 0..60_i64 {
+            let day = (round * 7919) % 30_000 - 15_000;
+            at(START + Duration::days(day));
+        }
+        sizes.push(files_of(state).len());
+    }
+    assert_eq!(sizes[2], sizes[3], "it comes to rest: {sizes:?}");
+    assert_eq!(at(START + Duration::DAY), first);
+}
+
+/// A crash between any two of the steps: the next start has the key, and nothing is lost.
+#[test]
+fn a_commit_that_is_cut_short_loses_nothing() {
+    let names = ["tunnel.example.com".to_owned()];
+    let other = ["other.example.com".to_owned()];
+    let end = START + Duration::days(DAYS);
+    let changes: [(&[String], OffsetDateTime); 4] = [
+        (&names, end - Duration::DAY),
+        (&names, end + Duration::days(DAYS)),
+        (&other, START),
+        (&names, end + Duration::DAY),
+    ];
+    for (names_then, moment) in changes {
+        for step in 0..6 {
+            let folder = tempfile::tempdir().unwrap();
+            let state = folder.path();
+            let first = ensure_self_signed_at(state, &names, START).unwrap().current;
+            ensure_self_signed_at(state, &names, end - Duration::days(2)).unwrap();
+            let before = files_of(state);
+            let plan = Plan::at(state, names_then, moment).unwrap();
+            let mut prepared = plan.prepare(state).unwrap();
+            prepared.pending.truncate(step);
+            if step < 5 {
+                prepared.remove.clear();
+            }
+            prepared.commit().unwrap();
+            assert_nothing_lost(&before, state);
+            let found = ensure_self_signed_at(state, names_then, moment).unwrap();
+            assert_eq!(found.current.1, first.1);
+            assert_nothing_lost(&before, state);
+        }
+    }
 }
 
 const START: OffsetDateTime = datetime!(2026-01-01 0:00 UTC);
@@ -118,6 +240,7 @@ fn the_next_one_is_made_ahead_and_takes_its_place_at_the_end() {
     // A node that was off for years has no next one in time.
     let late = at(end + Duration::days(3 * DAYS));
     assert_ne!(late.current, next);
+    assert_eq!(late.current.1, first.current.1, "the key that is pinned");
     assert!(late.next.is_none());
 }
 
@@ -130,6 +253,7 @@ fn a_move_that_was_cut_short_is_ended() {
     ensure_self_signed_at(state, &names, START).unwrap();
     let found = ensure_self_signed_at(state, &names, end - Duration::DAY).unwrap();
     let next = found.next.unwrap();
+    // By a program that moved the key first, and with a key of its own for each.
     fs::rename(state.join(NEXT_KEY_FILE), state.join(KEY_FILE)).unwrap();
     let found = ensure_self_signed_at(state, &names, end).unwrap();
     assert_eq!(found.current, next);

@@ -20,10 +20,10 @@ use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use super::describe::{AlternativeName, described};
-use super::files::{self, Mode};
 use super::findings::{Finding, Inspected, Role, Severity, exposed, inspect_source, sort};
 use super::make::{key_to_pem, to_pem};
 use super::{CertError, Source, read_certificates};
+use crate::files::{self, FileError, Mode};
 use crate::limits::CERTIFICATE_NAME_MAX;
 
 /// How a config names a certificate of the store: this, and its name.
@@ -299,17 +299,17 @@ impl Store {
         let role = candidate.role;
         let (path, content) = (self.path(role, name), candidate.content());
         let mode = mode(role);
-        files::make_folder(&self.folder(role))?;
+        files::own_folder(&self.folder(role))?;
         self.sweep()?;
         if replace {
-            return files::replace(&path, content.as_bytes(), mode);
+            return Ok(files::replace(&path, content.as_bytes(), mode)?);
         }
         files::write_new(&path, content.as_bytes(), mode).map_err(|error| match error {
-            CertError::Exists { .. } => CertError::InStore {
+            FileError::Exists { .. } => CertError::InStore {
                 role: role.word(),
                 name: name.clone(),
             },
-            other => other,
+            other => other.into(),
         })
     }
 
@@ -321,7 +321,7 @@ impl Store {
     pub fn sweep(&self) -> Result<usize, CertError> {
         let swept =
             Role::ALL.map(|role| files::sweep(&self.folder(role), |file| name_of(file).is_some()));
-        swept.into_iter().sum()
+        Ok(swept.into_iter().sum::<Result<_, FileError>>()?)
     }
 
     /// What is kept under a name, if anything is: for [`restore`](Self::restore).
@@ -343,9 +343,10 @@ impl Store {
     pub fn restore(&self, role: Role, name: &Name, kept: &Kept) -> Result<(), CertError> {
         let path = self.path(role, name);
         match &kept.0 {
-            Some(content) => files::replace(&path, content, mode(role)),
-            None => files::remove(&path).map(drop),
+            Some(content) => files::replace(&path, content, mode(role))?,
+            None => drop(files::remove(&path)?),
         }
+        Ok(())
     }
 
     /// Every certificate, servers' first, in the order of their names. `host` is the name that devices use.

@@ -18,6 +18,7 @@ use crate::control::{
     client::{ClientError, Patience, Reply, RequestBody, Upload},
     read_token,
 };
+use crate::files;
 use crate::limits::{ADMIN_BODY_MAX, ADMIN_IMPORT_MAX, TUNNELS_LISTED};
 
 /// Fields of an answer that name who has not answered for its part, and what those are.
@@ -496,11 +497,7 @@ impl Body {
 
 fn open(file: &Path) -> Result<Body, AdminError> {
     let failed = |error| AdminError::File(file.display().to_string(), error);
-    // Opening a pipe would wait for its writer.
-    if !std::fs::metadata(file).map_err(failed)?.is_file() {
-        return Err(failed(io::Error::other("not a regular file")));
-    }
-    let opened = std::fs::File::open(file).map_err(failed)?;
+    let opened = files::open(file).map_err(failed)?;
     let length = opened.metadata().map_err(failed)?.len();
     if length > ADMIN_IMPORT_MAX as u64 {
         let message = format!("{length} bytes, and at most {ADMIN_IMPORT_MAX} are taken at a time");

@@ -11,13 +11,13 @@ use serde::Serialize;
 
 use crate::certs::check::Report;
 use crate::certs::describe::escaped;
-use crate::certs::files::{self, Mode};
 use crate::certs::profile::Gateway;
 use crate::certs::self_signed::{CERTIFICATE_FILE, NEXT_CERTIFICATE_FILE};
 use crate::certs::{
     self, Candidate, CertError, CertsCommand, Entry, Export, Format, Name, Reference, Role, Store,
 };
 use crate::config::{self, ConfigError, ProfileUse, users_of};
+use crate::files::{self, Mode};
 use crate::profiles::StoreError;
 
 /// What `adit certs` does.
@@ -439,7 +439,7 @@ impl ExportArgs {
         match &self.out {
             None => Ok(certs::print(&content)?),
             Some(file) => {
-                files::replace(file, &content, Mode::Public)?;
+                files::replace(file, &content, Mode::Public).map_err(CertError::from)?;
                 eprintln!("{}: written", file.display());
                 Ok(())
             }

@@ -1,17 +1,16 @@
 //! `adit devices export`: what makes a device use this gateway, made from the config's rules.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use rustls::pki_types::CertificateDer;
 
-use crate::certs::files::{self, Mode};
 use crate::certs::profile::{
     Gateway, Identity, PacHosts, PacRule, Reach, Relay, Scep, is_pkcs12, pac,
 };
 use crate::certs::{self, CertError};
 use crate::config::{self, Config, ConfigError, Host, HostPattern, Profile};
+use crate::files::{self, FileError, Mode};
 
 /// What is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -88,8 +87,8 @@ pub enum ExportError {
     #[error("{0}")]
     Usage(String),
     /// A file of the command line.
-    #[error("cannot read {0}: {1}; check the path")]
-    Read(String, io::Error),
+    #[error(transparent)]
+    Read(#[from] FileError),
     /// The document.
     #[error("cannot write the document: {0}")]
     Document(#[from] plist::Error),
@@ -110,7 +109,7 @@ impl ExportCommand {
         let (content, mode) = self.document(&config)?;
         match &self.out {
             Some(file) => {
-                files::replace(file, &content, mode)?;
+                files::replace(file, &content, mode).map_err(CertError::from)?;
                 eprintln!("{}: written", file.display());
             }
             None => certs::print(&content)?,
@@ -348,12 +347,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, ExportError> {
-    let failed = |error| ExportError::Read(file.display().to_string(), error);
-    let length = std::fs::metadata(file).map_err(failed)?.len();
-    if length > crate::limits::MAX_CERTIFICATE_FILE {
-        return Err(failed(io::ErrorKind::FileTooLarge.into()));
-    }
-    std::fs::read(file).map_err(failed)
+    Ok(files::read(file, crate::limits::MAX_CERTIFICATE_FILE)?)
 }
 
 /// The first line of a file.

@@ -112,6 +112,12 @@ impl StateLock {
     }
 }
 
+impl From<StateLock> for OwnedFd {
+    fn from(lock: StateLock) -> Self {
+        lock.file.into()
+    }
+}
+
 fn is_same(one: &File, other: &File) -> bool {
     let identity = |file: &File| Some((file.metadata().ok()?.dev(), file.metadata().ok()?.ino()));
     identity(one).is_some() && identity(one) == identity(other)

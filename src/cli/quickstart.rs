@@ -12,9 +12,9 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use time::OffsetDateTime;
 
+use super::lock::{LockError, StateLock};
 use super::run::{Gateway, RunError};
 use super::upgrade::Inheritance;
-use crate::certs::files::{self, Mode};
 use crate::certs::make::{Usage, pem_block};
 use crate::certs::revoke::{CRL_FILE, CrlRequest, Reason};
 use crate::certs::{
@@ -22,6 +22,7 @@ use crate::certs::{
 };
 use crate::config::ConfigError;
 use crate::control::ConfigFile;
+use crate::files::{self, FileError, Mode};
 use crate::limits::LOAD_OPEN_TIMEOUT;
 use crate::load::{
     self, BackendKind, Direction, LoadError, Mode as TunnelMode, Progress, Report, Scenario, Work,
@@ -29,6 +30,8 @@ use crate::load::{
 use crate::observe::plot;
 
 const FOLDER: &str = "adit-quickstart";
+/// The state folder in it.
+const STATE: &str = "state";
 const HOST: &str = "echo.quickstart";
 const TUNNELS: usize = 50;
 const DAYS: u32 = 365;
@@ -57,6 +60,12 @@ pub enum QuickstartError {
     /// The config that was written.
     #[error("{0}; delete the folder {FOLDER} to start anew")]
     Config(#[from] ConfigError),
+    /// A file or folder that cannot be written.
+    #[error(transparent)]
+    Files(#[from] FileError),
+    /// Another one runs here.
+    #[error("{0}, in another folder")]
+    Lock(#[from] LockError),
     /// The gateway.
     #[error("{0} (quickstart takes another address with --listen)")]
     Run(#[from] RunError),
@@ -74,6 +83,11 @@ pub enum QuickstartError {
 /// [`QuickstartError`].
 pub(super) fn run(command: &QuickstartCommand) -> Result<(), QuickstartError> {
     let folder = PathBuf::from(FOLDER);
+    files::own_folder(&folder)?;
+    // Before anything is written: one that runs here keeps its config and certificates as they are.
+    let state = folder.join(STATE);
+    files::own_folder(&state)?;
+    let lock = StateLock::take(&state, None)?;
     prepare_certificates(&folder)?;
     let backend = start_backend()?;
     let file = folder.join("adit.toml");
@@ -83,7 +97,14 @@ pub(super) fn run(command: &QuickstartCommand) -> Result<(), QuickstartError> {
         Mode::Public,
     )?;
     let (config, file) = ConfigFile::read(&file)?;
-    let gateway = Gateway::start(config, file, Inheritance::default())?;
+    let gateway = Gateway::start(
+        config,
+        file,
+        Inheritance {
+            lock: Some(lock.into()),
+            ..Inheritance::default()
+        },
+    )?;
     let admin = gateway.admin_address();
     let address = gateway.node.address().unwrap_or(command.listen);
     let node = gateway.node.clone();
@@ -154,11 +175,8 @@ fn prepare_certificates(folder: &Path) -> Result<(), CertError> {
         next_update: now + time::Duration::days(CRL_DAYS),
     };
     let crl = certs::revoke(&ca, previous.as_ref(), &request)?;
-    files::replace(
-        &file,
-        pem_block("X509 CRL", &crl.der).as_bytes(),
-        Mode::Public,
-    )
+    let content = pem_block("X509 CRL", &crl.der);
+    Ok(files::replace(&file, content.as_bytes(), Mode::Public)?)
 }
 
 fn start_backend() -> Result<SocketAddr, QuickstartError> {
@@ -179,7 +197,7 @@ fn start_backend() -> Result<SocketAddr, QuickstartError> {
 fn config_text(listen: SocketAddr, backend: SocketAddr) -> String {
     format!(
         r#"# Written by adit quickstart at each start.
-state_dir = "state"
+state_dir = "{STATE}"
 
 [engine]
 max_tunnels = 5000

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{mpsc, watch};
 
@@ -14,12 +13,14 @@ use crate::backend::{ResolverHandle, ResolverTask, resolver};
 use crate::certs::{self, CertError};
 use crate::config::{AuditSink, Config, ConfigError, Log, LogFormat};
 use crate::control::{
-    Asker, ConfigFile, Control, ControlError, EarlySignals, Reloader, RunningNode, Signal, Signals,
-    check_servers, fetch_crls, watch_certificates, watch_crl_files, watch_files,
+    Asker, ConfigFile, Control, ControlError, Deadline, EarlySignals, Reloader, RunningNode,
+    Signal, Signals, check_servers, fetch_crls, watch_certificates, watch_crl_files, watch_files,
 };
-use crate::engine::{EngineError, Followed, Node, Predecessor};
+use crate::engine::{CRLS_FOLDER, EngineError, Followed, Node, Predecessor};
+use crate::files::{self, FileError};
 use crate::limits::{
-    DRAIN_POLL, OWN_ADDRESSES_REFRESH, SESSIONS_END, SUCCESSION_QUESTIONS, TICKET_KEYS_POLL,
+    ADMIN_STOP, AUDIT_STOP, DRAIN_POLL, OWN_ADDRESSES_REFRESH, SESSIONS_END, STOP_HEARD, STOP_JOBS,
+    SUCCESSION_QUESTIONS, TICKET_KEYS_POLL,
 };
 use crate::observe::{self, AuditLog, AuditLogError};
 use crate::ring;
@@ -41,7 +42,7 @@ pub enum RunError {
     Audit(#[from] AuditLogError),
     /// The state directory.
     #[error("state_dir: {0}")]
-    StateDir(#[from] CertError),
+    StateDir(#[from] FileError),
     /// Who has it.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -82,6 +83,7 @@ pub struct Gateway {
     names: ResolverTask,
     resolver: ResolverHandle,
     early: EarlySignals,
+    deadline: Deadline,
     succession: Succession,
     predecessor: Option<Arc<Predecessor>>,
 }
@@ -113,7 +115,8 @@ impl Gateway {
             Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
         }
         let early = EarlySignals::note().map_err(RunError::Signals)?;
-        certs::files::make_folder(&config.state_dir)?;
+        let deadline = Deadline::install().map_err(RunError::Signals)?;
+        files::own_folder(&config.state_dir)?;
         let lock = StateLock::take(&config.state_dir, lock)?;
         sweep(&config.state_dir);
         let control = Control::bind(&config.admin, &mut sockets)?;
@@ -148,6 +151,7 @@ impl Gateway {
             names,
             resolver,
             early,
+            deadline,
             succession,
             predecessor,
         })
@@ -172,6 +176,7 @@ impl Gateway {
             names,
             resolver,
             early,
+            deadline,
             succession,
             predecessor,
         } = self;
@@ -182,13 +187,13 @@ impl Gateway {
         let succession = Arc::new(succession);
         let jobs = {
             let (node, audit, reloader) = (node.clone(), audit.clone(), reloader.clone());
-            let succession = succession.clone();
+            let (succession, deadline) = (succession.clone(), deadline.clone());
             async move {
                 let stops = Stops {
                     node: node.clone(),
                     reloader: reloader.clone(),
                     audit,
-                    count: AtomicUsize::new(0),
+                    deadline: deadline.clone(),
                     succession: succession.clone(),
                     retire,
                 };
@@ -209,7 +214,7 @@ impl Gateway {
                     fetch_crls(node.clone(), resolver.clone()),
                     check_servers(node.clone(), resolver),
                     signals(stops, early),
-                    end(&node, ended),
+                    end(&node, ended, &deadline),
                 );
             }
         };
@@ -219,6 +224,7 @@ impl Gateway {
             reloader,
         };
         let result = control.run(Arc::new(running), shutdown, retired, jobs);
+        deadline.allow(AUDIT_STOP + STOP_JOBS);
         if let Ok(audit) = Arc::try_unwrap(audit) {
             audit.stop();
         }
@@ -227,15 +233,16 @@ impl Gateway {
     }
 }
 
-/// Removes what killed imports have left in the certificate store.
+/// Removes what killed processes have left in the state folder.
 fn sweep(state_dir: &Path) {
-    match certs::Store::new(state_dir).sweep() {
+    let mut swept = vec![certs::Store::new(state_dir).sweep()];
+    let folders = [state_dir.to_owned(), state_dir.join(CRLS_FOLDER)];
+    swept.extend(folders.map(|folder| files::sweep(&folder, |_| true).map_err(Into::into)));
+    let swept = swept.into_iter().sum::<Result<usize, CertError>>();
+    match swept {
         Ok(0) => {}
-        Ok(files) => tracing::info!(
-            files,
-            "removed what killed imports have left in the certificate store"
-        ),
-        Err(error) => tracing::warn!("what killed imports may have left is not removed: {error}"),
+        Ok(files) => tracing::info!(files, "removed what killed processes have left"),
+        Err(error) => tracing::warn!("what killed processes may have left is not removed: {error}"),
     }
 }
 
@@ -259,8 +266,7 @@ async fn refresh_sessions(node: &Arc<Node>) {
 struct Stops {
     node: Arc<Node>,
     reloader: Arc<Reloader>,
-    /// Signals to stop.
-    count: AtomicUsize,
+    deadline: Deadline,
     audit: Arc<AuditLog>,
     succession: Arc<Succession>,
     /// Takes connections of the process after this one, from when it serves.
@@ -341,17 +347,16 @@ impl Stops {
     }
 
     fn stop(&self) {
-        if self.count.fetch_add(1, Ordering::Relaxed) > 0 {
-            tracing::warn!("second signal: ending at once");
-            std::process::exit(1);
-        }
+        let engine = self.node.config().engine;
+        let sessions = engine.drain_delay + engine.drain_timeout + SESSIONS_END;
+        self.deadline.allow(sessions + STOP_HEARD);
         if !self.node.is_draining() {
             upgrade::notify_stopping();
         }
-        tracing::info!("draining");
+        tracing::info!("draining; a second signal ends the process at once");
         self.succession.abandon();
         self.node.leave();
-        let (node, delay) = (self.node.clone(), self.node.config().engine.drain_delay);
+        let (node, delay) = (self.node.clone(), engine.drain_delay);
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
             node.drain();
@@ -360,7 +365,7 @@ impl Stops {
 }
 
 /// After the first stop: waits for the sessions, and for the process before this one; cuts what is left after the drain timeout, and ends the control core.
-async fn end(node: &Node, ended: watch::Sender<bool>) {
+async fn end(node: &Node, ended: watch::Sender<bool>, deadline: &Deadline) {
     poll(|| node.is_draining()).await;
     let drain_timeout = node.config().engine.drain_timeout;
     // The process before this one learns from this one whom to block.
@@ -378,6 +383,7 @@ async fn end(node: &Node, ended: watch::Sender<bool>) {
         node.cut();
         let _ = tokio::time::timeout(SESSIONS_END, poll(|| node.has_ended())).await;
     }
+    deadline.allow(ADMIN_STOP + STOP_JOBS);
     let _ = ended.send(true);
 }
 

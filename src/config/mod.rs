@@ -37,7 +37,6 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
@@ -201,7 +200,7 @@ fn read(path: &Path) -> Result<String, ConfigError> {
 fn read_bounded(path: &Path, most: u64) -> Result<String, ConfigError> {
     let whole_file = |fault| Report::single(path, &Place::default(), fault);
     let mut bytes = Vec::new();
-    File::open(path)
+    crate::files::open(path)
         .and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
         .map_err(|error| {
             let remedy = "name a config file that this user may read (adit quickstart makes one to start from)";

@@ -1,6 +1,5 @@
 //! The meaning of single values: durations, words, counts, paths, addresses.
 
-use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use super::document::{List, Slot};
 use super::error::{Fault, Report, alternatives, nearest, quoted};
 use crate::certs::store;
 use crate::certs::{Name, Role, Store};
+use crate::files;
 use crate::limits::CONFIG_DURATION_MAX;
 
 /// What stands in for an address with a zone.
@@ -212,7 +212,7 @@ impl Folder {
         let path = self.store.path(role, &name);
         let readable = path
             .metadata()
-            .and_then(|_| File::open(&path))
+            .and_then(|_| files::open(&path))
             .map_err(|error| {
                 let role = role.word();
                 let message =
@@ -250,14 +250,13 @@ impl Folder {
                 "name a file that is there; relative paths start at the config file's folder";
             Fault::new(format!("the file {shown} cannot be found: {error}"), remedy)
         })?;
-        // Before opening: opening a pipe would wait for its writer.
         if !metadata.is_file() {
             return Err(Fault::new(
                 format!("{shown} is not a file"),
                 "name a regular file",
             ));
         }
-        File::open(&path).map_err(|error| {
+        files::open(&path).map_err(|error| {
             let remedy = "let the user that runs adit read the file";
             Fault::new(format!("the file {shown} cannot be read: {error}"), remedy)
         })?;

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::engine::Node;
-use crate::limits::{CERTIFICATE_POLL, EXPIRY_NOTICE_DAYS, EXPIRY_URGENT_DAYS, SELF_SIGNED_POLL};
+use crate::limits::{
+    CERTIFICATE_POLL, EXPIRY_NOTICE_DAYS, EXPIRY_URGENT_DAYS, SELF_SIGNED_POLL, SELF_SIGNED_RETRY,
+};
 use crate::observe::{CertificateInfo, GROUP};
 
 /// Looks for ever.
@@ -15,11 +17,17 @@ pub async fn watch_certificates(node: Arc<Node>) {
     let mut seen = Seen::default();
     let mut looked = Instant::now();
     loop {
-        let changes = seen.look(&node.certificates());
-        // A self-signed one that has taken over gets the file names of the one before it.
+        let certificates = node.certificates();
+        let changes = seen.look(&certificates);
+        // A self-signed one that has taken over gets the file names of the one before it. Where what is served is not valid,
+        // the clock has been set, or is about to be.
+        let patience = match is_usable(&certificates) {
+            true => SELF_SIGNED_POLL,
+            false => SELF_SIGNED_RETRY,
+        };
         let takes_over =
             |change: &Change| matches!(change, Change::TakenOver { .. } | Change::Ended { .. });
-        let is_due = changes.iter().any(takes_over) || looked.elapsed() >= SELF_SIGNED_POLL;
+        let is_due = changes.iter().any(takes_over) || looked.elapsed() >= patience;
         for change in changes {
             match change {
                 Change::TakenOver { from, to } => {
@@ -49,6 +57,12 @@ pub async fn watch_certificates(node: Arc<Node>) {
         }
         tokio::time::sleep(CERTIFICATE_POLL).await;
     }
+}
+
+/// Whether the certificate in turn can be used now.
+fn is_usable(certificates: &[CertificateInfo]) -> bool {
+    let in_turn = certificates.iter().find(|one| one.is_in_turn());
+    in_turn.is_none_or(|one| one.state == "valid")
 }
 
 async fn renew(node: &Arc<Node>) {

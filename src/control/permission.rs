@@ -16,7 +16,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, AsHeaderName, HOST, HeaderMap, HeaderValue, ORIGIN};
 
-use crate::certs::files::read_secret;
+use crate::files::read_secret;
 use crate::limits::{ADMIN_TOKEN_MAX, ADMIN_TOKEN_MIN};
 
 /// Who is at the other end of a connection to the admin listener, as the system says.
@@ -180,7 +180,7 @@ fn only(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&HeaderValue> {
 /// # Errors
 /// What is wrong with the file and what would be right.
 pub fn read_token(file: &Path) -> Result<String, String> {
-    let text = read_secret(file, ADMIN_TOKEN_MAX as u64)?;
+    let text = read_secret(file, ADMIN_TOKEN_MAX as u64).map_err(|error| error.to_string())?;
     let token = text.trim();
     let is_right = (ADMIN_TOKEN_MIN..=ADMIN_TOKEN_MAX).contains(&token.len())
         && token.bytes().all(|byte| byte.is_ascii_graphic());

@@ -199,7 +199,9 @@ impl From<Refused> for Page {
             Trouble::Certificate(CertError::InStore { .. }) => StatusCode::CONFLICT,
             Trouble::Certificate(CertError::NotInStore { .. }) => StatusCode::NOT_FOUND,
             Trouble::Certificate(CertError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
-            Trouble::Certificate(CertError::Io { .. } | CertError::Crypto { .. })
+            Trouble::Certificate(
+                CertError::Io { .. } | CertError::File(_) | CertError::Crypto { .. },
+            )
             | Trouble::Profiles(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Trouble::Certificate(_) => return unusable(&error, &[]),
         };

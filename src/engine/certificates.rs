@@ -11,9 +11,9 @@ use zeroize::Zeroizing;
 use super::material::{LoadError, Problems};
 use super::node::Node;
 use super::reload::ReloadErrors;
-use crate::certs::self_signed::{CERTIFICATE_FILE, NEXT_CERTIFICATE_FILE};
+use crate::certs::self_signed::{CERTIFICATE_FILE, NEXT_CERTIFICATE_FILE, Plan, Prepared};
 use crate::certs::term::{current, dns_names, key_algorithm};
-use crate::certs::{self, CertError, Finding, Identity, Term};
+use crate::certs::{self, CertError, Finding, Identity, Severity, Term};
 use crate::config::{CertificateFiles, Config};
 use crate::observe::CertificateInfo;
 use crate::tls::ServerCertificates;
@@ -117,6 +117,8 @@ pub(super) struct Certificates {
     pub holding: Holding,
     /// What may be wrong with them, with their files.
     pub findings: Vec<(PathBuf, Finding)>,
+    /// Where none is named.
+    self_signed: Option<Plan>,
 }
 
 impl Certificates {
@@ -136,11 +138,11 @@ impl Certificates {
         self
     }
 
-    /// Reads the files that `config` names. The self-signed certificate is made where none is named.
+    /// Reads the files that `config` names. Where none is named, the self-signed certificate is planned by `plan`.
     ///
     /// # Errors
     /// [`LoadError`], which names each file with what is wrong.
-    pub(super) fn load(config: &Config) -> Result<Self, LoadError> {
+    pub(super) fn load(config: &Config, plan: PlanSelfSigned) -> Result<Self, LoadError> {
         let profile = &config.profile;
         let mut reading = Reading::default();
         match &profile.server_certificate {
@@ -156,7 +158,7 @@ impl Certificates {
             }
             // Nobody comes to a node without a profile, and it has no name to make one for.
             None if profile.is_none() => {}
-            None => reading.self_signed(config)?,
+            None => reading.self_signed(config, plan)?,
         }
         let mut services = Vec::new();
         for (index, service) in profile.services.iter().enumerate() {
@@ -171,7 +173,21 @@ impl Certificates {
         }
         reading.into_certificates(services)
     }
+
+    /// Writes what is new of the self-signed certificates, under temporary names: nothing changes before
+    /// [`Prepared::commit`].
+    ///
+    /// # Errors
+    /// [`LoadError`], where that is not possible.
+    pub(super) fn prepare(&self, config: &Config) -> Result<Prepared, LoadError> {
+        let plan = self.self_signed.as_ref();
+        let prepared = plan.map(|plan| plan.prepare(&config.state_dir));
+        Ok(prepared.transpose()?.unwrap_or_default())
+    }
 }
+
+/// [`Plan::new`], or [`Plan::rehearsed`] for a check.
+pub(super) type PlanSelfSigned = fn(&Path, &[String]) -> Result<Plan, CertError>;
 
 /// The self-signed certificates that a node with `config` shows.
 ///
@@ -179,7 +195,7 @@ impl Certificates {
 /// [`CertError`].
 pub(super) fn self_signed(config: &Config) -> Result<Holding, CertError> {
     let mut reading = Reading::default();
-    reading.self_signed(config)?;
+    reading.self_signed(config, Plan::new)?;
     let held = reading.read.into_iter().map(|one| one.held);
     Ok(Holding(held.collect()))
 }
@@ -202,8 +218,8 @@ impl Node {
         self.takeovers.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Makes a successor of the self-signed certificate when it is time, and puts it into force. Reads and writes files: not
-    /// for a data core.
+    /// Makes a successor of the self-signed certificate when it is time, and puts it into force, or what the clock wants now
+    /// that it has been set. Reads and writes files: not for a data core.
     ///
     /// # Errors
     /// [`ReloadErrors`]; what was in force stays so.
@@ -271,6 +287,7 @@ struct Reading {
     read: Vec<Read>,
     findings: Vec<(PathBuf, Finding)>,
     problems: Problems,
+    plan: Option<Plan>,
 }
 
 impl Reading {
@@ -319,20 +336,25 @@ impl Reading {
         self.problems.0.push(problem);
     }
 
-    fn self_signed(&mut self, config: &Config) -> Result<(), CertError> {
+    fn self_signed(&mut self, config: &Config, plan: PlanSelfSigned) -> Result<(), CertError> {
         let names = std::slice::from_ref(&config.profile.external_host);
-        let found = certs::ensure_self_signed(&config.state_dir, names)?;
-        let mut add = |role, file, identity| {
+        let plan = plan(&config.state_dir, names)?;
+        let mut add = |role, file, (chain, key): &Identity| {
+            let identity = (chain.clone(), key.clone_key());
             self.read.push(Read {
                 held: Held::new(role, &config.state_dir.join(file), &identity),
                 identity,
                 expired: None,
             });
         };
-        add(Role::SelfSigned, CERTIFICATE_FILE, found.current);
-        if let Some(next) = found.next {
+        add(Role::SelfSigned, CERTIFICATE_FILE, &plan.shown.current);
+        if let Some(next) = &plan.shown.next {
             add(Role::SelfSignedNext, NEXT_CERTIFICATE_FILE, next);
         }
+        let file = config.state_dir.join(CERTIFICATE_FILE);
+        let early = plan.is_early(unix_now()).then(|| (file, early()));
+        self.findings.extend(early);
+        self.plan = Some(plan);
         Ok(())
     }
 
@@ -370,7 +392,19 @@ impl Reading {
             named,
             holding,
             findings: self.findings,
+            self_signed: self.plan,
         })
+    }
+}
+
+/// What is said of a self-signed certificate that is not valid yet.
+fn early() -> Finding {
+    Finding {
+        severity: Severity::Warning,
+        code: "not-yet-valid",
+        certificate: None,
+        message: "the self-signed certificate is not valid yet by this machine's clock; it is served as it is".to_owned(),
+        remedy: "set the clock",
     }
 }
 

@@ -1,7 +1,6 @@
 //! Which servers the operator has drained, in the state folder: a drain outlives a restart and an upgrade.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::Fleet;
 use crate::certs::CertError;
-use crate::certs::files::{self, Mode};
+use crate::files::{self, Mode};
 use crate::limits::DRAINED_FILE_MAX;
 use crate::observe::ServerInfo;
 
@@ -94,7 +93,7 @@ impl Drained {
 
     fn read(&self) -> io::Result<BTreeSet<Named>> {
         let mut text = Vec::new();
-        match fs::File::open(&self.file) {
+        match files::open(&self.file) {
             Ok(file) => file.take(DRAINED_FILE_MAX).read_to_end(&mut text)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
             Err(error) => return Err(error),
@@ -105,6 +104,6 @@ impl Drained {
     fn write(&self, list: &BTreeSet<Named>) -> Result<(), CertError> {
         // Strings into strings: there is nothing that could fail.
         let text = serde_json::to_vec_pretty(list).unwrap_or_default();
-        files::replace(&self.file, &text, Mode::Public)
+        Ok(files::replace(&self.file, &text, Mode::Public)?)
     }
 }

@@ -2,19 +2,20 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 
-use super::certificates::{Certificates, Holding};
+use super::certificates::{Certificates, Holding, PlanSelfSigned};
 use super::group::GroupCertificates;
 use super::registry::{self, StoreError};
 use super::revocation::{Crls, Revocation};
 use crate::backend::{self, Fleet, Group, Means, Watch, Way};
+use crate::certs::self_signed::{Plan, Prepared};
 use crate::certs::{CertError, Finding};
 use crate::config::{Config, Stale};
+use crate::files;
 use crate::observe::CloseReason;
 use crate::table::RegistryError;
 use crate::tls::{
@@ -124,12 +125,13 @@ pub struct Material {
 }
 
 impl Material {
-    /// Reads and checks the files that `config` names. The self-signed server certificate is made where none is named.
+    /// Reads and checks the files that `config` names. Where no server certificate is
+    /// named a self-signed one is made, and written by [`Prepared::commit`] only.
     ///
     /// # Errors
     /// [`LoadError`]: each file that is wrong.
     pub fn load(config: &Config) -> Result<Self, LoadError> {
-        Self::load_beside(config, None)
+        Self::read(config, None, Plan::new)
     }
 
     /// As [`load`](Self::load), while a node runs whose CRLs stand in for bad ones.
@@ -137,10 +139,18 @@ impl Material {
         config: &Config,
         running: Option<&Revocation>,
     ) -> Result<Self, LoadError> {
+        Self::read(config, running, Plan::new)
+    }
+
+    fn read(
+        config: &Config,
+        running: Option<&Revocation>,
+        plan: PlanSelfSigned,
+    ) -> Result<Self, LoadError> {
         let profile = &config.profile;
         let auth = &profile.device_auth;
         let mut problems = Problems::default();
-        let certificates = problems.note(Certificates::load(config));
+        let certificates = problems.note(Certificates::load(config, plan));
         let group = problems.note(GroupCertificates::load(auth));
         // Who signs a list can only be told of a whole group.
         let crls = group.as_ref().and_then(|group| {
@@ -189,6 +199,14 @@ impl Material {
         Ok(())
     }
 
+    /// Writes what is new under temporary names, so that little can fail when it is put in its place.
+    ///
+    /// # Errors
+    /// [`LoadError`], where that is not possible.
+    pub(super) fn prepare(&self) -> Result<Prepared, LoadError> {
+        self.certificates.prepare(&self.config)
+    }
+
     /// The server certificates.
     pub(super) fn holding(&self) -> Holding {
         self.certificates.holding.clone()
@@ -207,24 +225,15 @@ impl Material {
     /// # Errors
     /// [`LoadError`], which names the file.
     pub fn check(config: &Config) -> Result<Vec<(PathBuf, Finding)>, LoadError> {
-        let mut config = config.clone();
-        // A check writes nothing: a self-signed certificate that does not exist yet is made in a folder of its own.
-        let scratch = scratch();
-        if config.profile.server_certificate.is_none() {
-            config.state_dir.clone_from(&scratch);
-        }
         let mut problems = Problems::default();
-        problems.note(registry::check(&config));
-        let material = problems.note(Self::load(&config));
-        let result = problems.conclude(material).and_then(|mut material| {
-            let revocation = Revocation::new(std::mem::take(&mut material.crls));
-            let groups = Fleet::default().prepare(&config.profile.services);
-            material
-                .snapshots(1, &revocation, &groups, &Gates::default())
-                .map(|_| material.certificates.findings)
-        });
-        let _ = std::fs::remove_dir_all(&scratch);
-        result
+        problems.note(files::check_folder(&config.state_dir).map_err(CertError::from));
+        problems.note(registry::check(config));
+        let material = problems.note(Self::read(config, None, Plan::rehearsed));
+        let mut material = problems.conclude(material)?;
+        let revocation = Revocation::new(std::mem::take(&mut material.crls));
+        let groups = Fleet::default().prepare(&config.profile.services);
+        material.snapshots(1, &revocation, &groups, &Gates::default())?;
+        Ok(material.certificates.findings)
     }
 
     /// The snapshots of `cores` cores. They look revoked certificates up in `revocation`.
@@ -342,11 +351,4 @@ impl Material {
             },
         })
     }
-}
-
-/// A folder that no other check has.
-fn scratch() -> PathBuf {
-    static CHECKS: AtomicU64 = AtomicU64::new(0);
-    let check = CHECKS.fetch_add(1, Ordering::Relaxed);
-    std::env::temp_dir().join(format!("adit-check-{}-{check}", std::process::id()))
 }

@@ -24,5 +24,5 @@ pub use node::{DrainError, EngineError, Node};
 pub use profile::InForce;
 pub use registry::{ChangeError, ChangeReply, Registry, StoreError};
 pub use reload::{ReloadError, ReloadErrors};
-pub use revocation::forget_kept_crl;
+pub use revocation::{CRLS_FOLDER, forget_kept_crl};
 pub use succession::{Followed, Predecessor, PredecessorInfo, Successor, follow, pass, receive};

@@ -157,11 +157,17 @@ impl Node {
         let tell = predecessor.clone().map(|predecessor| -> Tell {
             Box::new(move |devices| predecessor.devices_changed(devices))
         });
-        let registry = Registry::start(&config, move || told.changed(Causes::DEVICES), tell)?;
         let revocation = Revocation::new(std::mem::take(&mut material.crls));
         let own = OwnAddresses::read().map_err(EngineError::Interfaces)?;
         let own = Arc::new(Published::new(own));
         let quota = Arc::new(Quota::default());
+        let (fleet, gates) = (Fleet::default(), Gates::default());
+        let groups = fleet.prepare(&config.profile.services);
+        let snapshots = material.snapshots(cores, &revocation, &groups, &gates)?;
+        let watches = material.watches(&groups)?;
+        let written = material.prepare()?;
+        // Last of what reads, since it is the first that writes to the state folder.
+        let registry = Registry::start(&config, move || told.changed(Causes::DEVICES), tell)?;
         let mut node = Self {
             cores: Vec::new(),
             threads: Mutex::default(),
@@ -184,18 +190,21 @@ impl Node {
             holding: Mutex::new(material.holding()),
             takeovers: AtomicU64::new(0),
             own,
-            fleet: Fleet::default(),
+            fleet,
             drained: Drained::new(&config.state_dir),
             watches: Mutex::new(Arc::new([])),
             quota,
             names: resolver.clone(),
             predecessor,
-            gates: Gates::default(),
+            gates,
         };
-        let groups = node.fleet.prepare(&config.profile.services);
-        let snapshots = material.snapshots(cores, &node.revocation, &groups, &node.gates)?;
-        node.commit(material.watches(&groups)?, groups);
+        node.commit(watches, groups);
         node.start_cores(&config, snapshots, sources, audit, resolver)?;
+        // Behind all that can fail: a start that does leaves what was there.
+        if let Err(error) = written.commit() {
+            node.drain();
+            return Err(LoadError::from(error).into());
+        }
         node.sweeper.start(node.cores.clone());
         Ok(node)
     }

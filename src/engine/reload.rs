@@ -13,6 +13,7 @@ use super::listeners::Opened;
 use super::material::{LoadError, Material, Problems};
 use super::node::{EngineError, Node};
 use super::worker;
+use crate::certs::self_signed::Prepared;
 use crate::config::Config;
 use crate::tunnel::Snapshot;
 
@@ -118,7 +119,13 @@ impl Node {
             true => None,
             false => Some(self.open_listeners(&config)?),
         };
+        // The state folder is the other process's.
+        let written = match follows {
+            true => Prepared::default(),
+            false => material.prepare()?,
+        };
         self.registry.rebase(source)?;
+        written.commit().map_err(LoadError::from)?;
         self.revocation.replace(std::mem::take(&mut material.crls));
         self.commit(watches, groups);
         self.gates.configure(&config.profile);

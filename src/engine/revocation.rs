@@ -12,8 +12,9 @@ use std::time::{Duration, SystemTime};
 use rustls::pki_types::CertificateDer;
 
 use super::node::Node;
-use crate::certs::{self, CertError, files};
+use crate::certs::{self, CertError};
 use crate::config::{Config, CrlFetch};
+use crate::files;
 use crate::observe::CrlInfo;
 use crate::table::{Published, RevocationIndex};
 use crate::tls::{
@@ -22,8 +23,8 @@ use crate::tls::{
 };
 use crate::tunnel::Causes;
 
-/// Below the state folder: the lists that were fetched.
-const FOLDER: &str = "crls";
+/// The folder in the state folder for lists that were fetched.
+pub const CRLS_FOLDER: &str = "crls";
 
 /// What tells a file from the one that had its name before.
 type Mark = Option<(SystemTime, u64, u64)>;
@@ -79,7 +80,7 @@ impl Crls {
             group: group.into(),
             standing: Arc::new(Standing::of(group)),
             fetch: auth.crl_fetch.clone(),
-            folder: config.state_dir.join(FOLDER),
+            folder: config.state_dir.join(CRLS_FOLDER),
             ..Self::default()
         };
         if !auth.crl_enabled {
@@ -277,7 +278,7 @@ fn forgotten_file(kept: &Path) -> PathBuf {
 /// [`CertError`], which names the file.
 pub fn forget_kept_crl(state_dir: &Path, source: &str) -> Result<bool, CertError> {
     let source = CrlSource::Url(source.to_owned());
-    forget_kept(&kept_file(&state_dir.join(FOLDER), &source))
+    forget_kept(&kept_file(&state_dir.join(CRLS_FOLDER), &source))
 }
 
 fn forget_kept(kept: &Path) -> Result<bool, CertError> {
@@ -510,7 +511,7 @@ impl Node {
 
 fn keep(file: &Path, ders: &[impl AsRef<[u8]>]) -> Result<(), CertError> {
     if let Some(folder) = file.parent() {
-        files::make_folder(folder)?;
+        files::own_folder(folder)?;
     }
     write_lists(file, ders)?;
     let _ = std::fs::remove_file(forgotten_file(file));
@@ -519,7 +520,7 @@ fn keep(file: &Path, ders: &[impl AsRef<[u8]>]) -> Result<(), CertError> {
 
 fn write_lists(file: &Path, ders: &[impl AsRef<[u8]>]) -> Result<(), CertError> {
     match ders {
-        [only] => files::replace(file, only.as_ref(), files::Mode::Public),
+        [only] => files::replace(file, only.as_ref(), files::Mode::Public)?,
         several => {
             let blocks = several
                 .iter()
@@ -528,7 +529,8 @@ fn write_lists(file: &Path, ders: &[impl AsRef<[u8]>]) -> Result<(), CertError> 
                 file,
                 blocks.collect::<String>().as_bytes(),
                 files::Mode::Public,
-            )
+            )?;
         }
     }
+    Ok(())
 }

@@ -76,6 +76,10 @@ pub const EXPIRY_URGENT_DAYS: i64 = 30;
 /// to all devices.
 pub const SELF_SIGNED_NEXT_DAYS: i64 = EXPIRY_NOTICE_DAYS;
 
+/// How soon a running node looks again at its self-signed certificates while the one that it serves is not valid: a clock that
+/// was set wants another one, or a new one.
+pub const SELF_SIGNED_RETRY: Duration = Duration::from_secs(5);
+
 /// How often a running node looks whether its self-signed certificate needs a successor.
 pub const SELF_SIGNED_POLL: Duration = Duration::from_secs(24 * 60 * 60);
 

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 
 use super::changes::{assign, delete, put, withdraw};
 use super::{Change, Changed, Entry, Overview, ProfileStore, StoreError, StoredProfile, Summary};
-use crate::certs::files::make_folder;
+use crate::files::{self, own_folder};
 use crate::limits::{PROFILE_STORE_CACHE, PROFILE_STORE_PATIENCE, PROFILE_STORE_POLL};
 
 /// Profile and version to who, when and what for, as JSON.
@@ -127,7 +127,7 @@ impl RedbStore {
     /// the node may not.
     fn make(&self) -> Result<(), StoreError> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
-        make_folder(folder).map_err(|error| StoreError::Bad(error.to_string()))?;
+        own_folder(folder).map_err(|error| StoreError::Bad(error.to_string()))?;
         let made = OpenOptions::new()
             .read(true)
             .write(true)
@@ -226,7 +226,7 @@ fn open_to_read(path: &Path) -> Result<Opened, DatabaseError> {
 
 /// A copy in memory, in which what is not whole is cut off.
 fn mended_copy(path: &Path) -> Result<Database, DatabaseError> {
-    let mut file = File::open(path)?;
+    let mut file = files::open(path)?;
     // redb locks the file as a whole, too.
     match file.try_lock_shared() {
         Ok(()) => {}

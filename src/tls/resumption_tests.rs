@@ -257,7 +257,7 @@ fn a_file_of_keys_that_others_may_read_is_refused() {
         TicketKeys::read(folder.path())
             .unwrap_err()
             .to_string()
-            .contains("is not a file")
+            .contains("is a directory")
     );
 }
 

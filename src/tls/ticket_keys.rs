@@ -11,7 +11,6 @@
 //! late by `--in`, and not by nothing. `rotate` removes a key when its last ticket has ended.
 
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -23,7 +22,7 @@ use time::format_description::well_known::Rfc3339;
 use zeroize::Zeroizing;
 
 use crate::certs::CertError;
-use crate::certs::files::{self, Mode};
+use crate::files::{self, Mode};
 use crate::limits::{TICKET_KEYS_FILE_MAX, TICKET_KEYS_MAX};
 
 const HEADER: &str = "# adit ticket keys. Secret: who has them can read the sessions that their tickets resume.\n\
@@ -133,14 +132,11 @@ impl TicketKeys {
             remedy,
         };
         const NAME: &str = "name a file that adit may read; `adit ticket-keys make FILE` makes one";
-        let opened = File::open(file).map_err(|e| fail(format!("cannot be read: {e}"), NAME))?;
+        let opened = files::open(file).map_err(|e| fail(format!("cannot be read: {e}"), NAME))?;
         // Of the open file, so that it cannot be replaced between the look and the reading.
         let found = opened
             .metadata()
             .map_err(|e| fail(format!("cannot be read: {e}"), NAME))?;
-        if !found.is_file() {
-            return Err(fail("is not a file".to_owned(), NAME));
-        }
         if found.mode() & 0o027 != 0 {
             let mode = found.mode() & 0o777;
             return Err(fail(
@@ -204,11 +200,8 @@ impl TicketKeys {
     /// # Errors
     /// [`TicketKeysError::Write`], also if the file exists.
     pub fn write_new(&self, file: &Path) -> Result<(), TicketKeysError> {
-        Ok(files::write_new(
-            file,
-            self.text().as_bytes(),
-            Mode::Secret,
-        )?)
+        let written = files::write_new(file, self.text().as_bytes(), Mode::Secret);
+        Ok(written.map_err(CertError::from)?)
     }
 
     /// Writes the file in place of the one that is there: a reader sees the old or the new one, whole.
@@ -216,7 +209,8 @@ impl TicketKeys {
     /// # Errors
     /// [`TicketKeysError::Write`].
     pub fn replace(&self, file: &Path) -> Result<(), TicketKeysError> {
-        Ok(files::replace(file, self.text().as_bytes(), Mode::Secret)?)
+        let written = files::replace(file, self.text().as_bytes(), Mode::Secret);
+        Ok(written.map_err(CertError::from)?)
     }
 
     fn text(&self) -> Zeroizing<String> {

@@ -8,7 +8,12 @@ mod common;
 mod http2;
 
 mod admin_socket;
+mod clock;
 mod command_line;
+mod registry_copy;
+mod scratch;
+mod self_signed;
+mod shutdown;
 mod sockets;
 mod succession;
 mod upgrade;

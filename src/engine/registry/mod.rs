@@ -115,19 +115,28 @@ impl Registry {
             let last = source::last(&config.state_dir);
             let unchanged = source::is_unchanged(file, &config.state_dir);
             match (last, source::load(file, &config.state_dir)) {
-                (Ok(Some(last)), Err(error)) => {
+                (Ok(Some(last)), Err(error)) if last.is_of(file) => {
                     tracing::error!("the last good copy of the device registry counts: {error}");
                     stale = Some(first_line(&error));
-                    writer.base = last;
+                    writer.base = last.registry;
+                }
+                (Ok(Some(last)), Err(error)) => {
+                    tracing::error!(
+                        "the last good copy is of another device registry, {}, and does not stand in",
+                        last.file().display()
+                    );
+                    return Err(error);
                 }
                 (_, Err(error)) => return Err(error),
                 (Ok(Some(last)), Ok(source)) if unchanged => {
                     drop(source);
-                    writer.base = last;
+                    writer.base = last.registry;
                 }
                 (last, Ok(source)) => {
-                    // A copy that cannot be read any more is nothing to compare with.
-                    writer.base = last.ok().flatten().unwrap_or_default();
+                    // A copy that cannot be read any more is nothing to compare with. That of another file is: what its line
+                    // said of a device was in force.
+                    let last = last.ok().flatten();
+                    writer.base = last.map(|last| last.registry).unwrap_or_default();
                     writer.rebase(Some(source))?;
                 }
             }
@@ -387,9 +396,7 @@ impl Writer {
                 "the registry's file has changed what the admin listener had said"
             );
         }
-        source
-            .keep()
-            .map_err(|error| LoadError::Write("the device registry's copy".to_owned(), error))?;
+        source.keep()?;
         self.base = std::mem::take(&mut source.registry);
         Ok(())
     }
