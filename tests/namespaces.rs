@@ -14,14 +14,13 @@ mod network;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command};
 use std::time::Duration;
 
 use adit::certs::Issued;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::{Gateway, Pki, Program, ask, echo, request, server, service, session, until};
-use network::{ip, outside};
+use network::{Namespace, ip, outside};
 
 const GATEWAY: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 
@@ -32,82 +31,7 @@ const PLAIN: u16 = 8003;
 const PLAIN6: u16 = 8004;
 const FORGED: u16 = 8005;
 
-/// A network namespace, which lives as long as a process in it does: nothing is left of it, however the test ends.
-struct Namespace {
-    holder: Child,
-    name: &'static str,
-    /// Its own addresses; the gateway's on the same wire end in 1.
-    addresses: [&'static str; 2],
-}
-
 impl Namespace {
-    fn new(name: &'static str, addresses: [&'static str; 2]) -> Self {
-        let holder = Command::new("unshare")
-            .args(["--net", "sleep", "60"])
-            .spawn()
-            .unwrap();
-        let path = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/net"));
-        let own = path(std::process::id()).unwrap();
-        until("a namespace", || {
-            path(holder.id()).is_ok_and(|other| other != own)
-        });
-        let namespace = Self {
-            holder,
-            name,
-            addresses,
-        };
-        let pid = namespace.holder.id();
-        ip(&format!(
-            "link add {name} type veth peer name wire netns {pid}"
-        ));
-        ip(&format!("link set {name} up"));
-        for link in ["lo", "wire"] {
-            namespace.ip(&format!("link set {link} up"));
-        }
-        for address in addresses {
-            let near = address.strip_suffix('2').unwrap();
-            ip(&format!(
-                "addr add {near}1{} dev {name}",
-                Self::mask(address)
-            ));
-            namespace.ip(&format!(
-                "addr add {address}{} dev wire",
-                Self::mask(address)
-            ));
-            let family = if address.contains(':') { "-6" } else { "-4" };
-            namespace.ip(&format!("{family} route add default via {near}1"));
-        }
-        namespace
-    }
-
-    /// Without duplicate address detection there is nothing to wait for.
-    fn mask(address: &str) -> &'static str {
-        if address.contains(':') {
-            "/64 nodad"
-        } else {
-            "/24"
-        }
-    }
-
-    fn inside(&self) -> [String; 1] {
-        [format!("--net=/proc/{}/ns/net", self.holder.id())]
-    }
-
-    fn ip(&self, arguments: &str) {
-        let output = Command::new("nsenter")
-            .args(self.inside())
-            .arg("ip")
-            .args(arguments.split(' '))
-            .output()
-            .unwrap();
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success(),
-            "{}: ip {arguments}: {told}",
-            self.name
-        );
-    }
-
     /// HAProxy in it, which says in a PROXY header for whom each connection is.
     fn haproxy(&self, pki: &Pki, gateway: &Gateway) -> Program {
         let (tls, plain) = (gateway.address.port(), gateway.plain.unwrap().port());
@@ -146,13 +70,6 @@ impl Namespace {
             stream.is_some()
         });
         stream.unwrap()
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
     }
 }
 

@@ -10,7 +10,7 @@ use adit::tls::{Handshake, hand_over};
 use rustls::client::UnbufferedClientConnection;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
-use rustls::server::UnbufferedServerConnection;
+use rustls::server::{UnbufferedServerConnection, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite};
 
 mod wire;
@@ -59,15 +59,15 @@ pub static CA: LazyLock<CertificateAuthority> = LazyLock::new(|| {
     .expect("a CA can be made")
 });
 
-static SERVER: LazyLock<Issued> = LazyLock::new(|| {
-    let mut request = IssueRequest::new(
-        Usage::Server,
-        "server",
-        Validity::days(30).expect("30 days are allowed"),
-    );
+static SERVER: LazyLock<Issued> = LazyLock::new(|| issued(Usage::Server));
+static CLIENT: LazyLock<Issued> = LazyLock::new(|| issued(Usage::Client));
+
+fn issued(usage: Usage) -> Issued {
+    let validity = Validity::days(30).expect("30 days are allowed");
+    let mut request = IssueRequest::new(usage, "server", validity);
     request.dns = vec!["server.test".into()];
     certs::issue(&CA, &request).expect("a certificate can be issued")
-});
+}
 
 /// The cipher suites whose records are laid out differently: TLS 1.3, TLS 1.2 with GCM, TLS 1.2 with ChaCha20.
 const SUITES: [SupportedCipherSuite; 4] = [
@@ -95,19 +95,24 @@ fn configs(suite: SupportedCipherSuite) -> Result<Configs, rustls::Error> {
         ..aws_lc_rs::default_provider()
     });
     let versions = [suite.version()];
+    let mut roots = RootCertStore::empty();
+    roots.add(CA.certificate().clone())?;
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(roots.clone().into(), provider.clone())
+            .build()
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
     let mut server = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&versions)?
-        .with_no_client_auth()
+        .with_client_cert_verifier(verifier)
         .with_single_cert(SERVER.chain.clone(), SERVER.key.clone_key())?;
     server.enable_secret_extraction = true;
     server.key_log = hand_over();
-    let mut roots = RootCertStore::empty();
-    roots.add(CA.certificate().clone())?;
     let mut client = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&versions)?
         .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_client_auth_cert(CLIENT.chain.clone(), CLIENT.key.clone_key())?;
     client.enable_secret_extraction = true;
+    client.key_log = hand_over();
     Ok(Configs {
         server: server.into(),
         client: client.into(),
@@ -129,6 +134,30 @@ pub fn client(suite: u8) -> Handshake<UnbufferedClientConnection> {
     let mut handshake = Handshake::new(connection);
     handshake.begin().expect("a hello can be written");
     handshake
+}
+
+/// Both ends of a new connection, the client's hello queued, with records of a length that `fragment` chooses.
+pub fn ends(
+    suite: u8,
+    fragment: u8,
+) -> (
+    Handshake<UnbufferedClientConnection>,
+    Handshake<UnbufferedServerConnection>,
+) {
+    let configs = &CONFIGS[usize::from(suite) % CONFIGS.len()];
+    let length = (fragment > 0).then(|| 32 + 8 * usize::from(fragment));
+    let mut config = ServerConfig::clone(&configs.server);
+    config.max_fragment_size = length;
+    let server =
+        UnbufferedServerConnection::new(config.into()).expect("the configuration is sound");
+    let mut config = ClientConfig::clone(&configs.client);
+    config.max_fragment_size = length;
+    let name = ServerName::try_from("server.test").expect("a DNS name");
+    let client =
+        UnbufferedClientConnection::new(config.into(), name).expect("the configuration is sound");
+    let mut client = Handshake::new(client);
+    client.begin().expect("a hello can be written");
+    (client, Handshake::new(server))
 }
 
 /// Two ends whose handshake is done, the client's with what it was sent behind it: session tickets.

@@ -2,11 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
+#[path = "../common/chaos.rs"]
+mod chaos;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../common/names.rs"]
 mod names;
 #[path = "../common/network.rs"]
 mod network;
+#[path = "../common/outbound.rs"]
+mod outbound;
+#[path = "../common/plain.rs"]
+mod plain;
 
+mod cuts;
 mod resolver;
+mod slow;
+mod stories;

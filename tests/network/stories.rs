@@ -1,0 +1,193 @@
+//! Whole sessions over a network that cuts, delays and breaks at random places, on both sides of the gateway.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit::certs::Issued;
+use rustls::{ClientConfig, SupportedProtocolVersion, version};
+
+use crate::chaos::{Chaos, Plan, Random};
+use crate::common::{Gateway, Pki, echo, request, server, session_of, speaking, until};
+use crate::outbound::{self, Tls, certificate, noise};
+
+/// Sessions of each kind, and bytes that go through each both ways.
+const SESSIONS: usize = 12;
+const BYTES: usize = 120_000;
+
+/// How the two sides speak.
+struct Way {
+    app: &'static SupportedProtocolVersion,
+    /// `None`: the server has no TLS.
+    server: Option<&'static SupportedProtocolVersion>,
+}
+
+const WAYS: [Way; 4] = [
+    Way {
+        app: &version::TLS13,
+        server: None,
+    },
+    Way {
+        app: &version::TLS12,
+        server: None,
+    },
+    Way {
+        app: &version::TLS13,
+        server: Some(&version::TLS13),
+    },
+    Way {
+        app: &version::TLS12,
+        server: Some(&version::TLS12),
+    },
+];
+
+struct Place {
+    pki: Pki,
+    device: Issued,
+    gateway: Gateway,
+    /// In front of the gateway.
+    front: Chaos,
+    /// Between the gateway and its server.
+    _back: Chaos,
+}
+
+/// A gateway between two relays, with plans that are made anew for each connection.
+fn place(way: &Way, random: &mut Random, plan: fn(&mut Random) -> Plan) -> Place {
+    let pki = Pki::new();
+    let (address, keys) = match way.server {
+        None => (server(echo), ""),
+        Some(version) => {
+            let mut tls = Tls::new(certificate(&pki, "127.0.0.1", |_| ()));
+            tls.versions = vec![version];
+            (tls.echo(), "tls = true\ntls_roots = 'ca.pem'")
+        }
+    };
+    let relay = |to: SocketAddr, mut random: Random| Chaos::always(to, move |_| plan(&mut random));
+    let back = relay(address, random.split());
+    let service = outbound::service(&back.address.to_string(), keys);
+    let device = pki.client("device", |_| ());
+    let gateway = Gateway::start(&pki, "cores = [0]", "unmanaged = 'allow'", &service);
+    let front = relay(gateway.address, random.split());
+    Place {
+        pki,
+        device,
+        gateway,
+        front,
+        _back: back,
+    }
+}
+
+impl Place {
+    fn client(&self, way: &Way) -> Arc<ClientConfig> {
+        speaking(&self.pki, &self.device, way.app).into()
+    }
+
+    /// Nothing is left of any session, however it ended.
+    fn is_left_clean(&self) {
+        let gauge = |name: &str| self.gateway.metric(name, "");
+        until("nothing is left", || {
+            gauge("adit_sessions_live") == 0.0
+                && gauge("adit_tunnels_live") == 0.0
+                && gauge("adit_runtime_buffers_in_use") == 0.0
+        });
+    }
+}
+
+/// A tunnel whose bytes come back while more are sent; how many did before anything broke.
+fn exchange(client: &Arc<ClientConfig>, front: SocketAddr, bytes: &[u8]) -> std::io::Result<usize> {
+    let socket = TcpStream::connect(front)?;
+    let mut session = session_of(client.clone(), socket);
+    let head = crate::common::ask(&mut session, &request("a.test:1"))?;
+    if !head.starts_with("HTTP/1.1 200 ") {
+        return Err(std::io::Error::other(head));
+    }
+    let (mut back, mut done) = (vec![0; bytes.len()], 0);
+    for (out, back) in bytes.chunks(10_007).zip(back.chunks_mut(10_007)) {
+        session.write_all(out)?;
+        session.read_exact(back)?;
+        assert!(out == back, "the bytes have changed");
+        done += out.len();
+    }
+    session.conn.send_close_notify();
+    session.flush()?;
+    let mut rest = Vec::new();
+    session.read_to_end(&mut rest)?;
+    assert!(rest.is_empty());
+    Ok(done)
+}
+
+/// The results of many exchanges at once.
+fn exchanges(place: &Place, way: &Way) -> Vec<std::io::Result<usize>> {
+    let (client, bytes) = (place.client(way), noise(BYTES));
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..SESSIONS)
+            .map(|_| scope.spawn(|| exchange(&client, place.front.address, &bytes)))
+            .collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn no_byte_is_lost_wherever_the_streams_are_cut() {
+    let mut random = Random::seeded();
+    for way in &WAYS {
+        let place = place(way, &mut random, Plan::random);
+        for result in exchanges(&place, way) {
+            assert_eq!(result.unwrap(), BYTES, "{:?}", way.app);
+        }
+        place.is_left_clean();
+        place.gateway.has_ended("closed", SESSIONS as f64);
+    }
+}
+
+/// Every other connection is reset somewhere in its first thousands of bytes, so in any phase.
+fn broken(random: &mut Random) -> Plan {
+    let mut plan = Plan::random(random);
+    let at = Some(1 + random.below(9_000));
+    match random.below(4) {
+        0 => plan.up.reset_at = at,
+        1 => plan.down.reset_at = at,
+        _ => {}
+    }
+    plan
+}
+
+#[test]
+fn nothing_is_left_of_sessions_that_are_reset_in_any_phase() {
+    let mut random = Random::seeded();
+    let mut lost = 0;
+    for way in &WAYS {
+        let place = place(way, &mut random, broken);
+        for _ in 0..3 {
+            let results = exchanges(&place, way);
+            lost += results.iter().filter(|result| result.is_err()).count();
+        }
+        place.is_left_clean();
+        assert_eq!(place.gateway.metric("adit_runtime_panics_total", ""), 0.0);
+    }
+    assert!(lost > 0, "no session was reset");
+}
+
+/// Latency and a rate, as on a mobile link: each turn takes its time, and nothing runs out of it.
+#[test]
+fn a_link_of_latency_and_a_low_rate_is_only_slow() {
+    let slow = |_: &mut Random| {
+        let mut plan = Plan::default();
+        for way in [&mut plan.up, &mut plan.down] {
+            way.delay = Duration::from_millis(30);
+            way.rate = 60_000;
+        }
+        plan
+    };
+    let way = &WAYS[2];
+    let place = place(way, &mut Random::seeded(), slow);
+    let client = place.client(way);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let (client, front) = (&client, place.front.address);
+            scope.spawn(move || assert_eq!(exchange(client, front, &noise(9_000)).unwrap(), 9_000));
+        }
+    });
+    place.is_left_clean();
+}
