@@ -193,9 +193,12 @@ pub const AES_GCM_RECORDS_MAX: u64 = 1 << 24;
 /// a receive that ends where a record ends leaves nothing to be moved.
 pub const TLS_PREDICTED_RECORD: usize = 8 * 1024;
 
-/// Longest handshake message behind a handshake, in bytes. The largest that a real server sends is a session ticket with a
-/// client's certificate chain inside; a gateway is sent none but KeyUpdate, of five bytes.
-pub const TLS_HANDSHAKE_MESSAGE_MAX: usize = 64 * 1024;
+/// Longest session ticket from a server, in bytes. The largest that a real one sends has a client's certificate chain inside.
+pub const TLS_TICKET_MAX: usize = 64 * 1024;
+
+/// Longest ClientHello that asks for a renegotiation, in bytes: those of real clients have less than two thousand. It is
+/// refused, but only when all of it is there.
+pub const TLS_LATE_HELLO_MAX: usize = TLS_PLAINTEXT_MAX;
 
 /// Records without content in a row. Some senders put one before each message against attacks on CBC; more is a flood.
 pub const TLS_EMPTY_RECORDS_MAX: u8 = 32;

@@ -127,6 +127,15 @@ impl TcpStream {
         let _ = acknowledge(self.descriptor());
     }
 
+    /// Sends as many of a few bytes as the socket takes at once. Not while a send is under way, whose bytes they could part.
+    ///
+    /// # Errors
+    /// The system's; `WouldBlock` where it takes none.
+    pub fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        SockRef::from(&self.descriptor()).send_with_flags(bytes, flags)
+    }
+
     /// Receives into a small buffer that the kernel takes from the core's ring when bytes have arrived. `None` at the end
     /// of the stream. While no buffer is free, waits for one.
     ///

@@ -61,4 +61,6 @@ mod path_tests;
 #[cfg(test)]
 mod resumption_tests;
 #[cfg(test)]
+mod scheme_tests;
+#[cfg(test)]
 mod tests;

@@ -164,6 +164,7 @@ impl<C: Connection> TlsHandshake<C> {
             layer: RefCell::new(RecordLayer::take_over(self.handshake.into_inner())?),
             peer_closed: Cell::new(false),
             writing: Cell::new(false),
+            closed: Cell::new(false),
             predicted: Cell::new(0),
         })
     }
@@ -233,6 +234,8 @@ pub struct TlsStream<C: Connection> {
     peer_closed: Cell<bool>,
     /// A send has begun and not ended: the peer may have got a part of a record.
     writing: Cell<bool>,
+    /// close_notify was said.
+    closed: Cell<bool>,
     /// Length of the last record, when it was one of those that a bulk sender makes; else 0.
     predicted: Cell<u32>,
 }
@@ -291,7 +294,35 @@ impl<C: Connection> TlsStream<C> {
                 }
             }
         }
+        if layer.owes_answer() {
+            drop(layer);
+            self.answer()?;
+        }
         Ok(pieces)
+    }
+
+    /// Answers what the peer has asked for (RFC 8446, section 4.6.3: new keys; RFC 5746, section 5: a renegotiation) without
+    /// waiting until there is data to be sent. It does not wait for the peer either: what the socket does not take goes before
+    /// the next record. Nothing is done while something is sent: whoever sends answers when that is done.
+    #[cold]
+    fn answer(&self) -> Result<(), Fault> {
+        if self.writing.get() || self.closed.get() {
+            return Ok(());
+        }
+        let mut layer = self.layer.borrow_mut();
+        let mut answer = layer.before_sealing()?;
+        // A connection that is broken is found to be so by those who receive and send.
+        let sent = self.stream.try_send(&answer).unwrap_or(0);
+        answer.drain(..sent);
+        layer.not_sent(answer);
+        Ok(())
+    }
+
+    /// A send has ended well.
+    fn written(&self) -> Result<(), Fault> {
+        self.writing.set(false);
+        let owes_answer = self.layer.borrow().owes_answer();
+        if owes_answer { self.answer() } else { Ok(()) }
     }
 
     /// Ciphertext of which nothing is there yet. A stream gets a large buffer while bytes wait, and as many whole records
@@ -376,8 +407,7 @@ impl<C: Connection> TlsStream<C> {
         }
         self.writing.set(true);
         self.stream.send(buffer).await.0?;
-        self.writing.set(false);
-        Ok(())
+        Ok(self.written()?)
     }
 
     /// Seals `pieces` and sends them; they come back with their rest. Sealed where they lie if the records that they came
@@ -412,8 +442,8 @@ impl<C: Connection> TlsStream<C> {
         }
         self.writing.set(true);
         let (sent, pieces) = self.stream.send_pieces(pieces).await;
-        self.writing.set(sent.is_err());
-        (sent.map_err(StreamError::from), pieces)
+        let sent = sent.map_err(StreamError::from);
+        (sent.and_then(|()| Ok(self.written()?)), pieces)
     }
 
     /// Seals copies of `pieces` and sends them.
@@ -446,6 +476,8 @@ impl<C: Connection> TlsStream<C> {
     /// [`StreamError`].
     pub async fn close(&self) -> Result<(), StreamError> {
         let last = self.layer.borrow_mut().close_notify()?;
+        // Nothing comes behind it (RFC 8446, section 6.1).
+        self.closed.set(true);
         self.write(last).await?;
         self.stream.shutdown().await?;
         Ok(())
@@ -458,6 +490,7 @@ impl<C: Connection> TlsStream<C> {
             return;
         }
         let fatal = self.layer.borrow_mut().fatal(alert);
+        self.closed.set(true);
         if let Ok(fatal) = fatal
             && self.write(fatal).await.is_ok()
         {
@@ -485,8 +518,7 @@ impl<C: Connection> TlsStream<C> {
     async fn write(&self, records: Vec<u8>) -> Result<(), StreamError> {
         self.writing.set(true);
         self.stream.send(records).await.0?;
-        self.writing.set(false);
-        Ok(())
+        Ok(self.written()?)
     }
 }
 

@@ -27,21 +27,21 @@ fn authority(name: &str) -> CertificateAuthority {
     .unwrap()
 }
 
-fn client(ca: &CertificateAuthority, change: impl FnOnce(&mut IssueRequest)) -> Issued {
+pub(super) fn client(ca: &CertificateAuthority, change: impl FnOnce(&mut IssueRequest)) -> Issued {
     let mut request = IssueRequest::new(Usage::Client, "device-1", Validity::days(1).unwrap());
     request.app = Some("mail".into());
     change(&mut request);
     certs::issue(ca, &request).unwrap()
 }
 
-struct Gateway {
-    ca: CertificateAuthority,
+pub(super) struct Gateway {
+    pub(super) ca: CertificateAuthority,
     revocation: Arc<Published<RevocationIndex>>,
     verifier: Arc<DeviceVerifier>,
-    config: Arc<ServerConfig>,
+    pub(super) config: Arc<ServerConfig>,
 }
 
-fn gateway(tls12: bool) -> Gateway {
+pub(super) fn gateway(tls12: bool) -> Gateway {
     gateway_with(tls12, &config::Resumption::default())
 }
 

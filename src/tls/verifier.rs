@@ -18,7 +18,8 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerMisbehaved,
+    SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
@@ -340,6 +341,17 @@ fn of_fault(fault: PathFault, time: UnixTime) -> webpki::Error {
     }
 }
 
+/// In TLS 1.3 a scheme names the curve too (RFC 8446, section 4.2.3). A key of another one is no bad signature, for which
+/// rustls takes it, but a parameter that does not go with the certificate (section 6.2: illegal_parameter).
+fn wrong_scheme(error: Error) -> Error {
+    match error {
+        Error::InvalidCertificate(
+            CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
+        ) => PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into(),
+        error => error,
+    }
+}
+
 /// webpki's verdict in rustls's words, which decide the alert that the client gets.
 fn rustls_error(error: webpki::Error) -> Error {
     use webpki::Error as E;
@@ -401,6 +413,7 @@ impl ClientCertVerifier for DeviceVerifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls13_signature(message, certificate, signature, &self.algorithms)
+            .map_err(wrong_scheme)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

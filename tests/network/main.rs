@@ -15,6 +15,7 @@ mod outbound;
 #[path = "../common/plain.rs"]
 mod plain;
 
+mod corners;
 mod cuts;
 mod resolver;
 mod slow;

@@ -7,8 +7,8 @@ use rustls::{AlertDescription, ContentType};
 use super::fault::Fault;
 use super::protection::Protection;
 use crate::limits::{
-    TLS_EMPTY_RECORDS_MAX, TLS_HANDSHAKE_MESSAGE_MAX, TLS_KEY_UPDATES_MAX, TLS_PLAINTEXT_MAX,
-    TLS_RECORD_HEADER, TLS_RENEGOTIATIONS_MAX, TLS_WARNINGS_MAX,
+    TLS_EMPTY_RECORDS_MAX, TLS_KEY_UPDATES_MAX, TLS_LATE_HELLO_MAX, TLS_PLAINTEXT_MAX,
+    TLS_RECORD_HEADER, TLS_RENEGOTIATIONS_MAX, TLS_TICKET_MAX, TLS_WARNINGS_MAX,
 };
 use crate::tls::handshake::{Connection, Handshake};
 
@@ -17,6 +17,9 @@ const HELLO_REQUEST: u8 = 0;
 const CLIENT_HELLO: u8 = 1;
 const NEW_SESSION_TICKET: u8 = 4;
 const KEY_UPDATE: u8 = 24;
+
+/// Bytes in front of a handshake message: its type and its length.
+const MESSAGE_HEADER: usize = 4;
 
 /// Records before the limit at which new keys are made: more than one buffer's worth.
 const KEY_UPDATE_MARGIN: u64 = 64;
@@ -48,6 +51,8 @@ struct Pending {
     partial: Vec<u8>,
     /// Sealed records, to be sent before anything that is sealed later.
     outgoing: Vec<u8>,
+    /// One of them answers the peer.
+    answers: bool,
 }
 
 /// One end of an established session. It does no I/O: records are opened and sealed where they lie.
@@ -118,7 +123,9 @@ impl<C: Connection> RecordLayer<C> {
                 Ok(Some(TLS_RECORD_HEADER + body))
             }
             [20..=23, 3, 3, ..] => Err(Fault::Overflow),
-            _ => Err(Fault::Decode),
+            [20..=23, ..] => Err(Fault::Decode),
+            // RFC 8446, section 5; RFC 5246, section 6.
+            _ => Err(Fault::Unexpected),
         }
     }
 
@@ -161,7 +168,11 @@ impl<C: Connection> RecordLayer<C> {
     fn alert_received(&mut self, alert: &[u8]) -> Result<Content, Fault> {
         const WARNING: u8 = 1;
         let &[level, description] = alert else {
-            return Err(Fault::Decode);
+            return Err(match alert {
+                // RFC 8446, section 5.4; RFC 5246, section 6.2.1 forbids it too.
+                [] => Fault::Unexpected,
+                _ => Fault::Decode,
+            });
         };
         match AlertDescription::from(description) {
             AlertDescription::CloseNotify => Ok(Content::Closed),
@@ -179,45 +190,98 @@ impl<C: Connection> RecordLayer<C> {
     }
 
     /// Handshake messages, perhaps several in one record or one in several.
-    fn handshake_received(&mut self, bytes: &[u8]) -> Result<(), Fault> {
-        let mut all = match &mut self.pending {
-            Some(pending) => std::mem::take(&mut pending.partial),
-            None => Vec::new(),
-        };
-        if bytes.is_empty() || all.len() + bytes.len() > TLS_HANDSHAKE_MESSAGE_MAX {
+    fn handshake_received(&mut self, mut bytes: &[u8]) -> Result<(), Fault> {
+        if bytes.is_empty() {
             return Err(Fault::Unexpected);
         }
-        all.extend_from_slice(bytes);
-        let mut rest = &all[..];
-        while let Some(&[kind, a, b, c]) = rest.first_chunk::<4>() {
-            let length = u32::from_be_bytes([0, a, b, c]) as usize;
-            if length > TLS_HANDSHAKE_MESSAGE_MAX {
-                return Err(Fault::Unexpected);
-            }
-            let Some(message) = rest.get(4..4 + length) else {
-                break;
+        while !bytes.is_empty() {
+            let whole = match self.pending.as_ref().is_none_or(|p| p.partial.is_empty()) {
+                true => Self::message_length(self.tls13, bytes)?.filter(|n| *n <= bytes.len()),
+                false => None,
             };
-            rest = &rest[4 + length..];
-            self.message_received(kind, message, rest.is_empty())?;
-        }
-        if !rest.is_empty() {
-            self.pending.get_or_insert_default().partial = rest.to_vec();
+            let Some(length) = whole else {
+                bytes = self.part_received(bytes)?;
+                continue;
+            };
+            let (message, rest) = bytes.split_at(length);
+            self.message_received(message, rest.is_empty())?;
+            bytes = rest;
         }
         Ok(())
     }
 
-    /// One handshake message; `last`: nothing follows it in its record.
-    fn message_received(&mut self, kind: u8, message: &[u8], last: bool) -> Result<(), Fault> {
-        match kind {
-            KEY_UPDATE if self.tls13 => self.key_update_received(message, last),
-            NEW_SESSION_TICKET if self.tls13 => C::ticket_received(&mut self.tickets, message),
-            CLIENT_HELLO | HELLO_REQUEST if !self.tls13 => {
-                // RFC 5746, section 5 and RFC 5246, section 7.2.2: no renegotiation, and the session goes on.
-                count(&mut self.idle.renegotiations, TLS_RENEGOTIATIONS_MAX)?;
-                self.queue_alert(AlertDescription::NoRenegotiation)
+    /// Takes what belongs to a message that is not whole, copied once whatever the number of its pieces. What is behind it.
+    fn part_received<'b>(&mut self, bytes: &'b [u8]) -> Result<&'b [u8], Fault> {
+        let mut partial = std::mem::take(&mut self.pending.get_or_insert_default().partial);
+        let mut rest = bytes;
+        for known in [false, true] {
+            let wanted = match known {
+                false => MESSAGE_HEADER,
+                true => match Self::message_length(self.tls13, &partial)? {
+                    Some(length) => length,
+                    None => break,
+                },
+            };
+            let missing = wanted.saturating_sub(partial.len());
+            let (part, behind) = rest.split_at(missing.min(rest.len()));
+            partial.extend_from_slice(part);
+            rest = behind;
+            if known && partial.len() == wanted {
+                self.message_received(&partial, rest.is_empty())?;
+                partial.clear();
             }
-            _ => Err(Fault::Unexpected),
         }
+        if partial.is_empty() {
+            self.drop_if_empty();
+        } else {
+            self.pending.get_or_insert_default().partial = partial;
+        }
+        Ok(rest)
+    }
+
+    /// Bytes of the handshake message that begins here, its header included; `None` where the header is not complete.
+    ///
+    /// # Errors
+    /// [`Fault`] for a message that has no place here or cannot be so long: nothing of it is kept.
+    fn message_length(tls13: bool, bytes: &[u8]) -> Result<Option<usize>, Fault> {
+        let Some(&[kind, a, b, c]) = bytes.first_chunk::<MESSAGE_HEADER>() else {
+            return Ok(None);
+        };
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        let fits = match (kind, tls13) {
+            (KEY_UPDATE, true) => length == 1,
+            (NEW_SESSION_TICKET, true) if !C::IS_SERVER => length <= TLS_TICKET_MAX,
+            (CLIENT_HELLO, false) if C::IS_SERVER => length <= TLS_LATE_HELLO_MAX,
+            (HELLO_REQUEST, false) if !C::IS_SERVER => length == 0,
+            _ => return Err(Fault::Unexpected),
+        };
+        match fits {
+            true => Ok(Some(MESSAGE_HEADER + length)),
+            false => Err(Fault::Decode),
+        }
+    }
+
+    /// One handshake message with its header, of a kind that [`Self::message_length`] lets through; `last`: nothing follows
+    /// it in its record.
+    fn message_received(&mut self, message: &[u8], last: bool) -> Result<(), Fault> {
+        let (header, body) = message.split_at(MESSAGE_HEADER);
+        match header[0] {
+            KEY_UPDATE => self.key_update_received(body, last),
+            NEW_SESSION_TICKET => C::ticket_received(&mut self.tickets, body),
+            _ => self.renegotiation_requested(),
+        }
+    }
+
+    /// RFC 5746, section 5 and RFC 5246, section 7.2.2: no renegotiation, and the session goes on. Not where the peer does not
+    /// read the refusal that it was given: refusals do not pile up.
+    fn renegotiation_requested(&mut self) -> Result<(), Fault> {
+        count(&mut self.idle.renegotiations, TLS_RENEGOTIATIONS_MAX)?;
+        if self.pending.as_ref().is_some_and(|pending| pending.answers) {
+            return Err(Fault::Unexpected);
+        }
+        self.queue_alert(AlertDescription::NoRenegotiation)?;
+        self.pending.get_or_insert_default().answers = true;
+        Ok(())
     }
 
     /// RFC 8446, section 4.6.3.
@@ -232,7 +296,8 @@ impl<C: Connection> RecordLayer<C> {
         count(&mut self.idle.key_updates, TLS_KEY_UPDATES_MAX)?;
         match requested {
             0 => {}
-            1 => self.update_due = true,
+            // One answer that is not sent yet answers all that have come since.
+            1 => self.update_due |= !self.owes_answer(),
             _ => return Err(Fault::IllegalParameter),
         }
         self.opening.renew()
@@ -260,6 +325,20 @@ impl<C: Connection> RecordLayer<C> {
             self.sealing.renew()?;
         }
         Ok(self.take_outgoing())
+    }
+
+    /// Whether the peer has asked for something (new keys, a renegotiation) and has no answer yet. It is in what
+    /// [`RecordLayer::before_sealing`] gives, and need not wait for data.
+    pub fn owes_answer(&self) -> bool {
+        self.update_due || self.pending.as_ref().is_some_and(|pending| pending.answers)
+    }
+
+    /// Takes back what could not be sent of what [`RecordLayer::before_sealing`] gave, before anything else is sealed.
+    pub fn not_sent(&mut self, rest: Vec<u8>) {
+        if !rest.is_empty() {
+            let pending = self.pending.get_or_insert_default();
+            (pending.outgoing, pending.answers) = (rest, true);
+        }
     }
 
     /// Seals application data in place. `records` holds the content with [`RecordLayer::around`] bytes of room around each
@@ -312,9 +391,11 @@ impl<C: Connection> RecordLayer<C> {
     }
 
     fn queue(&mut self, kind: ContentType, content: &[u8]) -> Result<(), Fault> {
+        let answers = self.pending.as_ref().is_some_and(|pending| pending.answers);
         let mut outgoing = self.take_outgoing();
         let result = self.append(&mut outgoing, kind, content);
-        self.pending.get_or_insert_default().outgoing = outgoing;
+        let pending = self.pending.get_or_insert_default();
+        (pending.outgoing, pending.answers) = (outgoing, answers);
         result
     }
 
@@ -323,10 +404,16 @@ impl<C: Connection> RecordLayer<C> {
             return Vec::new();
         };
         let outgoing = std::mem::take(&mut pending.outgoing);
-        if pending.partial.is_empty() {
+        pending.answers = false;
+        self.drop_if_empty();
+        outgoing
+    }
+
+    fn drop_if_empty(&mut self) {
+        let empty = |pending: &Pending| pending.partial.is_empty() && pending.outgoing.is_empty();
+        if self.pending.as_deref().is_some_and(empty) {
             self.pending = None;
         }
-        outgoing
     }
 
     fn append(

@@ -7,6 +7,8 @@
 
 mod fault;
 mod layer;
+#[cfg(test)]
+mod message_tests;
 mod protection;
 mod renewal;
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::limits::{
 use crate::tls::hand_over;
 use crate::tls::handshake::Handshake;
 
-type Server = RecordLayer<UnbufferedServerConnection>;
+pub(super) type Server = RecordLayer<UnbufferedServerConnection>;
 
 /// A small generator of test data: the same for the same seed.
 struct Random(u64);
@@ -53,7 +53,7 @@ fn suites() -> Vec<SupportedCipherSuite> {
 }
 
 /// An established session on one suite: rustls's client, and this layer behind rustls's server handshake.
-fn session(suite: SupportedCipherSuite) -> (ClientConnection, Server) {
+pub(super) fn session(suite: SupportedCipherSuite) -> (ClientConnection, Server) {
     let ecdsa = !format!("{:?}", suite.suite()).contains("RSA");
     let key_type = if ecdsa {
         KeyType::P256
@@ -108,7 +108,7 @@ fn session(suite: SupportedCipherSuite) -> (ClientConnection, Server) {
     (client, RecordLayer::take_over(server).unwrap())
 }
 
-fn written(client: &mut ClientConnection) -> Vec<u8> {
+pub(super) fn written(client: &mut ClientConnection) -> Vec<u8> {
     let mut bytes = Vec::new();
     while client.wants_write() {
         client.write_tls(&mut bytes).unwrap();
@@ -116,7 +116,7 @@ fn written(client: &mut ClientConnection) -> Vec<u8> {
     bytes
 }
 
-fn read(client: &mut ClientConnection, mut bytes: &[u8]) -> Vec<u8> {
+pub(super) fn read(client: &mut ClientConnection, mut bytes: &[u8]) -> Vec<u8> {
     let mut plain = Vec::new();
     while !bytes.is_empty() {
         client.read_tls(&mut bytes).unwrap();
@@ -126,13 +126,13 @@ fn read(client: &mut ClientConnection, mut bytes: &[u8]) -> Vec<u8> {
     plain
 }
 
-fn write(client: &mut ClientConnection, bytes: &[u8]) -> Vec<u8> {
+pub(super) fn write(client: &mut ClientConnection, bytes: &[u8]) -> Vec<u8> {
     std::io::Write::write_all(&mut client.writer(), bytes).unwrap();
     written(client)
 }
 
 /// Opens all complete records and takes them out of `bytes`.
-fn open_all(server: &mut Server, bytes: &mut Vec<u8>) -> Result<(Vec<u8>, bool), Fault> {
+pub(super) fn open_all(server: &mut Server, bytes: &mut Vec<u8>) -> Result<(Vec<u8>, bool), Fault> {
     let (mut plain, mut used, mut closed) = (Vec::new(), 0, false);
     while let Some((length, content)) = server.open(&mut bytes[used..])? {
         match content {
@@ -147,7 +147,7 @@ fn open_all(server: &mut Server, bytes: &mut Vec<u8>) -> Result<(Vec<u8>, bool),
 }
 
 /// Seals `plain` as the relay does: spaced in one buffer.
-fn seal(server: &mut Server, plain: &[u8]) -> Vec<u8> {
+pub(super) fn seal(server: &mut Server, plain: &[u8]) -> Vec<u8> {
     let mut sent = server.before_sealing().unwrap();
     let (front, back) = server.around();
     let mut records = Vec::new();
@@ -291,29 +291,29 @@ fn every_flipped_bit_is_a_fault() {
     }
 }
 
-fn tls13() -> SupportedCipherSuite {
+pub(super) fn tls13() -> SupportedCipherSuite {
     aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256
 }
 
-fn tls12() -> SupportedCipherSuite {
+pub(super) fn tls12() -> SupportedCipherSuite {
     aws_lc_rs::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
 }
 
 /// A record that the client would send, of any type and content.
-struct Forger {
+pub(super) struct Forger {
     keys: Protection,
 }
 
 impl Forger {
     /// A session, and the client's keys from now on.
-    fn new(suite: SupportedCipherSuite) -> (Self, Server) {
+    pub(super) fn new(suite: SupportedCipherSuite) -> (Self, Server) {
         let (client, server) = session(suite);
         let secrets = client.dangerous_extract_secrets().unwrap();
         let keys = Protection::new(&secrets.tx, suite, None).unwrap();
         (Self { keys }, server)
     }
 
-    fn record(&mut self, kind: ContentType, content: &[u8]) -> Vec<u8> {
+    pub(super) fn record(&mut self, kind: ContentType, content: &[u8]) -> Vec<u8> {
         let (front, back) = (self.keys.front(), self.keys.back());
         let mut record = [&vec![0; front], content, &vec![0; back]].concat();
         self.keys.seal(&mut record, kind).unwrap();
@@ -400,12 +400,12 @@ fn floods_of_records_that_carry_nothing_are_faults() {
     let flood = forger.fault_after(&mut server, ContentType::Alert, &no_certificate);
     assert_eq!(flood, (usize::from(TLS_WARNINGS_MAX), Fault::Unexpected));
     let (mut forger, mut server) = Forger::new(tls12());
-    let hello_request = [0, 0, 0, 0];
-    let flood = forger.fault_after(&mut server, ContentType::Handshake, &hello_request);
-    assert_eq!(
-        flood,
-        (usize::from(TLS_RENEGOTIATIONS_MAX), Fault::Unexpected)
-    );
+    for number in 0..=TLS_RENEGOTIATIONS_MAX {
+        let opened = server.open(&mut forger.record(ContentType::Handshake, &[1, 0, 0, 0]));
+        let flood = number == TLS_RENEGOTIATIONS_MAX;
+        assert_eq!(opened.err(), flood.then_some(Fault::Unexpected));
+        server.before_sealing().unwrap();
+    }
 }
 
 #[test]
@@ -435,11 +435,14 @@ fn what_does_not_belong_in_a_session_is_a_fault() {
     use ContentType as Type;
     let long = vec![0; TLS_PLAINTEXT_MAX + 1];
     let refused = Fault::PeerAlert(AlertDescription::HandshakeFailure);
-    let cases: [(SupportedCipherSuite, Type, &[u8], Fault); 12] = [
+    let cases: [(SupportedCipherSuite, Type, &[u8], Fault); 14] = [
         (tls13(), Type::Alert, &[2, 40], refused),
         (tls12(), Type::Alert, &[2, 40], refused),
         // Half an alert, and two in one record.
         (tls13(), Type::Alert, &[2], Fault::Decode),
+        // An alert without content (RFC 8446, section 5.4; RFC 5246, section 6.2.1).
+        (tls13(), Type::Alert, &[], Fault::Unexpected),
+        (tls12(), Type::Alert, &[], Fault::Unexpected),
         (tls13(), Type::Alert, &[1, 0, 1, 0], Fault::Decode),
         // No message, a ticket from a client, a message beyond every bound.
         (tls13(), Type::Handshake, &[], Fault::Unexpected),
@@ -480,24 +483,6 @@ fn what_does_not_belong_in_a_session_is_a_fault() {
 }
 
 #[test]
-fn handshake_messages_may_come_in_pieces_but_not_be_interrupted() {
-    let key_update = [24, 0, 0, 1, 0];
-    for cut in 1..key_update.len() {
-        let (mut forger, mut server) = Forger::new(tls13());
-        for piece in [&key_update[..cut], &key_update[cut..]] {
-            let mut record = forger.record(ContentType::Handshake, piece);
-            let (_, content) = server.open(&mut record).unwrap().unwrap();
-            assert_eq!(content, Content::Nothing);
-        }
-        let (mut forger, mut server) = Forger::new(tls13());
-        let mut record = forger.record(ContentType::Handshake, &key_update[..cut]);
-        server.open(&mut record).unwrap();
-        let mut record = forger.record(ContentType::ApplicationData, b"between");
-        assert_eq!(server.open(&mut record), Err(Fault::Unexpected));
-    }
-}
-
-#[test]
 fn padding_is_taken_off_and_nothing_but_padding_is_a_fault() {
     let (mut forger, mut server) = Forger::new(tls13());
     // A content of "padded", its type, and zeros, of which the sealing takes the last for the type.
@@ -512,7 +497,11 @@ fn padding_is_taken_off_and_nothing_but_padding_is_a_fault() {
 fn a_header_that_begins_no_record_is_told_before_its_body_comes() {
     let (_, mut server) = session(tls13());
     for (header, fault) in [
-        (*b"GET /", Fault::Decode),
+        // A type that TLS does not know (RFC 8446, section 5).
+        (*b"GET /", Fault::Unexpected),
+        ([19, 3, 3, 0, 30], Fault::Unexpected),
+        ([24, 3, 3, 0, 30], Fault::Unexpected),
+        ([99, 3, 3, 0, 30], Fault::Unexpected),
         ([23, 2, 0, 0, 30], Fault::Decode),
         ([23, 3, 3, 0xff, 0xff], Fault::Overflow),
         ([23, 3, 3, 0x41, 0x01], Fault::Overflow),
