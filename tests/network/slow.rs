@@ -192,7 +192,8 @@ fn shape(far: &Namespace, rate: &str, mtu: u16) {
     let link = |dev: &str| format!("link set dev {dev} mtu {mtu} gso_max_segs 1");
     ip(&link("far"));
     far.ip(&link("wire"));
-    let bucket = format!("rate {rate} burst 8kb latency 1s");
+    // Room for one packet: each waits for the one before it, as on a wire.
+    let bucket = format!("rate {rate} burst {} latency 1s", mtu + 200);
     tc(&[], &format!("qdisc replace dev far root tbf {bucket}"));
     tc(
         &far.entered(),
