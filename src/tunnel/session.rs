@@ -453,7 +453,7 @@ async fn connect(
 async fn gone(tls: &ServerStream, nothing_behind: bool) {
     ring::sleep(CLIENT_GONE_AFTER).await;
     if !(nothing_behind && tls.is_cut().await) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
