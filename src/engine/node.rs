@@ -145,8 +145,7 @@ impl Node {
     ) -> Result<Self, EngineError> {
         let cores = config.engine.cores.len();
         let mut listeners = Listeners::default();
-        let addresses = config.profile.listener.addresses();
-        let opened = listeners.open(addresses, cores, inherited)?;
+        let opened = listeners.open(config.profile.listener.addresses(), cores, inherited)?;
         let spare = std::mem::take(inherited);
         spare.fit(&config.profile)?;
         let sources = listeners.replace(opened);
@@ -159,7 +158,6 @@ impl Node {
         });
         let revocation = Revocation::new(std::mem::take(&mut material.crls));
         let own = OwnAddresses::read().map_err(EngineError::Interfaces)?;
-        let own = Arc::new(Published::new(own));
         let quota = Arc::new(Quota::default());
         let (fleet, gates) = (Fleet::default(), Gates::default());
         let groups = fleet.prepare(&config.profile.services);
@@ -189,7 +187,7 @@ impl Node {
             resumption: Mutex::new(material.resumption.clone()),
             holding: Mutex::new(material.holding()),
             takeovers: AtomicU64::new(0),
-            own,
+            own: Arc::new(Published::new(own)),
             fleet,
             drained: Drained::new(&config.state_dir),
             watches: Mutex::new(Arc::new([])),
