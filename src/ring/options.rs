@@ -40,6 +40,14 @@ pub(super) fn acknowledge(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, ONCE)
 }
 
+/// Bytes that the kernel holds for the peer: not sent, or not acknowledged (`SIOCOUTQ`, tcp(7)). `None` where it does not say.
+pub(super) fn unsent(socket: BorrowedFd<'_>) -> Option<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: this request writes one integer to where the pointer leads, which outlives the call; the socket is open.
+    let told = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    u32::try_from(bytes).ok().filter(|_| told == 0)
+}
+
 /// Binds to an address and leaves the port to connect: one address then has its 65 536 ports for each destination, and not
 /// for all of them together (`IP_BIND_ADDRESS_NO_PORT`, ip(7)).
 pub(super) fn bind_without_port(socket: &Socket, source: IpAddr) -> io::Result<()> {

@@ -20,7 +20,7 @@ use super::driver::{BUFFER_GROUP, Completion, Kind};
 use super::executor::{Core, SMALL_PAYLOAD, current};
 use super::gather::Gather;
 use super::op::Op;
-use super::options::{TcpOptions, acknowledge, bind_without_port};
+use super::options::{TcpOptions, acknowledge, bind_without_port, unsent};
 use super::pieces::{Left, Pieces, Spacing, ToSend, spaced_header};
 
 /// Arms the poll before it tries to receive: saves an attempt that is known to find nothing (`IORING_RECVSEND_POLL_FIRST`).
@@ -134,6 +134,12 @@ impl TcpStream {
     pub fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         SockRef::from(&self.descriptor()).send_with_flags(bytes, flags)
+    }
+
+    /// Bytes that were sent and the peer has not acknowledged; `None` where the kernel does not say.
+    #[must_use]
+    pub fn unsent(&self) -> Option<u32> {
+        unsent(self.descriptor())
     }
 
     /// Receives into a small buffer that the kernel takes from the core's ring when bytes have arrived. `None` at the end

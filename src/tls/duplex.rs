@@ -45,6 +45,11 @@ pub trait ByteStream: 'static {
 
     /// Gives back what is not needed while nothing moves.
     fn rest(&self) {}
+
+    /// Bytes that were sent and the peer has not acknowledged, where that is known.
+    fn unsent(&self) -> Option<u32> {
+        None
+    }
 }
 
 impl<C: Connection + 'static> ByteStream for TlsStream<C> {
@@ -76,6 +81,10 @@ impl<C: Connection + 'static> ByteStream for TlsStream<C> {
 
     fn rest(&self) {
         self.rest();
+    }
+
+    fn unsent(&self) -> Option<u32> {
+        self.unsent()
     }
 }
 
@@ -120,6 +129,10 @@ impl ByteStream for TcpStream {
         if self.shutdown().await.is_ok() {
             while let Ok(Some(_)) = self.recv().await {}
         }
+    }
+
+    fn unsent(&self) -> Option<u32> {
+        self.unsent()
     }
 }
 

@@ -510,6 +510,12 @@ impl<C: Connection> TlsStream<C> {
         drain(&self.stream).await;
     }
 
+    /// Bytes that were sent and the peer has not acknowledged; `None` where the kernel does not say.
+    #[must_use]
+    pub fn unsent(&self) -> Option<u32> {
+        self.stream.unsent()
+    }
+
     /// Makes the coming close a reset: the peer learns that the stream was cut.
     pub fn reset_on_close(&self) {
         self.stream.reset_on_close();

@@ -103,6 +103,14 @@ fn broken<S: ByteStream>(stream: &Duplex<S>, error: Option<&h2::Error>) -> Ended
     Ended { reason, alert }
 }
 
+/// What the kernel had for the client at one moment, of a buffer that it was given and had not taken in whole.
+#[derive(Clone, Copy)]
+struct Unsent {
+    since: Instant,
+    at: Instant,
+    left: Option<u32>,
+}
+
 /// Drives a session.
 pub(super) struct Driver<S: ByteStream, B> {
     session: Rc<Session>,
@@ -113,6 +121,8 @@ pub(super) struct Driver<S: ByteStream, B> {
     pings: Option<PingPong>,
     /// The session's receive window.
     window: u32,
+    /// What the client had not taken when that was looked at.
+    seen: Option<Unsent>,
     /// When GOAWAY was sent because the node drains.
     draining: Option<Instant>,
     /// The connection ends as soon as it can.
@@ -136,6 +146,7 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
         Self {
             pings: connection.ping_pong(),
             window: HTTP2_SESSION_WINDOW_MIN,
+            seen: None,
             draining: None,
             leaving: false,
             late: false,
@@ -241,19 +252,39 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
             self.leave(CloseReason::ClientStalled, Reason::ENHANCE_YOUR_CALM);
             return now + LINGER;
         }
-        // What the client takes none of, whether it sends or not.
-        let unsent = self.stream.sending_since();
-        let unsent = unsent.map(|since| since + stall_after(&session));
-        if unsent.is_some_and(|over| now >= over) {
+        let Some(look) = self.look_at_unsent(now) else {
             self.leave(CloseReason::ClientStalled, Reason::ENHANCE_YOUR_CALM);
             return now + LINGER;
-        }
+        };
         let unread = session.unread.get() > 0;
         let rest = session.windows.borrow_mut().rest(unread, now);
-        let coming = [last + SESSION_REST, stall, last + idle, rest];
-        let coming = coming.into_iter().chain(unsent);
-        let coming = coming.filter(|time| *time > now);
+        let coming = [last + SESSION_REST, stall, last + idle, rest, look];
+        let coming = coming.into_iter().filter(|time| *time > now);
         coming.min().unwrap_or(now + SESSION_REST)
+    }
+
+    /// Looks whether the client takes what is sent, whatever else it does. When to look again; `None`: it has taken nothing for
+    /// too long. One on a slow way takes some of it between two looks.
+    fn look_at_unsent(&mut self, now: Instant) -> Option<Instant> {
+        let step = stall_after(&self.session) / 2;
+        let Some(since) = self.stream.sending_since() else {
+            return Some(now + step);
+        };
+        let seen = self.seen.filter(|seen| seen.since == since);
+        let next = seen.map_or(since, |seen| seen.at) + step;
+        if now < next {
+            return Some(next);
+        }
+        let left = self.stream.stream().unsent();
+        if seen.is_some_and(|seen| seen.left == left) {
+            return None;
+        }
+        self.seen = Some(Unsent {
+            since,
+            at: now,
+            left,
+        });
+        Some(now + step)
     }
 
     /// Ends the session for what the guard has found. Whether there is something to be done about it.
