@@ -288,6 +288,9 @@ fn a_path_is_good_for_as_long_as_its_own_certificates_are() {
     );
     assert_eq!(until(&[&expired]), None);
     assert_eq!(until(&[&leaf]), None);
+    assert_eq!(verifier.authorities_good_until(), year(3000));
+    let beyond = device_until(&root, 3500);
+    assert_eq!(until(&[&beyond]), Some(year(3000)), "the anchor ends first");
 }
 
 /// An authority with another key under the name of `ca`.

@@ -171,7 +171,8 @@ pub fn common_name(certificate: &[u8]) -> Option<String> {
 }
 
 /// The last moment at which a certificate is valid, in unix seconds. One that cannot be read has expired.
-pub(super) fn good_until(certificate: &[u8]) -> u64 {
+#[must_use]
+pub fn good_until(certificate: &[u8]) -> u64 {
     X509Certificate::from_der(certificate).map_or(0, |(_, certificate)| expiry(&certificate))
 }
 

@@ -34,7 +34,7 @@ pub use duplex::{ByteStream, CONTIGUOUS, Duplex};
 pub use failure::{HandshakeFailure, failure_of};
 pub use handshake::{Connection, Handshake};
 pub use hello::{Hello, HelloReader};
-pub use identity::{IdentityError, PeerIdentity, common_name};
+pub use identity::{IdentityError, PeerIdentity, common_name, good_until};
 pub use resumption::{Resumption, Scope};
 pub use secrets::{TrafficSecrets, hand_over};
 pub use served::ServerCertificates;

@@ -176,6 +176,12 @@ impl DeviceVerifier {
             .fold(good_until(end_entity), u64::min))
     }
 
+    /// The last moment at which all group certificates are valid, in unix seconds.
+    pub fn authorities_good_until(&self) -> u64 {
+        let ends = self.authorities.iter().map(Authority::not_after);
+        ends.min().unwrap_or(u64::MAX)
+    }
+
     /// Whether a list holds a certificate of the chain or any group certificate. Cheaper than
     /// [`recheck`](Self::recheck), and no verdict: what a list holds need not be part of the path.
     pub fn is_any_revoked<'c>(&self, mut chain: impl Iterator<Item = &'c [u8]>) -> bool {

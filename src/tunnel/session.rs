@@ -311,7 +311,9 @@ pub(super) fn identify(
     }
     let identity = PeerIdentity::from_chain(chain, &snapshot.identity)
         .map_err(|_| CloseReason::IdentityMissing)?;
-    let good_until = if identity.chain_good_until() < identity.good_until() {
+    let above = identity.chain_good_until();
+    let above = above.min(verifier.authorities_good_until());
+    let good_until = if above < identity.good_until() {
         // Seldom: an issuer, or something that is no part of the path, ends before the certificate.
         let path = verifier.path_good_until(chain, SystemTime::now());
         path.map_err(refused)?

@@ -27,7 +27,7 @@ use crate::limits::{
 use crate::observe::{CloseReason, Subject};
 use crate::ring;
 use crate::table::DeviceRegistry;
-use crate::tls::{HandshakeFailure, PeerIdentity, failure_of};
+use crate::tls::{HandshakeFailure, PeerIdentity, failure_of, good_until};
 
 /// What has changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,8 +131,9 @@ fn expire(core: &Core) -> bool {
             return false;
         };
         core.metrics.borrow_mut().expiry_checks += 1;
-        if live.chain.len() == 1 {
-            // There is no other path.
+        let ended = |own: &Rc<[u8]>| good_until(own) < unix(now);
+        if live.chain.first().is_some_and(ended) {
+            // It needs no other path.
             spent += 1;
             live.close(CloseReason::CutCertificateExpired);
             continue;
