@@ -219,20 +219,23 @@ fn session<C: Connection>(
     Ok(offset)
 }
 
-fn as_server(ends: &Ends, cuts: Cuts) -> Result<(usize, Peer), String> {
+/// How many bytes the peer sent, and the peer; or what went wrong.
+type Ran = Result<(usize, Peer), String>;
+
+fn as_server(ends: &Ends, cuts: Cuts) -> Ran {
     let mut peer = ends.client_peer();
     let length = session(ends.server(), &mut peer, cuts)?;
     Ok((length, peer))
 }
 
-fn as_client(ends: &Ends, cuts: Cuts) -> Result<(usize, Peer), String> {
+fn as_client(ends: &Ends, cuts: Cuts) -> Ran {
     let mut peer = ends.server_peer();
     let length = session(ends.client(), &mut peer, cuts)?;
     Ok((length, peer))
 }
 
 /// A session of one end for each byte at which its peer's stream can be cut, and one whose bytes come one by one.
-fn every_cut(kind: Kind, run: fn(&Ends, Cuts) -> Result<(usize, Peer), String>) {
+fn every_cut(kind: Kind, run: fn(&Ends, Cuts) -> Ran) {
     let ends = Ends::new(kind);
     let run = |cuts| {
         let (length, peer) = run(&ends, cuts).unwrap_or_else(|error| {
