@@ -1,6 +1,7 @@
 //! Every bound and pool size as a named constant with its reason.
 
 mod admin;
+mod admission;
 mod certs;
 mod http2;
 mod load;
@@ -14,6 +15,7 @@ mod sweeps;
 use std::time::Duration;
 
 pub use admin::*;
+pub use admission::*;
 pub use certs::*;
 pub use http2::*;
 pub use load::*;
@@ -386,6 +388,9 @@ pub const BUFFER_WAIT: Duration = Duration::from_millis(1);
 
 /// Longest header of an upstream proxy's answer to CONNECT, in bytes.
 pub const PROXY_ANSWER_MAX: usize = 8 * 1024;
+
+/// Bytes of it that are looked at in one go: most answers are shorter.
+pub const PROXY_ANSWER_PEEK: usize = 512;
 
 /// Most header fields of such an answer.
 pub const PROXY_ANSWER_HEADERS: usize = 64;

@@ -101,6 +101,6 @@ fn the_file_limit_is_survived() {
     let pauses = gateway.metric("adit_accept_backoff_total", "");
     // It rests after a failure rather than trying again at once, which would be many thousands of times.
     assert!(pauses >= 1.0, "accepting was never paused");
-    assert!((1.0..1_000.0).contains(&failures), "{failures}");
+    assert!(failures < 1_000.0, "{failures}");
     echoes(&mut tunnel(&pki, &gateway, &device, "a.test:1"));
 }

@@ -23,7 +23,7 @@ use super::servers::Claim;
 use super::upstream::{Answer, Progress, Upstream};
 use super::way::{Way, name_of};
 use crate::config::{Host, HostPort};
-use crate::limits::{DIAL_SERVERS_MAX, LINGER, NAME_STALE_PATIENCE};
+use crate::limits::{DIAL_SERVERS_MAX, LINGER, NAME_STALE_PATIENCE, PROXY_ANSWER_PEEK};
 use crate::observe::CloseReason;
 use crate::ring::{self, RingBuf, TcpOptions, TcpStream, oneshot};
 use crate::table::Published;
@@ -366,8 +366,9 @@ async fn through(
         .map_err(gone)?;
     let mut answer = Answer::default();
     loop {
-        let buffer = RingBuf::small().ok_or(CloseReason::NodeLimit)?;
-        let (seen, buffer) = stream.peek_into(buffer, usize::MAX).await;
+        // Of its own: a proxy that does not answer holds none of the pool.
+        let buffer = RingBuf::of_size(PROXY_ANSWER_PEEK);
+        let (seen, buffer) = stream.peek_into(buffer, PROXY_ANSWER_PEEK).await;
         if seen.map_err(gone)? == 0 {
             return Err(CloseReason::UpstreamProtocol);
         }

@@ -16,7 +16,7 @@ use crate::control::{
     Asker, ConfigFile, Control, ControlError, Deadline, EarlySignals, Reloader, RunningNode,
     Signal, Signals, check_servers, fetch_crls, watch_certificates, watch_crl_files, watch_files,
 };
-use crate::engine::{CRLS_FOLDER, EngineError, Followed, Node, Predecessor};
+use crate::engine::{CRLS_FOLDER, EngineError, Followed, Node, Predecessor, Sizes};
 use crate::files::{self, FileError};
 use crate::limits::{
     ADMIN_STOP, AUDIT_STOP, DRAIN_POLL, OWN_ADDRESSES_REFRESH, SESSIONS_END, STOP_HEARD, STOP_JOBS,
@@ -103,17 +103,10 @@ impl Gateway {
             predecessor,
             lock,
         } = inheritance;
-        match ring::raise_descriptor_limit() {
-            Ok(limit) if (limit as usize) < config.engine.max_tunnels.saturating_mul(2) => {
-                tracing::warn!(
-                    "{limit} open files are allowed and a tunnel takes two: fewer than engine.max_tunnels = {} will fit; \
-                 raise LimitNOFILE",
-                    config.engine.max_tunnels
-                );
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
+        if let Err(error) = ring::raise_descriptor_limit() {
+            tracing::warn!(%error, "cannot raise the limit of open files");
         }
+        Sizes::of(&config.engine).log(&config.engine);
         let early = EarlySignals::note().map_err(RunError::Signals)?;
         let deadline = Deadline::install().map_err(RunError::Signals)?;
         files::own_folder(&config.state_dir)?;
@@ -257,8 +250,12 @@ async fn refresh_sessions(node: &Arc<Node>) {
     loop {
         tokio::time::sleep(TICKET_KEYS_POLL).await;
         let node = node.clone();
-        // Reads a file and walks through a table: not on this thread, which answers probes.
-        let _ = tokio::task::spawn_blocking(move || node.refresh_sessions()).await;
+        // Reads a file and walks through tables and heaps: not on this thread, which answers probes.
+        let _ = tokio::task::spawn_blocking(move || {
+            node.refresh_sessions();
+            node.give_back();
+        })
+        .await;
     }
 }
 

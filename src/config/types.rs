@@ -44,6 +44,12 @@ pub struct Engine {
     pub max_tunnels: usize,
     /// Most tunnels open at once for one device; at least 1, at most `max_tunnels`.
     pub max_tunnels_per_device: usize,
+    /// Most connections of one core whose clients have not shown who they are; at least 1.
+    pub max_unauthenticated: usize,
+    /// Those of one source address; 0 for as many.
+    pub max_unauthenticated_per_source: usize,
+    /// Handshakes a second of one source address that may fail on one core; 0 for as many as there are.
+    pub failed_handshakes_per_second: usize,
     /// Time for the TLS handshake and the tunnel request together.
     pub handshake_timeout: Duration,
     /// Time for a connection to one server of a service.

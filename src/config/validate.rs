@@ -29,9 +29,13 @@ use super::stored::references;
 use super::traffic::{app_limits, idle};
 use super::types::{AdminListen, AuditSink, Config, Engine, Log, LogFormat, Origin, Profile};
 use super::values::{
-    Folder, STATE_DIR, count, duration, host_port, listen_address, without_repetition, word,
+    Folder, STATE_DIR, count, count_or_none, duration, host_port, listen_address,
+    without_repetition, word,
 };
-use crate::limits::{CONFIG_SYNTAX_ERRORS_MAX, CONFIG_TUNNELS_MAX, UNIX_SOCKET_PATH_MAX};
+use crate::limits::{
+    CONFIG_SYNTAX_ERRORS_MAX, CONFIG_TUNNELS_MAX, FAILED_HANDSHAKES, TUNNEL_RATE_MAX,
+    UNAUTHENTICATED, UNAUTHENTICATED_MAX, UNAUTHENTICATED_PER_SOURCE, UNIX_SOCKET_PATH_MAX,
+};
 use crate::profiles;
 
 /// Checks the text of a config file for a machine with these CPUs. With `part`, the profile is passed over. Where it has
@@ -183,6 +187,10 @@ fn engine(raw: RawEngine, cpus: &Cpus, report: &mut Report) -> Engine {
         .max_tunnels
         .parse(report, |n| count(n, CONFIG_TUNNELS_MAX))
         .or(100_000);
+    let max_unauthenticated = raw
+        .max_unauthenticated
+        .parse(report, |n| count(n, UNAUTHENTICATED_MAX))
+        .or(UNAUTHENTICATED);
     let tcp = tcp(raw.tcp, report);
     Engine {
         cores: cores(raw.cores, cpus, report),
@@ -193,6 +201,15 @@ fn engine(raw: RawEngine, cpus: &Cpus, report: &mut Report) -> Engine {
             .parse(report, |n| count(n, CONFIG_TUNNELS_MAX))
             .or(256)
             .min(max_tunnels),
+        max_unauthenticated,
+        max_unauthenticated_per_source: raw
+            .max_unauthenticated_per_source
+            .parse(report, |n| count_or_none(n, UNAUTHENTICATED_MAX))
+            .or(UNAUTHENTICATED_PER_SOURCE.min(max_unauthenticated.div_ceil(2))),
+        failed_handshakes_per_second: raw
+            .failed_handshakes_per_second
+            .parse(report, |n| count_or_none(n, TUNNEL_RATE_MAX))
+            .or(FAILED_HANDSHAKES),
         handshake_timeout,
         connect_timeout,
         idle_timeout: idle.0,

@@ -117,6 +117,19 @@ pub(super) fn count(number: i64, max: usize) -> Result<usize, Fault> {
         })
 }
 
+/// Reads a count from 1 to `max`, or 0 for no bound.
+pub(super) fn count_or_none(number: i64, max: usize) -> Result<usize, Fault> {
+    match number {
+        0 => Ok(0),
+        _ => count(number, max).map_err(|_| {
+            Fault::new(
+                format!("{number} is out of range"),
+                format!("write a number from 1 to {max}, or 0 for no bound"),
+            )
+        }),
+    }
+}
+
 /// Reads a port from 1 to 65535.
 pub(super) fn port(number: i64) -> Result<u16, Fault> {
     u16::try_from(number)

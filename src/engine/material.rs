@@ -11,6 +11,7 @@ use super::certificates::{Certificates, Holding, PlanSelfSigned};
 use super::group::GroupCertificates;
 use super::registry::{self, StoreError};
 use super::revocation::{Crls, Revocation};
+use super::sizes::Sizes;
 use crate::backend::{self, Fleet, Group, Means, Watch, Way};
 use crate::certs::self_signed::{Plan, Prepared};
 use crate::certs::{CertError, Finding};
@@ -22,7 +23,9 @@ use crate::tls::{
     self, CrlErrors, DeviceVerifier, Resumption, RevocationPolicy, Scope, ServerTls, StalePolicy,
     TlsError,
 };
-use crate::tunnel::{AppGates, Gates, Limits, Names, ServiceGates, ServiceState, Snapshot};
+use crate::tunnel::{
+    AdmissionLimits, AppGates, Gates, Limits, Names, ServiceGates, ServiceState, Snapshot,
+};
 
 /// Why a valid config cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -323,6 +326,7 @@ impl Material {
                 udp: service.udp,
             })
         });
+        let sizes = Sizes::of(engine);
         Ok(Snapshot {
             names: self.names(&tls)?,
             tls: Arc::new(tls),
@@ -340,7 +344,15 @@ impl Material {
             },
             external: (profile.external_host.clone(), profile.external_port),
             limits: Limits {
-                max_tunnels: engine.max_tunnels,
+                max_tunnels: sizes.tunnels,
+                admission: AdmissionLimits {
+                    open: sizes.unauthenticated,
+                    most: engine.max_unauthenticated,
+                    descriptors: sizes.usable,
+                    cores: engine.cores.len(),
+                    open_per_source: engine.max_unauthenticated_per_source,
+                    failed_per_second: engine.failed_handshakes_per_second as u64,
+                },
                 max_tunnels_per_device: engine.max_tunnels_per_device,
                 handshake_timeout: engine.handshake_timeout,
                 connect_timeout: engine.connect_timeout,

@@ -13,8 +13,10 @@ use super::handover::Handover;
 use super::inherited::{Inherited, NamedSocket};
 use super::listeners::{Listeners, Source};
 use super::material::{LoadError, Material};
+use super::peak::Peak;
 use super::registry::{ChangeError, Registry, Tell};
 use super::revocation::Revocation;
+use super::sizes::Sizes;
 use super::succession::Predecessor;
 use super::sweeper::Sweeper;
 use super::worker::{self, Place};
@@ -22,7 +24,7 @@ use crate::backend::{Dialer, Fleet, Group, OwnAddresses, ResolverHandle, Watch};
 use crate::certs::CertError;
 use crate::config::{Config, ListenerKind};
 use crate::observe::{AuditHandle, CoreMetrics, ServerInfo, TunnelFilter, TunnelInfo};
-use crate::ring::{Remote, RingError};
+use crate::ring::{self, Remote, RingError};
 use crate::table::{CoreLoad, Published};
 use crate::tls::Resumption;
 use crate::tunnel::{Causes, Core, Gates, Quota, Snapshot};
@@ -128,6 +130,7 @@ pub struct Node {
     pub(super) generation: AtomicU64,
     pub(super) reload_failures: AtomicU64,
     started: SystemTime,
+    peak: Mutex<Peak>,
 }
 
 impl Node {
@@ -195,6 +198,7 @@ impl Node {
             names: resolver.clone(),
             predecessor,
             gates,
+            peak: Mutex::default(),
         };
         node.commit(watches, groups);
         node.start_cores(&config, snapshots, sources, audit, resolver)?;
@@ -216,6 +220,7 @@ impl Node {
         resolver: &ResolverHandle,
     ) -> Result<(), EngineError> {
         let cpus = &config.engine.cores;
+        let sizes = Sizes::of(&config.engine);
         let handover = Arc::new(Handover::new(cpus.len()));
         let each = cpus.iter().zip(snapshots).zip(sources);
         for (index, ((&cpu, snapshot), sources)) in each.enumerate() {
@@ -224,7 +229,7 @@ impl Node {
             let place = Place {
                 cpu,
                 sources,
-                max_tunnels: config.engine.max_tunnels,
+                sizes,
                 handover: handover.clone(),
             };
             match worker::start(place, make) {
@@ -545,6 +550,18 @@ impl Node {
     #[must_use]
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Gives what is free in the C library's heap back to the system when a peak is over. Takes milliseconds, and locks that
+    /// handshakes take: not for a data core.
+    pub fn give_back(&self) {
+        let peak = self.peak.lock();
+        let over = peak
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_over(self.open_tunnels());
+        if over {
+            ring::trim_c_heap();
+        }
     }
 
     /// When the node started.

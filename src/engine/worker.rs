@@ -10,6 +10,8 @@ use std::time::Duration;
 use super::handover::{Accepted, Handover};
 use super::listeners::{Open, Source};
 use super::node::EngineError;
+use super::peak::Peak;
+use super::sizes::Sizes;
 use crate::config::ListenerKind;
 use crate::limits::{
     ACCEPT_PAUSE, BUFFER_TRIM_INTERVAL, BUFFERS_TRIMMED, DRAIN_POLL, HANDSHAKES_PER_TURN,
@@ -23,7 +25,7 @@ use crate::tunnel::{self, Causes, Core, Snapshot, serve};
 pub(super) struct Place {
     pub cpu: usize,
     pub sources: Vec<Source>,
-    pub max_tunnels: usize,
+    pub sizes: Sizes,
     pub handover: Arc<Handover>,
 }
 
@@ -81,9 +83,11 @@ impl Here {
     /// Waits until the core may take one more session.
     async fn has_room(&self, socket: &TcpListener) {
         let limit = self.max_tunnels.saturating_add(SESSIONS_BEYOND_TUNNELS);
-        while self.core.sessions() >= limit {
+        if self.core.is_full(limit) {
             socket.pause();
             self.core.metrics.borrow_mut().accept_backoff += 1;
+        }
+        while self.core.is_full(limit) {
             ring::sleep(ACCEPT_PAUSE).await;
         }
     }
@@ -214,13 +218,14 @@ fn run(
     let Place {
         cpu,
         sources,
-        max_tunnels,
+        sizes,
         handover,
     } = place;
     let set_up = || {
         ring::pin_to_cpu(cpu).map_err(|source| EngineError::Pin { cpu, source })?;
         Ok(Runtime::new(RuntimeConfig {
             permits_per_turn: HANDSHAKES_PER_TURN,
+            buffers_max: sizes.buffers,
             ..RuntimeConfig::default()
         })?)
     };
@@ -236,7 +241,7 @@ fn run(
         stop: Signal::default(),
         handover,
         listeners: RefCell::default(),
-        max_tunnels,
+        max_tunnels: sizes.tunnels,
     });
     HERE.set(Some(here.clone()));
     let started = started.clone();
@@ -247,7 +252,7 @@ fn run(
         }
         here.handover.join(here.core.index, ring::remote());
         let _ = started.send(Ok(ring::remote()));
-        let _trimming = ring::spawn_owned(trim_buffers());
+        let _relieving = ring::spawn_owned(give_back(here.core.clone()));
         let _expiring = ring::spawn_owned(tunnel::watch_expiry(here.core.clone()));
         here.stop.wait().await;
         while here.listeners.borrow().len() + here.core.sessions() > 0 {
@@ -257,11 +262,20 @@ fn run(
     HERE.set(None);
 }
 
-/// Gives the memory of buffers that a burst has left behind back to the system, a few at a time.
-async fn trim_buffers() {
+/// Gives what a burst has left behind back to the system: the memory of buffers, a few at a time, and when a peak is over that
+/// of the heap. Sees to clients that have not shown who they are, too.
+async fn give_back(core: Rc<Core>) {
+    let mut peak = Peak::default();
+    let mut met = 0;
     loop {
         ring::sleep(BUFFER_TRIM_INTERVAL).await;
         ring::trim_buffers(BUFFERS_TRIMMED);
+        let without_files = ring::counters().emfile;
+        core.relieve(std::mem::replace(&mut met, without_files) < without_files);
+        if peak.is_over(core.sessions()) {
+            ring::shrink();
+            ring::collect_heap();
+        }
     }
 }
 

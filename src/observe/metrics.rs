@@ -214,6 +214,12 @@ pub struct CoreMetrics {
     pub expiry_checks: u64,
     /// Times that accepting was paused, at a limit or for want of file descriptors.
     pub accept_backoff: u64,
+    /// Connections whose clients have not shown who they are; this and the next two are filled when a copy is taken.
+    pub unauthenticated: u64,
+    /// How many there may be.
+    pub unauthenticated_max: u64,
+    /// Source addresses that are known for such connections or for handshakes that have failed.
+    pub sources: u64,
     /// The runtime's own numbers; filled when a copy is taken.
     pub runtime: ring::Counters,
     ends: [u64; CloseReason::COUNT],
@@ -250,6 +256,9 @@ impl CoreMetrics {
             sweeps: 0,
             expiry_checks: 0,
             accept_backoff: 0,
+            unauthenticated: 0,
+            unauthenticated_max: 0,
+            sources: 0,
             runtime: ring::Counters::default(),
             ends: [0; CloseReason::COUNT],
             stages: std::array::from_fn(|_| latency_histogram()),
@@ -318,6 +327,9 @@ impl CoreMetrics {
             sweeps,
             expiry_checks,
             accept_backoff,
+            unauthenticated,
+            unauthenticated_max,
+            sources,
             runtime,
             ends,
             stages,
@@ -338,6 +350,9 @@ impl CoreMetrics {
         *rate_wait_nanos += other.rate_wait_nanos;
         *sweeps += other.sweeps;
         *expiry_checks += other.expiry_checks;
+        *unauthenticated += other.unauthenticated;
+        *unauthenticated_max += other.unauthenticated_max;
+        *sources += other.sources;
         *accept_backoff += other.accept_backoff;
         runtime.merge(&other.runtime);
         let counts = handshakes

@@ -5,6 +5,7 @@
 //! merging, formatting and writing happen elsewhere. This room opens no socket: `control` serves what is made here.
 
 mod admin_record;
+mod admission;
 mod audit;
 mod buckets;
 mod certificate;

@@ -14,6 +14,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
+use super::admission::encode_admission;
 use super::certificate::{CertificateInfo, encode_certificates};
 use super::crl::CrlInfo;
 use super::metrics::{Abuse, CoreMetrics, Stage};
@@ -437,7 +438,8 @@ impl Snapshot {
             "accept_backoff",
             "Times that accepting was paused",
             m.accept_backoff + m.runtime.accept_pauses,
-        )
+        )?;
+        encode_admission(m, out)
     }
 
     fn encode_runtime(&self, out: &mut Families<'_>) -> fmt::Result {
@@ -485,6 +487,17 @@ impl Snapshot {
             "Buffers that are not free",
             r.buffers_in_use,
         )?;
+        out.gauge(
+            "runtime_buffers_max",
+            "Small buffers that the cores may have",
+            r.buffers_max,
+        )?;
+        out.gauge(
+            "runtime_own_blocks",
+            "Blocks in which a part of something waits for the rest",
+            r.own_blocks,
+        )?;
+        out.gauge("runtime_own_bytes", "Bytes of these blocks", r.own_bytes)?;
         out.gauge("runtime_tasks", "Tasks that have not ended", r.tasks_live)?;
         out.gauge(
             "runtime_operations",

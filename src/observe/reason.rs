@@ -200,6 +200,14 @@ close_reasons! {
     /// A PROXY protocol header that breaks its specification.
     ProxyMalformed = "proxy-malformed" Client Refusal (alert "decode_error");
 
+    // Before a client has shown who it is.
+    /// Too many clients had not shown who they are, and this one had kept the gateway waiting for longest.
+    UnauthenticatedLimit = "unauthenticated-limit" Gateway Abandoned (silent);
+    /// The same of the clients of one source address.
+    SourceLimit = "source-limit" Client Abandoned (silent);
+    /// Too many handshakes of the source address had failed. Counted, and not written to the audit log.
+    SourceFailures = "source-failures" Client Abandoned (silent);
+
     // The TLS handshake.
     /// The handshake was not complete within the handshake timeout.
     HandshakeTimeout = "handshake-timeout" Client Abandoned (silent);

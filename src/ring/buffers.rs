@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::executor::current;
+use super::executor::{SMALL_PAYLOAD, current};
 use super::pool::{BufferPool, Size};
 
 /// Room in front of what a receive fills, in bytes: for protocols that put a header before what they pass on. A cache
@@ -20,13 +20,13 @@ pub struct RingBuf {
     pool: Rc<BufferPool>,
     start: u32,
     end: u32,
-    id: u16,
+    id: u32,
     size: Size,
 }
 
 impl RingBuf {
     /// A buffer that holds `len` bytes behind the usual room in front.
-    pub(super) fn new(pool: Rc<BufferPool>, size: Size, id: u16, len: usize) -> Self {
+    pub(super) fn new(pool: Rc<BufferPool>, size: Size, id: u32, len: usize) -> Self {
         Self {
             pool,
             start: BUFFER_FRONT as u32,
@@ -54,6 +54,46 @@ impl RingBuf {
         current(|core| core.pool.acquire(Size::Large))
     }
 
+    /// Empty memory of its own for `payload` bytes, which takes nothing from the pool.
+    ///
+    /// # Panics
+    /// Outside a runtime.
+    #[must_use]
+    pub fn of_size(payload: usize) -> Self {
+        current(|core| core.pool.own(payload))
+    }
+
+    /// Moves the bytes to memory of their own size, and gives the buffer back.
+    #[must_use]
+    pub fn into_own(self) -> Self {
+        const SLACK: usize = 1024;
+        if self.is_own() && self.room() <= 2 * self.len() + SLACK {
+            return self;
+        }
+        let own = self.pool.own(self.len());
+        self.moved_to(own)
+    }
+
+    /// Whether this is memory of its own size.
+    pub(super) fn is_own(&self) -> bool {
+        self.size == Size::Own
+    }
+
+    /// Memory of its own size with these bytes behind those that are there. What comes in small parts is moved a few times
+    /// and not with each of them.
+    pub(super) fn joined(self, more: &[u8]) -> Self {
+        let mut own = match self.is_own() && self.spare() >= more.len() + BUFFER_BACK {
+            true => self,
+            false => {
+                let payload = (self.len() + more.len()).next_power_of_two();
+                let own = self.pool.own(payload);
+                self.moved_to(own)
+            }
+        };
+        own.append(more);
+        own
+    }
+
     /// Whether this is one of the large buffers.
     #[must_use]
     pub fn is_large(&self) -> bool {
@@ -64,6 +104,17 @@ impl RingBuf {
     #[must_use]
     pub fn spare(&self) -> usize {
         self.room() - self.end as usize
+    }
+
+    /// Bytes that may be received behind those that are there. Memory of its own size grows with them, up to what the
+    /// kernel's buffers hold.
+    #[must_use]
+    pub fn receivable(&self) -> usize {
+        if self.is_own() {
+            SMALL_PAYLOAD.saturating_sub(self.len()).max(BUFFER_BACK)
+        } else {
+            self.spare()
+        }
     }
 
     /// Drops the first `count` bytes.
@@ -127,6 +178,19 @@ impl RingBuf {
         self.end += bytes.len() as u32;
     }
 
+    /// Puts bytes in front, and moves what is there behind them.
+    ///
+    /// # Panics
+    /// If they do not fit; see [`RingBuf::spare`].
+    pub(super) fn put_in_front(&mut self, bytes: &[u8]) {
+        assert!(bytes.len() <= self.spare(), "more than the buffer can hold");
+        let (start, end) = (self.start as usize, self.end as usize);
+        let whole = self.whole();
+        whole.copy_within(start..end, start + bytes.len());
+        whole[start..start + bytes.len()].copy_from_slice(bytes);
+        self.end += bytes.len() as u32;
+    }
+
     /// Moves the bytes behind those of `to`, and gives this buffer back.
     ///
     /// # Panics
@@ -160,7 +224,7 @@ impl RingBuf {
     }
 
     fn room(&self) -> usize {
-        self.pool.room(self.size)
+        self.pool.room(self.size, self.id)
     }
 
     fn address(&self) -> *mut u8 {
@@ -254,6 +318,7 @@ mod tests {
             posted: 1,
             max: 2,
             large_max: 1,
+            group: 0,
         };
         BufferPool::new(config)
             .unwrap()
@@ -272,9 +337,36 @@ mod tests {
         buffer.compact();
         assert_eq!((&*buffer, buffer.spare()), (&b"tunnel"[..], room + 7));
         buffer.append(b"!");
+        buffer.put_in_front(b"the ");
+        assert_eq!(&*buffer, b"the tunnel!");
+        buffer.consume(4);
         buffer.widen(2, 0);
         assert_eq!(buffer.len(), 9);
         assert_eq!(&buffer[2..], b"tunnel!");
+    }
+
+    #[test]
+    fn bytes_move_to_memory_of_their_size_and_grow_there() {
+        let mut buffer = buffer();
+        let pool = buffer.pool.clone();
+        buffer.append(b"x");
+        let mut own = buffer.into_own();
+        assert_eq!((pool.in_use(), pool.own_count()), (0, 1));
+        assert!(pool.own_bytes() < 600, "{}", pool.own_bytes());
+        let mut expected = b"x".to_vec();
+        for part in 0..3000u32 {
+            let part = [part as u8, (part >> 8) as u8];
+            own = own.joined(&part);
+            expected.extend_from_slice(&part);
+            assert_eq!(&*own, &expected[..]);
+            assert!(own.spare() >= BUFFER_BACK, "the room behind is kept");
+        }
+        own.consume(expected.len() - 3);
+        let own = own.into_own();
+        assert_eq!(&*own, &expected[expected.len() - 3..]);
+        assert!(pool.own_bytes() < 600, "what is left is small again");
+        drop(own);
+        assert_eq!((pool.own_count(), pool.own_bytes()), (0, 0));
     }
 
     #[test]

@@ -27,6 +27,12 @@ pub struct Counters {
     pub buffers_total: u64,
     /// Buffers held by tasks now.
     pub buffers_in_use: u64,
+    /// Small buffers at most.
+    pub buffers_max: u64,
+    /// Blocks of memory of their own size, in which a part of something waits for the rest.
+    pub own_blocks: u64,
+    /// Bytes of these blocks.
+    pub own_bytes: u64,
     /// Tasks that have not ended.
     pub tasks_live: u64,
     /// Operations that the kernel has not completed (accept and wake-up included).
@@ -73,6 +79,9 @@ impl Counters {
             cross_wakes,
             buffers_total,
             buffers_in_use,
+            buffers_max,
+            own_blocks,
+            own_bytes,
             tasks_live,
             operations_live,
             fds_live,
@@ -89,6 +98,9 @@ impl Counters {
         *cross_wakes += other.cross_wakes;
         *buffers_total += other.buffers_total;
         *buffers_in_use += other.buffers_in_use;
+        *buffers_max += other.buffers_max;
+        *own_blocks += other.own_blocks;
+        *own_bytes += other.own_bytes;
         *tasks_live += other.tasks_live;
         *operations_live += other.operations_live;
         *fds_live += other.fds_live;

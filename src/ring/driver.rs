@@ -16,9 +16,6 @@ use super::enter;
 use super::error::RingError;
 use super::pool::BufferPool;
 
-/// Buffer group of the one buffer ring.
-pub(super) const BUFFER_GROUP: u16 = 0;
-
 /// Completions that belong to no entry of the table.
 const KEY_CANCEL: u64 = u64::MAX;
 const KEY_CLOSE: u64 = u64::MAX - 1;
@@ -29,8 +26,10 @@ const KEY_EVENT: u64 = u64::MAX - 2;
 pub(super) enum Kind {
     /// Nothing.
     Plain,
-    /// A buffer of the ring, if the completion says so.
+    /// A buffer of the pool, if the completion says so.
     Buffer,
+    /// The same of the guests' pool.
+    Guest,
     /// A new descriptor, if the result is not negative.
     Descriptor,
 }
@@ -73,6 +72,7 @@ pub(super) struct Driver {
     entries: Slab<Entry>,
     generation: u32,
     pool: Rc<BufferPool>,
+    guests: Rc<BufferPool>,
     event_fd: i32,
     cells: Rc<Cells>,
     /// Resources of abandoned operations, dropped when the driver is no longer borrowed.
@@ -84,7 +84,7 @@ impl Driver {
     pub fn new(
         entries: u32,
         turn_limit: usize,
-        pool: Rc<BufferPool>,
+        [pool, guests]: [Rc<BufferPool>; 2],
         event_fd: i32,
         cells: Rc<Cells>,
     ) -> Result<Self, RingError> {
@@ -96,22 +96,25 @@ impl Driver {
                 "5.18",
             )
         })?;
-        let (address, count) = pool.ring_address();
-        // SAFETY: the address is a page-aligned mapping of `count` entries owned by `pool`, which `self` keeps alive
-        // until the ring is closed (fields drop in order: `ring` first).
-        unsafe {
-            ring.submitter()
-                .register_buf_ring_with_flags(address, count, BUFFER_GROUP, 0)
+        for pool in [&pool, &guests] {
+            let (address, count) = pool.ring_address();
+            // SAFETY: the address is a page-aligned mapping of `count` entries owned by `pool`, which `self` keeps alive
+            // until the ring is closed (fields drop in order: `ring` first).
+            unsafe {
+                ring.submitter()
+                    .register_buf_ring_with_flags(address, count, pool.group(), 0)
+            }
+            .map_err(|_| {
+                RingError::missing("provided-buffer rings (IORING_REGISTER_PBUF_RING)", "5.19")
+            })?;
         }
-        .map_err(|_| {
-            RingError::missing("provided-buffer rings (IORING_REGISTER_PBUF_RING)", "5.19")
-        })?;
         let mut driver = Self {
             ring,
             registered,
             entries: Slab::with_capacity(1024),
             generation: 0,
             pool,
+            guests,
             event_fd,
             cells,
             garbage: Vec::new(),
@@ -124,6 +127,11 @@ impl Driver {
     /// Operations that have not completed.
     pub fn live(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Shrinks the table to what is in flight.
+    pub fn shrink(&mut self) {
+        self.entries.shrink_to_fit();
     }
 
     /// Starts an operation with one completion.
@@ -349,7 +357,7 @@ impl Driver {
                 }
             }
             State::Abandoned { .. } => {
-                let completion = self.completion(result, flags);
+                let completion = self.completion(kind, result, flags);
                 self.clean_up(kind, completion);
                 if !more {
                     self.discard_entry(slot);
@@ -357,7 +365,7 @@ impl Driver {
             }
             State::Waiting(waker) => {
                 let waker = waker.take();
-                self.entries[slot].state = State::Done(self.completion(result, flags));
+                self.entries[slot].state = State::Done(self.completion(kind, result, flags));
                 if let Some(waker) = waker {
                     waker.wake();
                 }
@@ -367,9 +375,12 @@ impl Driver {
         false
     }
 
-    fn completion(&self, result: i32, flags: u32) -> Completion {
-        let buffer =
-            cqueue::buffer_select(flags).map(|id| self.pool.taken(id, result.max(0) as usize));
+    fn completion(&self, kind: Kind, result: i32, flags: u32) -> Completion {
+        let pool = match kind {
+            Kind::Guest => &self.guests,
+            Kind::Plain | Kind::Buffer | Kind::Descriptor => &self.pool,
+        };
+        let buffer = cqueue::buffer_select(flags).map(|id| pool.taken(id, result.max(0) as usize));
         if result == -libc::ECONNRESET {
             bump(&self.cells.resets);
         }

@@ -19,10 +19,12 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use super::buffers::{BUFFER_BACK, BUFFER_FRONT};
 use super::counters::{Cells, Counters, bump};
 use super::driver::{Driver, Key};
 use super::error::RingError;
 use super::permit::Permits;
+use super::pieces::CONTROL;
 use super::pool::{BufferPool, PoolConfig};
 use super::remote::{Message, Remote, Shared};
 use super::wheel::Wheel;
@@ -34,6 +36,9 @@ pub const SMALL_PAYLOAD: usize = 16_704;
 /// Bytes that one receive may fill in a large buffer: as many such records as one system call takes in pieces. Each call
 /// wakes the peer and walks the TCP stack, which costs a stream more than its bytes do.
 pub const LARGE_PAYLOAD: usize = 15 * SMALL_PAYLOAD;
+
+/// Bytes that one receive may fill in a buffer for guests: with the room around it, a page.
+const GUEST_PAYLOAD: usize = 4096 - BUFFER_FRONT - BUFFER_BACK - CONTROL;
 
 /// Sizes and bounds of a runtime. The defaults suit a data core.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +55,9 @@ pub struct RuntimeConfig {
     pub buffers_max: u16,
     /// Large buffers at most. Beyond them a receive has to do with a small one.
     pub large_buffers_max: u16,
+    /// Buffers for those who have not shown who they are ([`super::TcpStream::recv_more`]), of a page each: posted to the
+    /// kernel, and at most. Nobody holds one while waiting.
+    pub guest_buffers: (u16, u16),
     /// Task polls per loop turn.
     pub polls_per_turn: usize,
     /// Long steps ([`super::permit()`]) per loop turn.
@@ -67,6 +75,7 @@ impl Default for RuntimeConfig {
             buffers_posted: 128,
             buffers_max: 16 * 1024,
             large_buffers_max: 1024,
+            guest_buffers: (64, 1024),
             polls_per_turn: 256,
             permits_per_turn: 1,
             completions_per_turn: 512,
@@ -89,6 +98,8 @@ struct Task {
 pub(super) struct Core {
     pub driver: RefCell<Driver>,
     pub pool: Rc<BufferPool>,
+    /// The buffers of those who have not shown who they are.
+    pub guests: Rc<BufferPool>,
     pub permits: Permits,
     pub timers: RefCell<Wheel>,
     pub now: Cell<Instant>,
@@ -243,8 +254,11 @@ impl Core {
             panics: cells.panics.get(),
             cq_overflow: cells.cq_overflow.get(),
             cross_wakes: cells.cross_wakes.get(),
-            buffers_total: self.pool.created(),
-            buffers_in_use: self.pool.in_use(),
+            buffers_total: self.pool.created() + self.guests.created(),
+            buffers_in_use: self.pool.in_use() + self.guests.in_use(),
+            buffers_max: self.pool.max(),
+            own_blocks: self.pool.own_count() + self.guests.own_count(),
+            own_bytes: self.pool.own_bytes() + self.guests.own_bytes(),
             tasks_live: self.tasks.borrow().len() as u64,
             operations_live: self.driver.borrow().live() as u64,
             fds_live: cells.fds_live.get(),
@@ -268,6 +282,7 @@ impl Runtime {
     /// # Panics
     /// If the process already has 255 runtimes.
     pub fn new(config: RuntimeConfig) -> Result<Self, RingError> {
+        let no_memory = |error| RingError::io("reserve address space for buffers", error);
         let shared =
             Arc::new(Shared::new().map_err(|error| RingError::io("make an eventfd", error))?);
         let pool = BufferPool::new(PoolConfig {
@@ -276,13 +291,24 @@ impl Runtime {
             posted: config.buffers_posted,
             max: config.buffers_max,
             large_max: config.large_buffers_max,
+            group: 0,
         })
-        .map_err(|error| RingError::io("reserve address space for buffers", error))?;
+        .map_err(no_memory)?;
+        let (posted, max) = config.guest_buffers;
+        let guests = BufferPool::new(PoolConfig {
+            payload: GUEST_PAYLOAD,
+            large_payload: 0,
+            posted,
+            max,
+            large_max: 0,
+            group: 1,
+        })
+        .map_err(no_memory)?;
         let cells = Rc::new(Cells::default());
         let driver = Driver::new(
             config.entries,
             config.completions_per_turn,
-            pool.clone(),
+            [pool.clone(), guests.clone()],
             shared.event_fd(),
             cells.clone(),
         )?;
@@ -291,6 +317,7 @@ impl Runtime {
         let core = Rc::new(Core {
             driver: RefCell::new(driver),
             pool,
+            guests,
             permits: Permits::default(),
             timers: RefCell::new(Wheel::new()),
             now: Cell::new(start),
@@ -461,7 +488,28 @@ pub fn spawn_owned(future: impl Future<Output = ()> + 'static) -> TaskHandle {
 /// # Panics
 /// Outside a runtime.
 pub fn trim_buffers(limit: usize) -> usize {
-    current(|core| core.pool.trim(limit))
+    current(|core| core.pool.trim(limit) + core.guests.trim(limit))
+}
+
+/// Shrinks the tables of what runs to what there is.
+///
+/// # Panics
+/// Outside a runtime.
+pub fn shrink() {
+    current(|core| {
+        core.tasks.borrow_mut().shrink_to_fit();
+        core.ready.borrow_mut().shrink_to_fit();
+        core.driver.borrow_mut().shrink();
+    });
+}
+
+/// Bytes that those hold who have not shown who they are ([`super::TcpStream::recv_more`]).
+///
+/// # Panics
+/// Outside a runtime.
+#[must_use]
+pub fn guest_bytes() -> u64 {
+    current(|core| core.guests.own_bytes())
 }
 
 /// A handle to this thread's runtime for other threads.

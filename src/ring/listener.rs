@@ -124,11 +124,11 @@ impl TcpListener {
         accepted
     }
 
-    /// Stops taking connections from the system's queue; the next [`TcpListener::accept`] starts again. Connections
-    /// that were accepted but not taken are closed.
+    /// Stops taking connections from the system's queue. [`TcpListener::accept`] gives out those that were taken already,
+    /// and then starts again.
     pub fn pause(&self) {
-        if let Some(key) = self.accepting.take() {
-            self.core.abandon(key, None);
+        if let Some(key) = self.accepting.get() {
+            self.core.driver.borrow_mut().cancel(key);
         }
     }
 
@@ -168,6 +168,8 @@ impl TcpListener {
 impl Drop for TcpListener {
     fn drop(&mut self) {
         // The cancellation goes by the operation's key, so the descriptor may be closed at once.
-        self.pause();
+        if let Some(key) = self.accepting.take() {
+            self.core.abandon(key, None);
+        }
     }
 }

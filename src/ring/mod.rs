@@ -21,9 +21,11 @@ mod enter;
 mod error;
 mod executor;
 mod gather;
+mod heap;
 mod listener;
 mod op;
 mod options;
+mod own;
 mod permit;
 mod pieces;
 mod pool;
@@ -42,15 +44,16 @@ pub use combine::{Either, join, map, race, try_join, unless_blocked};
 pub use counters::Counters;
 pub use error::RingError;
 pub use executor::{
-    LARGE_PAYLOAD, Runtime, RuntimeConfig, SMALL_PAYLOAD, TaskHandle, counters, remote, spawn,
-    spawn_owned, trim_buffers, yield_now,
+    LARGE_PAYLOAD, Runtime, RuntimeConfig, SMALL_PAYLOAD, TaskHandle, counters, guest_bytes,
+    remote, shrink, spawn, spawn_owned, trim_buffers, yield_now,
 };
 pub use gather::Gather;
+pub use heap::{collect_heap, trim_c_heap};
 pub use listener::TcpListener;
 pub use options::TcpOptions;
 pub use permit::permit;
 pub use pieces::{Pieces, Rest, Spaced, Spacing};
-pub use process::{pin_to_cpu, raise_descriptor_limit, yield_to_others};
+pub use process::{descriptor_limit, pin_to_cpu, raise_descriptor_limit, yield_to_others};
 pub use remote::{OneshotReceiver, OneshotSender, Remote, oneshot};
 pub use signal::Signal;
 pub use stream::TcpStream;

@@ -422,6 +422,7 @@ mod tests {
             posted: 1,
             max: 1,
             large_max: 1,
+            group: 0,
         };
         let pool = BufferPool::new(config).unwrap();
         let mut buffer = pool.acquire(Size::Large).unwrap();

@@ -5,7 +5,7 @@
 //! once; memory is used as buffers are first touched and given back by [`BufferPool::trim`]. A small number of small
 //! buffers is posted to the kernel's ring at a time and the rest waits on a stack, the last used on top, so that a quiet
 //! core keeps to the memory that its cache already holds. A buffer is in exactly one place: on the stack, posted, or in
-//! one [`RingBuf`].
+//! one [`RingBuf`]. What waits for the rest of it longer than others may is in memory of its own size ([`super::own`]).
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -17,6 +17,7 @@ use std::task::Waker;
 use io_uring::types::BufRingEntry;
 
 use super::buffers::{BUFFER_BACK, BUFFER_FRONT, RingBuf};
+use super::own::OwnMemory;
 use super::pieces::CONTROL;
 
 /// An anonymous private mapping, zeroed by the kernel.
@@ -48,11 +49,13 @@ impl Drop for Mapping {
     }
 }
 
-/// Which of the two sizes a buffer has.
+/// Which size a buffer has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Size {
     Small,
     Large,
+    /// As large as what is in it.
+    Own,
 }
 
 /// All buffers of one size.
@@ -146,6 +149,20 @@ pub(super) struct PoolConfig {
     pub max: u16,
     /// Large buffers at most.
     pub large_max: u16,
+    /// The kernel's name for the ring.
+    pub group: u16,
+}
+
+/// One in so many of the small buffers may hold a part of a record that waits for its rest.
+const IN_PLACE_PART: u16 = 4;
+
+/// The right to wait in a buffer for the rest of a record; given back on drop.
+pub(super) struct InPlace<'a>(&'a BufferPool);
+
+impl Drop for InPlace<'_> {
+    fn drop(&mut self) {
+        self.0.in_place.set(self.0.in_place.get() - 1);
+    }
 }
 
 /// The pool. Shared by the driver and every [`RingBuf`] of one core.
@@ -153,6 +170,9 @@ pub(super) struct BufferPool {
     config: PoolConfig,
     small: Slots,
     large: Slots,
+    own: OwnMemory,
+    /// Buffers in which a part of a record waits for the rest.
+    in_place: Cell<u16>,
     ring: Mapping,
     tail: Cell<u16>,
     posted: Cell<u16>,
@@ -170,6 +190,8 @@ impl BufferPool {
             config,
             small: Slots::new(config.payload, config.max)?,
             large: Slots::new(config.large_payload, config.large_max)?,
+            own: OwnMemory::default(),
+            in_place: Cell::new(0),
             ring: Mapping::new(usize::from(config.posted) * size_of::<BufRingEntry>())?,
             tail: Cell::new(0),
             posted: Cell::new(0),
@@ -185,6 +207,16 @@ impl BufferPool {
         (self.ring.base.as_ptr() as u64, self.config.posted)
     }
 
+    /// The kernel's name for the ring.
+    pub fn group(&self) -> u16 {
+        self.config.group
+    }
+
+    /// Small buffers at most.
+    pub fn max(&self) -> u64 {
+        u64::from(self.config.max)
+    }
+
     /// Buffers ever put to use.
     pub fn created(&self) -> u64 {
         u64::from(self.small.created.get()) + u64::from(self.large.created.get())
@@ -193,6 +225,31 @@ impl BufferPool {
     /// Buffers held by tasks.
     pub fn in_use(&self) -> u64 {
         self.in_use.get()
+    }
+
+    /// Bytes in memory of their own size, the room around them included.
+    pub fn own_bytes(&self) -> u64 {
+        self.own.bytes() as u64
+    }
+
+    /// How many blocks hold them.
+    pub fn own_count(&self) -> u64 {
+        self.own.count() as u64
+    }
+
+    /// The right to wait in a buffer for the rest of a record. `None` when as many do as may: a part of the pool, so that
+    /// those who wait never have all of it.
+    pub fn wait_in_place(&self) -> Option<InPlace<'_>> {
+        let waiting = self.in_place.get();
+        (waiting < self.config.max / IN_PLACE_PART).then(|| {
+            self.in_place.set(waiting + 1);
+            InPlace(self)
+        })
+    }
+
+    /// Empty memory for `payload` bytes.
+    pub fn own(self: &Rc<Self>, payload: usize) -> RingBuf {
+        RingBuf::new(self.clone(), Size::Own, self.own.take(payload), 0)
     }
 
     /// Whether a receive posted now could find a buffer.
@@ -214,24 +271,30 @@ impl BufferPool {
         self.posted.set(self.posted.get() - 1);
         self.in_use.set(self.in_use.get() + 1);
         self.refill();
-        RingBuf::new(self.clone(), Size::Small, id, len)
+        RingBuf::new(self.clone(), Size::Small, id.into(), len)
     }
 
-    /// Takes an empty buffer. `None` when all of that size are in use.
+    /// Takes an empty buffer of the pool. `None` when all of that size are in use.
     pub fn acquire(self: &Rc<Self>, size: Size) -> Option<RingBuf> {
-        let id = self.slots(size).take()?;
+        let id = self.slots(size)?.take()?;
         self.in_use.set(self.in_use.get() + 1);
-        Some(RingBuf::new(self.clone(), size, id, 0))
+        Some(RingBuf::new(self.clone(), size, id.into(), 0))
     }
 
     /// Where buffer `id` begins.
-    pub fn address(&self, size: Size, id: u16) -> *mut u8 {
-        self.slots(size).address(id)
+    pub fn address(&self, size: Size, id: u32) -> *mut u8 {
+        match self.slots(size) {
+            Some(slots) => slots.address(id as u16),
+            None => self.own.address(id),
+        }
     }
 
     /// Bytes of a buffer, its room in front and behind included, and what this module keeps behind them not.
-    pub fn room(&self, size: Size) -> usize {
-        self.slots(size).stride - CONTROL
+    pub fn room(&self, size: Size, id: u32) -> usize {
+        match self.slots(size) {
+            Some(slots) => slots.stride - CONTROL,
+            None => self.own.room(id),
+        }
     }
 
     /// Gives the memory of buffers that were not needed since the last call back to the system, `limit` at most of each
@@ -241,13 +304,18 @@ impl BufferPool {
     }
 
     /// Takes a buffer back.
-    pub fn release(&self, size: Size, id: u16) {
+    pub fn release(&self, size: Size, id: u32) {
+        let Some(slots) = self.slots(size) else {
+            self.own.release(id);
+            return;
+        };
+        let id = id as u16;
         self.in_use.set(self.in_use.get() - 1);
         if size == Size::Small && self.posted.get() < self.config.posted {
             self.post(id);
             self.publish();
         } else {
-            self.slots(size).free.borrow_mut().push(id);
+            slots.free.borrow_mut().push(id);
         }
         // All of them: one whose task has gone meanwhile must not swallow the wake-up of another.
         if size == Size::Small {
@@ -255,10 +323,11 @@ impl BufferPool {
         }
     }
 
-    fn slots(&self, size: Size) -> &Slots {
+    fn slots(&self, size: Size) -> Option<&Slots> {
         match size {
-            Size::Small => &self.small,
-            Size::Large => &self.large,
+            Size::Small => Some(&self.small),
+            Size::Large => Some(&self.large),
+            Size::Own => None,
         }
     }
 
@@ -308,6 +377,7 @@ mod tests {
             posted,
             max,
             large_max: 3,
+            group: 0,
         })
         .unwrap()
     }

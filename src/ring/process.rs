@@ -30,6 +30,18 @@ pub fn yield_to_others() {
     unsafe { libc::setpriority(libc::PRIO_PROCESS, THIS_THREAD, LOWEST) };
 }
 
+/// The limit of open descriptors. All that there can be where the system does not say.
+#[must_use]
+pub fn descriptor_limit() -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: u64::MAX,
+        rlim_max: u64::MAX,
+    };
+    // SAFETY: the call is given one rlimit that lives through it; where it fails, it leaves it as it is.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    limit.rlim_cur
+}
+
 /// Raises the limit of open descriptors to the most that is allowed, and returns it.
 ///
 /// # Errors

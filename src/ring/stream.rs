@@ -13,21 +13,26 @@ use std::time::Duration;
 use io_uring::{opcode, squeue, types};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
-use super::buffers::{RingBuf, SendBuf};
+use super::buffers::{BUFFER_BACK, RingBuf, SendBuf};
 use super::combine::{map, unless_blocked};
 use super::counters::bump;
-use super::driver::{BUFFER_GROUP, Completion, Kind};
+use super::driver::{Completion, Kind};
 use super::executor::{Core, SMALL_PAYLOAD, current};
 use super::gather::Gather;
 use super::op::Op;
 use super::options::{TcpOptions, acknowledge, bind_without_port, unsent};
 use super::pieces::{Left, Pieces, Spacing, ToSend, spaced_header};
+use super::pool::BufferPool;
 
 /// Arms the poll before it tries to receive: saves an attempt that is known to find nothing (`IORING_RECVSEND_POLL_FIRST`).
 const POLL_FIRST: u16 = 1;
 
 /// A receive of this many bytes that leaves bytes behind is part of a stream: half of what a small buffer holds.
 const BULK: usize = SMALL_PAYLOAD / 2;
+
+/// A part of a record that is shorter than this leaves its buffer to wait for the rest: to move it costs less than a tenth of
+/// what it costs to wait.
+const SHORT: usize = 2048;
 
 /// In place of the descriptor of a stream that was given away.
 const GIVEN_AWAY: RawFd = -1;
@@ -159,16 +164,25 @@ impl TcpStream {
         &self,
         limit: u32,
     ) -> impl Future<Output = io::Result<Option<RingBuf>>> + '_ {
+        self.recv_from(&self.core.pool, Kind::Buffer, limit)
+    }
+
+    fn recv_from<'a>(
+        &'a self,
+        pool: &'a BufferPool,
+        kind: Kind,
+        limit: u32,
+    ) -> impl Future<Output = io::Result<Option<RingBuf>>> + 'a {
         // `None` while it waits for a buffer.
-        let mut receive = Some(self.start_recv(limit));
+        let mut receive = Some(self.start_recv(pool.group(), kind, limit));
         poll_fn(move |context| {
             loop {
                 let Some(started) = &mut receive else {
-                    if !self.core.pool.has_posted() {
-                        self.core.pool.wait(context.waker());
+                    if !pool.has_posted() {
+                        pool.wait(context.waker());
                         return Poll::Pending;
                     }
-                    receive = Some(self.start_recv(limit));
+                    receive = Some(self.start_recv(pool.group(), kind, limit));
                     continue;
                 };
                 let (completion, ()) = ready!(Pin::new(started).poll(context));
@@ -189,13 +203,13 @@ impl TcpStream {
         })
     }
 
-    fn start_recv(&self, limit: u32) -> Op<()> {
+    fn start_recv(&self, group: u16, kind: Kind, limit: u32) -> Op<()> {
         let entry = opcode::Recv::new(types::Fd(self.fd), std::ptr::null_mut(), limit)
-            .buf_group(BUFFER_GROUP)
+            .buf_group(group)
             .ioprio(self.poll_first())
             .build()
             .flags(squeue::Flags::BUFFER_SELECT);
-        Op::new(&self.core, entry, Kind::Buffer, ())
+        Op::new(&self.core, entry, kind, ())
     }
 
     /// Receives `limit` bytes at most behind those that `buffer` holds. `Ok(0)` at the end of the stream.
@@ -213,26 +227,76 @@ impl TcpStream {
         self.recv_behind(buffer, limit, self.poll_first(), 0)
     }
 
-    /// Receives behind all that has come so far and is to stay together: in a small buffer, and in a large one when that is
-    /// full. `None` at the end of the stream.
+    /// Receives behind all that has come so far and is to stay together, for a peer that has not shown who it is: through
+    /// buffers that are for such peers alone, into memory of its own size, so that nothing is held while it waits but what
+    /// has come. `None` at the end of the stream.
     ///
     /// # Errors
-    /// The system's; `StorageFull` when the buffer is full and there is no larger one.
-    pub async fn recv_more(&self, so_far: Option<RingBuf>) -> io::Result<Option<RingBuf>> {
-        let Some(mut buffer) = so_far else {
-            return self.recv().await;
-        };
-        if buffer.len() >= SMALL_PAYLOAD
-            && !buffer.is_large()
-            && let Some(large) = RingBuf::large()
-        {
-            buffer = buffer.moved_to(large);
-        }
-        if buffer.spare() == 0 {
+    /// The system's; `StorageFull` when `most` bytes are there already.
+    pub async fn recv_more(
+        &self,
+        so_far: Option<RingBuf>,
+        most: usize,
+    ) -> io::Result<Option<RingBuf>> {
+        let so_far = so_far.map(RingBuf::into_own);
+        let limit = most.saturating_sub(so_far.as_ref().map_or(0, |so_far| so_far.len()));
+        if limit == 0 {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let (count, buffer) = self.recv_into(buffer, usize::MAX).await;
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        let next = self
+            .recv_from(&self.core.guests, Kind::Guest, limit)
+            .await?;
+        Ok(next.map(|next| match so_far {
+            Some(so_far) => so_far.joined(&next),
+            None => next.into_own(),
+        }))
+    }
+
+    /// Receives the rest of something that has begun in `part`, `limit` bytes at most. A short part waits in memory of its own
+    /// size; a longer one in its buffer, as long as not too many of the pool's wait like that. `None` at the end of the
+    /// stream.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn recv_rest(&self, part: RingBuf, limit: usize) -> io::Result<Option<RingBuf>> {
+        // It does not wait where bytes are known to be there.
+        let waits = !self.more_waits.get();
+        let apart = part.is_own() || (waits && part.len() < SHORT);
+        let pool = &self.core.pool;
+        let in_place = (waits && !apart).then(|| pool.wait_in_place());
+        if apart || matches!(in_place, Some(None)) {
+            return Box::pin(self.recv_apart(part, limit)).await;
+        }
+        let (count, buffer) = self.recv_into(part, limit).await;
+        drop(in_place);
         Ok((count? > 0).then_some(buffer))
+    }
+
+    async fn recv_apart(&self, part: RingBuf, limit: usize) -> io::Result<Option<RingBuf>> {
+        let part = part.into_own();
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        let next = self.recv_at_most(limit).await?;
+        Ok(next.map(|mut next| {
+            let long = part.len() + next.len() >= SHORT;
+            match long && next.spare() >= part.len() + BUFFER_BACK {
+                true => {
+                    next.put_in_front(&part);
+                    next
+                }
+                false => part.joined(&next),
+            }
+        }))
+    }
+
+    /// Ends the sending direction and reads the peer's bytes away until it closes, so that no reset overtakes what was
+    /// sent. The caller bounds the time.
+    pub async fn linger(&self) {
+        if self.shutdown().await.is_err() {
+            return;
+        }
+        let away = || self.recv_from(&self.core.guests, Kind::Guest, i32::MAX as u32);
+        while let Ok(Some(_)) = away().await {}
     }
 
     /// As [`TcpStream::recv_into`], but does not wait: `WouldBlock` when nothing is there.

@@ -126,9 +126,7 @@ impl ByteStream for TcpStream {
     }
 
     async fn end(&self, _alert: Option<AlertDescription>) {
-        if self.shutdown().await.is_ok() {
-            while let Ok(Some(_)) = self.recv().await {}
-        }
+        self.linger().await;
     }
 
     fn unsent(&self) -> Option<u32> {

@@ -12,7 +12,7 @@ use rustls::{AlertDescription, ClientConfig, HandshakeKind, ProtocolVersion, Ser
 use super::handshake::{Connection, Handshake};
 use super::record::{Content, Fault, RecordLayer};
 use super::server::ALPN_HTTP2;
-use crate::limits::{TLS_PLAINTEXT_MAX, TLS_PREDICTED_RECORD};
+use crate::limits::{BEGINNING_MAX, TLS_PLAINTEXT_MAX, TLS_PREDICTED_RECORD};
 use crate::ring::{self, BUFFER_FRONT, Pieces, RingBuf, SMALL_PAYLOAD, Spacing, TcpStream};
 
 /// How a handshake can fail.
@@ -121,7 +121,7 @@ impl<C: Connection> TlsHandshake<C> {
         let mut received = match begun {
             Some(begun) => Some(begun),
             // A reset comes from checks that do not want to wait for the end.
-            None => match self.stream.recv().await {
+            None => match self.stream.recv_more(None, BEGINNING_MAX).await {
                 Ok(Some(first)) => Some(first),
                 Ok(None) => return Err(HandshakeError::Unused),
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
@@ -173,7 +173,7 @@ impl<C: Connection> TlsHandshake<C> {
     /// that no reset overtakes what was sent. The caller bounds the time.
     pub async fn linger(&self) {
         if self.flush().await.is_ok() {
-            drain(&self.stream).await;
+            self.stream.linger().await;
         }
     }
 
@@ -204,10 +204,9 @@ impl<C: Connection> TlsHandshake<C> {
         self.handshake.borrow().connection().alpn_protocol() == Some(ALPN_HTTP2)
     }
 
-    /// More of the peer's bytes, behind what is carried over. A message may span several records: a certificate chain
-    /// that is longer than a small buffer goes into a large one.
+    /// More of the peer's bytes, behind what is carried over. A message may span several records.
     async fn more(&self, carry: Option<RingBuf>) -> Result<Option<RingBuf>, HandshakeError> {
-        match self.stream.recv_more(carry).await {
+        match self.stream.recv_more(carry, BEGINNING_MAX).await {
             Ok(more) => Ok(more),
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
                 Err(rustls::Error::General("a handshake message is too long".into()).into())
@@ -264,8 +263,7 @@ impl<C: Connection> TlsStream<C> {
                 None => self.first().await?,
                 Some(part) => {
                     let (part, limit) = self.room_behind(part)?;
-                    let (count, buffer) = self.stream.recv_into(part, limit).await;
-                    (count? > 0).then_some(buffer)
+                    self.stream.recv_rest(part, limit).await?
                 }
             };
             if more.is_none() {
@@ -362,7 +360,7 @@ impl<C: Connection> TlsStream<C> {
             Some(length) => length - carry.len(),
             None => predicted.saturating_sub(carry.len()),
         };
-        let limit = whole_records(carry.spare(), missing, predicted);
+        let limit = whole_records(carry.receivable(), missing, predicted);
         Ok((carry, limit))
     }
 
@@ -507,7 +505,7 @@ impl<C: Connection> TlsStream<C> {
     /// Ends the sending direction and reads the peer's bytes away until it closes, so that no reset overtakes what was
     /// sent. The caller bounds the time.
     pub async fn linger(&self) {
-        drain(&self.stream).await;
+        self.stream.linger().await;
     }
 
     /// Bytes that were sent and the peer has not acknowledged; `None` where the kernel does not say.
@@ -525,12 +523,6 @@ impl<C: Connection> TlsStream<C> {
         self.writing.set(true);
         self.stream.send(records).await.0?;
         Ok(self.written()?)
-    }
-}
-
-async fn drain(stream: &TcpStream) {
-    if stream.shutdown().await.is_ok() {
-        while let Ok(Some(_)) = stream.recv().await {}
     }
 }
 

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 
+use super::admission::{AdmissionLimits, Guests};
 use super::gates::Gate;
 use super::named::Names;
 use super::sweep::{Causes, Changes};
 use super::tunnels::Tunnels;
 use crate::backend::{Dialer, Way};
 use crate::config::{HostPort, IdentityMapping, Listener, Rule};
-use crate::limits::{ISSUERS_KEPT, TUNNEL_NUMBERS};
+use crate::limits::{GUEST_MEMORY, ISSUERS_KEPT, TUNNEL_NUMBERS};
 use crate::observe::{AuditHandle, CloseReason, CoreMetrics, Subject, TunnelFilter};
 use crate::ring::{self, Signal, TcpOptions};
 use crate::table::{CoreLoad, DeviceRegistry, Published};
@@ -30,6 +31,8 @@ pub struct Limits {
     pub max_tunnels: usize,
     /// Tunnels of one device at most.
     pub max_tunnels_per_device: usize,
+    /// What clients that have not shown who they are may take of a core.
+    pub admission: AdmissionLimits,
     /// For the TLS handshake and the tunnel request together.
     pub handshake_timeout: Duration,
     /// For one attempt to reach one server, name resolution included.
@@ -135,6 +138,8 @@ pub struct Core {
     /// What the next sweep is for.
     pub(super) sweep_for: Cell<Causes>,
     pub(super) sweeping: Cell<bool>,
+    /// Connections whose clients have not shown who they are.
+    pub(super) guests: Guests,
     /// Issuers' certificates that clients have sent.
     pub(super) issuers: RefCell<Vec<Rc<[u8]>>>,
 }
@@ -229,6 +234,7 @@ impl Core {
             changes: Cell::default(),
             sweep_for: Cell::default(),
             sweeping: Cell::new(false),
+            guests: Guests::default(),
             issuers: RefCell::default(),
         }
     }
@@ -240,6 +246,9 @@ impl Core {
         metrics.runtime = ring::counters();
         metrics.bytes_client_to_server = self.bytes_up.get();
         metrics.bytes_server_to_client = self.bytes_down.get();
+        metrics.unauthenticated = self.guests.open() as u64;
+        metrics.unauthenticated_max = self.unauthenticated_share() as u64;
+        metrics.sources = self.guests.sources() as u64;
         metrics
     }
 
@@ -265,6 +274,27 @@ impl Core {
             }
         };
         chain.iter().enumerate().map(&mut keep).collect()
+    }
+
+    /// Whether nothing more should be accepted for now: `limit` sessions are authenticated, or so many others have just come, or
+    /// wait for this core, that none of them can be given up.
+    #[must_use]
+    pub fn is_full(&self, limit: usize) -> bool {
+        let (guests, share) = (&self.guests, self.unauthenticated_share());
+        self.sessions().saturating_sub(guests.open()) >= limit || guests.is_full(share, ring::now())
+    }
+
+    /// Connections whose clients have not shown who they are, at most for now.
+    pub(super) fn unauthenticated_share(&self) -> usize {
+        let limits = self.snapshot.borrow().limits.admission;
+        limits.share(self.quota.open())
+    }
+
+    /// Keeps the bytes of such connections within their bound, and gives some up where there are no more files.
+    pub fn relieve(&self, short_of_files: bool) {
+        if short_of_files || ring::guest_bytes() > GUEST_MEMORY {
+            self.guests.relieve();
+        }
     }
 
     /// Sessions that have not ended.

@@ -8,7 +8,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::{Listener, ListenerKind, ProxyProtocol};
-use crate::limits::LINGER;
+use crate::limits::{BEGINNING_MAX, LINGER};
 use crate::observe::CloseReason;
 use crate::proxy_protocol::{self, CLIENT_CERT_CONNECTION, CLIENT_CERT_SESSION, Header, Parsed};
 use crate::ring::{self, RingBuf, TcpStream};
@@ -102,7 +102,7 @@ async fn header(stream: &TcpStream) -> Result<(Option<Box<Header>>, Option<RingB
     let mut received: Option<RingBuf> = None;
     loop {
         let unused = received.is_none();
-        let mut bytes = match stream.recv_more(received).await {
+        let mut bytes = match stream.recv_more(received, BEGINNING_MAX).await {
             Ok(Some(bytes)) => bytes,
             Ok(None) if unused => return Err(CloseReason::Unused),
             Err(error) if unused && error.kind() == io::ErrorKind::ConnectionReset => {
@@ -145,17 +145,9 @@ pub(super) async fn refuse(stream: &TcpStream, by: ListenerKind, reason: CloseRe
         if let Some(answer) = answer {
             let _ = stream.send(answer).await;
         }
-        linger(stream).await;
+        stream.linger().await;
     };
     let _ = ring::timeout(LINGER, telling).await;
-}
-
-/// Ends the sending direction and reads the peer's bytes away until it closes, so that no reset overtakes what was sent.
-/// The caller bounds the time.
-pub(super) async fn linger(stream: &TcpStream) {
-    if stream.shutdown().await.is_ok() {
-        while let Ok(Some(_)) = stream.recv().await {}
-    }
 }
 
 #[cfg(test)]

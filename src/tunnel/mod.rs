@@ -2,6 +2,7 @@
 //!
 //! `session` reads from top to bottom as the life of a tunnel. `request` and `policy` do no I/O.
 
+mod admission;
 mod asker;
 mod bucket;
 pub mod capsule;
@@ -16,6 +17,7 @@ mod listing;
 mod named;
 mod open;
 mod outcome;
+mod patience;
 mod plain;
 mod policy;
 mod pvd;
@@ -30,6 +32,7 @@ mod tunnels;
 mod udp;
 
 pub use self::core::{Core, Limits, ServiceState, Snapshot};
+pub use admission::AdmissionLimits;
 pub use gates::{AppGates, Gate, Gates, ServiceGates};
 pub use listing::{close_matching, list_matching};
 pub use named::Names;

@@ -15,7 +15,7 @@ use super::open::{Peer, open};
 use super::outcome::{Outcome, alert_of, record};
 use super::relay::Behind;
 use crate::config::{Host, HostPattern, HostPort};
-use crate::limits::LINGER;
+use crate::limits::{BEGINNING_MAX, LINGER};
 use crate::observe::Who;
 use crate::ring::{self, RingBuf, TcpStream};
 use crate::tls::{Hello, HelloReader, ServerStream};
@@ -88,7 +88,7 @@ impl Names {
             .as_ref()
             .is_none_or(|hello| *hello == Hello::Incomplete)
         {
-            match stream.recv_more(begun).await {
+            match stream.recv_more(begun, BEGINNING_MAX).await {
                 Ok(Some(bytes)) => {
                     hello = Some(reader.read(&bytes));
                     begun = Some(bytes);

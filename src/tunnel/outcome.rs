@@ -27,10 +27,14 @@ impl Outcome {
     }
 }
 
-/// Counts and records what came to no tunnel. The checks of load balancers are counted alone: they come every few seconds.
+/// Counts and records what came to no tunnel. The checks of load balancers are counted alone: they come every few seconds;
+/// and so is what is not let in, which may come in floods.
 pub(super) fn record(core: &Core, outcome: &Outcome, reason: CloseReason) {
     core.count(reason);
-    if matches!(reason, CloseReason::Unused | CloseReason::HealthCheck) {
+    if matches!(
+        reason,
+        CloseReason::Unused | CloseReason::HealthCheck | CloseReason::SourceFailures
+    ) {
         return;
     }
     let event = AuditEvent::Refused {

@@ -10,17 +10,18 @@ use std::rc::Rc;
 use super::asker::{Asker, FrontEnd};
 use super::core::{Core, Snapshot};
 use super::ends::PlainApp;
-use super::entrance::{Entrance, linger, refuse};
+use super::entrance::{Entrance, refuse};
 use super::forwarded::certificates;
 use super::http2;
 use super::open::{Opened, Peer, open};
 use super::outcome::{Outcome, record};
+use super::patience::{Patience, in_time};
 use super::relay::Behind;
 use super::request::{ConnectRequest, RequestError, RequestParser};
 use super::response::{established, health};
-use super::session::{in_time, refused_request, subject_before};
+use super::session::{refused_request, subject_before};
 use crate::config::ListenerKind;
-use crate::limits::{LINGER, REQUEST_EMPTY_LINES, REQUEST_HEADER_MAX};
+use crate::limits::{BEGINNING_MAX, LINGER, REQUEST_EMPTY_LINES, REQUEST_HEADER_MAX};
 use crate::observe::CloseReason;
 use crate::ring::{self, RingBuf, TcpStream};
 
@@ -49,20 +50,28 @@ pub(super) async fn session(
     stream: TcpStream,
     mut entrance: Entrance,
     changes: u64,
-    deadline: &mut ring::Sleep,
+    patience: &mut Patience,
     counted: impl Sized + 'static,
 ) {
     let subject = subject_before(entrance.client);
     let begun = entrance.begun.take();
     let head = head(&stream, begun);
-    let head = in_time(core, deadline, CloseReason::RequestTimeout, head).await;
+    let head = in_time(core, patience, CloseReason::RequestTimeout, head).await;
     let Some(head) = head else { return };
+    if entrance.health_only || head.is_err() {
+        if let Err(reason) = &head {
+            patience.guest.failed(*reason);
+        }
+    } else {
+        patience.guest.leave();
+    }
     let mut outcome = Outcome::of(subject.into());
     let asked = match head {
         Ok(head) if is_health_check(head.bytes(), snapshot) => {
             record(core, &outcome, CloseReason::HealthCheck);
             let ready = !core.leaving.get() && !core.draining.is_raised();
-            return answer_check(&stream, ready).await;
+            let answering = answer_check(&stream, ready);
+            return patience.guest.linger(answering).await;
         }
         Ok(_) if entrance.health_only => Err(CloseReason::ProxyUntrusted),
         Ok(head) if head.bytes() == HTTP2 => {
@@ -81,7 +90,8 @@ pub(super) async fn session(
         }
         Err(reason) => {
             record(core, &outcome, reason);
-            refuse(&stream, ListenerKind::Http, reason).await;
+            let refusing = refuse(&stream, ListenerKind::Http, reason);
+            patience.guest.linger(refusing).await;
         }
     }
 }
@@ -151,7 +161,7 @@ async fn head(stream: &TcpStream, mut received: Option<RingBuf>) -> Result<Head,
             received = Some(bytes);
         }
         let unused = received.is_none();
-        received = match stream.recv_more(received).await {
+        received = match stream.recv_more(received, BEGINNING_MAX).await {
             Ok(Some(more)) => Some(more),
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
                 return Err(CloseReason::HeaderTooLarge);
@@ -177,7 +187,7 @@ fn is_health_check(head: &[u8], snapshot: &Snapshot) -> bool {
 async fn answer_check(stream: &TcpStream, ready: bool) {
     let telling = async {
         if stream.send(health(ready)).await.0.is_ok() {
-            linger(stream).await;
+            stream.linger().await;
         }
     };
     let _ = ring::timeout(LINGER, telling).await;

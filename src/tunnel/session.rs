@@ -7,7 +7,6 @@
 //! is granted and its server reached in `open`; `relay` moves the bytes.
 
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -15,6 +14,7 @@ use std::time::{Instant, SystemTime};
 use rustls::pki_types::CertificateDer;
 use rustls::{HandshakeKind as Kind, ProtocolVersion};
 
+use super::admission::Guest;
 use super::asker::Asker;
 use super::core::{Core, Snapshot};
 use super::entrance::{self, Entrance, enter, is_open};
@@ -23,6 +23,7 @@ use super::introduction::Arrival;
 use super::named::{self, Chosen};
 use super::open::{Opened, Peer, open};
 use super::outcome::{Outcome, alert_of, record};
+use super::patience::{Patience, bounded, in_time};
 use super::plain;
 use super::pvd;
 use super::relay::Behind;
@@ -75,10 +76,17 @@ struct Asked {
 /// runs: what is accepted next is spread by that count.
 pub fn serve(core: Rc<Core>, stream: TcpStream, by: ListenerKind) -> impl Future<Output = ()> {
     let counted = Counted::new(core.clone());
-    serve_counted(core, stream, by, counted)
+    let patience = Patience::new(&core);
+    serve_counted(core, stream, by, patience, counted)
 }
 
-async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, counted: Counted) {
+async fn serve_counted(
+    core: Rc<Core>,
+    stream: TcpStream,
+    by: ListenerKind,
+    mut patience: Patience,
+    counted: Counted,
+) {
     let snapshot = core.snapshot.borrow().clone();
     let changes = core.changes.get().count();
     let at = ring::now();
@@ -91,7 +99,6 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
     let _ = stream.set_options(&snapshot.limits.tcp);
     let local = snapshot.introduces().then(|| stream.local_address());
     let local = local.and_then(Result::ok);
-    let mut deadline = pin!(ring::sleep(snapshot.limits.handshake_timeout));
     let entrance = if is_open(&snapshot.listener, by) {
         Entrance::direct(peer)
     } else {
@@ -101,13 +108,23 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
             &snapshot,
             &stream,
             (by, peer),
-            &mut deadline,
+            &mut patience,
         ));
         match entering.await {
             Some(entrance) => entrance,
             None => return,
         }
     };
+    if !speaks_for_others(&snapshot, &entrance)
+        && let Err(reason) = patience.guest.come_from(entrance.client.ip())
+    {
+        record(
+            &core,
+            &Outcome::of(subject_before(entrance.client).into()),
+            reason,
+        );
+        return;
+    }
     if by == ListenerKind::Http {
         let session = plain::session(
             &core,
@@ -115,7 +132,7 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
             stream,
             entrance,
             changes,
-            &mut deadline,
+            &mut patience,
             counted,
         );
         Box::pin(session).await;
@@ -126,10 +143,15 @@ async fn serve_counted(core: Rc<Core>, stream: TcpStream, by: ListenerKind, coun
         at,
         changes,
     };
-    let accepted = accepted(&core, &snapshot, stream, entrance, arrived, &mut deadline);
+    let accepted = accepted(&core, &snapshot, stream, entrance, arrived, &mut patience);
     if let Some(accepted) = accepted.await {
-        session(&core, &snapshot, accepted, &mut deadline, counted).await;
+        session(&core, &snapshot, accepted, &mut patience, counted).await;
     }
+}
+
+/// Whether the other end is a trusted proxy that does not say for whom it speaks: what it does is not one client's doing.
+fn speaks_for_others(snapshot: &Snapshot, entrance: &Entrance) -> bool {
+    entrance.peer == entrance.client.ip() && snapshot.listener.trusts(entrance.peer)
 }
 
 /// What came in front of the session. `None`: there will be none, and that is recorded and told.
@@ -138,16 +160,20 @@ async fn entered(
     snapshot: &Snapshot,
     stream: &TcpStream,
     (by, peer): (ListenerKind, SocketAddr),
-    deadline: &mut ring::Sleep,
+    patience: &mut Patience,
 ) -> Option<Entrance> {
     let entering = enter(stream, &snapshot.listener, by, peer);
-    let entered = in_time(core, deadline, CloseReason::HandshakeTimeout, entering);
+    let entered = in_time(core, patience, CloseReason::HandshakeTimeout, entering);
     let reason = match entered.await? {
         Ok(entrance) => return Some(entrance),
         Err(reason) => reason,
     };
     record(core, &Outcome::of(subject_before(peer).into()), reason);
-    entrance::refuse(stream, by, reason).await;
+    if !snapshot.listener.trusts(peer.ip()) && patience.guest.come_from(peer.ip()).is_ok() {
+        patience.guest.failed(reason);
+    }
+    let refusing = entrance::refuse(stream, by, reason);
+    patience.guest.linger(refusing).await;
     None
 }
 
@@ -159,7 +185,7 @@ async fn accepted(
     stream: TcpStream,
     entrance: Entrance,
     arrived: Arrived,
-    deadline: &mut ring::Sleep,
+    patience: &mut Patience,
 ) -> Option<Accepted> {
     let subject = subject_before(entrance.client);
     let (chosen, begun) = if snapshot.names.is_empty() {
@@ -167,7 +193,7 @@ async fn accepted(
     } else {
         let choosing = Box::pin(snapshot.names.choose(&stream, entrance.begun));
         let choosing = ring::map(choosing, Ok);
-        match in_time(core, deadline, CloseReason::HandshakeTimeout, choosing).await? {
+        match in_time(core, patience, CloseReason::HandshakeTimeout, choosing).await? {
             Ok(chosen) => chosen,
             Err(reason) => {
                 record(core, &Outcome::of(subject.into()), reason);
@@ -194,7 +220,7 @@ async fn session(
     core: &Rc<Core>,
     snapshot: &Snapshot,
     accepted: Accepted,
-    deadline: &mut ring::Sleep,
+    patience: &mut Patience,
     counted: Counted,
 ) {
     let Accepted {
@@ -204,14 +230,14 @@ async fn session(
         subject,
         arrived,
     } = accepted;
-    let shaking = handshake(core, &tls, begun, &arrived);
-    let shaken = in_time(core, deadline, CloseReason::HandshakeTimeout, shaking);
+    let shaken = shaken(core, &tls, begun, &arrived, patience);
     let Shaken { arrival, carry } = match shaken.await {
         None => return,
         Some(Ok(shaken)) => shaken,
         Some(Err(reason)) => {
             record(core, &Outcome::of(subject.into()), reason);
-            let _ = ring::timeout(LINGER, tls.linger()).await;
+            patience.guest.failed(reason);
+            patience.guest.linger(tls.linger()).await;
             return;
         }
     };
@@ -237,22 +263,43 @@ async fn session(
         Ok(peer) => peer,
         Err(reason) => {
             record(core, &Outcome::of(subject.into()), reason);
-            refuse(&tls, reason).await;
+            patience.guest.failed(reason);
+            patience.guest.linger(refuse(&tls, reason)).await;
             return;
         }
     };
+    patience.guest.leave();
     match chosen {
         // A task of its own: what the handshake needed is not kept for the life of the session.
         None if http2 => {
             let asker = Asker::of(peer);
             ring::spawn(http2::serve(core.clone(), tls, carry, asker, counted));
         }
-        None => http1(core, snapshot, tls, peer, carry, deadline, counted).await,
+        None => http1(core, snapshot, tls, peer, carry, patience, counted).await,
         Some(chosen) => {
             let session = named::session(core, snapshot, tls, peer, carry, chosen, counted);
             Box::pin(session).await;
         }
     }
+}
+
+/// The handshake, in the time that it has.
+async fn shaken(
+    core: &Core,
+    tls: &ServerHandshake,
+    begun: Option<RingBuf>,
+    arrived: &Arrived,
+    patience: &mut Patience,
+) -> Option<Result<Shaken, CloseReason>> {
+    let (deadline, guest) = patience.parts();
+    let shaking = handshake(core, tls, begun, arrived, guest);
+    bounded(
+        core,
+        (deadline, guest),
+        CloseReason::HandshakeTimeout,
+        shaking,
+    )
+    .await
 }
 
 /// The TLS handshake, with the check of the client's certificate.
@@ -261,9 +308,10 @@ async fn handshake(
     tls: &ServerHandshake,
     begun: Option<RingBuf>,
     arrived: &Arrived,
+    guest: &Guest,
 ) -> Result<Shaken, CloseReason> {
     let carry = tls
-        .complete(begun, ring::permit)
+        .complete(begun, || guest.permit())
         .await
         .map_err(|error| handshake_end(&error))?;
     let Some((version, kind)) = tls.negotiated() else {
@@ -353,12 +401,12 @@ async fn http1(
     tls: ServerStream,
     peer: Peer,
     carry: Option<RingBuf>,
-    deadline: &mut ring::Sleep,
+    patience: &mut Patience,
     counted: Counted,
 ) {
     let mut outcome = Outcome::of(peer.subject.clone());
     let asking = request(&tls, carry);
-    let asked = in_time(core, deadline, CloseReason::RequestTimeout, asking).await;
+    let asked = in_time(core, patience, CloseReason::RequestTimeout, asking).await;
     let Some(asked) = asked else { return };
     let reason = match connect(core, snapshot, &tls, &peer, asked, &mut outcome).await {
         Ok((opened, behind)) => {
@@ -483,21 +531,6 @@ async fn refuse(tls: &ServerStream, reason: CloseReason) {
         }
     };
     let _ = ring::timeout(LINGER, telling).await;
-}
-
-/// What comes of `step`, `late` where the deadline is first. `None`: the node ends, and nothing is decided.
-pub(super) fn in_time<T>(
-    core: &Core,
-    deadline: &mut ring::Sleep,
-    late: CloseReason,
-    step: impl Future<Output = Result<T, CloseReason>>,
-) -> impl Future<Output = Option<Result<T, CloseReason>>> {
-    let stopped = ring::race(deadline, core.cut.wait());
-    ring::map(ring::race(step, stopped), move |first| match first {
-        Either::Left(done) => Some(done),
-        Either::Right(Either::Left(())) => Some(Err(late)),
-        Either::Right(Either::Right(())) => None,
-    })
 }
 
 /// A session in the counters, for as long as it lives, whatever ends it.

@@ -16,3 +16,7 @@ mod names;
 mod sweeps;
 mod tables;
 mod upstream;
+
+mod admission;
+mod buffers;
+mod memory;

@@ -1,0 +1,25 @@
+//! Clients that have not shown who they are, as a node tells of them.
+
+use std::fmt;
+
+use super::metrics::CoreMetrics;
+use super::prometheus::Families;
+
+/// How many there are, and may be.
+pub(super) fn encode_admission(m: &CoreMetrics, out: &mut Families<'_>) -> fmt::Result {
+    out.gauge(
+        "unauthenticated",
+        "Connections whose clients have not shown who they are",
+        m.unauthenticated,
+    )?;
+    out.gauge(
+        "unauthenticated_max",
+        "How many there may be",
+        m.unauthenticated_max,
+    )?;
+    out.gauge(
+        "unauthenticated_sources",
+        "Source addresses that are known for them, or for failed handshakes",
+        m.sources,
+    )
+}

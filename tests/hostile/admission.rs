@@ -1,0 +1,206 @@
+//! Clients that have not shown who they are take places from each other, the oldest first, and from nobody else.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
+
+use adit::limits::GUEST_GRACE;
+
+use crate::buffers::{all_is_given_back, answers_at_once, one_core};
+use crate::common::{Pki, connect, connect_from, echo, request, server, service, tunnel, until};
+
+/// Whether the other end has closed this connection. Waits a little for it.
+fn is_closed(mut stream: &TcpStream) -> bool {
+    let wait = Some(Duration::from_millis(200));
+    stream.set_read_timeout(wait).unwrap();
+    match stream.read(&mut [0]) {
+        Ok(count) => count == 0,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}
+
+#[test]
+fn the_oldest_of_a_full_share_is_given_up_and_new_devices_get_in() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let gateway = one_core(
+        &pki,
+        "max_unauthenticated = 50\nmax_unauthenticated_per_source = 0",
+        &service(&[server(echo)]),
+    );
+    let mut other = tunnel(&pki, &gateway, &device, "a.test:1");
+    let mut crowd = Vec::new();
+    for number in 0..200 {
+        let mut stream = TcpStream::connect(gateway.address).unwrap();
+        // Some say something, some nothing.
+        if number % 2 == 0 {
+            let _ = stream.write_all(&[0x16, 3]);
+        }
+        crowd.push(stream);
+    }
+    until("the share is kept", || {
+        gateway.ended("unauthenticated-limit") == 150.0
+    });
+    assert_eq!(gateway.metric("adit_unauthenticated", ""), 50.0);
+    assert_eq!(gateway.metric("adit_unauthenticated_max", ""), 50.0);
+    answers_at_once(&mut other);
+    for _ in 0..10 {
+        answers_at_once(&mut tunnel(&pki, &gateway, &device, "a.test:1"));
+    }
+    assert!(crowd[..150].iter().all(is_closed));
+    assert!(!is_closed(&crowd[199]), "the newest is the last to go");
+    drop((crowd, other));
+    until("all have ended", || {
+        gateway.metric("adit_unauthenticated", "") == 0.0
+    });
+    all_is_given_back(&gateway);
+}
+
+#[test]
+fn one_source_takes_places_from_itself_alone() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let gateway = one_core(
+        &pki,
+        "max_unauthenticated = 100\nmax_unauthenticated_per_source = 10",
+        &service(&[server(echo)]),
+    );
+    let from = |source| connect_from(source, gateway.address);
+    let quiet: Vec<TcpStream> = (0..5).map(|_| from("127.0.0.3")).collect();
+    let mut crowd: Vec<TcpStream> = (0..60).map(|_| from("127.0.0.2")).collect();
+    until("all are there", || {
+        gateway.metric("adit_unauthenticated", "") == 65.0
+    });
+    std::thread::sleep(GUEST_GRACE);
+    crowd.push(from("127.0.0.2"));
+    until("its part is kept", || gateway.ended("source-limit") == 51.0);
+    assert_eq!(gateway.metric("adit_unauthenticated", ""), 15.0);
+    assert_eq!(gateway.metric("adit_unauthenticated_sources", ""), 2.0);
+    assert!(!quiet.iter().any(is_closed));
+    assert!(crowd[..51].iter().all(is_closed));
+    // A device behind the same address gets in.
+    let mut session = crate::common::session(&pki, from("127.0.0.2"), &device);
+    session.write_all(&request("a.test:1")).unwrap();
+    let mut answer = [0; 12];
+    session.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    drop((crowd, quiet, session));
+    until("nothing is kept", || {
+        gateway.metric("adit_unauthenticated_sources", "") == 0.0
+    });
+}
+
+#[test]
+fn a_source_whose_handshakes_fail_is_let_in_again_later() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let gateway = one_core(
+        &pki,
+        "failed_handshakes_per_second = 2",
+        &service(&[server(echo)]),
+    );
+    let fail = || {
+        let mut stream = connect_from("127.0.0.2", gateway.address);
+        let _ = stream.write_all(b"this is not TLS");
+        let _ = stream.read(&mut [0; 100]);
+    };
+    // A burst of ten seconds.
+    (0..40).for_each(|_| fail());
+    assert!(gateway.ended("source-failures") >= 10.0);
+    assert!(gateway.ended("not-tls") <= 25.0);
+    let audit = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+    assert!(
+        !audit.contains("source-failures"),
+        "no line for what may come in floods"
+    );
+    // Another address is not concerned.
+    answers_at_once(&mut tunnel(&pki, &gateway, &device, "a.test:1"));
+    until("it is let in again", || {
+        let socket = connect_from("127.0.0.2", gateway.address);
+        let mut session = crate::common::session(&pki, socket, &device);
+        session.write_all(&request("a.test:1")).is_ok() && session.read_exact(&mut [0; 12]).is_ok()
+    });
+}
+
+#[test]
+fn what_a_trusted_proxy_says_is_the_source() {
+    let pki = Pki::new();
+    let gateway = crate::common::Gateway::behind_with(
+        &pki,
+        "https = '127.0.0.1:0'\nproxy_protocol = 'optional'\ntrusted_proxies = ['127.0.0.1/32']",
+        "cores = 1\nmax_unauthenticated_per_source = 3",
+        &service(&[server(echo)]),
+    );
+    let says = |client: &str| {
+        let mut stream = TcpStream::connect(gateway.address).unwrap();
+        let header = format!("PROXY TCP4 {client} 192.0.2.9 1 2\r\n");
+        stream.write_all(header.as_bytes()).unwrap();
+        stream
+    };
+    // Without a header it is the proxy's own, and counts for nobody.
+    let bare: Vec<TcpStream> = (0..10)
+        .map(|_| {
+            let mut stream = TcpStream::connect(gateway.address).unwrap();
+            stream.write_all(&[0x16, 3, 1]).unwrap();
+            stream
+        })
+        .collect();
+    let clients = ["198.51.100.1", "198.51.100.2"];
+    let each: Vec<TcpStream> = clients
+        .iter()
+        .flat_map(|c| (0..3).map(|_| says(c)))
+        .collect();
+    until("both are known", || {
+        gateway.metric("adit_unauthenticated_sources", "") == 2.0
+    });
+    std::thread::sleep(GUEST_GRACE);
+    let one_more = says(clients[0]);
+    until("its oldest goes", || gateway.ended("source-limit") == 1.0);
+    assert!(!bare.iter().chain(&each[3..]).any(is_closed));
+    drop((bare, each, one_more));
+}
+
+#[test]
+fn at_the_limit_of_open_files_tunnels_go_on_and_it_recovers() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    // A full share makes the gateway begin to accept anew: an accept that has begun keeps the limit that it began with.
+    let gateway = one_core(
+        &pki,
+        "max_unauthenticated = 20\nmax_unauthenticated_per_source = 0",
+        &service(&[server(echo)]),
+    );
+    let mut open = tunnel(&pki, &gateway, &device, "a.test:1");
+    let pid = gateway.child.id().to_string();
+    let limit = |files: usize| {
+        let set = Command::new("prlimit")
+            .args(["--pid", &pid, &format!("--nofile={files}:")])
+            .status();
+        assert!(set.unwrap().success());
+    };
+    let processor_time = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split(' ').collect();
+        fields[12].parse::<u64>().unwrap() + fields[13].parse::<u64>().unwrap()
+    };
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .count();
+    limit(files + 10);
+    let crowd: Vec<TcpStream> = (0..60)
+        .map(|_| TcpStream::connect(gateway.address).unwrap())
+        .collect();
+    let before = processor_time();
+    for _ in 0..15 {
+        answers_at_once(&mut open);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let ticks = processor_time() - before;
+    assert!(ticks < 150, "{ticks} ticks of 10 ms in three seconds");
+    limit(10_000);
+    answers_at_once(&mut tunnel(&pki, &gateway, &device, "a.test:1"));
+    assert!(gateway.metric("adit_accept_backoff_total", "") >= 1.0);
+    drop(crowd);
+    drop(connect(&pki, &gateway, Some(&device)));
+}

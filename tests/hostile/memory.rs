@@ -1,0 +1,64 @@
+//! What a peak has taken is given back when it is over.
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use crate::buffers::{answers_at_once, one_core};
+use crate::common::{Gateway, Pki, Session, echo, server, service, tunnel, until};
+
+/// Resident memory of the gateway, in MB.
+fn resident(gateway: &Gateway) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.child.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kilobytes = line.unwrap().split_whitespace().nth(1).unwrap();
+    kilobytes.parse::<f64>().unwrap() / 1024.0
+}
+
+/// Opens so many tunnels, and has bytes of all of them on their way at once. The resident memory meanwhile.
+fn peak(gateway: &Gateway, open: impl Fn() -> Session, tunnels: usize) -> f64 {
+    let mut all: Vec<Session> = (0..tunnels).map(|_| open()).collect();
+    let message = vec![b'm'; 40_000];
+    for session in &mut all {
+        session.write_all(&message).unwrap();
+    }
+    for session in &mut all {
+        session.read_exact(&mut vec![0; message.len()]).unwrap();
+    }
+    let most = resident(gateway);
+    drop(all);
+    until("all have ended", || {
+        gateway.metric("adit_sessions_live", "") == 0.0
+    });
+    most
+}
+
+#[test]
+fn slow_memory_returns_after_a_peak() {
+    const TUNNELS: usize = 1000;
+    const ROOM: f64 = 6.0;
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let gateway = one_core(
+        &pki,
+        "max_tunnels_per_device = 10000",
+        &service(&[server(echo)]),
+    );
+    let open = || tunnel(&pki, &gateway, &device, "a.test:1");
+    // Every table has been used once.
+    peak(&gateway, open, 20);
+    let fresh = resident(&gateway);
+    let most = peak(&gateway, open, TUNNELS);
+    let mut low = resident(&gateway);
+    for _ in 0..150 {
+        if low < fresh + ROOM {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        low = resident(&gateway);
+    }
+    let words =
+        format!("{fresh:.1} MB, with {TUNNELS} tunnels {most:.1} MB, after them {low:.1} MB");
+    eprintln!("{words}");
+    assert!(low < fresh + ROOM, "{words}");
+    answers_at_once(&mut open());
+}
