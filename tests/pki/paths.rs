@@ -7,7 +7,7 @@ use adit::certs::make::to_pem;
 use adit::certs::{Issued, read_certificates, read_private_key};
 use rustls::pki_types::CertificateDer;
 
-use crate::common::{Gateway, Pki, config, free_port, s_client_says};
+use crate::common::{Gateway, Pki, config, free_port, s_client_says, service as common_service};
 use crate::made::{end, party, past};
 use crate::outbound::{Node, Tls, round_trip, service};
 
@@ -26,13 +26,12 @@ fn shown(pki: &Pki, file: &[CertificateDer<'static>], key: &str) -> Vec<Certific
     let text = to_pem(file) + key;
     pki.secret("own.pem", &text);
     let admin = free_port();
-    let text = config(admin, "", "unmanaged = 'allow'", "");
+    let text = config(admin, "", "unmanaged = 'allow'", &common_service(&[admin]));
     let text = text.replace(
         "primary = 'server.pem'\nkey = 'server.key'",
         "primary = 'own.pem'",
     );
     std::fs::write(pki.path("adit.toml"), text).unwrap();
-    pki.client("device", |_| ());
     let gateway = Gateway::run(pki, admin);
     let said = s_client_says(pki, &gateway, "localhost", &["-showcerts"]);
     std::fs::write(pki.path("shown.pem"), said).unwrap();
@@ -55,6 +54,7 @@ fn the_right_chain_is_sent_whatever_else_has_its_names() {
     });
     let good = issuing.by(&root, |_| ());
     let key = own.key.serialize_pem();
+    pki.client("device", |_| ());
     for other in [
         before.by(&root, |_| ()),
         issuing.by(&root, past),
