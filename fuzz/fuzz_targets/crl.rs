@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use std::time::SystemTime;
 
 use adit::certs;
-use adit::table::Status;
+use adit::table::{Status, same_name};
 use adit::tls::load_crls;
 use adit_fuzz::{CA, Scratch};
 use aws_lc_rs::rand::SystemRandom;
@@ -56,6 +56,9 @@ fuzz_target!(|data: &[u8]| {
     let Some((first, rest)) = data.split_first() else {
         return;
     };
+    let (one, other) = rest.split_at(rest.len() / 2);
+    assert_eq!(same_name(one, other), same_name(other, one));
+    assert!(same_name(rest, rest));
     let file = if first % 2 == 1 {
         rest.to_vec()
     } else {
@@ -69,6 +72,6 @@ fuzz_target!(|data: &[u8]| {
         };
         assert!(!reports.is_empty() && index.issuers() <= reports.len());
         assert!(index.len() <= reports.iter().map(|report| report.entries).sum());
-        assert_ne!(index.status(b"nobody", &[1], 0), Status::Revoked);
+        assert_ne!(index.status(b"nobody", b"nobody's", &[1], 0), Status::Revoked);
     });
 });

@@ -19,7 +19,7 @@ use super::describe::{AlternativeName, alternative_names, escaped};
 use super::group::{group_findings, together};
 use super::policy::{Authority, may_authenticate, may_issue};
 use super::read::{Source, certificates_in, unordered};
-use super::{CertError, Identity, key_matches};
+use super::{CertError, Identity, key_matches, spelling};
 use crate::limits::{CHAIN_BYTES_MAX, EXPIRY_NOTICE_DAYS, EXPIRY_URGENT_DAYS};
 
 /// How bad a finding is.
@@ -276,6 +276,7 @@ pub(super) fn own_findings(
     let chain = linked(&certificates, place);
     order(&certificates, &chain, &mut findings);
     chain_of(role, &certificates, &chain, &mut findings);
+    spelling::check(&certificates, &mut findings);
     for place in &chain {
         dates(&certificates[*place], now, &mut findings);
         characters(&certificates[*place], &mut findings);

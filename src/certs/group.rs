@@ -16,6 +16,7 @@ use super::ber::{OBJECT_IDENTIFIER, Reader, SEQUENCE};
 use super::chain::{Issued, Search, is_self_issued, issued, parsed};
 use super::findings::{Finding, Findings, Severity, characters, dates};
 use super::policy::{PathFault, faults};
+use super::spelling;
 use crate::limits::AUTHORITY_NAMES_BYTES_MAX;
 
 /// The names of these authorities as a request for a certificate has them, each once: `Name`s in DER.
@@ -62,6 +63,7 @@ pub fn together(group: &[CertificateDer<'_>]) -> Option<Finding> {
 pub(super) fn group_findings(ders: &[CertificateDer<'_>], now: OffsetDateTime) -> Vec<Finding> {
     let certificates = parsed(ders);
     let mut findings = Findings::default();
+    spelling::check(&certificates, &mut findings);
     let mut search = Search::new(&certificates);
     for (place, certificate) in certificates.iter().enumerate() {
         for fault in faults(certificate) {

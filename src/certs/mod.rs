@@ -46,6 +46,7 @@ pub mod read;
 pub mod revoke;
 pub mod self_signed;
 pub mod serial;
+mod spelling;
 pub mod store;
 pub mod term;
 
