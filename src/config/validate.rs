@@ -305,7 +305,7 @@ fn users(slot: Slot<Numbers>, report: &mut Report) -> Vec<u32> {
     };
     match slot.given() {
         Some(Numbers::Word(text)) => {
-            report.add(&place, wrong(&quoted(&text).to_string()));
+            report.add(&place, wrong(&quoted(&text)));
             Vec::new()
         }
         Some(Numbers::One(number)) => {

@@ -219,7 +219,7 @@ pub async fn exchange(
         let asked = async {
             let response = timeout(patience.first, sender.send_request(request)).await;
             let response = response.map_err(|_| ClientError::Silent(patience.first))?;
-            read(response.map_err(|error| of_head(error))?, patience).await
+            read(response.map_err(of_head)?, patience).await
         };
         tokio::select! {
             biased;

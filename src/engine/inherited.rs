@@ -81,15 +81,15 @@ impl Inherited {
         if self
             .tcp
             .iter()
-            .any(|named| named.fits(name, address.port(), &fits))
+            .any(|named| named.fits(name, address.port(), fits))
         {
             return None;
         }
-        let bound = self
+        let mut bound = self
             .tcp
             .iter()
             .filter_map(|named| named.socket.local_addr().ok());
-        bound.filter(|bound| overlap(*bound, address)).next()
+        bound.find(|bound| overlap(*bound, address))
     }
 
     /// Takes the socket that listens on `path`.

@@ -319,7 +319,7 @@ impl Core {
     /// after it relays at the same time.
     pub fn number_from(&self, generation: u64) {
         let (generations, bits) = TUNNEL_NUMBERS;
-        self.sequence.set(generation % generations << bits);
+        self.sequence.set((generation % generations) << bits);
     }
 
     /// A number that no other tunnel of this process has.
