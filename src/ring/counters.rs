@@ -1,6 +1,7 @@
 //! What the runtime counts about itself, for `/metrics` and for the leak tests.
 
 use std::cell::Cell;
+use std::io;
 
 /// A snapshot of one runtime's counters and gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +62,13 @@ pub(super) struct Cells {
 /// Adds one to a counter cell.
 pub(super) fn bump(cell: &Cell<u64>) {
     cell.set(cell.get().wrapping_add(1));
+}
+
+/// Counts an error that says that there are no more files.
+pub(super) fn count_exhaustion(cells: &Cells, error: &io::Error) {
+    if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
+        bump(&cells.emfile);
+    }
 }
 
 impl Counters {

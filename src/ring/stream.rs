@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::buffers::{BUFFER_BACK, RingBuf, SendBuf};
 use super::combine::{map, unless_blocked};
-use super::counters::bump;
+use super::counters::{bump, count_exhaustion};
 use super::driver::{Completion, Kind};
 use super::executor::{Core, SMALL_PAYLOAD, current};
 use super::gather::Gather;
@@ -102,7 +102,7 @@ impl TcpStream {
             Type::STREAM,
             Some(Protocol::TCP),
         )
-        .inspect_err(|error| count_exhaustion(&core, error))?;
+        .inspect_err(|error| count_exhaustion(&core.cells, error))?;
         socket.set_tcp_nodelay(true)?;
         options.apply(&SockRef::from(&socket))?;
         if let Some(source) = source {
@@ -588,12 +588,6 @@ impl Drop for TcpStream {
         if self.fd != GIVEN_AWAY {
             self.core.driver.borrow_mut().close(self.fd);
         }
-    }
-}
-
-pub(super) fn count_exhaustion(core: &Core, error: &io::Error) {
-    if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
-        bump(&core.cells.emfile);
     }
 }
 

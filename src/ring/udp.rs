@@ -8,9 +8,10 @@ use std::rc::Rc;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::buffers::RingBuf;
+use super::counters::count_exhaustion;
 use super::executor::current;
 use super::options::bind_without_port;
-use super::stream::{TcpStream, count_exhaustion};
+use super::stream::TcpStream;
 
 /// Values of `SO_MEMINFO`, of which the last is the number of datagrams that found no room (`linux/sock_diag.h`).
 const MEMORY_VALUES: usize = 9;
@@ -32,7 +33,7 @@ impl UdpSocket {
         let core = current(Rc::clone);
         let kind = Type::DGRAM;
         let socket = Socket::new(Domain::for_address(peer), kind, Some(Protocol::UDP))
-            .inspect_err(|error| count_exhaustion(&core, error))?;
+            .inspect_err(|error| count_exhaustion(&core.cells, error))?;
         socket.set_recv_buffer_size(queue)?;
         if let Some(source) = source {
             bind_without_port(&socket, source)?;
