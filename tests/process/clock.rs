@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use adit::certs::{self, KeyType, MakeCa};
+
 use super::common::{Gateway, Pki, config, echo, free_port, server, service, tunnel, until};
 
 /// The clock of one process: a file that says how far it is off.
@@ -64,6 +66,15 @@ fn self_signed(pki: &Pki) -> (Vec<u8>, Vec<u8>) {
 #[test]
 fn the_certificate_that_devices_have_outlives_every_clock() {
     let pki = Pki::new();
+    // An authority that lives longer than what is told here.
+    let request = MakeCa {
+        common_name: "group".into(),
+        days: 3000,
+        key_type: KeyType::P256,
+    };
+    let long = certs::make_ca(&request).unwrap();
+    let (certificate, _) = long.write(&pki.path("long")).unwrap();
+    std::fs::copy(certificate, pki.path("ca.pem")).unwrap();
     let clock = Clock(pki.path("clock"));
     clock.set("+0d");
     drop(start(&pki, &clock, true, "unmanaged = 'allow'"));
