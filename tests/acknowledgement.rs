@@ -1,10 +1,7 @@
 //! No client waits for a delayed acknowledgement.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
-#[path = "common/network.rs"]
-mod network;
+use crate::common;
+use crate::common::network;
 
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -42,7 +39,10 @@ fn open(client: &Arc<ClientConfig>, gateway: &Gateway) -> HandshakeKind {
 
 #[test]
 fn a_request_is_not_held_back_by_nagle_s_algorithm() {
-    if outside("a_request_is_not_held_back_by_nagle_s_algorithm") {
+    if outside(concat!(
+        module_path!(),
+        "::a_request_is_not_held_back_by_nagle_s_algorithm"
+    )) {
         return;
     }
     ip("link set lo up");

@@ -1,10 +1,7 @@
 //! The admin page in a browser: what an operator does on it, by mouse and by keyboard, and what other pages cannot do.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-#[path = "common/browser.rs"]
-mod browser;
-mod common;
+use crate::common;
+use crate::common::browser;
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;

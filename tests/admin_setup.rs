@@ -1,13 +1,9 @@
 //! A node is set up in a browser, from nothing to tunnels: certificates are uploaded, a profile is written, corrected,
 //! put into force, changed and taken back.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-#[path = "common/browser.rs"]
-mod browser;
-mod common;
-#[path = "common/profiles.rs"]
-mod node;
+use crate::common;
+use crate::common::browser;
+use crate::common::profiles as node;
 
 use std::net::TcpStream;
 

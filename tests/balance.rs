@@ -1,8 +1,6 @@
 //! Two cores: sessions are spread evenly whatever the kernel's hash does, and none is lost on its way.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,8 +1,6 @@
 //! A change bites now: open tunnels that no longer qualify are closed, and no other loses a byte.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::process::Command;

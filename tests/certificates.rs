@@ -1,8 +1,6 @@
 //! Certificates as administrators have them: in every format, with and without passwords.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;

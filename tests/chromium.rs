@@ -1,9 +1,7 @@
 //! Chromium without a screen, led by the PAC file that `adit devices export` writes, with a client certificate that a
 //! policy chooses.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::collections::HashMap;
 use std::fs::File;

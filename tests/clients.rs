@@ -1,8 +1,6 @@
 //! Real clients: curl, openssl s_client, Python's ssl.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::process::Command;

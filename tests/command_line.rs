@@ -1,8 +1,6 @@
 //! The command line: what it prints, to whoever reads it.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::process::Command;
 

@@ -1,8 +1,6 @@
 //! CRLs change while the gateway runs: what is revoked is refused soon, and a bad list changes nothing.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -1,8 +1,6 @@
 //! Envoy as a client: it sends TCP connections through tunnels of one HTTP/2 session, as a sidecar of an app does.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

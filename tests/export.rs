@@ -1,9 +1,7 @@
 //! Documents for devices: `adit devices export` writes what Apple's key types, a browser's PAC engine and a second export
 //! agree with.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};

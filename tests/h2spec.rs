@@ -8,9 +8,7 @@
 //! H2SPEC=$PWD/h2spec cargo test --test h2spec -- --ignored
 //! ```
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::process::{Command, Stdio};
 

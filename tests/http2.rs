@@ -6,9 +6,8 @@
     reason = "a test fails by panic, and may forget what must not be reset"
 )]
 
-mod common;
-#[path = "common/http2.rs"]
-mod http2;
+use crate::common;
+use crate::common::http2;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;

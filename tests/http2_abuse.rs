@@ -1,11 +1,8 @@
 //! An HTTP/2 session that costs the gateway more than it carries is ended: GOAWAY with ENHANCE_YOUR_CALM, and a counter.
 //! The frames are written by hand: no client's library sends them.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
-#[path = "common/frames.rs"]
-mod frames;
+use crate::common;
+use crate::common::frames;
 
 use adit::certs::Issued;
 use common::{Gateway, Pki, echo, server, service, until};

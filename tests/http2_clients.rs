@@ -1,8 +1,6 @@
 //! Clients of HTTP/2 tunnels that others have made: Python's h2, and curl's library.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::path::Path;

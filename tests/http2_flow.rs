@@ -1,11 +1,8 @@
 //! How the tunnels of an HTTP/2 session share it: windows that follow the path, turns that come to all, and ends that
 //! concern one.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
-#[path = "common/http2.rs"]
-mod http2;
+use crate::common;
+use crate::common::http2;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

@@ -1,9 +1,7 @@
 //! The record layer with the TLS stacks of others: OpenSSL, GnuTLS and Go's, each suite of both versions that they let one
 //! choose, and new keys on the way.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};

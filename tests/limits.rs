@@ -1,8 +1,6 @@
 //! Limits of tunnels and files: what is beyond them is refused or waits, what is within them goes on.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

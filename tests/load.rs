@@ -1,8 +1,6 @@
 //! What `adit load` says of peers that refuse, hang, vanish or are asked for nothing.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

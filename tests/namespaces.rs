@@ -5,11 +5,8 @@
 //!                                   192.0.2.1, 2001:db8::1
 //! ```
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
-#[path = "common/network.rs"]
-mod network;
+use crate::common;
+use crate::common::network;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -92,7 +89,10 @@ fn plainly(mut stream: TcpStream, device: &Issued) -> String {
 
 #[test]
 fn a_trusted_proxy_and_a_stranger_over_real_routes() {
-    if outside("a_trusted_proxy_and_a_stranger_over_real_routes") {
+    if outside(concat!(
+        module_path!(),
+        "::a_trusted_proxy_and_a_stranger_over_real_routes"
+    )) {
         return;
     }
     ip("link set lo up");

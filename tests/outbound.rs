@@ -1,10 +1,7 @@
 //! The ways out to servers: an upstream proxy, source addresses, socket options, the PROXY protocol.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
-#[path = "common/outbound.rs"]
-mod outbound;
+use crate::common;
+use crate::common::outbound;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

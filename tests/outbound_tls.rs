@@ -1,12 +1,8 @@
 //! TLS to servers: versions, records, and whose certificate is good.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
-#[path = "common/outbound.rs"]
-mod outbound;
-#[path = "common/store.rs"]
-mod store;
+use crate::common;
+use crate::common::outbound;
+use crate::common::store;
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;

@@ -1,10 +1,7 @@
 //! The plain listener: what goes through it, health for load balancers, both listeners at once, and real front ends.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
-#[path = "common/plain.rs"]
-mod plain;
+use crate::common;
+use crate::common::plain;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,12 +1,8 @@
 //! Who the client of a plain listener is: what a front end that has ended TLS says of it, and who is believed.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
-#[path = "common/http2.rs"]
-mod http2;
-#[path = "common/plain.rs"]
-mod plain;
+use crate::common;
+use crate::common::http2;
+use crate::common::plain;
 
 use std::io::{Read, Write};
 use std::time::Duration;

@@ -1,8 +1,6 @@
 //! `adit check --probe` meets the servers of a config, and says which of them a tunnel could use and why not.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,7 +1,5 @@
 //! Profiles through the admin listener, and what a running node refuses.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -13,9 +11,8 @@ use serde_json::{Value, json};
 use common::{ask, echo, free_port, request, server, session, until};
 use node::{Node, Running, profile};
 
-mod common;
-#[path = "common/profiles.rs"]
-mod node;
+use crate::common;
+use crate::common::profiles as node;
 
 const TOML: &str = "Content-Type: application/toml\r\n";
 const JSON: &str = "Content-Type: application/json\r\n";

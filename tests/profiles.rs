@@ -1,7 +1,5 @@
 //! Profiles on the command line: kept with every version, checked before anything is stored, and never half.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,9 +10,7 @@ use serde_json::Value;
 
 use node::{Node, errors, profile};
 
-mod common;
-#[path = "common/profiles.rs"]
-mod node;
+use crate::common::profiles as node;
 
 #[test]
 fn every_version_is_kept_and_can_come_back() {

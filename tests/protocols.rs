@@ -1,8 +1,6 @@
 //! TLS versions, cipher suites and key-exchange groups: what is chosen counts, and what does not exist is told with the reason.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::process::Command;
 

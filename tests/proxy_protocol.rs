@@ -1,8 +1,6 @@
 //! PROXY protocol in front of sessions: whose address counts, from whom it is taken, and what is lost (nothing).
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -1,11 +1,8 @@
 //! What relay clients and browsers ask beside tunnels: what the gateway is for, whether to go elsewhere, and how soon an
 //! address without a route is refused.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
-#[path = "common/http2.rs"]
-mod http2;
+use crate::common;
+use crate::common::http2;
 
 use std::io::Read;
 use std::process::Command;

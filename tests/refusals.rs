@@ -1,8 +1,6 @@
 //! Who is refused, with which words, and that each refusal is counted and recorded.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,9 +1,7 @@
 //! The device registry across changes, reloads, crashes and restarts: nothing acknowledged is lost, and a source that is
 //! gone or broken takes nothing away.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;

@@ -1,8 +1,6 @@
 //! What an open tunnel does with bytes, ends and faults.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};

@@ -1,8 +1,6 @@
 //! A thousand reloads under load: what is open runs on, what comes is served, and nothing grows.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};

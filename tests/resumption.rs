@@ -1,8 +1,6 @@
 //! Sessions are resumed on whichever core and node they land, known in full, and only in their own scope.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

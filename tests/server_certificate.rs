@@ -1,8 +1,6 @@
 //! The server certificate ends, or another one fits a client better, and nobody is refused for it.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

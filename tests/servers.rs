@@ -1,8 +1,6 @@
 //! Servers behind the gateway: who gets the next tunnel, who is dead, and what the operator says about it.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

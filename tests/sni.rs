@@ -1,8 +1,6 @@
 //! Sessions that are a tunnel by their name: certificates, protocols, rules, refusals and resumption.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -1,8 +1,6 @@
 //! One node a state folder, a state folder that cannot be written, and what killed processes leave in one.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;

@@ -1,10 +1,7 @@
 //! The certificate store in use: what is imported serves, is exported, and is not deleted under a profile.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
-#[path = "common/store.rs"]
-mod store;
+use crate::common;
+use crate::common::store;
 
 use std::fs;
 use std::io::{Read, Write};

@@ -1,8 +1,6 @@
 //! The certificate store through the admin listener of a running node.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::fs;
 use std::io::{Read, Write};

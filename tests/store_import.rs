@@ -1,10 +1,7 @@
 //! `adit certs import`: what it finds, what it refuses, and that the store stays whole.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
-#[path = "common/store.rs"]
-mod store;
+use crate::common;
+use crate::common::store;
 
 use std::fs;
 use std::io::Write;

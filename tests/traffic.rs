@@ -1,9 +1,7 @@
 //! Limits of services and apps: tunnels, new tunnels a second, bytes a second; lifetimes; idle timeouts that a client
 //! proposes.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

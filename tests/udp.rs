@@ -1,10 +1,7 @@
 //! UDP through tunnels: CONNECT-UDP with capsules over HTTP/2.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
-mod common;
-#[path = "common/http2.rs"]
-mod http2;
+use crate::common;
+use crate::common::http2;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;

@@ -1,7 +1,5 @@
 //! A node without a profile: what it does, and how it gets one and loses it.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
@@ -12,9 +10,8 @@ use adit::certs::Issued;
 use common::{Session, ask, echo, free_port, request, server, session, until};
 use node::{Node, Running};
 
-mod common;
-#[path = "common/profiles.rs"]
-mod node;
+use crate::common;
+use crate::common::profiles as node;
 
 fn connect(node: &Node, address: SocketAddr, device: &Issued) -> Session {
     session(&node.pki, TcpStream::connect(address).unwrap(), device)

@@ -1,8 +1,6 @@
 //! Certificate files that others have made to test other programs with: what they hold comes out, and what is not read is
 //! told by its name. Where they come from stands beside them.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-
 use std::path::{Path, PathBuf};
 
 use adit::certs::{self, CertError, Description};

@@ -6,6 +6,17 @@
     reason = "a test's helper: each file uses its part, and fails by panic"
 )]
 
+pub mod browser;
+pub mod chaos;
+pub mod frames;
+pub mod http2;
+pub mod names;
+pub mod network;
+pub mod outbound;
+pub mod plain;
+pub mod profiles;
+pub mod store;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;

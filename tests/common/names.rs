@@ -145,7 +145,7 @@ impl Etc {
         let mut mount = Command::new("mount");
         mount.arg("--bind").arg(etc.0.path()).arg("/etc");
         assert!(mount.status().unwrap().success());
-        crate::network::ip("link set lo up");
+        crate::common::network::ip("link set lo up");
         etc
     }
 

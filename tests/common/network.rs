@@ -14,7 +14,8 @@ pub fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {told}");
 }
 
-/// Runs this test once more where it may make networks: in namespaces of its own, as their root. False in there.
+/// Runs this test once more where it may make networks: in namespaces of its own, as their root. False in there. `test` is
+/// its whole path, `concat!(module_path!(), "::name")`.
 pub fn outside(test: &str) -> bool {
     outside_for(test, 90)
 }
@@ -24,6 +25,9 @@ pub fn outside_for(test: &str, limit: u32) -> bool {
     if std::env::var_os("ADIT_IN_NAMESPACES").is_some() {
         return false;
     }
+    let (_, name) = test
+        .split_once("::")
+        .expect("a test's path begins with its program");
     let output = Command::new("timeout")
         .args([
             "-s",
@@ -36,7 +40,7 @@ pub fn outside_for(test: &str, limit: u32) -> bool {
         ])
         .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
+        .args(["--exact", name, "--nocapture"])
         .env("ADIT_IN_NAMESPACES", "yes")
         .stdin(Stdio::null())
         .output()

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use adit::limits::GUEST_GRACE;
 
-use crate::buffers::{all_is_given_back, answers_at_once, one_core};
+use super::buffers::{all_is_given_back, answers_at_once, one_core};
 use crate::common::{Pki, connect, connect_from, echo, request, server, service, tunnel, until};
 
 /// Whether the other end has closed this connection. Waits a little for it.

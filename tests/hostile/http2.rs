@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use adit::certs::Issued;
 
-use crate::common::{Gateway, Pki, Session, ask, echo, request, server, service, tunnel, until};
-use crate::frames::{
+use crate::common::frames::{
     ACK, DATA, END_HEADERS, ENHANCE_YOUR_CALM, HEADERS, PING, Raw, WIDE, connect_block, frame,
 };
+use crate::common::{Gateway, Pki, Session, ask, echo, request, server, service, tunnel, until};
 
 const ALLOW: &str = "unmanaged = 'allow'";
 

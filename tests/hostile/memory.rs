@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use crate::buffers::{answers_at_once, one_core};
+use super::buffers::{answers_at_once, one_core};
 use crate::common::{Gateway, Pki, Session, echo, server, service, tunnel, until};
 
 /// Resident memory of the gateway, in MB.

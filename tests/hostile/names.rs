@@ -5,9 +5,9 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use crate::common::names::{Etc, NameServer, Says};
+use crate::common::network::outside;
 use crate::common::{Gateway, Pki, ask, connect, echo, echoed, request, server, until};
-use crate::names_of_own::{Etc, NameServer, Says};
-use crate::network::outside;
 
 /// Beyond what a device may wait for (64) and what is looked up for it at once (16).
 const HOSTILE: usize = 120;
@@ -16,7 +16,10 @@ const RUNNING: f64 = 16.0;
 
 #[test]
 fn a_flood_of_cold_names_delays_no_other_device() {
-    if outside("names::a_flood_of_cold_names_delays_no_other_device") {
+    if outside(concat!(
+        module_path!(),
+        "::a_flood_of_cold_names_delays_no_other_device"
+    )) {
         return;
     }
     let _etc = Etc::mount("nameserver 127.0.0.53\n", "127.0.0.1 localhost\n");

@@ -15,10 +15,10 @@ use rustls::{
     ClientConfig, HandshakeKind, RootCertStore, ServerConfig, SupportedProtocolVersion, version,
 };
 
-use crate::chaos::{Chaos, Cut, Plan, Way};
+use crate::common::chaos::{Chaos, Cut, Plan, Way};
+use crate::common::outbound::{self, Tls, certificate};
+use crate::common::plain::{asking, client_cert};
 use crate::common::{Gateway, Pki, Session, echo, request, server, session_of, until};
-use crate::outbound::{self, Tls, certificate};
-use crate::plain::{asking, client_cert};
 
 /// Sessions at once: their waiting costs nothing.
 const AT_ONCE: usize = 48;
@@ -253,7 +253,7 @@ fn every_byte_of_a_proxy_header() {
 #[test]
 fn every_byte_of_a_request() {
     let servers = crate::common::service(&[server(echo)]);
-    let place = place(Pki::new(), crate::plain::PLAIN, &servers);
+    let place = place(Pki::new(), crate::common::plain::PLAIN, &servers);
     let chaos = Chaos::to(place.gateway.address);
     let asks = asking(&client_cert(&place.device)).into_bytes();
     every("a request", asks.len(), |at| {

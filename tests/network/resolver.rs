@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use adit::certs::Issued;
 
+use crate::common::names::{Etc, NameServer, Says};
+use crate::common::network::outside;
 use crate::common::{Gateway, Pki, ask, connect, echo, request, server, until};
-use crate::names::{Etc, NameServer, Says};
-use crate::network::outside;
 
 const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -53,7 +53,10 @@ impl Stage {
 
 #[test]
 fn settings_are_followed_as_they_change() {
-    if outside("resolver::settings_are_followed_as_they_change") {
+    if outside(concat!(
+        module_path!(),
+        "::settings_are_followed_as_they_change"
+    )) {
         return;
     }
     let etc = Etc::mount("nameserver 127.0.0.53\n", "127.0.0.1 localhost\n");
@@ -102,7 +105,10 @@ fn settings_are_followed_as_they_change() {
 
 #[test]
 fn names_of_the_configuration_may_be_short_and_those_of_apps_never() {
-    if outside("resolver::names_of_the_configuration_may_be_short_and_those_of_apps_never") {
+    if outside(concat!(
+        module_path!(),
+        "::names_of_the_configuration_may_be_short_and_those_of_apps_never"
+    )) {
         return;
     }
     let _etc = Etc::mount(
@@ -123,7 +129,10 @@ fn names_of_the_configuration_may_be_short_and_those_of_apps_never() {
 
 #[test]
 fn name_servers_that_fail_cost_a_tunnel_little() {
-    if outside("resolver::name_servers_that_fail_cost_a_tunnel_little") {
+    if outside(concat!(
+        module_path!(),
+        "::name_servers_that_fail_cost_a_tunnel_little"
+    )) {
         return;
     }
     let servers = "nameserver 127.0.0.51\nnameserver 127.0.0.52\nnameserver 127.0.0.53\n";

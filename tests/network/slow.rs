@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::common::network::{Namespace, ip, outside_for};
 use crate::common::{Gateway, Pki, config, free_port, server};
-use crate::network::{Namespace, ip, outside_for};
 
 /// The gateway's end of the wire, and the clients'.
 const GATEWAY: &str = "198.51.100.1";

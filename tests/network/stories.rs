@@ -8,9 +8,9 @@ use std::time::Duration;
 use adit::certs::Issued;
 use rustls::{ClientConfig, SupportedProtocolVersion, version};
 
-use crate::chaos::{Chaos, Plan, Random};
+use crate::common::chaos::{Chaos, Plan, Random};
+use crate::common::outbound::{self, Tls, certificate, noise};
 use crate::common::{Gateway, Pki, echo, request, server, session_of, speaking, until};
-use crate::outbound::{self, Tls, certificate, noise};
 
 /// Sessions of each kind, and bytes that go through each both ways.
 const SESSIONS: usize = 12;

@@ -9,10 +9,10 @@ use adit::certs::make::to_pem;
 use rcgen::{GeneralSubtree, KeyUsagePurpose, NameConstraints};
 use rustls::pki_types::CertificateDer;
 
+use super::made::{Party, end, party, past};
 use crate::common::{
     Gateway, Pki, ask, config, connect, echo, free_port, request, server, service, until,
 };
-use crate::made::{Party, end, party, past};
 
 /// `adit` with these arguments in the PKI's folder.
 fn adit(pki: &Pki, arguments: &[&str]) -> Output {

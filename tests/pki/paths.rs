@@ -7,9 +7,9 @@ use adit::certs::make::to_pem;
 use adit::certs::{Issued, read_certificates, read_private_key};
 use rustls::pki_types::CertificateDer;
 
+use super::made::{end, party, past};
+use crate::common::outbound::{Node, Tls, round_trip, service};
 use crate::common::{Gateway, Pki, config, free_port, s_client_says, service as common_service};
-use crate::made::{end, party, past};
-use crate::outbound::{Node, Tls, round_trip, service};
 
 fn adit(pki: &Pki, arguments: &[&str]) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_adit"))

@@ -8,11 +8,11 @@ use adit::table::Status;
 use adit::tls::{load_crls, public_keys};
 use time::OffsetDateTime;
 
+use super::lists::{List, openssl_authority};
 use crate::common::{
     Gateway, Pki, ask, authority, client_of, config, connect, crl_of, echo, free_port, request,
     server, service, until,
 };
-use crate::lists::{List, openssl_authority};
 
 const HOST: &str = "a.test:1";
 

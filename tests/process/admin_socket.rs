@@ -7,10 +7,10 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use super::sockets::activate_on;
 use crate::common::{
     Gateway, Pki, TOKEN, config, config_with_token, echo, free_port, server, service, until,
 };
-use crate::sockets::activate_on;
 
 /// Another user than root and the one that runs this.
 const OTHER: u32 = 64_123;

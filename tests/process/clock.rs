@@ -6,7 +6,7 @@ use std::process::Command;
 
 use adit::certs::{self, KeyType, MakeCa};
 
-use super::common::{Gateway, Pki, config, echo, free_port, server, service, tunnel, until};
+use crate::common::{Gateway, Pki, config, echo, free_port, server, service, tunnel, until};
 
 /// The clock of one process: a file that says how far it is off.
 struct Clock(PathBuf);

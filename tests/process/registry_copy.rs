@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
-use super::common::{Gateway, Pki, config, free_port, service, until};
+use crate::common::{Gateway, Pki, config, free_port, service, until};
 
 fn write_config(pki: &Pki, admin: SocketAddr, registry: &str) {
     let auth = format!("device_registry = '{registry}'");

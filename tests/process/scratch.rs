@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use super::common::{Pki, config, free_port, service, until};
+use crate::common::{Pki, config, free_port, service, until};
 
 fn adit(pki: &Pki, arguments: &[&str]) -> Output {
     Command::new("timeout")

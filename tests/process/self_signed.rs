@@ -9,7 +9,7 @@ use adit::certs::self_signed::self_signed_for;
 use adit::certs::{Issued, Validity};
 use time::{Duration, OffsetDateTime};
 
-use super::common::{Gateway, Pki, config, echo, free_port, server, service, until};
+use crate::common::{Gateway, Pki, config, echo, free_port, server, service, until};
 
 const SERVER: &str = "[profile.server_certificate]\nprimary = 'server.pem'\nkey = 'server.key'\n";
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use super::common::{Gateway, Pki, config, free_port, service, until};
+use crate::common::{Gateway, Pki, config, free_port, service, until};
 
 /// What no test may take: far below what a drain timeout would be.
 const BOUND: Duration = Duration::from_secs(20);

@@ -9,10 +9,10 @@ use std::time::Duration;
 use command_fds::{CommandFdExt, FdMapping};
 use socket2::{Domain, Socket, Type};
 
+use super::upgrade::{command, end};
 use crate::common::{
     Gateway, Pki, ask, config, connect, echo, free_port, request, server, service, tunnel,
 };
-use crate::upgrade::{command, end};
 
 /// Starts a gateway as systemd does, with the sockets that it holds.
 fn activate(pki: &Pki, sockets: &[&TcpListener], notify: &std::path::Path) -> Command {

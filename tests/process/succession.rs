@@ -7,12 +7,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::common::{
-    Gateway, Pki, TOKEN, config_with_token, echo, free_port, server, service, tunnel, until,
-};
-use crate::upgrade::{
+use super::upgrade::{
     Successor, child_of, command, echoes, end, put, signal, until_within, upgradable,
     upgradable_with,
+};
+use crate::common::{
+    Gateway, Pki, TOKEN, config_with_token, echo, free_port, server, service, tunnel, until,
 };
 
 /// `adit` with these arguments, in the folder of its config. What it prints.

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::common::http2;
 use crate::common::{
     Gateway, Pki, Session, TOKEN, config_with_token, echo, free_port, server, service, tunnel,
     until,
 };
-use crate::http2;
 
 /// A gateway with a token for changes, whose listener has a port that the config names.
 pub fn upgradable(pki: &Pki, engine: &str) -> Gateway {

@@ -1,0 +1,11 @@
+//! Clients that mean harm: nothing that one of them does reaches another, and all of it is given back.
+
+mod http2;
+mod names;
+mod sweeps;
+mod tables;
+mod upstream;
+
+mod admission;
+mod buffers;
+mod memory;
