@@ -72,7 +72,7 @@ fn dates_and_path_lengths_bound_paths() {
     let ca = party("ca");
     let now = time::OffsetDateTime::now_utc().unix_timestamp() as u64;
     let zero = ca.by(&ca, |params| {
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0))
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     });
     let authority = Authority::new(&zero).unwrap();
     assert_eq!(authority.admits(0, now), Ok(()));

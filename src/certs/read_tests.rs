@@ -248,7 +248,7 @@ fn openssls_settings_of_trust_count() {
             with(settings).unwrap(),
             fixture.certificates[1..],
             "{settings}"
-        )
+        );
     };
     read("");
     read("-setalias group");

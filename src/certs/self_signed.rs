@@ -206,7 +206,8 @@ impl Plan {
         let term = Term::of(&current.0);
         let next = line.iter().find(|one| {
             let other = Term::of(&one.0);
-            other.not_before <= term.not_after && term.not_after < other.not_after
+            let begins_in_time = other.not_before <= term.not_after;
+            begins_in_time && other.not_after > term.not_after
         });
         let next = match next {
             Some(one) => Some(copy(one)),

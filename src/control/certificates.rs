@@ -39,7 +39,7 @@ pub async fn watch_certificates(node: Arc<Node>) {
                     );
                 }
                 Change::Ending { role, file, days } => {
-                    tracing::warn!(role, file, days, "a certificate ends soon: replace it")
+                    tracing::warn!(role, file, days, "a certificate ends soon: replace it");
                 }
                 Change::GroupEnded { file } => tracing::error!(
                     file,
@@ -117,11 +117,14 @@ enum Nearness {
 
 impl Nearness {
     fn of(one: &CertificateInfo) -> Self {
-        match one.days_left {
-            _ if one.has_ended() => Self::Ended,
-            ..EXPIRY_URGENT_DAYS => Self::Urgent,
-            ..EXPIRY_NOTICE_DAYS => Self::Notice,
-            _ => Self::Far,
+        if one.has_ended() {
+            Self::Ended
+        } else if one.days_left < EXPIRY_URGENT_DAYS {
+            Self::Urgent
+        } else if one.days_left < EXPIRY_NOTICE_DAYS {
+            Self::Notice
+        } else {
+            Self::Far
         }
     }
 }

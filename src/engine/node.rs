@@ -147,11 +147,7 @@ impl Node {
         predecessor: Option<Arc<Predecessor>>,
     ) -> Result<Self, EngineError> {
         let cores = config.engine.cores.len();
-        let mut listeners = Listeners::default();
-        let opened = listeners.open(config.profile.listener.addresses(), cores, inherited)?;
-        let spare = std::mem::take(inherited);
-        spare.fit(&config.profile)?;
-        let sources = listeners.replace(opened);
+        let (listeners, sources, spare) = open_listeners(&config, inherited)?;
         let mut material = Material::load(&config)?;
         material.log_findings();
         let sweeper = Arc::new(Sweeper::default());
@@ -573,4 +569,19 @@ impl Node {
     fn threads_mut(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Opens the listeners of a start from what was inherited. Them, each core's sockets, and what is left over, which the config
+/// must have a use for.
+fn open_listeners(
+    config: &Config,
+    inherited: &mut Inherited,
+) -> Result<(Listeners, Vec<Vec<Source>>, Inherited), EngineError> {
+    let mut listeners = Listeners::default();
+    let addresses = config.profile.listener.addresses();
+    let opened = listeners.open(addresses, config.engine.cores.len(), inherited)?;
+    let spare = std::mem::take(inherited);
+    spare.fit(&config.profile)?;
+    let sources = listeners.replace(opened);
+    Ok((listeners, sources, spare))
 }

@@ -127,8 +127,8 @@ impl<'a> Text<'a> {
         let text = match tag {
             UTF8 => Self::Utf8(std::str::from_utf8(octets).ok()?),
             NUMERIC | PRINTABLE | TELETEX | IA5 | VISIBLE => Self::Octets(octets),
-            BMP if octets.len() % 2 == 0 => Self::Pairs(octets),
-            UNIVERSAL if octets.len() % 4 == 0 => Self::Quads(octets),
+            BMP if octets.len().is_multiple_of(2) => Self::Pairs(octets),
+            UNIVERSAL if octets.len().is_multiple_of(4) => Self::Quads(octets),
             _ => return None,
         };
         Some(text)

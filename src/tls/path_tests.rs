@@ -35,7 +35,6 @@ fn key_usages_count_where_they_are_there() {
     let (root, sub, device) = (party("root"), party("sub"), party("device"));
     let group = [root.root()];
     let usages = |usages: Vec<KeyUsagePurpose>| {
-        let usages = usages.clone();
         move |params: &mut rcgen::CertificateParams| params.key_usages = usages
     };
     let leaf = device.by(&sub, end);
@@ -114,7 +113,7 @@ fn what_is_no_authority_is_no_group_certificate() {
     let leaf = refused(device.by(&root, end));
     assert!(leaf.contains("not a certification authority"), "{leaf}");
     let mute = refused(root.by(&root, |params| {
-        params.key_usages = vec![KeyUsagePurpose::CrlSign]
+        params.key_usages = vec![KeyUsagePurpose::CrlSign];
     }));
     assert!(mute.contains("keyCertSign"), "{mute}");
 }

@@ -65,7 +65,7 @@ fn drip(mut stream: TcpStream) {
 }
 
 fn flood(mut stream: TcpStream) {
-    while stream.write_all(&[0; 1 << 16]).is_ok() {}
+    while stream.write_all(&vec![0; 1 << 16]).is_ok() {}
 }
 
 /// Each byte of a server was queued in a buffer of 16.7 KB: a client with wide windows that does not read had all buffers of

@@ -108,7 +108,7 @@ fn who_may_not_sign_does_not_let_devices_in() {
     let gateway = Gateway::run(&pki, write_config(&pki));
     let good = sub.by(&root, |_| ());
     let mute = sub.by(&root, |params| {
-        params.key_usages = vec![KeyUsagePurpose::CrlSign]
+        params.key_usages = vec![KeyUsagePurpose::CrlSign];
     });
     let leaf = device.by(&sub, end);
     let unsigning = device.by(&sub, |params| {

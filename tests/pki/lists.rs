@@ -346,7 +346,13 @@ fn a_list_is_read_in_any_wrapping_and_under_any_spelling_of_its_issuer() {
     let file = List::by("ca").number(2).write(&pki, "ca.crl");
     let group = [pki.ca.certificate().clone()];
     let pem = std::fs::read_to_string(&file).unwrap();
-    let load = || adit::tls::load_crls(&[file.clone()], &group, std::time::SystemTime::now());
+    let load = || {
+        adit::tls::load_crls(
+            std::slice::from_ref(&file),
+            &group,
+            std::time::SystemTime::now(),
+        )
+    };
     for text in [
         pem.replace("X509 CRL", "CERTIFICATE"),
         pem.replace('\n', "\r\n"),

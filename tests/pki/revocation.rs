@@ -195,7 +195,7 @@ fn every_signature_that_chains_may_have_is_checked_on_lists_too() {
             .with(digest, more)
             .write(&pki, "signing.crl");
         let group = certs::read_certificates(&pki.path("signing.pem")).unwrap();
-        let loaded = load_crls(&[file.clone()], &group, SystemTime::now());
+        let loaded = load_crls(std::slice::from_ref(&file), &group, SystemTime::now());
         let said = loaded.map(|_| ()).map_err(|error| error.to_string());
         let what = format!("{key} {digest} {more}: {said:?}");
         assert_eq!(said.is_ok(), *is_checked, "{what}");

@@ -2,9 +2,8 @@
 
 use super::*;
 use crate::limits::{
-    ADDITIONAL_CERTIFICATES_MAX, ALPN_NAME_MAX, CRL_SOURCES_MAX, HEALTH_COUNT_MAX, HOST_LABEL_MAX,
-    KEEPALIVE_COUNT_MAX, KEEPALIVE_MAX, SERVER_WEIGHT_MAX, SERVICE_NAME_MAX, SERVICE_SERVERS_MAX,
-    USER_TIMEOUT_MAX,
+    ALPN_NAME_MAX, CRL_SOURCES_MAX, HEALTH_COUNT_MAX, HOST_LABEL_MAX, KEEPALIVE_COUNT_MAX,
+    KEEPALIVE_MAX, SERVER_WEIGHT_MAX, SERVICE_NAME_MAX, SERVICE_SERVERS_MAX, USER_TIMEOUT_MAX,
 };
 
 /// The contract, with these lines in its service.
@@ -31,7 +30,7 @@ fn servers(count: usize) -> String {
 #[test]
 fn each_bounded_key_is_right_at_its_bound_and_told_beyond_it() {
     type Text = fn(usize) -> String;
-    let bounded: [(&str, usize, Text); 10] = [
+    let bounded: [(&str, usize, Text); 9] = [
         (
             "user_timeout",
             USER_TIMEOUT_MAX.as_millis() as usize,
@@ -66,13 +65,6 @@ fn each_bounded_key_is_right_at_its_bound_and_told_beyond_it() {
         }),
         ("name", SERVICE_NAME_MAX, |most| {
             CONTRACT.replace("\"wiki\"", &format!("\"{}\"", "w".repeat(most)))
-        }),
-        ("additional", ADDITIONAL_CERTIFICATES_MAX, |most| {
-            let files = list(most, |_| "server.pem".to_owned());
-            CONTRACT.replace(
-                "key = \"server.key\"",
-                &format!("key = \"server.key\"\nadditional = {files}"),
-            )
         }),
     ];
     for (key, most, text) in bounded {

@@ -105,7 +105,7 @@ fn a_list_that_has_run_out_replaces_none_in_force() {
     let endless = List::default().dated(NEW.0, None).number(9);
     let mut shelf = CrlShelf::default();
     shelf.admit(source("ca.crl"), check(&list(5, OLD, 1)), NOW);
-    for worse in [list(6, OVER, 2), endless.clone()] {
+    for worse in [list(6, OVER, 2), endless] {
         let (text, until) = refused(&mut shelf, check(&worse), NOW);
         assert!(text.contains("has run out already"), "{text}");
         assert!(until.is_some_and(|until| until > NOW));

@@ -190,7 +190,9 @@ fn shelf(ca: &Authority, lists: &[&List]) -> CrlShelf {
 }
 
 pub(super) fn index_of(ca: &Authority, shelf: &CrlShelf) -> RevocationIndex {
-    shelf.index(&Standing::of(&[ca.certificate.clone()])).index
+    shelf
+        .index(&Standing::of(std::slice::from_ref(&ca.certificate)))
+        .index
 }
 
 fn status(ca: &Authority, lists: &[&List], serial: &[u8]) -> Status {

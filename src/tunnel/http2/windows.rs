@@ -134,8 +134,8 @@ impl Windows {
         if target < self.told || target >= self.told.saturating_mul(2) {
             return Some(target);
         }
-        let same = open == self.open && !(self.keeps && !unread);
-        (!same).then_some(self.told)
+        let shrinks = self.keeps && !unread;
+        (shrinks || open != self.open).then_some(self.told)
     }
 
     /// The client was told, or knows already, of this window, which may be less than was asked for; `keeps`: more is still
