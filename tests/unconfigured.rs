@@ -219,11 +219,15 @@ fn a_process_that_finishes_its_tunnels_follows_the_profile() {
     let mut running = node.run();
     let mut old = tunnel(&node, address, &device);
     running.signal("USR2");
+    let before = running.child.id();
     until("the new process answers", || {
-        running.get("/tunnels").1.trim() == "[]"
+        !running
+            .get("/readyz")
+            .1
+            .contains(&format!("\"pid\":{before},"))
+            && successor(&running) != before
     });
     let pid = successor(&running);
-    assert_ne!(pid, running.child.id());
     let mut new = tunnel(&node, address, &device);
     // The admin listener of the new process, and so in one step with the store.
     let answer = running.ask("POST", "/profiles/corp/unassign", "", "");

@@ -34,14 +34,13 @@ impl Block<'_> {
     /// Whether its label says that it holds certificates: by itself (RFC 7468, section 5), as older programs have called it, with
     /// OpenSSL's settings of trust behind it, or in a container (section 9).
     fn is_of_certificates(&self) -> bool {
-        const LABELS: [&[u8]; 5] = [
-            b"CERTIFICATE",
-            b"X509 CERTIFICATE",
-            b"TRUSTED CERTIFICATE",
-            b"PKCS7",
-            b"CMS",
-        ];
-        LABELS.contains(&self.label)
+        const LABELS: [&[u8]; 3] = [b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE"];
+        self.is_container() || LABELS.contains(&self.label)
+    }
+
+    /// Whether its label says that it is a container of certificates.
+    fn is_container(&self) -> bool {
+        self.label == b"PKCS7" || self.label == b"CMS"
     }
 
     /// Whether its label says that it holds something else that bundles have.
@@ -74,7 +73,8 @@ impl Block<'_> {
         if is_certificate(&der) {
             return Ok(vec![der]);
         }
-        if is_pkcs7(&der) {
+        // Of another type, such as enveloped data, it is said to be none that can be read.
+        if is_pkcs7(&der) || self.is_container() {
             return from_pkcs7(path, &der);
         }
         if self.label != b"CERTIFICATE"

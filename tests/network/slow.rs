@@ -271,7 +271,10 @@ fn far() -> Namespace {
 
 #[test]
 fn slow_links_of_any_rate_and_packet_size_let_every_session_through() {
-    const NAME: &str = "slow::slow_links_of_any_rate_and_packet_size_let_every_session_through";
+    const NAME: &str = concat!(
+        module_path!(),
+        "::slow_links_of_any_rate_and_packet_size_let_every_session_through"
+    );
     let whole: Option<usize> = std::env::var("ADIT_LINKS")
         .ok()
         .map(|count| count.parse().expect("ADIT_LINKS is a number"));
@@ -314,7 +317,10 @@ fn slow_links_of_any_rate_and_packet_size_let_every_session_through() {
 
 #[test]
 fn slow_links_that_lose_packets_let_every_session_through() {
-    const NAME: &str = "slow::slow_links_that_lose_packets_let_every_session_through";
+    const NAME: &str = concat!(
+        module_path!(),
+        "::slow_links_that_lose_packets_let_every_session_through"
+    );
     if outside_for(NAME, SAMPLE_LIMIT) {
         return;
     }
