@@ -14,6 +14,7 @@ use hyper::{Method, StatusCode, Uri};
 use super::Node;
 use super::pages::Page;
 use super::permission::Caller;
+use super::query::Query;
 use crate::limits::{
     ADMIN_REFUSALS_AUDITED, ADMIN_USER_MAX, AUDIT_ADMIN_ANSWER, AUDIT_ADMIN_REQUEST,
 };
@@ -64,7 +65,8 @@ impl Ledger {
             ledger: self.clone(),
             is_change,
             // These are asked what a change would do, or whether one may be made.
-            is_question: uri.path() == "/permission" || path.contains("dry_run=true"),
+            is_question: uri.path() == "/permission"
+                || Query::parse(uri.query().unwrap_or_default()).is_ok_and(|query| query.dry_run),
             caller,
             operator: operator.map(|name| name.chars().take(ADMIN_USER_MAX).collect()),
             request,

@@ -82,6 +82,11 @@ pub(super) enum Place<'p> {
 }
 
 impl<'p> Place<'p> {
+    /// Whether a change of it may be asked for without being made.
+    fn can_be_tried(&self, method: &Method) -> bool {
+        method == Method::PUT && matches!(self, Self::Profile(_) | Self::Certificate(_))
+    }
+
     fn of(path: &'p str) -> Option<Self> {
         if let Some(asset) = asset(path) {
             return Some(Self::Asset(asset));
@@ -208,6 +213,8 @@ impl Pages {
             Ok(query) => query,
             Err(error) => return failure(StatusCode::BAD_REQUEST, &error),
         };
+        // It would be made, and be kept out of the audit log as a question.
+        let cannot_be_tried = query.dry_run && !place.can_be_tried(method);
         if method != Method::GET && method != Method::HEAD {
             let allowed = match caller {
                 Caller::Successor => Ok(()),
@@ -217,6 +224,13 @@ impl Pages {
                 skip(request.body_mut()).await;
             }
             return match allowed {
+                Ok(()) if cannot_be_tried => {
+                    skip(request.body_mut()).await;
+                    failure(
+                        StatusCode::BAD_REQUEST,
+                        "dry_run goes with PUT of a profile or a certificate; leave it out",
+                    )
+                }
                 Ok(()) => {
                     let (parts, body) = request.into_parts();
                     match Place::of(parts.uri.path()) {

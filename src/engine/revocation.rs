@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::CertificateDer;
 
-use super::node::Node;
+use super::node::{DrainError, Node};
+use super::registry::ChangeError;
 use crate::certs::{self, CertError};
 use crate::config::{Config, CrlFetch};
 use crate::files;
@@ -429,9 +430,13 @@ impl Node {
     /// source asked at once. The list in use stays until then. Whether there is one. May wait while an index is made.
     ///
     /// # Errors
-    /// What is kept of it for the next start cannot be renamed; nothing has changed then.
-    pub fn forget_crl(&self, source: &str) -> Result<bool, CertError> {
+    /// What is kept of it for the next start cannot be renamed, or another process takes this one's place; nothing has
+    /// changed then.
+    pub fn forget_crl(&self, source: &str) -> Result<bool, DrainError> {
         let _turn = self.revocation.turn();
+        if self.follows() {
+            return Err(DrainError::Succeeded(ChangeError::Succeeded));
+        }
         let mut crls = self.revocation.crls();
         let known = crls.wanted.iter().find(|known| known.to_string() == source);
         let Some(source) = known.cloned() else {

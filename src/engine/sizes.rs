@@ -13,7 +13,9 @@ pub struct Sizes {
     pub descriptors: u64,
     /// Those of them that are left for tunnels and for clients that have not shown who they are.
     pub usable: usize,
-    /// Tunnels of the node.
+    /// Tunnels of the node that these suffice for.
+    pub possible: usize,
+    /// Tunnels of the node, as the config has them at the start.
     pub tunnels: usize,
     /// Connections of each core whose clients have not shown who they are, for certain. There may be more while tunnels leave
     /// open files for them.
@@ -40,8 +42,8 @@ impl Sizes {
         let usable = all - own.min(all / 2);
         let share = usable / GUEST_DESCRIPTORS_PART / cores;
         let unauthenticated = max_unauthenticated.min(share).max(1);
-        let tunnels = usable.saturating_sub(unauthenticated * cores) / 2;
-        let tunnels = max_tunnels.min(tunnels).max(1);
+        let possible = (usable.saturating_sub(unauthenticated * cores) / 2).max(1);
+        let tunnels = max_tunnels.clamp(1, possible);
         // A buffer for each direction of each tunnel, so that those that hold one never leave others without; some more,
         // because cores do not have the same number exactly.
         let of_core = tunnels.div_ceil(cores);
@@ -49,6 +51,7 @@ impl Sizes {
         Self {
             descriptors,
             usable,
+            possible,
             tunnels,
             unauthenticated,
             buffers: buffers.clamp(BUFFERS_MIN.into(), BUFFERS_MAX.into()) as u16,
@@ -63,6 +66,7 @@ impl Sizes {
             unauthenticated,
             buffers,
             usable: _,
+            possible: _,
         } = *self;
         tracing::info!(
             open_files = descriptors,

@@ -36,7 +36,8 @@ struct Here {
     handover: Arc<Handover>,
     /// Those that are accepted from.
     listeners: RefCell<Vec<Rc<Listener>>>,
-    max_tunnels: usize,
+    /// Tunnels of the node that the open files suffice for.
+    tunnels_possible: usize,
 }
 
 /// One socket that this core accepts from.
@@ -82,12 +83,17 @@ impl Here {
 
     /// Waits until the core may take one more session.
     async fn has_room(&self, socket: &TcpListener) {
-        let limit = self.max_tunnels.saturating_add(SESSIONS_BEYOND_TUNNELS);
-        if self.core.is_full(limit) {
+        // A reload may have changed the config's, and the open files are those of the start.
+        let limit = || {
+            let tunnels = self.core.snapshot.borrow().limits.max_tunnels;
+            let possible = tunnels.min(self.tunnels_possible);
+            possible.saturating_add(SESSIONS_BEYOND_TUNNELS)
+        };
+        if self.core.is_full(limit()) {
             socket.pause();
             self.core.metrics.borrow_mut().accept_backoff += 1;
         }
-        while self.core.is_full(limit) {
+        while self.core.is_full(limit()) {
             ring::sleep(ACCEPT_PAUSE).await;
         }
     }
@@ -241,7 +247,7 @@ fn run(
         stop: Signal::default(),
         handover,
         listeners: RefCell::default(),
-        max_tunnels: sizes.tunnels,
+        tunnels_possible: sizes.possible,
     });
     HERE.set(Some(here.clone()));
     let started = started.clone();

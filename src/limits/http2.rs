@@ -27,9 +27,9 @@ pub const HTTP2_DEVICE_WINDOWS: usize = 32 << 20;
 /// The same of all sessions of a core. One device has as much of it at most as is left for the others.
 pub const HTTP2_CORE_WINDOWS: usize = 256 << 20;
 
-/// HTTP/2 sessions that a device may have beyond `max_tunnels_per_device`: such as have lost their tunnels, or their client its
+/// Sessions that a device may have beyond `max_tunnels_per_device`: such as have lost their tunnels, or their client its
 /// network, and wait for the idle timeout.
-pub const HTTP2_SESSIONS_SPARE: usize = 16;
+pub const SESSIONS_SPARE: usize = 16;
 
 /// Receive window of a tunnel at its start, if few are open: what one TCP connection starts with is less, and 10 ms of
 /// 200 Mbit/s fit.

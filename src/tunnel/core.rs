@@ -17,7 +17,7 @@ use super::sweep::{Causes, Changes};
 use super::tunnels::Tunnels;
 use crate::backend::{Dialer, Way};
 use crate::config::{HostPort, IdentityMapping, Listener, Rule};
-use crate::limits::{GUEST_MEMORY, ISSUERS_KEPT, TUNNEL_NUMBERS};
+use crate::limits::{GUEST_MEMORY, ISSUERS_KEPT, SESSIONS_SPARE, TUNNEL_NUMBERS};
 use crate::observe::{AuditHandle, CloseReason, CoreMetrics, Subject, TunnelFilter};
 use crate::ring::{self, Signal, TcpOptions};
 use crate::table::{CoreLoad, DeviceRegistry, Published};
@@ -45,6 +45,14 @@ pub struct Limits {
     pub idle_bounds: (Duration, Duration),
     /// From a tunnel's opening; a service may have one of its own.
     pub max_lifetime: Option<Duration>,
+}
+
+impl Limits {
+    /// Sessions of one device at most, with tunnels or without.
+    #[must_use]
+    pub fn sessions_per_device(&self) -> usize {
+        self.max_tunnels_per_device.saturating_add(SESSIONS_SPARE)
+    }
 }
 
 /// A service on this core.

@@ -1,4 +1,4 @@
-//! How many tunnels a node and each device may hold, and how many HTTP/2 sessions a device, counted exactly across all cores.
+//! How many tunnels a node and each device may hold, and how many sessions a device, counted exactly across all cores.
 //!
 //! Touched once when one opens and once when it ends; memory is bounded by those that are open.
 
@@ -22,7 +22,7 @@ pub struct Quota {
 #[derive(Default)]
 struct Device {
     tunnels: usize,
-    /// HTTP/2 sessions, with tunnels or without.
+    /// HTTP/2 sessions, with tunnels or without, and others that have no tunnel yet.
     sessions: usize,
     /// Bytes of their receive windows beyond the least.
     windows: Arc<AtomicUsize>,
@@ -99,7 +99,7 @@ impl Quota {
         }
     }
 
-    /// Takes an HTTP/2 session for `device`, which may have so many.
+    /// Takes a session for `device`, which may have so many.
     pub(super) fn enter(
         self: &Arc<Self>,
         device: &str,

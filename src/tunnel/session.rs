@@ -197,6 +197,7 @@ async fn accepted(
             Ok(chosen) => chosen,
             Err(reason) => {
                 record(core, &Outcome::of(subject.into()), reason);
+                patience.guest.failed(reason);
                 return None;
             }
         }
@@ -405,6 +406,16 @@ async fn http1(
     counted: Counted,
 ) {
     let mut outcome = Outcome::of(peer.subject.clone());
+    // Sessions of a device are counted before they ask for anything, as those of HTTP/2 are.
+    let limit = snapshot.limits.sessions_per_device();
+    let _presence = match core.quota.enter(peer.identity.device(), limit) {
+        Ok(presence) => presence,
+        Err(reason) => {
+            record(core, &outcome, reason);
+            refuse(&tls, reason).await;
+            return;
+        }
+    };
     let asking = request(&tls, carry);
     let asked = in_time(core, patience, CloseReason::RequestTimeout, asking).await;
     let Some(asked) = asked else { return };

@@ -218,6 +218,16 @@ impl Shared {
             Ok(never) => match never {},
             Err(end) => end,
         };
+        // A link that is closed is the end of the process only where the process says so.
+        let is_there = || {
+            self.process
+                .as_ref()
+                .is_some_and(|process| !ends(process, SUCCESSION_BEAT))
+        };
+        let end = match end {
+            End::Ended if is_there() => End::Lost("it has closed the link".to_owned()),
+            end => end,
+        };
         if let End::Lost(why) = end {
             let pid = self.pid;
             tracing::error!(
@@ -314,8 +324,10 @@ impl Shared {
                 link.write(&Message::Devices(part))?;
             }
             count += changes.len();
+            // Its answers are read, too: what piles up would stop it in the end.
             if !self.is_first {
                 link.write(&Message::Beat)?;
+                self.hear(link)?;
             }
         }
         if self.is_first || count == 0 && told.is_some() {

@@ -17,9 +17,7 @@ use super::request::{Asked, asked, idle_timeout};
 use super::share::Share;
 use super::windows::Windows;
 use crate::config::HostPort;
-use crate::limits::{
-    HTTP2_SESSION_QUEUE, HTTP2_SESSIONS_SPARE, HTTP2_STALL_PERCENT, HTTP2_WINDOW_START, LINGER,
-};
+use crate::limits::{HTTP2_SESSION_QUEUE, HTTP2_STALL_PERCENT, HTTP2_WINDOW_START, LINGER};
 use crate::observe::{Abuse, AuditEvent, CloseReason};
 use crate::ring::{self, Either, RingBuf};
 use crate::tls::{ByteStream, Duplex};
@@ -157,8 +155,7 @@ pub(in crate::tunnel) async fn serve<S: ByteStream>(
 
 /// Counts the session for its device, where it is one's.
 fn enter(core: &Core, asker: &Asker) -> Result<Option<Presence>, CloseReason> {
-    let of_tunnels = core.snapshot.borrow().limits.max_tunnels_per_device;
-    let limit = of_tunnels.saturating_add(HTTP2_SESSIONS_SPARE);
+    let limit = core.snapshot.borrow().limits.sessions_per_device();
     let device = asker.device();
     device
         .map(|device| core.quota.enter(device, limit))
