@@ -1,14 +1,16 @@
 //! Whether a client's certificate is good: chain, validity, usage and revocation.
 //!
-//! webpki builds and checks the path to a group certificate; its own CRL check is not used, because it verifies and
-//! searches the whole list again for each certificate. Instead each certificate of the path is looked up in the
-//! published [`RevocationIndex`], with the key that signed it. rustls does not ask a verifier about a *resumed* session (it takes the chain out of
-//! the ticket), so [`DeviceVerifier::recheck`] must be called for each of those before anything is granted.
+//! webpki builds and checks the path to a group certificate; its own CRL check is not used, because
+//! it verifies and searches the whole list again for each certificate. Instead each certificate of
+//! the path is looked up in the published [`RevocationIndex`], with the key that signed it. rustls
+//! does not ask a verifier about a *resumed* session (it takes the chain out of the ticket), so
+//! [`DeviceVerifier::recheck`] must be called for each of those before anything is granted.
 //!
-//! What webpki leaves out is [`certs::policy`](crate::certs::policy): key usages, and what a group certificate bounds. A
-//! path that breaks it is passed over for another.
+//! What webpki leaves out is [`certs::policy`](crate::certs::policy): key usages, and what a group
+//! certificate bounds. A path that breaks it is passed over for another.
 //!
-//! A path that holds a revoked certificate is refused even if another path might exist: webpki stops at the first.
+//! A path that holds a revoked certificate is refused even if another path might exist: webpki
+//! stops at the first.
 
 use std::fmt;
 use std::sync::Arc;

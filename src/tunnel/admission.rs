@@ -2,8 +2,10 @@
 //!
 //! They have a share of their own of each core: of its connections and of the bytes that it keeps for them. When the share is
 //! full, the one that has kept the core waiting for longest is given up, and the newest comes in: a client that only
-//! waits takes nobody's place. What waits for the core itself (a handshake's turn) is never given up, and neither is what
-//! has just come; when there is nothing else, the core accepts later: a storm of reconnections is served in its turn.
+//! waits takes nobody's place. What waits for the core itself (a handshake's turn) is never given up. What has just come
+//! is not given up for another one; when there is nothing else, the core accepts later: a storm of reconnections is served
+//! in its turn. Only where the core keeps too many bytes, or has no more files, an eighth of those that wait is given up,
+//! the oldest first, however new they are.
 //! One source has no more than a part of the share, by the same rule, and is not let in while too many of its handshakes
 //! have failed.
 //!
