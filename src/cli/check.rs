@@ -34,14 +34,17 @@ impl CheckCommand {
     /// [`CliError`]: what is wrong with the config, or [`CliError::Probe`].
     pub fn run(&self) -> Result<(), CliError> {
         let config = config::load(&self.config)?;
-        let findings = engine::Material::check(&config)?;
+        let doubts = engine::Material::check(&config)?;
         if let Some(file) = &config.admin_token {
             control::read_token(file).map_err(|why| RunError::Control(ControlError::Token(why)))?;
         }
         if !self.json {
             let mut said = config.summary().to_string();
-            for (file, finding) in findings {
+            for (file, finding) in doubts.certificates {
                 let _ = writeln!(said, "certificate     {}: {finding}", file.display());
+            }
+            for (source, text) in doubts.ended_crls {
+                let _ = writeln!(said, "warning: crl    {source}: {text}");
             }
             let _ = writeln!(said, "{} is right", self.config.display());
             print(&said)?;

@@ -241,7 +241,7 @@ impl ProfileCommand {
             version: None,
         };
         let config = config::with_profile(node, &self.config, &profile)?;
-        for (file, finding) in Material::check(&config)? {
+        for (file, finding) in Material::check(&config)?.certificates {
             eprintln!("adit: {}: {finding}", file.display());
         }
         Ok(config.profile.name)

@@ -22,12 +22,16 @@ use crate::limits::{
 };
 use crate::tls::crl_urls;
 
-/// Reads the CRL files again that have changed, for ever.
+/// Reads the CRL files again that have changed, and notes lists that run out, for ever.
 pub async fn watch_crl_files(node: Arc<Node>) {
     loop {
         sleep(CRL_POLL).await;
         let node = node.clone();
-        let _ = in_background(move || node.read_changed_crl_files()).await;
+        let _ = in_background(move || {
+            node.read_changed_crl_files();
+            node.note_ended_crls();
+        })
+        .await;
     }
 }
 
@@ -179,7 +183,8 @@ impl Schedule {
         Some((url.clone(), turn.known.clone()))
     }
 
-    /// Sets the next turn: half way to the end of the list, or soon after a failure.
+    /// Sets the next turn: half way to the end of the list, or soon after a failure; never later than the end, from which
+    /// on another list may be taken. While none is in force devices wait for one, so that it is asked for often.
     fn done(
         &mut self,
         url: &str,
@@ -195,19 +200,28 @@ impl Schedule {
             return;
         };
         turn.running = false;
-        match outcome {
-            Some(known) => {
-                turn.known = known;
-                turn.failures = 0;
-                let half = expires.unwrap_or_default() / 2;
-                turn.due = now + jitter(half.clamp(CRL_UPDATE_MIN, CRL_UPDATE_MAX));
-            }
-            None => {
-                let wait = CRL_RETRY * (1 << turn.failures.min(8));
-                turn.failures += 1;
-                turn.due = now + jitter(wait.min(CRL_RETRY_MAX));
-            }
+        let is_right = outcome.is_some();
+        if let Some(known) = outcome {
+            turn.known = known;
         }
+        let wait = match expires.filter(|left| !left.is_zero()) {
+            Some(left) if is_right => {
+                turn.failures = 0;
+                jitter((left / 2).clamp(CRL_UPDATE_MIN, CRL_UPDATE_MAX)).min(left + CRL_POLL)
+            }
+            Some(left) => jitter(turn.back_off(CRL_RETRY_MAX)).min(left + CRL_POLL),
+            None => jitter(turn.back_off(CRL_UPDATE_MIN)),
+        };
+        turn.due = now + wait;
+    }
+}
+
+impl Turn {
+    /// How long to wait after one more failure.
+    fn back_off(&mut self, longest: Duration) -> Duration {
+        let wait = CRL_RETRY * (1 << self.failures.min(8));
+        self.failures += 1;
+        wait.min(longest)
     }
 }
 
@@ -232,7 +246,21 @@ mod tests {
         assert!(schedule.next_due(start + life / 2).is_some());
 
         schedule.done("a", Some(known.clone()), None, start);
-        assert!(schedule.urls["a"].due - start <= CRL_UPDATE_MIN, "expired");
+        assert!(schedule.urls["a"].due - start <= CRL_RETRY, "expired");
+        for _ in 0..20 {
+            schedule.done("a", None, None, start);
+        }
+        let due = schedule.urls["a"].due - start;
+        assert!(
+            due <= CRL_UPDATE_MIN && due >= CRL_UPDATE_MIN * 3 / 4,
+            "nothing is in force: {due:?}"
+        );
+        // No wait spans the end, neither the usual one nor that after failures.
+        let soon = Duration::from_secs(5);
+        for outcome in [Some(known.clone()), None, None, None, None] {
+            schedule.done("a", outcome, Some(soon), start);
+            assert!(schedule.urls["a"].due - start <= soon + CRL_POLL);
+        }
         let far = Duration::from_secs(365 * 86_400);
         schedule.done("a", Some(known), Some(far), start);
         assert!(schedule.urls["a"].due - start <= CRL_UPDATE_MAX);

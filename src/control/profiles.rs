@@ -108,7 +108,10 @@ impl Profiles {
         let findings =
             findings.map_err(|error| Failure::Wrong(Refusal::from(ReloadErrors::from(error))))?;
         let line = |(file, finding): (PathBuf, _)| format!("{}: {finding}", file.display());
-        Ok((config, findings.into_iter().map(line).collect()))
+        Ok((
+            config,
+            findings.certificates.into_iter().map(line).collect(),
+        ))
     }
 
     /// A new version of a profile.

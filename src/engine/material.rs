@@ -112,6 +112,15 @@ impl Problems {
 /// The gates of a profile's services, by index, and those of its apps.
 type ProfileGates = (ServiceGates, Arc<AppGates>);
 
+/// What may be wrong in files that can be used.
+#[derive(Debug)]
+pub struct Doubts {
+    /// With the certificates, by file.
+    pub certificates: Vec<(PathBuf, Finding)>,
+    /// CRLs that have run out: where each is from, and what is to be said of it.
+    pub ended_crls: Vec<(String, String)>,
+}
+
 /// Everything that is read from files, checked.
 pub struct Material {
     config: Config,
@@ -222,21 +231,24 @@ impl Material {
         }
     }
 
-    /// Reads and checks everything that a start would, and keeps nothing. Gives back what may be wrong with the certificates, with
-    /// their files.
+    /// Reads and checks everything that a start would, and keeps nothing. Gives back what may be wrong all the same.
     ///
     /// # Errors
     /// [`LoadError`], which names the file.
-    pub fn check(config: &Config) -> Result<Vec<(PathBuf, Finding)>, LoadError> {
+    pub fn check(config: &Config) -> Result<Doubts, LoadError> {
         let mut problems = Problems::default();
         problems.note(files::check_folder(&config.state_dir).map_err(CertError::from));
         problems.note(registry::check(config));
         let material = problems.note(Self::read(config, None, Plan::rehearsed));
         let mut material = problems.conclude(material)?;
+        let ended_crls = material.crls.ended();
         let revocation = Revocation::new(std::mem::take(&mut material.crls));
         let groups = Fleet::default().prepare(&config.profile.services);
         material.snapshots(1, &revocation, &groups, &Gates::default())?;
-        Ok(material.certificates.findings)
+        Ok(Doubts {
+            certificates: material.certificates.findings,
+            ended_crls,
+        })
     }
 
     /// The snapshots of `cores` cores. They look revoked certificates up in `revocation`.

@@ -21,7 +21,7 @@ mod sweeper;
 mod worker;
 
 pub use inherited::{ADMIN, Inherited, NamedSocket};
-pub use material::{LoadError, Material};
+pub use material::{Doubts, LoadError, Material};
 pub use node::{DrainError, EngineError, Node};
 pub use profile::InForce;
 pub use registry::{ChangeError, ChangeReply, Registry, StoreError};

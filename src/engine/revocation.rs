@@ -46,6 +46,8 @@ pub(super) struct Crls {
     urgent: BTreeSet<CrlSource>,
     /// By source, what its lists lack to prove anything.
     doubts: BTreeMap<CrlSource, String>,
+    /// By source and issuer, what is to be said of a list that has run out.
+    ended: BTreeMap<(CrlSource, String), String>,
     /// Places that have been asked or named, with a list or without.
     wanted: Vec<CrlSource>,
     fetch: CrlFetch,
@@ -146,7 +148,33 @@ impl Crls {
             }
         }
         self.doubts = doubts;
+        self.note_ended(now());
         index
+    }
+
+    /// Notes which lists have run out at a moment in unix seconds, and says in the log what is new. Whether something is.
+    fn note_ended(&mut self, now: u64) -> bool {
+        let ended = self.shelf.reports().into_iter().filter_map(|report| {
+            let text = report.ended_text(now)?;
+            Some(((report.source, report.issuer), text))
+        });
+        let ended: BTreeMap<_, _> = ended.collect();
+        for (list, text) in &ended {
+            if self.ended.get(list) != Some(text) {
+                tracing::warn!(source = %list.0, "a CRL is not in force: {text}");
+            }
+        }
+        let is_new = ended != self.ended;
+        self.ended = ended;
+        is_new
+    }
+
+    /// Lists that have run out: where each is from, and what is to be said of it.
+    pub fn ended(&self) -> Vec<(String, String)> {
+        let reports = self.shelf.reports().into_iter();
+        let ended = reports
+            .filter_map(|report| Some((report.source.to_string(), report.ended_text(now())?)));
+        ended.collect()
     }
 
     /// Whether a list that was not taken would be now, or the operator has asked for it.
@@ -215,28 +243,37 @@ impl Crls {
 
     fn told(&self) -> Arc<[CrlInfo]> {
         let reports = self.shelf.reports();
-        let info = |source: &CrlSource| CrlInfo {
-            source: source.to_string(),
-            problem: self
-                .problems
-                .get(source)
-                .or(self.doubts.get(source))
-                .cloned(),
-            ..CrlInfo::default()
+        let info = |source: &CrlSource| {
+            let problem = self.problems.get(source).or(self.doubts.get(source));
+            CrlInfo {
+                source: source.to_string(),
+                refused: problem.is_some(),
+                problem: problem.cloned(),
+                ..CrlInfo::default()
+            }
         };
         let missing = self
             .wanted
             .iter()
             .filter(|source| !reports.iter().any(|report| report.source == **source))
             .map(info);
-        let held = reports.iter().map(|report| CrlInfo {
-            issuer: report.issuer.clone(),
-            number: report.number.as_ref().map(ToString::to_string),
-            this_update: Some(report.this_update),
-            next_update: report.next_update,
-            entries: report.entries as u64,
-            delta: report.delta,
-            ..info(&report.source)
+        let held = reports.iter().map(|report| {
+            let of_source = info(&report.source);
+            let ended = self
+                .ended
+                .get(&(report.source.clone(), report.issuer.clone()));
+            let problem = [ended, of_source.problem.as_ref()];
+            let problem: Vec<&str> = problem.into_iter().flatten().map(String::as_str).collect();
+            CrlInfo {
+                issuer: report.issuer.clone(),
+                number: report.number.as_ref().map(ToString::to_string),
+                this_update: Some(report.this_update),
+                next_update: report.next_update,
+                entries: report.entries as u64,
+                delta: report.delta,
+                problem: (!problem.is_empty()).then(|| problem.join("; ")),
+                ..of_source
+            }
         });
         held.chain(missing).collect()
     }
@@ -338,6 +375,14 @@ impl Node {
     /// tunnels whose certificates it revokes are closed.
     pub(super) fn revocation_changed(&self) {
         self.sweeper.changed(Causes::REVOCATION);
+    }
+
+    /// Says of each list that has run out since the last call that it has.
+    pub fn note_ended_crls(&self) {
+        let mut crls = self.revocation.crls();
+        if crls.note_ended(now()) {
+            self.revocation.tell(&crls);
+        }
     }
 
     /// Reads the CRL files that are not what they were. Blocks while it reads.

@@ -17,8 +17,10 @@ pub struct CrlInfo {
     pub entries: u64,
     /// Whether it is a delta CRL.
     pub delta: bool,
-    /// Why the last list of that source was not taken, or why the one in use proves nothing.
+    /// Why the last list of that source was not taken, why the one in use proves nothing, or that it has run out.
     pub problem: Option<String>,
+    /// Whether the last list of that source was not taken, or the one in use proves nothing whatever the date.
+    pub refused: bool,
 }
 
 impl CrlInfo {

@@ -317,7 +317,7 @@ impl Snapshot {
         each(family, &|crl| Some(u64::from(crl.this_update.is_none())))?;
         let help = "1 while the last CRL of this source is not used, or in part only";
         let family = out.family("crl_list_refused", help, gauge)?;
-        each(family, &|crl| Some(u64::from(crl.problem.is_some())))
+        each(family, &|crl| Some(u64::from(crl.refused)))
     }
 
     fn encode_traffic(&self, out: &mut Families<'_>) -> fmt::Result {

@@ -268,6 +268,71 @@ fn a_list_that_has_run_out_takes_the_place_of_none_that_has_not() {
     assert!(is_let_in(&pki, &gateway, &device));
 }
 
+#[test]
+fn a_list_that_has_run_out_is_told_and_replaces_none_that_is_in_force_though_forgotten() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let file = List::by("ca").number(5).valid(-60, 4).write(&pki, "ca.crl");
+    let gateway = start(&pki, "");
+    assert!(!gateway.get("/readyz").1.contains("has run out"));
+    says(&gateway, "has run out on ");
+    assert!(!is_let_in(&pki, &gateway, &device));
+    assert_eq!(gateway.metric("adit_crl_list_refused", ""), 0.0);
+    assert!(adit_crl(&pki, &["list"]).contains("publish a newer one"));
+    let check = Command::new(env!("CARGO_BIN_EXE_adit"))
+        .args(["check", "--config", "adit.toml"])
+        .current_dir(pki.folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&check.stdout);
+    assert!(check.status.success(), "{said}");
+    assert!(said.contains("has run out on "), "{said}");
+
+    List::by("ca")
+        .number(6)
+        .valid(-30, 3600)
+        .write(&pki, "ca.crl");
+    number_is(&gateway, 6);
+    assert!(is_let_in(&pki, &gateway, &device));
+    assert!(!gateway.get("/readyz").1.contains("has run out"));
+    let said = adit_crl(&pki, &["forget", &file.display().to_string()]);
+    assert!(said.contains("forgotten"), "{said}");
+    List::by("ca")
+        .number(1)
+        .valid(-900, -600)
+        .write(&pki, "ca.crl");
+    says(&gateway, "has run out already");
+    assert!(!gateway.get("/readyz").1.contains("adit crl forget"));
+    assert!(is_let_in(&pki, &gateway, &device));
+}
+
+#[test]
+fn a_url_is_asked_right_after_the_end_of_its_list() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let content = Arc::new(Mutex::new((String::new(), Vec::new())));
+    let offer = |list: &List| {
+        let file = list.write(&pki, "offered.crl");
+        content.lock().unwrap().1 = std::fs::read(file).unwrap();
+    };
+    let held = content.clone();
+    let address = server(move |stream| give(stream, &held));
+    let url = format!("http://{address}/ca.crl");
+    List::by("ca")
+        .number(1)
+        .valid(-7200, -3600)
+        .write(&pki, "ca.crl");
+    offer(&List::by("ca").number(500).valid(-60, 6));
+    let gateway = start(&pki, &format!("urls = ['{url}']\nallow = ['127.0.0.0/8']"));
+    until("fetched", || is_let_in(&pki, &gateway, &device));
+    // The authority is made anew: nobody has offered this list before the end of the other.
+    offer(&List::by("ca").number(1).valid(-30, 3600));
+    until("the new list", || {
+        gateway.metric("adit_crl_list_number", &url) == 1.0
+    });
+    assert!(is_let_in(&pki, &gateway, &device));
+}
+
 /// A server that gives what it holds.
 fn give(mut stream: TcpStream, content: &Mutex<(String, Vec<u8>)>) {
     let mut header = Vec::new();

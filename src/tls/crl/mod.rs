@@ -78,6 +78,19 @@ pub struct CrlReport {
     pub delta: bool,
 }
 
+impl CrlReport {
+    /// What an operator has to know of a list that has run out at a moment in unix seconds, and what to do.
+    pub fn ended_text(&self, now: u64) -> Option<String> {
+        let end = self.next_update.filter(|end| *end <= now)?;
+        Some(format!(
+            "the list of {} has run out on {}: it revokes, and proves nothing, so that `stale` decides for its devices; \
+             remedy: publish a newer one",
+            self.issuer,
+            shelf::moment(end)
+        ))
+    }
+}
+
 /// A CRL that can be used: parsed, signed by a group certificate, its dates looked at.
 #[derive(Debug, Clone)]
 pub struct CheckedCrl {

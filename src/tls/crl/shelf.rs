@@ -3,7 +3,8 @@
 //! A source's list is replaced by a newer one only: one with a smaller number, or without numbers an older date, is
 //! refused, so that nobody can bring back what a later list has revoked by serving an earlier one. An authority that was
 //! rebuilt begins its numbers anew: its list, which is later by date, is taken when the one in use has run out, or when
-//! the operator says so ([`CrlShelf::forget`]). One that has run out takes the place of none that has not.
+//! the operator says so ([`CrlShelf::forget`]). One that has run out takes the place of none that has not,
+//! whatever the operator says.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -89,6 +90,12 @@ impl CrlShelf {
             let mut same = false;
             for old in rivals {
                 same |= new.signature == old.signature;
+                if let Some(end) = new.has_run_out_before(old, now) {
+                    return Admission::Refused {
+                        problem: new.run_out_text(end),
+                        until: Some(end),
+                    };
+                }
                 if held.forgotten {
                     continue;
                 }
@@ -248,7 +255,6 @@ impl CheckedCrl {
     /// Whether it may take the place of the one in use: else why not, and from which moment on.
     fn may_replace(&self, old: &Self, now: u64) -> Result<(), (String, Option<u64>)> {
         let end = old.list.next_update;
-        let in_force = now < end;
         let of = format!("the list of {}", self.report.issuer);
         let ages = format!("{}, {}", self.described_age(), old.described_age());
         let (number, date) = (&self.report.number, self.report.this_update);
@@ -259,24 +265,32 @@ impl CheckedCrl {
             let problem = format!("{of} is older than the one in use ({ages})");
             return Err((problem, None));
         }
-        if has_smaller_number {
-            if in_force {
-                let problem = format!(
-                    "{of} is later than the one in use, but has a smaller number ({ages}), as from an authority that \
-                     was made anew; the one in use stays until it runs out on {}",
-                    moment(end)
-                );
-                return Err((problem, Some(end)));
-            }
-        } else if in_force && self.list.next_update <= now {
+        if has_smaller_number && now < end {
             let problem = format!(
-                "{of} has run out already ({}); the one in use stays, which is in force until {}",
-                self.described_age(),
+                "{of} is later than the one in use, but has a smaller number ({ages}), as from an authority that \
+                     was made anew; the one in use stays until it runs out on {}",
                 moment(end)
             );
             return Err((problem, Some(end)));
         }
         Ok(())
+    }
+
+    /// The end of the one in use, where that is in force and this one has run out already: nothing and nobody lets it
+    /// take the place of the other then, since its authority's devices would all be refused.
+    fn has_run_out_before(&self, old: &Self, now: u64) -> Option<u64> {
+        let end = old.list.next_update;
+        (now < end && self.list.next_update <= now).then_some(end)
+    }
+
+    fn run_out_text(&self, end: u64) -> String {
+        format!(
+            "the list of {} has run out already ({}); the one in use stays, which is in force until {}; remedy: publish \
+             a list that is in force",
+            self.report.issuer,
+            self.described_age(),
+            moment(end)
+        )
     }
 
     /// Whether this delta CRL can be put on top of the full list `base` (RFC 5280, section 5.2.4).

@@ -62,6 +62,12 @@ fn a_later_list_of_a_smaller_number_waits_until_the_old_one_has_run_out() {
     assert!(
         refused(&mut shelf, check(&old), end)
             .0
+            .contains("has run out already")
+    );
+    let late = list(99, ("231112000000Z", Some("20231130000000Z")), 3);
+    assert!(
+        refused(&mut shelf, check(&late), end)
+            .0
             .contains("older than the one in use")
     );
 }
@@ -108,8 +114,25 @@ fn a_list_that_has_run_out_replaces_none_in_force() {
     for worse in [list(6, OVER, 2), endless] {
         let (text, until) = refused(&mut shelf, check(&worse), NOW);
         assert!(text.contains("has run out already"), "{text}");
+        assert!(!text.contains("forget"), "{text}");
         assert!(until.is_some_and(|until| until > NOW));
     }
+    // Not though the operator has the next list taken; that is for the one after it then.
+    let ended = list(4, ("231101000000Z", Some("20231110000000Z")), 2);
+    assert!(shelf.forget(&source("ca.crl")));
+    for worse in [list(6, OVER, 2), ended] {
+        let (text, _) = refused(&mut shelf, check(&worse), NOW);
+        assert!(text.contains("has run out already"), "{text}");
+        assert_eq!(
+            index_of(&ca, &shelf).status(&ca.name, ca.key(), &[2], NOW),
+            Status::Good
+        );
+    }
+    let anew = ("231112000000Z", Some("20231120000000Z"));
+    assert_eq!(
+        shelf.admit(source("ca.crl"), check(&list(1, anew, 3)), NOW),
+        Admission::Taken
+    );
     // Where there is no better one, it is taken: it still revokes.
     let mut shelf = CrlShelf::default();
     shelf.admit(source("ca.crl"), check(&list(5, OVER, 1)), NOW);
