@@ -17,7 +17,8 @@ from lib.process import free_port, spawn, stop, wait_for
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 PROXY = "127.0.0.2"  # the one address that may send a PROXY header
-SILENT = ("unused", "health-check")  # reasons that have no audit line
+# Reasons that have no audit line.
+SILENT = ("unused", "health-check", "source-failures", "source-limit", "unauthenticated-limit")
 
 CONFIG = """state_dir = "state"
 [engine]

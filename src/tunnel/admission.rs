@@ -6,8 +6,9 @@
 //! is not given up for another one; when there is nothing else, the core accepts later: a storm of reconnections is served
 //! in its turn. Only where the core keeps too many bytes, or has no more files, an eighth of those that wait is given up,
 //! the oldest first, however new they are.
-//! One source has no more than a part of the share, by the same rule, and is not let in while too many of its handshakes
-//! have failed.
+//! One source has no more than a part of the share, by the same rule. Where it has more, because all of it has just come, and
+//! the share is full, places are taken from that source first, however new they are, if there is another one. It is not let
+//! in while too many of its handshakes have failed, or too many of its connections were given up.
 //!
 //! A core counts for itself. Memory is bounded by the share, and by [`SOURCES_MAX`].
 
@@ -108,6 +109,10 @@ pub(super) struct Guests {
     /// Those that wait for their clients, the oldest first.
     waiting: RefCell<BTreeMap<u64, Rc<Place>>>,
     origins: RefCell<HashMap<Source, Origin>>,
+    /// Those whose source is known.
+    sourced: Cell<usize>,
+    /// The last source that was left with more than its part.
+    greedy: Cell<Option<Source>>,
 }
 
 impl Default for Guests {
@@ -118,6 +123,8 @@ impl Default for Guests {
             open: 0.into(),
             waiting: RefCell::default(),
             origins: RefCell::default(),
+            sourced: 0.into(),
+            greedy: Cell::new(None),
         }
     }
 }
@@ -134,8 +141,32 @@ impl Guests {
     }
 
     /// Whether the share is full, and nobody of it can be given up.
-    pub fn is_full(&self, share: usize, now: Instant) -> bool {
-        self.open.get() >= share && self.oldest(now).is_none()
+    pub fn is_full(&self, share: usize, limits: &AdmissionLimits, now: Instant) -> bool {
+        self.open.get() >= share && self.next_to_go(limits, now).is_none()
+    }
+
+    /// Who is given up for another one, and why.
+    fn next_to_go(
+        &self,
+        limits: &AdmissionLimits,
+        now: Instant,
+    ) -> Option<(Rc<Place>, CloseReason)> {
+        let greedy = self.oldest_of_greedy(limits.open_per_source);
+        let greedy = greedy.map(|place| (place, CloseReason::SourceLimit));
+        greedy.or_else(|| {
+            let oldest = self.oldest(now)?;
+            Some((oldest, CloseReason::UnauthenticatedLimit))
+        })
+    }
+
+    /// The oldest that waits of a source that has more than its part, however new it is: it must not keep others out. One
+    /// that is alone keeps nobody out for longer than [`GUEST_GRACE`].
+    fn oldest_of_greedy(&self, most: usize) -> Option<Rc<Place>> {
+        let origins = self.origins.borrow();
+        let origin = origins.get(&self.greedy.get()?)?;
+        let is_greedy = most > 0 && origin.open > most && origin.open < self.sourced.get();
+        let oldest = origin.waiting.first().filter(|_| is_greedy)?;
+        self.waiting.borrow().get(oldest).cloned()
     }
 
     /// The oldest of those that wait for their clients, if its time is over.
@@ -160,24 +191,24 @@ impl Guests {
         place
     }
 
-    /// Gives up the oldest of those that wait for their clients until the share is kept.
-    fn make_room(&self, share: usize, now: Instant) {
+    /// Gives up those that wait for their clients until the share is kept.
+    fn make_room(&self, share: usize, limits: &AdmissionLimits, now: Instant) {
         while self.open.get() > share
-            && let Some(oldest) = self.oldest(now)
+            && let Some((place, reason)) = self.next_to_go(limits, now)
         {
-            self.give_up(&oldest, CloseReason::UnauthenticatedLimit);
+            self.give_up(&place, reason, limits, now);
         }
     }
 
     /// Gives up an eighth of those that wait for their clients, the oldest first: too many bytes are kept for them, or there
     /// are no more files.
-    pub fn relieve(&self) {
+    pub fn relieve(&self, limits: &AdmissionLimits, now: Instant) {
         let waiting = self.waiting.borrow();
         let count = waiting.len() / 8 + 1;
         let oldest: Vec<Rc<Place>> = waiting.values().take(count).cloned().collect();
         drop(waiting);
         for place in oldest {
-            self.give_up(&place, CloseReason::UnauthenticatedLimit);
+            self.give_up(&place, CloseReason::UnauthenticatedLimit, limits, now);
         }
     }
 
@@ -204,32 +235,36 @@ impl Guests {
             return Err(CloseReason::SourceFailures);
         }
         place.source.set(Some(source));
+        self.sourced.set(self.sourced.get() + 1);
         origin.open += 1;
         if self.waiting.borrow().contains_key(&place.number) {
             origin.waiting.insert(place.number);
         }
         drop(origins);
         if limits.open_per_source > 0 {
-            self.keep_to(limits.open_per_source, source, moment);
+            self.keep_to(limits, source, moment);
         }
         Ok(())
     }
 
-    /// Gives up the oldest connections of a source until it has its part.
-    fn keep_to(&self, most: usize, source: Source, now: Instant) {
+    /// Gives up the oldest connections of a source until it has its part, or all that are left have just come.
+    fn keep_to(&self, limits: &AdmissionLimits, source: Source, now: Instant) {
         let next = || {
             let origins = self.origins.borrow();
-            let origin = origins.get(&source).filter(|origin| origin.open > most)?;
-            let oldest = origin.waiting.first()?;
-            let oldest = self.waiting.borrow().get(oldest).cloned();
+            let origin = origins.get(&source)?;
+            if origin.open <= limits.open_per_source {
+                return None;
+            }
+            self.greedy.set(Some(source));
+            let oldest = self.waiting.borrow().get(origin.waiting.first()?).cloned();
             oldest.filter(|oldest| oldest.has_had_time(now))
         };
         while let Some(oldest) = next() {
-            self.give_up(&oldest, CloseReason::SourceLimit);
+            self.give_up(&oldest, CloseReason::SourceLimit, limits, now);
         }
     }
 
-    /// Takes note that a handshake has failed.
+    /// Takes note that a handshake has failed, or was not complete when its place was needed.
     fn failed(&self, place: &Place, limits: &AdmissionLimits, now: Instant) {
         let now = self.time(now);
         let cost = Duration::from_secs(1).checked_div(limits.failed_per_second as u32);
@@ -260,7 +295,9 @@ impl Guests {
         }
     }
 
-    fn give_up(&self, place: &Place, reason: CloseReason) {
+    /// Ends a connection for others. Its source pays for it: it is let in again no faster than its handshakes may fail.
+    fn give_up(&self, place: &Place, reason: CloseReason, limits: &AdmissionLimits, now: Instant) {
+        self.failed(place, limits, now);
         self.leave(place);
         place.ending.set(Some(reason));
         if let Some(waker) = place.waker.take() {
@@ -280,6 +317,7 @@ impl Guests {
             && let Some(origin) = origins.get_mut(&source)
         {
             origin.open -= 1;
+            self.sourced.set(self.sourced.get() - 1);
             origin.waiting.remove(&place.number);
             if origin.is_known_for_nothing(Duration::ZERO) {
                 origins.remove(&source);
@@ -319,7 +357,9 @@ impl Guest {
     pub fn enter(core: &Rc<Core>) -> Self {
         let now = ring::now();
         let place = core.guests.enter(now);
-        core.guests.make_room(core.unauthenticated_share(), now);
+        let limits = core.snapshot.borrow().limits.admission;
+        core.guests
+            .make_room(core.unauthenticated_share(), &limits, now);
         Self {
             core: core.clone(),
             place: Some(place),
@@ -416,130 +456,4 @@ impl Drop for Waiting<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMITS: AdmissionLimits = AdmissionLimits {
-        open: 4,
-        most: 4,
-        descriptors: 0,
-        cores: 1,
-        open_per_source: 2,
-        failed_per_second: 10,
-    };
-
-    fn ended(places: &[Rc<Place>]) -> Vec<Option<CloseReason>> {
-        places.iter().map(|place| place.ending.get()).collect()
-    }
-
-    #[test]
-    fn the_oldest_that_waits_for_its_client_and_has_had_time_is_given_up() {
-        let guests = Guests::default();
-        let start = Instant::now();
-        let places: Vec<Rc<Place>> = (0..4).map(|_| guests.enter(start)).collect();
-        assert!(guests.is_full(4, start), "all have just come");
-        guests.make_room(1, start);
-        assert_eq!(ended(&places), [None; 4]);
-
-        let later = start + GUEST_GRACE;
-        assert!(!guests.is_full(4, later));
-        guests.set_waiting(&places[0], false);
-        for _ in 0..2 {
-            guests.enter(later);
-            guests.make_room(4, later);
-        }
-        let given_up = Some(CloseReason::UnauthenticatedLimit);
-        assert_eq!(ended(&places), [None, given_up, given_up, None]);
-        assert_eq!(guests.open(), 4);
-        guests.set_waiting(&places[3], false);
-        assert!(guests.is_full(4, later), "nobody's time is over");
-        guests.set_waiting(&places[3], true);
-        guests.relieve();
-        assert_eq!(ended(&places), [None, given_up, given_up, given_up]);
-    }
-
-    #[test]
-    fn the_share_grows_into_what_tunnels_leave() {
-        let limits = AdmissionLimits {
-            open: 100,
-            most: 5000,
-            descriptors: 20_000,
-            cores: 2,
-            ..LIMITS
-        };
-        let shares = [0, 1000, 9000, 10_000, usize::MAX].map(|open| limits.share(open));
-        assert_eq!(shares, [5000, 4500, 500, 100, 100]);
-    }
-
-    #[test]
-    fn a_source_has_its_part_and_takes_it_from_itself() {
-        let guests = Guests::default();
-        let mut now = Instant::now();
-        let mut come = |address: &str| {
-            now += GUEST_GRACE;
-            let place = guests.enter(now);
-            let come = guests.come_from(&place, address.parse().unwrap(), &LIMITS, now);
-            come.unwrap();
-            place
-        };
-        let other = come("2001:db8:0:2::1");
-        let same = ["2001:db8:0:1::1", "2001:db8:0:1:2::", "2001:db8:0:1::3"].map(&mut come);
-        let given_up = Some(CloseReason::SourceLimit);
-        assert_eq!(ended(&same), [given_up, None, None]);
-        let mapped = ["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1"].map(&mut come);
-        assert_eq!(ended(&mapped), [given_up, None, None]);
-        assert_eq!(other.ending.get(), None);
-        assert_eq!((guests.open(), guests.sources()), (5, 3));
-        for place in same.iter().chain(&mapped).chain([&other]) {
-            guests.leave(place);
-        }
-        assert_eq!((guests.open(), guests.sources()), (0, 0));
-        assert!(guests.waiting.borrow().is_empty());
-    }
-
-    #[test]
-    fn a_source_whose_handshakes_fail_waits_and_comes_again() {
-        let guests = Guests::default();
-        let start = Instant::now();
-        let attempt = |address: &str, now| {
-            let place = guests.enter(now);
-            let come = guests.come_from(&place, address.parse().unwrap(), &LIMITS, now);
-            guests.failed(&place, &LIMITS, now);
-            guests.leave(&place);
-            come
-        };
-        let burst = 10 * FAILED_HANDSHAKES_BURST.as_secs();
-        for number in 0..=burst {
-            assert_eq!(attempt("192.0.2.1", start), Ok(()), "{number}");
-        }
-        let refused = Err(CloseReason::SourceFailures);
-        assert_eq!(attempt("192.0.2.1", start), refused);
-        assert_eq!(attempt("192.0.2.2", start), Ok(()), "another one");
-        let later = start + Duration::from_secs(1);
-        for _ in 0..10 {
-            assert_eq!(attempt("192.0.2.1", later), Ok(()));
-        }
-        assert_eq!(attempt("192.0.2.1", later), refused);
-    }
-
-    #[test]
-    fn sources_are_forgotten_before_they_are_too_many() {
-        let guests = Guests::default();
-        let now = Instant::now();
-        let mut kept = Vec::new();
-        for network in 0..3 * SOURCES_MAX as u128 {
-            let place = guests.enter(now);
-            let address = IpAddr::V6((network << 64).into());
-            guests.come_from(&place, address, &LIMITS, now).unwrap();
-            guests.failed(&place, &LIMITS, now);
-            if network < 10 {
-                kept.push(place);
-            } else {
-                guests.leave(&place);
-            }
-            assert!(guests.sources() <= SOURCES_MAX);
-        }
-        kept.iter().for_each(|place| guests.leave(place));
-        assert_eq!(guests.open(), 0);
-    }
-}
+mod tests;

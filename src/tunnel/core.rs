@@ -289,7 +289,9 @@ impl Core {
     #[must_use]
     pub fn is_full(&self, limit: usize) -> bool {
         let (guests, share) = (&self.guests, self.unauthenticated_share());
-        self.sessions().saturating_sub(guests.open()) >= limit || guests.is_full(share, ring::now())
+        let limits = self.snapshot.borrow().limits.admission;
+        self.sessions().saturating_sub(guests.open()) >= limit
+            || guests.is_full(share, &limits, ring::now())
     }
 
     /// Connections whose clients have not shown who they are, at most for now.
@@ -301,7 +303,8 @@ impl Core {
     /// Keeps the bytes of such connections within their bound, and gives some up where there are no more files.
     pub fn relieve(&self, short_of_files: bool) {
         if short_of_files || ring::guest_bytes() > GUEST_MEMORY {
-            self.guests.relieve();
+            let limits = self.snapshot.borrow().limits.admission;
+            self.guests.relieve(&limits, ring::now());
         }
     }
 

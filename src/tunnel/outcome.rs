@@ -28,12 +28,16 @@ impl Outcome {
 }
 
 /// Counts and records what came to no tunnel. The checks of load balancers are counted alone: they come every few seconds;
-/// and so is what is not let in, which may come in floods.
+/// and so is what is given up or not let in, which comes as fast as a client without a certificate likes.
 pub(super) fn record(core: &Core, outcome: &Outcome, reason: CloseReason) {
     core.count(reason);
     if matches!(
         reason,
-        CloseReason::Unused | CloseReason::HealthCheck | CloseReason::SourceFailures
+        CloseReason::Unused
+            | CloseReason::HealthCheck
+            | CloseReason::UnauthenticatedLimit
+            | CloseReason::SourceLimit
+            | CloseReason::SourceFailures
     ) {
         return;
     }

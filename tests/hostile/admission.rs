@@ -86,9 +86,12 @@ fn one_source_takes_places_from_itself_alone() {
     session.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200");
     drop((crowd, quiet, session));
-    until("nothing is kept", || {
-        gateway.metric("adit_unauthenticated_sources", "") == 0.0
+    until("the one that must pay is remembered, and no other", || {
+        gateway.metric("adit_unauthenticated", "") == 0.0
+            && gateway.metric("adit_unauthenticated_sources", "") == 1.0
     });
+    let audit = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+    assert!(!audit.contains("source-limit"), "it may come in floods");
 }
 
 #[test]
