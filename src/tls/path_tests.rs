@@ -9,7 +9,7 @@ use rustls::server::danger::ClientCertVerifier;
 
 use super::{DeviceVerifier, HandshakeFailure, RevocationPolicy, StalePolicy, failure_of};
 use crate::certs::made::{end, party, past};
-use crate::limits::AUTHORITY_NAMES_BYTES_MAX;
+use crate::limits::{AUTHORITY_NAMES_BYTES_MAX, PRESENTED_MAX};
 use crate::table::{Published, RevocationIndex};
 
 fn verifier(group: &[CertificateDer<'static>]) -> Result<DeviceVerifier, super::TlsError> {
@@ -143,4 +143,22 @@ fn too_many_names_are_left_out_of_the_request() {
             .is_empty()
     );
     assert!(verifier(&many).unwrap().root_hint_subjects().is_empty());
+}
+
+/// Layers of authorities that have all issued each other: the search for a path goes through their orders.
+#[test]
+fn more_certificates_than_real_chains_have_are_not_searched() {
+    let (root, sub, device) = (party("root"), party("sub"), party("device"));
+    let group = [root.root()];
+    let mut chain = vec![device.by(&sub, end), sub.by(&root, |_| ())];
+    let other = party("other");
+    while chain.len() <= PRESENTED_MAX {
+        chain.push(other.by(&root, |_| ()));
+    }
+    assert_eq!(failure(&group, &chain), None, "{PRESENTED_MAX} of them");
+    chain.push(other.by(&root, |_| ()));
+    assert_eq!(
+        failure(&group, &chain),
+        Some(HandshakeFailure::BadCertificate)
+    );
 }

@@ -34,6 +34,7 @@ use super::signatures::remembering;
 use super::standing::Standing;
 use crate::certs::group::acceptable_names;
 use crate::certs::policy::{Authority, PathFault, may_authenticate, may_issue};
+use crate::limits::PRESENTED_MAX;
 use crate::table::{Published, RevocationIndex, Status};
 
 /// What a missing or stale CRL means.
@@ -228,13 +229,17 @@ impl DeviceVerifier {
         Ok(())
     }
 
-    /// webpki's path from the certificate to a group certificate.
+    /// webpki's path from the certificate to a group certificate. Its search goes through all orders of what is presented,
+    /// and checks up to a hundred signatures: so much of a core's time is for few certificates only.
     fn path<'p>(
         &'p self,
         certificate: &'p EndEntityCert<'p>,
         intermediates: &'p [CertificateDer<'p>],
         now: UnixTime,
     ) -> Result<VerifiedPath<'p>, Error> {
+        if intermediates.len() > PRESENTED_MAX {
+            return Err(CertificateError::BadEncoding.into());
+        }
         let path = certificate.verify_for_usage(
             self.algorithms.all,
             &self.anchors,

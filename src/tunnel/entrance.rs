@@ -33,6 +33,11 @@ pub(super) struct Entrance {
 }
 
 impl Entrance {
+    /// Whether the other end is a trusted proxy that does not say for whom it speaks: what it does is not one client's doing.
+    pub fn speaks_for_others(&self, listener: &Listener) -> bool {
+        self.peer == self.client.ip() && listener.trusts(self.peer)
+    }
+
     /// Of a client that nobody stands in front of.
     pub fn direct(client: SocketAddr) -> Self {
         Self {

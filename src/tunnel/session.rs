@@ -115,7 +115,7 @@ async fn serve_counted(
             None => return,
         }
     };
-    if !speaks_for_others(&snapshot, &entrance)
+    if !entrance.speaks_for_others(&snapshot.listener)
         && let Err(reason) = patience.guest.come_from(entrance.client.ip())
     {
         record(
@@ -147,11 +147,6 @@ async fn serve_counted(
     if let Some(accepted) = accepted.await {
         session(&core, &snapshot, accepted, &mut patience, counted).await;
     }
-}
-
-/// Whether the other end is a trusted proxy that does not say for whom it speaks: what it does is not one client's doing.
-fn speaks_for_others(snapshot: &Snapshot, entrance: &Entrance) -> bool {
-    entrance.peer == entrance.client.ip() && snapshot.listener.trusts(entrance.peer)
 }
 
 /// What came in front of the session. `None`: there will be none, and that is recorded and told.
@@ -408,14 +403,11 @@ async fn http1(
     let mut outcome = Outcome::of(peer.subject.clone());
     // Sessions of a device are counted before they ask for anything, as those of HTTP/2 are.
     let limit = snapshot.limits.sessions_per_device();
-    let _presence = match core.quota.enter(peer.identity.device(), limit) {
-        Ok(presence) => presence,
-        Err(reason) => {
-            record(core, &outcome, reason);
-            refuse(&tls, reason).await;
-            return;
-        }
-    };
+    let presence = core.quota.enter(peer.identity.device(), limit);
+    if let Err(reason) = presence {
+        record(core, &outcome, reason);
+        return refuse(&tls, reason).await;
+    }
     let asking = request(&tls, carry);
     let asked = in_time(core, patience, CloseReason::RequestTimeout, asking).await;
     let Some(asked) = asked else { return };

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use adit::observe::TunnelInfo;
 
 use crate::common::{
-    Gateway, Pki, config_with_token, echo, echoed, free_port, server, service, tunnel, until,
+    Gateway, Pki, ask, config_with_token, connect, echo, echoed, free_port, server, service,
+    tunnel, until,
 };
 
 const MANY: usize = 300;
@@ -30,8 +31,9 @@ fn what_is_asked_of_all_tunnels_is_answered_in_steps() {
         assert_eq!(status, 200);
         serde_json::from_str(&body).unwrap()
     };
+    // A client has its answer before the tunnel is one.
+    until("all are listed", || list("limit=1000").len() == MANY + 1);
     let all = list("limit=1000");
-    assert_eq!(all.len(), MANY + 1);
     let oldest = list("limit=3");
     // The cores' clocks are read one after the other.
     let is_old = |one: &TunnelInfo| all[..10].iter().any(|old| old.id == one.id);
@@ -80,4 +82,38 @@ fn what_is_asked_of_all_tunnels_is_answered_in_steps() {
     assert_eq!(moved(), 10.0 * (MANY + took.len()) as f64);
     assert_eq!(list("limit=1000").len(), 1);
     assert_eq!(echoed(&mut other, b"open"), b"open");
+}
+
+/// Sessions over HTTP/1.1 that ask for nothing were in nobody's count, and took the places of other devices.
+#[test]
+fn sessions_that_ask_for_nothing_are_counted() {
+    let pki = Pki::new();
+    let [hostile, other] = ["hostile", "other"].map(|name| pki.client(name, |_| ()));
+    let engine = "max_tunnels_per_device = 4\nhandshake_timeout = '30s'";
+    let gateway = Gateway::start(
+        &pki,
+        engine,
+        "unmanaged = 'allow'",
+        &service(&[server(echo)]),
+    );
+    // As many as tunnels, and sixteen.
+    let silent: Vec<_> = (0..20)
+        .map(|_| {
+            let mut session = connect(&pki, &gateway, Some(&hostile));
+            session.conn.complete_io(&mut session.sock).unwrap();
+            session
+        })
+        .collect();
+    until("all are known", || {
+        gateway.metric("adit_handshakes_total", "") == 20.0
+    });
+    let answer = ask(&mut connect(&pki, &gateway, Some(&hostile)), b"").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    until("counted", || gateway.ended("device-limit") == 1.0);
+    tunnel(&pki, &gateway, &other, "a.test:1");
+    drop(silent);
+    until("they have gone", || {
+        gateway.metric("adit_sessions_live", "") == 0.0
+    });
+    tunnel(&pki, &gateway, &hostile, "a.test:1");
 }

@@ -245,3 +245,24 @@ fn changes_and_refused_ones_are_written_down_and_a_flood_of_them_is_not() {
             .any(|line| line["answer"]["generation"] == 2)
     });
 }
+
+/// A change was made whatever stood behind it, and kept out of the audit log where that was `dry_run=true`.
+#[test]
+fn what_cannot_be_tried_is_not_made_under_that_word() {
+    let pki = Pki::new();
+    let admin = free_port();
+    let rest = service(&[server(echo)]);
+    let text = config_with_token(&pki, admin, "", "unmanaged = 'allow'", &rest);
+    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    let gateway = Gateway::run(&pki, admin);
+    let generation = gateway.metric("adit_config_generation", "");
+    for request in [
+        "PUT /devices/phone?dry_run=true",
+        "POST /reload?dry_run=true",
+        "DELETE /tunnels?service=echo&dry_run=true",
+    ] {
+        assert_eq!(ask(&gateway, request, TOKEN, ""), 400, "{request}");
+    }
+    assert_eq!(gateway.metric("adit_config_generation", ""), generation);
+    until("each is written down", || audit(&pki).len() == 3);
+}

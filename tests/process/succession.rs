@@ -390,3 +390,20 @@ fn the_old_process_is_not_asked_for_what_the_new_one_says() {
     echoes(&mut session, b"still here");
     end(&mut session);
 }
+
+/// A script that sets devices to what they are already: nothing changes, and the link is asked each time.
+#[test]
+fn changes_that_change_nothing_do_not_fill_the_link() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let gateway = upgradable(&pki, "");
+    let mut old = tunnel(&pki, &gateway, &device, "a.test:1");
+    let _successor = Successor::of(&gateway);
+    for _ in 0..40 {
+        assert_eq!(put(gateway.admin, "other", "managed"), 200);
+        std::thread::sleep(Duration::from_millis(60));
+    }
+    assert!(gateway.get("/readyz").1.contains("\"follows\":true"));
+    echoes(&mut old, b"still here");
+    end(&mut old);
+}
