@@ -13,12 +13,15 @@ pub fn metric_findings(used: &[Source], document: Option<&Source>) -> Vec<Findin
             names.entry(name).or_insert((file, line));
         }
     }
-    let documented: BTreeMap<String, usize> = document
-        .into_iter()
-        .flat_map(documented_metrics)
-        .map(|(line, name)| (name, line))
-        .collect();
     let mut findings = Vec::new();
+    let mut documented: BTreeMap<String, usize> = BTreeMap::new();
+    for (line, name) in document.into_iter().flat_map(documented_metrics) {
+        if let (Some(document), Some(first)) = (document, documented.get(&name)) {
+            let what = format!("`adit_{name}` stands on line {first} already; keep the true one");
+            findings.push(document.finding(line, what));
+        }
+        documented.insert(name, line);
+    }
     for (name, (file, line)) in &names {
         if !documented.contains_key(name) {
             let what = format!("`adit_{name}` is not in docs/metrics.md; say there what it tells");
