@@ -15,13 +15,25 @@ pub fn metric_findings(used: &[Source], document: Option<&Source>) -> Vec<Findin
     }
     let mut findings = Vec::new();
     let mut documented: BTreeMap<String, usize> = BTreeMap::new();
-    for (line, name) in document.into_iter().flat_map(documented_metrics) {
-        if let (Some(document), Some(first)) = (document, documented.get(&name)) {
-            let what = format!("`adit_{name}` stands on line {first} already; keep the true one");
-            findings.push(document.finding(line, what));
+    let mut rows: BTreeMap<&str, usize> = BTreeMap::new();
+    for (at, row) in document
+        .into_iter()
+        .flat_map(|document| document.text.lines().enumerate())
+    {
+        let name = row
+            .strip_prefix("| `adit_")
+            .and_then(|rest| rest.split('`').next());
+        let first = name.and_then(|name| rows.insert(name, at + 1));
+        if let (Some(document), Some(first)) = (document, first) {
+            let what = format!("has a row on line {first} already; keep the true one");
+            findings.push(document.finding(at + 1, what));
         }
-        documented.insert(name, line);
     }
+    let documented: BTreeMap<String, usize> = document
+        .into_iter()
+        .flat_map(documented_metrics)
+        .map(|(line, name)| (name, line))
+        .collect();
     for (name, (file, line)) in &names {
         if !documented.contains_key(name) {
             let what = format!("`adit_{name}` is not in docs/metrics.md; say there what it tells");
