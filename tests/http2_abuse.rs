@@ -7,8 +7,8 @@ use crate::common::frames;
 use adit::certs::Issued;
 use common::{Gateway, Pki, echo, server, service, until};
 use frames::{
-    ACK, CONTINUATION, DATA, END_HEADERS, ENHANCE_YOUR_CALM, HEADERS, PING, PRIORITY,
-    PROTOCOL_ERROR, RST_STREAM, Raw, SETTINGS, connect_block, frame,
+    ACK, CONTINUATION, DATA, END_HEADERS, ENHANCE_YOUR_CALM, GOAWAY, HEADERS, PING, PRIORITY,
+    PROTOCOL_ERROR, RST_STREAM, Raw, SETTINGS, SETTINGS_TIMEOUT, connect_block, frame,
 };
 
 fn gateway(engine: &str) -> (Pki, Issued, Gateway) {
@@ -123,6 +123,36 @@ fn zero_window_stall() {
     until("counted by kind", || {
         gateway.metric("adit_http2_abuse_total", kind) == 1.0
     });
+}
+
+/// Memory that a client was told of is counted until it acknowledges that it has less: one that does not is not kept.
+#[test]
+fn settings_that_are_not_acknowledged() {
+    let (pki, device, gateway) = gateway("idle_timeout = '2s'\nhandshake_timeout = '2s'");
+    let [mut silent, mut usual] = [false, true].map(|acknowledges| {
+        let mut raw = Raw::open(&pki, &gateway, &device, &[]);
+        raw.acknowledges = acknowledges;
+        raw.tunnel(1);
+        raw
+    });
+    // Bytes move in both all the while.
+    let code = loop {
+        usual.write(&frame(DATA, 0, 1, b"tick"));
+        assert_eq!(usual.wait_for(DATA, 1), b"tick");
+        silent.flood(&frame(DATA, 0, 1, b"tick"));
+        let (kind, _, _, payload) = silent.next().expect("GOAWAY");
+        if kind == GOAWAY {
+            break u32::from_be_bytes(payload[4..8].try_into().unwrap());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    };
+    assert_eq!(code, SETTINGS_TIMEOUT);
+    until("counted", || gateway.ended("client-stalled") == 1.0);
+    for _ in 0..50 {
+        usual.write(&frame(DATA, 0, 1, b"tick"));
+        assert_eq!(usual.wait_for(DATA, 1), b"tick");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
 }
 
 #[test]

@@ -81,7 +81,7 @@ pub const HTTP2_HEADER_LIST_MAX: u32 = 320 << 10;
 
 /// Share of the idle timeout, in percent, for which an HTTP/2 session may hold bytes back by its flow control while nothing
 /// at all moves. A client that has opened tunnels and reads none of them for so long is gone or means harm; a slow one
-/// reads something. Below 100, so that it is told before its tunnels are idle.
+/// reads something. One that does not acknowledge SETTINGS has as long, the handshake timeout at least. Below 100, so that it is told before its tunnels are idle.
 pub const HTTP2_STALL_PERCENT: u32 = 75;
 
 /// Longest header block, in bytes, that is refused as too large with its stream: what one frame holds. Clients with cookies or

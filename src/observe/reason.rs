@@ -147,7 +147,8 @@ close_reasons! {
     ServerReset = "server-reset" Server End (silent);
     /// The client sent what it must not in an HTTP/2 session; `adit_http2_abuse_total` says what.
     ClientFlood = "client-flood" Client End (silent);
-    /// The client of an HTTP/2 session let no byte through its flow control for so long that it is taken to be gone.
+    /// The client of an HTTP/2 session let no byte through its flow control, or left SETTINGS unacknowledged, for so long that
+    /// it is taken to be gone.
     ClientStalled = "client-stalled" Client End (silent);
     /// The client broke the HTTP/2 protocol.
     Http2Protocol = "http-framing" Client End (silent);

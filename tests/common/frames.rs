@@ -31,6 +31,7 @@ pub const ACK: u8 = 1;
 
 /// Error codes of RFC 9113, section 7.
 pub const PROTOCOL_ERROR: u32 = 1;
+pub const SETTINGS_TIMEOUT: u32 = 4;
 pub const ENHANCE_YOUR_CALM: u32 = 11;
 
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -51,6 +52,8 @@ pub const WIDE: &[u8] = &[0, 4, 0x7f, 0, 0, 0];
 pub struct Raw {
     pub session: Session,
     seen: Vec<u8>,
+    /// SETTINGS are acknowledged when they are read.
+    pub acknowledges: bool,
 }
 
 impl Raw {
@@ -67,6 +70,7 @@ impl Raw {
         let mut raw = Self {
             session: StreamOwned::new(connection, socket),
             seen: Vec::new(),
+            acknowledges: true,
         };
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         raw.write(&[&preface[..], &frame(SETTINGS, 0, 0, settings)].concat());
@@ -101,6 +105,9 @@ impl Raw {
                 if self.seen.len() >= end {
                     let rest = self.seen.split_off(end);
                     let payload = std::mem::replace(&mut self.seen, rest).split_off(9);
+                    if (kind, flags & ACK) == (SETTINGS, 0) && self.acknowledges {
+                        self.flood(&frame(SETTINGS, ACK, 0, &[]));
+                    }
                     return Some((kind, flags, u32::from_be_bytes([d, e, f, g]), payload));
                 }
             }

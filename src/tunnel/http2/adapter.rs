@@ -22,16 +22,24 @@ pub(super) struct Guarded<S> {
     queue: Rc<SessionQueue>,
     /// What the client has done, once it has.
     abuse: Rc<Cell<Option<Abuse>>>,
+    /// It has acknowledged SETTINGS.
+    acknowledged: Rc<Cell<bool>>,
 }
 
 impl<S: ByteStream> Guarded<S> {
     /// Watches `stream`; what is found is put into `abuse`, and from then on nothing is read.
-    pub fn new(stream: Duplex<S>, queue: Rc<SessionQueue>, abuse: Rc<Cell<Option<Abuse>>>) -> Self {
+    pub fn new(
+        stream: Duplex<S>,
+        queue: Rc<SessionQueue>,
+        abuse: Rc<Cell<Option<Abuse>>>,
+        acknowledged: Rc<Cell<bool>>,
+    ) -> Self {
         Self {
             stream,
             guard: FrameGuard::new(ring::now()),
             queue,
             abuse,
+            acknowledged,
         }
     }
 }
@@ -55,6 +63,9 @@ impl<S: ByteStream> AsyncRead for Guarded<S> {
             // The session's task looks for it when it is polled again.
             context.waker().wake_by_ref();
             return Poll::Pending;
+        }
+        if self.guard.take_acknowledged() {
+            self.acknowledged.set(true);
         }
         Poll::Ready(Ok(()))
     }

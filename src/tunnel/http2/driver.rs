@@ -13,7 +13,7 @@ use rustls::AlertDescription;
 
 use super::adapter::Guarded;
 use super::queue::Chunk;
-use super::session::{Session, stall_after};
+use super::session::{Session, settings_timeout, stall_after};
 use crate::limits::{
     HTTP2_FRAME_MAX, HTTP2_HEADER_LIST_MAX, HTTP2_RESETS, HTTP2_SEND_QUEUE,
     HTTP2_SESSION_WINDOW_MIN, HTTP2_TUNNELS_MAX, LINGER, SESSION_REST,
@@ -46,7 +46,7 @@ pub(super) async fn shake<S: ByteStream>(
     stream: &Duplex<S>,
 ) -> Result<Frames<S>, Ended> {
     let (queue, abuse) = (session.queue.clone(), session.abuse.clone());
-    let guarded = Guarded::new(stream.clone(), queue, abuse);
+    let guarded = Guarded::new(stream.clone(), queue, abuse, session.acknowledged.clone());
     let window = session.windows.borrow().window();
     let mut shaking = pin!(builder(window).handshake(guarded));
     let shaken = poll_fn(|context| {
@@ -179,7 +179,7 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
                 Poll::Ready(Some(Ok((request, respond)))) => (self.begin)(request, respond),
                 Poll::Ready(Some(Err(error))) => break Poll::Ready(self.failed(&error)),
                 Poll::Ready(None) => break Poll::Ready(broken(&self.stream, None)),
-                Poll::Pending if self.leave_for_abuse() => {}
+                Poll::Pending if self.leave_for_abuse() || self.session.acknowledged.get() => {}
                 Poll::Pending => break Poll::Pending,
             }
         };
@@ -252,13 +252,19 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
             self.leave(CloseReason::ClientStalled, Reason::ENHANCE_YOUR_CALM);
             return now + LINGER;
         }
+        let asked = session.windows.borrow().unacknowledged();
+        let answer = asked.unwrap_or(now) + settings_timeout(&session);
+        if now >= answer {
+            self.leave(CloseReason::ClientStalled, Reason::SETTINGS_TIMEOUT);
+            return now + LINGER;
+        }
         let Some(look) = self.look_at_unsent(now) else {
             self.leave(CloseReason::ClientStalled, Reason::ENHANCE_YOUR_CALM);
             return now + LINGER;
         };
         let unread = session.unread.get() > 0;
         let rest = session.windows.borrow_mut().rest(unread, now);
-        let coming = [last + SESSION_REST, stall, last + idle, rest, look];
+        let coming = [last + SESSION_REST, stall, last + idle, rest, look, answer];
         let coming = coming.into_iter().filter(|time| *time > now);
         coming.min().unwrap_or(now + SESSION_REST)
     }
@@ -334,19 +340,19 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
                 let _ = pings.send_ping(Ping::opaque());
             }
         }
-        let (open, unread) = (self.session.open.get(), self.session.unread.get() > 0);
-        if let Some(asked) = windows.change(open, unread) {
-            let window = self.session.share.borrow_mut().take(asked, open, unread);
-            // Refused while the last change is not acknowledged: tried again when something else has happened.
-            if window == windows.window() || self.connection.set_initial_window_size(window).is_ok()
-            {
-                windows.told(window, open, asked, unread);
-            }
-            let of_session = windows.of_session();
-            if of_session != self.window {
-                self.connection.set_target_window_size(of_session);
-                self.window = of_session;
-            }
+        if self.session.acknowledged.take() {
+            windows.acknowledged();
+        }
+        let tunnels = (self.session.open.get(), self.session.unread.get() > 0);
+        let share = &mut self.session.share.borrow_mut();
+        // Refused while the protocol's own code has not read the acknowledgement: tried again when something has happened.
+        windows.adapt(share, tunnels, now, |window| {
+            self.connection.set_initial_window_size(window).is_ok()
+        });
+        let of_session = windows.of_session();
+        if of_session != self.window {
+            self.connection.set_target_window_size(of_session);
+            self.window = of_session;
         }
     }
 }

@@ -54,6 +54,7 @@ pub struct FrameGuard {
     ignored: Bucket,
     large_blocks: Bucket,
     credit: u32,
+    acknowledged: bool,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +81,7 @@ impl FrameGuard {
             ignored: Bucket::new(HTTP2_IGNORED, now),
             large_blocks: Bucket::new(HTTP2_LARGE_BLOCKS, now),
             credit: 0,
+            acknowledged: false,
         }
     }
 
@@ -146,8 +148,12 @@ impl FrameGuard {
             },
             RST_STREAM => self.resets.take(now, Abuse::Resets),
             SETTINGS if flags & ACK == 0 => self.settings.take(now, Abuse::Settings),
+            SETTINGS => {
+                self.acknowledged = true;
+                Ok(())
+            }
             PING if flags & ACK == 0 => self.pings.take(now, Abuse::Pings),
-            SETTINGS | PING | WINDOW_UPDATE | GOAWAY => Ok(()),
+            PING | WINDOW_UPDATE | GOAWAY => Ok(()),
             _ => self.ignored.take(now, Abuse::Ignored),
         }
     }
@@ -182,6 +188,11 @@ impl FrameGuard {
             return self.large_blocks.take(now, Abuse::HeaderBomb);
         }
         Ok(())
+    }
+
+    /// Whether the client has acknowledged SETTINGS since this was asked last.
+    pub fn take_acknowledged(&mut self) -> bool {
+        std::mem::take(&mut self.acknowledged)
     }
 
     /// DATA frames went to the client. Clients measure their round trip with a PING for what they receive, one at a time: on

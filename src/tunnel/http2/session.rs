@@ -56,6 +56,8 @@ pub(super) struct Session {
     /// Why the session ends: for the tunnels that end with it.
     pub ending: Cell<Option<CloseReason>>,
     pub abuse: Rc<Cell<Option<Abuse>>>,
+    /// The client has acknowledged SETTINGS since its task looked last.
+    pub acknowledged: Rc<Cell<bool>>,
     /// Of the session's own task.
     pub waker: RefCell<Option<Waker>>,
 }
@@ -132,6 +134,7 @@ pub(in crate::tunnel) async fn serve<S: ByteStream>(
         windows: Windows::new(window, now).into(),
         ending: None.into(),
         abuse: Rc::default(),
+        acknowledged: Rc::default(),
         waker: None.into(),
     });
     let counted = Rc::new(counted);
@@ -418,6 +421,13 @@ fn refusal(reason: CloseReason) -> Option<Response<()>> {
 /// How long bytes may be held back while nothing moves.
 pub(super) fn stall_after(session: &Session) -> Duration {
     session.core.snapshot.borrow().limits.idle_timeout * HTTP2_STALL_PERCENT / 100
+}
+
+/// How long a client may leave SETTINGS unacknowledged. They wait behind what was sent before them, and a device may sleep:
+/// as long as one that reads nothing, and no less than for the first ones.
+pub(super) fn settings_timeout(session: &Session) -> Duration {
+    let first = session.core.snapshot.borrow().limits.handshake_timeout;
+    stall_after(session).max(first)
 }
 
 #[cfg(test)]

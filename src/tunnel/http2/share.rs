@@ -46,6 +46,13 @@ impl Share {
         }
     }
 
+    /// Counts what `open` tunnels with windows of `window` bytes may take, at most `limit`, whether there is room for it or not:
+    /// the client was told of it.
+    pub fn hold(&mut self, window: u32, open: usize, limit: usize) {
+        let held = beyond_least(window, open).min(limit);
+        self.set(self.taken.max(held));
+    }
+
     /// A device may have as much as it leaves free for others, so that some is free for the next one.
     fn has_room_for(&self, more: usize) -> bool {
         let free = HTTP2_CORE_WINDOWS.saturating_sub(self.core.get());

@@ -4,12 +4,14 @@
 //! memory. So windows start small and grow with what is measured: a PING is sent while bytes come, and what comes until it
 //! is answered is the product. A client can answer late, and by that make a round trip longer, but never shorter: what came
 //! in a slow one counts as what would have come in the fastest. What is not used is given up: windows shrink where much
-//! less comes, and where nothing does. The more tunnels are open, the smaller each one's share.
+//! less comes, and where nothing does. Until the client acknowledges the SETTINGS that say so, it may fill what it had.
+//! The more tunnels are open, the smaller each one's share.
 //!
 //! It does no I/O: events and `now` go in.
 
 use std::time::{Duration, Instant};
 
+use super::share::Share;
 use crate::limits::{
     HTTP2_PROBE_PAUSE, HTTP2_PROBE_PAUSE_MAX, HTTP2_ROUND_TRIP_KEPT, HTTP2_ROUND_TRIP_MIN,
     HTTP2_SESSION_WINDOW, HTTP2_SESSION_WINDOW_MIN, HTTP2_WINDOW_MAX, HTTP2_WINDOW_MIN,
@@ -25,8 +27,14 @@ pub struct Windows {
     told: u32,
     /// How many tunnels were open then.
     open: usize,
-    /// Memory of larger windows is still counted, since it was filled.
+    /// Memory of larger windows is still counted, since it was filled, or might have been.
     keeps: bool,
+    /// When SETTINGS were sent that the client has not acknowledged.
+    unacknowledged: Option<Instant>,
+    /// The larger of the windows before them and with them.
+    larger: u32,
+    /// The largest window that the session has had: credit is never taken back.
+    most: u32,
     /// Bytes that have come since the probe was sent, or since the last one was answered.
     received: u64,
     /// When the last bytes came.
@@ -48,6 +56,9 @@ impl Windows {
             told: window,
             open: 0,
             keeps: false,
+            unacknowledged: Some(now),
+            larger: window,
+            most: HTTP2_SESSION_WINDOW_MIN,
             received: 0,
             used: now,
             probing: None,
@@ -123,10 +134,49 @@ impl Windows {
         now + HTTP2_WINDOW_REST
     }
 
-    /// The window to ask for, where something has changed, while so many tunnels are open. The caller says with
-    /// [`Windows::told`] what came of it.
+    /// Changes the windows where something has changed, with memory from `share`, while so many tunnels are open. `tell` sends
+    /// SETTINGS, if it can.
+    pub fn adapt(
+        &mut self,
+        share: &mut Share,
+        (open, unread): (usize, bool),
+        now: Instant,
+        tell: impl FnOnce(u32) -> bool,
+    ) {
+        if self.unacknowledged.is_some() {
+            // Each new tunnel's window may be the larger one, as far as the session's lets it be filled.
+            let limit = self.most - HTTP2_SESSION_WINDOW_MIN;
+            return share.hold(self.larger, open, limit as usize);
+        }
+        let Some(asked) = self.change(open, unread) else {
+            return;
+        };
+        let window = share.take(asked, open, true);
+        if window == self.told {
+            share.take(window, open, unread);
+            self.told(window, open, asked, unread);
+        } else if tell(window) {
+            (self.unacknowledged, self.larger) = (Some(now), window.max(self.told));
+            self.told(window, open, asked, true);
+        }
+        self.most = self.most.max(self.of_session());
+    }
+
+    /// The client has acknowledged SETTINGS.
+    pub fn acknowledged(&mut self) {
+        self.unacknowledged = None;
+    }
+
+    /// Since when it has not.
     #[must_use]
-    pub fn change(&self, open: usize, unread: bool) -> Option<u32> {
+    pub fn unacknowledged(&self) -> Option<Instant> {
+        self.unacknowledged
+    }
+
+    /// The window to ask for, where something has changed, while so many tunnels are open. [`Windows::told`]
+    /// takes note of what came of it.
+    #[must_use]
+    fn change(&self, open: usize, unread: bool) -> Option<u32> {
         let share = HTTP2_SESSION_WINDOW / u32::try_from(open.max(1)).unwrap_or(u32::MAX);
         // In powers of two, so that not each tunnel that comes or goes is a change.
         let share = 1 << share.max(HTTP2_WINDOW_MIN).ilog2();
@@ -140,7 +190,7 @@ impl Windows {
 
     /// The client was told, or knows already, of this window, which may be less than was asked for; `keeps`: more is still
     /// counted.
-    pub fn told(&mut self, window: u32, open: usize, asked: u32, keeps: bool) {
+    fn told(&mut self, window: u32, open: usize, asked: u32, keeps: bool) {
         if window < asked {
             self.wanted = self.wanted.min(window);
         }
@@ -165,6 +215,10 @@ impl Windows {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
     use super::*;
 
     const ROUND_TRIP: Duration = Duration::from_millis(50);
@@ -280,6 +334,51 @@ mod tests {
             assert!((HTTP2_WINDOW_MIN..=HTTP2_WINDOW_MAX).contains(&told));
         }
         assert_eq!(windows.window(), HTTP2_WINDOW_MAX);
+    }
+
+    #[test]
+    fn memory_is_counted_until_the_client_has_acknowledged_that_it_is_less() {
+        let mut now = Instant::now();
+        let device = Arc::<AtomicUsize>::default();
+        let counted = || device.load(Relaxed);
+        let mut share = Share::new(device.clone(), Rc::default());
+        let mut windows = windows(now);
+        share.take(HTTP2_WINDOW_START, 1, false);
+        let start = counted();
+        probe(&mut windows, 8 << 20, ROUND_TRIP, &mut now);
+        windows.adapt(&mut share, (1, false), now, |_| {
+            panic!("the first SETTINGS")
+        });
+        assert_eq!((windows.window(), counted()), (HTTP2_WINDOW_START, start));
+        windows.acknowledged();
+        windows.adapt(&mut share, (1, false), now, |_| true);
+        assert_eq!(windows.window(), HTTP2_WINDOW_MAX);
+        let grown = counted();
+        assert_eq!(grown, (HTTP2_WINDOW_MAX - HTTP2_WINDOW_MIN) as usize);
+        windows.acknowledged();
+
+        // Nothing more comes.
+        let again = windows.rest(false, now);
+        now = again.max(now + HTTP2_WINDOW_REST);
+        windows.rest(false, now);
+        windows.adapt(&mut share, (1, false), now, |_| false);
+        assert_eq!(
+            (windows.window(), counted()),
+            (HTTP2_WINDOW_MAX, grown),
+            "not sent"
+        );
+        windows.adapt(&mut share, (1, false), now, |_| true);
+        assert_eq!((windows.window(), counted()), (HTTP2_WINDOW_START, grown));
+        assert_eq!(windows.unacknowledged(), Some(now));
+        for open in [0, 1, 2, 256] {
+            windows.adapt(&mut share, (open, false), now, |_| panic!("sent twice"));
+            assert!((grown..HTTP2_SESSION_WINDOW as usize).contains(&counted()));
+        }
+        windows.acknowledged();
+        windows.adapt(&mut share, (1, true), now, |_| panic!("it knows"));
+        assert_eq!(counted(), grown, "servers have not read it");
+        windows.adapt(&mut share, (1, false), now, |_| panic!("it knows"));
+        assert_eq!((windows.window(), counted()), (HTTP2_WINDOW_START, start));
     }
 
     #[test]
