@@ -14,7 +14,6 @@ pub fn metric_findings(used: &[Source], document: Option<&Source>) -> Vec<Findin
         }
     }
     let mut findings = Vec::new();
-    let mut documented: BTreeMap<String, usize> = BTreeMap::new();
     let mut rows: BTreeMap<&str, usize> = BTreeMap::new();
     for (at, row) in document
         .into_iter()
