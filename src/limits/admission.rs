@@ -29,12 +29,18 @@ pub const FAILED_HANDSHAKES_BURST: Duration = Duration::from_secs(10);
 pub const UNAUTHENTICATED_MAX: usize = 1 << 20;
 
 /// How long a client that has not shown who it is has its place for certain: some round trips on any network. Where all have
-/// come since, as in a storm of reconnections, the core accepts later and gives none up.
+/// come since, as in a storm of reconnections, the core accepts later and gives none up. It does not protect a source that has
+/// more than its part while another one waits, nor those for whom most bytes are kept when there are too many, nor the
+/// oldest when there are no more files.
 pub const GUEST_GRACE: Duration = Duration::from_secs(1);
 
 /// Bytes that a core keeps for clients that have not shown who they are, beside the connections themselves. A hello and a
 /// client's flight are one to three KB: nearly all of them are complete when they come, and are kept for no time.
 pub const GUEST_MEMORY: u64 = 32 << 20;
+
+/// Part, as one in so many, that is given back at once when bytes for such clients, or files, are too few: of the bytes, or of
+/// those that wait. Enough that it is not needed again in the next moment.
+pub const RELIEVED_PART: usize = 8;
 
 /// Sources that a core knows at most. Those with something open are as many as there are such connections; beyond it the
 /// others are forgotten.

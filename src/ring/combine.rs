@@ -121,6 +121,41 @@ impl<F: Future, G: Fn(F::Output) -> T, T> Future for Map<F, G> {
     }
 }
 
+pin_project! {
+    /// See [`around`].
+    pub struct Around<F, B, A> {
+        #[pin]
+        future: F,
+        before: B,
+        after: A,
+    }
+}
+
+/// Calls `before` before and `after` behind each turn of `future`, for what is to be measured of it alone.
+pub fn around<F: Future, T, B: Fn() -> T, A: Fn(T)>(
+    future: F,
+    before: B,
+    after: A,
+) -> Around<F, B, A> {
+    Around {
+        future,
+        before,
+        after,
+    }
+}
+
+impl<F: Future, T, B: Fn() -> T, A: Fn(T)> Future for Around<F, B, A> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let measured = (this.before)();
+        let polled = this.future.poll(context);
+        (this.after)(measured);
+        polled
+    }
+}
+
 /// Runs `at_once`, and `later` where there is none or it would block.
 pub fn unless_blocked<A, B, T>(
     at_once: Option<A>,

@@ -40,7 +40,7 @@ mod udp;
 mod wheel;
 
 pub use buffers::{BUFFER_BACK, BUFFER_FRONT, RingBuf, SendBuf};
-pub use combine::{Either, join, map, race, try_join, unless_blocked};
+pub use combine::{Either, around, join, map, race, try_join, unless_blocked};
 pub use counters::Counters;
 pub use error::RingError;
 pub use executor::{

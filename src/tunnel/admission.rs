@@ -4,8 +4,8 @@
 //! full, the one that has kept the core waiting for longest is given up, and the newest comes in: a client that only
 //! waits takes nobody's place. What waits for the core itself (a handshake's turn) is never given up. What has just come
 //! is not given up for another one; when there is nothing else, the core accepts later: a storm of reconnections is served
-//! in its turn. Only where the core keeps too many bytes, or has no more files, an eighth of those that wait is given up,
-//! the oldest first, however new they are.
+//! in its turn. Only where the core keeps too many bytes those that hold most of them are given up, and where it has no
+//! more files the oldest, however new they are.
 //! One source has no more than a part of the share, by the same rule. Where it has more, because all of it has just come, and
 //! the share is full, places are taken from that source first, however new they are, if there is another one. It is not let
 //! in while too many of its handshakes have failed, or too many of its connections were given up.
@@ -13,6 +13,7 @@
 //! A core counts for itself. Memory is bounded by the share, and by [`SOURCES_MAX`].
 
 use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
@@ -21,7 +22,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::core::Core;
-use crate::limits::{FAILED_HANDSHAKES_BURST, GUEST_GRACE, LINGER, SOURCES_MAX};
+use crate::limits::{FAILED_HANDSHAKES_BURST, GUEST_GRACE, LINGER, RELIEVED_PART, SOURCES_MAX};
 use crate::observe::{CloseReason, Who};
 use crate::ring;
 
@@ -90,6 +91,8 @@ struct Place {
     number: u64,
     since: Instant,
     source: Cell<Option<Source>>,
+    /// Bytes that are kept for it.
+    held: Cell<u64>,
     /// Why it is given up.
     ending: Cell<Option<CloseReason>>,
     waker: RefCell<Option<Waker>>,
@@ -184,6 +187,7 @@ impl Guests {
             number,
             since: now,
             source: Cell::new(None),
+            held: 0.into(),
             ending: Cell::new(None),
             waker: RefCell::default(),
         });
@@ -200,14 +204,30 @@ impl Guests {
         }
     }
 
-    /// Gives up an eighth of those that wait for their clients, the oldest first: too many bytes are kept for them, or there
-    /// are no more files.
-    pub fn relieve(&self, limits: &AdmissionLimits, now: Instant) {
+    /// Gives up a part of those that wait for their clients, the oldest first: there are no more files.
+    pub fn give_files_back(&self, limits: &AdmissionLimits, now: Instant) {
         let waiting = self.waiting.borrow();
-        let count = waiting.len() / 8 + 1;
+        let count = waiting.len() / RELIEVED_PART + 1;
         let oldest: Vec<Rc<Place>> = waiting.values().take(count).cloned().collect();
         drop(waiting);
         for place in oldest {
+            self.give_up(&place, CloseReason::UnauthenticatedLimit, limits, now);
+        }
+    }
+
+    /// Gives up those for whom most bytes are kept, the oldest of equals first, until `excess` bytes are free.
+    pub fn give_memory_back(&self, excess: u64, limits: &AdmissionLimits, now: Instant) {
+        let waiting = self.waiting.borrow();
+        let holders = waiting.values().filter(|place| place.held.get() > 0);
+        let mut holders: Vec<Rc<Place>> = holders.cloned().collect();
+        drop(waiting);
+        holders.sort_by_key(|place| Reverse(place.held.get()));
+        let mut freed = 0;
+        for place in holders {
+            if freed >= excess {
+                return;
+            }
+            freed += place.held.get();
             self.give_up(&place, CloseReason::UnauthenticatedLimit, limits, now);
         }
     }
@@ -405,6 +425,16 @@ impl Guest {
         };
         ring::permit().await;
         drop(permit);
+    }
+
+    /// Runs `step`, and takes note of the bytes that it keeps meanwhile.
+    pub fn keeping<F: Future>(&self, step: F) -> impl Future<Output = F::Output> + use<'_, F> {
+        ring::around(step, ring::guest_bytes, |before| {
+            if let Some(place) = &self.place {
+                let more = ring::guest_bytes() as i64 - before as i64;
+                place.held.set(place.held.get().saturating_add_signed(more));
+            }
+        })
     }
 
     /// Returns when it is given up, with the reason.

@@ -17,7 +17,7 @@ use super::sweep::{Causes, Changes};
 use super::tunnels::Tunnels;
 use crate::backend::{Dialer, Way};
 use crate::config::{HostPort, IdentityMapping, Listener, Rule};
-use crate::limits::{GUEST_MEMORY, ISSUERS_KEPT, SESSIONS_SPARE, TUNNEL_NUMBERS};
+use crate::limits::{GUEST_MEMORY, ISSUERS_KEPT, RELIEVED_PART, SESSIONS_SPARE, TUNNEL_NUMBERS};
 use crate::observe::{AuditHandle, CloseReason, CoreMetrics, Subject, TunnelFilter};
 use crate::ring::{self, Signal, TcpOptions};
 use crate::table::{CoreLoad, DeviceRegistry, Published};
@@ -302,9 +302,14 @@ impl Core {
 
     /// Keeps the bytes of such connections within their bound, and gives some up where there are no more files.
     pub fn relieve(&self, short_of_files: bool) {
-        if short_of_files || ring::guest_bytes() > GUEST_MEMORY {
-            let limits = self.snapshot.borrow().limits.admission;
-            self.guests.relieve(&limits, ring::now());
+        let limits = self.snapshot.borrow().limits.admission;
+        if short_of_files {
+            self.guests.give_files_back(&limits, ring::now());
+        }
+        let kept = ring::guest_bytes();
+        if kept > GUEST_MEMORY {
+            let excess = kept - (GUEST_MEMORY - GUEST_MEMORY / RELIEVED_PART as u64);
+            self.guests.give_memory_back(excess, &limits, ring::now());
         }
     }
 

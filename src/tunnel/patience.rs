@@ -54,9 +54,12 @@ pub(super) fn bounded<T>(
         },
     );
     let stopped = ring::race(over, core.cut.wait());
-    ring::map(ring::race(step, stopped), |first| match first {
-        Either::Left(done) => Some(done),
-        Either::Right(Either::Left(reason)) => Some(Err(reason)),
-        Either::Right(Either::Right(())) => None,
-    })
+    ring::map(
+        ring::race(guest.keeping(step), stopped),
+        |first| match first {
+            Either::Left(done) => Some(done),
+            Either::Right(Either::Left(reason)) => Some(Err(reason)),
+            Either::Right(Either::Right(())) => None,
+        },
+    )
 }

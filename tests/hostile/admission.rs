@@ -95,6 +95,40 @@ fn one_source_takes_places_from_itself_alone() {
 }
 
 #[test]
+fn those_that_hold_bytes_are_given_up_and_not_a_slow_hello() {
+    let pki = Pki::new();
+    let gateway = one_core(&pki, "handshake_timeout = '60s'", &service(&[server(echo)]));
+    let mut slow = connect_from("127.0.0.3", gateway.address);
+    slow.write_all(&[0x16, 3, 1]).unwrap();
+    // Hellos of nearly 64 KiB, in records of 16 000 bytes, that lack their ends.
+    let mut hello = vec![1, 0, 0xff, 0xf0];
+    hello.resize(64_000, 0);
+    let records = hello.chunks(16_000).flat_map(|part| {
+        let length = part.len() as u16;
+        let header = [&[0x16, 3, 1], &length.to_be_bytes()[..]].concat();
+        [header, part.to_vec()].concat()
+    });
+    let records: Vec<u8> = records.collect();
+    let crowd: Vec<TcpStream> = (0..700)
+        .map(|_| {
+            let mut stream = connect_from("127.0.0.2", gateway.address);
+            let _ = stream.write_all(&records);
+            stream
+        })
+        .collect();
+    until("some are given up", || {
+        gateway.ended("unauthenticated-limit") >= 1.0
+    });
+    until("the rest is within the bound", || {
+        gateway.metric("adit_runtime_own_bytes", "") <= adit::limits::GUEST_MEMORY as f64
+    });
+    assert!(!is_closed(&slow));
+    assert!(gateway.ended("unauthenticated-limit") < 350.0);
+    drop((crowd, slow));
+    all_is_given_back(&gateway);
+}
+
+#[test]
 fn a_source_whose_handshakes_fail_is_let_in_again_later() {
     let pki = Pki::new();
     let device = pki.client("device", |_| ());

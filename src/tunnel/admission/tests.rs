@@ -37,8 +37,34 @@ fn the_oldest_that_waits_for_its_client_and_has_had_time_is_given_up() {
     guests.set_waiting(&places[3], false);
     assert!(guests.is_full(4, &LIMITS, later), "nobody's time is over");
     guests.set_waiting(&places[3], true);
-    guests.relieve(&LIMITS, later);
+    guests.give_files_back(&LIMITS, later);
     assert_eq!(ended(&places), [None, given_up, given_up, given_up]);
+}
+
+#[test]
+fn those_that_hold_most_bytes_are_given_up_and_the_oldest_of_equals_first() {
+    let guests = Guests::default();
+    let now = Instant::now();
+    let held = [10, 500, 0, 900, 500, 500];
+    let places = held.map(|held| {
+        let place = guests.enter(now);
+        place.held.set(held);
+        place
+    });
+    guests.give_memory_back(0, &LIMITS, now);
+    assert_eq!(ended(&places), [None; 6]);
+    guests.give_memory_back(901, &LIMITS, now);
+    let given_up = Some(CloseReason::UnauthenticatedLimit);
+    let expected = [None, given_up, None, given_up, None, None];
+    assert_eq!(ended(&places), expected);
+    guests.set_waiting(&places[4], false);
+    guests.give_memory_back(u64::MAX, &LIMITS, now);
+    let expected = [given_up, given_up, None, given_up, None, given_up];
+    assert_eq!(
+        ended(&places),
+        expected,
+        "neither who holds nothing nor who waits for the core"
+    );
 }
 
 #[test]
