@@ -1,10 +1,12 @@
 //! The blocks of a PEM file (RFC 7468), of whatever kind and in any order, with text between them.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use rustls_pki_types::pem::{PemObject, SectionKind};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
+use zeroize::Zeroize;
 
 use super::CertError;
 use super::ber::{CONTEXT_0, Reader, SEQUENCE};
@@ -113,13 +115,18 @@ impl Block<'_> {
     }
 
     pub(super) fn decode(&self, path: &Path) -> Result<Vec<u8>, CertError> {
+        let mut text = with_line_feeds(self.text);
         // The first knows the kinds of TLS only, and reads those with less copying.
         let decoded = if self.kind().is_some() {
-            let section: Result<(SectionKind, Vec<u8>), _> = PemObject::from_pem_slice(self.text);
+            let section: Result<(SectionKind, Vec<u8>), _> = PemObject::from_pem_slice(&text);
             section.map(|(_, der)| der).ok()
         } else {
-            pem::parse(self.text).map(pem::Pem::into_contents).ok()
+            pem::parse(&text).map(pem::Pem::into_contents).ok()
         };
+        if let Cow::Owned(copy) = &mut text {
+            // It may be a key.
+            copy.zeroize();
+        }
         match decoded {
             Some(der) => Ok(der),
             None => Err(CertError::content(
@@ -193,8 +200,10 @@ pub(super) fn blocks<'a>(path: &Path, bytes: &'a [u8]) -> Result<Vec<Block<'a>>,
     let mut found = Vec::new();
     let mut open: Option<(&[u8], usize, usize)> = None;
     for (number, start, line) in lines(bytes) {
-        if open.is_some() && has_mark_inside(line) {
-            return Err(joined(number));
+        match open {
+            Some(_) if has_mark_inside(line) => return Err(joined(number)),
+            Some(_) => {}
+            None => refuse_damaged(path, number, line)?,
         }
         if let Some(rest) = line.strip_prefix(BEGIN) {
             if let Some((_, begin, _)) = open {
@@ -228,6 +237,63 @@ pub(super) fn blocks<'a>(path: &Path, bytes: &'a [u8]) -> Result<Vec<Block<'a>>,
     }
 }
 
+/// Refuses what shows, outside of all blocks, that the beginning of one is damaged: what it holds would be left out in
+/// silence.
+fn refuse_damaged(path: &Path, number: usize, line: &[u8]) -> Result<(), CertError> {
+    let refused = |problem: &str, remedy: &'static str| {
+        Err(CertError::content(
+            path,
+            format!("line {number} {problem}"),
+            remedy,
+        ))
+    };
+    const AGAIN: &str = "copy the block again, whole, from where it came";
+    // A comment is left out on purpose.
+    if line.starts_with(BEGIN) || line.starts_with(b"#") {
+        return Ok(());
+    }
+    if line.starts_with(END) {
+        return refused("ends a PEM block that does not begin", AGAIN);
+    }
+    if has_mark_inside(line) {
+        return refused(
+            "has something in front of -----BEGIN or -----END",
+            "take it away, be it blanks, a dash or a sign of quotation; files that are joined have to end in a line break \
+             each",
+        );
+    }
+    if is_nearly_a_mark(line) {
+        return refused(
+            "is nearly the beginning or the end of a PEM block, and neither",
+            "write it as -----BEGIN CERTIFICATE----- is written: five dashes, in capitals",
+        );
+    }
+    if is_content(line) {
+        return refused("is the content of a PEM block that does not begin", AGAIN);
+    }
+    Ok(())
+}
+
+/// Whether a line has what is meant as the beginning or the end of a block: in small letters, or a dash short.
+fn is_nearly_a_mark(line: &[u8]) -> bool {
+    const MARKS: [&[u8]; 2] = [b"----BEGIN ", b"----END "];
+    let is_mark = |mark: &[u8]| {
+        line.windows(mark.len())
+            .any(|part| part.eq_ignore_ascii_case(mark))
+    };
+    MARKS.into_iter().any(is_mark)
+}
+
+/// Whether a line is the first of a certificate in base64: a SEQUENCE with a length of two octets. Words are not as long.
+fn is_content(line: &[u8]) -> bool {
+    const FIRST_OCTETS: &[u8] = b"MII";
+    const WRAPPED_AT: usize = 60;
+    let line = line.trim_ascii_start();
+    let line = line.strip_prefix(b">").unwrap_or(line).trim_ascii_start();
+    let is_base64 = |octet: &u8| octet.is_ascii_alphanumeric() || b"+/=".contains(octet);
+    line.len() >= WRAPPED_AT && line.starts_with(FIRST_OCTETS) && line.iter().all(is_base64)
+}
+
 /// Whether a line has the beginning or the end of a block behind something else.
 fn has_mark_inside(line: &[u8]) -> bool {
     let mark = |at: &[u8]| at.starts_with(BEGIN) || at.starts_with(END);
@@ -235,19 +301,34 @@ fn has_mark_inside(line: &[u8]) -> bool {
 }
 
 /// The lines of a text as (number from 1, offset, line without trailing blanks), after a byte order mark if there is one.
+/// They end in LF, CR LF or, as old programs write them, CR.
 pub(super) fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, usize, &[u8])> {
     const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-    let mut offset = if bytes.starts_with(BYTE_ORDER_MARK) {
-        BYTE_ORDER_MARK.len()
-    } else {
-        0
-    };
-    bytes[offset..]
-        .split(|byte| *byte == b'\n')
-        .enumerate()
-        .map(move |(index, line)| {
-            let start = offset;
-            offset += line.len() + 1;
-            (index + 1, start, line.trim_ascii_end())
-        })
+    let mut rest = Some(bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes));
+    let mut number = 0;
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let start = bytes.len() - text.len();
+        let end = text.iter().position(|octet| matches!(octet, b'\r' | b'\n'));
+        let line = &text[..end.unwrap_or(text.len())];
+        rest = end.map(|end| {
+            let behind = &text[end..];
+            behind.strip_prefix(b"\r\n").unwrap_or(&behind[1..])
+        });
+        number += 1;
+        Some((number, start, line.trim_ascii_end()))
+    })
+}
+
+/// A text with its line ends as LF, where some are CR alone, which decoders do not know.
+fn with_line_feeds(text: &[u8]) -> Cow<'_, [u8]> {
+    let is_alone = |at: usize| text[at] == b'\r' && text.get(at + 1) != Some(&b'\n');
+    if !(0..text.len()).any(is_alone) {
+        return Cow::Borrowed(text);
+    }
+    let octets = text.iter().map(|octet| match octet {
+        b'\r' => b'\n',
+        other => *other,
+    });
+    Cow::Owned(octets.collect())
 }

@@ -173,6 +173,25 @@ impl Pairs {
         Some((&held.path, &held.holds))
     }
 
+    /// The keys that should be there and are not: those of the certificates in their places that no key fits.
+    pub fn lost_keys(&self, state_dir: &Path) -> Vec<PathBuf> {
+        let places = [
+            (CERTIFICATE_FILE, KEY_FILE),
+            (NEXT_CERTIFICATE_FILE, NEXT_KEY_FILE),
+        ];
+        let has_no_key = |file: &str| {
+            let place = state_dir.join(file);
+            let chain = self.chains.iter().find(|held| held.path == place);
+            let fits = |chain: &Held<Vec<CertificateDer<'static>>>| {
+                let mut keys = self.keys.iter();
+                keys.any(|key| key_matches(&chain.holds[0], &key.holds))
+            };
+            chain.is_some_and(|chain| !fits(chain))
+        };
+        let lost = places.into_iter().filter(|(file, _)| has_no_key(file));
+        lost.map(|(_, key)| state_dir.join(key)).collect()
+    }
+
     /// What must be written so that these are in their places. What is in the way is written first, as it is, under a name
     /// of its own.
     pub fn changes(&self, state_dir: &Path, shown: &SelfSigned) -> Changes {

@@ -60,6 +60,86 @@ fn a_bundle_in_any_order_with_text_between_is_read() {
 }
 
 #[test]
+fn a_block_whose_beginning_is_damaged_is_never_left_out_in_silence() {
+    let fixture = Fixture::new(KeyType::P256);
+    let good = to_pem(&fixture.certificates[..1]);
+    let second = to_pem(&fixture.certificates[1..]);
+    let at = good.lines().count() + 1;
+    let begin = "-----BEGIN CERTIFICATE-----";
+    let quoted: String = second.lines().map(|line| format!("> {line}\n")).collect();
+    let indented: String = second.lines().map(|line| format!("  {line}\n")).collect();
+    let is_refused = |text: String, damage: &str| {
+        let read = read_certificates(&fixture.file(text));
+        let error = read.expect_err(damage).to_string();
+        assert!(
+            error.contains("line ") && error.contains("file.crl"),
+            "{damage}: {error}"
+        );
+        error
+    };
+    for (damaged, line) in [
+        (second.replace(begin, "----BEGIN CERTIFICATE-----"), at),
+        (second.replace(begin, "------BEGIN CERTIFICATE-----"), at),
+        (second.replace(begin, "  -----BEGIN CERTIFICATE-----"), at),
+        (second.replace(begin, "\t-----BEGIN CERTIFICATE-----"), at),
+        (second.replace(begin, "-----begin certificate-----"), at),
+        (second.replace(begin, "-----Begin CERTIFICATE-----"), at),
+        (second.to_lowercase(), at),
+        (second.replace("-----", "----"), at),
+        (second.replace(begin, "> -----BEGIN CERTIFICATE-----"), at),
+        (
+            second.replace(begin, "\u{2014}BEGIN CERTIFICATE\u{2014}"),
+            at + 1,
+        ),
+        (second.replace("-----", "\u{2014}"), at + 1),
+        (second.replace(&format!("{begin}\n"), ""), at),
+        (second.lines().last().unwrap().to_owned(), at),
+        (quoted, at),
+        (indented, at),
+    ] {
+        let error = is_refused(good.clone() + &damaged, &damaged);
+        assert!(
+            error.contains(&format!("line {line} ")),
+            "{damaged}: {error}"
+        );
+        // In front of the good one as well, which must not stand for both.
+        is_refused(format!("{damaged}\n{good}"), &damaged);
+    }
+    // Whatever octet of the two marks is lost or another: never one certificate of two.
+    let lengths = [begin.len(), "-----END CERTIFICATE-----".len()];
+    let places =
+        (0..lengths[0]).chain(second.trim_end().len() - lengths[1]..second.trim_end().len());
+    for place in places {
+        for other in ["", "x", " ", "-"] {
+            let mut damaged = second.clone();
+            damaged.replace_range(place..=place, other);
+            if damaged == second {
+                continue;
+            }
+            let read = read_certificates(&fixture.file(good.clone() + &damaged));
+            let is_whole = read.as_ref().is_ok_and(|read| read.len() == 2);
+            assert!(read.is_err() || is_whole, "{damaged}");
+        }
+    }
+}
+
+#[test]
+fn lines_may_end_in_carriage_returns_alone() {
+    let fixture = Fixture::new(KeyType::P256);
+    let text = to_pem(&fixture.certificates) + &key_to_pem(&fixture.key);
+    for ends in ["\r", "\r\n"] {
+        let path = fixture.file(text.replace('\n', ends));
+        assert_eq!(read_certificates(&path).unwrap(), fixture.certificates);
+        assert_eq!(read_private_key(&path).unwrap(), fixture.key);
+        let lines = to_pem(&fixture.certificates).lines().count();
+        let cut = to_pem(&fixture.certificates) + "-----BEGIN CERTIFICATE-----\n";
+        let error = read_certificates(&fixture.file(cut.replace('\n', ends)));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(&format!("line {} ", lines + 1)), "{error}");
+    }
+}
+
+#[test]
 fn der_is_told_by_content() {
     let fixture = Fixture::new(KeyType::P384);
     let path = fixture.file(&fixture.certificates[0]);

@@ -133,6 +133,8 @@ pub(super) struct Changes {
     pub remove: Vec<PathBuf>,
     /// The names for which a certificate is new.
     made: Option<Vec<String>>,
+    /// The keys that are missing of certificates that were shown.
+    lost: Vec<PathBuf>,
 }
 
 impl Changes {
@@ -147,6 +149,7 @@ pub struct Prepared {
     pending: Vec<Pending>,
     remove: Vec<PathBuf>,
     made: Option<Vec<String>>,
+    lost: Vec<PathBuf>,
 }
 
 impl Plan {
@@ -219,6 +222,7 @@ impl Plan {
         let shown = SelfSigned { current, next };
         let mut changes = pairs.changes(state_dir, &shown);
         changes.made = made;
+        changes.lost = pairs.lost_keys(state_dir);
         Ok(Self { shown, changes })
     }
 
@@ -242,6 +246,7 @@ impl Plan {
             pending: pending.collect::<Result<_, _>>()?,
             remove: self.changes.remove.clone(),
             made: self.changes.made.clone(),
+            lost: self.changes.lost.clone(),
         })
     }
 }
@@ -257,6 +262,14 @@ impl Prepared {
         }
         for file in &self.remove {
             files::remove(file)?;
+        }
+        for file in self.lost {
+            tracing::warn!(
+                file = %file.display(),
+                "the key of the self-signed server certificate is missing: another certificate with another key is shown, \
+                 and every device that pins the certificate or its key must be given the new one; remedy: put the old key \
+                 back there, or distribute the new certificate"
+            );
         }
         if let Some(names) = self.made {
             tracing::warn!(

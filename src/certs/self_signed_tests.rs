@@ -40,6 +40,29 @@ fn assert_nothing_lost(before: &std::collections::BTreeMap<String, Vec<u8>>, fol
 }
 
 #[test]
+fn a_key_that_is_missing_is_named_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path();
+    let names = ["tunnel.example.com".to_owned()];
+    let now = OffsetDateTime::now_utc();
+    let lost = || {
+        let plan = Plan::at(state, &names, now).unwrap();
+        plan.prepare(state).unwrap().commit().unwrap();
+        plan.changes.lost
+    };
+    assert!(lost().is_empty(), "there was none before");
+    assert!(lost().is_empty());
+    let key = state.join(KEY_FILE);
+    fs::remove_file(&key).unwrap();
+    assert_eq!(lost(), [key.clone()]);
+    assert!(lost().is_empty(), "the new one is there");
+    // Another key in its place is as good as none.
+    let other = self_signed(&names, 9).unwrap();
+    fs::write(&key, key_to_pem(&other.key)).unwrap();
+    assert_eq!(lost(), [key]);
+}
+
+#[test]
 fn the_key_is_one_and_what_fits_no_longer_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");

@@ -20,6 +20,7 @@ use crate::control::{
 };
 use crate::files;
 use crate::limits::{ADMIN_BODY_MAX, ADMIN_IMPORT_MAX, TUNNELS_LISTED};
+use crate::table::DeviceFormat;
 
 /// Fields of an answer that name who has not answered for its part, and what those are.
 const SILENT: [(&str, &str); 2] = [
@@ -503,11 +504,10 @@ fn open(file: &Path) -> Result<Body, AdminError> {
         let message = format!("{length} bytes, and at most {ADMIN_IMPORT_MAX} are taken at a time");
         return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, message)));
     }
-    let ending = file.extension().and_then(|ending| ending.to_str());
     Ok(Body {
-        media_type: match ending {
-            Some("ndjson" | "jsonl") => "application/x-ndjson",
-            _ => "text/csv",
+        media_type: match DeviceFormat::of(file) {
+            DeviceFormat::Ndjson => "application/x-ndjson",
+            DeviceFormat::Csv => "text/csv",
         },
         length,
         bytes: Box::new(opened.take(length)),

@@ -9,9 +9,10 @@ use super::{CertificatesError, CliError, RunError};
 use crate::backend::resolver;
 use crate::certs;
 use crate::certs::describe::{CertificateDescription, escaped};
-use crate::config::{self, Config};
+use crate::config::{self, AuditSink, Config};
 use crate::control::{self, ControlError, ServerProbe, TlsProbe, probe_servers};
 use crate::engine::{self, LoadError};
+use crate::observe::AuditLog;
 
 /// Arguments of `adit check`.
 #[derive(Debug, Args)]
@@ -37,6 +38,9 @@ impl CheckCommand {
         let doubts = engine::Material::check(&config)?;
         if let Some(file) = &config.admin_token {
             control::read_token(file).map_err(|why| RunError::Control(ControlError::Token(why)))?;
+        }
+        if let AuditSink::File(file) = &config.log.audit {
+            AuditLog::check(file).map_err(RunError::Audit)?;
         }
         if !self.json {
             let mut said = config.summary().to_string();

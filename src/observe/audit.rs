@@ -11,7 +11,7 @@
 use std::io;
 use std::iter;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -44,7 +44,7 @@ pub enum AuditSink {
 pub enum AuditLogError {
     /// The file cannot be opened for appending.
     #[error(
-        "cannot open the audit log {path}: {source}; make its folder writable or change log.audit"
+        "cannot open the audit log {path}: {source}; make it and its folder writable or change log.audit"
     )]
     Open {
         /// The file of the configuration.
@@ -341,6 +341,17 @@ impl AuditLog {
             AuditSink::File(path) => Box::new(LogFile::open(path)?),
         };
         Self::start_with(output, AUDIT_QUEUE).map_err(AuditLogError::Thread)
+    }
+
+    /// Whether a file can be appended to, as far as that can be told without making or opening it.
+    ///
+    /// # Errors
+    /// [`AuditLogError::Open`].
+    pub fn check(path: &Path) -> Result<(), AuditLogError> {
+        super::sink::look_at(path).map_err(|source| AuditLogError::Open {
+            path: path.to_owned(),
+            source,
+        })
     }
 
     fn start_with(output: Box<dyn Output>, queue: usize) -> io::Result<Self> {

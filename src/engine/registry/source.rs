@@ -55,7 +55,7 @@ impl Head {
     fn of(file: &Path) -> Self {
         Self {
             adit_copy_of: named(file),
-            ndjson: format_of(file) == DeviceFormat::Ndjson,
+            ndjson: DeviceFormat::of(file) == DeviceFormat::Ndjson,
         }
     }
 
@@ -82,18 +82,10 @@ fn named(file: &Path) -> PathBuf {
     PathBuf::from(path.to_string_lossy().into_owned())
 }
 
-/// By its ending, as on the command line.
-fn format_of(file: &Path) -> DeviceFormat {
-    match file.extension().and_then(|ending| ending.to_str()) {
-        Some("ndjson" | "jsonl") => DeviceFormat::Ndjson,
-        _ => DeviceFormat::Csv,
-    }
-}
-
 /// Reads the file and checks it, without a copy.
 pub(super) fn check(file: &Path) -> Result<DeviceRegistry, LoadError> {
     let text = open(file)?;
-    parse(file, text, format_of(file), &mut io::sink())
+    parse(file, text, DeviceFormat::of(file), &mut io::sink())
 }
 
 /// Reads the last good copy; `None` where there is none.
@@ -118,7 +110,7 @@ pub(super) fn is_unchanged(file: &Path, state_dir: &Path) -> bool {
         let copy = files::open(&state_dir.join(COPY))?;
         let mut copy = BufReader::with_capacity(REGISTRY_READ, copy);
         let head = Head::read(&mut copy)?;
-        if head.adit_copy_of != named(file) || head.format() != format_of(file) {
+        if head.adit_copy_of != named(file) || head.format() != DeviceFormat::of(file) {
             return Ok(false);
         }
         let mut file = BufReader::with_capacity(REGISTRY_READ, files::open(file)?);
@@ -144,7 +136,7 @@ pub(super) fn load(file: &Path, state_dir: &Path) -> Result<Source, LoadError> {
     let mut head = serde_json::to_vec(&Head::of(file)).unwrap_or_default();
     head.push(b'\n');
     waiting.write_all(&head).map_err(unwritten)?;
-    let registry = parse(file, text, format_of(file), &mut waiting)?;
+    let registry = parse(file, text, DeviceFormat::of(file), &mut waiting)?;
     waiting.sync().map_err(failed)?;
     Ok(Source {
         registry,
@@ -226,6 +218,30 @@ fn parse(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_format_goes_by_the_ending_in_any_case_and_what_looks_otherwise_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "{\"device\": \"{two}\", \"state\": \"blocked\"}\n";
+        for name in ["d.ndjson", "d.NDJSON", "d.JsonL"] {
+            let file = folder.path().join(name);
+            std::fs::write(&file, text).unwrap();
+            assert!(check(&file).unwrap().get("{two}").is_some(), "{name}");
+        }
+        for name in ["d.json", "d", "d.csv"] {
+            let file = folder.path().join(name);
+            std::fs::write(&file, text).unwrap();
+            let error = check(&file).err().unwrap().to_string();
+            assert!(
+                error.contains("NDJSON") && error.contains(".jsonl"),
+                "{error}"
+            );
+        }
+        // A name in braces is a name.
+        let file = folder.path().join("d.CSV");
+        std::fs::write(&file, "{two},blocked\n").unwrap();
+        assert!(check(&file).unwrap().get("{two}").is_some());
+    }
 
     #[test]
     fn a_copy_stands_in_for_its_file_and_is_compared_with_all_of_it() {

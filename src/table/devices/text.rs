@@ -51,6 +51,20 @@ pub enum DeviceFormat {
     Ndjson,
 }
 
+impl DeviceFormat {
+    /// That of a file, by the ending of its name in whatever case.
+    #[must_use]
+    pub fn of(file: &Path) -> Self {
+        const NDJSON: [&str; 2] = ["ndjson", "jsonl"];
+        let ending = file.extension().and_then(|ending| ending.to_str());
+        let is = |ending: &str| NDJSON.iter().any(|one| one.eq_ignore_ascii_case(ending));
+        match ending.is_some_and(is) {
+            true => Self::Ndjson,
+            false => Self::Csv,
+        }
+    }
+}
+
 /// Reads devices from text that comes in pieces.
 pub struct DeviceReader {
     format: DeviceFormat,
@@ -135,6 +149,13 @@ impl DeviceReader {
         let is_first = !std::mem::replace(&mut self.seen_content, true);
         let number = u32::try_from(self.lines).unwrap_or(u32::MAX);
         match self.format {
+            DeviceFormat::Csv if is_first && is_object(line) => {
+                return Err(
+                    "this looks like NDJSON, and is read as CSV; let the file's name end in .ndjson or .jsonl (over the \
+                     admin listener: Content-Type: application/x-ndjson)"
+                        .to_owned(),
+                );
+            }
             DeviceFormat::Csv => {
                 let fields = fields(line)?;
                 if !(is_first && is_header(&fields)) {
@@ -194,6 +215,12 @@ impl DeviceReader {
             }
         }
     }
+}
+
+/// Whether a line begins as an object of JSON does, and no name in braces.
+fn is_object(line: &str) -> bool {
+    let inside = line.trim_start_matches('[').trim_start().strip_prefix('{');
+    inside.is_some_and(|inside| inside.is_empty() || inside.trim_start().starts_with('"'))
 }
 
 impl DeviceRegistry {
