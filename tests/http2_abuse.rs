@@ -110,6 +110,34 @@ fn header_bombs() {
     }
 }
 
+/// Each was an audit line, thousands a second.
+#[test]
+fn refused_requests_flood() {
+    let (pki, device, gateway) = gateway("");
+    let mut raw = Raw::open(&pki, &gateway, &device, &[]);
+    let block = connect_block("nowhere:443");
+    // Each batch is answered before the next: no more at once than a session may have.
+    let code = (0..100).find_map(|batch| {
+        let requests: Vec<u8> = (0..50)
+            .flat_map(|number| frame(HEADERS, END_HEADERS, 100 * batch + 2 * number + 1, &block))
+            .collect();
+        raw.flood(&requests);
+        let mut answers = 0;
+        while answers < 50 {
+            let (kind, _, _, payload) = raw.next()?;
+            if kind == GOAWAY {
+                return Some(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+            }
+            answers += usize::from(kind == HEADERS);
+        }
+        None
+    });
+    assert_eq!(code, Some(ENHANCE_YOUR_CALM));
+    until("counted by kind", || {
+        gateway.metric("adit_http2_abuse_total", "kind=\"refused-requests-flood\"") == 1.0
+    });
+}
+
 #[test]
 fn zero_window_stall() {
     let (pki, device, gateway) = gateway("idle_timeout = '2s'");

@@ -104,6 +104,9 @@ pub const HTTP2_SETTINGS: (u32, u32) = (32, 1);
 /// See [`HTTP2_RESETS`]. Clients ping to keep a session alive, or to measure it, many times a second while bytes move: each
 /// DATA frame that the client was sent allows one more, too.
 pub const HTTP2_PINGS: (u32, u32) = (128, 10);
+/// See [`HTTP2_RESETS`]. Requests that are refused for what the client asked or may not have: each is an audit line, on disk.
+/// A page's worth may be refused at once, and again when it is loaded anew. A destination that is down is not the client's doing, and counts for nothing.
+pub const HTTP2_REFUSALS: (u32, u32) = (1000, 33);
 /// See [`HTTP2_RESETS`]. Header blocks that are larger than a request may be: each is refused with 431, after it was decoded.
 pub const HTTP2_LARGE_BLOCKS: (u32, u32) = (16, 1);
 /// See [`HTTP2_RESETS`].

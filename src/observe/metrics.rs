@@ -134,13 +134,15 @@ pub enum Abuse {
     Ignored,
     /// A header block that is too long or stands for too many fields.
     HeaderBomb,
+    /// Requests that are refused.
+    Refusals,
     /// Bytes held back by flow control while nothing moves.
     ZeroWindow,
 }
 
 impl Abuse {
     /// Every kind: `ALL[kind.index()] == kind`.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Resets,
         Self::Continuations,
         Self::Settings,
@@ -148,6 +150,7 @@ impl Abuse {
         Self::EmptyData,
         Self::Ignored,
         Self::HeaderBomb,
+        Self::Refusals,
         Self::ZeroWindow,
     ];
 
@@ -162,6 +165,7 @@ impl Abuse {
             Self::EmptyData => "empty-data-flood",
             Self::Ignored => "ignored-frames-flood",
             Self::HeaderBomb => "header-bomb",
+            Self::Refusals => "refused-requests-flood",
             Self::ZeroWindow => "zero-window-stall",
         }
     }

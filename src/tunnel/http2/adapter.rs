@@ -57,7 +57,10 @@ impl<S: ByteStream> AsyncRead for Guarded<S> {
         ready!(Pin::new(&mut self.stream).poll_read(context, into))?;
         let sent = self.queue.take_frames();
         self.guard.sent(sent);
-        if let Err(abuse) = self.guard.push(&into.filled()[before..], ring::now()) {
+        let (refused, now) = (self.queue.take_refusals(), ring::now());
+        let refused = self.guard.refused(refused, now);
+        let watched = refused.and_then(|()| self.guard.push(&into.filled()[before..], now));
+        if let Err(abuse) = watched {
             self.abuse.set(Some(abuse));
             into.set_filled(before);
             // The session's task looks for it when it is polled again.

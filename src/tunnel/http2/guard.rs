@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use crate::limits::{
     HTTP2_BLOCK_MAX, HTTP2_CONTINUATIONS_MAX, HTTP2_CREDIT_BYTES, HTTP2_EMPTY_DATA,
-    HTTP2_FIELDS_MAX, HTTP2_IGNORED, HTTP2_LARGE_BLOCKS, HTTP2_PINGS, HTTP2_RESETS, HTTP2_SETTINGS,
-    REQUEST_HEADER_MAX, REQUEST_HEADERS_MAX,
+    HTTP2_FIELDS_MAX, HTTP2_IGNORED, HTTP2_LARGE_BLOCKS, HTTP2_PINGS, HTTP2_REFUSALS, HTTP2_RESETS,
+    HTTP2_SETTINGS, REQUEST_HEADER_MAX, REQUEST_HEADERS_MAX,
 };
 use crate::observe::Abuse;
 
@@ -53,6 +53,7 @@ pub struct FrameGuard {
     empty_data: Bucket,
     ignored: Bucket,
     large_blocks: Bucket,
+    refusals: Bucket,
     credit: u32,
     acknowledged: bool,
 }
@@ -80,6 +81,7 @@ impl FrameGuard {
             empty_data: Bucket::new(HTTP2_EMPTY_DATA, now),
             ignored: Bucket::new(HTTP2_IGNORED, now),
             large_blocks: Bucket::new(HTTP2_LARGE_BLOCKS, now),
+            refusals: Bucket::new(HTTP2_REFUSALS, now),
             credit: 0,
             acknowledged: false,
         }
@@ -201,6 +203,14 @@ impl FrameGuard {
         self.pings.add(frames);
     }
 
+    /// So many requests were refused.
+    ///
+    /// # Errors
+    /// They are too many; the session is to be ended.
+    pub fn refused(&mut self, requests: u32, now: Instant) -> Result<(), Abuse> {
+        (0..requests).try_for_each(|_| self.refusals.take(now, Abuse::Refusals))
+    }
+
     /// Payload was sent: a session that works may also send more of the rest.
     fn credited(&mut self, bytes: u32) {
         self.credit = self.credit.saturating_add(bytes);
@@ -212,6 +222,7 @@ impl FrameGuard {
             &mut self.pings,
             &mut self.empty_data,
             &mut self.ignored,
+            &mut self.refusals,
         ] {
             bucket.add(more);
         }
@@ -395,6 +406,23 @@ mod tests {
             let bytes = frame(kind, flags, payload);
             assert_eq!(passes(&mut guard, &bytes, now), (5000, None), "{kind}");
         }
+    }
+
+    #[test]
+    fn refused_requests_are_counted_and_payload_allows_more() {
+        let now = Instant::now();
+        let mut guard = guard(now);
+        let (burst, per_second) = HTTP2_REFUSALS;
+        guard.refused(0, now).unwrap();
+        guard.refused(burst - 1, now).unwrap();
+        guard.refused(1, now).unwrap();
+        assert_eq!(guard.refused(1, now), Err(Abuse::Refusals));
+        let data = frame(DATA, 0, &vec![0; HTTP2_CREDIT_BYTES as usize]);
+        guard.push(&data, now).unwrap();
+        guard.refused(1, now).unwrap();
+        let later = now + Duration::from_secs(2);
+        guard.refused(2 * per_second, later).unwrap();
+        assert_eq!(guard.refused(1, later), Err(Abuse::Refusals));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(super) struct SessionQueue {
     held: Cell<usize>,
     /// DATA frames queued since they were asked for.
     frames: Cell<u32>,
+    /// Requests refused since they were asked for.
+    refusals: Cell<u32>,
 }
 
 impl SessionQueue {
@@ -31,6 +33,16 @@ impl SessionQueue {
     /// How many DATA frames were queued since the last call.
     pub fn take_frames(&self) -> u32 {
         self.frames.take()
+    }
+
+    /// A request was refused for what the client asked.
+    pub fn refused(&self) {
+        self.refusals.set(self.refusals.get().saturating_add(1));
+    }
+
+    /// How many were since the last call.
+    pub fn take_refusals(&self) -> u32 {
+        self.refusals.take()
     }
 
     /// Payload of the gateway's own.

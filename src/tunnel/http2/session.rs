@@ -18,7 +18,7 @@ use super::share::Share;
 use super::windows::Windows;
 use crate::config::HostPort;
 use crate::limits::{HTTP2_SESSION_QUEUE, HTTP2_STALL_PERCENT, HTTP2_WINDOW_START, LINGER};
-use crate::observe::{Abuse, AuditEvent, CloseReason};
+use crate::observe::{Abuse, AuditEvent, CloseReason, Who};
 use crate::ring::{self, Either, RingBuf};
 use crate::tls::{ByteStream, Duplex};
 use crate::tunnel::asker::{Asker, Refused};
@@ -391,6 +391,9 @@ fn configuration(session: &Session, snapshot: &Snapshot, wanted: Wanted<'_>) {
 
 /// Tells the client why its request is refused: status and `Proxy-Status` of the reason's row, its word as content.
 fn refuse(queue: &Rc<SessionQueue>, mut respond: SendResponse<Chunk>, reason: CloseReason) {
+    if reason.who() != Who::Server {
+        queue.refused();
+    }
     let Some(response) = refusal(reason) else {
         respond.send_reset(h2::Reason::CANCEL);
         return;
