@@ -54,7 +54,7 @@ fn a_key_that_is_missing_is_named_once() {
     assert!(lost().is_empty());
     let key = state.join(KEY_FILE);
     fs::remove_file(&key).unwrap();
-    assert_eq!(lost(), [key.clone()]);
+    assert_eq!(lost(), std::slice::from_ref(&key));
     assert!(lost().is_empty(), "the new one is there");
     // Another key in its place is as good as none.
     let other = self_signed(&names, 9).unwrap();
