@@ -159,7 +159,7 @@ impl Browser {
         let start = Instant::now();
         while self.eval(&format!("Boolean({expression})")) != true {
             if start.elapsed() > PATIENCE {
-                let seen = self.eval("document.body.innerText");
+                let seen = self.eval("document.body?.innerText");
                 self.screenshot("admin-failed.png");
                 panic!(
                     "not in time: {expression}\n{}",
@@ -173,7 +173,7 @@ impl Browser {
     /// Waits until the page says this.
     pub fn sees(&mut self, text: &str) {
         self.until(&format!(
-            "document.body.innerText.includes({})",
+            "document.body?.innerText.includes({})",
             json!(text)
         ));
     }
