@@ -112,10 +112,11 @@ fn both_processes_open_the_audit_log_again() {
     until("the refused reload", || {
         gateway.metric("adit_config_refused", "") == 1.0
     });
-    until("the old process has heard it", || {
-        gateway.get("/readyz").1.contains("\"follows\":true")
+    until("the old process has the new file", || {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.child.id())).unwrap();
+        open.flatten()
+            .any(|one| std::fs::read_link(one.path()).is_ok_and(|to| to == pki.path("audit.log")))
     });
-    std::thread::sleep(Duration::from_millis(500));
     end(&mut old);
     end(&mut new);
     until("both ends in the new file", || {
