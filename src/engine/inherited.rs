@@ -19,7 +19,7 @@ pub struct Inherited {
 /// A listening socket of TCP.
 #[derive(Debug)]
 pub struct NamedSocket {
-    /// Of the listener that it was opened for: a [`ListenerKind`]'s, or [`ADMIN`]. Empty where this is not known.
+    /// Of the listener that it was opened for: a listener of the profile's, or [`ADMIN`]. Empty where this is not known.
     pub name: String,
     /// The socket.
     pub socket: TcpListener,

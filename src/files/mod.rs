@@ -1,6 +1,6 @@
 //! Files on disk: read only where they are regular, written whole or not at all, and kept where nobody else may write.
 //!
-//! - [`open`], [`read`], [`read_secret`]: regular files only. A pipe would wait for its writer, a device may do anything.
+//! - [`open`], [`read()`], [`read_secret`]: regular files only. A pipe would wait for its writer, a device may do anything.
 //! - [`replace`], [`write_new`], [`Pending`]: a reader, or the next start after a crash, sees the old content or the new
 //!   and nothing between.
 //! - [`own_folder`], [`check_folder`]: a folder in which others may write keeps no secret and no state.

@@ -158,7 +158,7 @@ impl RevocationIndex {
     /// Looks up one certificate.
     ///
     /// `issuer` is the certificate's issuer `Name` in DER, of which every spelling counts as one
-    /// ([`same_name`](super::same_name)); `key` the public key that verified the certificate's signature, as in
+    /// ([`same_name`]); `key` the public key that verified the certificate's signature, as in
     /// [`RevocationList::signer`]; `serial` the contents of its serial `INTEGER`, with or without redundant leading
     /// octets; `now` is in unix seconds.
     ///
