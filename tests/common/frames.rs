@@ -91,6 +91,13 @@ impl Raw {
         ));
     }
 
+    /// Gives back this much of a stream's window and of the session's.
+    pub fn credit(&mut self, stream: u32, bytes: u32) {
+        let bytes = bytes.to_be_bytes();
+        let updates = [0, stream].map(|stream| frame(WINDOW_UPDATE, 0, stream, &bytes));
+        self.write(&updates.concat());
+    }
+
     /// Writes until all is written or the gateway has hung up.
     pub fn flood(&mut self, bytes: &[u8]) {
         let _ = self.session.write_all(bytes);
