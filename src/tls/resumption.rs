@@ -4,8 +4,8 @@
 //! profile's name and the set of group certificates, is part of each ticket's key and of each key in the table. The rest
 //! (validity, revocation, the device's state, the rules) is asked again at each session, and is no part of it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{self, SHA256};
@@ -68,12 +68,36 @@ impl Ends {
     }
 }
 
+/// The table, made when it is used first: a reload that continues with the earlier one must not fill as much memory for one
+/// that it throws away.
+#[derive(Debug)]
+struct Cache {
+    bytes: usize,
+    lifetime: u64,
+    table: OnceLock<Arc<SessionCache>>,
+}
+
+impl Cache {
+    fn new(bytes: usize, lifetime: u64) -> Self {
+        Self {
+            bytes,
+            lifetime,
+            table: OnceLock::new(),
+        }
+    }
+
+    fn table(&self) -> Arc<SessionCache> {
+        let make = || Arc::new(SessionCache::new(self.bytes, self.lifetime));
+        self.table.get_or_init(make).clone()
+    }
+}
+
 /// What the cores of a node resume sessions with.
 #[derive(Debug)]
 pub struct Resumption {
     scope: Scope,
     ends: Ends,
-    cache: Option<Arc<SessionCache>>,
+    cache: Option<Arc<Cache>>,
     tickets: Option<Arc<Tickets>>,
     /// When the table was last searched for what has expired, in seconds since 1970.
     purged: AtomicU64,
@@ -98,7 +122,7 @@ impl Resumption {
         Ok(Self {
             scope,
             ends: Ends::default(),
-            cache: cached.then(|| Arc::new(SessionCache::new(config.cache_bytes, lifetime))),
+            cache: cached.then(|| Arc::new(Cache::new(config.cache_bytes, lifetime))),
             tickets,
             purged: AtomicU64::new(now()),
         })
@@ -119,7 +143,7 @@ impl Resumption {
     pub fn continuing(&self, previous: &Self) -> Result<Self, TicketKeysError> {
         let (mut cache, mut tickets) = (self.cache.clone(), self.tickets.clone());
         if let (Some(mine), Some(old)) = (&cache, &previous.cache)
-            && (mine.bytes(), mine.lifetime()) == (old.bytes(), old.lifetime())
+            && (mine.bytes, mine.lifetime) == (old.bytes, old.lifetime)
         {
             cache = Some(old.clone());
         }
@@ -145,7 +169,7 @@ impl Resumption {
     /// # Errors
     /// [`TicketKeysError`]; the keys stay. Told once for each state of the file.
     pub fn refresh(&self) -> Result<bool, TicketKeysError> {
-        if let Some(cache) = &self.cache {
+        if let Some(cache) = self.cache.as_ref().and_then(|cache| cache.table.get()) {
             // Expired sessions are never resumed; this is for their secrets, which would lie there until they are overwritten.
             let (now, last) = (now(), self.purged.load(Ordering::Relaxed));
             if now >= last.saturating_add((cache.lifetime() / 8).max(1)) {
@@ -179,7 +203,7 @@ impl Resumption {
     pub(super) fn sessions(&self) -> Arc<dyn StoresServerSessions> {
         match &self.cache {
             Some(cache) => Arc::new(Sessions {
-                cache: cache.clone(),
+                cache: cache.table(),
                 scope: self.scope,
                 ends: self.ends.clone(),
             }),

@@ -171,7 +171,9 @@ fn a_download_with_a_ping_for_each_frame_is_no_flood() {
         let (mut outstanding, mut answered, mut read) = (false, 0, 0);
         while answered < 1500 {
             let (kind, flags, _, payload) = raw.next().unwrap_or_else(|| {
-                panic!("{authority}: the session has ended after {answered} answers and {read} bytes")
+                panic!(
+                    "{authority}: the session has ended after {answered} answers and {read} bytes"
+                )
             });
             match (kind, flags) {
                 (PING, ACK) => (outstanding, answered) = (false, answered + 1),
