@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from lib.process import free_port, has, install, spawn
@@ -71,9 +72,8 @@ class Adit(Peer):
         return self.ask("--version") + (f" ({commit})" if self.name == "adit" and commit else "")
 
     def command(self, folder, port, backend, workers):
-        # A folder of its own: a running gateway sees when its files change.
-        own = folder / f"adit-{port}"
-        own.mkdir()
+        # A folder of its own: a running gateway sees when its files change, and a port may come again.
+        own = Path(tempfile.mkdtemp(prefix="adit-", dir=folder))
         config = self.fill(
             "adit.toml.in", own, PKI=folder, PORT=port, BACKEND=backend, ADMIN=free_port(), CORES=self.cpus
         )
