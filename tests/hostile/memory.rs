@@ -62,3 +62,28 @@ fn slow_memory_returns_after_a_peak() {
     assert!(low < fresh + ROOM, "{words}");
     answers_at_once(&mut open());
 }
+
+/// Each reload filled a session cache that it threw away: 64 MB were resident until the one after.
+#[test]
+fn a_reload_costs_no_memory() {
+    let pki = Pki::new();
+    let gateway = Gateway::start(
+        &pki,
+        "cores = 1",
+        "unmanaged = 'allow'",
+        &service(&[server(echo)]),
+    );
+    let config = pki.path("adit.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let start = resident(&gateway);
+    for turn in 0..8 {
+        let before = gateway.metric("adit_config_generation", "");
+        std::fs::write(&config, format!("# {turn}\n{text}")).unwrap();
+        gateway.signal("HUP");
+        until("the new config", || {
+            gateway.metric("adit_config_generation", "") > before
+        });
+        let now = resident(&gateway);
+        assert!(now < start + 32.0, "{turn}: {start:.0} MB, {now:.0} MB");
+    }
+}
