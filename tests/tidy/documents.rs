@@ -158,11 +158,12 @@ pub fn readme_findings(readme: &Source) -> Vec<Finding> {
         )];
     };
     let end = headings.next().map_or(usize::MAX, |(index, _)| index);
-    let (mut fenced, mut findings, mut commands) = (false, Vec::new(), 0);
+    let (mut block, mut findings, mut commands) = (None, Vec::new(), 0);
     for (index, line) in readme.text.lines().enumerate().take(end).skip(start) {
-        if line.starts_with("```") {
-            fenced = !fenced;
-        } else if fenced && !line.trim().is_empty() {
+        if let Some(kind) = line.strip_prefix("```") {
+            // What a command prints stands in a block of text.
+            block = block.is_none().then_some(kind != "text");
+        } else if block == Some(true) && !line.trim().is_empty() {
             commands += 1;
             let command = line
                 .split('#')

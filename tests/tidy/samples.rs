@@ -153,6 +153,10 @@ fn readme_commands_are_counted() {
     assert!(readme_findings(&sample("README.md", good)).is_empty());
     let more = good.replace("```sh\n", "```sh\napt install x\n");
     assert_eq!(lines(&readme_findings(&sample("README.md", &more))), [6]);
+    let printed = good.replace("```sh\n", "```text\nready\n```\n\n```sh\n");
+    assert!(readme_findings(&sample("README.md", &printed)).is_empty());
+    let hidden = printed.replace("## More", "```sh\napt install x\n```\n\n## More");
+    assert_eq!(lines(&readme_findings(&sample("README.md", &hidden))), [15]);
     assert_eq!(
         lines(&readme_findings(&sample(
             "README.md",
