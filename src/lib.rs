@@ -17,6 +17,7 @@ pub mod load;
 pub mod observe;
 pub mod profiles;
 pub mod proxy_protocol;
+pub mod reason;
 pub mod ring;
 pub mod table;
 pub mod tls;

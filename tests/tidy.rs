@@ -27,6 +27,7 @@ mod text;
 const ROOMS: &[&[&str]] = &[
     &["ring"],
     &["limits"],
+    &["reason"],
     &["files"],
     &["proxy_protocol"],
     &["table"],

@@ -4,7 +4,7 @@
 
 use adit::backend::{Progress, UpstreamAnswer};
 use adit::limits::PROXY_ANSWER_MAX;
-use adit::observe::CloseReason;
+use adit::reason::CloseReason;
 use libfuzzer_sys::fuzz_target;
 
 /// Where the header ends, with pieces of `size` bytes; `None` while it has no end.

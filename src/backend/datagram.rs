@@ -10,7 +10,7 @@ use super::servers::Claim;
 use super::way::Way;
 use crate::config::HostPort;
 use crate::limits::UDP_QUEUE;
-use crate::observe::CloseReason;
+use crate::reason::CloseReason;
 use crate::ring::{self, UdpSocket};
 
 /// A socket for one tunnel's datagrams.

@@ -24,7 +24,7 @@ use super::upstream::{Answer, Progress, Upstream};
 use super::way::{Way, name_of};
 use crate::config::{Host, HostPort};
 use crate::limits::{DIAL_SERVERS_MAX, LINGER, NAME_STALE_PATIENCE, PROXY_ANSWER_PEEK};
-use crate::observe::CloseReason;
+use crate::reason::CloseReason;
 use crate::ring::{self, RingBuf, TcpOptions, TcpStream, oneshot};
 use crate::table::Published;
 use crate::tls::{ClientHandshake, ClientStream, HandshakeError, ServerFailure};
@@ -134,7 +134,7 @@ impl Dialer {
                 .await;
             let event = match &reached {
                 Ok(_) => Some(Event::Connected),
-                Err(reason) => blames_server(*reason).then_some(Event::Failed(*reason)),
+                Err(reason) => reason.blames_server().then_some(Event::Failed(*reason)),
             };
             if let Some(event) = event {
                 claim.server.step(event, group.health(), ring::now());
@@ -449,22 +449,6 @@ pub fn of_upstream(reason: CloseReason) -> CloseReason {
         CloseReason::NodeLimit | CloseReason::ConnectTimeout => reason,
         _ => CloseReason::UpstreamUnreachable,
     }
-}
-
-/// Whether a failure says something about the server, and not about what leads there.
-#[must_use]
-pub fn blames_server(reason: CloseReason) -> bool {
-    !matches!(
-        reason,
-        CloseReason::NodeLimit
-            | CloseReason::NameTimeout
-            | CloseReason::NameLimit
-            | CloseReason::GatewayError
-            | CloseReason::UpstreamUnreachable
-            | CloseReason::UpstreamAuthentication
-            | CloseReason::UpstreamRefused
-            | CloseReason::UpstreamProtocol
-    )
 }
 
 /// What a failure to connect means for the app.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::config;
 use crate::limits::SLOW_START_LEAST;
-use crate::observe::CloseReason;
+use crate::reason::CloseReason;
 
 /// What has happened with a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,9 +22,7 @@ mod way;
 
 pub use balance::Turn;
 pub use datagram::Socket;
-pub use dial::{
-    Dialer, Dialled, Reached, ServerEnd, blames_server, of_name, of_tls, of_upstream, reason_of,
-};
+pub use dial::{Dialer, Dialled, Reached, ServerEnd, of_name, of_tls, of_upstream, reason_of};
 pub use guard::OwnAddresses;
 pub use health::Event;
 pub use queue::Asker;

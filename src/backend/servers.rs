@@ -15,7 +15,8 @@ use super::balance::Turn;
 use super::health::{Event, Health, State, share};
 use crate::config::{self, Balance, HostPort, Service, ServiceKind};
 use crate::limits::TRIAL_TIME;
-use crate::observe::{CloseReason, LastCheck, ServerInfo};
+use crate::observe::{LastCheck, ServerInfo};
+use crate::reason::CloseReason;
 
 /// A server that is alive.
 const ALIVE: u64 = 0;

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::config::{HostPort, UpstreamProxy};
 use crate::files::read_secret;
 use crate::limits::{PROXY_ANSWER_HEADERS, PROXY_ANSWER_MAX, PROXY_INTERIM_MAX, PROXY_USER_MAX};
-use crate::observe::CloseReason;
+use crate::reason::CloseReason;
 
 /// An HTTP proxy with its credentials. They are not in its debug form.
 #[derive(Clone)]

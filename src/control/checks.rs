@@ -17,7 +17,7 @@ use super::reach::reach;
 use crate::backend::{ResolverHandle, ServerState, Watch, of_tls, reason_of};
 use crate::engine::Node;
 use crate::limits::{CHECK_POLL, CHECKS_AT_ONCE};
-use crate::observe::CloseReason;
+use crate::reason::CloseReason;
 
 /// Checks the servers whose services ask for it, for ever. A reload counts from the next look on.
 pub async fn check_servers(node: Arc<Node>, resolver: ResolverHandle) {

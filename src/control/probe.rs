@@ -22,7 +22,8 @@ use crate::backend::{Means, ResolverHandle, name_of, own_introduction};
 use crate::certs::describe::{CertificateDescription, described, escaped};
 use crate::config::{Config, HostPort, Service, ServiceKind};
 use crate::limits::{PROBE_AFTERMATH, PROBES_AT_ONCE};
-use crate::observe::{CloseReason, TlsVersion};
+use crate::observe::TlsVersion;
+use crate::reason::CloseReason;
 use crate::tls::{Shown, TlsError, Witness, alert_name, words};
 
 /// What one server is like.

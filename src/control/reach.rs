@@ -13,7 +13,7 @@ use crate::backend::{
 };
 use crate::config::{Host, HostPort};
 use crate::limits::PROXY_ANSWER_MAX;
-use crate::observe::CloseReason;
+use crate::reason::CloseReason;
 
 /// Connects to a server, through `upstream` where there is one.
 pub(super) async fn reach(

@@ -14,8 +14,9 @@ use crate::config::AdminListen;
 use crate::engine::ChangeError;
 use crate::engine::{Inherited, Predecessor};
 use crate::observe::{
-    AdminRecord, CloseReason, CoreMetrics, NodeGauges, ServerInfo, Stage, TunnelFilter, TunnelInfo,
+    AdminRecord, CoreMetrics, NodeGauges, ServerInfo, Stage, TunnelFilter, TunnelInfo,
 };
+use crate::reason::CloseReason;
 use crate::table::{DeviceChanges, DeviceRegistry};
 
 #[derive(Default)]

@@ -17,7 +17,7 @@ use crate::certs::self_signed::{Plan, Prepared};
 use crate::certs::{CertError, Finding};
 use crate::config::{Config, Stale};
 use crate::files;
-use crate::observe::CloseReason;
+use crate::reason::CloseReason;
 use crate::table::RegistryError;
 use crate::tls::{
     self, CrlErrors, DeviceVerifier, Resumption, RevocationPolicy, Scope, ServerTls, StalePolicy,

@@ -24,9 +24,9 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
 use super::admin_record::AdminRecord;
-use super::reason::CloseReason;
 use super::sink::{LogFile, Output, Stdout};
 use crate::limits::{AUDIT_BATCH, AUDIT_QUEUE, AUDIT_STOP};
+use crate::reason::CloseReason;
 
 /// Where the audit log goes.
 #[derive(Clone, Debug, PartialEq, Eq)]

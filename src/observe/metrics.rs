@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::reason::CloseReason;
 use crate::limits::{HISTOGRAM_DIGITS, HISTOGRAM_MAX, HISTOGRAM_MIN};
+use crate::reason::CloseReason;
 use crate::ring;
 
 /// A measured part of a session's way.

@@ -16,7 +16,6 @@ mod metrics;
 mod names;
 mod processes;
 mod prometheus;
-mod reason;
 mod servers;
 mod sink;
 
@@ -36,5 +35,4 @@ pub use metrics::{
 pub use names::NameCounts;
 pub use processes::{PredecessorGauges, with_process};
 pub use prometheus::{NodeGauges, OPENMETRICS, render, render_cores};
-pub use reason::{Answer, CloseReason, Kind, Row, Who};
 pub use servers::{LastCheck, ServerInfo};

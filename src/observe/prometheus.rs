@@ -20,8 +20,8 @@ use super::crl::CrlInfo;
 use super::metrics::{Abuse, CoreMetrics, Stage};
 use super::names::{NameCounts, encode_names};
 use super::processes::{PredecessorGauges, encode_predecessor};
-use super::reason::CloseReason;
 use super::servers::{ServerInfo, encode_servers};
+use crate::reason::CloseReason;
 
 /// The media type of what [`render`] makes.
 pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -1,11 +1,15 @@
 //! The one table of how a session or a tunnel can end.
 //!
 //! Each way has its word (metric label and audit word are the same), who caused it, and what the client is told: a TLS
-//! alert, or an HTTP status with a `Proxy-Status` header (RFC 9209). Metrics, audit log, alerts and answers all read
-//! this table, so they cannot disagree.
+//! alert, or an HTTP status with a `Proxy-Status` header (RFC 9209). The row also says whether it is audited, what the other
+//! direction of an HTTP/2 stream sees, and whether the server is to blame. Metrics, audit log, alerts, answers and the
+//! health of servers all read this table, so they cannot disagree.
 //!
 //! It does not decide anything and sends nothing. What a client is told never names a server, an address, a rule or a
 //! file: the details say only what kind of refusal it was.
+
+use h2::Reason as Reset;
+use rustls::AlertDescription;
 
 /// Who caused an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +65,8 @@ impl Kind {
 pub enum Answer {
     /// Nothing: there is nobody to tell, or the tunnel's own end says it.
     Silent,
-    /// A fatal TLS alert with this description (RFC 8446, section 6). These are the descriptions that rustls sends for
-    /// the fault, so that table and wire agree.
-    Alert(&'static str),
+    /// A fatal TLS alert. These are the descriptions that rustls sends for the fault, so that table and wire agree.
+    Alert(AlertDescription),
     /// An HTTP response.
     Http {
         /// Status code.
@@ -73,6 +76,24 @@ pub enum Answer {
         /// The whole value of the `Proxy-Status` header.
         proxy_status: &'static str,
     },
+}
+
+/// Whether the audit log has a line for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audit {
+    /// One line for each.
+    Line,
+    /// Counted alone: it comes every few seconds, or as fast as a client without a certificate likes.
+    Never,
+}
+
+/// Whether a failure to reach a server speaks against that server, so that it may be marked dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The server did not do what it should.
+    Server,
+    /// Somebody else failed: the gateway, the client, the name service, the upstream proxy.
+    Other,
 }
 
 /// One row of the table.
@@ -86,14 +107,20 @@ pub struct Row {
     pub kind: Kind,
     /// What the client is told.
     pub answer: Answer,
+    /// Whether it is audited.
+    pub audit: Audit,
+    /// Code of the RST_STREAM that ends an HTTP/2 stream (RFC 9113, sections 7 and 8.5).
+    pub reset: Reset,
+    /// Whom a failed attempt to reach a server speaks against.
+    pub blame: Blame,
 }
 
 macro_rules! answer {
     (silent) => {
         Answer::Silent
     };
-    (alert $description:literal) => {
-        Answer::Alert($description)
+    (alert $alert:ident) => {
+        Answer::Alert(AlertDescription::$alert)
     };
     (http $status:literal $error:literal $details:literal) => {
         Answer::Http {
@@ -104,10 +131,41 @@ macro_rules! answer {
     };
 }
 
+// What a row leaves out.
+macro_rules! audit {
+    () => {
+        Audit::Line
+    };
+    (unaudited) => {
+        Audit::Never
+    };
+}
+
+macro_rules! reset {
+    () => {
+        Reset::CANCEL
+    };
+    ($reset:ident) => {
+        Reset::$reset
+    };
+}
+
+macro_rules! blame {
+    () => {
+        Blame::Other
+    };
+    (blamed) => {
+        Blame::Server
+    };
+}
+
 // A macro, because it lets the compiler hold what a list of rows cannot: a variant without a row does not exist, and
 // `ALL` and the array sizes follow from the same lines.
 macro_rules! close_reasons {
-    ($($(#[$doc:meta])* $variant:ident = $word:literal $who:ident $kind:ident ($($answer:tt)+);)+) => {
+    ($(
+        $(#[$doc:meta])* $variant:ident = $word:literal $who:ident $kind:ident ($($answer:tt)+)
+        $([$audit:ident])? $(reset $reset:ident)? $(server $blame:ident)?;
+    )+) => {
         /// Why a session or tunnel ended. [`row`](Self::row) says what follows from it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
@@ -128,6 +186,9 @@ macro_rules! close_reasons {
                         who: Who::$who,
                         kind: Kind::$kind,
                         answer: answer!($($answer)+),
+                        audit: audit!($($audit)?),
+                        reset: reset!($($reset)?),
+                        blame: blame!($($blame)?),
                     },)+
                 }
             }
@@ -144,22 +205,22 @@ close_reasons! {
     /// The client reset the connection.
     ClientReset = "client-reset" Client End (silent);
     /// The server reset the connection.
-    ServerReset = "server-reset" Server End (silent);
+    ServerReset = "server-reset" Server End (silent) reset CONNECT_ERROR;
     /// The client sent what it must not in an HTTP/2 session; `adit_http2_abuse_total` says what.
-    ClientFlood = "client-flood" Client End (silent);
+    ClientFlood = "client-flood" Client End (silent) reset ENHANCE_YOUR_CALM;
     /// The client of an HTTP/2 session let no byte through its flow control, or left SETTINGS unacknowledged, for so long that
     /// it is taken to be gone.
-    ClientStalled = "client-stalled" Client End (silent);
+    ClientStalled = "client-stalled" Client End (silent) reset ENHANCE_YOUR_CALM;
     /// The client broke the HTTP/2 protocol.
-    Http2Protocol = "http-framing" Client End (silent);
+    Http2Protocol = "http-framing" Client End (silent) reset PROTOCOL_ERROR;
     /// The server's connection ended without `close_notify`, so its last bytes may be missing.
-    ServerTruncated = "server-truncated" Server End (silent);
+    ServerTruncated = "server-truncated" Server End (silent) reset CONNECT_ERROR;
     /// TLS with the server broke: an alert, or a breach of the protocol.
-    ServerTlsBroken = "server-tls-broken" Server End (silent);
+    ServerTlsBroken = "server-tls-broken" Server End (silent) reset CONNECT_ERROR;
     /// No byte in either direction for the idle timeout; for an HTTP/2 session, no tunnel.
     IdleTimeout = "idle-timeout" Client End (silent);
     /// A stream of capsules cannot be read any more (RFC 9297, section 3.3).
-    CapsuleProtocol = "capsule-protocol" Client End (silent);
+    CapsuleProtocol = "capsule-protocol" Client End (silent) reset PROTOCOL_ERROR;
     /// The client asked what the gateway is for, and was answered. No tunnel was opened.
     ConfigurationRead = "configuration-read" Client End (silent);
     /// The tunnel has been open for as long as it may.
@@ -167,47 +228,48 @@ close_reasons! {
     /// The tunnel was still open when the drain timeout ran out.
     DrainTimeout = "drain-timeout" Gateway End (silent);
     /// The registry says now that the device is blocked.
-    CutDeviceBlocked = "cut-device-blocked" Policy End (alert "access_denied");
+    CutDeviceBlocked = "cut-device-blocked" Policy End (alert AccessDenied);
     /// The device is not in the registry any more, and unmanaged devices are blocked.
-    CutDeviceUnmanaged = "cut-device-unmanaged" Policy End (alert "access_denied");
+    CutDeviceUnmanaged = "cut-device-unmanaged" Policy End (alert AccessDenied);
     /// The client certificate was revoked while the tunnel was open.
-    CutCertificateRevoked = "cut-certificate-revoked" Policy End (alert "certificate_revoked");
+    CutCertificateRevoked = "cut-certificate-revoked" Policy End (alert CertificateRevoked);
     /// The client certificate, or one of its issuers, expired while the tunnel was open.
-    CutCertificateExpired = "cut-certificate-expired" Policy End (alert "certificate_expired");
+    CutCertificateExpired = "cut-certificate-expired" Policy End (alert CertificateExpired);
     /// The client certificate does not chain to a group certificate any more.
-    CutCertificateUntrusted = "cut-certificate-untrusted" Policy End (alert "unknown_ca");
+    CutCertificateUntrusted = "cut-certificate-untrusted" Policy End (alert UnknownCA);
     /// The profile reads other names in the client certificate now.
-    CutIdentityChanged = "cut-identity-changed" Policy End (alert "access_denied");
+    CutIdentityChanged = "cut-identity-changed" Policy End (alert AccessDenied);
     /// No rule allows this app to reach this destination any more.
-    CutNoRule = "cut-no-rule" Policy End (alert "access_denied");
+    CutNoRule = "cut-no-rule" Policy End (alert AccessDenied);
     /// The rules lead to another service now.
-    CutRerouted = "cut-rerouted" Policy End (alert "access_denied");
+    CutRerouted = "cut-rerouted" Policy End (alert AccessDenied);
     /// The node has no profile any more.
-    CutUnconfigured = "cut-unconfigured" Policy End (alert "access_denied");
+    CutUnconfigured = "cut-unconfigured" Policy End (alert AccessDenied);
     /// The tunnel was closed through the admin listener.
-    CutByAdmin = "cut-by-admin" Policy End (alert "access_denied");
+    CutByAdmin = "cut-by-admin" Policy End (alert AccessDenied);
     /// A fault of the node itself; the status is for a fault before the tunnel was open.
-    GatewayError = "gateway-error" Gateway End (http 500 "proxy_internal_error" "internal error");
+    GatewayError = "gateway-error" Gateway End (http 500 "proxy_internal_error" "internal error")
+        reset INTERNAL_ERROR;
 
     // In front of the session.
-    /// The connection ended before its first byte, as the check of a load balancer does. Not audited.
-    Unused = "unused" Client Abandoned (silent);
-    /// The plain listener has answered a health check. Not audited.
-    HealthCheck = "health-check" Client Abandoned (silent);
+    /// The connection ended before its first byte, as the check of a load balancer does.
+    Unused = "unused" Client Abandoned (silent) [unaudited];
+    /// The plain listener has answered a health check.
+    HealthCheck = "health-check" Client Abandoned (silent) [unaudited];
     /// Only trusted proxies may send a PROXY protocol header, or use the plain listener, and this was none.
-    ProxyUntrusted = "proxy-untrusted" Policy Refusal (alert "access_denied");
+    ProxyUntrusted = "proxy-untrusted" Policy Refusal (alert AccessDenied);
     /// The connection of a trusted proxy did not begin with the PROXY protocol header that is required.
-    ProxyMissing = "proxy-missing" Client Refusal (alert "decode_error");
+    ProxyMissing = "proxy-missing" Client Refusal (alert DecodeError);
     /// A PROXY protocol header that breaks its specification.
-    ProxyMalformed = "proxy-malformed" Client Refusal (alert "decode_error");
+    ProxyMalformed = "proxy-malformed" Client Refusal (alert DecodeError);
 
     // Before a client has shown who it is.
     /// Too many clients had not shown who they are, and this one had kept the gateway waiting for longest.
-    UnauthenticatedLimit = "unauthenticated-limit" Gateway Abandoned (silent);
+    UnauthenticatedLimit = "unauthenticated-limit" Gateway Abandoned (silent) [unaudited];
     /// The same of the clients of one source address.
-    SourceLimit = "source-limit" Client Abandoned (silent);
-    /// Too many handshakes of the source address had failed. Counted, and not written to the audit log.
-    SourceFailures = "source-failures" Client Abandoned (silent);
+    SourceLimit = "source-limit" Client Abandoned (silent) [unaudited];
+    /// Too many handshakes of the source address had failed.
+    SourceFailures = "source-failures" Client Abandoned (silent) [unaudited];
 
     // The TLS handshake.
     /// The handshake was not complete within the handshake timeout.
@@ -215,28 +277,28 @@ close_reasons! {
     /// The client left during the handshake, or refused the gateway's certificate.
     HandshakeAborted = "handshake-aborted" Client Abandoned (silent);
     /// The first bytes were not TLS.
-    NotTls = "not-tls" Client Refusal (alert "decode_error");
+    NotTls = "not-tls" Client Refusal (alert DecodeError);
     /// No client certificate was presented.
-    CertificateRequired = "certificate-required" Policy Refusal (alert "certificate_required");
+    CertificateRequired = "certificate-required" Policy Refusal (alert CertificateRequired);
     /// The client certificate does not chain to a group certificate.
-    UnknownCa = "unknown-ca" Policy Refusal (alert "unknown_ca");
+    UnknownCa = "unknown-ca" Policy Refusal (alert UnknownCA);
     /// The client certificate, or one of its issuers, has expired.
-    CertificateExpired = "certificate-expired" Policy Refusal (alert "certificate_expired");
+    CertificateExpired = "certificate-expired" Policy Refusal (alert CertificateExpired);
     /// The client certificate is not valid yet. TLS has no alert of its own for this (RFC 8446, section 6.2).
-    CertificateNotYetValid = "certificate-not-yet-valid" Policy Refusal (alert "certificate_expired");
+    CertificateNotYetValid = "certificate-not-yet-valid" Policy Refusal (alert CertificateExpired);
     /// The client certificate is revoked.
-    CertificateRevoked = "certificate-revoked" Policy Refusal (alert "certificate_revoked");
+    CertificateRevoked = "certificate-revoked" Policy Refusal (alert CertificateRevoked);
     /// No valid CRL covers the client certificate. The alert is the one that OpenSSL and rustls send here.
-    RevocationUnknown = "revocation-unknown" Policy Refusal (alert "unknown_ca");
+    RevocationUnknown = "revocation-unknown" Policy Refusal (alert UnknownCA);
     /// The client certificate is not meant for client authentication.
-    CertificateUsage = "certificate-usage" Policy Refusal (alert "unsupported_certificate");
+    CertificateUsage = "certificate-usage" Policy Refusal (alert UnsupportedCertificate);
     /// The client certificate cannot be read or has a broken signature.
-    CertificateInvalid = "certificate-invalid" Policy Refusal (alert "bad_certificate");
+    CertificateInvalid = "certificate-invalid" Policy Refusal (alert BadCertificate);
     /// The client certificate is valid but holds no name where the profile looks for the device.
-    IdentityMissing = "identity-missing" Policy Refusal (alert "access_denied");
+    IdentityMissing = "identity-missing" Policy Refusal (alert AccessDenied);
     /// Another breach of the TLS protocol, or no version or cipher suite in common. rustls chooses the alert by the
     /// fault; the one given is for nothing in common.
-    TlsProtocol = "tls-protocol" Client Refusal (alert "handshake_failure");
+    TlsProtocol = "tls-protocol" Client Refusal (alert HandshakeFailure);
 
     // The tunnel request.
     /// Not a valid CONNECT request.
@@ -276,41 +338,51 @@ close_reasons! {
 
     // Dialling the server.
     /// Each server that was tried refused the connection.
-    ServerRefused = "server-refused" Server Refusal (http 502 "connection_refused" "server refused the connection");
+    ServerRefused = "server-refused" Server Refusal (http 502 "connection_refused" "server refused the connection")
+        reset CONNECT_ERROR server blamed;
     /// No route to the server.
-    ServerUnreachable = "server-unreachable" Server Refusal (http 502 "destination_ip_unroutable" "server is unreachable");
+    ServerUnreachable = "server-unreachable" Server Refusal (http 502 "destination_ip_unroutable" "server is unreachable")
+        reset CONNECT_ERROR server blamed;
     /// The server's name does not exist or has no address.
-    NameNotFound = "name-not-found" Server Refusal (http 502 "dns_error" "name not found");
+    NameNotFound = "name-not-found" Server Refusal (http 502 "dns_error" "name not found")
+        reset CONNECT_ERROR server blamed;
     /// The name service did not answer in time.
-    NameTimeout = "name-timeout" Server Refusal (http 504 "dns_timeout" "name not resolved in time");
+    NameTimeout = "name-timeout" Server Refusal (http 504 "dns_timeout" "name not resolved in time")
+        reset CONNECT_ERROR;
     /// The device waits for as many names as it may.
     NameLimit = "name-limit" Gateway Refusal (http 503 "connection_limit_reached" "device waits for too many names");
     /// The server did not answer within the connect timeout.
-    ConnectTimeout = "connect-timeout" Server Refusal (http 504 "connection_timeout" "server did not answer in time");
+    ConnectTimeout = "connect-timeout" Server Refusal (http 504 "connection_timeout" "server did not answer in time")
+        reset CONNECT_ERROR server blamed;
     /// TLS with the server failed: a breach of the protocol, or nothing in common.
-    ServerTls = "server-tls" Server Refusal (http 502 "tls_protocol_error" "TLS with the server failed");
+    ServerTls = "server-tls" Server Refusal (http 502 "tls_protocol_error" "TLS with the server failed")
+        reset CONNECT_ERROR server blamed;
     /// The server ended the handshake with an alert, for example because it wants a client certificate.
-    ServerTlsAlert = "server-tls-alert" Server Refusal (http 502 "tls_alert_received" "server refused TLS with an alert");
+    ServerTlsAlert = "server-tls-alert" Server Refusal (http 502 "tls_alert_received" "server refused TLS with an alert")
+        reset CONNECT_ERROR server blamed;
     /// The server's certificate is expired, of an unknown CA, or for another name.
     ServerCertificate = "server-certificate" Server Refusal
-        (http 502 "tls_certificate_error" "server's certificate is not accepted");
+        (http 502 "tls_certificate_error" "server's certificate is not accepted")
+        reset CONNECT_ERROR server blamed;
     /// Each server of the service is drained, or dead where dead ones are not tried.
-    NoServer = "no-server" Server Refusal (http 502 "destination_unavailable" "no server takes tunnels");
+    NoServer = "no-server" Server Refusal (http 502 "destination_unavailable" "no server takes tunnels")
+        reset CONNECT_ERROR;
     /// The upstream proxy cannot be connected to.
     UpstreamUnreachable = "upstream-proxy-unreachable" Server Refusal
-        (http 502 "destination_unavailable" "upstream proxy is unreachable");
+        (http 502 "destination_unavailable" "upstream proxy is unreachable") reset CONNECT_ERROR;
     /// The upstream proxy does not accept the credentials that are configured.
     UpstreamAuthentication = "upstream-proxy-authentication" Policy Refusal
         (http 502 "proxy_configuration_error" "upstream proxy wants other credentials");
     /// The upstream proxy refuses this destination.
     UpstreamRefused = "upstream-proxy-refused" Server Refusal
-        (http 502 "connection_refused" "upstream proxy refused the destination");
+        (http 502 "connection_refused" "upstream proxy refused the destination") reset CONNECT_ERROR;
     /// The upstream proxy did not reach the server.
     UpstreamFailed = "upstream-proxy-failed" Server Refusal
-        (http 502 "destination_unavailable" "upstream proxy did not reach the server");
+        (http 502 "destination_unavailable" "upstream proxy did not reach the server")
+        reset CONNECT_ERROR server blamed;
     /// The upstream proxy's answer is not HTTP, or too long.
     UpstreamProtocol = "upstream-proxy-protocol" Server Refusal
-        (http 502 "http_protocol_error" "upstream proxy gave no valid answer");
+        (http 502 "http_protocol_error" "upstream proxy gave no valid answer") reset CONNECT_ERROR;
 
     // Limits.
     /// The node holds as many tunnels as it may.
@@ -356,7 +428,7 @@ impl CloseReason {
     pub const fn status(self) -> Option<u16> {
         match self.row().answer {
             Answer::Http { status, .. } => Some(status),
-            _ => None,
+            Answer::Silent | Answer::Alert(_) => None,
         }
     }
 
@@ -365,7 +437,7 @@ impl CloseReason {
     pub const fn proxy_error(self) -> Option<&'static str> {
         match self.row().answer {
             Answer::Http { error, .. } => Some(error),
-            _ => None,
+            Answer::Silent | Answer::Alert(_) => None,
         }
     }
 
@@ -374,17 +446,35 @@ impl CloseReason {
     pub const fn proxy_status(self) -> Option<&'static str> {
         match self.row().answer {
             Answer::Http { proxy_status, .. } => Some(proxy_status),
-            _ => None,
+            Answer::Silent | Answer::Alert(_) => None,
         }
     }
 
-    /// The description of the TLS alert that the client gets, in the spelling of RFC 8446, section 6.
+    /// The TLS alert that the client gets.
     #[must_use]
-    pub const fn alert(self) -> Option<&'static str> {
+    pub const fn alert(self) -> Option<AlertDescription> {
         match self.row().answer {
-            Answer::Alert(description) => Some(description),
-            _ => None,
+            Answer::Alert(alert) => Some(alert),
+            Answer::Silent | Answer::Http { .. } => None,
         }
+    }
+
+    /// Whether the audit log has a line for it.
+    #[must_use]
+    pub const fn is_audited(self) -> bool {
+        matches!(self.row().audit, Audit::Line)
+    }
+
+    /// The code of the RST_STREAM that ends an HTTP/2 stream.
+    #[must_use]
+    pub const fn reset(self) -> Reset {
+        self.row().reset
+    }
+
+    /// Whether a failed attempt speaks against the server itself, and not against what leads there.
+    #[must_use]
+    pub const fn blames_server(self) -> bool {
+        matches!(self.row().blame, Blame::Server)
     }
 
     /// Whether the gateway said no: such an end is audited as a refusal.
@@ -395,119 +485,4 @@ impl CloseReason {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-
-    /// RFC 9209, section 2.3, those that the table uses.
-    const PROXY_ERRORS: [&str; 17] = [
-        "destination_unavailable",
-        "tls_protocol_error",
-        "tls_certificate_error",
-        "tls_alert_received",
-        "http_protocol_error",
-        "proxy_configuration_error",
-        "dns_timeout",
-        "dns_error",
-        "destination_ip_prohibited",
-        "destination_ip_unroutable",
-        "connection_refused",
-        "connection_timeout",
-        "connection_limit_reached",
-        "http_request_error",
-        "http_request_denied",
-        "proxy_internal_response",
-        "proxy_internal_error",
-    ];
-
-    #[test]
-    fn words_are_unique_and_in_kebab_case() {
-        let mut seen = HashSet::new();
-        for reason in CloseReason::ALL {
-            let word = reason.word();
-            assert!(seen.insert(word), "{word} twice");
-            assert!(
-                word.bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
-                "{word}"
-            );
-        }
-    }
-
-    #[test]
-    fn index_is_the_place_in_all() {
-        for (place, reason) in CloseReason::ALL.iter().enumerate() {
-            assert_eq!(reason.index(), place);
-        }
-    }
-
-    #[test]
-    fn what_policy_ends_and_each_refusal_tell_the_client_and_nothing_else_but_a_fault_does() {
-        for reason in CloseReason::ALL {
-            let told = reason.status().is_some() || reason.alert().is_some();
-            let cut = reason.row().kind == Kind::End && reason.who() == Who::Policy;
-            let may_tell = reason.is_refusal() || cut || *reason == CloseReason::GatewayError;
-            assert_eq!(told, may_tell, "{reason:?}");
-        }
-    }
-
-    #[test]
-    fn proxy_status_is_distinct_and_well_formed() {
-        let mut seen = HashSet::new();
-        for reason in CloseReason::ALL {
-            let Some(value) = reason.proxy_status() else {
-                continue;
-            };
-            assert!(seen.insert(value), "{value} twice");
-            assert!(
-                PROXY_ERRORS.contains(&reason.proxy_error().expect("has a header")),
-                "{value}"
-            );
-            // An sf-string (RFC 8941, section 3.3.3) holds printable ASCII; these need no escapes.
-            let details = value.split("details=").nth(1).expect("has details");
-            let inner = details
-                .strip_prefix('"')
-                .and_then(|d| d.strip_suffix('"'))
-                .expect("quoted");
-            assert!(
-                inner
-                    .bytes()
-                    .all(|b| (b' '..0x7f).contains(&b) && b != b'"' && b != b'\\'),
-                "{inner}"
-            );
-        }
-        assert_eq!(
-            CloseReason::DeviceUnmanaged.proxy_status(),
-            Some("adit; error=http_request_denied; details=\"device is not managed\"")
-        );
-    }
-
-    /// Apple's relay clients go to the destination themselves when they get both.
-    #[test]
-    fn only_one_reason_sends_a_device_elsewhere() {
-        let elsewhere = |reason: &CloseReason| {
-            reason.status() == Some(503) && reason.proxy_error() == Some("destination_unavailable")
-        };
-        let found: Vec<_> = CloseReason::ALL.iter().copied().filter(elsewhere).collect();
-        assert_eq!(found, [CloseReason::NoRuleDirect]);
-    }
-
-    #[test]
-    fn statuses_are_those_of_the_contract() {
-        for reason in CloseReason::ALL {
-            let Some(status) = reason.status() else {
-                continue;
-            };
-            let expected: &[u16] = match (reason.row().kind, reason.who()) {
-                (Kind::Refusal, Who::Client) => &[400, 405, 408, 431, 501],
-                (Kind::Refusal, Who::Policy) if *reason == CloseReason::NoRuleDirect => &[503],
-                (Kind::Refusal, Who::Policy) => &[403, 502],
-                (Kind::Refusal, Who::Server) => &[502, 504],
-                (Kind::Refusal, Who::Gateway) => &[503],
-                _ => &[500],
-            };
-            assert!(expected.contains(&status), "{reason:?} {status}");
-        }
-    }
-}
+mod tests;

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use super::core::Core;
 use crate::limits::{FAILED_HANDSHAKES_BURST, GUEST_GRACE, LINGER, RELIEVED_PART, SOURCES_MAX};
-use crate::observe::{CloseReason, Who};
+use crate::reason::{CloseReason, Who};
 use crate::ring;
 
 /// What clients that have not shown who they are may take of a core.

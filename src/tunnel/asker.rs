@@ -15,7 +15,8 @@ use super::open::Peer;
 use super::session::{identify, subject_before};
 use super::sweep::still_trusted;
 use crate::config::ClientIdentity;
-use crate::observe::{CloseReason, Subject};
+use crate::observe::Subject;
+use crate::reason::CloseReason;
 use crate::ring::TcpStream;
 
 /// Who asks in a session with many requests.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustls::AlertDescription;
 
-use crate::observe::CloseReason;
+use crate::reason::CloseReason;
 use crate::ring::{self, Pieces, RingBuf, Spacing, TcpStream};
 use crate::tls::{CONTIGUOUS, ClientStream, Received, ServerStream, StreamError};
 

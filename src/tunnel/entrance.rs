@@ -9,11 +9,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::config::{Listener, ListenerKind, ProxyProtocol};
 use crate::limits::{BEGINNING_MAX, LINGER};
-use crate::observe::CloseReason;
 use crate::proxy_protocol::{self, CLIENT_CERT_CONNECTION, CLIENT_CERT_SESSION, Header, Parsed};
+use crate::reason::CloseReason;
 use crate::ring::{self, RingBuf, TcpStream};
 
-use super::outcome::alert_of;
 use super::response::plain_refusal;
 
 /// A connection that may become a session.
@@ -140,7 +139,7 @@ fn certificate(header: Header) -> Option<Vec<u8>> {
 /// read.
 pub(super) async fn refuse(stream: &TcpStream, by: ListenerKind, reason: CloseReason) {
     let answer = match by {
-        ListenerKind::Https => alert_of(reason).map(|alert| {
+        ListenerKind::Https => reason.alert().map(|alert| {
             // A fatal alert of a session without keys (RFC 8446, sections 5.1 and 6).
             vec![21, 3, 3, 0, 2, 2, alert.into()]
         }),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::bucket::Bucket;
 use crate::config::{Profile, TrafficLimits};
-use crate::observe::CloseReason;
+use crate::reason::CloseReason;
 use crate::ring;
 
 /// The way of bytes through a tunnel.

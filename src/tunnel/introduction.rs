@@ -6,10 +6,11 @@ use std::time::SystemTime;
 
 use super::open::Peer;
 use crate::config::{HostPort, ProxyVersion};
-use crate::observe::{CloseReason, TlsVersion};
+use crate::observe::TlsVersion;
 use crate::proxy_protocol::{
     CLIENT_CERT_CONNECTION, CLIENT_CERT_SESSION, CLIENT_TLS, Details, Endpoints, Header, TlsDetails,
 };
+use crate::reason::CloseReason;
 use crate::tls::common_name;
 
 /// How a session came to the gateway.

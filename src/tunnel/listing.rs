@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use super::core::{Core, Live};
 use crate::limits::{SWEEP_CHUNK, SWEEP_PAUSE};
-use crate::observe::{CloseReason, TunnelFilter, TunnelInfo};
+use crate::observe::{TunnelFilter, TunnelInfo};
+use crate::reason::CloseReason;
 use crate::ring;
 
 /// Lists, in chunks, the tunnels that `filter` chooses: `reply` gets how many there are, and the `limit` oldest of them,

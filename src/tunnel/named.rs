@@ -12,11 +12,11 @@ use rustls::{AlertDescription, ServerConfig};
 
 use super::core::{Core, Snapshot};
 use super::open::{Peer, open};
-use super::outcome::{Outcome, alert_of, record};
+use super::outcome::{Outcome, record};
 use super::relay::Behind;
 use crate::config::{Host, HostPattern, HostPort};
 use crate::limits::{BEGINNING_MAX, LINGER};
-use crate::observe::Who;
+use crate::reason::Who;
 use crate::ring::{self, RingBuf, TcpStream};
 use crate::tls::{Hello, HelloReader, ServerStream};
 
@@ -135,7 +135,7 @@ pub(super) async fn session(
         }
         Err(reason) => {
             record(core, &outcome, reason);
-            let alert = alert_of(reason).unwrap_or(match reason.who() {
+            let alert = reason.alert().unwrap_or(match reason.who() {
                 Who::Policy => AlertDescription::AccessDenied,
                 Who::Client | Who::Server | Who::Gateway => AlertDescription::InternalError,
             });

@@ -18,7 +18,8 @@ use super::tls_server::TlsServer;
 use super::udp::UdpServer;
 use crate::backend::{Claim, Reached, ServerEnd as Dialled, Socket};
 use crate::config::HostPort;
-use crate::observe::{AuditEvent, CloseReason, Stage, Subject};
+use crate::observe::{AuditEvent, Stage, Subject};
+use crate::reason::CloseReason;
 use crate::ring;
 use crate::tls::PeerIdentity;
 

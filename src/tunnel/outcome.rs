@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustls::AlertDescription;
-
 use super::core::Core;
 use crate::config::HostPort;
-use crate::observe::{AuditEvent, AuditRecord, CloseReason, Subject};
+use crate::observe::{AuditEvent, AuditRecord, Subject};
+use crate::reason::CloseReason;
 
 /// What is known of a tunnel that is asked for, for the record of its end.
 pub(super) struct Outcome {
@@ -27,18 +26,10 @@ impl Outcome {
     }
 }
 
-/// Counts and records what came to no tunnel. The checks of load balancers are counted alone: they come every few seconds;
-/// and so is what is given up or not let in, which comes as fast as a client without a certificate likes.
+/// Counts what came to no tunnel, and writes it to the audit log where its row says so.
 pub(super) fn record(core: &Core, outcome: &Outcome, reason: CloseReason) {
     core.count(reason);
-    if matches!(
-        reason,
-        CloseReason::Unused
-            | CloseReason::HealthCheck
-            | CloseReason::UnauthenticatedLimit
-            | CloseReason::SourceLimit
-            | CloseReason::SourceFailures
-    ) {
+    if !reason.is_audited() {
         return;
     }
     let event = AuditEvent::Refused {
@@ -63,18 +54,4 @@ pub(super) fn audit(
             event,
         });
     }
-}
-
-/// The alert that a client gets behind the handshake.
-pub(super) fn alert_of(reason: CloseReason) -> Option<AlertDescription> {
-    Some(match reason.alert()? {
-        "access_denied" => AlertDescription::AccessDenied,
-        "decode_error" => AlertDescription::DecodeError,
-        "bad_certificate" => AlertDescription::BadCertificate,
-        "certificate_expired" => AlertDescription::CertificateExpired,
-        "certificate_revoked" => AlertDescription::CertificateRevoked,
-        "unknown_ca" => AlertDescription::UnknownCA,
-        "unsupported_certificate" => AlertDescription::UnsupportedCertificate,
-        _ => AlertDescription::HandshakeFailure,
-    })
 }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::admission::Guest;
 use super::core::Core;
-use crate::observe::CloseReason;
+use crate::reason::CloseReason;
 use crate::ring::{self, Either};
 
 /// The time for the handshake and the request together, and the client's place among those that are not authenticated.

@@ -22,7 +22,7 @@ use super::response::{established, health};
 use super::session::{refused_request, subject_before};
 use crate::config::ListenerKind;
 use crate::limits::{BEGINNING_MAX, LINGER, REQUEST_EMPTY_LINES, REQUEST_HEADER_MAX};
-use crate::observe::CloseReason;
+use crate::reason::CloseReason;
 use crate::ring::{self, RingBuf, TcpStream};
 
 const END: &[u8] = b"\r\n\r\n";

@@ -4,7 +4,8 @@
 //! [`route`] asks for one.
 
 use crate::config::{HostPort, Rule};
-use crate::observe::{CloseReason, Subject};
+use crate::observe::Subject;
+use crate::reason::CloseReason;
 use crate::table::DeviceState;
 use crate::tls::PeerIdentity;
 

@@ -15,7 +15,7 @@ use super::core::Snapshot;
 use super::policy::authorize;
 use crate::config::{HostPattern, Rule};
 use crate::limits::{PVD_LIFETIME, PVD_RULES_MAX};
-use crate::observe::CloseReason;
+use crate::reason::CloseReason;
 use crate::table::DeviceState;
 use crate::tls::PeerIdentity;
 

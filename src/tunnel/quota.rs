@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::observe::CloseReason;
+use crate::reason::CloseReason;
 
 const SHARDS: usize = 64;
 

@@ -19,9 +19,9 @@ use super::core::{Core, Live};
 use super::ends::{AppEnd, Broken, Data, ServerEnd};
 use super::gates::{Direction, Pass};
 use super::open::Terms;
-use super::outcome::alert_of;
 use crate::limits::{CUT_LINGER, LINGER, SESSION_REST};
-use crate::observe::{CloseReason, Stage, Who};
+use crate::observe::Stage;
+use crate::reason::{CloseReason, Who};
 use crate::ring::{self, Either, RingBuf, TaskHandle};
 
 /// How a direction ended.
@@ -169,7 +169,7 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
                 Ok(()) => CloseReason::Closed,
                 Err(reason) => {
                     // Closed from outside, or because of what the app has sent.
-                    let alert = match self.live.closing.get().and_then(alert_of) {
+                    let alert = match self.live.closing.get().and_then(CloseReason::alert) {
                         Some(alert) => Some((alert, CUT_LINGER)),
                         None => self.ends.alert.get().map(|alert| (alert, LINGER)),
                     };

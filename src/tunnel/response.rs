@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::pvd::MEDIA_TYPE;
-use crate::observe::{CloseReason, Who};
+use crate::reason::{CloseReason, Who};
 
 /// The tunnel is open (RFC 9110, section 9.3.6: no body, no Content-Length, no Transfer-Encoding).
 ///

@@ -22,16 +22,16 @@ use super::http2;
 use super::introduction::Arrival;
 use super::named::{self, Chosen};
 use super::open::{Opened, Peer, open};
-use super::outcome::{Outcome, alert_of, record};
+use super::outcome::{Outcome, record};
 use super::patience::{Patience, bounded, in_time};
-use super::plain;
-use super::pvd;
 use super::relay::Behind;
 use super::request::{ConnectRequest, RequestError, RequestParser};
 use super::response::{configuration, established, refusal};
+use super::{plain, pvd};
 use crate::config::{HostPort, ListenerKind};
 use crate::limits::{CLIENT_GONE_AFTER, LINGER};
-use crate::observe::{CloseReason, HandshakeKind, Stage, Subject, TlsVersion};
+use crate::observe::{HandshakeKind, Stage, Subject, TlsVersion};
+use crate::reason::CloseReason;
 use crate::ring::{self, Either, RingBuf, TcpStream};
 use crate::tls::{
     HandshakeError, HandshakeFailure, PeerIdentity, Received, ServerHandshake, ServerStream,
@@ -527,7 +527,7 @@ async fn refuse(tls: &ServerStream, reason: CloseReason) {
         return;
     }
     let telling = async {
-        if let Some(alert) = alert_of(reason) {
+        if let Some(alert) = reason.alert() {
             tls.alert(alert).await;
         } else {
             tls.linger().await;

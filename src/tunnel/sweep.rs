@@ -24,7 +24,8 @@ use super::tunnels::Walk;
 use crate::limits::{
     EXPIRY_CHECK, EXPIRY_LOOK_AGAIN_SECONDS, SWEEP_CHUNK, SWEEP_COMPLETE_CHECK, SWEEP_PAUSE,
 };
-use crate::observe::{CloseReason, Subject};
+use crate::observe::Subject;
+use crate::reason::CloseReason;
 use crate::ring;
 use crate::table::DeviceRegistry;
 use crate::tls::{HandshakeFailure, PeerIdentity, failure_of, good_until};

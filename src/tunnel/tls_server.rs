@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::ends::{Data, ServerEnd};
 use crate::limits::BUFFER_WAIT;
-use crate::observe::CloseReason;
+use crate::reason::CloseReason;
 use crate::ring::{self, Rest, RingBuf, Spacing};
 use crate::tls::{ClientStream, Received, StreamError};
 

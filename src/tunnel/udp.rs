@@ -13,7 +13,7 @@ use super::capsule::{CapsuleReader, Event, datagram_header};
 use super::core::Core;
 use super::ends::{Data, ServerEnd};
 use crate::limits::{BUFFER_WAIT, UDP_DATAGRAM_MAX};
-use crate::observe::CloseReason;
+use crate::reason::CloseReason;
 use crate::ring::{self, Either, RingBuf, Signal, Spacing, UdpSocket};
 
 /// A UDP socket as the end of a tunnel.

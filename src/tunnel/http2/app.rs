@@ -14,7 +14,7 @@ use rustls::AlertDescription;
 use super::queue::{Chunk, StreamQueue};
 use super::session::Session;
 use crate::limits::{HTTP2_DOWN_BATCH, HTTP2_SESSION_QUEUE, HTTP2_UP_BATCH, TLS_PLAINTEXT_MAX};
-use crate::observe::{CloseReason, Who};
+use crate::reason::CloseReason;
 use crate::ring::{self, Gather, RingBuf, Spacing, TcpStream};
 use crate::tls::{ClientStream, StreamError};
 use crate::tunnel::ends::{AppEnd, Broken, Data};
@@ -207,7 +207,7 @@ impl AppEnd for StreamEnd {
     }
 
     async fn cut(&self, reason: CloseReason, _alert: Option<(AlertDescription, Duration)>) {
-        self.sending.borrow_mut().send_reset(reset_of(reason));
+        self.sending.borrow_mut().send_reset(reason.reset());
     }
 
     async fn given_up(&self) -> Broken {
@@ -227,17 +227,6 @@ impl AppEnd for StreamEnd {
     }
 
     fn rest(&self) {}
-}
-
-/// What RST_STREAM says of the end of a tunnel (RFC 9113, sections 7 and 8.5).
-fn reset_of(reason: CloseReason) -> Reason {
-    match reason {
-        CloseReason::Http2Protocol | CloseReason::CapsuleProtocol => Reason::PROTOCOL_ERROR,
-        CloseReason::ClientFlood | CloseReason::ClientStalled => Reason::ENHANCE_YOUR_CALM,
-        CloseReason::GatewayError => Reason::INTERNAL_ERROR,
-        _ if reason.who() == Who::Server => Reason::CONNECT_ERROR,
-        _ => Reason::CANCEL,
-    }
 }
 
 impl Data for Gather {

@@ -18,7 +18,8 @@ use crate::limits::{
     HTTP2_FRAME_MAX, HTTP2_HEADER_LIST_MAX, HTTP2_RESETS, HTTP2_SEND_QUEUE,
     HTTP2_SESSION_WINDOW_MIN, HTTP2_TUNNELS_MAX, LINGER, SESSION_REST,
 };
-use crate::observe::{Abuse, CloseReason};
+use crate::observe::Abuse;
+use crate::reason::CloseReason;
 use crate::ring::{self, Either, Sleep};
 use crate::tls::{ByteStream, Duplex, StreamError};
 

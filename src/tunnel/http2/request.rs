@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::config::{Host, HostPort};
 use crate::limits::{REQUEST_HEADER_MAX, REQUEST_HEADERS_MAX};
-use crate::observe::CloseReason;
+use crate::reason::CloseReason;
 use crate::tunnel::pvd::PATH;
 use crate::tunnel::request::{IDLE_TIMEOUT, idle_seconds};
 
