@@ -242,3 +242,27 @@ fn processes_that_import_at_once_leave_one_whole_certificate() {
     let folder = pki.path("state/certificates/group");
     assert_eq!(fs::read_dir(folder).unwrap().count(), 1);
 }
+
+/// Root imports into the state folder of the node's own user, who must be able to read it.
+#[test]
+fn what_root_imports_belongs_to_the_owner_of_the_state_folder() {
+    use std::os::unix::fs::{MetadataExt, chown};
+
+    let pki = Pki::new();
+    let state = pki.path("state");
+    adit::files::own_folder(&state).unwrap();
+    chown(&state, Some(64_123), Some(64_123)).unwrap();
+    done(
+        &pki,
+        "import ca.pem --as group --name fleet --state-dir state",
+    );
+    for (name, mode) in [
+        ("certificates", 0o700),
+        ("certificates/group", 0o700),
+        ("certificates/group/fleet.pem", 0o644),
+    ] {
+        let made = std::fs::metadata(state.join(name)).unwrap();
+        assert_eq!((made.uid(), made.gid()), (64_123, 64_123), "{name}");
+        assert_eq!(made.mode() & 0o777, mode, "{name}");
+    }
+}

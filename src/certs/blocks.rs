@@ -110,8 +110,12 @@ impl Block<'_> {
 
     pub(super) fn is_encrypted(&self) -> bool {
         // RFC 7468 section 11, and the older encapsulated header of RFC 1421 section 4.6.1.1 that OpenSSL still writes.
-        self.label == b"ENCRYPTED PRIVATE KEY"
-            || lines(self.text).any(|(_, _, line)| line.starts_with(b"Proc-Type:"))
+        self.label == b"ENCRYPTED PRIVATE KEY" || self.has_old_encryption()
+    }
+
+    /// Whether it has the encapsulated header.
+    pub(super) fn has_old_encryption(&self) -> bool {
+        lines(self.text).any(|(_, _, line)| line.starts_with(b"Proc-Type:"))
     }
 
     pub(super) fn decode(&self, path: &Path) -> Result<Vec<u8>, CertError> {

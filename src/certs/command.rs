@@ -186,7 +186,7 @@ pub fn run(command: CertsCommand) -> Result<(), CertError> {
 /// Writes to standard output.
 ///
 /// # Errors
-/// [`CertError::Io`].
+/// [`CertError::File`].
 pub fn print(report: &[u8]) -> Result<(), CertError> {
     let mut output = io::stdout().lock();
     match output.write_all(report).and_then(|()| output.flush()) {

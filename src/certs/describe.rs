@@ -306,7 +306,7 @@ impl Status {
     }
 }
 
-fn rfc3339(moment: OffsetDateTime) -> String {
+pub(super) fn rfc3339(moment: OffsetDateTime) -> String {
     // Years beyond 9999 have no such form, and a certificate can not hold them either.
     moment
         .format(&Rfc3339)

@@ -15,7 +15,7 @@ use x509_parser::extensions::ExtendedKeyUsage;
 
 use super::apple;
 use super::chain::{Issued, in_order, issued, linked, parsed, sent_places};
-use super::describe::{AlternativeName, alternative_names, escaped};
+use super::describe::{AlternativeName, alternative_names, escaped, rfc3339};
 use super::group::{group_findings, together};
 use super::policy::{Authority, may_authenticate, may_issue};
 use super::read::{Source, certificates_in, unordered};
@@ -473,7 +473,7 @@ pub(super) fn dates(
             Severity::Error,
             "expired",
             certificate,
-            format!("it has expired, {end}"),
+            format!("it has expired, {}", rfc3339(end)),
             remedy,
         );
     } else if now < begin {
@@ -482,7 +482,7 @@ pub(super) fn dates(
             Severity::Warning,
             "not-yet-valid",
             certificate,
-            format!("it is not valid before {begin}"),
+            format!("it is not valid before {}", rfc3339(begin)),
             remedy,
         );
     } else if left < EXPIRY_URGENT_DAYS {

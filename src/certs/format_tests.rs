@@ -12,6 +12,7 @@ use super::{
     CertError, IssueRequest, KeyType, MakeCa, Validity, describe, describe_with, issue, make_ca,
     read_certificates, read_certificates_with, read_crls, read_identity, read_private_key,
 };
+use crate::files::FileError;
 
 /// `ca.pem`, `leaf.pem`, `leaf.key` in a folder, and what is in them.
 struct Files {
@@ -360,5 +361,8 @@ fn a_file_beyond_the_bound_is_refused_unread() {
     let file = std::fs::File::create(&path).unwrap();
     file.set_len(100 * 1024 * 1024).unwrap();
     let error = read_identity(&path, None, Some("pw")).unwrap_err();
-    assert!(matches!(error, CertError::TooLarge { .. }), "{error}");
+    assert!(
+        matches!(error, CertError::File(FileError::TooLarge { .. })),
+        "{error}"
+    );
 }

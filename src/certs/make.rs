@@ -246,7 +246,7 @@ impl CertificateAuthority {
     /// Writes `ca.pem` and `ca.key` (mode 0600) into a folder, which is made where it is missing. Returns the two paths.
     ///
     /// # Errors
-    /// [`CertError::Exists`] where the folder holds an authority already, [`CertError::Io`].
+    /// [`FileError::Exists`](crate::files::FileError::Exists) where the folder holds an authority already, [`CertError::File`].
     pub fn write(&self, folder: &Path) -> Result<(PathBuf, PathBuf), CertError> {
         files::make_folder(folder)?;
         let (certificate, key) = (folder.join(CA_CERTIFICATE_FILE), folder.join(CA_KEY_FILE));
@@ -391,7 +391,7 @@ impl Issued {
     /// Writes the chain and the key (mode 0600), both PEM.
     ///
     /// # Errors
-    /// [`CertError::Exists`], [`CertError::Io`].
+    /// [`FileError::Exists`](crate::files::FileError::Exists), [`CertError::File`].
     pub fn write(&self, certificate: &Path, key: &Path) -> Result<(), CertError> {
         let key_pem = key_to_pem(&self.key);
         Ok(files::write_new_pair(

@@ -60,7 +60,7 @@ mod tests;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::files::{FileError, remedy};
+use crate::files::FileError;
 
 pub use command::{CertsCommand, print, run};
 pub use describe::{Description, describe, describe_with};
@@ -85,26 +85,9 @@ pub use term::Term;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CertError {
-    /// The operating system refused to read or write a file.
-    #[error("cannot {action} {path}: {cause}{}", remedy(cause))]
-    Io {
-        /// What was being done, as a verb: "read", "write".
-        action: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// What the operating system said.
-        cause: io::Error,
-    },
-    /// The file is larger than any file of its kind can be.
-    #[error(
-        "{path}: larger than {limit} bytes; a file of this kind is never so large, check the path"
-    )]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// The bound, in bytes.
-        limit: u64,
-    },
+    /// A file or folder that cannot be read or written, or is not used.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The file was read, and is not what it should be.
     #[error("{path}: {problem}; {remedy}")]
     Content {
@@ -143,14 +126,6 @@ pub enum CertError {
         /// How many.
         errors: usize,
     },
-    /// A file that would be written exists, and is of a kind that is never replaced.
-    #[error(
-        "{path} exists already and is not overwritten; move it away, or choose another name or folder"
-    )]
-    Exists {
-        /// The file.
-        path: PathBuf,
-    },
     /// The store has a certificate of that name.
     #[error(
         "a {role} certificate {name} is in the store already; choose another name, or ask for it to be replaced (--replace, ?replace=true)"
@@ -171,9 +146,6 @@ pub enum CertError {
         /// The name.
         name: Name,
     },
-    /// A file or folder that is not used.
-    #[error(transparent)]
-    File(FileError),
     /// What was asked for cannot be made.
     #[error("{problem}; {remedy}")]
     Request {
@@ -194,10 +166,14 @@ pub enum CertError {
 
 impl CertError {
     pub(crate) fn io(action: &'static str, path: &Path, cause: io::Error) -> Self {
-        Self::Io {
-            action,
-            path: path.to_path_buf(),
-            cause,
+        FileError::io(action, path, cause).into()
+    }
+
+    /// What the operating system says, where it refuses.
+    pub(crate) fn refusal(&self) -> Option<io::ErrorKind> {
+        match self {
+            Self::File(FileError::Io { cause, .. }) => Some(cause.kind()),
+            _ => None,
         }
     }
 
@@ -220,25 +196,6 @@ impl CertError {
         Self::Crypto {
             action,
             cause: cause.to_string(),
-        }
-    }
-}
-
-impl From<FileError> for CertError {
-    fn from(error: FileError) -> Self {
-        match error {
-            FileError::Io {
-                action,
-                path,
-                cause,
-            } => Self::Io {
-                action,
-                path,
-                cause,
-            },
-            FileError::TooLarge { path, limit } => Self::TooLarge { path, limit },
-            FileError::Exists { path } => Self::Exists { path },
-            other => Self::File(other),
         }
     }
 }

@@ -258,7 +258,7 @@ fn kept(state_dir: &Path) -> Result<Vec<PathBuf>, CertError> {
 fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, CertError> {
     match files::read(path, MAX_CERTIFICATE_FILE).map_err(CertError::from) {
         Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),
-        Err(CertError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.refusal() == Some(io::ErrorKind::NotFound) => Ok(None),
         Err(error) => Err(error),
     }
 }

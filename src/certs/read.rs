@@ -413,6 +413,14 @@ fn private_key_from_pem(
     if block.label == b"ENCRYPTED PRIVATE KEY" && password.is_some() {
         return decrypted(path, &block.decode(path)?, password);
     }
+    if block.has_old_encryption() {
+        // The way with a digest of one round is not worth a decoder.
+        return Err(CertError::content(
+            path,
+            "the private key is encrypted in OpenSSL's old way (Proc-Type: 4,ENCRYPTED), which is not read, with a password or without",
+            "write it anew with `openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD -out NEW`, and name the file of its password",
+        ));
+    }
     if block.is_encrypted() {
         return Err(CertError::EncryptedKey {
             path: path.to_path_buf(),

@@ -172,7 +172,7 @@ impl Plan {
     /// # Errors
     /// As [`Plan::new`].
     pub fn rehearsed(state_dir: &Path, names: &[String]) -> Result<Self, CertError> {
-        let denied = |error: &CertError| matches!(error, CertError::Io { cause, .. } if cause.kind() == io::ErrorKind::PermissionDenied);
+        let denied = |error: &CertError| error.refusal() == Some(io::ErrorKind::PermissionDenied);
         Self::new(state_dir, names).or_else(|error| match denied(&error) {
             true => Self::decide(
                 state_dir,
@@ -243,7 +243,9 @@ impl Plan {
         let write = self.changes.write.iter();
         let pending = write.map(|(place, content, mode)| Pending::with(place, content, *mode));
         Ok(Prepared {
-            pending: pending.collect::<Result<_, _>>()?,
+            pending: pending
+                .map(|pending| pending.map(Pending::in_state))
+                .collect::<Result<_, _>>()?,
             remove: self.changes.remove.clone(),
             made: self.changes.made.clone(),
             lost: self.changes.lost.clone(),

@@ -1,7 +1,8 @@
 //! The certificate store: the gateway's own certificates and those of authorities, by name, in plain files of the state folder.
 //!
 //! `certificates/server/NAME.pem` and `certificates/client/NAME.pem` hold a chain in order and its key (0600), `certificates/group/NAME.pem` the certificates of
-//! authorities (0644), all as PEM without a password, whatever they came as. Folders have mode 0700.
+//! authorities (0644), all as PEM without a password, whatever they came as. Folders have mode 0700, and all belongs to the owner of the
+//! state folder, root's imports too.
 //!
 //! A file is written whole and then renamed, so processes that import, read and delete at once need no lock: each sees the
 //! old certificate with its key or the new one with its own. Of two that import a new name at once, one is refused.
@@ -264,7 +265,7 @@ impl Facts {
 /// The certificate store of a state folder. Nothing is kept open: each call looks at the files as they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
-    folder: PathBuf,
+    state_dir: PathBuf,
 }
 
 impl Store {
@@ -272,7 +273,7 @@ impl Store {
     #[must_use]
     pub fn new(state_dir: &Path) -> Self {
         Self {
-            folder: state_dir.join("certificates"),
+            state_dir: state_dir.to_owned(),
         }
     }
 
@@ -283,13 +284,13 @@ impl Store {
     }
 
     fn folder(&self, role: Role) -> PathBuf {
-        self.folder.join(role.word())
+        self.state_dir.join(inner_folder(role))
     }
 
     /// Imports a certificate; with `replace` in place of the one that has the name, else only if none has.
     ///
     /// # Errors
-    /// [`CertError::Findings`] where it has errors, [`CertError::InStore`] where the name is taken, [`CertError::Io`]. The
+    /// [`CertError::Findings`] where it has errors, [`CertError::InStore`] where the name is taken, [`CertError::File`]. The
     /// store is then as it was.
     pub fn put(&self, name: &Name, candidate: &Candidate, replace: bool) -> Result<(), CertError> {
         let errors = candidate.errors();
@@ -299,12 +300,12 @@ impl Store {
         let role = candidate.role;
         let (path, content) = (self.path(role, name), candidate.content());
         let mode = mode(role);
-        files::own_folder(&self.folder(role))?;
+        files::own_folder_in(&self.state_dir, &inner_folder(role))?;
         self.sweep()?;
         if replace {
-            return Ok(files::replace(&path, content.as_bytes(), mode)?);
+            return Ok(files::keep(&path, content.as_bytes(), mode)?);
         }
-        files::write_new(&path, content.as_bytes(), mode).map_err(|error| match error {
+        files::keep_new(&path, content.as_bytes(), mode).map_err(|error| match error {
             FileError::Exists { .. } => CertError::InStore {
                 role: role.word(),
                 name: name.clone(),
@@ -317,7 +318,7 @@ impl Store {
     /// many files there were.
     ///
     /// # Errors
-    /// [`CertError::Io`] where a folder cannot be read.
+    /// [`CertError::File`] where a folder cannot be read.
     pub fn sweep(&self) -> Result<usize, CertError> {
         let swept =
             Role::ALL.map(|role| files::sweep(&self.folder(role), |file| name_of(file).is_some()));
@@ -327,7 +328,7 @@ impl Store {
     /// What is kept under a name, if anything is: for [`restore`](Self::restore).
     ///
     /// # Errors
-    /// [`CertError::Io`].
+    /// [`CertError::File`].
     pub fn kept(&self, role: Role, name: &Name) -> Result<Kept, CertError> {
         match Source::load(&self.path(role, name)) {
             Ok(source) => Ok(Kept(Some(source.bytes))),
@@ -339,11 +340,11 @@ impl Store {
     /// Takes a change back.
     ///
     /// # Errors
-    /// [`CertError::Io`].
+    /// [`CertError::File`].
     pub fn restore(&self, role: Role, name: &Name, kept: &Kept) -> Result<(), CertError> {
         let path = self.path(role, name);
         match &kept.0 {
-            Some(content) => files::replace(&path, content, mode(role))?,
+            Some(content) => files::keep(&path, content, mode(role))?,
             None => drop(files::remove(&path)?),
         }
         Ok(())
@@ -352,7 +353,7 @@ impl Store {
     /// Every certificate, servers' first, in the order of their names. `host` is the name that devices use.
     ///
     /// # Errors
-    /// [`CertError::Io`] where a folder cannot be read. A broken certificate is listed with what is wrong with it.
+    /// [`CertError::File`] where a folder cannot be read. A broken certificate is listed with what is wrong with it.
     pub fn list(&self, host: Option<&str>) -> Result<Vec<Entry>, CertError> {
         let mut entries = Vec::new();
         for role in Role::ALL {
@@ -435,13 +436,18 @@ impl Store {
     /// Deletes one. Whether something uses it is not looked at.
     ///
     /// # Errors
-    /// [`CertError::NotInStore`], [`CertError::Io`].
+    /// [`CertError::NotInStore`], [`CertError::File`].
     pub fn delete(&self, role: Role, name: &Name) -> Result<(), CertError> {
         match files::remove(&self.path(role, name))? {
             true => Ok(()),
             false => Err(not_in_store(role, name)),
         }
     }
+}
+
+/// The folder of certificates of a role, in the state folder.
+fn inner_folder(role: Role) -> PathBuf {
+    Path::new("certificates").join(role.word())
 }
 
 /// The certificate that a file of this name is.
@@ -460,7 +466,7 @@ const fn mode(role: Role) -> Mode {
 }
 
 fn is_absent(error: &CertError) -> bool {
-    matches!(error, CertError::Io { cause, .. } if cause.kind() == io::ErrorKind::NotFound)
+    error.refusal() == Some(io::ErrorKind::NotFound)
 }
 
 fn not_in_store(role: Role, name: &Name) -> CertError {

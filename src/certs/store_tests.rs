@@ -175,7 +175,10 @@ fn whatever_it_came_as_it_is_kept_as_pem_with_its_key_and_without_a_password() {
         assert_eq!(facts.days_left, 299);
     }
     assert_eq!(mode_of(&scratch.store.folder(Role::Server)), 0o700);
-    assert_eq!(mode_of(&scratch.store.folder), 0o700);
+    assert_eq!(
+        mode_of(&scratch.store.state_dir.join("certificates")),
+        0o700
+    );
 }
 
 #[test]

@@ -262,7 +262,10 @@ fn an_authority_is_written_once_with_a_secret_key_and_read_back() {
         0o700
     );
     let error = ca(KeyType::P256).write(&dir).unwrap_err();
-    assert!(matches!(error, CertError::Exists { .. }), "{error}");
+    assert!(
+        matches!(error, CertError::File(FileError::Exists { .. })),
+        "{error}"
+    );
     assert_eq!(
         read_certificates(&certificate).unwrap(),
         [made.certificate().clone()]

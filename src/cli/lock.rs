@@ -3,14 +3,15 @@
 //! The system ends the lock with the last descriptor of the open file, so a process that was killed leaves none. A process
 //! that takes another one's place is given the descriptor, and both have the lock while both run.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use crate::engine::pass;
+use crate::files;
 
 /// The file in the state folder.
 const FILE: &str = "adit.lock";
@@ -63,9 +64,7 @@ impl StateLock {
             let path = path.clone();
             move |source| LockError::File { what, path, source }
         };
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).mode(0o600);
-        let file = options.open(&path).map_err(failed("open"))?;
+        let file = files::open_kept(&path).map_err(failed("open"))?;
         let inherited = inherited.map(File::from);
         if let Some(held) = inherited.filter(|held| is_same(held, &file)) {
             return Ok(Self { file: held, path });

@@ -18,6 +18,7 @@ use super::pages::{Page, Pages, failure, json_page, page};
 use super::query::Query;
 use super::reload::Turn;
 use crate::certs::{Candidate, CertError, Finding, Name, Reference, Role, Source};
+use crate::files::FileError;
 use crate::limits::{ADMIN_CERTIFICATE_MAX, CERTIFICATE_PASSWORD_MAX, MAX_CERTIFICATE_FILE};
 
 /// What is imported: files in base64.
@@ -139,7 +140,8 @@ impl Upload {
             if bytes.len() as u64 > MAX_CERTIFICATE_FILE {
                 let path = PathBuf::from(what);
                 let limit = MAX_CERTIFICATE_FILE;
-                return Err(Refused::Trouble(CertError::TooLarge { path, limit }.into()));
+                let error = CertError::from(FileError::TooLarge { path, limit });
+                return Err(Refused::Trouble(error.into()));
             }
             let path = PathBuf::from(format!("the {what}"));
             Ok(Source { path, bytes })
@@ -198,10 +200,10 @@ impl From<Refused> for Page {
             Trouble::InUse(_) => StatusCode::CONFLICT,
             Trouble::Certificate(CertError::InStore { .. }) => StatusCode::CONFLICT,
             Trouble::Certificate(CertError::NotInStore { .. }) => StatusCode::NOT_FOUND,
-            Trouble::Certificate(CertError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
-            Trouble::Certificate(
-                CertError::Io { .. } | CertError::File(_) | CertError::Crypto { .. },
-            )
+            Trouble::Certificate(CertError::File(FileError::TooLarge { .. })) => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
+            Trouble::Certificate(CertError::File(_) | CertError::Crypto { .. })
             | Trouble::Profiles(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Trouble::Certificate(_) => return unusable(&error, &[]),
         };

@@ -104,6 +104,6 @@ impl Drained {
     fn write(&self, list: &BTreeSet<Named>) -> Result<(), CertError> {
         // Strings into strings: there is nothing that could fail.
         let text = serde_json::to_vec_pretty(list).unwrap_or_default();
-        Ok(files::replace(&self.file, &text, Mode::Public)?)
+        Ok(files::keep(&self.file, &text, Mode::Public)?)
     }
 }

@@ -54,19 +54,29 @@ pub fn check_folder(folder: &Path) -> Result<(), FileError> {
     if !metadata.is_dir() {
         return Err(failed(io::ErrorKind::NotADirectory.into()));
     }
-    let shared = |why| FileError::Shared {
+    let shared = |why, remedy| FileError::Shared {
         path: path.to_path_buf(),
         why,
+        remedy,
     };
     if metadata.mode() & 0o022 != 0 {
         let mode = metadata.mode() & 0o7777;
-        return Err(shared(format!("its mode is {mode:04o}")));
+        // One like /tmp is as it has to be.
+        let remedy = match mode & 0o1000 {
+            0 => {
+                "let its owner alone write to it (chmod go-w), or name a folder in it that does not exist yet: it is made with \
+                 mode 0700"
+            }
+            _ => "name a folder in it that does not exist yet: it is made with mode 0700",
+        };
+        return Err(shared(format!("its mode is {mode:04o}"), remedy));
     }
     let (own, owner) = (geteuid().as_raw(), metadata.uid());
     if own != 0 && owner != 0 && own != owner {
-        return Err(shared(format!(
-            "it belongs to user {owner}, and this is user {own}"
-        )));
+        return Err(shared(
+            format!("it belongs to user {owner}, and this is user {own}"),
+            "run adit as that user, or name a folder of this one's",
+        ));
     }
     Ok(())
 }
@@ -96,7 +106,7 @@ mod tests {
                 folder.display()
             );
             assert!(error.starts_with(&shown), "{error}");
-            assert!(error.contains("chmod go-w"), "{error}");
+            assert_eq!(error.contains("chmod go-w"), mode != 0o1777, "{error}");
         }
         // A link leads to what counts.
         let link = parent.path().join("link");

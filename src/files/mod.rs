@@ -4,11 +4,13 @@
 //! - [`replace`], [`write_new`], [`Pending`]: a reader, or the next start after a crash, sees the old content or the new
 //!   and nothing between.
 //! - [`own_folder`], [`check_folder`]: a folder in which others may write keeps no secret and no state.
+//! - [`keep`], [`keep_new`], [`open_kept`], [`own_folder_in`]: what root makes in a state folder belongs to the folder's owner.
 //!
 //! The room knows nothing of what the files hold.
 
 mod folder;
 mod read;
+mod state;
 mod write;
 
 use std::io;
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 pub use folder::{check_folder, make_folder, own_folder};
 pub use read::{open, read, read_secret};
+pub use state::{keep, keep_new, open_kept, own_folder_in};
 pub use write::{
     Mode, Pending, refuse_existing, remove, rename, replace, sweep, write_new, write_new_pair,
 };
@@ -59,14 +62,14 @@ pub enum FileError {
         path: PathBuf,
     },
     /// Others may replace what is in the folder.
-    #[error(
-        "others may write to {path} ({why}); let its owner alone write to it (chmod go-w {path}), or name a folder in it that does not exist yet: it is made with mode 0700"
-    )]
+    #[error("others may write to {path} ({why}); {remedy}")]
     Shared {
         /// The folder.
         path: PathBuf,
         /// Its mode, or its owner.
         why: String,
+        /// What to do.
+        remedy: &'static str,
     },
     /// The path ends in no name.
     #[error("{path} names no file; give a file name")]
@@ -87,7 +90,7 @@ impl FileError {
 }
 
 /// What to do about an answer of the operating system, to be put behind it; empty where that is not known.
-pub fn remedy(cause: &io::Error) -> &'static str {
+fn remedy(cause: &io::Error) -> &'static str {
     match cause.kind() {
         io::ErrorKind::NotFound => "; check the path",
         io::ErrorKind::PermissionDenied => "; give the user that adit runs as access to it",

@@ -127,6 +127,8 @@ pub struct Pending {
     /// Locked.
     file: NamedTempFile,
     place: PathBuf,
+    /// It is of whom the folder is.
+    in_state: bool,
 }
 
 impl Pending {
@@ -161,7 +163,12 @@ impl Pending {
             // Unless it was swept before it had its lock.
             if file.as_file().metadata().map_err(failed)?.nlink() > 0 {
                 let place = place.to_path_buf();
-                return Ok(Self { file, place });
+                let in_state = false;
+                return Ok(Self {
+                    file,
+                    place,
+                    in_state,
+                });
             }
         }
     }
@@ -176,6 +183,13 @@ impl Pending {
         written.map_err(|cause| FileError::io("write", place, cause))?;
         pending.sync()?;
         Ok(pending)
+    }
+
+    /// A file of a state folder: it will be of whom the folder is, where root writes it and none is there before.
+    #[must_use]
+    pub fn in_state(mut self) -> Self {
+        self.in_state = true;
+        self
     }
 
     /// Has all of it on the disk, so that nothing but the renaming is left.
@@ -199,8 +213,8 @@ impl Pending {
     /// [`FileError::Io`]; the old file is then untouched.
     pub fn put(self) -> Result<(), FileError> {
         self.sync()?;
-        self.keep_owner();
-        let Self { file, place } = self;
+        self.give_to_owner();
+        let Self { file, place, .. } = self;
         let put = file.persist(&place).map(drop);
         put.map_err(|error| FileError::io("write", &place, error.error))?;
         sync_folder(&place)
@@ -212,7 +226,8 @@ impl Pending {
     /// [`FileError::Exists`], [`FileError::Io`].
     pub fn put_new(self) -> Result<(), FileError> {
         self.sync()?;
-        let Self { file, place } = self;
+        self.give_to_owner();
+        let Self { file, place, .. } = self;
         if let Err(error) = file.persist_noclobber(&place) {
             if error.error.kind() == io::ErrorKind::AlreadyExists {
                 return Err(FileError::Exists { path: place });
@@ -225,13 +240,16 @@ impl Pending {
         sync_folder(&place)
     }
 
-    fn keep_owner(&self) {
+    /// The owner of the file that is there already has this one.
+    fn give_to_owner(&self) {
         let new = self.file.as_file();
-        if let (Ok(before), Ok(now)) = (fs::symlink_metadata(&self.place), new.metadata())
-            && (before.uid(), before.gid()) != (now.uid(), now.gid())
-        {
-            // Only root may give files away, and only root needs to.
-            let _ = fchown(new, Some(before.uid()), Some(before.gid()));
+        match (fs::symlink_metadata(&self.place), new.metadata()) {
+            (Ok(before), Ok(now)) if (before.uid(), before.gid()) != (now.uid(), now.gid()) => {
+                // Only root may give files away, and only root needs to.
+                let _ = fchown(new, Some(before.uid()), Some(before.gid()));
+            }
+            (Err(_), _) if self.in_state => super::state::give(new, folder_of(&self.place)),
+            _ => {}
         }
     }
 }
@@ -256,7 +274,7 @@ fn destination(name: &str) -> Option<&str> {
     (is_random && !name.is_empty()).then_some(name)
 }
 
-fn folder_of(path: &Path) -> &Path {
+pub(super) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

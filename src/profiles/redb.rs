@@ -3,9 +3,8 @@
 //! It is open only for the moment of each look or change, so that the command line works beside a running node; who finds
 //! it in use waits a bounded time. The first change makes it.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -128,22 +127,14 @@ impl RedbStore {
     fn make(&self) -> Result<(), StoreError> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
         own_folder(folder).map_err(|error| StoreError::Bad(error.to_string()))?;
-        let made = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&self.path);
-        let file = match made {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-            Err(error) => return Err(self.io(error)),
-        };
-        let folder = File::open(folder).map_err(|error| self.io(error))?;
-        let owner = folder.metadata().map_err(|error| self.io(error))?;
-        // Only root may, and only root needs to.
-        let _ = fchown(&file, Some(owner.uid()), Some(owner.gid()));
-        folder.sync_all().map_err(|error| self.io(error))
+        let is_new = !self.path.try_exists().map_err(|error| self.io(error))?;
+        files::open_kept(&self.path).map_err(|error| self.io(error))?;
+        match is_new {
+            true => File::open(folder)
+                .and_then(|folder| folder.sync_all())
+                .map_err(|error| self.io(error)),
+            false => Ok(()),
+        }
     }
 
     /// Opens the file, and waits while another process has it.

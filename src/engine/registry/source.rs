@@ -140,7 +140,7 @@ pub(super) fn load(file: &Path, state_dir: &Path) -> Result<Source, LoadError> {
     waiting.sync().map_err(failed)?;
     Ok(Source {
         registry,
-        waiting: Some(waiting),
+        waiting: Some(waiting.in_state()),
     })
 }
 

@@ -3,13 +3,13 @@
 //! A change is on the disk when [`Store::apply`] returns, whole or not at all. The file is made by the first change: a
 //! node that is never told anything has none.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 
+use crate::files;
 use crate::limits::REGISTRY_STORE_CACHE;
 use crate::table::{
     DeviceChanges, DeviceCollector, DeviceEntry, DeviceRegistry, DeviceState, RegistryFull,
@@ -35,8 +35,8 @@ pub enum StoreError {
         /// Why.
         source: Box<redb::Error>,
     },
-    /// The file cannot be made.
-    #[error("cannot make {path}: {source}")]
+    /// The file cannot be opened, or made where it is not there.
+    #[error("cannot open {path}: {source}")]
     Create {
         /// The file.
         path: PathBuf,
@@ -72,7 +72,11 @@ impl Store {
 
     /// Takes the file again, if there is one.
     pub fn take_back(&mut self) -> Result<(), StoreError> {
-        if self.path.exists() {
+        let unseen = |source| StoreError::Create {
+            path: self.path.clone(),
+            source,
+        };
+        if self.path.try_exists().map_err(unseen)? {
             self.database()?;
         }
         Ok(())
@@ -91,15 +95,8 @@ impl Store {
             path: self.path.clone(),
             source,
         };
-        // An empty file is an empty store; made here for its mode.
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&self.path)
-            .map_err(failed)?;
+        // An empty file is an empty store; made here for its mode and its owner.
+        files::open_kept(&self.path).map_err(failed)?;
         let database = Database::builder()
             .set_cache_size(REGISTRY_STORE_CACHE)
             .create(&self.path)
@@ -123,8 +120,9 @@ impl Store {
         }
     }
 
-    /// Everything that was said and not taken back.
-    pub fn load(&self) -> Result<DeviceChanges, StoreError> {
+    /// Everything that was said and not taken back. What is there and cannot be opened is an error, and never nothing.
+    pub fn load(&mut self) -> Result<DeviceChanges, StoreError> {
+        self.take_back()?;
         let mut said = DeviceCollector::default();
         if let Some(database) = &self.database {
             read(database, &mut said).map_err(|error| self.error(error))?;
