@@ -124,8 +124,9 @@ impl Node {
             true => Prepared::default(),
             false => material.prepare()?,
         };
-        self.registry.rebase(source)?;
-        written.commit().map_err(LoadError::from)?;
+        // The last that can fail: the registry, and before it takes effect what it waits for.
+        self.registry
+            .rebase(source, || written.commit().map_err(LoadError::from))?;
         self.revocation.replace(std::mem::take(&mut material.crls));
         self.commit(watches, groups);
         self.gates.configure(&config.profile);

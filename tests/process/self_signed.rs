@@ -175,6 +175,47 @@ fn what_is_refused_leaves_the_state_folder_as_it_was() {
     }
 }
 
+/// The system refuses the last step of a reload, in which certificates change places: devices stay as they were too.
+#[test]
+fn a_reload_that_fails_in_its_last_step_changes_no_device() {
+    use sha2::{Digest, Sha256};
+
+    let pki = Pki::new();
+    let made = put(&pki, -1, 700);
+    let admin = free_port();
+    let with = |file: &str| {
+        let registry = format!("unmanaged = 'allow'\ndevice_registry = '{file}'");
+        own(admin).replace("unmanaged = 'allow'", &registry)
+    };
+    std::fs::write(pki.path("old.csv"), "phone,managed\n").unwrap();
+    std::fs::write(pki.path("new.csv"), "phone,blocked\n").unwrap();
+    std::fs::write(pki.path("adit.toml"), with("old.csv")).unwrap();
+    let gateway = Gateway::spawn(command(&pki), admin);
+    // Where the certificate that makes room is to be kept, there is a folder.
+    let hash = Sha256::digest(made.chain[0].as_ref());
+    let name: String = hash[..8]
+        .iter()
+        .map(|octet| format!("{octet:02x}"))
+        .collect();
+    let in_the_way = pki.path(&format!("state/server-self-signed-kept-{name}.pem"));
+    std::fs::create_dir(&in_the_way).unwrap();
+    let before = files_of(&pki.path("state"));
+    let other = with("new.csv").replace("localhost:8443", "other.example.com:443");
+    std::fs::write(pki.path("adit.toml"), other).unwrap();
+    gateway.signal("HUP");
+    until("the refusal", || {
+        gateway.metric("adit_config_refused", "") == 1.0
+    });
+    let phone = || gateway.get("/devices/phone").1;
+    assert!(phone().contains("managed"), "{}", phone());
+    assert_eq!(served(&gateway), made.chain[0].as_ref());
+    assert_eq!(files_of(&pki.path("state")), before);
+    std::fs::remove_dir(&in_the_way).unwrap();
+    gateway.signal("HUP");
+    until("all of it", || phone().contains("blocked"));
+    assert_ne!(served(&gateway), made.chain[0].as_ref());
+}
+
 #[test]
 fn a_check_leaves_no_trace() {
     let pki = Pki::new();

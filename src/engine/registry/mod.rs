@@ -25,7 +25,8 @@ use super::material::LoadError;
 use crate::config::Config;
 use crate::limits::{REGISTRY_BATCH, REGISTRY_QUEUE};
 use crate::table::{
-    DeviceChanges, DeviceCollector, DeviceRegistry, DeviceState, Published, RegistryFull,
+    DeviceChanges, DeviceCollector, DeviceEntry, DeviceRegistry, DeviceState, Published,
+    RegistryFull,
 };
 
 /// Why a change did not come into force. Nothing of it has.
@@ -63,6 +64,7 @@ enum Job {
     },
     Rebase {
         source: Option<Source>,
+        last: Last,
         reply: mpsc::SyncSender<Result<(), LoadError>>,
     },
     /// Another process has the store, or has it no more.
@@ -77,6 +79,9 @@ enum Job {
         reply: mpsc::SyncSender<bool>,
     },
 }
+
+/// What else a new file of devices depends on: done when little of its own can fail any more.
+type Last = Box<dyn FnOnce() -> Result<(), LoadError> + Send>;
 
 /// Is told what is in force after each change. Does not wait.
 pub(crate) type Tell = Box<dyn Fn(DeviceRegistry) + Send>;
@@ -109,8 +114,9 @@ impl Registry {
             changed: Box::new(|| ()),
             tell: None,
             follows: false,
+            owed: None,
         };
-        let mut stale = None;
+        let (mut stale, mut new) = (None, None);
         if let Some(file) = &config.profile.device_auth.device_registry {
             let last = source::last(&config.state_dir);
             let unchanged = source::is_unchanged(file, &config.state_dir);
@@ -137,11 +143,14 @@ impl Registry {
                     // said of a device was in force.
                     let last = last.ok().flatten();
                     writer.base = last.map(|last| last.registry).unwrap_or_default();
-                    writer.rebase(Some(source))?;
+                    new = Some(source);
                 }
             }
         }
-        writer.publish_all()?;
+        match new {
+            Some(source) => writer.rebase(Some(source), || Ok(()))?,
+            None => writer.publish_all()?,
+        }
         writer.changed = Box::new(changed);
         writer.tell = tell;
         let table = writer.table.clone();
@@ -186,16 +195,24 @@ impl Registry {
         }
     }
 
-    /// Puts the file's devices into force, and waits for it: not for a data core.
+    /// Puts the file's devices into force, once `last` is done, and waits for it: not for a data core.
     ///
     /// # Errors
-    /// [`LoadError::Store`]; nothing has changed then.
-    pub(crate) fn rebase(&self, source: Option<Source>) -> Result<(), LoadError> {
+    /// [`LoadError::Store`], and that of `last`; the devices in force are what they were then.
+    pub(crate) fn rebase(
+        &self,
+        source: Option<Source>,
+        last: impl FnOnce() -> Result<(), LoadError> + Send + 'static,
+    ) -> Result<(), LoadError> {
         let (reply, answer) = mpsc::sync_channel(1);
         let ended = || LoadError::Read("the device registry".to_owned(), ended());
-        self.jobs
-            .send(Job::Rebase { source, reply })
-            .map_err(|_| ended())?;
+        let last = Box::new(last);
+        let job = Job::Rebase {
+            source,
+            last,
+            reply,
+        };
+        self.jobs.send(job).map_err(|_| ended())?;
         answer.recv().map_err(|_| ended())??;
         *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(())
@@ -258,6 +275,8 @@ struct Writer {
     tell: Option<Tell>,
     /// Another process writes.
     follows: bool,
+    /// What was said about devices, is in force, and could not be written back to the disk.
+    owed: Option<DeviceChanges>,
 }
 
 impl Writer {
@@ -265,12 +284,16 @@ impl Writer {
         let mut next = queue.recv().ok();
         while let Some(job) = next.take() {
             match job {
-                // The other process reads the file, and says what is new in it.
-                Job::Rebase { reply, .. } if self.follows => {
-                    let _ = reply.send(Ok(()));
-                }
-                Job::Rebase { source, reply } => {
-                    let result = self.rebase(source).and_then(|()| self.publish_all());
+                Job::Rebase {
+                    source,
+                    last,
+                    reply,
+                } => {
+                    let result = match self.follows {
+                        // The other process reads the file, and says what is new in it.
+                        true => last(),
+                        false => self.rebase(source, last),
+                    };
                     let _ = reply.send(result);
                 }
                 Job::Follow { follow, reply } => {
@@ -282,20 +305,7 @@ impl Writer {
                     whole,
                     reply,
                 } => {
-                    let before = match whole {
-                        true => DeviceRegistry::default(),
-                        false => self.table.read(DeviceRegistry::clone),
-                    };
-                    let taken = match before.with(&changes) {
-                        Ok(registry) => {
-                            self.publish(registry);
-                            true
-                        }
-                        Err(error) => {
-                            tracing::error!(%error, "a change of devices is lost");
-                            false
-                        }
-                    };
+                    let taken = self.followed(&changes, whole);
                     let _ = reply.send(taken);
                 }
                 Job::Change {
@@ -320,6 +330,24 @@ impl Writer {
             }
             if next.is_none() {
                 next = queue.recv().ok();
+            }
+        }
+    }
+
+    /// Takes over what the other process says. Whether it is in force.
+    fn followed(&mut self, changes: &DeviceChanges, whole: bool) -> bool {
+        let before = match whole {
+            true => DeviceRegistry::default(),
+            false => self.table.read(DeviceRegistry::clone),
+        };
+        match before.with(changes) {
+            Ok(registry) => {
+                self.publish(registry);
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "a change of devices is lost");
+                false
             }
         }
     }
@@ -355,7 +383,8 @@ impl Writer {
         if changes.is_empty() {
             return;
         }
-        match self.store.apply(&changes, &self.base) {
+        let written = self.settle();
+        match written.and_then(|()| self.store.apply(&changes, &self.base)) {
             Ok(()) => {
                 self.publish(registry);
                 accepted.into_iter().for_each(|(_, reply)| reply(Ok(())));
@@ -370,38 +399,96 @@ impl Writer {
         }
     }
 
-    /// Takes a new file over. What was said about devices whose line it changes is forgotten first: a crash between the
-    /// two finds the line changed still.
-    fn rebase(&mut self, source: Option<Source>) -> Result<(), LoadError> {
+    /// Takes a new file over, with what was said beside it: all of it, or on an error nothing. What was said about devices
+    /// whose line it changes is forgotten first: a crash between the two finds the line changed still.
+    fn rebase(
+        &mut self,
+        source: Option<Source>,
+        last: impl FnOnce() -> Result<(), LoadError>,
+    ) -> Result<(), LoadError> {
+        self.settle()?;
+        let said = self.store.load()?;
         let Some(mut source) = source else {
             // No file is named any more: it says nothing, so it says nothing new about any device.
-            self.base = DeviceRegistry::default();
+            let base = DeviceRegistry::default();
+            let registry = base.with(&said).map_err(StoreError::from)?;
+            last()?;
+            self.base = base;
+            self.publish(registry);
             return Ok(());
         };
-        let said = self.store.load()?;
-        let mut superseded = DeviceCollector::default();
-        let mut count = 0_usize;
-        for (name, entry) in said.iter() {
-            let blocked = entry.state == DeviceState::Blocked;
-            if !blocked && self.base.get(name) != source.registry.get(name) {
-                superseded.add(name, entry);
-                count += 1;
-            }
+        let (superseded, rest) = self.superseded(said, &source)?;
+        // What can be refused for its size is refused before anything is written.
+        let registry = source.registry.with(&rest).map_err(StoreError::from)?;
+        let devices = superseded.len();
+        if devices > 0 {
+            self.store.forget(&superseded)?;
         }
-        if count > 0 {
-            self.store
-                .forget(&superseded.finish().map_err(StoreError::from)?)?;
+        if let Err(error) = last().and_then(|()| source.keep()) {
+            self.owe(superseded);
+            return Err(error);
+        }
+        if devices > 0 {
             tracing::info!(
-                devices = count,
+                devices,
                 "the registry's file has changed what the admin listener had said"
             );
         }
-        source.keep()?;
         self.base = std::mem::take(&mut source.registry);
+        self.publish(registry);
         Ok(())
     }
 
-    /// Puts the file, and what was said beside it, into force.
+    /// Of what was said, that about devices whose line `source` changes, and the rest.
+    fn superseded(
+        &self,
+        said: DeviceChanges,
+        source: &Source,
+    ) -> Result<(DeviceChanges, DeviceChanges), StoreError> {
+        let is_changed = |name: &str, entry: DeviceEntry<'_>| {
+            let blocked = entry.state == DeviceState::Blocked;
+            !blocked && self.base.get(name) != source.registry.get(name)
+        };
+        if !said.iter().any(|(name, entry)| is_changed(name, entry)) {
+            return Ok((DeviceChanges::default(), said));
+        }
+        let (mut superseded, mut rest) = (DeviceCollector::default(), DeviceCollector::default());
+        for (name, entry) in said.iter() {
+            let part = match is_changed(name, entry) {
+                true => &mut superseded,
+                false => &mut rest,
+            };
+            part.add(name, entry);
+        }
+        Ok((superseded.finish()?, rest.finish()?))
+    }
+
+    /// Writes back what was forgotten for a file that is not taken over now.
+    fn owe(&mut self, forgotten: DeviceChanges) {
+        if forgotten.is_empty() {
+            return;
+        }
+        let devices = forgotten.len();
+        self.owed = Some(forgotten);
+        if let Err(error) = self.settle() {
+            tracing::error!(
+                devices,
+                "what the admin listener has said about devices is in force and not on the disk, and is written with \
+                 the next change: {error}"
+            );
+        }
+    }
+
+    /// Writes what is owed, if anything is.
+    fn settle(&mut self) -> Result<(), StoreError> {
+        if let Some(owed) = &self.owed {
+            self.store.apply(&[owed], &self.base)?;
+            self.owed = None;
+        }
+        Ok(())
+    }
+
+    /// Puts what the file has said, and what was said beside it, into force.
     fn publish_all(&mut self) -> Result<(), LoadError> {
         let said = self.store.load()?;
         let registry = self.base.with(&said).map_err(StoreError::from)?;
@@ -409,12 +496,20 @@ impl Writer {
         Ok(())
     }
 
+    /// What is on disk is another process's, or this one's again. Where it cannot be opened then, it is this one's all the
+    /// same: each change and each reload tries again, and says why it is refused.
     fn follow(&mut self, follow: bool) {
         if follow {
+            if let Err(error) = self.settle() {
+                tracing::error!(
+                    "another process does not get all that was said about devices: {error}"
+                );
+            }
             self.store.release();
         } else if let Err(error) = self.store.take_back() {
-            tracing::error!(%error, "the device registry takes no changes");
-            return;
+            tracing::error!(
+                "the device registry takes no changes until its store can be opened again: {error}"
+            );
         }
         self.follows = follow;
     }
@@ -438,3 +533,7 @@ pub(crate) fn check(config: &Config) -> Result<(), LoadError> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;
