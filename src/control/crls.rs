@@ -14,13 +14,11 @@ use tokio::time::{Instant, sleep};
 use super::fetch::{Bounds, Fetched, Fetcher, Validators};
 use super::reload::in_background;
 use crate::backend::ResolverHandle;
-use crate::config::{CrlFetch, url_host};
+use crate::config::CrlFetch;
 use crate::engine::Node;
 use crate::limits::{
-    CRL_FETCHES, CRL_POLL, CRL_RETRY, CRL_RETRY_MAX, CRL_SOURCES_MAX, CRL_UPDATE_MAX,
-    CRL_UPDATE_MIN,
+    CRL_FETCHES, CRL_POLL, CRL_RETRY, CRL_RETRY_MAX, CRL_UPDATE_MAX, CRL_UPDATE_MIN,
 };
-use crate::tls::crl_urls;
 
 /// Reads the CRL files again that have changed, and notes lists that run out, for ever.
 pub async fn watch_crl_files(node: Arc<Node>) {
@@ -75,25 +73,11 @@ pub async fn fetch_crls(node: Arc<Node>, resolver: ResolverHandle) {
 
 /// The rules in force, the URLs to fetch under them, and those that are to be asked sooner than usual.
 fn wanted(node: &Node) -> (CrlFetch, Vec<String>, Vec<(String, Duration)>) {
-    let (rules, group) = node.crl_fetch();
-    let mut urls = rules.urls.clone();
-    if rules.from_certificates {
-        let seen = node.crl_points();
-        let points = group
-            .iter()
-            .flat_map(|certificate| crl_urls(certificate).map(str::to_owned))
-            .chain(seen);
-        for url in points {
-            let allowed = url_host(&url).is_some_and(|host| rules.hosts.contains(&host));
-            if allowed && !urls.contains(&url) && urls.len() < CRL_SOURCES_MAX {
-                node.want_crl(&url);
-                urls.push(url);
-            }
-        }
-    }
+    let (rules, urls) = node.crls_to_fetch();
     let sooner = urls.iter();
     let sooner = sooner.filter_map(|url| Some((url.clone(), node.crl_due(url)?)));
-    (rules, urls.clone(), sooner.collect())
+    let sooner = sooner.collect();
+    (rules, urls, sooner)
 }
 
 /// Asks once. `Some`: the server gave an answer that is right, and what tells it from the next.

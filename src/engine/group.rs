@@ -15,6 +15,8 @@ use crate::config::DeviceAuth;
 pub(super) struct GroupCertificates {
     /// All of them.
     pub all: Vec<CertificateDer<'static>>,
+    /// The file of each of them.
+    pub origins: Vec<PathBuf>,
     /// Each file, and when all that is in it can be used.
     pub files: Vec<(PathBuf, Term)>,
     /// What may be wrong with them, with their files.
@@ -63,6 +65,8 @@ impl GroupCertificates {
         let findings = inspected.findings.into_iter();
         self.findings
             .extend(findings.map(|finding| (file.to_path_buf(), finding)));
+        let origins = std::iter::repeat_n(file.to_path_buf(), inspected.certificates.len());
+        self.origins.extend(origins);
         self.all.extend(inspected.certificates);
         Ok(())
     }

@@ -117,7 +117,7 @@ type ProfileGates = (ServiceGates, Arc<AppGates>);
 pub struct Doubts {
     /// With the certificates, by file.
     pub certificates: Vec<(PathBuf, Finding)>,
-    /// CRLs that have run out: where each is from, and what is to be said of it.
+    /// CRLs that are not in force: where each is from, and what is to be said of it.
     pub ended_crls: Vec<(String, String)>,
 }
 
@@ -126,6 +126,8 @@ pub struct Material {
     config: Config,
     certificates: Certificates,
     group: Vec<CertificateDer<'static>>,
+    /// The file of each group certificate.
+    origins: Vec<PathBuf>,
     /// What the servers of each service are reached with.
     means: Vec<Means>,
     /// How sessions are resumed.
@@ -168,11 +170,12 @@ impl Material {
         let crls = group.as_ref().and_then(|group| {
             problems.note(match running {
                 Some(running) => running.load(config, &group.all),
-                None => Crls::load(config, &group.all, None),
+                None => Crls::load(config, &group.all, None, Vec::new()),
             })
         });
         let GroupCertificates {
             all: group,
+            origins,
             files,
             findings,
         } = group.unwrap_or_default();
@@ -192,6 +195,7 @@ impl Material {
             config: config.clone(),
             certificates,
             group,
+            origins,
             resumption: Arc::new(resumption),
             crls,
             clock: Arc::new(DefaultTimeProvider),
@@ -275,7 +279,8 @@ impl Material {
         let index = revocation.index.clone();
         let mut verifier = match self.config.profile.is_none() {
             true => DeviceVerifier::of_nobody(index),
-            false => DeviceVerifier::new(&self.group, index, policy)?,
+            false => DeviceVerifier::new(&self.group, index, policy)
+                .map_err(|error| self.of_group(error))?,
         };
         if auth.crl_enabled && auth.crl_fetch.from_certificates {
             verifier = verifier.noting(revocation.points.clone());
@@ -286,6 +291,24 @@ impl Material {
         (0..cores)
             .map(|core| self.snapshot(core, &verifier, groups, &gates))
             .collect()
+    }
+
+    /// What is wrong with a group certificate, with its file and its place there.
+    fn of_group(&self, error: TlsError) -> LoadError {
+        let TlsError::GroupCertificate { position, why } = error else {
+            return error.into();
+        };
+        let origins = &self.origins[..position.min(self.origins.len())];
+        match origins.last() {
+            Some(file) => {
+                let place = origins.iter().filter(|other| *other == file).count();
+                let why = format!(
+                    "certificate {place}: {why}; see profile.device_auth.group_certificates"
+                );
+                LoadError::Findings(file.display().to_string(), why)
+            }
+            None => TlsError::GroupCertificate { position, why }.into(),
+        }
     }
 
     /// The servers that are to be checked.

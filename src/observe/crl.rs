@@ -17,18 +17,22 @@ pub struct CrlInfo {
     pub entries: u64,
     /// Whether it is a delta CRL.
     pub delta: bool,
-    /// Why the last list of that source was not taken, why the one in use proves nothing, or that it has run out.
+    /// Whether it is not valid yet.
+    #[serde(skip)]
+    pub early: bool,
+    /// Why the last list of that source was not taken, why the one in use proves nothing, or that it is not in force.
     pub problem: Option<String>,
     /// Whether the last list of that source was not taken, or the one in use proves nothing whatever the date.
     pub refused: bool,
 }
 
 impl CrlInfo {
-    /// `current`, `expired` or `missing`.
+    /// `current`, `early`, `expired` or `missing`.
     #[must_use]
     pub fn state(&self, now: u64) -> &'static str {
         match (self.this_update, self.next_update) {
             (None, _) => "missing",
+            _ if self.early => "early",
             (_, Some(next)) if now < next => "current",
             _ => "expired",
         }
@@ -54,5 +58,10 @@ mod tests {
             "expired",
             "nothing says until when"
         );
+        let early = CrlInfo {
+            early: true,
+            ..crl(Some(7), Some(9))
+        };
+        assert_eq!(early.state(5), "early");
     }
 }

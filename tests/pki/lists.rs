@@ -306,6 +306,64 @@ fn a_list_that_has_run_out_is_told_and_replaces_none_that_is_in_force_though_for
     assert!(is_let_in(&pki, &gateway, &device));
 }
 
+/// A clock that is behind, or an authority's that is ahead: the node starts, says so, and refuses as without a list, until the
+/// list begins.
+#[test]
+fn a_list_that_is_not_valid_yet_refuses_no_start() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let skew = adit::limits::CRL_CLOCK_SKEW_SECONDS as i64;
+    List::by("ca").valid(skew + 8, 3600).write(&pki, "ca.crl");
+    let gateway = start(&pki, "");
+    assert!(!is_let_in(&pki, &gateway, &device));
+    until("told why", || gateway.ended("revocation-unknown") == 1.0);
+    says(&gateway, "is not valid yet, but from ");
+    assert_eq!(gateway.metric("adit_crl_list_refused", ""), 0.0);
+    let check = Command::new(env!("CARGO_BIN_EXE_adit"))
+        .args(["check", "--config", "adit.toml"])
+        .current_dir(pki.folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&check.stdout);
+    assert!(check.status.success(), "{said}");
+    assert!(said.contains("is not valid yet"), "{said}");
+    until("it begins", || is_let_in(&pki, &gateway, &device));
+    assert!(!gateway.get("/readyz").1.contains("not valid yet"));
+}
+
+/// The server of a list is gone: a reload does not make that untold, and the end of the wish for the list does.
+#[test]
+fn what_is_wrong_with_a_source_stays_told_over_a_reload() {
+    let pki = Pki::new();
+    List::by("ca").write(&pki, "ca.crl");
+    let url = format!("http://{}/ca.crl", free_port());
+    let gateway = start(&pki, &format!("urls = ['{url}']\nallow = ['127.0.0.0/8']"));
+    let problem = || {
+        let lists: serde_json::Value = serde_json::from_str(&gateway.get("/crls").1).unwrap();
+        let lists = lists.as_array().unwrap().iter();
+        let mut of_url = lists.filter(|list| list["source"] == url);
+        of_url.next().map(|list| list["problem"].to_string())
+    };
+    until("told", || {
+        problem().is_some_and(|why| why.contains("cannot connect"))
+    });
+    gateway.reload();
+    let told = problem();
+    assert!(
+        told.as_ref()
+            .is_some_and(|why| why.contains("cannot connect")),
+        "{told:?}"
+    );
+    let text = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
+    let text = text.replace(
+        &format!("urls = ['{url}']"),
+        "urls = ['cdp']\nallowed_hosts = ['127.0.0.1']",
+    );
+    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    gateway.reload();
+    assert_eq!(problem(), None);
+}
+
 #[test]
 fn a_url_is_asked_right_after_the_end_of_its_list() {
     let pki = Pki::new();

@@ -11,7 +11,7 @@ import { Table } from "./table.js";
 export const title = "Overview";
 export const interval = 2000;
 
-const CRL_TONES = { current: "good", expired: "bad", missing: "bad" };
+const CRL_TONES = { current: "good", early: "bad", expired: "bad", missing: "bad" };
 
 export function build({ add }) {
   const state = element("div", { class: "card" });

@@ -1,10 +1,9 @@
 //! CRLs into the index that handshakes look in. Each signature is verified here, once.
 //!
-//! A list that has run out is taken too: it still revokes, and the profile decides what it means for certificates that
-//! it does not name. What is taken: complete lists; lists that an issuing distribution point restricts to a kind of
+//! A list that has run out, or that begins later by this machine's clock, is taken too: it revokes, and the profile decides
+//! what it means for certificates that it does not name. What is taken: complete lists; lists that an issuing distribution point restricts to a kind of
 //! certificate, to distribution points or to some reasons; and delta lists on top of either. What is refused: whatever is
-//! not signed by a group certificate that may sign lists, not valid yet, broken, of version 1, indirect, or has a
-//! critical extension that is not understood (RFC 5280, section 5.2).
+//! not signed by a group certificate that may sign lists, broken, of version 1, indirect, or has a critical extension that is not understood (RFC 5280, section 5.2).
 
 mod parse;
 mod points;
@@ -76,11 +75,16 @@ pub struct CrlReport {
     pub entries: usize,
     /// Whether it is a delta CRL.
     pub delta: bool,
+    /// Whether it was made in the future, by the clock since it was checked.
+    pub early: bool,
 }
 
 impl CrlReport {
-    /// What an operator has to know of a list that has run out at a moment in unix seconds, and what to do.
-    pub fn ended_text(&self, now: u64) -> Option<String> {
+    /// What an operator has to know of a list that is not in force at a moment in unix seconds, and what to do.
+    pub fn unproving_text(&self, now: u64) -> Option<String> {
+        if self.early {
+            return Some(self.early_text("it revokes, and proves nothing until then, so that `stale` decides for its devices"));
+        }
         let end = self.next_update.filter(|end| *end <= now)?;
         Some(format!(
             "the list of {} has run out on {}: it revokes, and proves nothing, so that `stale` decides for its devices; \
@@ -89,9 +93,22 @@ impl CrlReport {
             shelf::moment(end)
         ))
     }
+
+    fn early_text(&self, consequence: &str) -> String {
+        format!(
+            "the list of {} is not valid yet, but from {} on: {consequence}; remedy: check this machine's clock, or the CA's",
+            self.issuer,
+            shelf::moment(self.this_update)
+        )
+    }
+
+    /// The moment from which it is in force, in unix seconds: clocks differ a little.
+    fn begins(&self) -> u64 {
+        self.this_update.saturating_sub(CRL_CLOCK_SKEW_SECONDS)
+    }
 }
 
-/// A CRL that can be used: parsed, signed by a group certificate, its dates looked at.
+/// A CRL that can be used: parsed, and signed by a group certificate.
 #[derive(Debug, Clone)]
 pub struct CheckedCrl {
     report: CrlReport,
@@ -108,8 +125,8 @@ pub struct CheckedCrl {
 /// Loads every CRL of `files`.
 ///
 /// # Errors
-/// [`CrlErrors`], each of which names its file: a list that is not signed by a group certificate, is broken, not valid
-/// yet, or has a critical extension that is not understood (RFC 5280, section 5.2).
+/// [`CrlErrors`], each of which names its file: a list that is not signed by a group certificate, is broken, or has a
+/// critical extension that is not understood (RFC 5280, section 5.2).
 pub fn load_crls(
     files: &[PathBuf],
     group: &[CertificateDer<'_>],
@@ -208,12 +225,6 @@ fn check(
             ("has a broken issuer".to_owned(), remedy)
         })?;
     let signer = signer::of(&parsed, &issuer, group)?;
-    if parsed.this_update > now + CRL_CLOCK_SKEW_SECONDS {
-        return Err((
-            "is not valid yet".into(),
-            "check this machine's clock, or the CA's",
-        ));
-    }
     let serials = |removed| {
         let entries = parsed
             .entries()
@@ -221,6 +232,17 @@ fn check(
         let serials = entries.map(|entry| canonical_serial(entry.serial));
         Arc::new(SerialSet::collect(serials))
     };
+    let mut report = CrlReport {
+        source: source.clone(),
+        issuer,
+        this_update: parsed.this_update,
+        next_update: parsed.next_update,
+        entries: parsed.entries,
+        delta: parsed.base.is_some(),
+        number: parsed.number.clone(),
+        early: false,
+    };
+    report.early = now < report.begins();
     Ok(CheckedCrl {
         list: RevocationList {
             issuer: signer.name,
@@ -232,15 +254,7 @@ fn check(
         },
         removed: serials(true),
         signature: parsed.signed.signature.into(),
-        report: CrlReport {
-            source: source.clone(),
-            issuer,
-            this_update: parsed.this_update,
-            next_update: parsed.next_update,
-            entries: parsed.entries,
-            delta: parsed.base.is_some(),
-            number: parsed.number,
-        },
+        report,
         base: parsed.base,
     })
 }

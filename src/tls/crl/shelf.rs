@@ -3,8 +3,8 @@
 //! A source's list is replaced by a newer one only: one with a smaller number, or without numbers an older date, is
 //! refused, so that nobody can bring back what a later list has revoked by serving an earlier one. An authority that was
 //! rebuilt begins its numbers anew: its list, which is later by date, is taken when the one in use has run out, or when
-//! the operator says so ([`CrlShelf::forget`]). One that has run out takes the place of none that has not,
-//! whatever the operator says.
+//! the operator says so ([`CrlShelf::forget`]). One that has run out takes the place of none that has not, and one that has not
+//! begun of none that has, whatever the operator says.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ pub struct Indexed {
 
 impl CrlShelf {
     /// Takes the lists of a source in place of those that it had, at a moment in unix seconds.
-    pub fn admit(&mut self, source: CrlSource, lists: Vec<CheckedCrl>, now: u64) -> Admission {
+    pub fn admit(&mut self, source: CrlSource, mut lists: Vec<CheckedCrl>, now: u64) -> Admission {
         let Some(held) = self.sources.iter_mut().find(|held| held.source == source) else {
             self.sources.push(Held {
                 source,
@@ -85,15 +85,25 @@ impl CrlShelf {
             return Admission::Taken;
         };
         let mut unchanged = held.lists.len() == lists.len();
-        for new in &lists {
+        for new in &mut lists {
             let rivals = held.lists.iter().filter(|old| old.succeeds_as(new));
-            let mut same = false;
+            let (mut same, mut has_begun) = (false, false);
             for old in rivals {
-                same |= new.signature == old.signature;
+                if new.signature == old.signature {
+                    same = true;
+                    has_begun |= !old.report.early;
+                    continue;
+                }
                 if let Some(end) = new.has_run_out_before(old, now) {
                     return Admission::Refused {
                         problem: new.run_out_text(end),
                         until: Some(end),
+                    };
+                }
+                if new.report.early && !old.report.early {
+                    return Admission::Refused {
+                        problem: new.report.early_text("the one in use stays until then"),
+                        until: Some(new.report.begins()),
                     };
                 }
                 if held.forgotten {
@@ -108,6 +118,8 @@ impl CrlShelf {
                 }
             }
             unchanged &= same;
+            // Whatever the clock says now.
+            new.report.early &= !has_begun;
         }
         held.forgotten = false;
         if unchanged {
@@ -115,6 +127,21 @@ impl CrlShelf {
         }
         held.lists = lists;
         Admission::Taken
+    }
+
+    /// Lets the lists that have begun at a moment in unix seconds count as such, for good. Whether there are any.
+    pub fn begin(&mut self, now: u64) -> bool {
+        let lists = self.sources.iter_mut().flat_map(|held| &mut held.lists);
+        let mut reports = lists.map(|list| &mut list.report);
+        let mut any = false;
+        for report in reports
+            .by_ref()
+            .filter(|report| report.early && report.begins() <= now)
+        {
+            report.early = false;
+            any = true;
+        }
+        any
     }
 
     /// Lets whatever the source offers next take the place of what it has, which stays in use until then. Whether it
@@ -192,22 +219,25 @@ impl CrlShelf {
         let mut joined: Vec<RevocationList> = full
             .iter()
             .map(|list| {
-                let continuing = deltas.iter().filter(|delta| delta.continues(list));
+                let continuing = deltas.iter();
+                let continuing =
+                    continuing.filter(|delta| delta.continues(list) && !delta.report.early);
                 match continuing.max_by_key(|delta| delta.age()) {
                     Some(delta) => list.with(delta),
-                    None => list.list.clone(),
+                    None => list.alone(),
                 }
             })
             .collect();
         for delta in deltas {
             let is_in = |list: &&CheckedCrl| {
-                delta.continues(list)
-                    || (list.has_scope_of(delta)
-                        && delta.report.number.is_some()
-                        && list.report.number >= delta.report.number)
+                !delta.report.early
+                    && (delta.continues(list)
+                        || (list.has_scope_of(delta)
+                            && delta.report.number.is_some()
+                            && list.report.number >= delta.report.number))
             };
             if !full.iter().any(is_in) {
-                // Without the list that it continues, a delta says nothing of what it does not name.
+                // Without the list that it continues, or before it begins, a delta says nothing of what it does not name.
                 let mut alone = delta.list.clone();
                 alone.scope.revokes_only = true;
                 joined.push(alone);
@@ -244,9 +274,17 @@ impl CheckedCrl {
         }
     }
 
+    /// The list by itself. Before it begins it revokes, and proves nothing.
+    fn alone(&self) -> RevocationList {
+        let mut list = self.list.clone();
+        list.scope.revokes_only |= self.report.early;
+        list
+    }
+
     /// Whether it makes the other one needless, whichever of them runs out first.
     fn replaces(&self, other: &Self) -> bool {
         self.succeeds_as(other)
+            && (other.report.early || !self.report.early)
             && self.report.number >= other.report.number
             && self.report.this_update >= other.report.this_update
             && self.list.next_update >= other.list.next_update
@@ -260,8 +298,9 @@ impl CheckedCrl {
         let (number, date) = (&self.report.number, self.report.this_update);
         let has_smaller_number = *number < old.report.number;
         // Never an earlier date, whatever its number: after an authority has counted anew, its lists from before have
-        // the larger ones.
-        if date < old.report.this_update || has_smaller_number && date == old.report.this_update {
+        // the larger ones. The date of one that is still to come proves nothing against one that is in force.
+        let is_earlier = date < old.report.this_update && (self.report.early || !old.report.early);
+        if is_earlier || has_smaller_number && date <= old.report.this_update {
             let problem = format!("{of} is older than the one in use ({ages})");
             return Err((problem, None));
         }
@@ -308,7 +347,7 @@ impl CheckedCrl {
         RevocationList {
             serials: Arc::new(SerialSet::collect(kept.chain(delta.list.serials.iter()))),
             next_update: self.list.next_update.min(delta.list.next_update),
-            ..self.list.clone()
+            ..self.alone()
         }
     }
 }

@@ -104,6 +104,65 @@ fn what_is_forgotten_counts_until_the_next_list_and_for_one_list() {
     assert_eq!(next.admit(file, check(&old), NOW), Admission::Taken);
 }
 
+/// By a clock that is behind, this one's or the authority's.
+#[test]
+fn a_list_that_is_to_come_revokes_and_proves_from_its_beginning_on() {
+    const EARLY: (&str, Option<&str>) = ("231116000000Z", Some("20231123000000Z"));
+    let ca = Authority::ordinary();
+    let check = |list: &List| check_one(&ca, &list.signed(&ca)).unwrap();
+    let begins = NOW - NOW % DAY + 2 * DAY - 300;
+    let file = source("ca.crl");
+    let mut shelf = CrlShelf::default();
+    let early = check(&list(5, EARLY, 1));
+    assert_eq!(
+        shelf.admit(file.clone(), early.clone(), NOW),
+        Admission::Taken
+    );
+    let status = |shelf: &CrlShelf, serial: u8, now| {
+        index_of(&ca, shelf).status(&ca.name, ca.key(), &[serial], now)
+    };
+    assert_eq!(status(&shelf, 1, NOW), Status::Revoked);
+    assert_eq!(status(&shelf, 2, NOW), Status::Unknown);
+    let text = shelf.reports()[0].unproving_text(NOW).unwrap();
+    assert!(
+        text.contains("2023-11-16T00:00:00Z") && text.contains("clock"),
+        "{text}"
+    );
+    // The same one again changes nothing; one in force takes its place, though it is earlier by date, if its number is not.
+    assert_eq!(
+        shelf.admit(file.clone(), early.clone(), NOW),
+        Admission::Unchanged
+    );
+    refused(&mut shelf, check(&list(4, NEW, 3)), NOW);
+    let mut other = shelf.clone();
+    assert_eq!(
+        other.admit(file.clone(), check(&list(6, NEW, 3)), NOW),
+        Admission::Taken
+    );
+    assert_eq!(status(&other, 1, NOW), Status::Good);
+    // Its time comes, and stays, whatever the clock does then.
+    assert!(!shelf.begin(begins - 1) && shelf.begin(begins) && !shelf.begin(begins));
+    assert_eq!(status(&shelf, 2, begins), Status::Good);
+    assert_eq!(shelf.reports()[0].unproving_text(begins), None);
+    assert_eq!(
+        shelf.admit(file.clone(), early.clone(), NOW),
+        Admission::Unchanged
+    );
+    assert_eq!(status(&shelf, 2, NOW), Status::Good);
+
+    // It takes the place of none in force, though the operator has the next one taken, nor of another source's.
+    let mut shelf = CrlShelf::default();
+    shelf.admit(file.clone(), check(&list(1, NEW, 1)), NOW);
+    shelf.forget(&file);
+    let (text, until) = refused(&mut shelf, early, NOW);
+    assert!(text.contains("not valid yet"), "{text}");
+    assert_eq!(until, Some(begins));
+    shelf.admit(source("other.crl"), check(&list(5, EARLY, 2)), NOW);
+    assert_eq!(status(&shelf, 1, NOW), Status::Revoked);
+    assert_eq!(status(&shelf, 2, NOW), Status::Revoked);
+    assert_eq!(status(&shelf, 3, NOW), Status::Good);
+}
+
 #[test]
 fn a_list_that_has_run_out_replaces_none_in_force() {
     let ca = Authority::ordinary();

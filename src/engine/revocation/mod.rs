@@ -3,6 +3,8 @@
 //! A new list replaces the index alone: no core is asked, no configuration is loaded. A list that cannot be used leaves
 //! the one before in place, and is told in [`Node::crls`].
 
+mod kept;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,19 +15,18 @@ use rustls::pki_types::CertificateDer;
 
 use super::node::{DrainError, Node};
 use super::registry::ChangeError;
-use crate::certs::{self, CertError};
-use crate::config::{Config, CrlFetch};
-use crate::files;
+use crate::certs;
+use crate::config::{Config, CrlFetch, url_host};
+use crate::limits::CRL_SOURCES_MAX;
 use crate::observe::CrlInfo;
 use crate::table::{Published, RevocationIndex};
 use crate::tls::{
     Admission, CheckedCrl, CrlErrors, CrlShelf, CrlSource, Indexed, PointsSeen, Standing,
-    check_crls, public_keys, read_crl_file,
+    check_crls, crl_urls, public_keys, read_crl_file,
 };
 use crate::tunnel::Causes;
-
-/// The folder in the state folder for lists that were fetched.
-pub const CRLS_FOLDER: &str = "crls";
+pub use kept::{CRLS_FOLDER, forget_kept_crl};
+use kept::{forget_kept, forgotten_file, keep, kept_file};
 
 /// What tells a file from the one that had its name before.
 type Mark = Option<(SystemTime, u64, u64)>;
@@ -46,7 +47,7 @@ pub(super) struct Crls {
     urgent: BTreeSet<CrlSource>,
     /// By source, what its lists lack to prove anything.
     doubts: BTreeMap<CrlSource, String>,
-    /// By source and issuer, what is to be said of a list that has run out.
+    /// By source and issuer, what is to be said of a list that has run out, or has not begun.
     ended: BTreeMap<(CrlSource, String), String>,
     /// Places that have been asked or named, with a list or without.
     wanted: Vec<CrlSource>,
@@ -68,8 +69,9 @@ pub(super) struct Revocation {
 }
 
 impl Crls {
-    /// Reads what `config` names, and what was fetched before. A list of `before` stays in use where its successor is
-    /// bad or older.
+    /// Reads what `config` names, and what was fetched before; `seen` are the URLs that client certificates have named. A
+    /// list of `before` stays in use where its successor is bad or older, and what is known of a source that is still
+    /// wanted stays known.
     ///
     /// # Errors
     /// [`CrlErrors`]: a file cannot be used, and nothing is there to stand in for it.
@@ -77,6 +79,7 @@ impl Crls {
         config: &Config,
         group: &[CertificateDer<'static>],
         before: Option<&Self>,
+        seen: Vec<String>,
     ) -> Result<Self, CrlErrors> {
         let auth = &config.profile.device_auth;
         let mut crls = Self {
@@ -89,6 +92,11 @@ impl Crls {
         if !auth.crl_enabled {
             return Ok(crls);
         }
+        if let Some(before) = before {
+            // They are told once, and not with each reload.
+            crls.doubts.clone_from(&before.doubts);
+            crls.ended.clone_from(&before.ended);
+        }
         let mut errors = Vec::new();
         for file in &auth.crl_files {
             crls.files.insert(file.clone(), mark(file));
@@ -100,15 +108,8 @@ impl Crls {
                 Err(CrlErrors(found)) => errors.extend(found),
             }
         }
-        let urls = auth.crl_fetch.urls.iter().cloned().map(CrlSource::Url);
-        let mut urls: Vec<CrlSource> = urls.collect();
-        if auth.crl_fetch.from_certificates {
-            let found = before.map_or(&[][..], |before| &before.wanted);
-            urls.extend(found.iter().filter(|source| is_url(source)).cloned());
-            urls.sort();
-            urls.dedup();
-        }
-        for source in urls {
+        let urls = urls_to_fetch(&crls.fetch, group, seen);
+        for source in urls.into_iter().map(CrlSource::Url) {
             if !crls.carry_over(before, &source) {
                 crls.take_kept(source);
             }
@@ -152,10 +153,10 @@ impl Crls {
         index
     }
 
-    /// Notes which lists have run out at a moment in unix seconds, and says in the log what is new. Whether something is.
+    /// Notes which lists are not in force at a moment in unix seconds, and says in the log what is new. Whether something is.
     fn note_ended(&mut self, now: u64) -> bool {
         let ended = self.shelf.reports().into_iter().filter_map(|report| {
-            let text = report.ended_text(now)?;
+            let text = report.unproving_text(now)?;
             Some(((report.source, report.issuer), text))
         });
         let ended: BTreeMap<_, _> = ended.collect();
@@ -169,11 +170,11 @@ impl Crls {
         is_new
     }
 
-    /// Lists that have run out: where each is from, and what is to be said of it.
+    /// Lists that are not in force: where each is from, and what is to be said of it.
     pub fn ended(&self) -> Vec<(String, String)> {
         let reports = self.shelf.reports().into_iter();
         let ended = reports
-            .filter_map(|report| Some((report.source.to_string(), report.ended_text(now())?)));
+            .filter_map(|report| Some((report.source.to_string(), report.unproving_text(now())?)));
         ended.collect()
     }
 
@@ -192,10 +193,21 @@ impl Crls {
         }
     }
 
+    /// Takes over what was known of a source before a reload. Whether its lists are in use still.
     fn carry_over(&mut self, before: Option<&Self>, source: &CrlSource) -> bool {
         self.want(source);
+        let Some(before) = before else { return false };
+        if let Some(problem) = before.problems.get(source) {
+            self.problems.insert(source.clone(), problem.clone());
+        }
+        if let Some(again) = before.again.get(source) {
+            self.again.insert(source.clone(), *again);
+        }
+        if before.urgent.contains(source) {
+            self.urgent.insert(source.clone());
+        }
         let trusted = public_keys(&self.group);
-        before.is_some_and(|before| self.shelf.carry_over(&before.shelf, source, &trusted))
+        self.shelf.carry_over(&before.shelf, source, &trusted)
     }
 
     /// The list that was fetched last before the node started, if it is there and good.
@@ -271,6 +283,7 @@ impl Crls {
                 next_update: report.next_update,
                 entries: report.entries as u64,
                 delta: report.delta,
+                early: report.early,
                 problem: (!problem.is_empty()).then(|| problem.join("; ")),
                 ..of_source
             }
@@ -289,43 +302,30 @@ fn is_url(source: &CrlSource) -> bool {
     matches!(source, CrlSource::Url(_))
 }
 
+/// The URLs that are fetched by these rules: those of the configuration, and where the rules say so those that the group
+/// certificates and `seen` name, a bounded number of them.
+fn urls_to_fetch(
+    fetch: &CrlFetch,
+    group: &[CertificateDer<'static>],
+    seen: Vec<String>,
+) -> Vec<String> {
+    let mut urls = fetch.urls.clone();
+    if fetch.from_certificates {
+        let group = group.iter();
+        let named = group.flat_map(|certificate| crl_urls(certificate).map(str::to_owned));
+        for url in named.chain(seen) {
+            let allowed = url_host(&url).is_some_and(|host| fetch.hosts.contains(&host));
+            if allowed && urls.len() < CRL_SOURCES_MAX && !urls.contains(&url) {
+                urls.push(url);
+            }
+        }
+    }
+    urls
+}
+
 fn mark(file: &Path) -> Mark {
     let metadata = std::fs::metadata(file).ok()?;
     Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
-}
-
-/// Where the last good list of a URL is kept.
-fn kept_file(folder: &Path, source: &CrlSource) -> PathBuf {
-    use aws_lc_rs::digest::{SHA256, digest};
-    let name: String = digest(&SHA256, source.to_string().as_bytes()).as_ref()[..16]
-        .iter()
-        .map(|octet| format!("{octet:02x}"))
-        .collect();
-    folder.join(name + ".crl")
-}
-
-/// What is kept of a list that the next one replaces whatever its number: still in use, also after a start.
-fn forgotten_file(kept: &Path) -> PathBuf {
-    kept.with_extension("forgotten")
-}
-
-/// Has the list that is kept of a source replaced by whatever the source offers next, where no node runs. Whether there
-/// is one.
-///
-/// # Errors
-/// [`CertError`], which names the file.
-pub fn forget_kept_crl(state_dir: &Path, source: &str) -> Result<bool, CertError> {
-    let source = CrlSource::Url(source.to_owned());
-    forget_kept(&kept_file(&state_dir.join(CRLS_FOLDER), &source))
-}
-
-fn forget_kept(kept: &Path) -> Result<bool, CertError> {
-    let forgotten = forgotten_file(kept);
-    match std::fs::rename(kept, &forgotten) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(forgotten.exists()),
-        Err(error) => Err(CertError::io("rename", kept, error)),
-    }
 }
 
 impl Revocation {
@@ -360,7 +360,7 @@ impl Revocation {
     ) -> Result<Crls, CrlErrors> {
         // A copy shares the tables, and holds nobody up.
         let before = self.crls().clone();
-        Crls::load(config, group, Some(&before))
+        Crls::load(config, group, Some(&before), self.points.all())
     }
 
     pub fn replace(&self, mut crls: Crls) {
@@ -377,10 +377,12 @@ impl Node {
         self.sweeper.changed(Causes::REVOCATION);
     }
 
-    /// Says of each list that has run out since the last call that it has.
+    /// Lets lists that begin now prove from now on, and says of each that has run out since the last call that it has.
     pub fn note_ended_crls(&self) {
         let mut crls = self.revocation.crls();
-        if crls.note_ended(now()) {
+        if crls.shelf.begin(now()) {
+            self.publish(&mut crls);
+        } else if crls.note_ended(now()) {
             self.revocation.tell(&crls);
         }
     }
@@ -443,7 +445,7 @@ impl Node {
     }
 
     /// Begins to want the list of a URL that was found in a certificate: takes the one that was kept, if any.
-    pub fn want_crl(&self, url: &str) {
+    fn want_crl(&self, url: &str) {
         let source = CrlSource::Url(url.to_owned());
         let _turn = self.revocation.turn();
         let mut crls = self.revocation.crls();
@@ -461,14 +463,26 @@ impl Node {
     pub fn crl_not_fetched(&self, url: &str, problem: String) {
         let _turn = self.revocation.turn();
         let mut crls = self.revocation.crls();
-        crls.problem(CrlSource::Url(url.to_owned()), problem);
-        self.revocation.tell(&crls);
+        let source = CrlSource::Url(url.to_owned());
+        // The configuration may have changed while it was asked.
+        if crls.wanted.contains(&source) {
+            crls.problem(source, problem);
+            self.revocation.tell(&crls);
+        }
     }
 
-    /// Where CRLs are to be fetched, and the group certificates.
-    pub fn crl_fetch(&self) -> (CrlFetch, Arc<[CertificateDer<'static>]>) {
-        let crls = self.revocation.crls();
-        (crls.fetch.clone(), crls.group.clone())
+    /// The rules by which CRLs are fetched, and the URLs, of which those that are new are wanted from now on. Reads what was
+    /// kept of them: not for a thread that answers others.
+    pub fn crls_to_fetch(&self) -> (CrlFetch, Vec<String>) {
+        let (fetch, group) = {
+            let crls = self.revocation.crls();
+            (crls.fetch.clone(), crls.group.clone())
+        };
+        let urls = urls_to_fetch(&fetch, &group, self.revocation.points.all());
+        if fetch.from_certificates {
+            urls.iter().for_each(|url| self.want_crl(url));
+        }
+        (fetch, urls)
     }
 
     /// Lets whatever a source offers next take the place of the list in use, whatever its number and date, and has the
@@ -504,11 +518,6 @@ impl Node {
         }
         let again = crls.again.get(&source)?;
         Some(Duration::from_secs(again.saturating_sub(now)))
-    }
-
-    /// The URLs of CRLs that client certificates have named, a bounded number of them.
-    pub fn crl_points(&self) -> Vec<String> {
-        self.revocation.points.all()
     }
 
     /// What each CRL says of itself, and each that is missing.
@@ -557,30 +566,4 @@ impl Node {
         self.revocation.tell(crls);
         self.revocation_changed();
     }
-}
-
-fn keep(file: &Path, ders: &[impl AsRef<[u8]>]) -> Result<(), CertError> {
-    if let Some(folder) = file.parent() {
-        files::own_folder(folder)?;
-    }
-    write_lists(file, ders)?;
-    let _ = std::fs::remove_file(forgotten_file(file));
-    Ok(())
-}
-
-fn write_lists(file: &Path, ders: &[impl AsRef<[u8]>]) -> Result<(), CertError> {
-    match ders {
-        [only] => files::replace(file, only.as_ref(), files::Mode::Public)?,
-        several => {
-            let blocks = several
-                .iter()
-                .map(|der| certs::make::pem_block("X509 CRL", der.as_ref()));
-            files::replace(
-                file,
-                blocks.collect::<String>().as_bytes(),
-                files::Mode::Public,
-            )?;
-        }
-    }
-    Ok(())
 }
