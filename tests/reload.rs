@@ -314,7 +314,7 @@ fn everything_that_is_wrong_is_told_at_once_and_stays_told() {
     assert_eq!(gateway.metric("adit_config_refused", ""), 1.0);
     assert_eq!(failures(&gateway), 1.0);
     let (code, _, error) = adit_reload(&pki);
-    assert_eq!(code, Some(1), "{error}");
+    assert_eq!(code, Some(2), "{error}");
     for words in [
         "server.key",
         "ca.pem",

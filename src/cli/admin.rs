@@ -190,7 +190,7 @@ pub enum AdminError {
     AnyPort,
     /// The answer.
     #[error("the admin listener at {0} answered: {1}")]
-    Refused(String, String),
+    Refused(String, String, StatusCode),
     /// Standard output.
     #[error(transparent)]
     Output(#[from] CertError),
@@ -202,6 +202,23 @@ pub enum AdminError {
         "--close wants to know which tunnels: --id, --device, --user, --app, --serial or --service"
     )]
     CloseAll,
+}
+
+impl AdminError {
+    /// As [`CliError::exit_code`](super::CliError::exit_code).
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Address(_) | Self::Config(_) | Self::Token(_) | Self::File(..) => 2,
+            Self::AnyPort | Self::Change(_) | Self::CloseAll => 2,
+            Self::Export(ExportError::Usage(_) | ExportError::Config(_)) => 2,
+            Self::Refused(_, _, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY) => 2,
+            Self::Refused(..)
+            | Self::Export(_)
+            | Self::Client(..)
+            | Self::Incomplete(..)
+            | Self::Output(_) => 1,
+        }
+    }
 }
 
 /// What goes with a request.
@@ -231,7 +248,8 @@ impl Answer {
 
     /// As an error.
     fn refused(self) -> AdminError {
-        AdminError::Refused(self.from, format!("{} {}", self.reply.line(), self.body))
+        let said = format!("{} {}", self.reply.line(), self.body);
+        AdminError::Refused(self.from, said, self.reply.status)
     }
 
     /// As an error: it is not what a node answers.

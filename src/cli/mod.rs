@@ -19,7 +19,6 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::config::ConfigError;
-use crate::control::ControlError;
 use crate::engine;
 use crate::load::{self, LoadCommand, LoadError};
 use crate::tls::TicketKeysError;
@@ -135,18 +134,22 @@ pub enum CliError {
 }
 
 impl CliError {
-    /// 2 where the command line or the config is wrong, else 1.
+    /// 2 where the command line, the config or a file that they name is wrong, else 1: the table in docs/running.md.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Files(_) => 2,
             Self::Certs(CertificatesError::Config(_) | CertificatesError::Usage(_)) => 2,
-            Self::Run(RunError::Config(_) | RunError::Engine(engine::EngineError::Load(_))) => 2,
-            Self::Load(LoadError::Usage(_)) | Self::Admin(AdminError::CloseAll) => 2,
-            Self::Admin(AdminError::Export(ExportError::Usage(_) | ExportError::Config(_))) => 2,
+            Self::Load(LoadError::Usage(_)) => 2,
             Self::Profile(error) => error.exit_code(),
-            Self::Run(RunError::Control(ControlError::Token(_))) => 2,
-            _ => 1,
+            Self::Run(error) => error.exit_code(),
+            Self::Admin(error) => error.exit_code(),
+            Self::Certs(_)
+            | Self::Load(_)
+            | Self::Quickstart(_)
+            | Self::TicketKeys(_)
+            | Self::Probe { .. }
+            | Self::System(..) => 1,
         }
     }
 }

@@ -57,6 +57,25 @@ pub enum RunError {
     Keep(std::io::Error),
 }
 
+impl RunError {
+    /// As [`CliError::exit_code`](super::CliError::exit_code).
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::StateDir(_) | Self::Audit(_) => 2,
+            Self::Control(ControlError::Token(_)) => 2,
+            Self::Engine(
+                EngineError::Load(_) | EngineError::NotListened(_) | EngineError::Unfit { .. },
+            ) => 2,
+            Self::Engine(_)
+            | Self::Control(_)
+            | Self::Lock(_)
+            | Self::Signals(_)
+            | Self::Inherited(_)
+            | Self::Keep(_) => 1,
+        }
+    }
+}
+
 /// `adit run`.
 pub(super) fn run(file: &Path) -> Result<(), RunError> {
     let (config, file) = ConfigFile::read(file)?;

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::common::server;
+use crate::common::{free_port, server};
 
 fn adit(admin: SocketAddr, arguments: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_adit"))
@@ -191,4 +191,36 @@ fn nobody_there_is_said() {
     let (code, _, told) = said(&adit(nobody, "tunnels"));
     assert_eq!(code, Some(1));
     assert!(told.contains("is the node running?"), "{told}");
+}
+
+/// Each exit code means one thing, whichever command it is of.
+#[test]
+fn what_is_wrong_on_the_command_line_or_in_the_config_is_2_for_every_command() {
+    let pki = crate::common::Pki::new();
+    let rest = crate::common::service(&[free_port()]);
+    let text = crate::common::config(free_port(), "cores = 1", "unmanaged = 'allow'", &rest);
+    std::fs::write(pki.path("state"), "a file").unwrap();
+    std::fs::write(pki.path("adit.toml"), &text).unwrap();
+    std::fs::write(pki.path("bad.toml"), "nonsense").unwrap();
+    for arguments in [
+        "run",
+        "check",
+        "run --config bad.toml",
+        "check --config bad.toml",
+        "tunnels --config bad.toml",
+        "tunnels --admin foo",
+        "reload --admin foo",
+        "tunnels --close",
+        "devices import none.csv",
+        "nonsense",
+    ] {
+        let output = Command::new("timeout")
+            .args(["20", env!("CARGO_BIN_EXE_adit")])
+            .args(arguments.split(' '))
+            .current_dir(pki.folder.path())
+            .output()
+            .unwrap();
+        let (code, _, told) = said(&output);
+        assert_eq!(code, Some(2), "{arguments}: {told}");
+    }
 }

@@ -87,7 +87,7 @@ fn systemd_holds_the_socket_and_is_told() {
     let output = activate(&pki, &[&socket, &other], &pki.path("notify"))
         .output()
         .unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     let log = String::from_utf8(output.stderr).unwrap();
     assert!(
         log.contains(&other.local_addr().unwrap().to_string()),
@@ -138,7 +138,7 @@ fn a_socket_that_a_listener_cannot_use_is_named() {
         std::fs::write(pki.path("adit.toml"), &text).unwrap();
         let output = activate_on(&pki, vec![socket]).output().unwrap();
         let log = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{log}");
+        assert_eq!(output.status.code(), Some(2), "{log}");
         for word in [&format!("[::]:{port}"), &listen(port), "ListenStream="] {
             assert!(log.contains(word), "{word}: {log}");
         }
