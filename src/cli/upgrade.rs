@@ -29,7 +29,8 @@ use crate::engine::{
     ADMIN, Followed, Inherited, NamedSocket, Node, Predecessor, Successor, follow, receive,
 };
 use crate::limits::{
-    ADMIN_STOP, AUDIT_STOP, DRAIN_POLL, SESSIONS_END, SUCCESSION_ORPHANED, SUCCESSION_PATIENCE,
+    ADMIN_STOP, AUDIT_STOP, DRAIN_POLL, SESSIONS_END, SUCCESSION_BEAT, SUCCESSION_ORPHANED,
+    SUCCESSION_PATIENCE,
 };
 
 /// Set where the last of the descriptors that a process is started with is the link to the process before; its value says
@@ -103,14 +104,23 @@ impl Inheritance {
             match descriptors.take_tcp_listener(index) {
                 Ok(Some(socket)) => taken.sockets.tcp.push(NamedSocket { name, socket }),
                 Ok(None) => {}
-                Err(_) => taken
-                    .sockets
-                    .unix
-                    .extend(descriptors.take_unix_listener(index)?),
+                Err(_) => match descriptors.take_unix_listener(index) {
+                    Ok(socket) => taken.sockets.unix.extend(socket),
+                    Err(_) => return Err(unusable(index, &name)),
+                },
             }
         }
         Ok(taken)
     }
+}
+
+/// What a descriptor is that is of no use, and what would be.
+fn unusable(index: usize, name: &str) -> io::Error {
+    let descriptor = FIRST as usize + index;
+    io::Error::other(format!(
+        "descriptor {descriptor} ({name}) is no listening socket of TCP or Unix streams; the socket unit may have ListenStream= only, \
+         and no ListenDatagram= (tunnels of UDP come over TCP, too), ListenFIFO= or Accept=yes"
+    ))
 }
 
 /// Tells systemd, where it asks to be told (`Type=notify`), that this process is the service's main one, and serves.
@@ -247,16 +257,9 @@ impl Succession {
         let child = self.starting().take();
         match (successor, child) {
             (Ok(successor), Some(_)) => Ok((successor, asked)),
-            (successor, child) => {
-                if let Some(mut child) = child {
-                    // It may have ended by itself.
-                    let _ = child.kill();
-                    let _ = child.wait();
-                }
-                Err(successor
-                    .err()
-                    .unwrap_or_else(|| io::Error::other("it was given up")))
-            }
+            (Err(error), Some(child)) => Err(why_it_ended(child, error)),
+            (Err(error), None) => Err(error),
+            (Ok(_), None) => Err(io::Error::other("it was given up")),
         }
     }
 
@@ -290,6 +293,35 @@ pub(super) fn take_questions(questions: UnixStream, to: mpsc::Sender<Option<Unix
             let _ = to.try_send(Some(connection.into()));
         }
     });
+}
+
+/// Ends a process that did not come to serve. Why it did not: where it has ended by itself, with its exit code.
+fn why_it_ended(mut child: Child, error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        // The link closes a moment before the process has ended.
+        let deadline = Instant::now() + SUCCESSION_BEAT;
+        while Instant::now() < deadline {
+            if let Ok(Some(status)) = child.try_wait() {
+                return io::Error::other(format!(
+                    "it has ended before it served ({status}); what it has written to the log before this line says why"
+                ));
+            }
+            thread::sleep(DRAIN_POLL);
+        }
+    }
+    // It may have ended by itself.
+    let _ = child.kill();
+    let _ = child.wait();
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => io::Error::other("it has closed its link, and was ended"),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            let seconds = SUCCESSION_PATIENCE.as_secs();
+            io::Error::other(format!(
+                "it has not come to serve within {seconds} s, and was ended"
+            ))
+        }
+        _ => error,
+    }
 }
 
 /// Ends a process that follows nobody any more: its tunnels have a little time, and then it ends, whatever hangs in it.

@@ -15,7 +15,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::watch::Watched;
 use crate::config::{self, Config, ConfigError, Problem, in_lines};
-use crate::engine::{self, ReloadError, ReloadErrors};
+use crate::engine::{self, EngineError, ReloadError, ReloadErrors};
 use crate::ring;
 
 /// Runs what may take seconds of a CPU: behind everything else, so that the data cores do not feel it. For the thread of
@@ -92,6 +92,16 @@ impl From<ReloadErrors> for Refusal {
                 key: (*key).to_owned(),
                 message: "cannot change while the node runs".to_owned(),
                 remedy: "restart the node, or let a new process take over (SIGUSR2)".to_owned(),
+                ..Problem::default()
+            }],
+            ReloadError::Listen(EngineError::Listen {
+                by,
+                address,
+                source,
+            }) => vec![Problem {
+                key: format!("profile.listener.{by}"),
+                message: format!("cannot listen on {address}: {source}"),
+                remedy: "choose another address or port, or stop what uses it".to_owned(),
                 ..Problem::default()
             }],
             other => {

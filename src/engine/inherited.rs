@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -54,7 +55,7 @@ impl Inherited {
     /// Where there are none, `0.0.0.0` takes those on `[::]` that IPv4 comes in by: systemd's `ListenStream=PORT` opens
     /// such a socket.
     pub fn take_tcp(&mut self, name: &str, address: SocketAddr) -> Vec<TcpListener> {
-        let exact = |bound: SocketAddr, _: &TcpListener| bound.ip() == address.ip();
+        let exact = |bound: SocketAddr, _: &TcpListener| is_same_ip(bound, address);
         let taken = self.take(name, address.port(), exact);
         if !taken.is_empty() || !is_any_ipv4(address) {
             return taken;
@@ -76,7 +77,7 @@ impl Inherited {
     /// The address of a socket with which the listener of this name cannot have `address`, and which it cannot use.
     pub(super) fn in_the_way(&self, name: &str, address: SocketAddr) -> Option<SocketAddr> {
         let fits = |bound: SocketAddr, socket: &TcpListener| {
-            bound.ip() == address.ip() || is_any_ipv4(address) && takes_ipv4_too(bound, socket)
+            is_same_ip(bound, address) || is_any_ipv4(address) && takes_ipv4_too(bound, socket)
         };
         if self
             .tcp
@@ -92,12 +93,20 @@ impl Inherited {
         bound.find(|bound| overlap(*bound, address))
     }
 
-    /// Takes the socket that listens on `path`.
+    /// Takes the socket that listens on `path`, however the path is spelled: by links (`/var/run`), or from another folder.
     pub fn take_unix(&mut self, path: &Path) -> Option<UnixListener> {
+        let place = |path: &Path| {
+            let file = std::fs::metadata(path).ok()?;
+            Some((file.dev(), file.ino()))
+        };
+        let wanted = place(path);
         let fits = |socket: &UnixListener| {
-            socket
-                .local_addr()
-                .is_ok_and(|bound| bound.as_pathname() == Some(path))
+            let bound = socket.local_addr();
+            bound.is_ok_and(|bound| {
+                bound.as_pathname().is_some_and(|bound| {
+                    bound == path || wanted.is_some() && place(bound) == wanted
+                })
+            })
         };
         let at = self.unix.iter().position(fits)?;
         Some(self.unix.swap_remove(at))
@@ -127,7 +136,12 @@ impl Inherited {
 /// Whether connections to one of them could be meant for the other.
 pub(super) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let any = one.ip().is_unspecified() || other.ip().is_unspecified();
-    one.port() == other.port() && (any || one.ip() == other.ip())
+    one.port() == other.port() && (any || is_same_ip(one, other))
+}
+
+/// Whether both are one address: `[::ffff:192.0.2.1]` is `192.0.2.1`.
+fn is_same_ip(one: SocketAddr, other: SocketAddr) -> bool {
+    one.ip().to_canonical() == other.ip().to_canonical()
 }
 
 fn is_any_ipv4(address: SocketAddr) -> bool {
@@ -161,23 +175,24 @@ impl NamedSocket {
     }
 }
 
+/// Sockets that are passed on with this name.
+#[cfg(test)]
+pub(super) fn passed_on(name: &str, sockets: impl IntoIterator<Item = TcpListener>) -> Inherited {
+    let sockets = sockets.into_iter().map(|socket| NamedSocket {
+        name: name.to_owned(),
+        socket,
+    });
+    Inherited {
+        tcp: sockets.collect(),
+        ..Inherited::default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use socket2::{Domain, Socket, Type};
 
     use super::*;
-
-    /// Sockets that are passed on with this name.
-    fn passed_on(name: &str, sockets: impl IntoIterator<Item = TcpListener>) -> Inherited {
-        let sockets = sockets.into_iter().map(|socket| NamedSocket {
-            name: name.to_owned(),
-            socket,
-        });
-        Inherited {
-            tcp: sockets.collect(),
-            unix: Vec::new(),
-        }
-    }
 
     fn on_all_addresses(only_v6: bool) -> TcpListener {
         let socket = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
@@ -211,6 +226,29 @@ mod tests {
         let mut inherited = passed_on("", [only]);
         assert_eq!(inherited.in_the_way("https", any), Some(bound));
         assert!(inherited.take_tcp("https", any).is_empty());
+    }
+
+    #[test]
+    fn an_address_and_a_path_are_known_in_every_spelling() {
+        let plain = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = plain.local_addr().unwrap().port();
+        let mapped = SocketAddr::from(([0, 0, 0, 0, 0, 0xffff, 0x7f00, 1], port));
+        let mut inherited = passed_on("", [plain]);
+        assert_eq!(inherited.in_the_way("https", mapped), None);
+        assert_eq!(inherited.take_tcp("https", mapped).len(), 1);
+
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("run")).unwrap();
+        std::os::unix::fs::symlink(at("run"), at("link")).unwrap();
+        for (bound, wanted) in [("run/a", "link/a"), ("link/b", "run/../run/b")] {
+            let mut inherited = Inherited {
+                unix: vec![UnixListener::bind(at(bound)).unwrap()],
+                ..Inherited::default()
+            };
+            assert!(inherited.take_unix(&at("run/none")).is_none());
+            assert!(inherited.take_unix(&at(wanted)).is_some(), "{wanted}");
+        }
     }
 
     #[test]

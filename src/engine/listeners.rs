@@ -71,7 +71,11 @@ impl Listeners {
             of_cores: (0..cores).map(|_| Vec::new()).collect(),
         };
         for (index, &(by, address)) in wanted.iter().enumerate() {
-            let failed = |source| EngineError::Listen { address, source };
+            let failed = |source| EngineError::Listen {
+                by,
+                address,
+                source,
+            };
             let (entry, sockets) = match kept[index].clone() {
                 Some(entry) if self.has(&entry) => (entry, Vec::new()),
                 Some(entry) => {
@@ -327,18 +331,7 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
-
-    /// Sockets that are passed on with this name.
-    fn passed_on(name: &str, sockets: impl IntoIterator<Item = TcpListener>) -> Inherited {
-        let sockets = sockets.into_iter().map(|socket| NamedSocket {
-            name: name.to_owned(),
-            socket,
-        });
-        Inherited {
-            tcp: sockets.collect(),
-            ..Inherited::default()
-        }
-    }
+    use crate::engine::inherited::passed_on;
 
     fn addresses(sockets: &[Vec<TcpListener>]) -> Vec<SocketAddr> {
         let all = sockets.iter().flatten();

@@ -40,9 +40,11 @@ pub enum EngineError {
     Ring(#[from] RingError),
     /// The address.
     #[error(
-        "cannot listen on {address}: {source}; choose another address or port, or stop what uses it"
+        "profile.listener.{by}: cannot listen on {address}: {source}; choose another address or port, or stop what uses it"
     )]
     Listen {
+        /// The listener.
+        by: ListenerKind,
         /// As configured.
         address: SocketAddr,
         /// The system's answer.

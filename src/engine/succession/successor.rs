@@ -45,14 +45,19 @@ impl Successor {
     /// At the other end of `link`, once it has said that it serves; it must do so within `patience`.
     ///
     /// # Errors
-    /// It has ended, says nothing for too long, or says what is not understood.
+    /// It has ended ([`io::ErrorKind::BrokenPipe`]), says nothing for too long, or says what is not understood.
     pub fn await_service(link: UnixStream, patience: Duration) -> io::Result<Self> {
         let mut link = Link::new(link);
         link.set_timeouts(Some(patience), Some(SUCCESSION_SILENCE))?;
-        match link.read()? {
-            Some(Message::Serving) => {}
-            Some(_) => return Err(io::Error::other("it speaks before it serves")),
-            None => return Err(io::Error::other("it has ended; its log says why")),
+        match link.read() {
+            Ok(Some(Message::Serving)) => {}
+            Ok(Some(_)) => return Err(io::Error::other("it speaks before it serves")),
+            Ok(None) => return Err(io::ErrorKind::BrokenPipe.into()),
+            // It has ended before it has taken what was passed to it.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            Err(error) => return Err(error),
         }
         link.set_timeouts(Some(SUCCESSION_SILENCE), Some(SUCCESSION_SILENCE))?;
         Ok(Self(link))
