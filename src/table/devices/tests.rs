@@ -174,6 +174,41 @@ fn objects_say_the_same_and_can_take_out() {
     assert!(unmanaged.is_err(), "one device is taken out by DELETE");
 }
 
+/// The words are the product's, and no library's.
+#[test]
+fn a_wrong_object_is_told_in_plain_words() {
+    for (line, words) in [
+        ("{\"device\":\"a\"}", "the field `state` is missing"),
+        (
+            "{\"device\":\"a\",\"state\":\"managed\",\"colour\":1}",
+            "there is no field `colour`",
+        ),
+        ("[]", "it is not an object"),
+        (
+            "{\"device\":5,\"state\":\"managed\"}",
+            "the value of `device` is not a text in quotes",
+        ),
+        (
+            "{\"device\":\"a\",\"device\":\"b\",\"state\":\"managed\",\"user\":null}",
+            "a field is given twice",
+        ),
+        ("{\"device\":\"a\",}", "it is not JSON, from column"),
+        ("{\"device\":\"a", "it is not JSON, from column"),
+    ] {
+        let mut reader = DeviceReader::new(DeviceFormat::Ndjson);
+        reader.push(line.as_bytes());
+        let problems = reader.finish().err().unwrap();
+        let message = &problems[0].message;
+        assert!(message.starts_with(words), "{line}: {message}");
+        assert!(message.contains("; write {"), "{message}");
+        for foreign in ["expected", "struct", "invalid type", "EOF"] {
+            assert!(!message.contains(foreign), "{message}");
+        }
+    }
+    let error = Entry::from_json("a", b"{}", |_| ()).unwrap_err();
+    assert!(error.contains("`state` is missing"), "{error}");
+}
+
 /// Random changes, against a plain map.
 #[test]
 fn changes_do_to_the_registry_what_they_do_to_a_map() {

@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::{Collected, DeviceChanges, DeviceRegistry, DeviceState, Entry};
 use crate::limits::{DEVICE_LINE_MAX, DEVICE_PROBLEMS_MAX, MAX_IDENTITY_NAME_BYTES};
@@ -165,7 +166,7 @@ impl DeviceReader {
             }
             DeviceFormat::Ndjson => {
                 let object: Object<'_> =
-                    serde_json::from_str(line).map_err(|error| json_problem(&error))?;
+                    serde_json::from_str(line).map_err(|_| json_problem(line.as_bytes(), true))?;
                 let entry = entry(&object.device, &object.state, object.user.as_deref(), true)?;
                 self.collected.add(&object.device, entry, number);
             }
@@ -253,7 +254,7 @@ impl Entry<'_> {
         json: &[u8],
         with: impl FnOnce(Entry<'_>) -> T,
     ) -> Result<T, String> {
-        let said: Said<'_> = serde_json::from_slice(json).map_err(|error| json_problem(&error))?;
+        let said: Said<'_> = serde_json::from_slice(json).map_err(|_| json_problem(json, false))?;
         entry(device, &said.state, said.user.as_deref(), false).map(with)
     }
 }
@@ -278,14 +279,42 @@ struct Said<'a> {
     user: Option<Cow<'a, str>>,
 }
 
-/// serde's message without its own line number, which counts from the start of this line.
-fn json_problem(error: &serde_json::Error) -> String {
-    let message = error.to_string();
-    let message = message.split(" at line ").next().unwrap_or_default();
-    format!(
-        "{}; write {{\"device\": \"…\", \"state\": \"managed\"}}",
-        excerpt(message)
-    )
+/// What is wrong with an object that was refused, and what would be right. `named`: it names its device.
+fn json_problem(json: &[u8], named: bool) -> String {
+    let (known, form) = match named {
+        true => (
+            &["device", "state", "user"][..],
+            "{\"device\": \"…\", \"state\": \"managed\"}",
+        ),
+        false => (&["state", "user"][..], "{\"state\": \"managed\"}"),
+    };
+    let problem = match serde_json::from_slice(json) {
+        Err(error) => format!("it is not JSON, from column {} on", error.column()),
+        Ok(Value::Object(fields)) => object_problem(&fields, known),
+        Ok(_) => "it is not an object".to_owned(),
+    };
+    format!("{problem}; write {form}")
+}
+
+fn object_problem(fields: &Map<String, Value>, known: &[&str]) -> String {
+    if let Some(other) = fields.keys().find(|name| !known.contains(&name.as_str())) {
+        return format!("there is no field `{}`", excerpt(other));
+    }
+    let is_needed = |name: &&&str| **name != "user";
+    if let Some(missing) = known
+        .iter()
+        .filter(is_needed)
+        .find(|name| !fields.contains_key(**name))
+    {
+        return format!("the field `{missing}` is missing");
+    }
+    let is_right =
+        |name: &str, value: &Value| value.is_string() || name == "user" && value.is_null();
+    match fields.iter().find(|(name, value)| !is_right(name, value)) {
+        Some((name, _)) => format!("the value of `{name}` is not a text in quotes"),
+        // Of two, the last is left here.
+        None => "a field is given twice".to_owned(),
+    }
 }
 
 fn is_header(fields: &[Cow<'_, str>]) -> bool {
