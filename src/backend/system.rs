@@ -4,7 +4,6 @@
 //! counts as a whole or not at all: a file that is missing, empty, still written or no such file leaves what was read
 //! before in effect, and the log says so.
 
-use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
@@ -16,6 +15,7 @@ use hickory_resolver::Hosts;
 use hickory_resolver::config::{ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::system_conf::parse_resolv_conf;
 
+use crate::files;
 use crate::limits::{NAME_FILE_MAX, NAME_QUERIES_RUNNING, NAME_TTL_MAX};
 
 /// What was read last and is in effect.
@@ -199,12 +199,8 @@ fn mark(path: &Path) -> Mark {
 /// The text of a file that may be read.
 fn text_of(path: &Path) -> Result<String, String> {
     let failed = |error: std::io::Error| format!("cannot be read ({error})");
-    // What is no file might never end, or never begin.
-    if !std::fs::metadata(path).map_err(failed)?.is_file() {
-        return Err("is no file".to_owned());
-    }
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(failed)?;
+    let file = files::open(path).map_err(failed)?;
     let read = file.take(NAME_FILE_MAX + 1).read_to_end(&mut bytes);
     read.map_err(failed)?;
     if bytes.len() as u64 > NAME_FILE_MAX {
