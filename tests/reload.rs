@@ -180,6 +180,36 @@ fn a_connection_that_the_system_has_completed_is_served_though_its_listener_goes
     }
 }
 
+/// A health check that waited in the queue of a listener that goes was refused: the new config has no such page.
+#[test]
+fn who_waits_in_the_queue_of_a_listener_that_goes_is_served_as_it_was() {
+    const CROWD: usize = 20;
+    let pki = Pki::new();
+    let plain = free_port();
+    let https = "https = '127.0.0.1:0'\ntrusted_proxies = ['127.0.0.1/32']";
+    let both = format!("protocol = 'both'\n{https}\nhttp = '{plain}'\nhealth_path = '/health'");
+    let engine = format!("cores = 1\nmax_unauthenticated = {CROWD}");
+    let gateway = Gateway::behind_with(&pki, &both, &engine, &service(&[server(echo)]));
+    // Nothing is accepted from either listener while these have just come.
+    let silent = |address| TcpStream::connect(address).unwrap();
+    let mut crowd: Vec<_> = [gateway.address; CROWD].map(silent).into();
+    until("a full share", || {
+        gateway.metric("adit_unauthenticated", "") == CROWD as f64
+    });
+    // The one that the plain listener was waiting for.
+    crowd.push(silent(plain));
+    let mut waits = TcpStream::connect(plain).unwrap();
+    let head = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
+    waits.write_all(head).unwrap();
+    edit(&pki, &both, https);
+    gateway.signal("HUP");
+    until("the listener goes", || is_refused(plain));
+    let answer = String::from_utf8(common::read_all(&waits)).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    drop(crowd);
+    assert_eq!(gateway.ended("not-connect"), 0.0);
+}
+
 /// The connections to `address` for which a client had to send something twice, as `ss` lists them.
 fn repeated(address: SocketAddr) -> Vec<String> {
     let output = Command::new("ss")

@@ -98,6 +98,28 @@ impl Listener {
         is_in(&self.trusted_proxies, address)
     }
 
+    /// These settings, without the trust in those whom `other` does not trust.
+    #[must_use]
+    pub fn trusting_as(&self, other: &Self) -> Self {
+        let both = |own: &[IpNet], others: &[IpNet]| -> Vec<IpNet> {
+            // Of two networks one is in the other, or they have nothing in common.
+            let common = |one: &IpNet, other: &IpNet| match one.contains(other) {
+                true => Some(*other),
+                false => other.contains(one).then_some(*one),
+            };
+            let pairs = own
+                .iter()
+                .flat_map(|one| others.iter().map(move |other| (one, other)));
+            pairs
+                .filter_map(|(one, other)| common(one, other))
+                .collect()
+        };
+        Self {
+            trusted_proxies: both(&self.trusted_proxies, &other.trusted_proxies),
+            ..self.clone()
+        }
+    }
+
     /// Whether `address` may ask for the health page.
     #[must_use]
     pub fn may_check(&self, address: IpAddr) -> bool {

@@ -11,10 +11,10 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::config::ListenerKind;
 use crate::limits::{HANDOVER_MIN, HANDOVER_QUEUE, HANDOVER_SHARE};
 use crate::ring::Remote;
 use crate::table::CoreLoad;
+use crate::tunnel::AcceptedBy;
 
 /// All cores of a node, as they see each other.
 pub(super) struct Handover {
@@ -31,7 +31,7 @@ struct Member {
 #[derive(Debug)]
 pub(super) struct Accepted {
     pub socket: OwnedFd,
-    pub by: ListenerKind,
+    pub by: AcceptedBy,
 }
 
 /// Connections on their way to a core.
@@ -167,6 +167,7 @@ mod tests {
     use std::net::UdpSocket;
 
     use super::*;
+    use crate::config::ListenerKind;
     use crate::ring::{Runtime, RuntimeConfig};
 
     fn choice(here: usize, loads: &[Option<usize>]) -> Option<usize> {
@@ -199,7 +200,10 @@ mod tests {
     fn socket() -> Accepted {
         Accepted {
             socket: UdpSocket::bind("127.0.0.1:0").unwrap().into(),
-            by: ListenerKind::Https,
+            by: AcceptedBy {
+                kind: ListenerKind::Https,
+                settings: Arc::default(),
+            },
         }
     }
 

@@ -365,7 +365,7 @@ impl Material {
         Ok(Snapshot {
             names: self.names(&tls)?,
             tls: Arc::new(tls),
-            listener: profile.listener.clone(),
+            listener: Arc::new(profile.listener.clone()),
             external_port: profile.external_port,
             verifier: verifier.clone(),
             identity: profile.device_auth.identity.clone(),

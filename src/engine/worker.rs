@@ -1,6 +1,6 @@
 //! One core's thread: from pinning to the end of its last session.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
@@ -12,14 +12,14 @@ use super::listeners::{Open, Source};
 use super::node::EngineError;
 use super::peak::Peak;
 use super::sizes::Sizes;
-use crate::config::ListenerKind;
+use crate::config;
 use crate::limits::{
     ACCEPT_PAUSE, BUFFER_TRIM_INTERVAL, BUFFERS_TRIMMED, DRAIN_POLL, HANDSHAKES_PER_TURN,
     LISTENER_LINGER, SESSIONS_BEYOND_TUNNELS,
 };
 use crate::observe::{TunnelFilter, TunnelInfo};
 use crate::ring::{self, Either, Remote, Runtime, RuntimeConfig, Signal, TcpListener, TcpStream};
-use crate::tunnel::{self, Causes, Core, Snapshot, serve};
+use crate::tunnel::{self, AcceptedBy, Causes, Core, Snapshot, serve};
 
 /// Where a core runs and what it shares with the others.
 pub(super) struct Place {
@@ -42,7 +42,7 @@ struct Here {
 
 /// One socket that this core accepts from.
 struct Listener {
-    by: Cell<ListenerKind>,
+    by: RefCell<AcceptedBy>,
     at: Arc<Open>,
     /// Nothing new comes in; what has come is taken.
     closed: Signal,
@@ -50,26 +50,41 @@ struct Listener {
     taken_back: Signal,
 }
 
+impl Listener {
+    /// Nothing new comes in. Those that wait in its queue have come to the listener as it was, and are served so; only who
+    /// is not trusted `now` is not trusted by it either.
+    fn close(&self, now: &config::Listener) {
+        let mut by = self.by.borrow_mut();
+        by.settings = Arc::new(by.settings.trusting_as(now));
+        self.closed.raise();
+    }
+}
+
 impl Here {
     /// Accepts from all of `sources`, and from nothing else any more.
     fn listen(self: &Rc<Self>, sources: Vec<Source>) -> io::Result<()> {
+        let now = self.core.snapshot.borrow().listener.clone();
+        let accepted_by = |kind| AcceptedBy {
+            kind,
+            settings: now.clone(),
+        };
         for listener in &*self.listeners.borrow() {
             let same = |source: &&Source| Arc::ptr_eq(&source.at, &listener.at);
             match sources.iter().find(same) {
                 Some(source) => {
-                    listener.by.set(source.by);
+                    listener.by.replace(accepted_by(source.by));
                     if listener.closed.is_raised() {
                         listener.taken_back.raise();
                     }
                 }
-                None => listener.closed.raise(),
+                None => listener.close(&now),
             }
         }
         for Source { by, at, sockets } in sources {
             for socket in sockets {
                 let socket = TcpListener::from_socket(socket)?;
                 let listener = Rc::new(Listener {
-                    by: Cell::new(by),
+                    by: accepted_by(by).into(),
                     at: at.clone(),
                     closed: Signal::default(),
                     taken_back: Signal::default(),
@@ -99,7 +114,8 @@ impl Here {
     }
 
     /// Serves an accepted connection, here or on a core that has less to do.
-    fn accepted(&self, stream: TcpStream, by: ListenerKind) {
+    fn accepted(&self, stream: TcpStream, listener: &Listener) {
+        let by = listener.by.borrow().clone();
         let core = &self.core;
         let Some(to) = self.handover.better_than(core.index) else {
             ring::spawn(serve(core.clone(), stream, by));
@@ -295,7 +311,7 @@ async fn accept(here: Rc<Here>, listener: Rc<Listener>, socket: TcpListener) {
         let ended = ring::race(here.stop.wait(), listener.closed.wait());
         match ring::race(ended, accepting).await {
             Either::Left(_) => break,
-            Either::Right(Ok(stream)) => here.accepted(stream, listener.by.get()),
+            Either::Right(Ok(stream)) => here.accepted(stream, &listener),
             Either::Right(Err(error)) => {
                 tracing::error!(%error, "accept failed; trying again");
                 ring::sleep(Duration::from_secs(1)).await;
@@ -307,7 +323,7 @@ async fn accept(here: Rc<Here>, listener: Rc<Listener>, socket: TcpListener) {
         ring::race(ended, empty(&here, &listener, &socket)).await;
     }
     for stream in socket.stop().await {
-        here.accepted(stream, listener.by.get());
+        here.accepted(stream, &listener);
     }
     let mut listeners = here.listeners.borrow_mut();
     listeners.retain(|other| !Rc::ptr_eq(other, &listener));
@@ -319,7 +335,7 @@ async fn empty(here: &Here, listener: &Listener, socket: &TcpListener) {
         here.has_room(socket).await;
         match ring::race(ring::sleep(LISTENER_LINGER), socket.accept()).await {
             Either::Left(()) => return,
-            Either::Right(Ok(stream)) => here.accepted(stream, listener.by.get()),
+            Either::Right(Ok(stream)) => here.accepted(stream, listener),
             Either::Right(Err(error)) => {
                 tracing::error!(%error, "accept failed on a listener that is closed");
                 return;

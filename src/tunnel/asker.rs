@@ -14,7 +14,6 @@ use super::introduction::Arrival;
 use super::open::Peer;
 use super::session::{identify, subject_before};
 use super::sweep::still_trusted;
-use crate::config::ClientIdentity;
 use crate::observe::Subject;
 use crate::reason::CloseReason;
 use crate::ring::TcpStream;
@@ -75,7 +74,8 @@ impl Asker {
                     let values = headers.get_all(name).iter();
                     values.map(http::HeaderValue::as_bytes).collect()
                 };
-                let presented = |place| certificates_in(values, front_end.certificate(), place);
+                let place = snapshot.listener.client_identity;
+                let presented = certificates_in(values, front_end.certificate(), place);
                 let peer = front_end.peer(core, &snapshot, presented, changes);
                 peer.map(Rc::new).map_err(Refused::Request)
             }
@@ -119,21 +119,20 @@ impl FrontEnd {
         self.certificate.as_deref()
     }
 
-    /// The client with the certificate that is `presented` in the place that counts. The front end's word is not enough:
+    /// The client with the certificate that was `presented` in the place that counts. The front end's word is not enough:
     /// chain, validity, usage and revocation are checked here. `changes`: how many there were before.
     pub fn peer(
         &self,
         core: &Core,
         snapshot: &Snapshot,
-        presented: impl FnOnce(ClientIdentity) -> Result<Vec<CertificateDer<'static>>, ForwardedError>,
+        presented: Result<Vec<CertificateDer<'static>>, ForwardedError>,
         changes: u64,
     ) -> Result<Peer, CloseReason> {
-        let presented =
-            presented(snapshot.listener.client_identity).map_err(|error| match error {
-                ForwardedError::Missing => CloseReason::CertificateRequired,
-                ForwardedError::Conflict => CloseReason::IdentityConflict,
-                ForwardedError::Malformed(_) => CloseReason::CertificateInvalid,
-            })?;
+        let presented = presented.map_err(|error| match error {
+            ForwardedError::Missing => CloseReason::CertificateRequired,
+            ForwardedError::Conflict => CloseReason::IdentityConflict,
+            ForwardedError::Malformed(_) => CloseReason::CertificateInvalid,
+        })?;
         let (arrival, before) = (self.arrival, subject_before(self.client));
         identify(core, snapshot, &presented, true, arrival, &before, changes)
     }

@@ -77,7 +77,7 @@ pub struct Snapshot {
     /// Names that make a session a tunnel.
     pub names: Names,
     /// What stands in front of sessions.
-    pub listener: Listener,
+    pub listener: Arc<Listener>,
     /// The port that devices use.
     pub external_port: u16,
     /// The check of client certificates, for resumed sessions.

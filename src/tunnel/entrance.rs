@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use crate::config::{Listener, ListenerKind, ProxyProtocol};
 use crate::limits::{BEGINNING_MAX, LINGER};
@@ -14,6 +15,15 @@ use crate::reason::CloseReason;
 use crate::ring::{self, RingBuf, TcpStream};
 
 use super::response::plain_refusal;
+
+/// What has accepted a connection.
+#[derive(Clone, Debug)]
+pub struct AcceptedBy {
+    /// Which listener.
+    pub kind: ListenerKind,
+    /// Its settings then. One that a reload has closed keeps its own for those that still wait in its queue.
+    pub settings: Arc<Listener>,
+}
 
 /// A connection that may become a session.
 pub(super) struct Entrance {
@@ -61,13 +71,13 @@ pub(super) fn is_open(listener: &Listener, by: ListenerKind) -> bool {
 /// Why there is to be no session; nothing has been answered.
 pub(super) async fn enter(
     stream: &TcpStream,
-    listener: &Listener,
-    by: ListenerKind,
+    by: &AcceptedBy,
     peer: SocketAddr,
 ) -> Result<Entrance, CloseReason> {
+    let listener = &by.settings;
     let trusted = listener.trusts(peer.ip());
     let mut entrance = Entrance::direct(peer);
-    if by == ListenerKind::Http && !trusted {
+    if by.kind == ListenerKind::Http && !trusted {
         if !listener.may_check(peer.ip()) {
             return Err(CloseReason::ProxyUntrusted);
         }

@@ -34,6 +34,7 @@ mod udp;
 pub use self::core::{Core, Limits, ServiceState, Snapshot};
 pub use admission::AdmissionLimits;
 pub use gates::{AppGates, Gate, Gates, ServiceGates};
+pub use entrance::AcceptedBy;
 pub use listing::{close_matching, list_matching};
 pub use named::Names;
 pub use quota::Quota;

@@ -20,7 +20,7 @@ use super::relay::Behind;
 use super::request::{ConnectRequest, RequestError, RequestParser};
 use super::response::{established, health};
 use super::session::{refused_request, subject_before};
-use crate::config::ListenerKind;
+use crate::config::{Listener, ListenerKind};
 use crate::limits::{BEGINNING_MAX, LINGER, REQUEST_EMPTY_LINES, REQUEST_HEADER_MAX};
 use crate::reason::CloseReason;
 use crate::ring::{self, RingBuf, TcpStream};
@@ -46,7 +46,7 @@ impl Head {
 /// From the request to an open tunnel, an answer or a refusal. `changes`: how many there were when the session began.
 pub(super) async fn session(
     core: &Rc<Core>,
-    snapshot: &Snapshot,
+    (snapshot, listener): (&Snapshot, &Listener),
     stream: TcpStream,
     mut entrance: Entrance,
     changes: u64,
@@ -67,7 +67,7 @@ pub(super) async fn session(
     }
     let mut outcome = Outcome::of(subject.into());
     let asked = match head {
-        Ok(head) if is_health_check(head.bytes(), snapshot) => {
+        Ok(head) if is_health_check(head.bytes(), listener) => {
             record(core, &outcome, CloseReason::HealthCheck);
             let ready = !core.leaving.get() && !core.draining.is_raised();
             let answering = answer_check(&stream, ready);
@@ -83,7 +83,8 @@ pub(super) async fn session(
         Ok(head) => Ok((head, FrontEnd::new(&stream, entrance))),
         Err(reason) => Err(reason),
     };
-    match connect(core, snapshot, &stream, (asked, changes), &mut outcome).await {
+    let settings = (snapshot, listener);
+    match connect(core, settings, &stream, (asked, changes), &mut outcome).await {
         Ok((opened, peer, behind)) => {
             let app = PlainApp(stream);
             opened.run(core.clone(), &peer, (app, behind), counted);
@@ -99,7 +100,7 @@ pub(super) async fn session(
 /// Opens the tunnel that is asked for, and says so. An error is a refusal that the client has not been told yet.
 async fn connect(
     core: &Core,
-    snapshot: &Snapshot,
+    (snapshot, listener): (&Snapshot, &Listener),
     stream: &TcpStream,
     (asked, changes): (Result<(Head, FrontEnd), CloseReason>, u64),
     outcome: &mut Outcome,
@@ -116,7 +117,8 @@ async fn connect(
         return Err(CloseReason::Malformed);
     };
     outcome.target = Some(target.clone());
-    let presented = |place| certificates(head.bytes(), front_end.certificate(), place);
+    let place = listener.client_identity;
+    let presented = certificates(head.bytes(), front_end.certificate(), place);
     let peer = front_end.peer(core, snapshot, presented, changes)?;
     outcome.subject = peer.subject.clone();
     let mut opened = open(core, snapshot, &peer, target, outcome).await?;
@@ -174,8 +176,8 @@ async fn head(stream: &TcpStream, mut received: Option<RingBuf>) -> Result<Head,
 
 /// Whether this is a GET of the health page. Those who may not ask for it come no further than to here with a request of
 /// their own, so it is answered to all who do.
-fn is_health_check(head: &[u8], snapshot: &Snapshot) -> bool {
-    let Some(path) = &snapshot.listener.health_path else {
+fn is_health_check(head: &[u8], listener: &Listener) -> bool {
+    let Some(path) = &listener.health_path else {
         return false;
     };
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();

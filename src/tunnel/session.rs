@@ -17,7 +17,7 @@ use rustls::{HandshakeKind as Kind, ProtocolVersion};
 use super::admission::Guest;
 use super::asker::Asker;
 use super::core::{Core, Snapshot};
-use super::entrance::{self, Entrance, enter, is_open};
+use super::entrance::{self, AcceptedBy, Entrance, enter, is_open};
 use super::http2;
 use super::introduction::Arrival;
 use super::named::{self, Chosen};
@@ -74,7 +74,7 @@ struct Asked {
 
 /// Serves one connection, accepted by this listener, to its end. It counts as a session at once, and not when it first
 /// runs: what is accepted next is spread by that count.
-pub fn serve(core: Rc<Core>, stream: TcpStream, by: ListenerKind) -> impl Future<Output = ()> {
+pub fn serve(core: Rc<Core>, stream: TcpStream, by: AcceptedBy) -> impl Future<Output = ()> {
     let counted = Counted::new(core.clone());
     let patience = Patience::new(&core);
     serve_counted(core, stream, by, patience, counted)
@@ -83,7 +83,7 @@ pub fn serve(core: Rc<Core>, stream: TcpStream, by: ListenerKind) -> impl Future
 async fn serve_counted(
     core: Rc<Core>,
     stream: TcpStream,
-    by: ListenerKind,
+    by: AcceptedBy,
     mut patience: Patience,
     counted: Counted,
 ) {
@@ -99,23 +99,17 @@ async fn serve_counted(
     let _ = stream.set_options(&snapshot.limits.tcp);
     let local = snapshot.introduces().then(|| stream.local_address());
     let local = local.and_then(Result::ok);
-    let entrance = if is_open(&snapshot.listener, by) {
+    let entrance = if is_open(&by.settings, by.kind) {
         Entrance::direct(peer)
     } else {
         // In a box of its own, like all that few sessions do: it takes no room in the others.
-        let entering = Box::pin(entered(
-            &core,
-            &snapshot,
-            &stream,
-            (by, peer),
-            &mut patience,
-        ));
+        let entering = Box::pin(entered(&core, &stream, (&by, peer), &mut patience));
         match entering.await {
             Some(entrance) => entrance,
             None => return,
         }
     };
-    if !entrance.speaks_for_others(&snapshot.listener)
+    if !entrance.speaks_for_others(&by.settings)
         && let Err(reason) = patience.guest.come_from(entrance.client.ip())
     {
         record(
@@ -125,10 +119,10 @@ async fn serve_counted(
         );
         return;
     }
-    if by == ListenerKind::Http {
+    if by.kind == ListenerKind::Http {
         let session = plain::session(
             &core,
-            &snapshot,
+            (&snapshot, &by.settings),
             stream,
             entrance,
             changes,
@@ -152,22 +146,21 @@ async fn serve_counted(
 /// What came in front of the session. `None`: there will be none, and that is recorded and told.
 async fn entered(
     core: &Core,
-    snapshot: &Snapshot,
     stream: &TcpStream,
-    (by, peer): (ListenerKind, SocketAddr),
+    (by, peer): (&AcceptedBy, SocketAddr),
     patience: &mut Patience,
 ) -> Option<Entrance> {
-    let entering = enter(stream, &snapshot.listener, by, peer);
+    let entering = enter(stream, by, peer);
     let entered = in_time(core, patience, CloseReason::HandshakeTimeout, entering);
     let reason = match entered.await? {
         Ok(entrance) => return Some(entrance),
         Err(reason) => reason,
     };
     record(core, &Outcome::of(subject_before(peer).into()), reason);
-    if !snapshot.listener.trusts(peer.ip()) && patience.guest.come_from(peer.ip()).is_ok() {
+    if !by.settings.trusts(peer.ip()) && patience.guest.come_from(peer.ip()).is_ok() {
         patience.guest.failed(reason);
     }
-    let refusing = entrance::refuse(stream, by, reason);
+    let refusing = entrance::refuse(stream, by.kind, reason);
     patience.guest.linger(refusing).await;
     None
 }

@@ -100,3 +100,34 @@ fn what_would_be_open_or_do_nothing_is_refused() {
         one_problem(&listener(&lines), &["health_path:", "\"/health\""]);
     }
 }
+
+#[test]
+fn trust_that_two_have_is_what_is_in_networks_of_both() {
+    let of = |proxies: &str| {
+        let lines = format!("trusted_proxies = [{proxies}]\nproxy_protocol = \"required\"");
+        right(&listener(&lines)).profile.listener
+    };
+    let own = of("\"10.0.0.0/8\", \"192.0.2.1\", \"2001:db8::/32\"");
+    let other = of("\"10.1.0.0/16\", \"192.0.2.0/24\", \"2001:db9::/32\", \"0.0.0.0/1\"");
+    for (one, two) in [(&own, &other), (&other, &own)] {
+        let both = one.trusting_as(two);
+        for address in [
+            "10.1.2.3",
+            "10.2.2.3",
+            "192.0.2.1",
+            "192.0.2.2",
+            "2001:db8::1",
+            "::1",
+        ] {
+            let address = address.parse().unwrap();
+            let expected = one.trusts(address) && two.trusts(address);
+            assert_eq!(both.trusts(address), expected, "{address}");
+        }
+    }
+    let nobody = Listener {
+        trusted_proxies: Vec::new(),
+        ..other
+    };
+    assert!(own.trusting_as(&nobody).trusted_proxies.is_empty());
+    assert_eq!(own.trusting_as(&own), own);
+}
