@@ -344,7 +344,10 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
         if self.session.acknowledged.take() {
             windows.acknowledged();
         }
-        let tunnels = (self.session.open.get(), self.session.unread.get() > 0);
+        let session = &self.session;
+        // What comes for a tunnel that is being opened is not read either.
+        let unread = session.unread.get() + session.opening.get() > 0;
+        let tunnels = (session.open.get(), unread);
         let share = &mut self.session.share.borrow_mut();
         // Refused while the protocol's own code has not read the acknowledgement: tried again when something has happened.
         windows.adapt(share, tunnels, now, |window| {

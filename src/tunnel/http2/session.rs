@@ -17,7 +17,7 @@ use super::request::{Asked, asked, idle_timeout};
 use super::share::Share;
 use super::windows::Windows;
 use crate::config::HostPort;
-use crate::limits::{HTTP2_SESSION_QUEUE, HTTP2_STALL_PERCENT, HTTP2_WINDOW_START, LINGER};
+use crate::limits::{HTTP2_SESSION_QUEUE, HTTP2_STALL_PERCENT, LINGER};
 use crate::observe::{Abuse, AuditEvent};
 use crate::reason::{CloseReason, Who};
 use crate::ring::{self, Either, RingBuf};
@@ -42,6 +42,10 @@ pub(super) struct Session {
     /// Requests whose tasks have not ended.
     pub open: Cell<usize>,
     /// When a byte last moved in any tunnel, or a tunnel was opened or ended. What opens none keeps no session.
+    /// Those of them that are no tunnels yet: nobody reads what comes on their streams.
+    pub opening: Cell<usize>,
+    /// A request has become a tunnel.
+    pub had_tunnel: Cell<bool>,
     pub last: Cell<Instant>,
     /// What waits for the client.
     pub queue: Rc<SessionQueue>,
@@ -119,7 +123,7 @@ pub(in crate::tunnel) async fn serve<S: ByteStream>(
     let now = ring::now();
     let of_device = presence.as_ref().map(|held| held.windows().clone());
     let mut share = Share::new(of_device.unwrap_or_default(), core.windows.clone());
-    let window = share.take(HTTP2_WINDOW_START, 1, false);
+    let windows = Windows::new(&mut share, now);
     let session = Rc::new(Session {
         core,
         asker,
@@ -127,12 +131,14 @@ pub(in crate::tunnel) async fn serve<S: ByteStream>(
         requests: 0.into(),
         open: 0.into(),
         last: now.into(),
+        opening: 0.into(),
+        had_tunnel: false.into(),
         held: 0.into(),
         queue: Rc::default(),
         unread: 0.into(),
         share: share.into(),
         _presence: presence,
-        windows: Windows::new(window, now).into(),
+        windows: windows.into(),
         ending: None.into(),
         abuse: Rc::default(),
         acknowledged: Rc::default(),
@@ -217,14 +223,18 @@ impl Open {
         self.tunnel.set(true);
         self.session.moved();
     }
+        session.opening.set(session.opening.get() + 1);
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
         let session = &self.session;
         session.open.set(session.open.get() - 1);
-        if self.tunnel.get() {
-            session.moved();
+        match self.tunnel.get() {
+            true => session.moved(),
+            false => session.opening.set(session.opening.get() - 1),
+        self.session.had_tunnel.set(true);
+        self.session.opening.set(self.session.opening.get() - 1);
         }
         if let Some(waker) = session.waker.take() {
             waker.wake();

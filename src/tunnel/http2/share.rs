@@ -27,12 +27,13 @@ impl Share {
         }
     }
 
-    /// Takes what `open` tunnels with windows of `wanted` bytes need, or of as much less as there is room for: the window that
-    /// they may have, [`HTTP2_WINDOW_MIN`] at least. With `keeps`, what was taken is kept where it is more: it is filled.
-    pub fn take(&mut self, wanted: u32, open: usize, keeps: bool) -> u32 {
+    /// Takes what windows of `wanted` bytes need, or of as much less as there is room for: the window that tunnels may have,
+    /// [`HTTP2_WINDOW_MIN`] at least, for which nothing is needed. With `keeps`, what was taken is kept where it is more: it is
+    /// filled.
+    pub fn take(&mut self, wanted: u32, keeps: bool, needs: impl Fn(u32) -> usize) -> u32 {
         let mut window = wanted;
         loop {
-            let needed = beyond_least(window, open);
+            let needed = needs(window);
             let needed = if keeps {
                 needed.max(self.taken)
             } else {
@@ -46,11 +47,9 @@ impl Share {
         }
     }
 
-    /// Counts what `open` tunnels with windows of `window` bytes may take, at most `limit`, whether there is room for it or not:
-    /// the client was told of it.
-    pub fn hold(&mut self, window: u32, open: usize, limit: usize) {
-        let held = beyond_least(window, open).min(limit);
-        self.set(self.taken.max(held));
+    /// Counts so many bytes, whether there is room for them or not: the client was told of them.
+    pub fn hold(&mut self, bytes: usize) {
+        self.set(self.taken.max(bytes));
     }
 
     /// A device may have as much as it leaves free for others, so that some is free for the next one.
@@ -61,6 +60,9 @@ impl Share {
     }
 
     fn set(&mut self, taken: usize) {
+        if taken == self.taken {
+            return;
+        }
         self.core.set(self.core.get() + taken - self.taken);
         // Two cores may both have seen the last of a device's room: what is too much is a session's at most.
         if taken > self.taken {
@@ -78,14 +80,14 @@ impl Drop for Share {
     }
 }
 
-fn beyond_least(window: u32, open: usize) -> usize {
-    window.saturating_sub(HTTP2_WINDOW_MIN) as usize * open.max(1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::limits::{HTTP2_SESSION_WINDOW, HTTP2_WINDOW_MAX, HTTP2_WINDOW_START};
+
+    fn of(open: usize) -> impl Fn(u32) -> usize {
+        move |window: u32| window.saturating_sub(HTTP2_WINDOW_MIN) as usize * open
+    }
 
     #[test]
     fn sessions_without_number_take_no_more_than_their_devices_share() {
@@ -96,7 +98,7 @@ mod tests {
             let mut sessions = Vec::new();
             for _ in 0..256 {
                 let mut share = Share::new(device.clone(), core.clone());
-                let window = share.take(HTTP2_WINDOW_MAX, 1, false);
+                let window = share.take(HTTP2_WINDOW_MAX, false, of(1));
                 assert!((HTTP2_WINDOW_MIN..=HTTP2_WINDOW_MAX).contains(&window));
                 sessions.push(share);
             }
@@ -115,12 +117,13 @@ mod tests {
     fn what_is_filled_is_kept_until_it_is_not() {
         let device = Arc::<AtomicUsize>::default();
         let mut share = Share::new(device.clone(), Rc::default());
-        assert_eq!(share.take(HTTP2_WINDOW_MAX, 2, false), HTTP2_WINDOW_MAX);
+        assert_eq!(share.take(HTTP2_WINDOW_MAX, false, of(2)), HTTP2_WINDOW_MAX);
         let full = device.load(Relaxed);
         assert!(full < HTTP2_SESSION_WINDOW as usize);
-        assert_eq!(share.take(HTTP2_WINDOW_MIN, 2, true), HTTP2_WINDOW_MIN);
+        assert_eq!(share.take(HTTP2_WINDOW_MIN, true, of(2)), HTTP2_WINDOW_MIN);
         assert_eq!(device.load(Relaxed), full, "the server has not read it");
-        assert_eq!(share.take(HTTP2_WINDOW_START, 1, false), HTTP2_WINDOW_START);
+        let start = share.take(HTTP2_WINDOW_START, false, of(1));
+        assert_eq!(start, HTTP2_WINDOW_START);
         assert!(device.load(Relaxed) < full);
         drop(share);
         assert_eq!(device.load(Relaxed), 0);

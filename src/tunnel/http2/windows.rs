@@ -7,6 +7,10 @@
 //! less comes, and where nothing does. Until the client acknowledges the SETTINGS that say so, it may fill what it had.
 //! The more tunnels are open, the smaller each one's share.
 //!
+//! What a client was allowed to send in the whole session is never taken back, only used up. As long as that is more than its
+//! tunnels need, new ones could fill it at any moment: it is counted as far as their windows allow it, and a session at rest
+//! has the least window, which needs no count.
+//!
 //! It does no I/O: events and `now` go in.
 
 use std::time::{Duration, Instant};
@@ -14,8 +18,8 @@ use std::time::{Duration, Instant};
 use super::share::Share;
 use crate::limits::{
     HTTP2_PROBE_PAUSE, HTTP2_PROBE_PAUSE_MAX, HTTP2_ROUND_TRIP_KEPT, HTTP2_ROUND_TRIP_MIN,
-    HTTP2_SESSION_WINDOW, HTTP2_SESSION_WINDOW_MIN, HTTP2_WINDOW_MAX, HTTP2_WINDOW_MIN,
-    HTTP2_WINDOW_REST, HTTP2_WINDOW_START,
+    HTTP2_SESSION_WINDOW, HTTP2_SESSION_WINDOW_MIN, HTTP2_TUNNELS_MAX, HTTP2_WINDOW_MAX,
+    HTTP2_WINDOW_MIN, HTTP2_WINDOW_REST, HTTP2_WINDOW_START,
 };
 
 /// The windows of one session.
@@ -33,8 +37,8 @@ pub struct Windows {
     unacknowledged: Option<Instant>,
     /// The larger of the windows before them and with them.
     larger: u32,
-    /// The largest window that the session has had: credit is never taken back.
-    most: u32,
+    /// What the client may send in the session at most until more is granted: its window, or what is left of a larger one.
+    credit: u32,
     /// Bytes that have come since the probe was sent, or since the last one was answered.
     received: u64,
     /// When the last bytes came.
@@ -48,9 +52,18 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// A session whose client was told `window`.
+    /// A session whose client is to be told of its first [window](Self::window), with memory from `share`.
     #[must_use]
-    pub fn new(window: u32, now: Instant) -> Self {
+    pub fn new(share: &mut Share, now: Instant) -> Self {
+        let mut windows = Self::of(HTTP2_WINDOW_START, now);
+        let window = share.take(HTTP2_WINDOW_START, false, |window| {
+            windows.fillable(window, 1)
+        });
+        (windows.wanted, windows.told, windows.larger) = (window, window, window);
+        windows
+    }
+
+    fn of(window: u32, now: Instant) -> Self {
         Self {
             wanted: window,
             told: window,
@@ -58,7 +71,7 @@ impl Windows {
             keeps: false,
             unacknowledged: Some(now),
             larger: window,
-            most: HTTP2_SESSION_WINDOW_MIN,
+            credit: HTTP2_SESSION_WINDOW_MIN,
             received: 0,
             used: now,
             probing: None,
@@ -72,6 +85,8 @@ impl Windows {
     pub fn received(&mut self, bytes: usize, now: Instant) {
         self.received += bytes as u64;
         self.used = now;
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.credit = self.credit.saturating_sub(bytes).max(self.of_session());
     }
 
     /// Whether a PING is to be sent now; the caller sends it.
@@ -125,7 +140,7 @@ impl Windows {
         if now < over {
             return over;
         }
-        let least = if unread {
+        let least = if unread || self.credit > HTTP2_SESSION_WINDOW_MIN {
             HTTP2_WINDOW_MIN
         } else {
             HTTP2_WINDOW_START
@@ -144,22 +159,29 @@ impl Windows {
         tell: impl FnOnce(u32) -> bool,
     ) {
         if self.unacknowledged.is_some() {
-            // Each new tunnel's window may be the larger one, as far as the session's lets it be filled.
-            let limit = self.most - HTTP2_SESSION_WINDOW_MIN;
-            return share.hold(self.larger, open, limit as usize);
+            return share.hold(of_new(self.larger, self.credit));
         }
         let Some(asked) = self.change(open, unread) else {
             return;
         };
-        let window = share.take(asked, open, true);
+        let window = share.take(asked, true, |window| self.fillable(window, open));
         if window == self.told {
-            share.take(window, open, unread);
-            self.told(window, open, asked, unread);
+            share.take(window, unread, |window| self.fillable(window, open));
+            let keeps = unread || self.credit > of_session(window, open);
+            self.told(window, open, asked, keeps);
         } else if tell(window) {
             (self.unacknowledged, self.larger) = (Some(now), window.max(self.told));
             self.told(window, open, asked, true);
         }
-        self.most = self.most.max(self.of_session());
+        self.credit = self.credit.max(self.of_session());
+    }
+
+    /// Bytes beyond the least that a client can fill with this window: those of `open` tunnels, and where its credit in the
+    /// session is more than that, those of new ones that it may open at any moment.
+    fn fillable(&self, window: u32, open: usize) -> usize {
+        let beyond = window.saturating_sub(HTTP2_WINDOW_MIN) as usize;
+        let credit = self.credit.max(of_session(window, open));
+        of_new(window, credit).max(beyond * open.max(1))
     }
 
     /// The client has acknowledged SETTINGS.
@@ -206,11 +228,23 @@ impl Windows {
     /// The session's window: room for all tunnels'.
     #[must_use]
     pub fn of_session(&self) -> u32 {
-        let all = u64::from(self.told) * self.open.max(1) as u64;
-        let all = u32::try_from(all).unwrap_or(u32::MAX);
-        let all = all.clamp(HTTP2_SESSION_WINDOW_MIN, HTTP2_SESSION_WINDOW);
-        all.next_power_of_two()
+        of_session(self.told, self.open)
     }
+}
+
+/// Bytes beyond the least that new tunnels with this window can be filled with, with so much credit in the session.
+fn of_new(window: u32, credit: u32) -> usize {
+    let beyond = window.saturating_sub(HTTP2_WINDOW_MIN) as usize;
+    let of_session = credit.saturating_sub(HTTP2_SESSION_WINDOW_MIN) as usize;
+    of_session.min(beyond * HTTP2_TUNNELS_MAX)
+}
+
+/// The window of a session with so many tunnels that have this one each.
+fn of_session(window: u32, open: usize) -> u32 {
+    let all = u64::from(window) * open.max(1) as u64;
+    let all = u32::try_from(all).unwrap_or(u32::MAX);
+    let all = all.clamp(HTTP2_SESSION_WINDOW_MIN, HTTP2_SESSION_WINDOW);
+    all.next_power_of_two()
 }
 
 #[cfg(test)]
@@ -224,7 +258,7 @@ mod tests {
     const ROUND_TRIP: Duration = Duration::from_millis(50);
 
     fn windows(now: Instant) -> Windows {
-        Windows::new(HTTP2_WINDOW_START, now)
+        Windows::of(HTTP2_WINDOW_START, now)
     }
 
     /// One probe, answered after `round_trip`, in which `bytes` come.
@@ -282,7 +316,7 @@ mod tests {
         probe(&mut windows, 2_000_000, ROUND_TRIP, &mut now);
         assert_eq!(tell(&mut windows, 1), Some(4_000_000));
         // The client has another network now.
-        let mut slower = Windows::new(HTTP2_WINDOW_START, now);
+        let mut slower = Windows::of(HTTP2_WINDOW_START, now);
         probe(&mut slower, 100_000, ROUND_TRIP, &mut now);
         now += HTTP2_ROUND_TRIP_KEPT;
         probe(&mut slower, 400_000, 4 * ROUND_TRIP, &mut now);
@@ -342,9 +376,9 @@ mod tests {
         let device = Arc::<AtomicUsize>::default();
         let counted = || device.load(Relaxed);
         let mut share = Share::new(device.clone(), Rc::default());
-        let mut windows = windows(now);
-        share.take(HTTP2_WINDOW_START, 1, false);
+        let mut windows = Windows::new(&mut share, now);
         let start = counted();
+        assert_eq!(start, (HTTP2_WINDOW_START - HTTP2_WINDOW_MIN) as usize);
         probe(&mut windows, 8 << 20, ROUND_TRIP, &mut now);
         windows.adapt(&mut share, (1, false), now, |_| {
             panic!("the first SETTINGS")
@@ -368,17 +402,65 @@ mod tests {
             "not sent"
         );
         windows.adapt(&mut share, (1, false), now, |_| true);
-        assert_eq!((windows.window(), counted()), (HTTP2_WINDOW_START, grown));
+        assert_eq!((windows.window(), counted()), (HTTP2_WINDOW_MIN, grown));
         assert_eq!(windows.unacknowledged(), Some(now));
         for open in [0, 1, 2, 256] {
             windows.adapt(&mut share, (open, false), now, |_| panic!("sent twice"));
-            assert!((grown..HTTP2_SESSION_WINDOW as usize).contains(&counted()));
+            assert_eq!(counted(), grown);
         }
         windows.acknowledged();
         windows.adapt(&mut share, (1, true), now, |_| panic!("it knows"));
         assert_eq!(counted(), grown, "servers have not read it");
         windows.adapt(&mut share, (1, false), now, |_| panic!("it knows"));
-        assert_eq!((windows.window(), counted()), (HTTP2_WINDOW_START, start));
+        assert_eq!((windows.window(), counted()), (HTTP2_WINDOW_MIN, 0));
+    }
+
+    /// Credit of the session that was granted once was forgotten when windows shrank: a device could gather it in one session
+    /// after the other, and fill all of it at once with new tunnels.
+    #[test]
+    fn credit_that_is_not_used_up_is_counted_where_windows_let_it_be_filled() {
+        let mut now = Instant::now();
+        let device = Arc::<AtomicUsize>::default();
+        let mut share = Share::new(device.clone(), Rc::default());
+        let mut windows = windows(now);
+        let mut adapt = |windows: &mut Windows, now| {
+            windows.acknowledged();
+            for _ in 0..2 {
+                windows.adapt(&mut share, (1, false), now, |_| true);
+                windows.acknowledged();
+            }
+            device.load(Relaxed)
+        };
+        probe(&mut windows, 8 << 20, ROUND_TRIP, &mut now);
+        let all = adapt(&mut windows, now);
+        assert_eq!(all, (HTTP2_WINDOW_MAX - HTTP2_WINDOW_MIN) as usize);
+        let credit = HTTP2_WINDOW_MAX - HTTP2_SESSION_WINDOW_MIN;
+
+        // Some still comes: the windows shrink, and the credit stays.
+        for _ in 0..20 {
+            probe(&mut windows, 1000, ROUND_TRIP, &mut now);
+            adapt(&mut windows, now);
+        }
+        assert_eq!(windows.window(), HTTP2_WINDOW_START);
+        // Those that came while the window was the largest were granted anew.
+        let used = 19 * 1001;
+        assert_eq!(adapt(&mut windows, now), (credit - used) as usize);
+
+        // Nothing comes: with the least window each tunnel has what it may have in any session.
+        let over = windows.rest(false, now);
+        windows.rest(false, over);
+        assert_eq!(adapt(&mut windows, over), 0);
+        assert_eq!(windows.window(), HTTP2_WINDOW_MIN);
+
+        // It goes on: the credit counts again with the first byte that a window allows beyond the least.
+        now = over;
+        probe(&mut windows, 64 << 10, ROUND_TRIP, &mut now);
+        let counted = adapt(&mut windows, now);
+        assert_eq!(windows.window(), 2 * HTTP2_WINDOW_MIN);
+        assert!(counted > 6 << 20, "{counted}");
+        windows.received(16 << 20, now);
+        let used_up = adapt(&mut windows, now);
+        assert_eq!(used_up, HTTP2_WINDOW_MIN as usize, "it is used up");
     }
 
     #[test]
