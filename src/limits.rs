@@ -2,6 +2,7 @@
 
 mod admin;
 mod admission;
+mod audit;
 mod certs;
 mod http2;
 mod load;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 pub use admin::*;
 pub use admission::*;
+pub use audit::*;
 pub use certs::*;
 pub use http2::*;
 pub use load::*;
@@ -46,18 +48,6 @@ pub const HISTOGRAM_DIGITS: u8 = 2;
 /// Buckets for each doubling of a latency, where a histogram is to be drawn: some 120 in all, which is as many as a picture
 /// has room for, and 5 KB of JSON for all stages.
 pub const BUCKETS_PER_DOUBLING: u32 = 4;
-
-/// Audit records that wait for the writer. At 20 000 tunnels a second (two records each) this rides out a disk that
-/// stalls for 400 ms; at about 500 bytes a record it is 8 MiB at most.
-pub const AUDIT_QUEUE: usize = 16_384;
-
-/// Audit records that go to the sink in one write: few system calls under load, and a short loss when one fails.
-pub const AUDIT_BATCH: usize = 256;
-
-/// How long a shutdown waits for the audit log: a sink that blocks (a pipe that nobody reads) must not hold it longer.
-pub const AUDIT_STOP: Duration = Duration::from_secs(5);
-
-const _: () = assert!(AUDIT_BATCH <= AUDIT_QUEUE);
 
 // ---- control ----
 

@@ -232,6 +232,8 @@ def ends_agree(world, since=0):
         alone = line["event"] == "session-end" and line["requests"] == 0
         if alone or line["event"] in ("tunnel-end", "refused"):
             written[line["reason"]] = written.get(line["reason"], 0) + 1
+        if line["event"] == "refused-more":
+            written[line["reason"]] = written.get(line["reason"], 0) + line["count"]
     if counted != written:
         keys = sorted(counted.keys() | written.keys())
         differ = {key: (counted.get(key, 0), written.get(key, 0)) for key in keys if counted.get(key) != written.get(key)}

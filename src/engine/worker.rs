@@ -14,8 +14,8 @@ use super::peak::Peak;
 use super::sizes::Sizes;
 use crate::config;
 use crate::limits::{
-    ACCEPT_PAUSE, BUFFER_TRIM_INTERVAL, BUFFERS_TRIMMED, DRAIN_POLL, HANDSHAKES_PER_TURN,
-    LISTENER_LINGER, SESSIONS_BEYOND_TUNNELS,
+    ACCEPT_PAUSE, BUFFER_TRIM_INTERVAL, BUFFERS_TRIMMED, DRAIN_POLL, FILES_TOLD,
+    HANDSHAKES_PER_TURN, LISTENER_LINGER, SESSIONS_BEYOND_TUNNELS,
 };
 use crate::observe::{TunnelFilter, TunnelInfo};
 use crate::ring::{self, Either, Remote, Runtime, RuntimeConfig, Signal, TcpListener, TcpStream};
@@ -280,6 +280,7 @@ fn run(
         while here.listeners.borrow().len() + here.core.sessions() > 0 {
             ring::sleep(DRAIN_POLL).await;
         }
+        here.core.tell_refusals(true);
     });
     HERE.set(None);
 }
@@ -288,12 +289,20 @@ fn run(
 /// of the heap. Sees to clients that have not shown who they are, too.
 async fn give_back(core: Rc<Core>) {
     let mut peak = Peak::default();
-    let mut met = 0;
+    let (mut met, mut said) = (0, None);
     loop {
         ring::sleep(BUFFER_TRIM_INTERVAL).await;
         ring::trim_buffers(BUFFERS_TRIMMED);
         let without_files = ring::counters().emfile;
-        core.relieve(std::mem::replace(&mut met, without_files) < without_files);
+        let short_of_files = std::mem::replace(&mut met, without_files) < without_files;
+        if short_of_files && said.is_none_or(|said| ring::now() >= said + FILES_TOLD) {
+            said = Some(ring::now());
+            tracing::warn!(
+                "the limit of open files is reached: new connections wait, and open tunnels go on; raise LimitNOFILE"
+            );
+        }
+        core.relieve(short_of_files);
+        core.tell_refusals(false);
         if peak.is_over(core.sessions()) {
             ring::shrink();
             ring::collect_heap();

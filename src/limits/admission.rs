@@ -52,6 +52,9 @@ pub const DESCRIPTORS_OF_PROCESS: usize = 2 * ADMIN_CONNECTIONS;
 /// Open files that a core has for itself: its ring, its listeners, and what was accepted of a burst before any is given up.
 pub const DESCRIPTORS_OF_CORE: usize = 64;
 
+/// How often a core says in the log that there are no more open files.
+pub const FILES_TOLD: Duration = Duration::from_secs(60);
+
 /// Part of the open files, as one in so many, for clients that have not shown who they are, where not all fit.
 pub const GUEST_DESCRIPTORS_PART: usize = 8;
 

@@ -1,5 +1,5 @@
-//! The audit log: one JSON line when a tunnel starts, one when it ends, one for each refusal, one for each change through
-//! the admin listener.
+//! The audit log: one JSON line when a tunnel starts, one when it ends, one for each refusal (of a client that is refused
+//! again and again, one for many), one for each change through the admin listener.
 //!
 //! A core hands a record to a bounded queue and goes on; a thread of its own turns records into lines and writes them.
 //! What does not fit into the queue, or cannot be written, is lost and counted: the log never makes a core wait, and
@@ -130,6 +130,15 @@ pub enum AuditEvent {
         /// Why.
         reason: CloseReason,
     },
+    /// Refusals of a client that have no line each.
+    Repeated {
+        /// Ends of sessions in which every request was refused, and no refusals.
+        sessions: bool,
+        /// How many.
+        count: u64,
+        /// Why.
+        reason: CloseReason,
+    },
 }
 
 /// The line, in the order of its keys. A key without a value is left out.
@@ -161,15 +170,18 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     requests: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     duration_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
 }
 
 impl AuditRecord {
-    fn line(&self) -> Line<'_> {
+    /// A line of nothing but who and when.
+    fn blank(&self) -> Line<'_> {
         let subject = &self.subject;
-        let mut line = Line {
+        Line {
             time: rfc3339(self.time),
             event: "refused",
             tunnel: None,
@@ -184,9 +196,14 @@ impl AuditRecord {
             bytes_up: None,
             bytes_down: None,
             requests: None,
+            count: None,
             duration_ms: None,
             reason: None,
-        };
+        }
+    }
+
+    fn line(&self) -> Line<'_> {
+        let mut line = self.blank();
         match &self.event {
             AuditEvent::TunnelStart {
                 tunnel,
@@ -228,6 +245,18 @@ impl AuditRecord {
             }
             AuditEvent::Refused { service, reason } => {
                 line.service = service.as_deref();
+                line.reason = Some(reason.word());
+            }
+            AuditEvent::Repeated {
+                sessions,
+                count,
+                reason,
+            } => {
+                line.event = match sessions {
+                    true => "session-end-more",
+                    false => "refused-more",
+                };
+                line.count = Some(*count);
                 line.reason = Some(reason.word());
             }
         }

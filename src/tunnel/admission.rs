@@ -56,13 +56,14 @@ impl AdmissionLimits {
 /// Where connections come from: an IPv4 address, or the 64 bits of an IPv6 address that one network has for itself (RFC
 /// 4291, section 2.5.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Source {
+pub(super) enum Source {
     V4(u32),
     V6(u64),
 }
 
 impl Source {
-    fn of(address: IpAddr) -> Self {
+    /// Where `address` is.
+    pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self::V4(address.into()),
             IpAddr::V6(address) => Self::V6((u128::from(address) >> 64) as u64),
@@ -116,6 +117,8 @@ pub(super) struct Guests {
     sourced: Cell<usize>,
     /// The last source that was left with more than its part.
     greedy: Cell<Option<Source>>,
+    /// Bytes that are kept for those that are given up and not gone yet.
+    leaving: Cell<u64>,
 }
 
 impl Default for Guests {
@@ -128,6 +131,7 @@ impl Default for Guests {
             origins: RefCell::default(),
             sourced: 0.into(),
             greedy: Cell::new(None),
+            leaving: 0.into(),
         }
     }
 }
@@ -201,6 +205,28 @@ impl Guests {
             && let Some((place, reason)) = self.next_to_go(limits, now)
         {
             self.give_up(&place, reason, limits, now);
+        }
+    }
+
+    /// Bytes that are free as soon as those that are given up have gone.
+    pub fn leaving(&self) -> u64 {
+        self.leaving.get()
+    }
+
+    /// Gives up what is more than the share, or more than the part of its source: both may be less than they were, and what
+    /// had just come has had its time.
+    pub fn keep_to_shares(&self, share: usize, limits: &AdmissionLimits, now: Instant) {
+        self.make_room(share, limits, now);
+        let part = limits.open_per_source;
+        if part == 0 || self.open.get() <= part {
+            return;
+        }
+        let origins = self.origins.borrow();
+        let over = origins.iter().filter(|(_, origin)| origin.open > part);
+        let over: Vec<Source> = over.map(|(source, _)| *source).collect();
+        drop(origins);
+        for source in over {
+            self.keep_to(limits, source, now);
         }
     }
 
@@ -320,6 +346,7 @@ impl Guests {
         self.failed(place, limits, now);
         self.leave(place);
         place.ending.set(Some(reason));
+        self.leaving.set(self.leaving.get() + place.held.get());
         if let Some(waker) = place.waker.take() {
             waker.wake();
         }
@@ -327,6 +354,7 @@ impl Guests {
 
     fn leave(&self, place: &Place) {
         if place.ending.get().is_some() {
+            self.leaving.set(self.leaving.get() - place.held.take());
             return;
         }
         self.open.set(self.open.get() - 1);
@@ -430,9 +458,15 @@ impl Guest {
     /// Runs `step`, and takes note of the bytes that it keeps meanwhile.
     pub fn keeping<F: Future>(&self, step: F) -> impl Future<Output = F::Output> + use<'_, F> {
         ring::around(step, ring::guest_bytes, |before| {
-            if let Some(place) = &self.place {
+            if let Some(place) = &self.place
+                && place.ending.get().is_none()
+            {
                 let more = ring::guest_bytes() as i64 - before as i64;
                 place.held.set(place.held.get().saturating_add_signed(more));
+                // At once, and not with the next look at the core: a second brings a gigabyte.
+                if more > 0 {
+                    self.core.relieve_memory();
+                }
             }
         })
     }

@@ -13,6 +13,8 @@ use rustls::pki_types::CertificateDer;
 use super::admission::{AdmissionLimits, Guests};
 use super::gates::Gate;
 use super::named::Names;
+use super::outcome::audit;
+use super::refusals::Refusals;
 use super::sweep::{Causes, Changes};
 use super::tunnels::Tunnels;
 use crate::backend::{Dialer, Way};
@@ -149,6 +151,8 @@ pub struct Core {
     pub(super) sweeping: Cell<bool>,
     /// Connections whose clients have not shown who they are.
     pub(super) guests: Guests,
+    /// Refusals, for the audit log.
+    pub(super) refusals: Refusals,
     /// Issuers' certificates that clients have sent.
     pub(super) issuers: RefCell<Vec<Rc<[u8]>>>,
 }
@@ -244,6 +248,7 @@ impl Core {
             sweep_for: Cell::default(),
             sweeping: Cell::new(false),
             guests: Guests::default(),
+            refusals: Refusals::new(Instant::now()),
             issuers: RefCell::default(),
         }
     }
@@ -301,16 +306,31 @@ impl Core {
         limits.share(self.quota.open())
     }
 
-    /// Keeps the bytes of such connections within their bound, and gives some up where there are no more files.
+    /// Keeps such connections within their bounds, and gives some up where there are no more files.
     pub fn relieve(&self, short_of_files: bool) {
-        let limits = self.snapshot.borrow().limits.admission;
+        let (limits, now) = (self.snapshot.borrow().limits.admission, ring::now());
         if short_of_files {
-            self.guests.give_files_back(&limits, ring::now());
+            self.guests.give_files_back(&limits, now);
         }
-        let kept = ring::guest_bytes();
+        self.guests
+            .keep_to_shares(self.unauthenticated_share(), &limits, now);
+        self.relieve_memory();
+    }
+
+    /// Keeps the bytes of such connections within their bound.
+    pub(super) fn relieve_memory(&self) {
+        let kept = ring::guest_bytes().saturating_sub(self.guests.leaving());
         if kept > GUEST_MEMORY {
             let excess = kept - (GUEST_MEMORY - GUEST_MEMORY / RELIEVED_PART as u64);
+            let limits = self.snapshot.borrow().limits.admission;
             self.guests.give_memory_back(excess, &limits, ring::now());
+        }
+    }
+
+    /// Tells the audit log of refusals that had no line of their own. `all`: the core ends.
+    pub fn tell_refusals(&self, all: bool) {
+        for (subject, event) in self.refusals.due(all, ring::now()) {
+            audit(self, &subject, None, event);
         }
     }
 

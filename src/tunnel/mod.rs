@@ -22,6 +22,7 @@ mod plain;
 mod policy;
 mod pvd;
 mod quota;
+mod refusals;
 mod relay;
 pub mod request;
 mod response;
@@ -33,8 +34,8 @@ mod udp;
 
 pub use self::core::{Core, Limits, ServiceState, Snapshot};
 pub use admission::AdmissionLimits;
-pub use gates::{AppGates, Gate, Gates, ServiceGates};
 pub use entrance::AcceptedBy;
+pub use gates::{AppGates, Gate, Gates, ServiceGates};
 pub use listing::{close_matching, list_matching};
 pub use named::Names;
 pub use quota::Quota;

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::core::Core;
+use super::refusals::Repeated;
 use crate::config::HostPort;
 use crate::observe::{AuditEvent, AuditRecord, Subject};
 use crate::reason::CloseReason;
+use crate::ring;
 
 /// What is known of a tunnel that is asked for, for the record of its end.
 pub(super) struct Outcome {
@@ -26,10 +28,18 @@ impl Outcome {
     }
 }
 
-/// Counts what came to no tunnel, and writes it to the audit log where its row says so.
+/// Counts what came to no tunnel, and writes it to the audit log where its row says so. Of one client that is refused again
+/// and again not each time is a line.
 pub(super) fn record(core: &Core, outcome: &Outcome, reason: CloseReason) {
     core.count(reason);
     if !reason.is_audited() {
+        return;
+    }
+    let event = Repeated {
+        session: false,
+        reason,
+    };
+    if !core.refusals.has_line(&outcome.subject, event, ring::now()) {
         return;
     }
     let event = AuditEvent::Refused {

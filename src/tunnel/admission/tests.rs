@@ -193,3 +193,44 @@ fn sources_are_forgotten_before_they_are_too_many() {
     kept.iter().for_each(|place| guests.leave(place));
     assert_eq!(guests.open(), 0);
 }
+
+/// What had just come was kept until its source came again, and so was what was more than a share that has shrunk.
+#[test]
+fn what_is_more_than_its_part_goes_when_it_has_had_time() {
+    let guests = Guests::default();
+    let start = Instant::now();
+    let come = |address: &str| {
+        let place = guests.enter(start);
+        let come = guests.come_from(&place, address.parse().unwrap(), &LIMITS, start);
+        come.map(|()| place).unwrap()
+    };
+    let many = ["192.0.2.1"; 5].map(come);
+    let other = come("192.0.2.2");
+    guests.keep_to_shares(10, &LIMITS, start);
+    assert_eq!(ended(&many), [None; 5], "they have just come");
+    let later = start + GUEST_GRACE;
+    guests.keep_to_shares(10, &LIMITS, later);
+    let given_up = Some(CloseReason::SourceLimit);
+    let expected = [given_up, given_up, given_up, None, None];
+    assert_eq!(ended(&many), expected);
+    guests.keep_to_shares(1, &LIMITS, later);
+    assert_eq!(guests.open(), 1);
+    assert_eq!(other.ending.get(), None, "the oldest first");
+}
+
+#[test]
+fn bytes_of_those_that_are_given_up_are_as_good_as_free() {
+    let guests = Guests::default();
+    let now = Instant::now();
+    let places = [700, 500].map(|held| {
+        let place = guests.enter(now);
+        place.held.set(held);
+        place
+    });
+    guests.give_memory_back(1, &LIMITS, now);
+    assert_eq!(guests.leaving(), 700);
+    for place in &places {
+        guests.leave(place);
+    }
+    assert_eq!(guests.leaving(), 0);
+}

@@ -28,6 +28,7 @@ use crate::tunnel::open::{Opened, Peer, open, open_udp};
 use crate::tunnel::outcome::{Outcome, audit, record};
 use crate::tunnel::pvd;
 use crate::tunnel::quota::Presence;
+use crate::tunnel::refusals::Repeated;
 use crate::tunnel::relay::Behind;
 use crate::tunnel::request::IDLE_TIMEOUT;
 use crate::tunnel::response::{seconds, told_by_status};
@@ -41,11 +42,11 @@ pub(super) struct Session {
     pub requests: Cell<u64>,
     /// Requests whose tasks have not ended.
     pub open: Cell<usize>,
-    /// When a byte last moved in any tunnel, or a tunnel was opened or ended. What opens none keeps no session.
     /// Those of them that are no tunnels yet: nobody reads what comes on their streams.
     pub opening: Cell<usize>,
     /// A request has become a tunnel.
     pub had_tunnel: Cell<bool>,
+    /// When a byte last moved in any tunnel, or a tunnel was opened or ended. What opens none keeps no session.
     pub last: Cell<Instant>,
     /// What waits for the client.
     pub queue: Rc<SessionQueue>,
@@ -130,9 +131,9 @@ pub(in crate::tunnel) async fn serve<S: ByteStream>(
         opened: now,
         requests: 0.into(),
         open: 0.into(),
-        last: now.into(),
         opening: 0.into(),
         had_tunnel: false.into(),
+        last: now.into(),
         held: 0.into(),
         queue: Rc::default(),
         unread: 0.into(),
@@ -194,12 +195,21 @@ fn finish(session: &Session, reason: CloseReason) {
     if session.requests.get() == 0 {
         core.count(reason);
     }
-    let end = AuditEvent::SessionEnd {
-        requests: session.requests.get(),
-        duration: ring::now().saturating_duration_since(session.opened),
+    let (requests, now) = (session.requests.get(), ring::now());
+    let subject = session.asker.subject();
+    let repeated = Repeated {
+        session: requests > 0,
         reason,
     };
-    audit(core, session.asker.subject(), None, end);
+    if !session.had_tunnel.get() && !core.refusals.has_line(subject, repeated, now) {
+        return;
+    }
+    let end = AuditEvent::SessionEnd {
+        requests,
+        duration: now.saturating_duration_since(session.opened),
+        reason,
+    };
+    audit(core, subject, None, end);
 }
 
 /// A request in the session's count, for as long as its task lives.
@@ -213,6 +223,7 @@ impl Open {
     fn new(session: &Rc<Session>) -> Self {
         session.requests.set(session.requests.get() + 1);
         session.open.set(session.open.get() + 1);
+        session.opening.set(session.opening.get() + 1);
         Self {
             session: session.clone(),
             tunnel: false.into(),
@@ -221,9 +232,10 @@ impl Open {
 
     fn is_tunnel(&self) {
         self.tunnel.set(true);
+        self.session.had_tunnel.set(true);
+        self.session.opening.set(self.session.opening.get() - 1);
         self.session.moved();
     }
-        session.opening.set(session.opening.get() + 1);
 }
 
 impl Drop for Open {
@@ -233,8 +245,6 @@ impl Drop for Open {
         match self.tunnel.get() {
             true => session.moved(),
             false => session.opening.set(session.opening.get() - 1),
-        self.session.had_tunnel.set(true);
-        self.session.opening.set(self.session.opening.get() - 1);
         }
         if let Some(waker) = session.waker.take() {
             waker.wake();

@@ -1,0 +1,65 @@
+//! A device that is refused as often as it can be: the audit log does not grow as fast as it likes, and says how much it has
+//! left out.
+
+use adit::certs::Issued;
+use adit::limits::REFUSALS_AUDITED;
+
+use super::buffers::one_core;
+use crate::common::frames::{END_HEADERS, HEADERS, Raw, connect_block, frame};
+use crate::common::{Gateway, Pki, echo, server, service, until};
+
+/// Refusals with a line each, and those that a line counts.
+fn refused(pki: &Pki) -> (usize, u64) {
+    let log = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+    let lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
+    let lines: Vec<serde_json::Value> = lines.collect();
+    let of = |event| lines.iter().filter(move |line| line["event"] == event);
+    for line in of("refused-more") {
+        assert_eq!(
+            (&line["device"], &line["reason"]),
+            (&"device".into(), &"no-rule".into())
+        );
+    }
+    let more = of("refused-more").map(|line| line["count"].as_u64().unwrap());
+    (of("refused").count(), more.sum())
+}
+
+/// So many requests of a session that are refused, each when the one before was answered.
+fn ask(pki: &Pki, gateway: &Gateway, device: &Issued, requests: u32) {
+    let mut raw = Raw::open(pki, gateway, device, &[]);
+    let block = connect_block("nowhere:443");
+    for first in (0..requests).step_by(50) {
+        let streams = (first..first + 50).map(|number| 2 * number + 1);
+        let all: Vec<u8> = streams
+            .flat_map(|stream| frame(HEADERS, END_HEADERS, stream, &block))
+            .collect();
+        raw.write(&all);
+        for _ in 0..50 {
+            while raw.next().expect("the session has ended").0 != HEADERS {}
+        }
+    }
+}
+
+#[test]
+fn refusals_without_number_are_few_lines() {
+    const EACH: u32 = 800;
+    const SESSIONS: u32 = 4;
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    let mut gateway = one_core(&pki, "", &service(&[server(echo)]));
+    for _ in 0..SESSIONS {
+        ask(&pki, &gateway, &device, EACH);
+    }
+    let all = f64::from(SESSIONS * EACH);
+    assert_eq!(gateway.ended("no-rule"), all);
+    // What was not told yet is told at the end.
+    gateway.signal("TERM");
+    until("the process has ended", || {
+        gateway.child.try_wait().unwrap().is_some()
+    });
+    let (lines, more) = refused(&pki);
+    assert_eq!(lines as f64 + more as f64, all, "{lines} lines");
+    // The ends of the sessions are counted with them.
+    let least = (REFUSALS_AUDITED.0 - SESSIONS) as usize;
+    assert!(more > 0 && lines >= least, "{lines} lines");
+}

@@ -1,0 +1,68 @@
+//! The process has no more open files: accepting rests and says so, tunnels go on, and new ones come when there are some again.
+
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::buffers::{answers_at_once, one_core};
+use crate::common::{Gateway, Pki, echo, server, service, tunnel, until};
+
+const SHARE: usize = 20;
+const WORDS: &str = "the limit of open files is reached";
+
+fn limit(gateway: &Gateway, files: usize) {
+    let set = Command::new("prlimit")
+        .args(["--pid", &gateway.child.id().to_string()])
+        .arg(format!("--nofile={files}:"))
+        .status();
+    assert!(set.unwrap().success());
+}
+
+/// The lowest number that no open file has: with this limit there is not one more.
+fn next_file(gateway: &Gateway) -> usize {
+    let folder = format!("/proc/{}/fd", gateway.child.id());
+    let is_open = |number: &usize| std::fs::symlink_metadata(format!("{folder}/{number}")).is_ok();
+    (0..).find(|number| !is_open(number)).unwrap()
+}
+
+#[test]
+fn at_the_limit_of_open_files_accepting_rests_and_says_so() {
+    let pki = Pki::new();
+    let device = pki.client("device", |_| ());
+    // The system looks at the limit when accepting begins. It begins anew when a share that was full has room again.
+    let engine = format!(
+        "handshake_timeout = '60s'\nmax_unauthenticated = {SHARE}\nmax_unauthenticated_per_source = 0\n\
+         failed_handshakes_per_second = 0"
+    );
+    let gateway = one_core(&pki, &engine, &service(&[server(echo)]));
+    let mut open = tunnel(&pki, &gateway, &device, "a.test:1");
+    let metric = |name: &str| gateway.metric(name, "");
+    assert_eq!(metric("adit_runtime_emfile_total"), 0.0);
+    let connect = || TcpStream::connect(gateway.address).unwrap();
+    let mut crowd: Vec<TcpStream> = (0..SHARE).map(|_| connect()).collect();
+    until("a full share", || {
+        metric("adit_unauthenticated") == SHARE as f64
+    });
+
+    let begun = Instant::now();
+    limit(&gateway, next_file(&gateway));
+    // The admin listener needs a file too: nothing else can be asked for.
+    until("it is said in the log", || {
+        crowd.extend((0..SHARE).map(|_| connect()));
+        answers_at_once(&mut open);
+        std::thread::sleep(Duration::from_millis(200));
+        gateway.said(WORDS) > 0
+    });
+    drop(crowd);
+    // The limit is the same.
+    answers_at_once(&mut tunnel(&pki, &gateway, &device, "a.test:1"));
+    let rests = begun.elapsed().as_millis() as f64 / 50.0;
+    until("all have ended", || metric("adit_unauthenticated") == 0.0);
+    let met = metric("adit_runtime_emfile_total");
+    assert!(met >= 1.0, "the limit was not met");
+    assert!(metric("adit_accept_backoff_total") >= met);
+    // A rest after each, and not another attempt at once.
+    assert!(met <= 2.0 * rests + 10.0, "{met} in {rests} rests");
+    assert_eq!(gateway.said(WORDS), 1, "once a minute");
+    answers_at_once(&mut open);
+}
