@@ -7,15 +7,21 @@ use crate::common::http2;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use adit::limits::HTTP2_WINDOW_START;
 use bytes::Bytes;
 use common::{Gateway, Pki, config_with_token, echo, free_port, server, service};
 use http2::{client, run};
 
-/// A path that takes `delay` in each direction, whatever it carries.
-fn slow_path(to: SocketAddr, delay: Duration) -> SocketAddr {
+/// A path that takes `delay` in each direction, whatever it carries; and the most bytes that were on their way to the other
+/// end at once.
+fn slow_path(to: SocketAddr, delay: Duration) -> (SocketAddr, Arc<AtomicUsize>) {
+    let most = Arc::<AtomicUsize>::default();
+    let up = most.clone();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -24,18 +30,23 @@ fn slow_path(to: SocketAddr, delay: Duration) -> SocketAddr {
             for stream in [&near, &far] {
                 stream.set_nodelay(true).unwrap();
             }
-            carry(near.try_clone().unwrap(), far.try_clone().unwrap(), delay);
-            carry(far, near, delay);
+            let (back, forth) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+            carry(back, forth, delay, up.clone());
+            carry(far, near, delay, Arc::default());
         }
     });
-    address
+    (address, most)
 }
 
-fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
+fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration, most: Arc<AtomicUsize>) {
     let (sender, receiver) = channel::<(Instant, Vec<u8>)>();
+    let on_their_way = Arc::<AtomicUsize>::default();
+    let arrived = on_their_way.clone();
     std::thread::spawn(move || {
         let mut piece = vec![0; 256 * 1024];
         while let Ok(count @ 1..) = from.read(&mut piece) {
+            let there = on_their_way.fetch_add(count, Relaxed) + count;
+            most.fetch_max(there, Relaxed);
             if sender
                 .send((Instant::now() + delay, piece[..count].to_vec()))
                 .is_err()
@@ -50,6 +61,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
             if to.write_all(&piece).is_err() {
                 break;
             }
+            arrived.fetch_sub(piece.len(), Relaxed);
         }
         let _ = to.shutdown(Shutdown::Write);
     });
@@ -66,11 +78,11 @@ fn windows_grow_until_they_fill_the_path() {
         let _ = stream.write_all(b"all");
     });
     let mut gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[sink]));
-    gateway.address = slow_path(gateway.address, ROUND_TRIP / 2);
+    let (address, most) = slow_path(gateway.address, ROUND_TRIP / 2);
+    gateway.address = address;
     run(async {
         let client = client(&pki, &gateway, &device).await;
         let mut tunnel = client.tunnel("sink.test:1").await;
-        let start = Instant::now();
         let piece = Bytes::from(vec![1; 1 << 20]);
         let mut left = BYTES;
         while left > 0 {
@@ -80,10 +92,10 @@ fn windows_grow_until_they_fill_the_path() {
         }
         tunnel.end();
         assert_eq!(tunnel.read(3).await, b"all");
-        // The window at the start lets 256 KiB through in a round trip: more than eleven seconds.
-        let took = start.elapsed();
-        assert!(took < Duration::from_secs(7), "{took:?}");
     });
+    // Not a matter of time, which a busy machine takes for other things: as much is on its way as the windows allow.
+    let most = most.load(Relaxed);
+    assert!(most > 4 * HTTP2_WINDOW_START as usize, "{most}");
 }
 
 #[test]

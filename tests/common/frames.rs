@@ -8,13 +8,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
 use adit::certs::Issued;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
-use crate::common::{Gateway, Pki, Session, client_config};
+use crate::common::{Gateway, PATIENCE, Pki, Session, client_config};
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
@@ -60,7 +59,7 @@ impl Raw {
     /// A session with these settings, behind its preface.
     pub fn open(pki: &Pki, gateway: &Gateway, device: &Issued, settings: &[u8]) -> Self {
         let socket = TcpStream::connect(gateway.address).unwrap();
-        let limit = Some(Duration::from_secs(10));
+        let limit = Some(PATIENCE);
         socket.set_read_timeout(limit).unwrap();
         socket.set_write_timeout(limit).unwrap();
         let mut config = ClientConfig::clone(&client_config(&pki.path("ca.pem"), Some(device)));

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::common::{Gateway, Pki, client_config};
+use crate::common::{Gateway, PATIENCE, Pki, client_config};
 
 pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread()
@@ -34,7 +34,7 @@ pub fn runtime() -> Runtime {
 /// Runs a test's client; ten seconds or so are all that anything may take.
 pub fn run(test: impl Future<Output = ()>) {
     runtime().block_on(async {
-        let limit = Duration::from_secs(30);
+        let limit = 2 * PATIENCE;
         tokio::time::timeout(limit, test)
             .await
             .expect("the test hangs");
@@ -174,11 +174,11 @@ pub async fn next(down: &mut RecvStream) -> Option<Result<Bytes, h2::Error>> {
     }
 }
 
-/// Waits, ten seconds at most, until `done`, while the client's tasks go on.
+/// Waits until `done`, for [`PATIENCE`] at most, while the client's tasks go on.
 pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < Duration::from_secs(10), "{what}");
+        assert!(start.elapsed() < PATIENCE, "{what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

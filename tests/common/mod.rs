@@ -23,8 +23,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use adit::certs::make::Usage;
@@ -41,6 +41,9 @@ use time::OffsetDateTime;
 pub use program::Program;
 
 pub type Session = StreamOwned<ClientConnection, TcpStream>;
+
+/// How long something is waited for that must come. Far more than it takes: a busy machine may stand still for seconds.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What changes through the admin listener carry where the config is that of [`config_with_token`].
 pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -175,6 +178,7 @@ pub struct Gateway {
     /// Of the plain listener, if there is one.
     pub plain: Option<SocketAddr>,
     pub admin: SocketAddr,
+    log: Arc<Mutex<String>>,
 }
 
 /// The config for `pki` with the given rest (services, rules and changed keys of engine).
@@ -262,13 +266,32 @@ impl Gateway {
             }
         };
         // The log goes on; nobody must block on a full pipe.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        let kept = Arc::new(Mutex::new(seen));
+        let keeping = kept.clone();
+        std::thread::spawn(move || {
+            let mut line = Vec::new();
+            while log
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|count| count > 0)
+            {
+                let text = String::from_utf8_lossy(&line);
+                keeping.lock().unwrap().push_str(&text);
+                line.clear();
+            }
+        });
         Self {
+            log: kept,
             child,
             address,
             plain,
             admin,
         }
+    }
+
+    /// How many lines of the log have these words.
+    pub fn said(&self, words: &str) -> usize {
+        let log = self.log.lock().unwrap();
+        log.lines().filter(|line| line.contains(words)).count()
     }
 
     /// A GET on the admin listener: status and body.
@@ -350,11 +373,11 @@ impl Drop for Gateway {
     }
 }
 
-/// Waits, ten seconds at most, until `done`.
+/// Waits until `done`, for [`PATIENCE`] at most.
 pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < Duration::from_secs(10), "{what}");
+        assert!(start.elapsed() < PATIENCE, "{what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -446,7 +469,7 @@ pub fn session(pki: &Pki, socket: TcpStream, identity: &Issued) -> Session {
 
 /// The same of a client of one's own.
 pub fn session_of(client: Arc<ClientConfig>, socket: TcpStream) -> Session {
-    let wait = Some(Duration::from_secs(10));
+    let wait = Some(PATIENCE);
     socket.set_read_timeout(wait).unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     StreamOwned::new(ClientConnection::new(client, name).unwrap(), socket)
@@ -481,7 +504,7 @@ pub fn connect_from(source: &str, to: SocketAddr) -> TcpStream {
 
 /// Reads all that comes until the end, or a reset.
 pub fn read_all(mut stream: &TcpStream) -> Vec<u8> {
-    let wait = Some(Duration::from_secs(10));
+    let wait = Some(PATIENCE);
     stream.set_read_timeout(wait).unwrap();
     let mut all = Vec::new();
     let _ = stream.read_to_end(&mut all);

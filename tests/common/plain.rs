@@ -8,14 +8,13 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
 use adit::certs::Issued;
 use adit::proxy_protocol::{CLIENT_CERT_CONNECTION, CLIENT_TLS, Header, TlsDetails};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::common::{Gateway, Pki, echo, server, service};
+use crate::common::{Gateway, PATIENCE, Pki, echo, server, service};
 
 pub const PLAIN: &str = "protocol = 'http'\nhttp = '127.0.0.1:0'\ntrusted_proxies = ['127.0.0.1']";
 
@@ -47,7 +46,7 @@ pub fn asking(fields: &str) -> String {
 /// The head of the answer to `bytes`.
 pub fn answer(stream: &mut TcpStream, bytes: &[u8]) -> String {
     stream.write_all(bytes).unwrap();
-    let wait = Some(Duration::from_secs(10));
+    let wait = Some(PATIENCE);
     stream.set_read_timeout(wait).unwrap();
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() > 0 {

@@ -3,17 +3,27 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adit::limits::GUEST_GRACE;
 
 use super::buffers::{all_is_given_back, answers_at_once, one_core};
-use crate::common::{Pki, connect, connect_from, echo, request, server, service, tunnel, until};
+use crate::common::{
+    PATIENCE, Pki, connect, connect_from, echo, request, server, service, tunnel, until,
+};
 
-/// Whether the other end has closed this connection. Waits a little for it.
-fn is_closed(mut stream: &TcpStream) -> bool {
-    let wait = Some(Duration::from_millis(200));
-    stream.set_read_timeout(wait).unwrap();
+/// Whether the other end closes this connection, which is waited for.
+fn is_closed(stream: &TcpStream) -> bool {
+    is_closed_within(stream, PATIENCE)
+}
+
+/// Whether it has not closed it, even a moment later.
+fn is_open(stream: &TcpStream) -> bool {
+    !is_closed_within(stream, Duration::from_millis(200))
+}
+
+fn is_closed_within(mut stream: &TcpStream, wait: Duration) -> bool {
+    stream.set_read_timeout(Some(wait)).unwrap();
     match stream.read(&mut [0]) {
         Ok(count) => count == 0,
         Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
@@ -49,7 +59,7 @@ fn the_oldest_of_a_full_share_is_given_up_and_new_devices_get_in() {
         answers_at_once(&mut tunnel(&pki, &gateway, &device, "a.test:1"));
     }
     assert!(crowd[..150].iter().all(is_closed));
-    assert!(!is_closed(&crowd[199]), "the newest is the last to go");
+    assert!(is_open(&crowd[199]), "the newest is the last to go");
     drop((crowd, other));
     until("all have ended", || {
         gateway.metric("adit_unauthenticated", "") == 0.0
@@ -69,15 +79,16 @@ fn one_source_takes_places_from_itself_alone() {
     let from = |source| connect_from(source, gateway.address);
     let quiet: Vec<TcpStream> = (0..5).map(|_| from("127.0.0.3")).collect();
     let mut crowd: Vec<TcpStream> = (0..60).map(|_| from("127.0.0.2")).collect();
+    // On a busy machine some have had their time when the last ones come.
     until("all are there", || {
-        gateway.metric("adit_unauthenticated", "") == 65.0
+        gateway.metric("adit_unauthenticated", "") + gateway.ended("source-limit") == 65.0
     });
     std::thread::sleep(GUEST_GRACE);
     crowd.push(from("127.0.0.2"));
     until("its part is kept", || gateway.ended("source-limit") == 51.0);
     assert_eq!(gateway.metric("adit_unauthenticated", ""), 15.0);
     assert_eq!(gateway.metric("adit_unauthenticated_sources", ""), 2.0);
-    assert!(!quiet.iter().any(is_closed));
+    assert!(quiet.iter().all(is_open));
     assert!(crowd[..51].iter().all(is_closed));
     // A device behind the same address gets in.
     let mut session = crate::common::session(&pki, from("127.0.0.2"), &device);
@@ -122,7 +133,7 @@ fn those_that_hold_bytes_are_given_up_and_not_a_slow_hello() {
     until("the rest is within the bound", || {
         gateway.metric("adit_runtime_own_bytes", "") <= adit::limits::GUEST_MEMORY as f64
     });
-    assert!(!is_closed(&slow));
+    assert!(is_open(&slow));
     assert!(gateway.ended("unauthenticated-limit") < 350.0);
     drop((crowd, slow));
     all_is_given_back(&gateway);
@@ -142,10 +153,12 @@ fn a_source_whose_handshakes_fail_is_let_in_again_later() {
         let _ = stream.write_all(b"this is not TLS");
         let _ = stream.read(&mut [0; 100]);
     };
-    // A burst of ten seconds.
+    // A burst of ten seconds, and what more has passed.
+    let begun = Instant::now();
     (0..40).for_each(|_| fail());
-    assert!(gateway.ended("source-failures") >= 10.0);
-    assert!(gateway.ended("not-tls") <= 25.0);
+    let passed = 22.0 + 2.0 * begun.elapsed().as_secs_f64();
+    assert!(gateway.ended("not-tls") <= passed);
+    assert!(gateway.ended("source-failures") >= 40.0 - passed);
     let audit = std::fs::read_to_string(pki.path("audit.log")).unwrap();
     assert!(
         !audit.contains("source-failures"),
@@ -194,7 +207,7 @@ fn what_a_trusted_proxy_says_is_the_source() {
     std::thread::sleep(GUEST_GRACE);
     let one_more = says(clients[0]);
     until("its oldest goes", || gateway.ended("source-limit") == 1.0);
-    assert!(!bare.iter().chain(&each[3..]).any(is_closed));
+    assert!(bare.iter().chain(&each[3..]).all(is_open));
     drop((bare, each, one_more));
 }
 

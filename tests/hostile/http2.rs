@@ -152,6 +152,8 @@ fn sessions_without_a_tunnel_are_counted_and_end() {
         std::thread::sleep(Duration::from_millis(500));
     }
     until("they have ended", || {
+        theirs.write(&frame(DATA, 0, 1, b"tick"));
+        assert_eq!(theirs.wait_for(DATA, 1), b"tick");
         gateway.metric("adit_sessions_live", "") == 1.0
     });
     let mut again = Raw::open(&pki, &gateway, &attacker, &[]);

@@ -1,12 +1,18 @@
 //! Devices whose certificates, or what they present beside them, expire: only what ends a session in truth costs a look.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adit::certs::Issued;
+use adit::certs::make::to_pem;
+use rcgen::{BasicConstraints, CertificateParams, IsCa};
+use time::OffsetDateTime;
 
+use super::buffers::answers_at_once;
 use crate::common::{
-    Gateway, Pki, ask, connect, echo, echoed, server, service, tunnel, until, valid,
+    Gateway, Pki, ask, config, connect, echo, echoed, free_port, server, service, tunnel, until,
+    valid,
 };
+use crate::pki::made::{end, party};
 
 #[test]
 fn a_certificate_that_is_no_part_of_the_path_causes_no_look() {
@@ -46,4 +52,55 @@ fn a_certificate_that_is_no_part_of_the_path_causes_no_look() {
     expired.chain.push(hostile.chain[0].clone());
     let mut session = connect(&pki, &gateway, Some(&expired));
     assert!(ask(&mut session, b"CONNECT a.test:1 HTTP/1.1\r\n\r\n").is_err());
+}
+
+/// An authority that ends is looked at for each tunnel of its devices, with a search for another path.
+#[test]
+fn slow_an_authority_that_ends_cuts_its_tunnels_in_steps() {
+    const MANY: usize = 200;
+    let pki = Pki::new();
+    let (ends, device) = (party("ends"), party("phone"));
+    let soon = |request: &mut CertificateParams| {
+        request.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        request.not_after = OffsetDateTime::now_utc() + Duration::from_secs(20);
+    };
+    std::fs::write(pki.path("ends.pem"), to_pem(&[ends.by(&ends, soon)])).unwrap();
+    let admin = free_port();
+    let engine = "cores = 1\nmax_tunnels_per_device = 1000";
+    let text = config(
+        admin,
+        engine,
+        "unmanaged = 'allow'",
+        &service(&[server(echo)]),
+    );
+    let text = text
+        .replace("['ca.pem']", "['ca.pem', 'ends.pem']")
+        .replace("files = ['ca.crl']", "enabled = false");
+    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    let gateway = Gateway::run(&pki, admin);
+    let of_ending = Issued {
+        chain: vec![device.by(&ends, end)],
+        key: device.private_key(),
+    };
+    let other = pki.client("other", |_| {});
+    let mut other = tunnel(&pki, &gateway, &other, "a.test:1");
+    let many: Vec<_> = (0..MANY)
+        .map(|_| tunnel(&pki, &gateway, &of_ending, "a.test:1"))
+        .collect();
+    let cut = || gateway.ended("cut-certificate-expired");
+    let mut took = Vec::new();
+    until("all are cut", || {
+        let begun = Instant::now();
+        assert_eq!(echoed(&mut other, b"open"), b"open");
+        took.push(begun.elapsed());
+        cut() == MANY as f64
+    });
+    took.sort();
+    assert!(
+        took[took.len() / 2] < Duration::from_millis(100),
+        "{took:?}"
+    );
+    assert_eq!(gateway.metric("adit_expiry_checks_total", ""), MANY as f64);
+    answers_at_once(&mut other);
+    drop(many);
 }

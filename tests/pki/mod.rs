@@ -3,6 +3,6 @@
 mod group;
 mod lists;
 #[path = "../../src/certs/made.rs"]
-mod made;
+pub(crate) mod made;
 mod paths;
 mod revocation;
