@@ -180,6 +180,11 @@ pub enum AdminError {
     /// There is no answer, or none that counts.
     #[error("no answer from the admin listener at {0}: {1}")]
     Client(String, ClientError),
+    /// There is no answer, and nothing that could be done without one.
+    #[error(
+        "{0}; nor is a list kept in state_dir that was fetched from {1}: name it as `adit crl list` has it in `source`"
+    )]
+    NothingKept(Box<AdminError>, String),
     /// A part of the answer is missing.
     #[error("the answer of the admin listener at {0} is not complete: {1} did not answer it")]
     Incomplete(String, String),
@@ -215,6 +220,7 @@ impl AdminError {
             Self::Refused(..)
             | Self::Export(_)
             | Self::Client(..)
+            | Self::NothingKept(..)
             | Self::Incomplete(..)
             | Self::Output(_) => 1,
         }

@@ -42,12 +42,12 @@ impl CrlCommand {
         match self.admin.request("DELETE", &path, None) {
             Err(AdminError::Client(listener, error @ ClientError::Connect(_))) => {
                 // With --admin a node is meant that is elsewhere, or runs.
-                let marked = match self.admin.state_dir()? {
-                    Some(state_dir) => forget_kept_crl(&state_dir, source)?,
-                    None => false,
-                };
-                if !marked {
+                let Some(state_dir) = self.admin.state_dir()? else {
                     return Err(AdminError::Client(listener, error));
+                };
+                if !forget_kept_crl(&state_dir, source)? {
+                    let error = Box::new(AdminError::Client(listener, error));
+                    return Err(AdminError::NothingKept(error, source.clone()));
                 }
                 let said = "no node answers; what is kept of this URL is replaced by its next list after a start\n";
                 Ok(certs::print(said.as_bytes())?)

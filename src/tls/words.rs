@@ -66,10 +66,8 @@ fn certificate_words(error: &CertificateError) -> &'static str {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "the certificate, or one of its chain, is not for this use"
         }
-        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
-        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            "a signature of the chain is of a kind that is not accepted, or by a key that is too short"
-        }
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. } => KIND,
+        CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => OTHER_KEY,
         CertificateError::Other(other) => match other.0.downcast_ref::<webpki::Error>() {
             Some(error) => path_words(error),
             None => "the certificate is not accepted",
@@ -77,6 +75,14 @@ fn certificate_words(error: &CertificateError) -> &'static str {
         _ => "the certificate is not accepted",
     }
 }
+
+/// Of a signature that nothing here checks.
+const KIND: &str =
+    "a signature of the chain is of a kind that is not accepted, or by a key that is too short";
+
+/// Of a signature and a key that do not go together, as where two authorities have one name.
+const OTHER_KEY: &str = "a signature of the chain cannot be by the key of the authority that is trusted under its issuer's name: \
+                         that is another one of the same name, or has changed its key; or the key is of a kind that is not accepted";
 
 /// What webpki found that rustls has no word for.
 fn path_words(error: &webpki::Error) -> &'static str {
@@ -94,10 +100,8 @@ fn path_words(error: &webpki::Error) -> &'static str {
             "a name constraint of an authority does not allow the certificate's names, or is of a kind that is not compared"
         }
         E::UnsupportedCertVersion => "a certificate of the chain is not of version 3",
-        E::UnsupportedSignatureAlgorithmContext(_)
-        | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
-            "a signature of the chain is of a kind that is not accepted, or by a key that is too short"
-        }
+        E::UnsupportedSignatureAlgorithmContext(_) => KIND,
+        E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => OTHER_KEY,
         E::MaximumSignatureChecksExceeded
         | E::MaximumPathBuildCallsExceeded
         | E::MaximumPathDepthExceeded
