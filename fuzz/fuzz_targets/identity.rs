@@ -13,7 +13,7 @@ fuzz_target!(|certificate: &[u8]| {
         user: vec![Field::SanUpn, Field::SanEmail],
         app: vec![Field::Ou, Field::Uid],
     };
-    let Ok(identity) = PeerIdentity::from_unverified(certificate.into(), &mapping) else {
+    let Ok(identity) = PeerIdentity::from_unverified(certificate, &mapping) else {
         return;
     };
     let names = [Some(identity.device()), identity.user(), identity.app()];

@@ -1,10 +1,8 @@
 //! Who is at the other end, as its certificate says.
 //!
-//! Guarantees: a [`PeerIdentity`] is made from the chain of an established session only, which rustls and the
-//! [`DeviceVerifier`](super::DeviceVerifier) have accepted; it always has a device. Names are bounded and hold nothing
-//! that could forge a line of a log. It does not say whether the device may do anything: authorization does.
+//! Guarantees: a [`PeerIdentity`] is made from a [`VerifiedChain`] only; it always has a device. Names are bounded and hold
+//! nothing that could forge a line of a log. It does not say whether the device may do anything: authorization does.
 
-use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::oid_registry::{
@@ -13,6 +11,7 @@ use x509_parser::oid_registry::{
 use x509_parser::prelude::FromDer;
 
 use super::der::{Reader, tag};
+use super::verifier::{VerifiedChain, expiry};
 use crate::config::{Field, IdentityMapping};
 use crate::limits::MAX_IDENTITY_NAME_BYTES;
 use crate::table::canonical_serial;
@@ -30,15 +29,11 @@ pub struct PeerIdentity {
     serial_raw: Vec<u8>,
     issuer_der: Vec<u8>,
     good_until: u64,
-    chain_good_until: u64,
 }
 
 /// Why a certificate names nobody, and the session is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
-    /// The chain is empty.
-    #[error("no certificate was presented")]
-    NoCertificate,
     /// The certificate does not parse.
     #[error("the identity certificate is malformed")]
     Malformed,
@@ -70,8 +65,7 @@ pub enum NameProblem {
 }
 
 impl PeerIdentity {
-    /// Reads the identity from the first certificate of `chain`, which must be the chain of a session that was
-    /// accepted: nothing is verified here.
+    /// Reads the identity from the first certificate of `chain`.
     ///
     /// For each name the first field of the mapping that the certificate has counts, and of a field that occurs
     /// several times the first; an empty one counts as absent. A name that is there but unusable is an error rather
@@ -79,13 +73,16 @@ impl PeerIdentity {
     ///
     /// # Errors
     /// If there is no device name, or a name cannot be used.
-    pub(crate) fn from_chain(
-        chain: &[CertificateDer<'_>],
+    pub fn from_chain(
+        chain: &VerifiedChain<'_>,
         mapping: &IdentityMapping,
     ) -> Result<Self, IdentityError> {
-        let (end_entity, others) = chain.split_first().ok_or(IdentityError::NoCertificate)?;
+        Self::read(chain.end_entity(), mapping)
+    }
+
+    fn read(certificate: &[u8], mapping: &IdentityMapping) -> Result<Self, IdentityError> {
         let (_, certificate) =
-            X509Certificate::from_der(end_entity).map_err(|_| IdentityError::Malformed)?;
+            X509Certificate::from_der(certificate).map_err(|_| IdentityError::Malformed)?;
         let read = |name, fields: &[Field]| match first_name(&certificate, fields) {
             Ok(value) => Ok(value),
             Err(ReadError::Malformed) => Err(IdentityError::Malformed),
@@ -99,23 +96,19 @@ impl PeerIdentity {
             serial_raw: canonical_serial(certificate.raw_serial()).to_vec(),
             issuer_der: certificate.issuer().as_raw().to_vec(),
             good_until: expiry(&certificate),
-            chain_good_until: others
-                .iter()
-                .map(|other| good_until(other))
-                .fold(expiry(&certificate), u64::min),
         })
     }
 
-    /// The identity that a certificate names, without a session: for the fuzzer, which has none.
+    /// The identity that a certificate names, without a session: for the fuzzer and for tests, which have none.
     ///
     /// # Errors
     /// As for a session's chain.
-    #[cfg(feature = "fuzzing")]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn from_unverified(
-        certificate: CertificateDer<'_>,
+        certificate: &[u8],
         mapping: &IdentityMapping,
     ) -> Result<Self, IdentityError> {
-        Self::from_chain(&[certificate], mapping)
+        Self::read(certificate, mapping)
     }
 
     /// The device's name.
@@ -152,13 +145,6 @@ impl PeerIdentity {
     pub fn good_until(&self) -> u64 {
         self.good_until
     }
-
-    /// The last moment at which all certificates that were presented are valid, in unix seconds. They need not all be
-    /// part of the path: where one ends before the certificate itself,
-    /// [`path_good_until`](super::DeviceVerifier::path_good_until) says whether that counts.
-    pub fn chain_good_until(&self) -> u64 {
-        self.chain_good_until
-    }
 }
 
 /// The common name in a certificate's subject, if it has one that can be read.
@@ -168,17 +154,6 @@ pub fn common_name(certificate: &[u8]) -> Option<String> {
     let name = attribute(&certificate, &OID_X509_COMMON_NAME).ok()??;
     let usable = name.len() <= MAX_IDENTITY_NAME_BYTES && !name.chars().any(is_deceptive);
     usable.then_some(name)
-}
-
-/// The last moment at which a certificate is valid, in unix seconds. One that cannot be read has expired.
-#[must_use]
-pub fn good_until(certificate: &[u8]) -> u64 {
-    X509Certificate::from_der(certificate).map_or(0, |(_, certificate)| expiry(&certificate))
-}
-
-/// In unix seconds. A date before 1970 has long passed, as zero has.
-fn expiry(certificate: &X509Certificate<'_>) -> u64 {
-    u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0)
 }
 
 enum ReadError {
@@ -307,6 +282,7 @@ mod tests {
         CertificateParams, CustomExtension, DistinguishedName, DnType, DnValue, KeyPair, SanType,
         SerialNumber,
     };
+    use rustls_pki_types::CertificateDer;
 
     fn certificate(change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -327,7 +303,7 @@ mod tests {
             user: Vec::new(),
             app: Vec::new(),
         };
-        PeerIdentity::from_chain(&[certificate], &mapping).map(|identity| identity.device)
+        PeerIdentity::read(&certificate, &mapping).map(|identity| identity.device)
     }
 
     fn named(name: &str) -> CertificateDer<'static> {
@@ -441,7 +417,7 @@ mod tests {
             user: vec![Field::Cn],
             app: Vec::new(),
         };
-        let identity = PeerIdentity::from_chain(std::slice::from_ref(&leaf), &mapping).unwrap();
+        let identity = PeerIdentity::read(&leaf, &mapping).unwrap();
         assert_eq!((identity.serial(), identity.device()), ("a50001", "a50001"));
         assert_eq!(identity.serial_raw(), [0x00, 0xa5, 0x00, 0x01]);
         let (issuer, serial) = super::super::der::issuer_and_serial(&leaf).unwrap();

@@ -1,6 +1,6 @@
 //! TLS: rustls set-up, the check of client certificates, who is at the other end, and the record path of a session.
 //!
-//! Only this room makes a [`PeerIdentity`], and only from a chain that [`DeviceVerifier`] has accepted.
+//! Only this room makes a [`PeerIdentity`], and only from a [`VerifiedChain`], which [`DeviceVerifier`] has accepted.
 
 mod client;
 mod crl;
@@ -34,7 +34,7 @@ pub use duplex::{ByteStream, CONTIGUOUS, Duplex};
 pub use failure::{HandshakeFailure, failure_of};
 pub use handshake::{Connection, Handshake};
 pub use hello::{Hello, HelloReader};
-pub use identity::{IdentityError, PeerIdentity, common_name, good_until};
+pub use identity::{IdentityError, PeerIdentity, common_name};
 pub use resumption::{Resumption, Scope};
 pub use secrets::{TrafficSecrets, hand_over};
 pub use served::ServerCertificates;
@@ -46,7 +46,7 @@ pub use stream::{
 };
 pub use ticket_keys::{TicketKey, TicketKeys, TicketKeysError};
 pub use tickets::Tickets;
-pub use verifier::{DeviceVerifier, RevocationPolicy, StalePolicy};
+pub use verifier::{DeviceVerifier, RevocationPolicy, StalePolicy, VerifiedChain, good_until};
 pub use witness::{Shown, Witness};
 pub use words::{alert_name, io_words, words};
 

@@ -3,15 +3,17 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls::client::UnbufferedClientConnection;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::{AlertDescription, ClientConfig, HandshakeKind, ProtocolVersion, ServerConfig};
 
 use super::handshake::{Connection, Handshake};
 use super::record::{Content, Fault, RecordLayer};
 use super::server::ALPN_HTTP2;
+use super::verifier::{DeviceVerifier, VerifiedChain};
 use crate::limits::{BEGINNING_MAX, TLS_PLAINTEXT_MAX, TLS_PREDICTED_RECORD};
 use crate::ring::{self, BUFFER_FRONT, Pieces, RingBuf, SMALL_PAYLOAD, Spacing, TcpStream};
 
@@ -83,6 +85,20 @@ impl ServerHandshake {
             stream,
             handshake: RefCell::new(Handshake::new(connection)),
         })
+    }
+
+    /// The certificates that the client has presented in this complete handshake. Those of a resumed one are checked again,
+    /// by `verifier`, at `now`.
+    ///
+    /// # Errors
+    /// As [`DeviceVerifier::recheck`].
+    pub fn verified_chain(
+        &self,
+        verifier: &DeviceVerifier,
+        now: SystemTime,
+    ) -> Result<VerifiedChain<'static>, rustls::Error> {
+        let handshake = self.handshake.borrow();
+        VerifiedChain::of_handshake(handshake.connection(), verifier, now)
     }
 }
 
@@ -175,17 +191,6 @@ impl<C: Connection> TlsHandshake<C> {
         if self.flush().await.is_ok() {
             self.stream.linger().await;
         }
-    }
-
-    /// The certificates that the peer presented, in this handshake or in the one that is resumed.
-    #[must_use]
-    pub fn peer_certificates(&self) -> Vec<CertificateDer<'static>> {
-        self.handshake
-            .borrow()
-            .connection()
-            .peer_certificates()
-            .unwrap_or_default()
-            .to_vec()
     }
 
     /// Protocol version and kind of handshake, once it is done.

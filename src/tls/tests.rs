@@ -242,11 +242,16 @@ fn a_resumed_session_is_known_in_full_and_checked_again() {
             user: Vec::new(),
             app: vec![Field::Ou],
         };
-        let identity = PeerIdentity::from_chain(chain, &mapping).unwrap();
-        let known = PeerIdentity::from_chain(&device.chain, &mapping).unwrap();
-        assert_eq!(identity, known);
+        let checked = gateway.verifier.recheck(chain, SystemTime::now()).unwrap();
+        let identity = PeerIdentity::from_chain(&checked, &mapping).unwrap();
         assert_eq!(identity.device(), "device-1");
-        assert_eq!(gateway.verifier.recheck(chain, SystemTime::now()), Ok(()));
+        let proof = |session: &ServerConnection| {
+            VerifiedChain::of_handshake(session, &gateway.verifier, SystemTime::now())
+        };
+        assert_eq!(proof(&first), Ok(checked.clone()));
+        assert_eq!(proof(&resumed), Ok(checked));
+        let begun = ServerConnection::new(gateway.config.clone()).unwrap();
+        assert_eq!(proof(&begun), Err(rustls::Error::HandshakeNotComplete));
         gateway
             .revocation
             .publish(index_of(&gateway.ca, &[&device]));
@@ -255,6 +260,7 @@ fn a_resumed_session_is_known_in_full_and_checked_again() {
             .recheck(chain, SystemTime::now())
             .unwrap_err();
         assert_eq!(failure_of(&error), HandshakeFailure::Revoked);
+        assert_eq!(proof(&resumed), Err(error));
         let later = SystemTime::now() + Duration::from_secs(2 * 24 * 3600);
         let error = gateway.verifier.recheck(chain, later).unwrap_err();
         assert_eq!(failure_of(&error), HandshakeFailure::Expired);
@@ -291,21 +297,19 @@ fn the_identity_is_read_where_the_mapping_says() {
         app: vec![Field::Ou],
     };
     let identity =
-        PeerIdentity::from_chain(&issued.chain, &mapping(vec![Field::SanUri, Field::Cn])).unwrap();
+        PeerIdentity::from_unverified(&issued.chain[0], &mapping(vec![Field::SanUri, Field::Cn]))
+            .unwrap();
     assert_eq!(identity.device(), "urn:device:7");
     assert_eq!(
         (identity.user(), identity.app()),
         (Some("ann@example.com"), Some("mail"))
     );
     let identity =
-        PeerIdentity::from_chain(&issued.chain, &mapping(vec![Field::SanDns, Field::Cn])).unwrap();
+        PeerIdentity::from_unverified(&issued.chain[0], &mapping(vec![Field::SanDns, Field::Cn]))
+            .unwrap();
     assert_eq!(identity.device(), "device-1");
-    let missing = PeerIdentity::from_chain(&issued.chain, &mapping(vec![Field::Uid]));
+    let missing = PeerIdentity::from_unverified(&issued.chain[0], &mapping(vec![Field::Uid]));
     assert_eq!(missing, Err(IdentityError::NoDevice));
-    assert_eq!(
-        PeerIdentity::from_chain(&[], &mapping(vec![Field::Cn])),
-        Err(IdentityError::NoCertificate)
-    );
 }
 
 #[test]

@@ -3,8 +3,8 @@
 //! webpki builds and checks the path to a group certificate; its own CRL check is not used, because
 //! it verifies and searches the whole list again for each certificate. Instead each certificate of
 //! the path is looked up in the published [`RevocationIndex`], with the key that signed it. rustls
-//! does not ask a verifier about a *resumed* session (it takes the chain out of the ticket), so
-//! [`DeviceVerifier::recheck`] must be called for each of those before anything is granted.
+//! does not ask a verifier about a *resumed* session (it takes the chain out of the ticket), so that
+//! a [`VerifiedChain`] of one is made by [`DeviceVerifier::recheck`] alone.
 //!
 //! What webpki leaves out is [`certs::policy`](crate::certs::policy): key usages, and what a group
 //! certificate bounds. A path that breaks it is passed over for another.
@@ -28,7 +28,6 @@ use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::crl::{CertificateSubject, PointsSeen};
 use super::der::{issuer_and_serial, public_key};
-use super::identity::good_until;
 use super::server::TlsError;
 use super::signatures::remembering;
 use super::standing::Standing;
@@ -36,6 +35,11 @@ use crate::certs::group::acceptable_names;
 use crate::certs::policy::{Authority, PathFault, may_authenticate, may_issue};
 use crate::limits::PRESENTED_MAX;
 use crate::table::{Published, RevocationIndex, Status};
+
+mod chain;
+
+pub(super) use chain::expiry;
+pub use chain::{VerifiedChain, good_until};
 
 /// What a missing or stale CRL means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,10 +156,15 @@ impl DeviceVerifier {
     ///
     /// # Errors
     /// As in a handshake; [`failure_of`](super::failure_of) gives the reason.
-    pub fn recheck(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), Error> {
+    pub fn recheck<'c>(
+        &self,
+        chain: &'c [CertificateDer<'_>],
+        now: SystemTime,
+    ) -> Result<VerifiedChain<'c>, Error> {
         let (end_entity, intermediates) =
             chain.split_first().ok_or(Error::NoCertificatesPresented)?;
-        self.check(end_entity, intermediates, unix_time(now))
+        self.check(end_entity, intermediates, unix_time(now))?;
+        Ok(VerifiedChain::accepted(chain))
     }
 
     /// The last moment at which the path that this chain is accepted for is valid, in unix seconds: what is presented

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::HeaderMap;
 use rustls::pki_types::CertificateDer;
@@ -12,11 +13,12 @@ use super::entrance::Entrance;
 use super::forwarded::{ForwardedError, certificates_in};
 use super::introduction::Arrival;
 use super::open::Peer;
-use super::session::{identify, subject_before};
+use super::session::{identify, reason_of, subject_before};
 use super::sweep::still_trusted;
 use crate::observe::Subject;
 use crate::reason::CloseReason;
 use crate::ring::TcpStream;
+use crate::tls::failure_of;
 
 /// Who asks in a session with many requests.
 pub(super) enum Asker {
@@ -133,7 +135,9 @@ impl FrontEnd {
             ForwardedError::Conflict => CloseReason::IdentityConflict,
             ForwardedError::Malformed(_) => CloseReason::CertificateInvalid,
         })?;
-        let (arrival, before) = (self.arrival, subject_before(self.client));
-        identify(core, snapshot, &presented, true, arrival, &before, changes)
+        let checked = snapshot.verifier.recheck(&presented, SystemTime::now());
+        let chain = checked.map_err(|error| reason_of(failure_of(&error)))?;
+        let before = subject_before(self.client);
+        identify(core, snapshot, &chain, self.arrival, &before, changes)
     }
 }

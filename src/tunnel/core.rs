@@ -24,7 +24,7 @@ use crate::observe::{AuditHandle, CoreMetrics, Subject, TunnelFilter};
 use crate::reason::CloseReason;
 use crate::ring::{self, Signal, TcpOptions};
 use crate::table::{CoreLoad, DeviceRegistry, Published};
-use crate::tls::DeviceVerifier;
+use crate::tls::{DeviceVerifier, VerifiedChain};
 use crate::tunnel::Quota;
 
 /// Limits and timeouts of the config that sessions use.
@@ -267,7 +267,7 @@ impl Core {
     }
 
     /// The certificates that a client has presented, those of issuers shared with other tunnels.
-    pub(super) fn keep_chain(&self, chain: &[CertificateDer<'_>]) -> Rc<[Rc<[u8]>]> {
+    pub(super) fn keep_chain(&self, chain: &VerifiedChain<'_>) -> Rc<[Rc<[u8]>]> {
         let mut issuers = self.issuers.borrow_mut();
         let mut keep = |(at, certificate): (usize, &CertificateDer<'_>)| {
             let known = issuers.iter().find(|known| ***known == **certificate);

@@ -11,7 +11,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use rustls::pki_types::CertificateDer;
 use rustls::{HandshakeKind as Kind, ProtocolVersion};
 
 use super::admission::Guest;
@@ -35,7 +34,7 @@ use crate::reason::CloseReason;
 use crate::ring::{self, Either, RingBuf, TcpStream};
 use crate::tls::{
     HandshakeError, HandshakeFailure, PeerIdentity, Received, ServerHandshake, ServerStream,
-    StreamError, failure_of,
+    StreamError, VerifiedChain, failure_of,
 };
 
 /// A connection whose first bytes, if any were read, are known.
@@ -230,7 +229,8 @@ async fn session(
             return;
         }
     };
-    let (presented, http2) = (tls.peer_certificates(), tls.is_http2());
+    let chain = tls.verified_chain(&snapshot.verifier, SystemTime::now());
+    let http2 = tls.is_http2();
     let Ok(tls) = tls.into_session() else {
         record(
             core,
@@ -239,15 +239,9 @@ async fn session(
         );
         return;
     };
-    let peer = identify(
-        core,
-        snapshot,
-        &presented,
-        arrival.resumed,
-        arrival,
-        &subject,
-        arrived.changes,
-    );
+    let peer = chain.map_err(|error| reason_of(failure_of(&error)));
+    let peer =
+        peer.and_then(|chain| identify(core, snapshot, &chain, arrival, &subject, arrived.changes));
     let peer = match peer {
         Ok(peer) => peer,
         Err(reason) => {
@@ -329,31 +323,24 @@ async fn handshake(
     Ok(Shaken { arrival, carry })
 }
 
-/// Who is at the other end. With `check`, the certificate is checked here: that of a resumed session may have expired or
-/// been revoked since, and that which a front end hands on was in no handshake.
+/// Who is at the other end.
 pub(super) fn identify(
     core: &Core,
     snapshot: &Snapshot,
-    chain: &[CertificateDer<'_>],
-    check: bool,
+    chain: &VerifiedChain<'_>,
     arrival: Arrival,
     before: &Subject,
     changes: u64,
 ) -> Result<Peer, CloseReason> {
-    let refused = |error| reason_of(failure_of(&error));
     let verifier = &snapshot.verifier;
-    if check {
-        let checked = verifier.recheck(chain, SystemTime::now());
-        checked.map_err(refused)?;
-    }
     let identity = PeerIdentity::from_chain(chain, &snapshot.identity)
         .map_err(|_| CloseReason::IdentityMissing)?;
-    let above = identity.chain_good_until();
+    let above = chain.issuers_good_until();
     let above = above.min(verifier.authorities_good_until());
     let good_until = if above < identity.good_until() {
         // Seldom: an issuer, or something that is no part of the path, ends before the certificate.
         let path = verifier.path_good_until(chain, SystemTime::now());
-        path.map_err(refused)?
+        path.map_err(|error| reason_of(failure_of(&error)))?
     } else {
         identity.good_until()
     };
@@ -576,7 +563,7 @@ fn handshake_end(error: &HandshakeError) -> CloseReason {
     }
 }
 
-fn reason_of(failure: HandshakeFailure) -> CloseReason {
+pub(super) fn reason_of(failure: HandshakeFailure) -> CloseReason {
     match failure {
         HandshakeFailure::NoCertificate => CloseReason::CertificateRequired,
         HandshakeFailure::UnknownCa => CloseReason::UnknownCa,

@@ -306,17 +306,20 @@ impl Look<'_> {
         revoked: bool,
     ) -> Option<CloseReason> {
         let chain = certificates(chain);
-        if let Err(error) = self.snapshot.verifier.recheck(&chain, self.now) {
-            return match failure_of(&error) {
-                HandshakeFailure::Revoked => Some(CloseReason::CutCertificateRevoked),
-                HandshakeFailure::Expired => Some(CloseReason::CutCertificateExpired),
-                // What is known of one certificate counts, even where nothing is known of another.
-                HandshakeFailure::RevocationUnknown => {
-                    revoked.then_some(CloseReason::CutCertificateRevoked)
-                }
-                _ => Some(CloseReason::CutCertificateUntrusted),
-            };
-        }
+        let chain = match self.snapshot.verifier.recheck(&chain, self.now) {
+            Ok(chain) => chain,
+            Err(error) => {
+                return match failure_of(&error) {
+                    HandshakeFailure::Revoked => Some(CloseReason::CutCertificateRevoked),
+                    HandshakeFailure::Expired => Some(CloseReason::CutCertificateExpired),
+                    // What is known of one certificate counts, even where nothing is known of another.
+                    HandshakeFailure::RevocationUnknown => {
+                        revoked.then_some(CloseReason::CutCertificateRevoked)
+                    }
+                    _ => Some(CloseReason::CutCertificateUntrusted),
+                };
+            }
+        };
         if self.causes.has(Causes::TRUST) {
             let identity = PeerIdentity::from_chain(&chain, &self.snapshot.identity).ok();
             let same = identity.is_some_and(|identity| {
