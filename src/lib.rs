@@ -2,8 +2,8 @@
 //! identity certificate, its revocation status and the device's managed state which internal service the app may
 //! reach, and then moves bytes.
 //!
-//! The modules are the rooms of `docs/architecture.md`, listed from the ground up: a room may use those above it in
-//! this list, never those below it.
+//! The modules are the rooms of `docs/architecture.md`, which lists them from the lowest to the highest. A room uses only
+//! lower ones.
 
 pub mod backend;
 pub mod certs;

@@ -1,4 +1,5 @@
-//! Every bound and pool size as a named constant with its reason.
+//! Bounds and pool sizes that others can reach: clients, servers, load balancers, the configuration, the system. Each is a
+//! named constant with its reason. A number that only one algorithm knows stands beside that algorithm.
 
 mod admin;
 mod admission;
