@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::document::{List, Slot, Value};
 use super::error::{Fault, Report, quoted};
+use super::named::{CertificateName, FileName};
 use super::raw::{RawCrl, RawDeviceAuth, RawIdentity, RawServerCertificate};
+use super::slot::{List, Slot, Value};
 use super::types::{
     CertificateFiles, CrlFetch, DeviceAuth, Field, IdentityMapping, ServerCertificate, Stale,
 };
 use super::values::{Folder, duration, networks, without_repetition, word};
-use crate::certs::{Role, store};
 use crate::limits::{ADDITIONAL_CERTIFICATES_MAX, CRL_SOURCES_MAX};
 
 pub(super) fn server_certificate(
@@ -18,29 +18,24 @@ pub(super) fn server_certificate(
     folder: &Folder,
     report: &mut Report,
 ) -> ServerCertificate {
-    let secondary_is_absent = matches!(raw.secondary.value, Value::Absent);
+    let secondary_is_absent = raw.secondary.written().is_none();
     if secondary_is_absent {
-        for key in [&raw.secondary_key, &raw.secondary_password_file] {
-            if !matches!(key.value, Value::Absent) {
-                let message = "belongs to a secondary certificate, and there is none";
-                let remedy = "add secondary = \"next.pem\", or leave the key out";
-                report.add(&key.place, Fault::new(message, remedy));
-            }
+        let others = [&raw.secondary_key, &raw.secondary_password_file];
+        for place in others.into_iter().filter_map(Slot::written) {
+            let message = "belongs to a secondary certificate, and there is none";
+            let remedy = "add secondary = \"next.pem\", or leave the key out";
+            report.add(place, Fault::new(message, remedy));
         }
     }
     const REMEDY: &str = "name the file with the chain and the key, or leave the whole table out";
     let primary = raw.primary.required(report, REMEDY);
     let mut seen = Vec::new();
-    let mut files = |slots, report: &mut Report| {
-        certificate_files(Role::Server, slots, (folder, &mut seen), report)
+    let mut files = |file, others, report: &mut Report| {
+        certificate_files(file, others, (folder, &mut seen), report)
     };
-    let primary = files([primary, raw.key, raw.password_file], report);
-    let secondary = [
-        raw.secondary,
-        raw.secondary_key,
-        raw.secondary_password_file,
-    ];
-    let secondary = files(secondary, report);
+    let primary = files(primary, [raw.key, raw.password_file], report);
+    let others = [raw.secondary_key, raw.secondary_password_file];
+    let secondary = files(raw.secondary, others, report);
     if let Some(beyond) = raw.additional.get(ADDITIONAL_CERTIFICATES_MAX) {
         let message = format!("{ADDITIONAL_CERTIFICATES_MAX} additional certificates are the most");
         let remedy =
@@ -49,7 +44,7 @@ pub(super) fn server_certificate(
     }
     let additional = raw.additional.into_iter().map(|raw| {
         let file = raw.file.required(report, "name the file with the chain");
-        files([file, raw.key, raw.password_file], report)
+        files(file, [raw.key, raw.password_file], report)
     });
     ServerCertificate {
         additional: additional.collect(),
@@ -60,36 +55,37 @@ pub(super) fn server_certificate(
 
 /// The files of a certificate that a service may have, and its key, which needs the certificate: `what` is that one's key.
 pub(super) fn optional_certificate(
-    (role, what): (Role, &str),
-    [file, key]: [Slot<String>; 2],
+    what: &str,
+    file: Slot<CertificateName>,
+    key: Slot<FileName>,
     folder: &Folder,
     report: &mut Report,
 ) -> Option<CertificateFiles> {
-    let absent = matches!(file.value, Value::Absent);
-    if absent && !matches!(key.value, Value::Absent) {
+    let absent = file.written().is_none();
+    if let (true, Some(place)) = (absent, key.written()) {
         let message = "is the key of a certificate that is not there";
-        report.add(&key.place, Fault::new(message, format!("name {what} too")));
+        report.add(place, Fault::new(message, format!("name {what} too")));
     }
     let none = Slot {
         place: file.place.clone(),
         value: Value::Absent,
     };
     let seen = &mut Vec::new();
-    let files = certificate_files(role, [file, key, none], (folder, seen), report);
+    let files = certificate_files(file, [key, none], (folder, seen), report);
     (!absent).then_some(files)
 }
 
 /// The files of one certificate of the gateway, which is none of those `seen` before: of the chain, the key and the password.
 /// What comes from the store has its key with it, and no password.
 fn certificate_files(
-    role: Role,
-    [file, key, password_file]: [Slot<String>; 3],
+    file: Slot<CertificateName>,
+    [key, password_file]: [Slot<FileName>; 2],
     (folder, seen): (&Folder, &mut Vec<PathBuf>),
     report: &mut Report,
 ) -> CertificateFiles {
-    let stored = matches!(&file.value, Value::Given(text) if text.starts_with(store::PREFIX));
-    let file = file.parse(report, |text| {
-        let file = folder.certificate(&text, role)?;
+    let stored = matches!(&file.value, Value::Given(named) if named.stored().is_some());
+    let file = file.parse(report, |named| {
+        let file = folder.certificate(&named)?;
         if seen.contains(&file) {
             let message = "the file is another one of the server certificates already";
             return Err(Fault::new(message, "name each certificate once"));
@@ -97,13 +93,13 @@ fn certificate_files(
         seen.push(file.clone());
         Ok(file)
     });
-    let mut beside = |slot: Slot<String>| {
-        let file = slot.parse(report, |text| {
+    let mut beside = |slot: Slot<FileName>| {
+        let file = slot.parse(report, |file| {
             if stored {
                 let message = "a certificate of the store has its key with it, and no password";
                 return Err(Fault::new(message, "leave the key out"));
             }
-            folder.readable(&text)
+            folder.readable(&file)
         });
         file.given()
     };
@@ -132,7 +128,7 @@ pub(super) fn device_auth(raw: RawDeviceAuth, folder: &Folder, report: &mut Repo
             }
         });
     for file in list.or(Vec::new()) {
-        let file = file.parse(report, |text| folder.certificate(&text, Role::Group));
+        let file = file.parse(report, |named| folder.certificate(&named));
         group_certificates.push(file);
     }
     let (crl_enabled, crl_files, crl_fetch, stale) = crl(raw.crl, folder, report);
@@ -140,7 +136,7 @@ pub(super) fn device_auth(raw: RawDeviceAuth, folder: &Folder, report: &mut Repo
         group_certificates: without_repetition(group_certificates, report),
         group_password_file: raw
             .group_password_file
-            .parse(report, |text| folder.readable(&text))
+            .parse(report, |file| folder.readable(&file))
             .given(),
         unmanaged_allowed: raw
             .unmanaged
@@ -150,7 +146,7 @@ pub(super) fn device_auth(raw: RawDeviceAuth, folder: &Folder, report: &mut Repo
             .or(false),
         device_registry: raw
             .device_registry
-            .parse(report, |text| folder.path(&text))
+            .parse(report, |file| folder.path(file.as_str()))
             .given(),
         crl_enabled,
         crl_files,

@@ -1,127 +1,95 @@
-//! The TOML document as typed slots with their place in the file.
+//! The TOML document as typed [`Slot`]s with their place in the file.
 //!
 //! Why not a derived deserializer: it stops at the first unknown key or wrong type, and an operator with three typos
-//! should not need four runs. A [`Section`] hands out its keys one by one and, when it is finished, reports each key
-//! that nobody asked for.
+//! should not need four runs. A [`Section`] hands out its keys one by one, notes the files and certificates among them, and
+//! reports each key that nobody asked for.
 
 use std::cell::RefCell;
+use std::path::Path;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::error::{Fault, Place, Report, alternatives, nearest, quoted};
+use super::error::{ConfigError, Fault, Place, Report, alternatives, nearest, quoted};
+use super::named::{CertificateName, FileName, Named};
+use super::slot::{List, Numbers, Slot, Value};
+use crate::certs::Role;
+use crate::limits::CONFIG_SYNTAX_ERRORS_MAX;
 
-/// A key of the contract, as it was found in the file.
-#[derive(Debug, Clone)]
-pub(super) struct Slot<T> {
-    pub(super) place: Place,
-    pub(super) value: Value<T>,
+/// A text that has been parsed as TOML.
+pub(super) struct Document<'t> {
+    tables: Spanned<DeTable<'t>>,
+    reader: Reader,
 }
 
-/// What a [`Slot`] holds.
-#[derive(Debug, Clone)]
-pub(super) enum Value<T> {
-    /// The key is not there.
-    Absent,
-    /// The key is there and wrong, and has been reported.
-    Refused,
-    /// The key is there and right so far.
-    Given(T),
+/// What was read of a [`Document`].
+pub(super) struct Read<T> {
+    /// What was made of it.
+    pub(super) value: T,
+    /// What it names.
+    pub(super) named: Named,
+    /// What is wrong so far.
+    pub(super) report: Report,
 }
 
-impl<T> Slot<T> {
-    /// Of a key that could not be written where it would be.
-    pub(super) fn absent() -> Self {
-        Self {
-            place: Place::default(),
-            value: Value::Absent,
+impl<'t> Document<'t> {
+    /// Parses a text, which errors call `shown`.
+    ///
+    /// # Errors
+    /// It is not TOML. Nothing more is reported then: what is left of a broken document would mostly give errors that are
+    /// not there.
+    pub(super) fn parse(text: &'t str, shown: &Path) -> Result<Self, ConfigError> {
+        const REMEDY: &str = "correct the line; texts are in quotes, tables in [brackets]";
+        let (tables, errors) = DeTable::parse_recoverable(text);
+        let reader = Reader::new(text);
+        for error in errors.iter().take(CONFIG_SYNTAX_ERRORS_MAX) {
+            let place = Place {
+                line: error.span().map(|span| reader.line_of(span.start)),
+                key: String::new(),
+            };
+            let message = format!("is not valid TOML: {}", error.message());
+            reader.add(&place, Fault::new(message, REMEDY));
         }
+        if errors.is_empty() {
+            return Ok(Self { tables, reader });
+        }
+        Err(reader.report.into_inner().into_error(shown))
     }
 
-    /// Takes the value one step further; a fault is reported at the key's place.
-    pub(super) fn parse<U>(
-        self,
-        report: &mut Report,
-        step: impl FnOnce(T) -> Result<U, Fault>,
-    ) -> Slot<U> {
-        let value = match self.value {
-            Value::Absent => Value::Absent,
-            Value::Refused => Value::Refused,
-            Value::Given(value) => match step(value) {
-                Ok(value) => Value::Given(value),
-                Err(fault) => {
-                    report.add(&self.place, fault);
-                    Value::Refused
-                }
-            },
-        };
-        Slot {
-            place: self.place,
+    /// What can be read of a text that may not be TOML.
+    pub(super) fn of_broken(text: &'t str) -> Self {
+        let (tables, _) = DeTable::parse_recoverable(text);
+        let reader = Reader::new(text);
+        Self { tables, reader }
+    }
+
+    /// Whether it has this key, right or wrong.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.tables.get_ref().contains_key(key)
+    }
+
+    /// Reads it by its root table.
+    pub(super) fn read<T>(self, read: impl FnOnce(&mut Section<'_>) -> T) -> Read<T> {
+        let content = Content::Table(self.tables.get_ref());
+        let value = Section::read_whole(&self.reader, content, Place::default(), read);
+        Read {
             value,
+            named: self.reader.named.into_inner(),
+            report: self.reader.report.into_inner(),
         }
     }
-
-    /// Something else made of the value, at the same place.
-    pub(super) fn map<U>(self, make: impl FnOnce(T) -> U) -> Slot<U> {
-        let value = match self.value {
-            Value::Absent => Value::Absent,
-            Value::Refused => Value::Refused,
-            Value::Given(value) => Value::Given(make(value)),
-        };
-        Slot {
-            place: self.place,
-            value,
-        }
-    }
-
-    /// The value; `None` where it is absent or has been refused.
-    pub(super) fn given(self) -> Option<T> {
-        match self.value {
-            Value::Given(value) => Some(value),
-            Value::Absent | Value::Refused => None,
-        }
-    }
-
-    /// The value, or `default` where the key is absent (or refused: then the result is never used).
-    pub(super) fn or(self, default: T) -> T {
-        self.given().unwrap_or(default)
-    }
-
-    /// Reports the key if it is absent.
-    pub(super) fn required(self, report: &mut Report, remedy: &str) -> Self {
-        if matches!(self.value, Value::Absent) {
-            report.add(&self.place, Fault::new("is missing", remedy));
-        }
-        self
-    }
-}
-
-/// A list whose elements know their own lines.
-pub(super) type List = Vec<Slot<String>>;
-
-/// A word, a number or a list of numbers: what `cores` and `port` take.
-#[derive(Debug, Clone)]
-pub(super) enum Numbers {
-    Word(String),
-    One(i64),
-    Many(Vec<Slot<i64>>),
-}
-
-/// An element of a list that takes texts and tables.
-pub(super) enum Entry<'d> {
-    Text(Slot<String>),
-    Table(Section<'d>),
 }
 
 /// What all sections of one file share.
-pub(super) struct Reader {
+struct Reader {
     /// Offset of the first byte of each line.
     line_starts: Vec<usize>,
     report: RefCell<Report>,
+    named: RefCell<Named>,
 }
 
 impl Reader {
-    pub(super) fn new(text: &str) -> Self {
+    fn new(text: &str) -> Self {
         let after_breaks = text
             .bytes()
             .enumerate()
@@ -130,19 +98,16 @@ impl Reader {
         Self {
             line_starts: std::iter::once(0).chain(after_breaks).collect(),
             report: RefCell::default(),
+            named: RefCell::default(),
         }
     }
 
     /// The line, from 1, of a byte offset.
-    pub(super) fn line_of(&self, offset: usize) -> usize {
+    fn line_of(&self, offset: usize) -> usize {
         self.line_starts.partition_point(|start| *start <= offset)
     }
 
-    pub(super) fn into_report(self) -> Report {
-        self.report.into_inner()
-    }
-
-    pub(super) fn add(&self, place: &Place, fault: Fault) {
+    fn add(&self, place: &Place, fault: Fault) {
         self.report.borrow_mut().add(place, fault);
     }
 
@@ -154,11 +119,14 @@ impl Reader {
         value: &Spanned<DeValue<'_>>,
         convert: impl FnOnce(&DeValue<'_>) -> Result<T, Fault>,
     ) -> Slot<T> {
-        let place = Place {
-            line: Some(self.line_of(value.span().start)),
+        self.convert(self.place_in(list, index, value), value.get_ref(), convert)
+    }
+
+    fn place_in(&self, list: &Place, index: usize, element: &Spanned<DeValue<'_>>) -> Place {
+        Place {
+            line: Some(self.line_of(element.span().start)),
             key: format!("{}[{index}]", list.key),
-        };
-        self.convert(place, value.get_ref(), convert)
+        }
     }
 
     fn convert<'v, 'd, T>(
@@ -178,31 +146,46 @@ impl Reader {
     }
 }
 
-/// One table of the file; empty where the file does not have it.
+/// What stands where a table may.
+#[derive(Clone, Copy)]
+enum Content<'d> {
+    Absent,
+    Table(&'d DeTable<'d>),
+    /// The value of this one key, in place of a table.
+    Short(&'static str, &'d DeValue<'d>),
+}
+
+/// One table of the file; empty where the file does not have it. It is only lent, to what reads its keys, and reports the
+/// others then.
 pub(super) struct Section<'d> {
     reader: &'d Reader,
-    table: Option<&'d DeTable<'d>>,
+    content: Content<'d>,
     place: Place,
     known: Vec<&'static str>,
 }
 
 impl<'d> Section<'d> {
-    pub(super) fn root(reader: &'d Reader, table: &'d DeTable<'d>) -> Self {
-        Self::new(reader, Some(table), Place::default())
-    }
-
-    fn new(reader: &'d Reader, table: Option<&'d DeTable<'d>>, place: Place) -> Self {
-        Self {
+    /// Lends a table to what reads it, and reports the keys that it did not ask for.
+    fn read_whole<T>(
+        reader: &'d Reader,
+        content: Content<'d>,
+        place: Place,
+        read: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        let mut section = Self {
             reader,
-            table,
+            content,
             place,
             known: Vec::new(),
-        }
+        };
+        let value = read(&mut section);
+        section.finish();
+        value
     }
 
     /// Whether the file has this table.
     pub(super) fn is_present(&self) -> bool {
-        self.table.is_some()
+        !matches!(self.content, Content::Absent)
     }
 
     /// Where the table stands.
@@ -212,6 +195,43 @@ impl<'d> Section<'d> {
 
     pub(super) fn string(&mut self, key: &'static str) -> Slot<String> {
         self.read(key, text_of)
+    }
+
+    /// A file whose contents take effect by a reload.
+    pub(super) fn file(&mut self, key: &'static str) -> Slot<FileName> {
+        let named = &self.reader.named;
+        self.string(key).map(|text| named.borrow_mut().file(text))
+    }
+
+    /// A file that is looked at by itself whenever it changes.
+    pub(super) fn live_file(&mut self, key: &'static str) -> Slot<FileName> {
+        self.string(key).map(Named::live_file)
+    }
+
+    /// Files that are looked at by themselves whenever they change.
+    pub(super) fn live_files(&mut self, key: &'static str) -> Slot<Vec<Slot<FileName>>> {
+        let each = |slot: Slot<String>| slot.map(Named::live_file);
+        let list = self.strings(key);
+        list.map(|list| list.into_iter().map(each).collect())
+    }
+
+    /// A file of a certificate, or the name of one in the store.
+    pub(super) fn certificate(&mut self, key: &'static str, role: Role) -> Slot<CertificateName> {
+        let named = &self.reader.named;
+        self.string(key)
+            .map(|text| named.borrow_mut().certificate(text, role))
+    }
+
+    /// Files of certificates, or the names of some in the store.
+    pub(super) fn certificates(
+        &mut self,
+        key: &'static str,
+        role: Role,
+    ) -> Slot<Vec<Slot<CertificateName>>> {
+        let mut named = self.reader.named.borrow_mut();
+        let each = |slot: Slot<String>| slot.map(|text| named.certificate(text, role));
+        let list = self.strings(key);
+        list.map(|list| list.into_iter().map(each).collect())
     }
 
     pub(super) fn boolean(&mut self, key: &'static str) -> Slot<bool> {
@@ -256,78 +276,113 @@ impl<'d> Section<'d> {
         })
     }
 
-    /// A list whose elements are texts or tables.
-    pub(super) fn entries(&mut self, key: &'static str) -> Slot<Vec<Entry<'d>>> {
-        let reader = self.reader;
+    /// A list whose elements are tables, or the value of the key `short` alone.
+    pub(super) fn entries<T>(
+        &mut self,
+        key: &'static str,
+        short: &'static str,
+        mut read: impl FnMut(&mut Section<'d>) -> T,
+    ) -> Slot<Vec<T>> {
         let (place, value) = self.take(key);
         let Some(value) = value else {
-            return Slot {
-                place,
-                value: Value::Absent,
-            };
+            let value = Value::Absent;
+            return Slot { place, value };
         };
+        let reader = self.reader;
         reader.convert(place.clone(), value, |value| {
             let entry = |(index, element): (usize, &'d Spanned<DeValue<'d>>)| {
-                if let DeValue::Table(table) = element.get_ref() {
-                    let place = Place {
-                        line: Some(reader.line_of(element.span().start)),
-                        key: format!("{}[{index}]", place.key),
-                    };
-                    return Entry::Table(Section::new(reader, Some(table), place));
-                }
-                Entry::Text(reader.element(&place, index, element, text_of))
+                let content = match element.get_ref() {
+                    DeValue::Table(table) => Content::Table(table),
+                    other => Content::Short(short, other),
+                };
+                let place = reader.place_in(&place, index, element);
+                Section::read_whole(reader, content, place, &mut read)
             };
             Ok(list_of(value)?.iter().enumerate().map(entry).collect())
         })
     }
 
-    /// A table below this one.
-    pub(super) fn section(&mut self, key: &'static str) -> Section<'d> {
-        let (place, value) = self.take(key);
-        let table = value.and_then(|value| match value {
-            DeValue::Table(table) => Some(table),
-            other => {
-                let remedy = format!("write a table: [{}]", place.key);
-                self.reader
-                    .add(&place, wrong_type(other, "a table", &remedy));
-                None
-            }
-        });
-        Self::new(self.reader, table, place)
+    /// Reads a table below this one; an empty one where there is none.
+    pub(super) fn table<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&mut Section<'d>) -> T,
+    ) -> T {
+        let (place, content) = self.below(key);
+        Self::read_whole(self.reader, content, place, read)
     }
 
-    /// The tables of an array of tables below this one.
-    pub(super) fn sections(&mut self, key: &'static str) -> Vec<Section<'d>> {
+    /// Reads a table below this one, if it is there.
+    pub(super) fn optional_table<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&mut Section<'d>) -> T,
+    ) -> Option<T> {
+        match self.below(key) {
+            (_, Content::Absent) => None,
+            (place, content) => Some(Self::read_whole(self.reader, content, place, read)),
+        }
+    }
+
+    /// Passes over a table below this one, whatever is in it.
+    pub(super) fn pass_over(&mut self, key: &'static str) {
+        self.below(key);
+    }
+
+    fn below(&mut self, key: &'static str) -> (Place, Content<'d>) {
+        let (place, value) = self.take(key);
+        let content = match value {
+            None => Content::Absent,
+            Some(DeValue::Table(table)) => Content::Table(table),
+            Some(other) => {
+                let remedy = format!("write a table: [{}]", place.key);
+                let fault = wrong_type(other, "a table", &remedy);
+                self.reader.add(&place, fault);
+                Content::Absent
+            }
+        };
+        (place, content)
+    }
+
+    /// Reads each table of an array of tables below this one.
+    pub(super) fn tables<T>(
+        &mut self,
+        key: &'static str,
+        mut read: impl FnMut(&mut Section<'d>) -> T,
+    ) -> Vec<T> {
         let (place, value) = self.take(key);
         let remedy = format!("write each as a table of its own: [[{}]]", place.key);
+        let wrong = |place: &Place, value: &DeValue<'_>, wanted: &str| {
+            self.reader.add(place, wrong_type(value, wanted, &remedy));
+        };
         let list = match value {
             None => return Vec::new(),
             Some(DeValue::Array(list)) => list,
             Some(other) => {
-                self.reader
-                    .add(&place, wrong_type(other, "a list of tables", &remedy));
+                wrong(&place, other, "a list of tables");
                 return Vec::new();
             }
         };
-        let mut sections = Vec::new();
+        let mut tables = Vec::new();
         for (index, element) in list.iter().enumerate() {
-            let place = Place {
-                line: Some(self.reader.line_of(element.span().start)),
-                key: format!("{}[{index}]", place.key),
-            };
+            let place = self.reader.place_in(&place, index, element);
             match element.get_ref() {
-                DeValue::Table(table) => sections.push(Self::new(self.reader, Some(table), place)),
-                other => self
-                    .reader
-                    .add(&place, wrong_type(other, "a table", &remedy)),
+                DeValue::Table(table) => {
+                    let content = Content::Table(table);
+                    tables.push(Self::read_whole(self.reader, content, place, &mut read));
+                }
+                other => wrong(&place, other, "a table"),
             }
         }
-        sections
+        tables
     }
 
     /// Reports the keys that nobody asked for.
-    pub(super) fn finish(self) {
-        for (key, _) in self.table.into_iter().flat_map(|table| table.iter()) {
+    fn finish(self) {
+        let Content::Table(table) = self.content else {
+            return;
+        };
+        for (key, _) in table.iter() {
             let name = key.get_ref().as_ref();
             if self.known.contains(&name) {
                 continue;
@@ -375,16 +430,19 @@ impl<'d> Section<'d> {
     /// Looks a key up and marks it as known. The place of an absent key is its table's line.
     fn take(&mut self, key: &'static str) -> (Place, Option<&'d DeValue<'d>>) {
         self.known.push(key);
-        let entry = self.table.and_then(|table| table.get_key_value(key));
-        let line = match entry {
-            Some((name, _)) => Some(self.reader.line_of(name.span().start)),
-            None => self.place.line,
+        let (line, value) = match self.content {
+            Content::Short(only, value) if only == key => return (self.place.clone(), Some(value)),
+            Content::Table(table) => match table.get_key_value(key) {
+                Some((name, value)) => {
+                    let line = self.reader.line_of(name.span().start);
+                    (Some(line), Some(value.get_ref()))
+                }
+                None => (self.place.line, None),
+            },
+            Content::Absent | Content::Short(..) => (self.place.line, None),
         };
-        let place = Place {
-            line,
-            key: self.path(key),
-        };
-        (place, entry.map(|(_, value)| value.get_ref()))
+        let key = self.path(key);
+        (Place { line, key }, value)
     }
 
     fn path(&self, key: &str) -> String {

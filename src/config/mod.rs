@@ -15,8 +15,8 @@ mod authentication;
 mod cores;
 mod document;
 mod error;
-mod files;
 mod listener;
+mod named;
 mod outline;
 mod protocols;
 mod raw;
@@ -25,8 +25,8 @@ mod reach;
 mod resumption;
 mod routing;
 mod servers;
+mod slot;
 mod sni;
-mod stored;
 mod suites;
 mod summary;
 mod traffic;
@@ -45,13 +45,12 @@ pub use address::{AddressError, Host, HostPattern, HostPort};
 pub use authentication::url_host;
 pub use error::{ConfigError, Problem, in_lines};
 pub use listener::{ClientIdentity, Listener, ListenerKind, ProxyProtocol};
-pub use outline::{Outline, outline};
+pub use outline::{Outline, ProfileUse, outline, profiles_in_store, stored_certificates, users_of};
 pub use reach::{
     Balance, CIPHER_SUITES, Check, CheckKind, Health, KEY_EXCHANGE, Keepalive, KeyExchange,
     OutboundTls, ProxyVersion, Reach, Server, Tcp, TlsChoice, UpstreamProxy,
 };
 pub use sni::Sni;
-pub use stored::{ProfileUse, profiles_in_store, stored_certificates, users_of};
 pub use summary::Summary;
 pub use types::{
     AdminListen, AppLimits, AuditSink, CertificateFiles, Config, CrlFetch, DeviceAuth, Engine,
@@ -59,6 +58,7 @@ pub use types::{
     Rule, ServerCertificate, Service, ServiceKind, Stale, TrafficLimits,
 };
 
+use document::Document;
 use error::{Fault, Place, Report};
 
 use crate::limits::PROFILE_TEXT_MAX;
@@ -108,8 +108,7 @@ pub fn load_node(path: &Path) -> Result<Config, ConfigError> {
 /// The file cannot be read.
 pub fn has_profile(path: &Path) -> Result<bool, ConfigError> {
     let text = read(path)?;
-    let (document, _) = toml::de::DeTable::parse_recoverable(&text);
-    Ok(document.get_ref().contains_key("profile"))
+    Ok(Document::of_broken(&text).has(raw::PROFILE))
 }
 
 /// Checks the text of a config file. `file` names it in errors, and paths in it are relative to the folder of `file`. A text
@@ -147,23 +146,11 @@ pub fn with_profile(
     file: &Path,
     profile: &ProfileText<'_>,
 ) -> Result<Config, ConfigError> {
-    let profile = validate::check_profile(profile, node, file)?;
-    Ok(Config {
-        profile,
-        ..node.clone()
-    })
+    validate::check_profile(profile, node, file)
 }
 
-/// `node`, whose config file is `file`, with a profile of the store.
-///
-/// # Errors
-///
-/// All problems of the profile, by its name, version and line.
-pub fn with_stored(
-    node: &Config,
-    file: &Path,
-    stored: &StoredProfile,
-) -> Result<Config, ConfigError> {
+/// The same with a profile of the store, which errors call by its name and version.
+fn with_stored(node: &Config, file: &Path, stored: &StoredProfile) -> Result<Config, ConfigError> {
     let shown = format!("profile {} version {}", stored.name, stored.version);
     let text = ProfileText {
         text: &stored.text,

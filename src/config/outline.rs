@@ -1,17 +1,16 @@
-//! What a config says of the node, where the rest of it need not be right yet: a certificate is imported before the config
-//! that names it is.
+//! What a config or a profile says of the node and of the store, where the rest of it need not be right yet: a certificate is
+//! imported before the config that names it is.
 
 use std::path::{Path, PathBuf};
 
-use toml::de::DeTable;
-
-use super::document::{Reader, Section};
+use super::document::Document;
 use super::error::{ConfigError, Report};
+use super::named::Named;
 use super::raw::{Part, RawConfig, RawProfile};
-use super::stored::references;
-use super::validate::{document, host_and_port};
+use super::validate::host_and_port;
 use super::values::{Folder, STATE_DIR};
 use crate::certs::Reference;
+use crate::profiles::{StoreError, store_of};
 
 /// Where a node keeps its state, and what its profile is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,20 +34,14 @@ pub struct Outline {
 /// Where the file cannot be read or is no TOML, or where one of these values is wrong.
 pub fn outline(file: &Path) -> Result<Outline, ConfigError> {
     let text = super::read(file)?;
-    let reader = Reader::new(&text);
-    let Some(document) = document(&reader, &text) else {
-        return Err(reader.into_report().into_error(file));
-    };
-    let raw = RawConfig::read(Section::root(&reader, document.get_ref()), Part::All);
+    let read = Document::parse(&text, file)?.read(|root| RawConfig::read(root, Part::All));
+    let raw = read.value;
     let folder = Folder::of(file);
     let mut report = Report::default();
     let state_dir = raw.state_dir.parse(&mut report, |text| folder.path(&text));
     let state_dir = state_dir.or(PathBuf::from(STATE_DIR));
     let outline = match raw.profile {
-        Some(profile) => {
-            let stored = references(document.get_ref());
-            of_profile(profile, state_dir, stored, &mut report)
-        }
+        Some(profile) => of_profile(profile, state_dir, &read.named, &mut report),
         None => assigned(state_dir, file, &mut report)?,
     };
     report.conclude(file, outline)
@@ -65,17 +58,14 @@ fn assigned(state_dir: PathBuf, file: &Path, report: &mut Report) -> Result<Outl
             stored: Vec::new(),
         });
     };
-    let reader = Reader::new(&stored.text);
-    let (document, _) = DeTable::parse_recoverable(&stored.text);
-    let profile = RawProfile::alone(Section::root(&reader, document.get_ref()));
-    let references = references(document.get_ref());
-    Ok(of_profile(profile, state_dir, references, report))
+    let read = Document::of_broken(&stored.text).read(RawProfile::alone);
+    Ok(of_profile(read.value, state_dir, &read.named, report))
 }
 
 fn of_profile(
     profile: RawProfile,
     state_dir: PathBuf,
-    stored: Vec<Reference>,
+    named: &Named,
     report: &mut Report,
 ) -> Outline {
     let external = profile.external.parse(report, |text| host_and_port(&text));
@@ -84,6 +74,46 @@ fn of_profile(
         name: profile.name.or("default".to_owned()),
         description: profile.description.or(String::new()),
         external: external.given(),
-        stored,
+        stored: named.stored(),
     }
+}
+
+/// A profile and the certificates of the store that it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProfileUse {
+    /// The profile's name.
+    pub profile: String,
+    /// The certificates.
+    pub stored: Vec<Reference>,
+}
+
+/// The profiles in the store of this state folder, by their newest versions. It waits for the disk.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn profiles_in_store(state_dir: &Path) -> Result<Vec<ProfileUse>, StoreError> {
+    let newest = store_of(state_dir).newest()?.into_iter();
+    let uses = newest.map(|profile| ProfileUse {
+        stored: stored_certificates(&profile.text),
+        profile: profile.name,
+    });
+    Ok(uses.collect())
+}
+
+/// The names of the profiles that name this certificate, each once.
+#[must_use]
+pub fn users_of(wanted: &Reference, profiles: &[ProfileUse]) -> Vec<String> {
+    let users = profiles.iter().filter(|user| user.stored.contains(wanted));
+    let mut names: Vec<String> = users.map(|user| user.profile.clone()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// The certificates of the store that the text of a profile names, each once; also where the text is wrong elsewhere. Where
+/// it is not TOML, those of the part that can be read.
+#[must_use]
+pub fn stored_certificates(text: &str) -> Vec<Reference> {
+    let read = Document::of_broken(text).read(RawProfile::alone);
+    read.named.stored()
 }

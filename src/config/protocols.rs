@@ -1,9 +1,9 @@
 //! From what was written about TLS versions, cipher suites and key-exchange groups to what is valid.
 
-use super::document::{List, Slot};
 use super::error::{Fault, Place, Report, quoted};
 use super::raw::RawTlsSide;
 use super::reach::{CIPHER_SUITES, KEY_EXCHANGE, TlsChoice};
+use super::slot::{List, Slot};
 use super::suites::{group, suite};
 use super::values::{without_repetition, word};
 

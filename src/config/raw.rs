@@ -1,14 +1,20 @@
 //! The keys of the contract as they are written: present or not, of the right TOML type, each with its place. Nothing
 //! here has a meaning yet; `validate` gives it one.
 
-use super::document::{Entry, List, Numbers, Section, Slot, Value};
-use super::raw_reach::{RawReach, RawServer, RawTcp, raw_servers};
+use super::document::Section;
+use super::named::{CertificateName, FileName};
+use super::raw_reach::{RawReach, RawServer, RawTcp};
+use super::slot::{List, Numbers, Slot};
+use crate::certs::Role;
+
+/// The table of the profile.
+pub(super) const PROFILE: &str = "profile";
 
 pub(super) struct RawConfig {
     pub(super) state_dir: Slot<String>,
     pub(super) engine: RawEngine,
     pub(super) admin_listen: Slot<String>,
-    pub(super) admin_token_file: Slot<String>,
+    pub(super) admin_token_file: Slot<FileName>,
     pub(super) admin_socket_users: Slot<Numbers>,
     pub(super) log_format: Slot<String>,
     pub(super) log_audit: Slot<String>,
@@ -73,20 +79,20 @@ pub(super) struct RawListener {
 }
 
 pub(super) struct RawServerCertificate {
-    pub(super) primary: Slot<String>,
-    pub(super) key: Slot<String>,
-    pub(super) password_file: Slot<String>,
-    pub(super) secondary: Slot<String>,
-    pub(super) secondary_key: Slot<String>,
-    pub(super) secondary_password_file: Slot<String>,
+    pub(super) primary: Slot<CertificateName>,
+    pub(super) key: Slot<FileName>,
+    pub(super) password_file: Slot<FileName>,
+    pub(super) secondary: Slot<CertificateName>,
+    pub(super) secondary_key: Slot<FileName>,
+    pub(super) secondary_password_file: Slot<FileName>,
     pub(super) additional: Vec<RawCertificate>,
 }
 
 /// One of `additional`: a file, or a table of it and what belongs to it.
 pub(super) struct RawCertificate {
-    pub(super) file: Slot<String>,
-    pub(super) key: Slot<String>,
-    pub(super) password_file: Slot<String>,
+    pub(super) file: Slot<CertificateName>,
+    pub(super) key: Slot<FileName>,
+    pub(super) password_file: Slot<FileName>,
 }
 
 pub(super) struct RawTls {
@@ -99,7 +105,7 @@ pub(super) struct RawResumption {
     pub(super) by: Slot<String>,
     pub(super) session_cache: Slot<String>,
     pub(super) session_lifetime: Slot<String>,
-    pub(super) ticket_keys: Slot<String>,
+    pub(super) ticket_keys: Slot<FileName>,
 }
 
 pub(super) struct RawTlsSide {
@@ -109,17 +115,17 @@ pub(super) struct RawTlsSide {
 }
 
 pub(super) struct RawDeviceAuth {
-    pub(super) group_certificates: Slot<List>,
-    pub(super) group_password_file: Slot<String>,
+    pub(super) group_certificates: Slot<Vec<Slot<CertificateName>>>,
+    pub(super) group_password_file: Slot<FileName>,
     pub(super) unmanaged: Slot<String>,
-    pub(super) device_registry: Slot<String>,
+    pub(super) device_registry: Slot<FileName>,
     pub(super) crl: RawCrl,
     pub(super) identity: RawIdentity,
 }
 
 pub(super) struct RawCrl {
     pub(super) enabled: Slot<bool>,
-    pub(super) files: Slot<List>,
+    pub(super) files: Slot<Vec<Slot<FileName>>>,
     pub(super) urls: Slot<List>,
     pub(super) allowed_hosts: Slot<List>,
     pub(super) allow: Slot<List>,
@@ -146,8 +152,8 @@ pub(super) struct RawService {
 
 pub(super) struct RawSni {
     pub(super) names: Slot<List>,
-    pub(super) certificate: Slot<String>,
-    pub(super) key: Slot<String>,
+    pub(super) certificate: Slot<CertificateName>,
+    pub(super) key: Slot<FileName>,
     pub(super) protocols: Slot<List>,
 }
 
@@ -182,40 +188,40 @@ pub(super) struct RawRule {
     pub(super) place: super::error::Place,
 }
 
-impl RawSni {
-    /// Where the names are, if there are any.
-    pub(super) fn place(&self) -> Option<&super::error::Place> {
-        (!matches!(self.names.value, Value::Absent)).then_some(&self.names.place)
-    }
-}
-
 impl RawConfig {
     /// Reads the whole document; unknown keys and wrong types are reported on the way. With `part`, the profile is passed
     /// over.
-    pub(super) fn read(mut root: Section<'_>, part: Part) -> Self {
-        let profile = root.section("profile");
-        let mut admin = root.section("admin");
-        let mut log = root.section("log");
-        let config = Self {
-            state_dir: root.string("state_dir"),
-            engine: RawEngine::read(root.section("engine")),
-            admin_listen: admin.string("listen"),
-            admin_token_file: admin.string("token_file"),
-            admin_socket_users: admin.numbers("socket_users"),
-            log_format: log.string("format"),
-            log_audit: log.string("audit"),
-            profile: (profile.is_present() && part == Part::All).then(|| RawProfile::read(profile)),
+    pub(super) fn read(root: &mut Section<'_>, part: Part) -> Self {
+        let profile = match part {
+            Part::All => root.optional_table(PROFILE, RawProfile::read),
+            Part::Node => {
+                root.pass_over(PROFILE);
+                None
+            }
         };
-        admin.finish();
-        log.finish();
-        root.finish();
-        config
+        let (admin_listen, admin_token_file, admin_socket_users) = root.table("admin", |admin| {
+            let listen = admin.string("listen");
+            let token_file = admin.live_file("token_file");
+            (listen, token_file, admin.numbers("socket_users"))
+        });
+        let (log_format, log_audit) =
+            root.table("log", |log| (log.string("format"), log.string("audit")));
+        Self {
+            state_dir: root.string("state_dir"),
+            engine: root.table("engine", RawEngine::read),
+            admin_listen,
+            admin_token_file,
+            admin_socket_users,
+            log_format,
+            log_audit,
+            profile,
+        }
     }
 }
 
 impl RawEngine {
-    fn read(mut section: Section<'_>) -> Self {
-        let engine = Self {
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
             cores: section.numbers("cores"),
             max_tunnels: section.integer("max_tunnels"),
             max_tunnels_per_device: section.integer("max_tunnels_per_device"),
@@ -231,59 +237,39 @@ impl RawEngine {
             drain_delay: section.string("drain_delay"),
             drain_timeout: section.string("drain_timeout"),
             watch_files: section.boolean("watch_files"),
-            tcp: RawTcp::read(&mut section),
-        };
-        section.finish();
-        engine
+            tcp: RawTcp::read(section),
+        }
     }
 }
 
 impl RawProfile {
     /// Reads a document that has the profile and nothing else.
-    pub(super) fn alone(mut root: Section<'_>) -> Self {
-        let profile = Self::read(root.section("profile"));
-        root.finish();
-        profile
+    pub(super) fn alone(root: &mut Section<'_>) -> Self {
+        root.table(PROFILE, Self::read)
     }
 
-    fn read(mut section: Section<'_>) -> Self {
-        let certificate = section.section("server_certificate");
-        let profile = Self {
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
             name: section.string("name"),
             description: section.string("description"),
             external: section.string("external"),
             no_rule: section.string("no_rule"),
-            listener: RawListener::read(section.section("listener")),
-            server_certificate: certificate
-                .is_present()
-                .then(|| RawServerCertificate::read(certificate)),
-            tls: RawTls::read(section.section("tls")),
-            device_auth: RawDeviceAuth::read(section.section("device_auth")),
-            services: section
-                .sections("service")
-                .into_iter()
-                .map(RawService::read)
-                .collect(),
-            app_limits: section
-                .sections("app_limits")
-                .into_iter()
-                .map(RawAppLimits::read)
-                .collect(),
-            rules: section
-                .sections("rule")
-                .into_iter()
-                .map(RawRule::read)
-                .collect(),
+            listener: section.table("listener", RawListener::read),
+            server_certificate: section
+                .optional_table("server_certificate", RawServerCertificate::read),
+            tls: section.table("tls", RawTls::read),
+            device_auth: section.table("device_auth", RawDeviceAuth::read),
+            services: section.tables("service", RawService::read),
+            app_limits: section.tables("app_limits", RawAppLimits::read),
+            rules: section.tables("rule", RawRule::read),
             place: section.place().clone(),
-        };
-        section.finish();
-        profile
+        }
     }
 }
 
 impl RawListener {
-    fn read(mut section: Section<'_>) -> Self {
-        let listener = Self {
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
             protocol: section.string("protocol"),
             https: section.string("https"),
             http: section.string("http"),
@@ -292,145 +278,114 @@ impl RawListener {
             client_identity: section.string("client_identity"),
             health_path: section.string("health_path"),
             health_from: section.strings("health_from"),
-        };
-        section.finish();
-        listener
+        }
     }
 }
 
 impl RawServerCertificate {
-    fn read(mut section: Section<'_>) -> Self {
-        let certificate = Self {
-            primary: section.string("primary"),
-            key: section.string("key"),
-            password_file: section.string("password_file"),
-            secondary: section.string("secondary"),
-            secondary_key: section.string("secondary_key"),
-            secondary_password_file: section.string("secondary_password_file"),
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
+            primary: section.certificate("primary", Role::Server),
+            key: section.file("key"),
+            password_file: section.file("password_file"),
+            secondary: section.certificate("secondary", Role::Server),
+            secondary_key: section.file("secondary_key"),
+            secondary_password_file: section.file("secondary_password_file"),
             additional: section
-                .entries("additional")
-                .or(Vec::new())
-                .into_iter()
-                .map(RawCertificate::read)
-                .collect(),
-        };
-        section.finish();
-        certificate
+                .entries("additional", "file", RawCertificate::read)
+                .or(Vec::new()),
+        }
     }
 }
 
 impl RawCertificate {
-    fn read(entry: Entry<'_>) -> Self {
-        match entry {
-            Entry::Text(file) => Self {
-                file,
-                key: Slot::absent(),
-                password_file: Slot::absent(),
-            },
-            Entry::Table(mut section) => {
-                let certificate = Self {
-                    file: section.string("file"),
-                    key: section.string("key"),
-                    password_file: section.string("password_file"),
-                };
-                section.finish();
-                certificate
-            }
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
+            file: section.certificate("file", Role::Server),
+            key: section.file("key"),
+            password_file: section.file("password_file"),
         }
     }
 }
 
 impl RawTls {
-    fn read(mut section: Section<'_>) -> Self {
-        let tls = Self {
-            inbound: RawTlsSide::read(section.section("inbound")),
-            outbound: RawTlsSide::read(section.section("outbound")),
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
+            inbound: section.table("inbound", RawTlsSide::read),
+            outbound: section.table("outbound", RawTlsSide::read),
             resumption: RawResumption {
                 by: section.string("resumption"),
                 session_cache: section.string("session_cache"),
                 session_lifetime: section.string("session_lifetime"),
-                ticket_keys: section.string("ticket_keys"),
+                ticket_keys: section.live_file("ticket_keys"),
             },
-        };
-        section.finish();
-        tls
+        }
     }
 }
 
 impl RawTlsSide {
-    fn read(mut section: Section<'_>) -> Self {
-        let side = Self {
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
             protocols: section.strings("protocols"),
             cipher_suites: section.strings("cipher_suites"),
             key_exchange: section.strings("key_exchange"),
-        };
-        section.finish();
-        side
+        }
     }
 }
 
 impl RawDeviceAuth {
-    fn read(mut section: Section<'_>) -> Self {
-        let device_auth = Self {
-            group_certificates: section.strings("group_certificates"),
-            group_password_file: section.string("group_password_file"),
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
+            group_certificates: section.certificates("group_certificates", Role::Group),
+            group_password_file: section.file("group_password_file"),
             unmanaged: section.string("unmanaged"),
-            device_registry: section.string("device_registry"),
-            crl: RawCrl::read(section.section("crl")),
-            identity: RawIdentity::read(section.section("identity")),
-        };
-        section.finish();
-        device_auth
+            device_registry: section.file("device_registry"),
+            crl: section.table("crl", RawCrl::read),
+            identity: section.table("identity", RawIdentity::read),
+        }
     }
 }
 
 impl RawCrl {
-    fn read(mut section: Section<'_>) -> Self {
-        let crl = Self {
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
             enabled: section.boolean("enabled"),
-            files: section.strings("files"),
+            files: section.live_files("files"),
             urls: section.strings("urls"),
             allowed_hosts: section.strings("allowed_hosts"),
             allow: section.strings("allow"),
             stale: section.string("stale"),
             grace: section.string("grace"),
-        };
-        section.finish();
-        crl
+        }
     }
 }
 
 impl RawIdentity {
-    fn read(mut section: Section<'_>) -> Self {
-        let identity = Self {
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
             device: section.strings("device"),
             user: section.strings("user"),
             app: section.strings("app"),
-        };
-        section.finish();
-        identity
+        }
     }
 }
 
 impl RawService {
-    fn read(mut section: Section<'_>) -> Self {
-        let limits = section.section("limits");
-        let service = Self {
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
             name: section.string("name"),
-            servers: raw_servers(&mut section),
-            reach: RawReach::read(&mut section),
+            servers: section.entries("servers", "address", RawServer::read),
+            reach: RawReach::read(section),
             allow: section.strings("allow"),
             udp: section.boolean("udp"),
             sni: RawSni {
                 names: section.strings("sni"),
-                certificate: section.string("sni_certificate"),
-                key: section.string("sni_key"),
+                certificate: section.certificate("sni_certificate", Role::Server),
+                key: section.file("sni_key"),
                 protocols: section.strings("sni_alpn"),
             },
-            limits: limits.is_present().then(|| RawServiceLimits::read(limits)),
-        };
-        section.finish();
-        service
+            limits: section.optional_table("limits", RawServiceLimits::read),
+        }
     }
 }
 
@@ -447,39 +402,33 @@ impl RawLimits {
 }
 
 impl RawServiceLimits {
-    fn read(mut section: Section<'_>) -> Self {
-        let limits = Self {
-            limits: RawLimits::read(&mut section),
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
+            limits: RawLimits::read(section),
             max_lifetime: section.string("max_lifetime"),
             place: section.place().clone(),
-        };
-        section.finish();
-        limits
+        }
     }
 }
 
 impl RawAppLimits {
-    fn read(mut section: Section<'_>) -> Self {
-        let limits = Self {
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
             app: section.string("app"),
-            limits: RawLimits::read(&mut section),
+            limits: RawLimits::read(section),
             place: section.place().clone(),
-        };
-        section.finish();
-        limits
+        }
     }
 }
 
 impl RawRule {
-    fn read(mut section: Section<'_>) -> Self {
-        let rule = Self {
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
             app: section.string("app"),
             host: section.string("host"),
             port: section.numbers("port"),
             service: section.string("service"),
             place: section.place().clone(),
-        };
-        section.finish();
-        rule
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! The keys of a service that say how its servers are reached, as they are written.
 
-use super::document::{Entry, List, Section, Slot, Value};
+use super::document::Section;
+use super::named::{CertificateName, FileName};
+use super::slot::{List, Slot};
+use crate::certs::Role;
 
 /// A server of the list: `"host:port"` or `{ address = "host:port", weight = 3 }`.
 pub(super) struct RawServer {
@@ -10,17 +13,21 @@ pub(super) struct RawServer {
 
 pub(super) struct RawReach {
     pub(super) balance: Slot<String>,
-    pub(super) tls: Slot<bool>,
-    pub(super) tls_roots: Slot<String>,
-    pub(super) tls_name: Slot<String>,
-    pub(super) tls_certificate: Slot<String>,
-    pub(super) tls_key: Slot<String>,
+    pub(super) tls: RawOutboundTls,
     pub(super) proxy_protocol: Slot<String>,
     pub(super) upstream_proxy: Slot<String>,
-    pub(super) upstream_proxy_password_file: Slot<String>,
+    pub(super) upstream_proxy_password_file: Slot<FileName>,
     pub(super) bind: Slot<List>,
     pub(super) tcp: RawTcp,
     pub(super) health: RawHealth,
+}
+
+pub(super) struct RawOutboundTls {
+    pub(super) on: Slot<bool>,
+    pub(super) roots: Slot<CertificateName>,
+    pub(super) name: Slot<String>,
+    pub(super) certificate: Slot<CertificateName>,
+    pub(super) key: Slot<FileName>,
 }
 
 pub(super) struct RawTcp {
@@ -52,50 +59,33 @@ pub(super) struct RawHealth {
     pub(super) when_none_alive: Slot<String>,
 }
 
-/// The servers of a service.
-pub(super) fn raw_servers(section: &mut Section<'_>) -> Slot<Vec<RawServer>> {
-    let read = |entries: Vec<Entry<'_>>| entries.into_iter().map(RawServer::read).collect();
-    section.entries("servers").map(read)
-}
-
 impl RawServer {
-    fn read(entry: Entry<'_>) -> Self {
-        match entry {
-            Entry::Text(address) => Self {
-                weight: Slot {
-                    place: address.place.clone(),
-                    value: Value::Absent,
-                },
-                address,
-            },
-            Entry::Table(mut section) => {
-                let server = Self {
-                    address: section.string("address"),
-                    weight: section.integer("weight"),
-                };
-                section.finish();
-                server
-            }
+    pub(super) fn read(section: &mut Section<'_>) -> Self {
+        Self {
+            address: section.string("address"),
+            weight: section.integer("weight"),
         }
     }
 }
 
 impl RawReach {
-    /// Reads these keys of a service; its section is finished by the caller.
+    /// Reads these keys of a service.
     pub(super) fn read(section: &mut Section<'_>) -> Self {
         Self {
             balance: section.string("balance"),
-            tls: section.boolean("tls"),
-            tls_roots: section.string("tls_roots"),
-            tls_name: section.string("tls_name"),
-            tls_certificate: section.string("tls_certificate"),
-            tls_key: section.string("tls_key"),
+            tls: RawOutboundTls {
+                on: section.boolean("tls"),
+                roots: section.certificate("tls_roots", Role::Group),
+                name: section.string("tls_name"),
+                certificate: section.certificate("tls_certificate", Role::Client),
+                key: section.file("tls_key"),
+            },
             proxy_protocol: section.string("proxy_protocol"),
             upstream_proxy: section.string("upstream_proxy"),
-            upstream_proxy_password_file: section.string("upstream_proxy_password_file"),
+            upstream_proxy_password_file: section.file("upstream_proxy_password_file"),
             bind: section.strings("bind"),
             tcp: RawTcp::read(section),
-            health: RawHealth::read(section.section("health")),
+            health: section.table("health", RawHealth::read),
         }
     }
 }
@@ -103,25 +93,20 @@ impl RawReach {
 impl RawTcp {
     /// Reads these keys of a service or of the engine.
     pub(super) fn read(section: &mut Section<'_>) -> Self {
-        let mut keepalive = section.section("keepalive");
-        let tcp = Self {
-            keepalive: keepalive.is_present().then(|| RawKeepalive {
+        Self {
+            keepalive: section.optional_table("keepalive", |keepalive| RawKeepalive {
                 idle: keepalive.string("idle"),
                 interval: keepalive.string("interval"),
                 count: keepalive.integer("count"),
             }),
             user_timeout: section.string("user_timeout"),
-        };
-        if tcp.keepalive.is_some() {
-            keepalive.finish();
         }
-        tcp
     }
 }
 
 impl RawHealth {
-    fn read(mut section: Section<'_>) -> Self {
-        let health = Self {
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
             is_present: section.is_present(),
             place: section.place().clone(),
             failures: section.integer("failures"),
@@ -135,8 +120,6 @@ impl RawHealth {
             fall: section.integer("fall"),
             slow_start: section.string("slow_start"),
             when_none_alive: section.string("when_none_alive"),
-        };
-        section.finish();
-        health
+        }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::document::Value;
 use super::error::{Fault, Report, quoted};
 use super::raw::RawResumption;
 use super::types::{Resumption, ResumptionKind};
@@ -31,10 +30,10 @@ pub(super) fn resumption(raw: RawResumption, folder: &Folder, report: &mut Repor
         report.add(&cache_place, Fault::new(message, remedy));
     }
     let lifetime = raw.session_lifetime.parse(report, |text| lifetime(&text));
-    if by != ResumptionKind::Tickets && !matches!(raw.ticket_keys.value, Value::Absent) {
+    if let (false, Some(place)) = (by == ResumptionKind::Tickets, raw.ticket_keys.written()) {
         let message = "ticket keys are named, and no tickets are given";
         let remedy = "leave the key out, or write profile.tls.resumption = \"tickets\"";
-        report.add(&raw.ticket_keys.place, Fault::new(message, remedy));
+        report.add(place, Fault::new(message, remedy));
     }
     Resumption {
         by,
@@ -42,7 +41,7 @@ pub(super) fn resumption(raw: RawResumption, folder: &Folder, report: &mut Repor
         lifetime: lifetime.or(defaults.lifetime),
         ticket_keys: raw
             .ticket_keys
-            .parse(report, |text| folder.readable(&text))
+            .parse(report, |file| folder.readable(&file))
             .given(),
     }
 }

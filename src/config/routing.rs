@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use super::address::HostPattern;
-use super::document::{List, Numbers, Slot, Value};
 use super::error::{Fault, Place, Report, nearest, quoted};
 use super::raw::{RawRule, RawService};
 use super::reach::{Reach, Tcp};
 use super::servers::{any_kind, reach, servers_kind};
+use super::slot::{List, Numbers, Slot, Value};
 use super::sni::SniNames;
 use super::traffic::service_limits;
 use super::types::{Rule, Service, ServiceKind, TrafficLimits};
@@ -275,7 +275,7 @@ fn rules(raw_rules: Vec<RawRule>, services: &mut Services<'_>, report: &mut Repo
 /// The outer `None`: refused. The inner one: any app.
 fn app(slot: Slot<String>, report: &mut Report) -> Option<Option<String>> {
     const REMEDY: &str = "write the app's name exactly, or \"*\" for any app";
-    if matches!(slot.value, Value::Absent) {
+    if slot.written().is_none() {
         return Some(None);
     }
     let app = slot.parse(report, |app| match app.as_str() {

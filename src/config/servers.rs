@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use super::address::{Host, HostPort};
 use super::authentication::optional_certificate;
-use super::document::{List, Slot};
-use super::error::{Fault, Report, quoted};
-use super::raw_reach::{RawHealth, RawKeepalive, RawReach, RawServer, RawTcp};
+use super::error::{Fault, Place, Report, quoted};
+use super::named::FileName;
+use super::raw_reach::{RawHealth, RawKeepalive, RawOutboundTls, RawReach, RawServer, RawTcp};
 use super::reach::{
     Balance, Check, CheckKind, Health, Keepalive, OutboundTls, ProxyVersion, Reach, Server, Tcp,
     UpstreamProxy,
 };
+use super::slot::{List, Slot, Value};
 use super::types::ServiceKind;
 use super::values::{Folder, count, duration, host_port, without_repetition, word};
-use crate::certs::Role;
 use crate::limits::{
     HEALTH_COUNT_MAX, KEEPALIVE_COUNT_MAX, KEEPALIVE_MAX, PROXY_USER_MAX, SERVER_WEIGHT_MAX,
     SERVICE_SERVERS_MAX, USER_TIMEOUT_MAX,
@@ -85,17 +85,7 @@ pub(super) fn reach(
         ];
         word(&text, &known)
     });
-    let tls = tls(
-        raw.tls,
-        [
-            raw.tls_roots,
-            raw.tls_name,
-            raw.tls_certificate,
-            raw.tls_key,
-        ],
-        folder,
-        report,
-    );
+    let tls = tls(raw.tls, folder, report);
     let upstream_proxy = upstream_proxy(
         raw.upstream_proxy,
         raw.upstream_proxy_password_file,
@@ -119,31 +109,26 @@ pub(super) fn reach(
 
 /// What the app chooses is neither balanced nor told who asks, and its TLS is the app's own.
 fn refuse_for_special(raw: &RawReach, report: &mut Report) {
-    let mut refuse = |slot: Slot<()>| {
-        slot.parse(report, |()| -> Result<(), Fault> {
-            let message = "a service with a special name dials what the app asks for";
-            Err(Fault::new(
-                message,
-                "remove the key, or list the servers under another name",
-            ))
-        });
-    };
-    let texts = [
-        (&raw.tls_roots, ""),
-        (&raw.tls_name, ""),
-        (&raw.tls_certificate, ""),
-        (&raw.tls_key, ""),
-        (&raw.upstream_proxy, ""),
-        (&raw.balance, "round-robin"),
-        (&raw.proxy_protocol, "off"),
-    ];
-    for (slot, harmless) in texts {
-        if slot.clone().given().is_some_and(|text| text != harmless) {
-            refuse(slot.clone().map(|_| ()));
-        }
+    fn other_than<'s, T>(slot: &'s Slot<T>, harmless: impl Fn(&T) -> bool) -> Option<&'s Place> {
+        let harms = matches!(&slot.value, Value::Given(value) if !harmless(value));
+        harms.then_some(&slot.place)
     }
-    if raw.tls.clone().given() == Some(true) {
-        refuse(raw.tls.clone().map(|_| ()));
+    let text = |slot, harmless: &str| other_than(slot, |text: &String| text == harmless);
+    let tls = &raw.tls;
+    let places = [
+        other_than(&tls.on, |on| !on),
+        other_than(&tls.roots, |roots| roots.as_str().is_empty()),
+        text(&tls.name, ""),
+        other_than(&tls.certificate, |file| file.as_str().is_empty()),
+        other_than(&tls.key, |file| file.as_str().is_empty()),
+        text(&raw.upstream_proxy, ""),
+        text(&raw.balance, "round-robin"),
+        text(&raw.proxy_protocol, "off"),
+    ];
+    for place in places.into_iter().flatten() {
+        let message = "a service with a special name dials what the app asks for";
+        let remedy = "remove the key, or list the servers under another name";
+        report.add(place, Fault::new(message, remedy));
     }
     if raw.health.is_present {
         let message = "the health of what the app asks for is not watched";
@@ -154,26 +139,22 @@ fn refuse_for_special(raw: &RawReach, report: &mut Report) {
     }
 }
 
-fn tls(
-    on: Slot<bool>,
-    texts: [Slot<String>; 4],
-    folder: &Folder,
-    report: &mut Report,
-) -> Option<OutboundTls> {
-    let on = on.or(false);
-    let texts = texts.map(|slot| {
-        slot.parse(report, |text| {
+fn tls(raw: RawOutboundTls, folder: &Folder, report: &mut Report) -> Option<OutboundTls> {
+    let on = raw.on.or(false);
+    fn only<T>(on: bool, slot: Slot<T>, report: &mut Report) -> Slot<T> {
+        slot.parse(report, |value| {
             if on {
-                return Ok(text);
+                return Ok(value);
             }
             let message = "has no effect while the service has no TLS to its servers";
             Err(Fault::new(message, "write tls = true, or remove the key"))
         })
-    });
-    let [roots, name, certificate, key] = texts;
-    let roots = roots.parse(report, |text| folder.certificate(&text, Role::Group));
-    let what = (Role::Client, "tls_certificate");
-    let certificate = optional_certificate(what, [certificate, key], folder, report);
+    }
+    let roots = only(on, raw.roots, report).parse(report, |named| folder.certificate(&named));
+    let certificate = only(on, raw.certificate, report);
+    let key = only(on, raw.key, report);
+    let certificate = optional_certificate("tls_certificate", certificate, key, folder, report);
+    let name = only(on, raw.name, report);
     let name = name.parse(report, |text| {
         let host: Host = text.parse().map_err(|error| {
             let message = format!("{}: {error}", quoted(&text));
@@ -193,15 +174,15 @@ fn tls(
 
 fn upstream_proxy(
     url: Slot<String>,
-    password_file: Slot<String>,
+    password_file: Slot<FileName>,
     folder: &Folder,
     report: &mut Report,
 ) -> Option<UpstreamProxy> {
     let proxy = url.parse(report, |text| proxy_url(&text)).given();
     let user = proxy.as_ref().and_then(|(_, user)| user.clone());
     let password_file = password_file
-        .parse(report, |text| match &user {
-            Some(_) => folder.readable(&text),
+        .parse(report, |file| match &user {
+            Some(_) => folder.readable(&file),
             None => Err(Fault::new(
                 "is a password without a user",
                 "name the user in upstream_proxy, as in \"http://user@proxy:3128\"",

@@ -4,12 +4,11 @@ use std::collections::HashMap;
 
 use super::address::HostPattern;
 use super::authentication::optional_certificate;
-use super::document::{List, Slot, Value};
 use super::error::{Fault, Place, Report, quoted};
 use super::raw::RawSni;
+use super::slot::{List, Slot};
 use super::types::CertificateFiles;
 use super::values::{Folder, address_fault, without_repetition};
-use crate::certs::Role;
 use crate::limits::ALPN_NAME_MAX;
 
 /// What makes a session a tunnel to a service, without a request.
@@ -35,22 +34,13 @@ pub(super) struct SniNames<'a> {
 impl SniNames<'_> {
     /// The names of a service; `None` where it has none.
     pub(super) fn of(&mut self, raw: RawSni, special: bool, report: &mut Report) -> Option<Sni> {
-        if matches!(raw.names.value, Value::Absent) {
-            let key = |slot: &Slot<String>| {
-                (!matches!(slot.value, Value::Absent)).then(|| slot.place.clone())
-            };
-            let protocols = !matches!(raw.protocols.value, Value::Absent);
-            let others = [key(&raw.certificate), key(&raw.key)];
-            let others = others.into_iter().flatten();
-            for place in others.chain(protocols.then(|| raw.protocols.place.clone())) {
+        if raw.names.written().is_none() {
+            let protocols = raw.protocols.written();
+            let others = [raw.certificate.written(), raw.key.written(), protocols];
+            for place in others.into_iter().flatten() {
                 let message = "is for sessions that name the service, and it has no sni";
-                report.add(
-                    &place,
-                    Fault::new(
-                        message,
-                        "add sni = [\"git.corp.example.com\"], or leave the key out",
-                    ),
-                );
+                let remedy = "add sni = [\"git.corp.example.com\"], or leave the key out";
+                report.add(place, Fault::new(message, remedy));
             }
             return None;
         }
@@ -62,9 +52,8 @@ impl SniNames<'_> {
             );
         }
         let names = self.names(raw.names, report);
-        let what = (Role::Server, "sni_certificate");
-        let certificate = [raw.certificate, raw.key];
-        let certificate = optional_certificate(what, certificate, self.folder, report);
+        let key = "sni_certificate";
+        let certificate = optional_certificate(key, raw.certificate, raw.key, self.folder, report);
         let protocols = protocols(raw.protocols, report);
         Some(Sni {
             names,

@@ -32,6 +32,7 @@ impl fmt::Display for Summary<'_> {
             admin_users,
             log,
             profile,
+            files: _,
         } = self.0;
         general(f, profile)?;
         let device_limit = engine.max_tunnels_per_device;

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::document::{Slot, Value};
 use super::error::{Fault, Place, Report, quoted};
 use super::raw::{RawAppLimits, RawLimits, RawServiceLimits};
+use super::slot::{Slot, Value};
 use super::types::{AppLimits, Rate, TrafficLimits};
 use super::values::{count, duration, size};
 use crate::limits::{
@@ -47,7 +47,7 @@ pub(super) fn service_limits(
     raw: RawServiceLimits,
     report: &mut Report,
 ) -> (TrafficLimits, Option<Duration>) {
-    let named = has_any(&raw.limits) || !matches!(raw.max_lifetime.value, Value::Absent);
+    let named = has_any(&raw.limits) || raw.max_lifetime.written().is_some();
     refuse_nothing(named, &raw.place, report);
     let limits = limits(raw.limits, report);
     let lifetime = raw.max_lifetime.parse(report, |text| duration(&text));
@@ -91,9 +91,6 @@ fn app_name(name: String, seen: &HashMap<String, Option<usize>>) -> Result<Strin
 }
 
 fn has_any(raw: &RawLimits) -> bool {
-    fn absent<T>(slot: &Slot<T>) -> bool {
-        matches!(slot.value, Value::Absent)
-    }
     // Taken apart, so that a new key cannot be forgotten here.
     let RawLimits {
         tunnels,
@@ -102,11 +99,10 @@ fn has_any(raw: &RawLimits) -> bool {
         bytes_per_second,
         bytes_burst,
     } = raw;
-    !(absent(tunnels)
-        && absent(new_tunnels_per_second)
-        && absent(new_tunnels_burst)
-        && absent(bytes_per_second)
-        && absent(bytes_burst))
+    let counts = [tunnels, new_tunnels_per_second, new_tunnels_burst];
+    let sizes = [bytes_per_second, bytes_burst];
+    counts.into_iter().any(|slot| slot.written().is_some())
+        || sizes.into_iter().any(|slot| slot.written().is_some())
 }
 
 fn refuse_nothing(named: bool, place: &Place, report: &mut Report) {

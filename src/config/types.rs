@@ -3,6 +3,7 @@
 //! Values of these types come from [`parse`](super::parse) and [`load`](super::load). The fields are public so that
 //! tests and the quickstart can also build them directly; whoever does that keeps the rules that the fields name.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,6 +33,9 @@ pub struct Config {
     pub log: Log,
     /// What the gateway does for devices.
     pub profile: Profile,
+    /// The files whose contents take effect by a reload. Not those that are looked at by themselves whenever they change:
+    /// CRLs, ticket keys, and the token of changes.
+    pub files: BTreeSet<PathBuf>,
 }
 
 /// Cores, limits and timeouts of the data plane.

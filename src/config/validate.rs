@@ -8,24 +8,22 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use toml::Spanned;
-use toml::de::DeTable;
-
 use super::ProfileText;
 use super::address::{Host, HostPort};
 use super::authentication::{device_auth, server_certificate};
 use super::cores::Cpus;
-use super::document::{Numbers, Reader, Section, Slot};
-use super::error::{ConfigError, Fault, Place, Report, nearest, quoted};
+use super::document::Document;
+use super::error::{ConfigError, Fault, Report, nearest, quoted};
 use super::listener::{Listener, listener};
+use super::named::Named;
 use super::protocols::tls;
 use super::raw::{Part, RawConfig, RawEngine, RawProfile};
 use super::reach::Tcp;
 use super::resumption::resumption;
 use super::routing::routing;
 use super::servers::tcp;
+use super::slot::{Numbers, Slot};
 use super::sni::SniNames;
-use super::stored::references;
 use super::traffic::{app_limits, idle};
 use super::types::{AdminListen, AuditSink, Config, Engine, Log, LogFormat, Origin, Profile};
 use super::values::{
@@ -33,8 +31,8 @@ use super::values::{
     without_repetition, word,
 };
 use crate::limits::{
-    CONFIG_SYNTAX_ERRORS_MAX, CONFIG_TUNNELS_MAX, FAILED_HANDSHAKES, TUNNEL_RATE_MAX,
-    UNAUTHENTICATED, UNAUTHENTICATED_MAX, UNAUTHENTICATED_PER_SOURCE, UNIX_SOCKET_PATH_MAX,
+    CONFIG_TUNNELS_MAX, FAILED_HANDSHAKES, TUNNEL_RATE_MAX, UNAUTHENTICATED, UNAUTHENTICATED_MAX,
+    UNAUTHENTICATED_PER_SOURCE, UNIX_SOCKET_PATH_MAX,
 };
 use crate::profiles;
 
@@ -46,17 +44,10 @@ pub(super) fn check(
     cpus: &Cpus,
     part: Part,
 ) -> Result<Config, ConfigError> {
-    let reader = Reader::new(text);
-    let Some(document) = document(&reader, text) else {
-        return Err(reader.into_report().into_error(file));
-    };
-    let raw = RawConfig::read(Section::root(&reader, document.get_ref()), part);
-    let mut report = reader.into_report();
-    let mut config = config(raw, &Folder::of(file), cpus, &mut report);
-    if !config.profile.is_none() {
-        config.profile.stored = references(document.get_ref());
-    }
-    report.conclude(file, config)
+    let mut read = Document::parse(text, file)?.read(|root| RawConfig::read(root, part));
+    let (folder, report) = (Folder::of(file), &mut read.report);
+    let config = config(read.value, &read.named, &folder, cpus, report);
+    read.report.conclude(file, config)
 }
 
 /// Checks the text of a profile by itself for `node`, whose config file is `file`.
@@ -64,25 +55,26 @@ pub(super) fn check_profile(
     profile: &ProfileText<'_>,
     node: &Config,
     file: &Path,
-) -> Result<Profile, ConfigError> {
-    let reader = Reader::new(profile.text);
-    let Some(document) = document(&reader, profile.text) else {
-        return Err(reader.into_report().into_error(profile.shown));
-    };
-    let mut raw = RawProfile::alone(Section::root(&reader, document.get_ref()));
-    let mut report = reader.into_report();
+) -> Result<Config, ConfigError> {
+    let mut read = Document::parse(profile.text, profile.shown)?.read(RawProfile::alone);
+    let (mut raw, report) = (read.value, &mut read.report);
     raw.name = raw
         .name
-        .required(&mut report, "write the name by which it is stored")
-        .parse(&mut report, |name| stored_name(name, profile.name));
+        .required(report, "write the name by which it is stored")
+        .parse(report, |name| stored_name(name, profile.name));
     let folder = Folder::of(file).storing(&node.state_dir);
-    let mut checked = self::profile(raw, node.engine.tcp, &folder, &mut report);
-    checked.stored = references(document.get_ref());
+    let files = folder.paths(&read.named);
+    let mut checked = self::profile(raw, &read.named, node.engine.tcp, &folder, report);
     checked.origin = match profile.version {
         Some(version) => Origin::Store { version },
         None => Origin::File,
     };
-    report.conclude(profile.shown, checked)
+    let config = Config {
+        files: node.files.union(&files).cloned().collect(),
+        profile: checked,
+        ..node.clone()
+    };
+    read.report.conclude(profile.shown, config)
 }
 
 /// The name of a profile in the store, which is `expected` where it has one already.
@@ -102,28 +94,13 @@ fn stored_name(name: String, expected: Option<&str>) -> Result<String, Fault> {
     }
 }
 
-/// The document, if it is TOML; else that is reported, and nothing more: what is left of a broken document would mostly
-/// give errors that are not there.
-pub(super) fn document<'t>(reader: &Reader, text: &'t str) -> Option<Spanned<DeTable<'t>>> {
-    let (document, errors) = DeTable::parse_recoverable(text);
-    for error in errors.iter().take(CONFIG_SYNTAX_ERRORS_MAX) {
-        let place = Place {
-            line: error.span().map(|span| reader.line_of(span.start)),
-            key: String::new(),
-        };
-        let message = format!("is not valid TOML: {}", error.message());
-        reader.add(
-            &place,
-            Fault::new(
-                message,
-                "correct the line; texts are in quotes, tables in [brackets]",
-            ),
-        );
-    }
-    errors.is_empty().then_some(document)
-}
-
-fn config(raw: RawConfig, folder: &Folder, cpus: &Cpus, report: &mut Report) -> Config {
+fn config(
+    raw: RawConfig,
+    named: &Named,
+    folder: &Folder,
+    cpus: &Cpus,
+    report: &mut Report,
+) -> Config {
     let engine = engine(raw.engine, cpus, report);
     let tcp = engine.tcp;
     let state_dir = raw
@@ -132,6 +109,7 @@ fn config(raw: RawConfig, folder: &Folder, cpus: &Cpus, report: &mut Report) -> 
         .or(PathBuf::from(STATE_DIR));
     let folder = &folder.storing(&state_dir);
     Config {
+        files: folder.paths(named),
         state_dir,
         engine,
         admin: raw
@@ -143,7 +121,7 @@ fn config(raw: RawConfig, folder: &Folder, cpus: &Cpus, report: &mut Report) -> 
             )))),
         admin_token: raw
             .admin_token_file
-            .parse(report, |text| folder.readable(&text))
+            .parse(report, |file| folder.readable(&file))
             .given(),
         admin_users: users(raw.admin_socket_users, report),
         log: Log {
@@ -162,7 +140,7 @@ fn config(raw: RawConfig, folder: &Folder, cpus: &Cpus, report: &mut Report) -> 
                 .or(AuditSink::Stdout),
         },
         profile: match raw.profile {
-            Some(raw) => profile(raw, tcp, folder, report),
+            Some(raw) => profile(raw, named, tcp, folder, report),
             None => Profile::none(),
         },
     }
@@ -414,27 +392,33 @@ pub(super) fn host_and_port(text: &str) -> Result<(String, u16), Fault> {
     Ok((host, port))
 }
 
-fn profile(raw: RawProfile, tcp: Tcp, folder: &Folder, report: &mut Report) -> Profile {
-    let name = raw.name.parse(report, |name| {
-        if name.trim().is_empty() {
-            Err(Fault::new(
-                "the name is empty",
-                "write a name, or leave the key out",
-            ))
-        } else {
-            Ok(name)
+fn profile(
+    raw: RawProfile,
+    named: &Named,
+    tcp: Tcp,
+    folder: &Folder,
+    report: &mut Report,
+) -> Profile {
+    let name = raw.name.parse(report, |name| match name.trim() {
+        "" => {
+            let remedy = "write a name, or leave the key out";
+            Err(Fault::new("the name is empty", remedy))
         }
+        _ => Ok(name),
     });
     let listener = listener(raw.listener, report);
     let (external_host, external_port) = external(raw.external, &listener, report);
     let resumption = resumption(raw.tls.resumption, folder, report);
     let (inbound, outbound) = (tls(raw.tls.inbound, report), tls(raw.tls.outbound, report));
-    let named = SniNames {
+    let names = SniNames {
         folder,
         external: &external_host,
         seen: HashMap::new(),
     };
-    let sni_place = raw.services.iter().find_map(|service| service.sni.place());
+    let sni_place = raw
+        .services
+        .iter()
+        .find_map(|service| service.sni.names.written());
     if let (None, Some(place)) = (listener.https, sni_place) {
         let message = "sessions that name a service begin TLS here, and no listener is for that";
         report.add(
@@ -447,7 +431,7 @@ fn profile(raw: RawProfile, tcp: Tcp, folder: &Folder, report: &mut Report) -> P
         raw.rules,
         &raw.place,
         (tcp, folder),
-        named,
+        names,
         report,
     );
     Profile {
@@ -473,6 +457,6 @@ fn profile(raw: RawProfile, tcp: Tcp, folder: &Folder, report: &mut Report) -> P
             .or(false),
         app_limits: app_limits(raw.app_limits, report),
         rules,
-        stored: Vec::new(),
+        stored: named.stored(),
     }
 }

@@ -1,5 +1,6 @@
 //! The meaning of single values: durations, words, counts, paths, addresses.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,10 +8,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::address::{AddressError, HostPort, has_zone, network};
-use super::document::{List, Slot};
 use super::error::{Fault, Report, alternatives, nearest, quoted};
-use crate::certs::store;
-use crate::certs::{Name, Role, Store};
+use super::named::{CertificateName, FileName, Named};
+use super::slot::{List, Slot};
+use crate::certs::{Reference, Store};
 use crate::files;
 use crate::limits::CONFIG_DURATION_MAX;
 
@@ -213,28 +214,36 @@ impl Folder {
         Self { path, store }
     }
 
-    /// The file of a certificate: a path, or `store:` and the name of one in the store.
-    pub(super) fn certificate(&self, text: &str, role: Role) -> Result<PathBuf, Fault> {
-        let Some(name) = text.strip_prefix(store::PREFIX) else {
-            return self.readable(text);
+    /// The file of a certificate, which is there and can be opened.
+    pub(super) fn certificate(&self, named: &CertificateName) -> Result<PathBuf, Fault> {
+        let path = self.certificate_path(named)?;
+        let Some(Reference { role, name }) = named.stored().transpose()? else {
+            return self.opened(path);
         };
-        let name: Name = name.parse().map_err(|error: String| {
-            let (message, remedy) = error.split_once("; ").unwrap_or((&error, ""));
-            Fault::new(message, remedy)
-        })?;
-        let path = self.store.path(role, &name);
-        let readable = path
-            .metadata()
-            .and_then(|_| files::open(&path))
-            .map_err(|error| {
-                let role = role.word();
-                let message =
-                    format!("there is no {role} certificate {name} in the store: {error}");
-                let remedy =
-                    format!("import it with `adit certs import FILE --as {role} --name {name}`");
-                Fault::new(message, remedy)
-            });
-        readable.map(|_| path)
+        let opened = path.metadata().and_then(|_| files::open(&path));
+        opened.map(|_| path).map_err(|error| {
+            let role = role.word();
+            Fault::new(
+                format!("there is no {role} certificate {name} in the store: {error}"),
+                format!("import it with `adit certs import FILE --as {role} --name {name}`"),
+            )
+        })
+    }
+
+    /// The path that a certificate has.
+    pub(super) fn certificate_path(&self, named: &CertificateName) -> Result<PathBuf, Fault> {
+        match named.stored().transpose()? {
+            Some(stored) => Ok(self.store.path(stored.role, &stored.name)),
+            None => self.path(named.as_str()),
+        }
+    }
+
+    /// The paths of all files whose contents take effect by a reload, those of the store too.
+    pub(super) fn paths(&self, named: &Named) -> BTreeSet<PathBuf> {
+        let files = named.files().iter().map(|file| self.path(file.as_str()));
+        let certificates = named.certificates().iter();
+        let certificates = certificates.map(|named| self.certificate_path(named));
+        files.chain(certificates).flatten().collect()
     }
 
     /// The path that `text` stands for.
@@ -255,8 +264,11 @@ impl Folder {
     }
 
     /// The path of a file that is there and can be opened.
-    pub(super) fn readable(&self, text: &str) -> Result<PathBuf, Fault> {
-        let path = self.path(text)?;
+    pub(super) fn readable(&self, file: &FileName) -> Result<PathBuf, Fault> {
+        self.opened(self.path(file.as_str())?)
+    }
+
+    fn opened(&self, path: PathBuf) -> Result<PathBuf, Fault> {
         let shown = quoted(&path.display().to_string());
         let metadata = path.metadata().map_err(|error| {
             let remedy =
@@ -277,9 +289,13 @@ impl Folder {
     }
 
     /// All files of a list; each one that is wrong is reported.
-    pub(super) fn readable_all(&self, list: List, report: &mut Report) -> Vec<PathBuf> {
+    pub(super) fn readable_all(
+        &self,
+        list: Vec<Slot<FileName>>,
+        report: &mut Report,
+    ) -> Vec<PathBuf> {
         list.into_iter()
-            .filter_map(|file| file.parse(report, |text| self.readable(&text)).given())
+            .filter_map(|file| file.parse(report, |file| self.readable(&file)).given())
             .collect()
     }
 }
@@ -368,10 +384,14 @@ mod tests {
     fn a_folder_is_not_a_readable_file() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::of(&dir.path().join("adit.toml"));
+        let named = |name: &str| Named::live_file(name.to_owned());
         std::fs::write(dir.path().join("a.pem"), "x").unwrap();
-        assert_eq!(folder.readable("a.pem"), Ok(dir.path().join("a.pem")));
+        assert_eq!(
+            folder.readable(&named("a.pem")),
+            Ok(dir.path().join("a.pem"))
+        );
         for bad in [".", "b.pem", "", "a\0b", "/dev/null"] {
-            assert!(folder.readable(bad).is_err(), "{bad:?}");
+            assert!(folder.readable(&named(bad)).is_err(), "{bad:?}");
         }
         assert_eq!(
             Folder::of(Path::new("adit.toml")).path("x"),

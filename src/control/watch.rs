@@ -82,9 +82,9 @@ impl Watched {
     /// The files of a config that was read are about to be read.
     pub fn follow(&mut self, config: &Config) {
         self.tried.retain(|path, _| self.config.contains(path));
-        for file in config.files() {
+        for file in &config.files {
             let note = || mark(file);
-            self.tried.entry(file.to_owned()).or_insert_with(note);
+            self.tried.entry(file.clone()).or_insert_with(note);
         }
     }
 

@@ -51,7 +51,20 @@ pub fn metric_findings(used: &[Source], document: Option<&Source>) -> Vec<Findin
 /// Every key that the config reads stands in its document, as `` `key` `` or in the name of a table.
 pub fn config_findings(raw: &[Source], document: Option<&Source>) -> Vec<Finding> {
     const CALLS: &[&str] = &[
-        "string", "strings", "boolean", "integer", "numbers", "section", "sections",
+        "string",
+        "strings",
+        "boolean",
+        "integer",
+        "numbers",
+        "file",
+        "live_file",
+        "live_files",
+        "certificate",
+        "certificates",
+        "entries",
+        "table",
+        "optional_table",
+        "tables",
     ];
     let document = document.map_or("", |document| &document.text);
     let is_documented = |key: &str| {

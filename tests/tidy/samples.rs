@@ -124,7 +124,7 @@ fn metrics_are_compared_both_ways() {
 
 #[test]
 fn config_keys_are_looked_for_in_their_document() {
-    let raw = "let a = root.section(\"log\");\na.string(\"format\");\na.boolean(\"on\");\n// a.string(\"no\")\n";
+    let raw = "let a = root.table(\"log\");\na.string(\"format\");\na.boolean(\"on\");\n// a.string(\"no\")\n";
     let document = sample("docs/config.md", "### `[log]`\n| `format` | text |\n");
     let raw = [sample("src/config/raw.rs", raw)];
     assert_eq!(lines(&config_findings(&raw, Some(&document))), [3]);

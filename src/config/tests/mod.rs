@@ -228,6 +228,20 @@ fn server_certificate_of_the_contract(place: &Scratch) -> ServerCertificate {
     }
 }
 
+fn service_of_the_contract() -> Service {
+    let servers = ["10.0.0.5:443", "10.0.0.6:443"].map(|address| server(address, 1));
+    Service {
+        name: "wiki".into(),
+        kind: ServiceKind::Servers(servers.into()),
+        allow: vec![],
+        udp: false,
+        sni: None,
+        limits: TrafficLimits::default(),
+        max_lifetime: None,
+        reach: Reach::default(),
+    }
+}
+
 #[test]
 fn the_contract() {
     let place = Scratch::new();
@@ -273,19 +287,7 @@ fn the_contract() {
                     app: vec![Field::Ou],
                 },
             },
-            services: vec![Service {
-                name: "wiki".into(),
-                kind: ServiceKind::Servers(vec![
-                    server("10.0.0.5:443", 1),
-                    server("10.0.0.6:443", 1),
-                ]),
-                allow: vec![],
-                udp: false,
-                sni: None,
-                limits: TrafficLimits::default(),
-                max_lifetime: None,
-                reach: Reach::default(),
-            }],
+            services: vec![service_of_the_contract()],
             app_limits: vec![],
             no_rule_direct: false,
             rules: vec![Rule {
@@ -296,6 +298,9 @@ fn the_contract() {
             }],
             stored: Vec::new(),
         },
+        files: ["server.pem", "server.key", "group-ca.pem", "devices.csv"]
+            .map(|name| place.path(name))
+            .into(),
     };
     assert_eq!(config, expected);
 }

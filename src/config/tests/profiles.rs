@@ -122,6 +122,7 @@ fn a_profile_by_itself_has_nothing_of_the_node() {
         (&*config.profile.name, config.admin),
         ("corp", node.admin.clone())
     );
+    assert_eq!(config.files, [place.path("group-ca.pem")].into());
     let error = check(&format!("state_dir = 'x'\n{}", named("corp")), None).unwrap_err();
     assert!(
         error.starts_with("new.toml:1: state_dir: unknown key"),

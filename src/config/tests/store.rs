@@ -59,7 +59,8 @@ fn with_stored() -> (Scratch, Vec<Reference>) {
 #[test]
 fn every_key_that_names_a_certificate_takes_one_of_the_store() {
     let (place, all) = with_stored();
-    let profile = place.parse(EVERY_KEY).unwrap().profile;
+    let config = place.parse(EVERY_KEY).unwrap();
+    let profile = &config.profile;
     let path =
         |kind: &str, name: &str| place.path(&format!("state/certificates/{kind}/{name}.pem"));
     let files = |name: &str| CertificateFiles {
@@ -86,10 +87,12 @@ fn every_key_that_names_a_certificate_takes_one_of_the_store() {
     assert_eq!(shown.file, path("client", "gateway"));
     assert_eq!(profile.stored, all);
     assert_eq!(stored_certificates(EVERY_KEY), all);
+    let stored = all.iter();
+    let files = stored.map(|one| Store::new(&place.path("state")).path(one.role, &one.name));
+    let files = files.chain([place.path("group-ca.pem")]);
+    assert_eq!(config.files, files.collect());
     // A profile by itself, and one with a line that is no TOML.
-    let alone = EVERY_KEY
-        .replace("[profile.", "[")
-        .replace("[[profile.", "[[");
+    let alone = EVERY_KEY.replace("state_dir = \"state\"\n", "");
     assert_eq!(stored_certificates(&alone), all);
     let broken = format!("{EVERY_KEY}host = = 1\n");
     assert_eq!(stored_certificates(&broken), all);
