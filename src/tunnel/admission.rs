@@ -241,10 +241,19 @@ impl Guests {
         }
     }
 
-    /// Gives up those for whom most bytes are kept, the oldest of equals first, until `excess` bytes are free.
-    pub fn give_memory_back(&self, excess: u64, limits: &AdmissionLimits, now: Instant) {
+    /// Gives up those for whom most bytes are kept, the oldest of equals first, until `excess` bytes are free. One with no
+    /// more than an equal part of `bound` stays: a part of the excess may not be known as anybody's yet, and must not be
+    /// looked for among those who hold next to nothing.
+    pub fn give_memory_back(
+        &self,
+        excess: u64,
+        bound: u64,
+        limits: &AdmissionLimits,
+        now: Instant,
+    ) {
+        let part = bound / (self.open.get() as u64).max(1);
         let waiting = self.waiting.borrow();
-        let holders = waiting.values().filter(|place| place.held.get() > 0);
+        let holders = waiting.values().filter(|place| place.held.get() > part);
         let mut holders: Vec<Rc<Place>> = holders.cloned().collect();
         drop(waiting);
         holders.sort_by_key(|place| Reverse(place.held.get()));

@@ -323,7 +323,8 @@ impl Core {
         if kept > GUEST_MEMORY {
             let excess = kept - (GUEST_MEMORY - GUEST_MEMORY / RELIEVED_PART as u64);
             let limits = self.snapshot.borrow().limits.admission;
-            self.guests.give_memory_back(excess, &limits, ring::now());
+            self.guests
+                .give_memory_back(excess, GUEST_MEMORY, &limits, ring::now());
         }
     }
 

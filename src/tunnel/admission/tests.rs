@@ -51,14 +51,14 @@ fn those_that_hold_most_bytes_are_given_up_and_the_oldest_of_equals_first() {
         place.held.set(held);
         place
     });
-    guests.give_memory_back(0, &LIMITS, now);
+    guests.give_memory_back(0, 0, &LIMITS, now);
     assert_eq!(ended(&places), [None; 6]);
-    guests.give_memory_back(901, &LIMITS, now);
+    guests.give_memory_back(901, 0, &LIMITS, now);
     let given_up = Some(CloseReason::UnauthenticatedLimit);
     let expected = [None, given_up, None, given_up, None, None];
     assert_eq!(ended(&places), expected);
     guests.set_waiting(&places[4], false);
-    guests.give_memory_back(u64::MAX, &LIMITS, now);
+    guests.give_memory_back(u64::MAX, 0, &LIMITS, now);
     let expected = [given_up, given_up, None, given_up, None, given_up];
     assert_eq!(
         ended(&places),
@@ -227,10 +227,25 @@ fn bytes_of_those_that_are_given_up_are_as_good_as_free() {
         place.held.set(held);
         place
     });
-    guests.give_memory_back(1, &LIMITS, now);
+    guests.give_memory_back(1, 0, &LIMITS, now);
     assert_eq!(guests.leaving(), 700);
     for place in &places {
         guests.leave(place);
     }
     assert_eq!(guests.leaving(), 0);
+}
+
+/// What has come for a connection counts as kept before it counts as held by it.
+#[test]
+fn an_excess_that_is_nobody_s_yet_is_not_taken_from_those_who_hold_little() {
+    let guests = Guests::default();
+    let now = Instant::now();
+    let places = [3, 100, 101].map(|held| {
+        let place = guests.enter(now);
+        place.held.set(held);
+        place
+    });
+    guests.give_memory_back(u64::MAX, 300, &LIMITS, now);
+    let given_up = Some(CloseReason::UnauthenticatedLimit);
+    assert_eq!(ended(&places), [None, None, given_up]);
 }
