@@ -7,16 +7,18 @@ use std::sync::Arc;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::http::request::Parts;
-use hyper::{Method, StatusCode, header};
+use hyper::{StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::earlier::Earlier;
-use super::pages::{Page, Pages, Place, failure, gather, json_page, name_silent, skip, tunnel_of};
-use super::query::{Query, decoded};
+use super::pages::{Page, Pages, failure, gather, json_page, name_silent, tunnel_of};
+use super::profiles::Profiles;
+use super::query::Query;
 use super::reload::{Reloader, in_background};
+use super::routes::Change;
 use super::{Device, Refusal};
 use crate::engine::ChangeError;
 use crate::limits::{ADMIN_BODY_MAX, ADMIN_IMPORT_MAX, CHANGE_ANSWER, MAX_IDENTITY_NAME_BYTES};
@@ -29,44 +31,41 @@ impl Pages {
     /// Makes a change that is permitted.
     pub(super) async fn change(
         &self,
-        place: Place<'_>,
+        change: Change,
+        [name, second]: [String; 2],
         query: Query,
         parts: &Parts,
-        mut body: Incoming,
-    ) -> Page {
-        let result = match place {
-            Place::Tunnel(id) => match tunnel_of(id) {
-                Ok(filter) => Ok(self.close(filter).await),
-                Err(error) => Err(failure(StatusCode::BAD_REQUEST, &error)),
-            },
-            Place::Tunnels if query.tunnels.is_empty() => {
-                let error = "name the tunnels: device, user, app, serial or service";
-                Err(failure(StatusCode::BAD_REQUEST, error))
+        body: &mut Incoming,
+    ) -> Result<Page, Page> {
+        match change {
+            Change::CloseTunnels => self.close_all(query.tunnels).await,
+            Change::CloseTunnel => Ok(self.close(tunnel_of(&name)?).await),
+            Change::ImportDevices => self.import(parts, body).await,
+            Change::SetDevice => self.put(&name, parts, body).await,
+            Change::RemoveDevice => self.remove(&name).await,
+            Change::SetServer => self.set_server(name, second, parts, body).await,
+            Change::ForgetCrl => self.forget_crl(name).await,
+            Change::Reload => self.reload().await,
+            Change::PutProfile => self.put_profile(name, &query, parts, body).await,
+            Change::DeleteProfile => self.delete_profile(name, &query, parts).await,
+            Change::AssignProfile => self.done(name, Profiles::assign).await,
+            Change::UnassignProfile => self.done(name, Profiles::unassign).await,
+            Change::RollBackProfile => self.roll_back_profile(name, &query, parts, body).await,
+            Change::ImportCertificate => {
+                let named = [name, second];
+                self.import_certificate(named, &query, parts, body).await
             }
-            Place::Tunnels => Ok(self.close(query.tunnels).await),
-            Place::Permission => Ok(self.permission()),
-            Place::Server(path) => self.set_server(path, parts, &mut body).await,
-            Place::Crl(source) => self.forget_crl(source).await,
-            Place::Reload => self.reload().await,
-            Place::Profile(path) => self.change_profile(path, query, parts, &mut body).await,
-            Place::Certificate(path) => {
-                self.change_certificate(path, &query, parts, &mut body)
-                    .await
-            }
-            Place::Device(name) => match decoded(name) {
-                Ok(name) if parts.method == Method::DELETE => self.remove(&name).await,
-                Ok(name) => self.put(&name, parts, &mut body).await,
-                Err(error) => Err(failure(StatusCode::BAD_REQUEST, &error)),
-            },
-            _ => self.import(parts, &mut body).await,
-        };
-        match result {
-            Ok(page) => page,
-            Err(page) => {
-                skip(&mut body).await;
-                page
-            }
+            Change::DeleteCertificate => self.delete_certificate([name, second]).await,
+            Change::TryPermission => Ok(self.permission()),
         }
+    }
+
+    async fn close_all(&self, filter: TunnelFilter) -> Result<Page, Page> {
+        if filter.is_empty() {
+            let error = "name the tunnels: device, user, app, serial or service";
+            return Err(failure(StatusCode::BAD_REQUEST, error));
+        }
+        Ok(self.close(filter).await)
     }
 
     async fn close(&self, filter: TunnelFilter) -> Page {

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::control::routes::{ROUTES, find};
 
 const JSON: &str = "Content-Type: application/json\r\n";
 
@@ -176,4 +177,66 @@ fn what_a_change_needs_is_told_and_can_be_tried() {
     let (_, told) = running.json("/permission");
     assert_eq!(told, json!({"changes": "never"}));
     running.end();
+}
+
+/// Sends a request without a body; its status, `Allow` and all that came.
+fn bare(stream: impl Read + Write, method: &str, path: &str) -> (u16, Option<String>, String) {
+    let rest = "Host: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let (status, answer) = exchange(stream, &format!("{method} {path} HTTP/1.1\r\n{rest}"));
+    let mut lines = answer.lines();
+    let allow = lines.find_map(|line| line.strip_prefix("allow: ").map(str::to_owned));
+    (status, allow, answer)
+}
+
+#[test]
+fn every_route_is_answered_and_nothing_else() {
+    let (_folder, socket, open) = over_socket();
+    let closed = Running::tcp();
+    let allowing = || unix::net::UnixStream::connect(&socket).unwrap();
+    let refusing = || net::TcpStream::connect(closed.address.unwrap()).unwrap();
+    let methods = [
+        "GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "get",
+    ];
+    let templates = ROUTES.iter().map(|route| route.path);
+    for template in ["/", "/page/main.js"].into_iter().chain(templates) {
+        let mut path = String::new();
+        for (number, part) in template.split('{').enumerate() {
+            let rest = part.split_once('}').map_or(part, |(_, rest)| rest);
+            path += if number == 0 { "" } else { "7" };
+            path += rest;
+        }
+        let allowed = find(&path).unwrap().0.allow();
+        for method in methods {
+            let (status, _, answer) = bare(allowing(), method, &path);
+            let is_allowed = allowed.split(", ").any(|known| known == method);
+            assert_eq!(status != 405, is_allowed, "{method} {path}: {answer}");
+            assert!(
+                !answer.contains("no such page"),
+                "{method} {path}: {answer}"
+            );
+            let (status, allow, answer) = bare(refusing(), method, &path);
+            match (is_allowed, method) {
+                (false, _) => assert_eq!((status, allow), (405, Some(allowed.clone()))),
+                (true, "GET" | "HEAD") => assert_ne!(status, 403, "{method} {path}: {answer}"),
+                // What is no reading needs permission, whatever it is.
+                (true, _) => assert_eq!(status, 403, "{method} {path}: {answer}"),
+            }
+        }
+    }
+    for path in [
+        "/admin",
+        "/tunnels/",
+        "/profiles/a/paint",
+        "/certificates/group",
+        "/servers/a",
+    ] {
+        for method in methods {
+            let (status, allow, answer) = bare(refusing(), method, path);
+            assert_eq!((status, allow), (404, None), "{method} {path}: {answer}");
+        }
+    }
+    let (_, answer) = closed.json("/admin");
+    assert_eq!(answer["pages"].as_array().unwrap().len(), ROUTES.len() + 1);
+    closed.end();
+    open.end();
 }

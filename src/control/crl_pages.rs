@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
 use super::pages::{Page, Pages, failure, json_page};
-use super::query::decoded;
 use crate::observe::CrlInfo;
 
 impl Pages {
@@ -17,11 +16,7 @@ impl Pages {
     }
 
     /// Those of one file or URL.
-    pub(super) fn crls_of(&self, source: &str) -> Page {
-        let source = match decoded(source) {
-            Ok(source) => source,
-            Err(error) => return failure(StatusCode::BAD_REQUEST, &error),
-        };
+    pub(super) fn crls_of(&self, source: &str) -> Result<Page, Page> {
         let all = self.node.gauges().crls;
         let of: Vec<CrlInfo> = all
             .iter()
@@ -29,15 +24,13 @@ impl Pages {
             .cloned()
             .collect();
         match of.is_empty() {
-            true => unknown(),
-            false => json_page(StatusCode::OK, &described(&of)),
+            true => Err(unknown()),
+            false => Ok(json_page(StatusCode::OK, &described(&of))),
         }
     }
 
     /// Lets whatever the source offers next take the place of what is in use.
-    pub(super) async fn forget_crl(&self, source: &str) -> Result<Page, Page> {
-        let bad = |error: String| failure(StatusCode::BAD_REQUEST, &error);
-        let source = decoded(source).map_err(bad)?;
+    pub(super) async fn forget_crl(&self, source: String) -> Result<Page, Page> {
         let (node, named) = (self.node.clone(), source.clone());
         // Waits while an index is made, and for the disk: not on this thread, which answers probes.
         let forgotten = spawn_blocking(move || node.forget_crl(&named)).await;

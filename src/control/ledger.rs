@@ -8,13 +8,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use hyper::header::HeaderMap;
+use hyper::http::request::Parts;
 use hyper::{Method, StatusCode, Uri};
 
 use super::Node;
 use super::pages::Page;
 use super::permission::Caller;
 use super::query::Query;
+use super::routes::{self, Action};
 use crate::limits::{
     ADMIN_REFUSALS_AUDITED, ADMIN_USER_MAX, AUDIT_ADMIN_ANSWER, AUDIT_ADMIN_REQUEST,
 };
@@ -50,7 +51,12 @@ impl Ledger {
     pub fn entry(
         self: &Rc<Self>,
         caller: Caller,
-        (method, uri, headers): (&Method, &Uri, &HeaderMap),
+        Parts {
+            method,
+            uri,
+            headers,
+            ..
+        }: &Parts,
     ) -> Entry {
         // The process after this one keeps its own ledger.
         let is_change =
@@ -64,9 +70,7 @@ impl Ledger {
         Entry {
             ledger: self.clone(),
             is_change,
-            // These are asked what a change would do, or whether one may be made.
-            is_question: uri.path() == "/permission"
-                || Query::parse(uri.query().unwrap_or_default()).is_ok_and(|query| query.dry_run),
+            is_question: is_question(method, uri),
             caller,
             operator: operator.map(|name| name.chars().take(ADMIN_USER_MAX).collect()),
             request,
@@ -83,6 +87,16 @@ impl Ledger {
             self.full.set(full + each);
         }
         allowed
+    }
+}
+
+/// Whether a request would change nothing, although its method is one of a change.
+fn is_question(method: &Method, uri: &Uri) -> bool {
+    let action = routes::find(uri.path()).and_then(|(route, _)| route.action(method));
+    let query = Query::parse(uri.query().unwrap_or_default());
+    match action {
+        Some(Action::Change(change)) => change.is_question(query.is_ok_and(|query| query.dry_run)),
+        Some(Action::Show(_)) | None => false,
     }
 }
 

@@ -34,6 +34,7 @@ mod profiles;
 mod query;
 mod reach;
 mod reload;
+mod routes;
 mod server;
 mod servers;
 mod signals;

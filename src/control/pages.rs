@@ -9,7 +9,8 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::http::request::Parts;
+use hyper::{Request, Response, StatusCode, Version};
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -19,9 +20,9 @@ use super::crl_pages::described;
 use super::earlier::Earlier;
 use super::host::{names_no_site, names_this_machine};
 use super::ledger::Ledger;
-use super::page::{Asset, asset};
 use super::permission::{Caller, Denied, Permission, Users};
 use super::query::{Query, decoded};
+use super::routes::{self, Action, ROUTES, Show};
 use super::{Node, Reply};
 use crate::engine::ChangeError;
 use crate::limits::{
@@ -32,103 +33,6 @@ use crate::observe::{
 };
 
 pub(super) type Page = Response<Full<Bytes>>;
-
-const ENDPOINTS: [&str; 13] = [
-    "/",
-    "/healthz",
-    "/readyz",
-    "/metrics",
-    "/histograms",
-    "/tunnels",
-    "/devices",
-    "/servers",
-    "/certificates",
-    "/crls",
-    "/permission",
-    "/reload",
-    "/profiles",
-];
-
-/// What a request is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place<'p> {
-    /// The page for a browser, or a part of it.
-    Asset(&'static Asset),
-    Health,
-    Readiness,
-    Metrics,
-    Histograms,
-    Tunnels,
-    /// With its number, which need not be one.
-    Tunnel(&'p str),
-    Devices,
-    /// With its name, percent-encoded.
-    Device(&'p str),
-    Servers,
-    Reload,
-    Certificates,
-    /// With its kind and name, and what of it is wanted.
-    Certificate(&'p str),
-    /// With its service and address, each percent-encoded.
-    Server(&'p str),
-    Crls,
-    /// With its file or URL, percent-encoded.
-    Crl(&'p str),
-    Profiles,
-    /// With its name, percent-encoded, and what is done with it.
-    Profile(&'p str),
-    /// Who may change something, and whether the one who asks may.
-    Permission,
-}
-
-impl<'p> Place<'p> {
-    /// Whether a change of it may be asked for without being made.
-    fn can_be_tried(&self, method: &Method) -> bool {
-        method == Method::PUT && matches!(self, Self::Profile(_) | Self::Certificate(_))
-    }
-
-    fn of(path: &'p str) -> Option<Self> {
-        if let Some(asset) = asset(path) {
-            return Some(Self::Asset(asset));
-        }
-        Some(match path {
-            "/healthz" => Self::Health,
-            "/readyz" => Self::Readiness,
-            "/metrics" => Self::Metrics,
-            "/histograms" => Self::Histograms,
-            "/tunnels" => Self::Tunnels,
-            "/devices" => Self::Devices,
-            "/servers" => Self::Servers,
-            "/certificates" => Self::Certificates,
-            "/crls" => Self::Crls,
-            "/permission" => Self::Permission,
-            "/reload" => Self::Reload,
-            "/profiles" => Self::Profiles,
-            _ => match path.split_once('/')?.1.split_once('/')? {
-                ("tunnels", id) => Self::Tunnel(id),
-                ("devices", name) if !name.is_empty() => Self::Device(name),
-                ("servers", path) => Self::Server(path),
-                ("profiles", path) if !path.is_empty() => Self::Profile(path),
-                ("certificates", path) => Self::Certificate(path),
-                ("crls", source) if !source.is_empty() => Self::Crl(source),
-                _ => return None,
-            },
-        })
-    }
-
-    const fn methods(self) -> &'static str {
-        match self {
-            Self::Tunnels | Self::Tunnel(_) => "GET, HEAD, DELETE",
-            Self::Devices | Self::Permission => "GET, HEAD, POST",
-            Self::Device(_) | Self::Certificate(_) => "GET, HEAD, PUT, DELETE",
-            Self::Server(_) => "GET, HEAD, PUT",
-            Self::Crl(_) => "GET, HEAD, DELETE",
-            Self::Reload => "POST",
-            Self::Profile(_) => "GET, HEAD, PUT, POST, DELETE",
-            _ => "GET, HEAD",
-        }
-    }
-}
 
 /// How many tunnels are open, where `/tunnels` lists fewer.
 const TUNNELS_TOTAL: HeaderName = HeaderName::from_static("adit-tunnels-total");
@@ -171,14 +75,18 @@ impl Pages {
     }
 
     /// Answers a request; a body is read where one is expected. One that would change something is written down.
-    pub(super) async fn answer(&self, mut request: Request<Incoming>, caller: Caller) -> Page {
-        let parts = (request.method(), request.uri(), request.headers());
-        let entry = self.ledger.entry(caller, parts);
-        let page = match self.users.serve(caller) {
-            Ok(()) => self.decide(request, caller).await,
-            Err(denied) => {
-                skip(request.body_mut()).await;
-                denied_page(&denied)
+    pub(super) async fn answer(&self, request: Request<Incoming>, caller: Caller) -> Page {
+        let (parts, mut body) = request.into_parts();
+        let entry = self.ledger.entry(caller, &parts);
+        let decided = match self.users.serve(caller) {
+            Ok(()) => self.decide(&parts, &mut body, caller).await,
+            Err(denied) => Err(denied_page(&denied)),
+        };
+        let page = match decided {
+            Ok(page) => page,
+            Err(page) => {
+                skip(&mut body).await;
+                page
             }
         };
         let (head, body) = page.into_parts();
@@ -189,105 +97,85 @@ impl Pages {
         page
     }
 
-    async fn decide(&self, mut request: Request<Incoming>, caller: Caller) -> Page {
-        if !self.is_meant_for_us(&request) {
+    /// The page; as an error where it is refused, and the body may not have been read.
+    async fn decide(
+        &self,
+        parts: &Parts,
+        body: &mut Incoming,
+        caller: Caller,
+    ) -> Result<Page, Page> {
+        let bad = |error: String| failure(StatusCode::BAD_REQUEST, &error);
+        if !self.is_meant_for_us(parts) {
             let error = "this host is not served here; ask for localhost or a loopback address";
-            return failure(StatusCode::MISDIRECTED_REQUEST, error);
+            return Err(failure(StatusCode::MISDIRECTED_REQUEST, error));
         }
-        let path = request.uri().path();
-        let Some(place) = Place::of(path) else {
-            return json_page(
-                StatusCode::NOT_FOUND,
-                &json!({"error": "no such page", "pages": ENDPOINTS}),
-            );
-        };
-        let method = request.method();
-        if !place.methods().split(", ").any(|known| known == method) {
-            let error = format!("only {}", place.methods());
-            let mut page = failure(StatusCode::METHOD_NOT_ALLOWED, &error);
-            page.headers_mut()
-                .insert(header::ALLOW, HeaderValue::from_static(place.methods()));
-            return page;
-        }
-        let query = match Query::parse(request.uri().query().unwrap_or_default()) {
-            Ok(query) => query,
-            Err(error) => return failure(StatusCode::BAD_REQUEST, &error),
-        };
-        // It would be made, and be kept out of the audit log as a question.
-        let cannot_be_tried = query.dry_run && !place.can_be_tried(method);
-        if method != Method::GET && method != Method::HEAD {
-            let allowed = match caller {
-                Caller::Successor => Ok(()),
-                Caller::Tcp(_) | Caller::Unix { .. } => self.permission.check(request.headers()),
-            };
-            if allowed.is_err() {
-                skip(request.body_mut()).await;
+        let (route, names) = routes::find(parts.uri.path()).ok_or_else(no_such_page)?;
+        let action = route.action(&parts.method);
+        let action = action.ok_or_else(|| other_methods(&route.allow()))?;
+        let query = Query::parse(parts.uri.query().unwrap_or_default()).map_err(bad)?;
+        if let Action::Change(change) = action {
+            if caller != Caller::Successor {
+                let allowed = self.permission.check(&parts.headers);
+                allowed.map_err(|denied| denied_page(&denied))?;
             }
-            return match allowed {
-                Ok(()) if cannot_be_tried => {
-                    skip(request.body_mut()).await;
-                    failure(
-                        StatusCode::BAD_REQUEST,
-                        "dry_run goes with PUT of a profile or a certificate; leave it out",
-                    )
-                }
-                Ok(()) => {
-                    let (parts, body) = request.into_parts();
-                    match Place::of(parts.uri.path()) {
-                        Some(place) => self.change(place, query, &parts, body).await,
-                        None => failure(StatusCode::NOT_FOUND, "no such page"),
-                    }
-                }
-                Err(denied) => denied_page(&denied),
-            };
+            // It would be made, and be kept out of the audit log as a question.
+            if query.dry_run && !change.takes_dry_run() {
+                let error = "dry_run goes with PUT of a profile or a certificate; leave it out";
+                return Err(failure(StatusCode::BAD_REQUEST, error));
+            }
         }
-        self.show(place, query, caller).await
+        let [first, second] = names.map(decoded);
+        let names = [first.map_err(bad)?, second.map_err(bad)?];
+        match action {
+            Action::Show(show) => self.show(show, names, query, caller).await,
+            Action::Change(change) => self.change(change, names, query, parts, body).await,
+        }
     }
 
-    async fn show(&self, place: Place<'_>, query: Query, caller: Caller) -> Page {
-        match place {
-            Place::Asset(asset) => asset.page(),
-            Place::Permission => self.permission(),
-            Place::Health => self.health().await,
-            Place::Readiness => self.readiness(),
-            Place::Metrics => self.metrics(caller).await,
-            Place::Histograms => self.histograms(&query).await,
-            Place::Tunnels => self.tunnels(&query).await,
-            Place::Tunnel(id) => match tunnel_of(id) {
-                Ok(tunnels) => self.tunnels(&Query { tunnels, ..query }).await,
-                Err(error) => failure(StatusCode::BAD_REQUEST, &error),
-            },
-            Place::Servers => self.servers(&query),
-            Place::Reload => failure(StatusCode::METHOD_NOT_ALLOWED, "only POST"),
-            Place::Server(path) => self.server(path),
-            Place::Crls => self.crls(),
-            Place::Crl(source) => self.crls_of(source),
-            Place::Profiles => self.list_profiles().await,
-            Place::Profile(path) => self.show_profile(path, query).await,
-            Place::Certificates => self.certificates().await,
-            Place::Certificate(path) => self.certificate(path, &query).await,
-            Place::Devices => self.devices(query).await,
-            Place::Device(name) => match decoded(name) {
-                Ok(name) => self.device(&name),
-                Err(error) => failure(StatusCode::BAD_REQUEST, &error),
-            },
+    async fn show(
+        &self,
+        show: Show,
+        [name, second]: [String; 2],
+        query: Query,
+        caller: Caller,
+    ) -> Result<Page, Page> {
+        match show {
+            Show::Asset(asset) => Ok(asset.page()),
+            Show::Permission => Ok(self.permission()),
+            Show::Health => Ok(self.health().await),
+            Show::Readiness => Ok(self.readiness()),
+            Show::Metrics => Ok(self.metrics(caller).await),
+            Show::Histograms => Ok(self.histograms(&query).await),
+            Show::Tunnels => Ok(self.tunnels(query.tunnels, query.limit).await),
+            Show::Tunnel => Ok(self.tunnels(tunnel_of(&name)?, query.limit).await),
+            Show::Servers => Ok(self.servers(&query)),
+            Show::Server => self.server(&name, &second),
+            Show::Crls => Ok(self.crls()),
+            Show::CrlsOfSource => self.crls_of(&name),
+            Show::Profiles => self.list_profiles().await,
+            Show::Profile => self.show_profile(name, query.version).await,
+            Show::Certificates => self.certificates().await,
+            Show::Certificate => self.certificate([name, second]).await,
+            Show::CertificateExport => self.export_certificate([name, second], &query).await,
+            Show::Devices => Ok(self.devices(query).await),
+            Show::Device => Ok(self.device(&name)),
         }
     }
 
     /// See [`host`](super::host). HTTP/1.0 may come without a host; no browser sends that.
-    fn is_meant_for_us<B>(&self, request: &Request<B>) -> bool {
+    fn is_meant_for_us(&self, request: &Parts) -> bool {
         let is_ours = |host: &str| match self.host {
             Some(listener) => names_this_machine(host, listener),
             None => names_no_site(host),
         };
         let target = request
-            .uri()
+            .uri
             .authority()
             .is_none_or(|named| is_ours(named.as_str()));
-        let mut hosts = request.headers().get_all(header::HOST).iter();
+        let mut hosts = request.headers.get_all(header::HOST).iter();
         let field = match (hosts.next(), hosts.next()) {
             (Some(host), None) => host.to_str().is_ok_and(is_ours),
-            (None, _) => request.version() == Version::HTTP_10,
+            (None, _) => request.version == Version::HTTP_10,
             (Some(_), Some(_)) => false,
         };
         target && field
@@ -374,13 +262,12 @@ impl Pages {
     }
 
     /// The open tunnels, the oldest first.
-    async fn tunnels(&self, query: &Query) -> Page {
-        let limit = query.limit.unwrap_or(TUNNELS_LISTED);
+    async fn tunnels(&self, filter: TunnelFilter, limit: Option<usize>) -> Page {
+        let limit = limit.unwrap_or(TUNNELS_LISTED);
         let own = gather(self.node.cores(), LIST_ANSWER, |core, reply| {
-            let filter = query.tunnels.clone();
-            self.node.tunnels(core, filter, limit, reply);
+            self.node.tunnels(core, filter.clone(), limit, reply);
         });
-        let (answers, earlier) = tokio::join!(own, self.earlier_tunnels(&query.tunnels, limit));
+        let (answers, earlier) = tokio::join!(own, self.earlier_tunnels(&filter, limit));
         let silent = self.silent(&answers);
         let answers = answers.0.into_iter().flatten();
         let (totals, tunnels): (Vec<usize>, Vec<Vec<TunnelInfo>>) = answers.unzip();
@@ -498,7 +385,7 @@ pub(super) async fn gather<T: Send + 'static>(
     answers
 }
 
-/// Each CRL with its state.
+/// Names the cores whose part is missing in an answer.
 pub(super) fn name_silent(headers: &mut HeaderMap, silent: &[usize]) {
     if silent.is_empty() {
         return;
@@ -515,10 +402,11 @@ pub(super) fn name_silent(headers: &mut HeaderMap, silent: &[usize]) {
 }
 
 /// The one tunnel of this number.
-pub(super) fn tunnel_of(id: &str) -> Result<TunnelFilter, String> {
-    let id = id
-        .parse()
-        .map_err(|_| "a tunnel's number is its id in /tunnels".to_owned())?;
+pub(super) fn tunnel_of(id: &str) -> Result<TunnelFilter, Page> {
+    let id = id.parse().map_err(|_| {
+        let error = "a tunnel's number is its id in /tunnels";
+        failure(StatusCode::BAD_REQUEST, error)
+    })?;
     Ok(TunnelFilter {
         id: Some(id),
         ..TunnelFilter::default()
@@ -528,6 +416,20 @@ pub(super) fn tunnel_of(id: &str) -> Result<TunnelFilter, String> {
 /// Reads a small body away: to close on one that is not read is a reset, which can overtake the answer.
 pub(super) async fn skip(body: &mut Incoming) {
     let _ = Limited::new(body, ADMIN_BODY_MAX).collect().await;
+}
+
+fn no_such_page() -> Page {
+    let paths = ROUTES.iter().map(|route| route.path);
+    let paths: Vec<&str> = ["/"].into_iter().chain(paths).collect();
+    let body = json!({"error": "no such page", "pages": paths});
+    json_page(StatusCode::NOT_FOUND, &body)
+}
+
+fn other_methods(allow: &str) -> Page {
+    let mut page = failure(StatusCode::METHOD_NOT_ALLOWED, &format!("only {allow}"));
+    let allow = HeaderValue::from_str(allow).expect("names of methods");
+    page.headers_mut().insert(header::ALLOW, allow);
+    page
 }
 
 fn denied_page(denied: &Denied) -> Page {

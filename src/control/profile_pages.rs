@@ -1,30 +1,21 @@
 //! The pages of profiles: requests in, answers out. What is done stands in `profiles`.
 
+use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::changes::{JSON, body_of};
 use super::pages::{Page, Pages, failure, json_page};
 use super::profiles::{Done, Failure, Profiles, With};
-use super::query::{Query, decoded};
+use super::query::Query;
 use crate::limits::{ADMIN_BODY_MAX, ADMIN_USER_MAX, PROFILE_TEXT_MAX};
 use crate::profiles::StoreError;
 
 /// The field with which whoever holds the token says whose change it is.
 const USER: HeaderName = HeaderName::from_static("adit-user");
-
-/// What a request about one profile asks for.
-enum Action {
-    /// The profile itself.
-    Itself,
-    Assign,
-    Unassign,
-    Rollback,
-}
 
 /// The body of a rollback.
 #[derive(Debug, Default, Deserialize)]
@@ -36,74 +27,68 @@ struct Back {
 }
 
 impl Pages {
-    /// `/profiles`
-    pub(super) async fn list_profiles(&self) -> Page {
-        let listed = self.ask(|profiles| Ok(profiles.overview()?)).await;
-        listed.map_or_else(|page| page, |overview| json_page(StatusCode::OK, &overview))
+    /// The stored profiles.
+    pub(super) async fn list_profiles(&self) -> Result<Page, Page> {
+        let overview = self.ask(|profiles| Ok(profiles.overview()?)).await?;
+        Ok(json_page(StatusCode::OK, &overview))
     }
 
-    /// `/profiles/NAME`
-    pub(super) async fn show_profile(&self, path: &str, query: Query) -> Page {
-        let name = match place(path) {
-            Ok((name, Action::Itself)) => name,
-            Ok(_) => return failure(StatusCode::METHOD_NOT_ALLOWED, "only POST"),
-            Err(wrong) => return wrong.page(),
-        };
-        let read = self.ask(move |profiles| Ok(profiles.read(&name, query.version)?));
-        match read.await {
-            Ok(profile) => tagged(json_page(StatusCode::OK, &profile), profile.version),
-            Err(page) => page,
-        }
-    }
-
-    /// A change of a profile, or of what the node is assigned.
-    pub(super) async fn change_profile(
+    /// One version of a profile, else the newest.
+    pub(super) async fn show_profile(
         &self,
-        path: &str,
-        query: Query,
+        name: String,
+        version: Option<u64>,
+    ) -> Result<Page, Page> {
+        let read = self.ask(move |profiles| Ok(profiles.read(&name, version)?));
+        let profile = read.await?;
+        let page = json_page(StatusCode::OK, &profile);
+        Ok(tagged(page, profile.version))
+    }
+
+    /// A new version of a profile.
+    pub(super) async fn put_profile(
+        &self,
+        name: String,
+        query: &Query,
         parts: &Parts,
         body: &mut Incoming,
     ) -> Result<Page, Page> {
-        let (name, action) = place(path).map_err(Wrong::page)?;
-        let method = &parts.method;
-        let with = With {
-            who: author(&parts.headers).map_err(Wrong::page)?,
-            note: query.note.clone().unwrap_or_default(),
-            expect: expected(&parts.headers, &query).map_err(Wrong::page)?,
-        };
-        match action {
-            Action::Itself if method == Method::PUT => {
-                let text = text(parts, body).await?;
-                match query.dry_run {
-                    true => self.check_profile(name, text).await,
-                    false => {
-                        self.done(name, move |on, name| on.put(name, &text, &with))
-                            .await
-                    }
-                }
-            }
-            Action::Itself if method == Method::DELETE => {
-                let gone = json!({"name": name, "deleted": true});
-                self.ask(move |profiles| profiles.delete(&name, with.expect))
-                    .await?;
-                Ok(json_page(StatusCode::OK, &gone))
-            }
-            Action::Assign if method == Method::POST => self.done(name, Profiles::assign).await,
-            Action::Unassign if method == Method::POST => self.done(name, Profiles::unassign).await,
-            Action::Rollback if method == Method::POST => {
-                let back = back(parts, body).await?;
-                let with = With {
-                    note: back.note,
-                    ..with
-                };
-                self.done(name, move |on, name| on.roll_back(name, back.version, with))
-                    .await
-            }
-            _ => {
-                let error = "PUT and DELETE are for a profile, POST for what is done with it";
-                Err(failure(StatusCode::METHOD_NOT_ALLOWED, error))
-            }
+        let with = With::of(query, parts)?;
+        let text = text(parts, body).await?;
+        if query.dry_run {
+            return self.check_profile(name, text).await;
         }
+        self.done(name, move |on, name| on.put(name, &text, &with))
+            .await
+    }
+
+    /// Deletes a profile with all its versions.
+    pub(super) async fn delete_profile(
+        &self,
+        name: String,
+        query: &Query,
+        parts: &Parts,
+    ) -> Result<Page, Page> {
+        let expect = With::of(query, parts)?.expect;
+        let gone = json!({"name": name, "deleted": true});
+        self.ask(move |profiles| profiles.delete(&name, expect))
+            .await?;
+        Ok(json_page(StatusCode::OK, &gone))
+    }
+
+    /// Makes an old text the newest version.
+    pub(super) async fn roll_back_profile(
+        &self,
+        name: String,
+        query: &Query,
+        parts: &Parts,
+        body: &mut Incoming,
+    ) -> Result<Page, Page> {
+        let with = With::of(query, parts)?;
+        let Back { version, note } = back(parts, body).await?;
+        let with = With { note, ..with };
+        self.done(name, move |on, name| on.roll_back(name, version, with))
+            .await
     }
 
     async fn check_profile(&self, name: String, text: String) -> Result<Page, Page> {
@@ -115,7 +100,8 @@ impl Pages {
         Ok(json_page(StatusCode::OK, &body))
     }
 
-    async fn done(
+    /// Makes a change of a profile, and says what it has come to.
+    pub(super) async fn done(
         &self,
         name: String,
         change: impl FnOnce(&Profiles, &str) -> Result<Done, Failure> + Send + 'static,
@@ -143,33 +129,19 @@ impl Pages {
     }
 }
 
-/// What is wrong with a request.
-struct Wrong(StatusCode, String);
-
-impl Wrong {
-    fn page(self) -> Page {
-        failure(self.0, &self.1)
+impl With {
+    /// What a request says.
+    fn of(query: &Query, parts: &Parts) -> Result<Self, Page> {
+        Ok(Self {
+            who: author(&parts.headers)?,
+            note: query.note.clone().unwrap_or_default(),
+            expect: expected(&parts.headers, query)?,
+        })
     }
 }
 
-/// The profile, and what is asked of it.
-fn place(path: &str) -> Result<(String, Action), Wrong> {
-    let (name, action) = match path.split_once('/') {
-        None => (path, Action::Itself),
-        Some((name, "assign")) => (name, Action::Assign),
-        Some((name, "unassign")) => (name, Action::Unassign),
-        Some((name, "rollback")) => (name, Action::Rollback),
-        Some(_) => {
-            let error = "a profile has assign, unassign and rollback below it";
-            return Err(Wrong(StatusCode::NOT_FOUND, error.to_owned()));
-        }
-    };
-    let name = decoded(name).map_err(|error| Wrong(StatusCode::BAD_REQUEST, error))?;
-    Ok((name, action))
-}
-
 /// Who makes a change: whoever holds the token, and says who that is.
-fn author(headers: &HeaderMap) -> Result<String, Wrong> {
+fn author(headers: &HeaderMap) -> Result<String, Page> {
     let Some(user) = headers.get(USER) else {
         return Ok("admin listener".to_owned());
     };
@@ -178,14 +150,14 @@ fn author(headers: &HeaderMap) -> Result<String, Wrong> {
         Some(user) => Ok(format!("{user} (admin listener)")),
         None => {
             let error = format!("adit-user is a name of 1 to {ADMIN_USER_MAX} characters of ASCII");
-            Err(Wrong(StatusCode::BAD_REQUEST, error))
+            Err(failure(StatusCode::BAD_REQUEST, &error))
         }
     }
 }
 
 /// The version that the client has seen: `?expect=4`, or `If-Match: "4"` (RFC 9110, section 13.1.1); 0 for none, or
 /// `If-None-Match: *` (section 13.1.2).
-fn expected(headers: &HeaderMap, query: &Query) -> Result<Option<u64>, Wrong> {
+fn expected(headers: &HeaderMap, query: &Query) -> Result<Option<u64>, Page> {
     let field = |name| {
         let value: Option<&HeaderValue> = headers.get(name);
         value.map(|value| value.to_str().unwrap_or_default().trim())
@@ -201,7 +173,7 @@ fn expected(headers: &HeaderMap, query: &Query) -> Result<Option<u64>, Wrong> {
         _ => {
             let error = "write If-Match: \"4\" for version 4, If-None-Match: * for a profile that is not there, \
                          or ?expect=4";
-            Err(Wrong(StatusCode::BAD_REQUEST, error.to_owned()))
+            Err(failure(StatusCode::BAD_REQUEST, error))
         }
     }
 }

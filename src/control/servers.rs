@@ -8,7 +8,7 @@ use tokio::task::spawn_blocking;
 
 use super::changes::json_body;
 use super::pages::{Page, Pages, failure, json_page};
-use super::query::{Query, decoded};
+use super::query::Query;
 use crate::limits::ADMIN_BODY_MAX;
 use crate::observe::ServerInfo;
 
@@ -37,29 +37,21 @@ impl Pages {
     }
 
     /// One server.
-    pub(super) fn server(&self, path: &str) -> Page {
-        match named(path) {
-            Ok((service, server)) => {
-                let mut servers = self.node.servers().into_iter();
-                let is_meant = |info: &ServerInfo| info.service == service && info.server == server;
-                match servers.find(is_meant) {
-                    Some(info) => json_page(StatusCode::OK, &info),
-                    None => unknown(),
-                }
-            }
-            Err(error) => failure(StatusCode::BAD_REQUEST, &error),
-        }
+    pub(super) fn server(&self, service: &str, server: &str) -> Result<Page, Page> {
+        let mut servers = self.node.servers().into_iter();
+        let is_meant = |info: &ServerInfo| info.service == service && info.server == server;
+        let info = servers.find(is_meant).ok_or_else(unknown)?;
+        Ok(json_page(StatusCode::OK, &info))
     }
 
     /// Drains a server, or brings it back.
     pub(super) async fn set_server(
         &self,
-        path: &str,
+        service: String,
+        server: String,
         parts: &Parts,
         body: &mut Incoming,
     ) -> Result<Page, Page> {
-        let bad = |error: String| failure(StatusCode::BAD_REQUEST, &error);
-        let (service, server) = named(path).map_err(bad)?;
         let shape = "{\"state\": \"drained\"} or {\"state\": \"up\"}";
         let Wanted { state } = json_body(parts, body, ADMIN_BODY_MAX, shape).await?;
         let drained = matches!(state, WantedState::Drained);
@@ -77,14 +69,6 @@ impl Pages {
         );
         Ok(json_page(StatusCode::OK, &info))
     }
-}
-
-/// `SERVICE/SERVER`, each percent-encoded.
-fn named(path: &str) -> Result<(String, String), String> {
-    let (service, server) = path
-        .split_once('/')
-        .ok_or("a server is named as /servers/SERVICE/HOST:PORT")?;
-    Ok((decoded(service)?, decoded(server)?))
 }
 
 fn unknown() -> Page {

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -32,79 +32,76 @@ struct Upload {
 
 impl Pages {
     /// All certificates of the store.
-    pub(super) async fn certificates(&self) -> Page {
-        match self.keep(|keeper| Ok(keeper.list()?)).await {
-            Ok(certificates) => json_page(StatusCode::OK, &json!({"certificates": certificates})),
-            Err(page) => page,
-        }
+    pub(super) async fn certificates(&self) -> Result<Page, Page> {
+        let certificates = self.keep(|keeper| Ok(keeper.list()?)).await?;
+        let body = json!({"certificates": certificates});
+        Ok(json_page(StatusCode::OK, &body))
     }
 
-    /// One certificate, or its public part for others.
-    pub(super) async fn certificate(&self, path: &str, query: &Query) -> Page {
-        let (wanted, export) = match asked(path) {
-            Ok(asked) => asked,
-            Err(refused) => return refused.into(),
-        };
-        if !export {
-            let shown = self.keep(move |keeper| Ok(keeper.get(&wanted)?)).await;
-            return shown.map_or_else(|page| page, |entry| json_page(StatusCode::OK, &entry));
-        }
+    /// One certificate.
+    pub(super) async fn certificate(&self, named: [String; 2]) -> Result<Page, Page> {
+        let wanted = reference(&named)?;
+        let entry = self.keep(move |keeper| Ok(keeper.get(&wanted)?)).await?;
+        Ok(json_page(StatusCode::OK, &entry))
+    }
+
+    /// The public part of a certificate, for others.
+    pub(super) async fn export_certificate(
+        &self,
+        named: [String; 2],
+        query: &Query,
+    ) -> Result<Page, Page> {
+        let wanted = reference(&named)?;
         let (format, root) = (query.export.unwrap_or_default(), query.root);
         let file = format!("{}.{}", wanted.name, format.word());
         let content = self.keep(move |keeper| Ok(keeper.export(&wanted, format, root)?));
-        match content.await {
-            Ok(content) => {
-                let mut page = page(StatusCode::OK, format.media_type(), content);
-                let saved = HeaderValue::try_from(format!("attachment; filename=\"{file}\""));
-                let saved = saved.expect("a certificate's name has no control characters");
-                page.headers_mut()
-                    .insert(header::CONTENT_DISPOSITION, saved);
-                page
-            }
-            Err(page) => page,
-        }
+        let mut page = page(StatusCode::OK, format.media_type(), content.await?);
+        let saved = HeaderValue::try_from(format!("attachment; filename=\"{file}\""));
+        let saved = saved.expect("a certificate's name has no control characters");
+        page.headers_mut()
+            .insert(header::CONTENT_DISPOSITION, saved);
+        Ok(page)
     }
 
-    /// Imports a certificate, or deletes it.
-    pub(super) async fn change_certificate(
+    /// Deletes a certificate.
+    pub(super) async fn delete_certificate(&self, named: [String; 2]) -> Result<Page, Page> {
+        let wanted = reference(&named)?;
+        let deleted = wanted.clone();
+        self.keep_in_turn(move |keeper, turn| Ok(keeper.delete(turn, &deleted)?))
+            .await?;
+        let Reference { role, name } = &wanted;
+        let kind = role.word();
+        tracing::info!(kind, %name, "certificate deleted through the admin listener");
+        let gone = json!({"name": name, "kind": role});
+        Ok(json_page(StatusCode::OK, &gone))
+    }
+
+    /// Imports a certificate, or looks what an import would come to.
+    pub(super) async fn import_certificate(
         &self,
-        path: &str,
+        named: [String; 2],
         query: &Query,
         parts: &Parts,
         body: &mut Incoming,
     ) -> Result<Page, Page> {
-        let (wanted, export) = asked(path).map_err(Page::from)?;
-        if export {
-            return Err(failure(StatusCode::METHOD_NOT_ALLOWED, "only GET"));
-        }
-        if parts.method == Method::DELETE {
-            let deleted = wanted.clone();
-            self.keep_in_turn(move |keeper, turn| Ok(keeper.delete(turn, &deleted)?))
-                .await?;
-            let Reference { role, name } = &wanted;
-            let kind = role.word();
-            tracing::info!(kind, %name, "certificate deleted through the admin listener");
-            let gone = json!({"name": name, "kind": role});
-            return Ok(json_page(StatusCode::OK, &gone));
-        }
+        let wanted = reference(&named)?;
         let shape = "{\"file\": BASE64, \"key\": BASE64 or absent, \"password\": text or absent}";
         let upload: Upload = json_body(parts, body, ADMIN_CERTIFICATE_MAX, shape).await?;
-        let (dry_run, replace) = (query.dry_run, query.replace);
-        if !dry_run {
-            let import = move |keeper: &Keeper, turn: &mut Turn<'_>| {
+        let replace = query.replace;
+        if query.dry_run {
+            let look = move |keeper: &Keeper| {
                 let candidate = upload.candidate(&wanted, keeper.host())?;
-                Ok(keeper.import(turn, &wanted, &candidate, replace)?)
+                Ok(keeper.look(&wanted, &candidate)?)
             };
-            let entry = self.keep_in_turn(import).await?;
-            let (kind, name) = (entry.role.word(), &entry.name);
-            tracing::info!(kind, %name, "certificate imported through the admin listener");
-            return Ok(json_page(StatusCode::OK, &entry));
+            return Ok(json_page(StatusCode::OK, &self.keep(look).await?));
         }
-        let look = move |keeper: &Keeper| {
+        let import = move |keeper: &Keeper, turn: &mut Turn<'_>| {
             let candidate = upload.candidate(&wanted, keeper.host())?;
-            Ok(keeper.look(&wanted, &candidate)?)
+            Ok(keeper.import(turn, &wanted, &candidate, replace)?)
         };
-        let entry = self.keep(look).await?;
+        let entry = self.keep_in_turn(import).await?;
+        let (kind, name) = (entry.role.word(), &entry.name);
+        tracing::info!(kind, %name, "certificate imported through the admin listener");
         Ok(json_page(StatusCode::OK, &entry))
     }
 
@@ -170,8 +167,6 @@ impl Upload {
 enum Refused {
     /// The request.
     Request(String),
-    /// The path.
-    NotFound(&'static str),
     /// What is wrong with the certificate.
     Findings(Vec<Finding>),
     /// The store.
@@ -188,7 +183,6 @@ impl From<Refused> for Page {
     fn from(refused: Refused) -> Self {
         let trouble = match refused {
             Refused::Request(error) => return failure(StatusCode::BAD_REQUEST, &error),
-            Refused::NotFound(error) => return failure(StatusCode::NOT_FOUND, error),
             Refused::Findings(findings) => {
                 return unusable("the certificate has errors", &findings);
             }
@@ -217,22 +211,14 @@ fn unusable(error: &str, findings: &[Finding]) -> Page {
     json_page(StatusCode::UNPROCESSABLE_ENTITY, &body)
 }
 
-/// Reads `KIND/NAME` or `KIND/NAME/export`. Neither part has anything that would be percent-encoded.
-fn asked(path: &str) -> Result<(Reference, bool), Refused> {
-    let (kind, rest) = path.split_once('/').unwrap_or((path, ""));
-    let (name, export) = match rest.split_once('/') {
-        None => (rest, false),
-        Some((name, "export")) => (name, true),
-        Some(_) => {
-            return Err(Refused::NotFound(
-                "what can be asked of a certificate is /export",
-            ));
-        }
-    };
+/// The certificate of a kind and a name.
+fn reference([kind, name]: &[String; 2]) -> Result<Reference, Page> {
     let role = Role::ALL.into_iter().find(|role| role.word() == kind);
-    let role = role.ok_or(Refused::NotFound(
-        "a certificate is named as /certificates/KIND/NAME, with the kind server, group or client",
-    ))?;
-    let name = name.parse::<Name>().map_err(Refused::Request)?;
-    Ok((Reference { role, name }, export))
+    let role = role.ok_or_else(|| {
+        let error = "a certificate is named as /certificates/KIND/NAME, with the kind server, group or client";
+        failure(StatusCode::NOT_FOUND, error)
+    })?;
+    let name = name.parse::<Name>();
+    let name = name.map_err(|error| failure(StatusCode::BAD_REQUEST, &error))?;
+    Ok(Reference { role, name })
 }

@@ -92,6 +92,10 @@ impl Asset {
         }
     }
 
+    pub fn path(&self) -> &'static str {
+        self.path
+    }
+
     pub fn page(&self) -> Page {
         let mut page = page(StatusCode::OK, self.media_type, self.text);
         for (name, value) in HEADERS {
