@@ -63,9 +63,15 @@ fn a_socket_of_systemd_with_any_mode_serves_root_and_the_node_alone() {
     std::fs::set_permissions(pki.folder.path(), everybody).unwrap();
     let path = pki.path("admin.sock");
     let change = ["-X", "DELETE", "http://localhost/devices/a"];
-    for (keys, statuses) in [
-        ("", ["403", "403"]),
-        ("socket_users = [64123]", ["200", "404"]),
+    let refused = || {
+        audit(&pki)
+            .iter()
+            .filter(|line| line["uid"] == OTHER)
+            .count()
+    };
+    for (keys, statuses, written) in [
+        ("", ["403", "403"], 2),
+        ("socket_users = [64123]", ["200", "404"], 3),
     ] {
         let _ = std::fs::remove_file(&path);
         let socket = UnixListener::bind(&path).unwrap();
@@ -89,16 +95,9 @@ fn a_socket_of_systemd_with_any_mode_serves_root_and_the_node_alone() {
         let mut answer = String::new();
         own.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
+        // Before the node is killed: both refusals, and the change that found nothing.
+        until("they are written down", || refused() == written);
     }
-    let refused = || {
-        audit(&pki)
-            .iter()
-            .filter(|line| line["uid"] == OTHER)
-            .count()
-    };
-    until("both refusals, and the change that found nothing", || {
-        refused() == 3
-    });
     let all = audit(&pki);
     let first = all.iter().find(|line| line["uid"] == OTHER).unwrap();
     assert_eq!(first["event"], "admin-refused");
