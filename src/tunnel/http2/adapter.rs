@@ -1,4 +1,4 @@
-//! The session's stream as `h2` sees it: what the client sends passes the guard first.
+//! The session's stream as `h2` sees it (what the client sends passes the guard first), and what `h2` says of it.
 
 use std::cell::Cell;
 use std::io;
@@ -6,11 +6,13 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::guard::FrameGuard;
 use super::queue::SessionQueue;
 use crate::observe::Abuse;
+use crate::reason::CloseReason;
 use crate::ring;
 use crate::tls::{ByteStream, Duplex};
 
@@ -20,26 +22,28 @@ pub(super) struct Guarded<S> {
     guard: FrameGuard,
     /// What the client is sent.
     queue: Rc<SessionQueue>,
-    /// What the client has done, once it has.
-    abuse: Rc<Cell<Option<Abuse>>>,
-    /// It has acknowledged SETTINGS.
-    acknowledged: Rc<Cell<bool>>,
+    seen: Rc<Seen>,
+}
+
+/// What the guard has seen, for the session's task.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// What the client has done that it must not, once it has.
+    pub abuse: Cell<Option<Abuse>>,
+    /// What it is that the client does too much of, should the protocol's own code say so.
+    pub suspected: Cell<Option<Abuse>>,
+    /// The client has acknowledged SETTINGS since the session's task looked last.
+    pub acknowledged: Cell<bool>,
 }
 
 impl<S: ByteStream> Guarded<S> {
-    /// Watches `stream`; what is found is put into `abuse`, and from then on nothing is read.
-    pub fn new(
-        stream: Duplex<S>,
-        queue: Rc<SessionQueue>,
-        abuse: Rc<Cell<Option<Abuse>>>,
-        acknowledged: Rc<Cell<bool>>,
-    ) -> Self {
+    /// Watches `stream`. Once abuse has been seen nothing more is read.
+    pub fn new(stream: Duplex<S>, queue: Rc<SessionQueue>, seen: Rc<Seen>) -> Self {
         Self {
             stream,
             guard: FrameGuard::new(ring::now()),
             queue,
-            abuse,
-            acknowledged,
+            seen,
         }
     }
 }
@@ -50,7 +54,7 @@ impl<S: ByteStream> AsyncRead for Guarded<S> {
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.abuse.get().is_some() {
+        if self.seen.abuse.get().is_some() {
             return Poll::Pending;
         }
         let before = into.filled().len();
@@ -61,14 +65,15 @@ impl<S: ByteStream> AsyncRead for Guarded<S> {
         let refused = self.guard.refused(refused, now);
         let watched = refused.and_then(|()| self.guard.push(&into.filled()[before..], now));
         if let Err(abuse) = watched {
-            self.abuse.set(Some(abuse));
+            self.seen.abuse.set(Some(abuse));
             into.set_filled(before);
             // The session's task looks for it when it is polled again.
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
+        self.seen.suspected.set(Some(self.guard.suspected()));
         if self.guard.take_acknowledged() {
-            self.acknowledged.set(true);
+            self.seen.acknowledged.set(true);
         }
         Poll::Ready(Ok(()))
     }
@@ -101,5 +106,15 @@ impl<S: ByteStream> AsyncWrite for Guarded<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// Who is to blame for what the protocol's own code reports.
+pub(super) fn blame(error: &h2::Error) -> CloseReason {
+    match error.reason() {
+        // What the client sends, and what the connection comes to.
+        _ if !error.is_library() => CloseReason::ClientReset,
+        Some(Reason::ENHANCE_YOUR_CALM) => CloseReason::ClientFlood,
+        _ => CloseReason::Http2Protocol,
     }
 }

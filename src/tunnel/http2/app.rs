@@ -8,9 +8,10 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use h2::{Reason, RecvStream, SendStream};
+use h2::{RecvStream, SendStream};
 use rustls::AlertDescription;
 
+use super::adapter::blame;
 use super::queue::{Chunk, StreamQueue};
 use super::session::Session;
 use crate::limits::{HTTP2_DOWN_BATCH, HTTP2_SESSION_QUEUE, HTTP2_UP_BATCH, TLS_PLAINTEXT_MAX};
@@ -113,14 +114,7 @@ impl StreamEnd {
     }
 
     fn broken(&self, error: &h2::Error) -> Broken {
-        let from_client = error.is_remote() || error.is_io();
-        self.gone(if from_client || !error.is_library() {
-            CloseReason::ClientReset
-        } else if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
-            CloseReason::ClientFlood
-        } else {
-            CloseReason::Http2Protocol
-        })
+        self.gone(blame(error))
     }
 
     /// The stream has ended, for the session's reason where the session has ended.

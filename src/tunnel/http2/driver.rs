@@ -11,7 +11,7 @@ use h2::{Ping, PingPong, Reason, RecvStream};
 use http::Request;
 use rustls::AlertDescription;
 
-use super::adapter::Guarded;
+use super::adapter::{Guarded, blame};
 use super::queue::Chunk;
 use super::session::{Session, settings_timeout, stall_after};
 use crate::limits::{
@@ -46,8 +46,8 @@ pub(super) async fn shake<S: ByteStream>(
     session: &Session,
     stream: &Duplex<S>,
 ) -> Result<Frames<S>, Ended> {
-    let (queue, abuse) = (session.queue.clone(), session.abuse.clone());
-    let guarded = Guarded::new(stream.clone(), queue, abuse, session.acknowledged.clone());
+    let (queue, seen) = (session.queue.clone(), session.seen.clone());
+    let guarded = Guarded::new(stream.clone(), queue, seen);
     let window = session.windows.borrow().window();
     let mut shaking = pin!(builder(window).handshake(guarded));
     let shaken = poll_fn(|context| {
@@ -94,11 +94,7 @@ fn broken<S: ByteStream>(stream: &Duplex<S>, error: Option<&h2::Error>) -> Ended
         Some(StreamError::Io(_)) => CloseReason::ClientReset,
         None => match error {
             None => CloseReason::Closed,
-            Some(error) if !error.is_library() => CloseReason::ClientReset,
-            Some(error) if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) => {
-                CloseReason::ClientFlood
-            }
-            Some(_) => CloseReason::Http2Protocol,
+            Some(error) => blame(error),
         },
     };
     Ended { reason, alert }
@@ -180,7 +176,8 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
                 Poll::Ready(Some(Ok((request, respond)))) => (self.begin)(request, respond),
                 Poll::Ready(Some(Err(error))) => break Poll::Ready(self.failed(&error)),
                 Poll::Ready(None) => break Poll::Ready(broken(&self.stream, None)),
-                Poll::Pending if self.leave_for_abuse() || self.session.acknowledged.get() => {}
+                Poll::Pending if self.leave_for_abuse() || self.session.seen.acknowledged.get() => {
+                }
                 Poll::Pending => break Poll::Pending,
             }
         };
@@ -249,7 +246,7 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
         }
         let stall = last + stall_after(&session);
         if now >= stall && session.held.get() > 0 {
-            session.abuse.set(Some(Abuse::ZeroWindow));
+            session.seen.abuse.set(Some(Abuse::ZeroWindow));
             self.leave(CloseReason::ClientStalled, Reason::ENHANCE_YOUR_CALM);
             return now + LINGER;
         }
@@ -296,7 +293,7 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
 
     /// Ends the session for what the guard has found. Whether there is something to be done about it.
     fn leave_for_abuse(&mut self) -> bool {
-        if self.leaving || self.session.abuse.get().is_none() {
+        if self.leaving || self.session.seen.abuse.get().is_none() {
             return false;
         }
         self.leave(CloseReason::ClientFlood, Reason::ENHANCE_YOUR_CALM);
@@ -315,16 +312,9 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
     /// The protocol's own code has found a fault. What it calls too much is one of the guard's kinds.
     fn failed(&self, error: &h2::Error) -> Ended {
         let ended = broken(&self.stream, Some(error));
-        if ended.reason == CloseReason::ClientFlood && self.session.abuse.get().is_none() {
-            let text = error.to_string();
-            let kind = if text.contains("too_many_data") {
-                Abuse::EmptyData
-            } else if text.contains("continuation") {
-                Abuse::Continuations
-            } else {
-                Abuse::Resets
-            };
-            self.session.abuse.set(Some(kind));
+        let seen = &self.session.seen;
+        if ended.reason == CloseReason::ClientFlood && seen.abuse.get().is_none() {
+            seen.abuse.set(seen.suspected.get());
         }
         ended
     }
@@ -341,7 +331,7 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
                 let _ = pings.send_ping(Ping::opaque());
             }
         }
-        if self.session.acknowledged.take() {
+        if self.session.seen.acknowledged.take() {
             windows.acknowledged();
         }
         let session = &self.session;

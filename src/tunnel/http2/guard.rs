@@ -56,6 +56,8 @@ pub struct FrameGuard {
     refusals: Bucket,
     credit: u32,
     acknowledged: bool,
+    /// Type of the frame that began last.
+    latest: u8,
 }
 
 #[derive(Debug, Default)]
@@ -84,6 +86,7 @@ impl FrameGuard {
             refusals: Bucket::new(HTTP2_REFUSALS, now),
             credit: 0,
             acknowledged: false,
+            latest: SETTINGS,
         }
     }
 
@@ -122,6 +125,7 @@ impl FrameGuard {
 
     /// A frame begins.
     fn frame(&mut self, kind: u8, flags: u8, now: Instant) -> Result<(), Abuse> {
+        self.latest = kind;
         match kind {
             DATA if self.left == 0 && flags & END_STREAM == 0 => {
                 self.empty_data.take(now, Abuse::EmptyData)
@@ -195,6 +199,16 @@ impl FrameGuard {
     /// Whether the client has acknowledged SETTINGS since this was asked last.
     pub fn take_acknowledged(&mut self) -> bool {
         std::mem::take(&mut self.acknowledged)
+    }
+
+    /// The abuse that the frame which came last is a part of, where the protocol's own code finds that it is one too many.
+    #[must_use]
+    pub fn suspected(&self) -> Abuse {
+        match self.latest {
+            DATA => Abuse::EmptyData,
+            CONTINUATION => Abuse::Continuations,
+            _ => Abuse::Resets,
+        }
     }
 
     /// DATA frames went to the client. Clients measure their round trip with a PING for what they receive, one at a time: on
@@ -405,6 +419,22 @@ mod tests {
         ] {
             let bytes = frame(kind, flags, payload);
             assert_eq!(passes(&mut guard, &bytes, now), (5000, None), "{kind}");
+        }
+    }
+
+    #[test]
+    fn what_the_protocols_own_code_refuses_is_of_the_kind_of_the_last_frame() {
+        let now = Instant::now();
+        let mut guard = guard(now);
+        for (kind, flags, payload, abuse) in [
+            (HEADERS, 0, &[0x82][..], Abuse::Resets),
+            (CONTINUATION, END_HEADERS, &[0x84], Abuse::Continuations),
+            (DATA, 0, &[1], Abuse::EmptyData),
+            (RST_STREAM, 0, &[0; 4], Abuse::Resets),
+        ] {
+            let bytes = frame(kind, flags, payload);
+            guard.push(&bytes, now).unwrap();
+            assert_eq!(guard.suspected(), abuse, "{kind}");
         }
     }
 

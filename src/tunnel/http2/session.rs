@@ -10,6 +10,7 @@ use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{HeaderValue, Request, Response, StatusCode};
 
+use super::adapter::Seen;
 use super::app::StreamEnd;
 use super::driver::{self, Driver};
 use super::queue::{Chunk, SessionQueue};
@@ -18,7 +19,7 @@ use super::share::Share;
 use super::windows::Windows;
 use crate::config::HostPort;
 use crate::limits::{HTTP2_SESSION_QUEUE, HTTP2_STALL_PERCENT, LINGER};
-use crate::observe::{Abuse, AuditEvent};
+use crate::observe::AuditEvent;
 use crate::reason::{CloseReason, Who};
 use crate::ring::{self, Either, RingBuf};
 use crate::tls::{ByteStream, Duplex};
@@ -61,9 +62,8 @@ pub(super) struct Session {
     pub windows: RefCell<Windows>,
     /// Why the session ends: for the tunnels that end with it.
     pub ending: Cell<Option<CloseReason>>,
-    pub abuse: Rc<Cell<Option<Abuse>>>,
-    /// The client has acknowledged SETTINGS since its task looked last.
-    pub acknowledged: Rc<Cell<bool>>,
+    /// What the guard has seen.
+    pub seen: Rc<Seen>,
     /// Of the session's own task.
     pub waker: RefCell<Option<Waker>>,
 }
@@ -141,8 +141,7 @@ pub(in crate::tunnel) async fn serve<S: ByteStream>(
         _presence: presence,
         windows: windows.into(),
         ending: None.into(),
-        abuse: Rc::default(),
-        acknowledged: Rc::default(),
+        seen: Rc::default(),
         waker: None.into(),
     });
     let counted = Rc::new(counted);
@@ -189,7 +188,7 @@ async fn turn_away<S: ByteStream>(stream: S) {
 /// The session's own record. It counts as an outcome only where it came to no request: each request has its own.
 fn finish(session: &Session, reason: CloseReason) {
     let core = &session.core;
-    if let Some(abuse) = session.abuse.get() {
+    if let Some(abuse) = session.seen.abuse.get() {
         core.metrics.borrow_mut().http2_abuse[abuse.index()] += 1;
     }
     if session.requests.get() == 0 {
