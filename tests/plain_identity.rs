@@ -115,6 +115,17 @@ fn the_certificate_is_checked_as_in_a_handshake() {
     let told = answer(&mut proxy(&gateway), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(told.starts_with("HTTP/1.1 405 "), "{told}");
     assert!(told.contains("\r\nAllow: CONNECT\r\n"), "{told}");
+    // What the gateway is for is said here too, to a client that is known.
+    for (fields, status) in [(client_cert(&good), 200), (String::new(), 403)] {
+        let request = format!("GET /.well-known/pvd HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        let told = answer(&mut proxy(&gateway), request.as_bytes());
+        assert!(told.starts_with(&format!("HTTP/1.1 {status} ")), "{told}");
+        assert_eq!(
+            told.contains("application/pvd+json"),
+            status == 200,
+            "{told}"
+        );
+    }
     // RFC 9112, section 2.2: an empty line before a request is read over.
     let request = format!(
         "\r\nCONNECT a.test:1 HTTP/1.1\r\nHost: a\r\n{}\r\n",

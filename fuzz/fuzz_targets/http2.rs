@@ -8,7 +8,8 @@ use std::time::Instant;
 use adit::config::HostPort;
 use adit::observe::Abuse;
 use adit::tunnel::http2::guard::FrameGuard;
-use adit::tunnel::http2::request::{Asked, asked};
+use adit::tunnel::http2::request;
+use adit::tunnel::request::Asked;
 use http::Request;
 use libfuzzer_sys::fuzz_target;
 
@@ -39,10 +40,11 @@ fuzz_target!(|data: &[u8]| {
     let Ok(request) = Request::connect(authority).body(()) else {
         return;
     };
-    if let Ok(Asked::Tunnel(target)) = asked(&request.into_parts().0) {
+    let asked = |http: Request<()>| request::request(&http.into_parts().0).map(|read| read.asked);
+    if let Ok(Asked::Tunnel(target)) = asked(request) {
         let text = target.to_string();
         assert_eq!(text.parse::<HostPort>().as_ref(), Ok(&target));
         let again = Request::connect(&text).body(()).expect("a target is an authority");
-        assert_eq!(asked(&again.into_parts().0), Ok(Asked::Tunnel(target)));
+        assert_eq!(asked(again), Ok(Asked::Tunnel(target)));
     }
 });

@@ -12,13 +12,11 @@ use super::core::{Core, Snapshot};
 use super::entrance::Entrance;
 use super::forwarded::{ForwardedError, certificates_in};
 use super::introduction::Arrival;
-use super::open::Peer;
-use super::session::{identify, reason_of, subject_before};
+use super::peer::{Peer, identify, reason_of, subject_before};
 use super::sweep::still_trusted;
 use crate::observe::Subject;
 use crate::reason::CloseReason;
 use crate::ring::TcpStream;
-use crate::tls::failure_of;
 
 /// Who asks in a session with many requests.
 pub(super) enum Asker {
@@ -136,7 +134,7 @@ impl FrontEnd {
             ForwardedError::Malformed(_) => CloseReason::CertificateInvalid,
         })?;
         let checked = snapshot.verifier.recheck(&presented, SystemTime::now());
-        let chain = checked.map_err(|error| reason_of(failure_of(&error)))?;
+        let chain = checked.map_err(|error| reason_of(&error))?;
         let before = subject_before(self.client);
         identify(core, snapshot, &chain, self.arrival, &before, changes)
     }

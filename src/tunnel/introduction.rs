@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
-use super::open::Peer;
+use super::peer::Peer;
 use crate::config::{HostPort, ProxyVersion};
 use crate::observe::TlsVersion;
 use crate::proxy_protocol::{

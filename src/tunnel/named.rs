@@ -11,12 +11,13 @@ use std::sync::Arc;
 use rustls::{AlertDescription, ServerConfig};
 
 use super::core::{Core, Snapshot};
-use super::open::{Peer, open};
-use super::outcome::{Outcome, record};
+use super::front::{self, Agreed, Front};
+use super::peer::Peer;
 use super::relay::Behind;
+use super::request::{Asked, Request};
 use crate::config::{Host, HostPattern, HostPort};
 use crate::limits::{BEGINNING_MAX, LINGER};
-use crate::reason::Who;
+use crate::reason::{CloseReason, Who};
 use crate::ring::{self, RingBuf, TcpStream};
 use crate::tls::{Hello, HelloReader, ServerStream};
 
@@ -126,21 +127,47 @@ pub(super) async fn session(
         port: snapshot.external_port,
     };
     peer.service = Some(named.service);
-    let mut outcome = Outcome::of(peer.subject.clone());
-    match open(core, snapshot, &peer, target, &mut outcome).await {
-        Ok(opened) => {
-            let early = Vec::new();
-            let behind = Behind { early, carry };
-            opened.run(core.clone(), &peer, (tls, behind), counted);
-        }
-        Err(reason) => {
-            record(core, &outcome, reason);
-            let alert = reason.alert().unwrap_or(match reason.who() {
-                Who::Policy => AlertDescription::AccessDenied,
-                Who::Client | Who::Server | Who::Gateway => AlertDescription::InternalError,
-            });
-            let _ = ring::timeout(LINGER, tls.alert(alert)).await;
-        }
+    let request = Request {
+        asked: Asked::Tunnel(target),
+        idle: None,
+    };
+    let session = Session {
+        tls,
+        carry,
+        counted,
+    };
+    front::serve(core, snapshot, &peer, request, session).await;
+}
+
+/// A session that asks for nothing but by its name.
+struct Session<C> {
+    tls: ServerStream,
+    carry: Option<RingBuf>,
+    counted: C,
+}
+
+impl<C: 'static> Front for Session<C> {
+    type App = ServerStream;
+    type Kept = C;
+
+    /// Its first bytes are the server's already.
+    async fn accept(self, _agreed: Agreed) -> Option<(ServerStream, Behind, C)> {
+        let behind = Behind {
+            early: Vec::new(),
+            carry: self.carry,
+        };
+        Some((self.tls, behind, self.counted))
+    }
+
+    /// No name asks for it.
+    async fn configure(self, _document: String) {}
+
+    async fn refuse(self, reason: CloseReason) {
+        let alert = reason.alert().unwrap_or(match reason.who() {
+            Who::Policy => AlertDescription::AccessDenied,
+            Who::Client | Who::Server | Who::Gateway => AlertDescription::InternalError,
+        });
+        let _ = ring::timeout(LINGER, self.tls.alert(alert)).await;
     }
 }
 

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use super::core::{Core, Limits, Live, ServiceState, Snapshot};
 use super::ends::{AppEnd, ServerEnd};
 use super::gates::Pass;
-use super::introduction::{Arrival, introduction};
+use super::introduction::introduction;
 use super::outcome::{Outcome, audit};
+use super::peer::Peer;
 use super::policy::{authorize, route};
 use super::quota::Permit;
 use super::relay::{Behind, Ends, Relay};
@@ -18,25 +19,9 @@ use super::tls_server::TlsServer;
 use super::udp::UdpServer;
 use crate::backend::{Claim, Reached, ServerEnd as Dialled, Socket};
 use crate::config::HostPort;
-use crate::observe::{AuditEvent, Stage, Subject};
+use crate::observe::{AuditEvent, Stage};
 use crate::reason::CloseReason;
 use crate::ring;
-use crate::tls::PeerIdentity;
-
-/// Who asks for tunnels in a session, and what that rests on.
-pub(super) struct Peer {
-    pub identity: PeerIdentity,
-    pub subject: Arc<Subject>,
-    /// The certificates that were presented, for later checks.
-    pub chain: Rc<[Rc<[u8]>]>,
-    /// The path that was verified is good until then, in seconds since 1970.
-    pub good_until: u64,
-    /// How many changes there were when they were checked.
-    pub changes: u64,
-    pub arrival: Arrival,
-    /// The one service that the session may reach, by its index, where its name chooses one.
-    pub service: Option<usize>,
-}
 
 /// A server, by its kind of connection.
 enum Server {
@@ -204,11 +189,6 @@ impl Granted<'_> {
 }
 
 impl Opened {
-    /// Whether it carries datagrams.
-    pub fn is_udp(&self) -> bool {
-        matches!(self.server, Server::Datagrams(_))
-    }
-
     /// Takes the idle timeout that the app proposes, in seconds, as far as the bounds allow. The one in force, for the
     /// answer; `None` where nothing was proposed.
     pub fn propose_idle(&mut self, seconds: Option<u32>, limits: &Limits) -> Option<Duration> {
@@ -227,7 +207,7 @@ impl Opened {
         (app, behind): (A, Behind),
         session: impl Sized + 'static,
     ) {
-        let udp = self.is_udp();
+        let udp = matches!(self.server, Server::Datagrams(_));
         let (address, claim) = match &mut self.server {
             Server::Reached(reached) => (reached.address.clone(), reached.claim.take()),
             Server::Datagrams(socket) => (socket.address.clone(), socket.claim.take()),

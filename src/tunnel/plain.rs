@@ -7,19 +7,20 @@
 use std::io;
 use std::rc::Rc;
 
+use super::admission::Guest;
 use super::asker::{Asker, FrontEnd};
 use super::core::{Core, Snapshot};
 use super::ends::PlainApp;
 use super::entrance::{Entrance, refuse};
 use super::forwarded::certificates;
+use super::front::{self, Agreed, Front};
 use super::http2;
-use super::open::{Opened, Peer, open};
 use super::outcome::{Outcome, record};
 use super::patience::{Patience, in_time};
+use super::peer::subject_before;
 use super::relay::Behind;
-use super::request::{ConnectRequest, RequestError, RequestParser};
-use super::response::{established, health};
-use super::session::{refused_request, subject_before};
+use super::request::{Request, RequestParser};
+use super::response::{configuration, established, health};
 use crate::config::{Listener, ListenerKind};
 use crate::limits::{BEGINNING_MAX, LINGER, REQUEST_EMPTY_LINES, REQUEST_HEADER_MAX};
 use crate::reason::CloseReason;
@@ -66,11 +67,11 @@ pub(super) async fn session(
         patience.guest.leave();
     }
     let mut outcome = Outcome::of(subject.into());
-    let asked = match head {
+    let head = match head {
         Ok(head) if is_health_check(head.bytes(), listener) => {
             record(core, &outcome, CloseReason::HealthCheck);
             let ready = !core.leaving.get() && !core.draining.is_raised();
-            let answering = answer_check(&stream, ready);
+            let answering = answer(&stream, health(ready));
             return patience.guest.linger(answering).await;
         }
         Ok(_) if entrance.health_only => Err(CloseReason::ProxyUntrusted),
@@ -80,56 +81,68 @@ pub(super) async fn session(
             ring::spawn(http2::serve(core.clone(), stream, carry, asker, counted));
             return;
         }
-        Ok(head) => Ok((head, FrontEnd::new(&stream, entrance))),
-        Err(reason) => Err(reason),
+        head => head,
     };
-    let settings = (snapshot, listener);
-    match connect(core, settings, &stream, (asked, changes), &mut outcome).await {
-        Ok((opened, peer, behind)) => {
-            let app = PlainApp(stream);
-            opened.run(core.clone(), &peer, (app, behind), counted);
+    let asked = head.and_then(|head| {
+        let front_end = FrontEnd::new(&stream, entrance);
+        let request = request(&head)?;
+        outcome.target = request.asked.target().cloned();
+        let place = listener.client_identity;
+        let presented = certificates(head.bytes(), front_end.certificate(), place);
+        let peer = front_end.peer(core, snapshot, presented, changes)?;
+        Ok((request, peer, head.received[head.length..].to_vec()))
+    });
+    let mut session = Session {
+        stream,
+        behind: Behind::default(),
+        guest: &patience.guest,
+        counted,
+    };
+    match asked {
+        Ok((request, peer, early)) => {
+            session.behind.early = early;
+            front::serve(core, snapshot, &peer, request, session).await;
         }
-        Err(reason) => {
-            record(core, &outcome, reason);
-            let refusing = refuse(&stream, ListenerKind::Http, reason);
-            patience.guest.linger(refusing).await;
-        }
+        Err(reason) => front::refuse(core, &outcome, session, reason).await,
     }
 }
 
-/// Opens the tunnel that is asked for, and says so. An error is a refusal that the client has not been told yet.
-async fn connect(
-    core: &Core,
-    (snapshot, listener): (&Snapshot, &Listener),
-    stream: &TcpStream,
-    (asked, changes): (Result<(Head, FrontEnd), CloseReason>, u64),
-    outcome: &mut Outcome,
-) -> Result<(Opened, Peer, Behind), CloseReason> {
-    let (head, front_end) = asked?;
-    let request = RequestParser::new()
-        .push(head.bytes())
-        .map_err(|error| match error {
-            // A front end has its own configuration.
-            RequestError::Configuration => CloseReason::Malformed,
-            error => refused_request(error),
-        })?;
-    let Some(ConnectRequest { target, idle, .. }) = request else {
-        return Err(CloseReason::Malformed);
-    };
-    outcome.target = Some(target.clone());
-    let place = listener.client_identity;
-    let presented = certificates(head.bytes(), front_end.certificate(), place);
-    let peer = front_end.peer(core, snapshot, presented, changes)?;
-    outcome.subject = peer.subject.clone();
-    let mut opened = open(core, snapshot, &peer, target, outcome).await?;
-    let idle = opened.propose_idle(idle, &snapshot.limits);
-    let (sent, _) = stream.send(established(idle).into_owned()).await;
-    sent.map_err(|_| CloseReason::RequestAborted)?;
-    let behind = Behind {
-        early: head.received[head.length..].to_vec(),
-        carry: None,
-    };
-    Ok((opened, peer, behind))
+/// The request of a complete header.
+fn request(head: &Head) -> Result<Request, CloseReason> {
+    let parsed = RequestParser::new().push(head.bytes());
+    let parsed = parsed.map_err(|error| error.reason())?;
+    parsed
+        .map(|parsed| parsed.request)
+        .ok_or(CloseReason::Malformed)
+}
+
+/// A connection on which a front end has asked for a client.
+struct Session<'p, C> {
+    stream: TcpStream,
+    behind: Behind,
+    guest: &'p Guest,
+    counted: C,
+}
+
+impl<C: 'static> Front for Session<'_, C> {
+    type App = PlainApp;
+    type Kept = C;
+
+    async fn accept(self, agreed: Agreed) -> Option<(PlainApp, Behind, C)> {
+        let answer = established(agreed.idle).into_owned();
+        self.stream.send(answer).await.0.ok()?;
+        Some((PlainApp(self.stream), self.behind, self.counted))
+    }
+
+    async fn configure(self, document: String) {
+        let answering = answer(&self.stream, configuration(&document));
+        self.guest.linger(answering).await;
+    }
+
+    async fn refuse(self, reason: CloseReason) {
+        let refusing = refuse(&self.stream, ListenerKind::Http, reason);
+        self.guest.linger(refusing).await;
+    }
 }
 
 /// Receives until the header is complete.
@@ -186,9 +199,10 @@ fn is_health_check(head: &[u8], listener: &Listener) -> bool {
         .any(|version| line == format!("GET {path} HTTP/{version}").as_bytes())
 }
 
-async fn answer_check(stream: &TcpStream, ready: bool) {
+/// Answers for the last time, and waits a moment for it to be read.
+async fn answer(stream: &TcpStream, response: Vec<u8>) {
     let telling = async {
-        if stream.send(health(ready)).await.0.is_ok() {
+        if stream.send(response).await.0.is_ok() {
             stream.linger().await;
         }
     };

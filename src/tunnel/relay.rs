@@ -46,6 +46,7 @@ pub(super) struct Relay<A, S> {
 }
 
 /// What came behind the request: bytes for the server, and records that are not complete yet.
+#[derive(Default)]
 pub(super) struct Behind {
     pub early: Vec<u8>,
     pub carry: Option<RingBuf>,

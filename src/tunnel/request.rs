@@ -1,4 +1,4 @@
-//! The tunnel request: HTTP/1.1 `CONNECT host:port` (RFC 9110, section 9.3.6; RFC 9112, section 3.2.3).
+//! What may be asked for, and how it is asked over HTTP/1.1: `CONNECT host:port` (RFC 9110, section 9.3.6; RFC 9112, section 3.2.3).
 //!
 //! Bytes go in as they come, at any split; the result does not depend on it. The parser is strict, since two readers
 //! that disagree about a request are how access rules are walked around: one spelling of line ends, no body, no user
@@ -9,6 +9,7 @@ use httparse::Status;
 use super::pvd::PATH;
 use crate::config::HostPort;
 use crate::limits::{REQUEST_EMPTY_LINES, REQUEST_HEADER_MAX, REQUEST_HEADERS_MAX};
+use crate::reason::CloseReason;
 
 const METHOD: &[u8] = b"CONNECT ";
 const CONFIGURATION: &[u8] = b"GET /.well-known/pvd HTTP/1.";
@@ -32,14 +33,43 @@ pub(super) fn idle_seconds(value: &[u8]) -> Option<u32> {
         .ok()
 }
 
-/// A complete request.
+/// What a client asks for, in whatever protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConnectRequest {
-    /// Where the app wants to go.
-    pub target: HostPort,
+pub enum Asked {
+    /// A tunnel (RFC 9110, section 9.3.6; RFC 9113, section 8.5).
+    Tunnel(HostPort),
+    /// A tunnel for datagrams (RFC 9298).
+    Datagrams(HostPort),
+    /// What the gateway is for (RFC 8801).
+    Configuration,
+}
+
+impl Asked {
+    /// The target of a tunnel.
+    #[must_use]
+    pub fn target(&self) -> Option<&HostPort> {
+        match self {
+            Self::Tunnel(target) | Self::Datagrams(target) => Some(target),
+            Self::Configuration => None,
+        }
+    }
+}
+
+/// A request, as every front end hands it on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// What it asks for.
+    pub asked: Asked,
     /// The idle timeout that it proposes, in seconds.
     pub idle: Option<u32>,
-    /// Bytes that followed the request: the first of the tunnel.
+}
+
+/// A complete request over HTTP/1.1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parsed {
+    /// The request.
+    pub request: Request,
+    /// Bytes that followed it: the first of the tunnel.
     pub early: Vec<u8>,
 }
 
@@ -52,15 +82,24 @@ pub enum RequestError {
     /// A request with another method.
     #[error("the method is not CONNECT")]
     NotConnect,
-    /// It asks what the gateway is for (RFC 8801).
-    #[error("a request for the gateway's configuration")]
-    Configuration,
     /// The header does not end within the limit.
     #[error("the request header is longer than {REQUEST_HEADER_MAX} bytes")]
     TooLarge,
 }
 
-use RequestError::{Configuration, Malformed, NotConnect, TooLarge};
+impl RequestError {
+    /// The reason of the refusal.
+    #[must_use]
+    pub fn reason(self) -> CloseReason {
+        match self {
+            Malformed(_) => CloseReason::Malformed,
+            NotConnect => CloseReason::NotConnect,
+            TooLarge => CloseReason::HeaderTooLarge,
+        }
+    }
+}
+
+use RequestError::{Malformed, NotConnect, TooLarge};
 
 /// Collects a request.
 #[derive(Debug, Default)]
@@ -81,7 +120,7 @@ impl RequestParser {
     ///
     /// # Errors
     /// [`RequestError`], as soon as it is certain.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<Option<ConnectRequest>, RequestError> {
+    pub fn push(&mut self, bytes: &[u8]) -> Result<Option<Parsed>, RequestError> {
         // Only the new bytes, and the three before them, can complete the end: one byte at a time stays linear.
         let mut seen = self.head.len();
         self.head.extend_from_slice(bytes);
@@ -101,10 +140,9 @@ impl RequestParser {
         check_new_bytes(&self.head[..head_end], seen.min(head_end))?;
         match end {
             Some(end) if end <= REQUEST_HEADER_MAX => {
-                let (target, idle) = parse(&self.head[..end])?;
-                Ok(Some(ConnectRequest {
-                    target,
-                    idle,
+                let request = parse(&self.head[..end])?;
+                Ok(Some(Parsed {
+                    request,
                     early: self.head.split_off(end),
                 }))
             }
@@ -171,7 +209,7 @@ fn other_method(head: &[u8]) -> Result<(), RequestError> {
     }
 }
 
-fn parse(head: &[u8]) -> Result<(HostPort, Option<u32>), RequestError> {
+fn parse(head: &[u8]) -> Result<Request, RequestError> {
     let mut headers = [httparse::EMPTY_HEADER; REQUEST_HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(head) {
@@ -180,11 +218,11 @@ fn parse(head: &[u8]) -> Result<(HostPort, Option<u32>), RequestError> {
         Err(httparse::Error::TooManyHeaders) => return Err(TooLarge),
         Err(_) => return Err(Malformed("not an HTTP request")),
     }
-    let asks = request.method == Some("GET");
-    let target = match request.path.unwrap_or_default() {
-        PATH if asks => None,
-        _ if asks => return Err(NotConnect),
-        target => Some(
+    let is_get = request.method == Some("GET");
+    let asked = match request.path.unwrap_or_default() {
+        PATH if is_get => Asked::Configuration,
+        _ if is_get => return Err(NotConnect),
+        target => Asked::Tunnel(
             target
                 .parse()
                 .map_err(|_| Malformed("the target is not host:port in its plain form"))?,
@@ -209,7 +247,7 @@ fn parse(head: &[u8]) -> Result<(HostPort, Option<u32>), RequestError> {
         }
     }
     match (request.version, hosts) {
-        (Some(1), 1) | (Some(0), 0 | 1) => Ok((target.ok_or(Configuration)?, idle)),
+        (Some(1), 1) | (Some(0), 0 | 1) => Ok(Request { asked, idle }),
         (Some(1), _) => Err(Malformed("not exactly one Host header")),
         _ => Err(Malformed("more than one Host header")),
     }
@@ -224,8 +262,13 @@ mod tests {
     const GOOD: &[u8] =
         b"CONNECT Wiki.Corp.example.com:443 HTTP/1.1\r\nHost: wiki.corp.example.com:443\r\n\r\n";
 
-    fn parse_whole(bytes: &[u8]) -> Result<Option<ConnectRequest>, RequestError> {
+    fn parse_whole(bytes: &[u8]) -> Result<Option<Parsed>, RequestError> {
         RequestParser::new().push(bytes)
+    }
+
+    fn target(parsed: &Parsed) -> String {
+        let target = parsed.request.asked.target();
+        target.map_or_else(String::new, ToString::to_string)
     }
 
     #[test]
@@ -233,21 +276,24 @@ mod tests {
         let request = parse_whole(&[GOOD, b"\x16\x03\x01early"].concat())
             .unwrap()
             .unwrap();
-        assert_eq!(request.target.to_string(), "wiki.corp.example.com:443");
+        assert_eq!(target(&request), "wiki.corp.example.com:443");
         assert_eq!(request.early, b"\x16\x03\x01early");
-        assert_eq!(request.idle, None);
+        assert_eq!(request.request.idle, None);
         let patient =
             b"CONNECT a.example:1 HTTP/1.1\r\nHost: x\r\nadit-Idle-timeout: 000000120 \r\n\r\n";
-        assert_eq!(parse_whole(patient).unwrap().unwrap().idle, Some(120));
+        assert_eq!(
+            parse_whole(patient).unwrap().unwrap().request.idle,
+            Some(120)
+        );
         assert_eq!(parse_whole(&GOOD[..GOOD.len() - 1]), Ok(None));
         let literal = parse_whole(b"CONNECT [2001:db8::1]:8443 HTTP/1.1\r\nHost: x\r\n\r\n")
             .unwrap()
             .unwrap();
-        assert_eq!(literal.target.to_string(), "[2001:db8::1]:8443");
+        assert_eq!(target(&literal), "[2001:db8::1]:8443");
         let mapped = parse_whole(b"CONNECT [::ffff:10.0.0.5]:1 HTTP/1.1\r\nHost: x\r\n\r\n")
             .unwrap()
             .unwrap();
-        assert_eq!(mapped.target.to_string(), "10.0.0.5:1");
+        assert_eq!(target(&mapped), "10.0.0.5:1");
         assert!(
             parse_whole(b"CONNECT a.example:1 HTTP/1.0\r\n\r\n")
                 .unwrap()
@@ -305,23 +351,24 @@ mod tests {
 
     #[test]
     fn the_gateways_configuration_may_be_asked_for() {
-        let asked = |text: &str| parse_whole(text.as_bytes()).unwrap_err();
+        let asked = |text: &str| parse_whole(text.as_bytes()).map(Option::unwrap);
+        let refused = |text: &str| asked(text).unwrap_err();
         let right =
             "GET /.well-known/pvd HTTP/1.1\r\nHost: x\r\nAccept: application/pvd+json\r\n\r\n";
-        assert_eq!(asked(right), Configuration);
+        assert_eq!(asked(right).unwrap().request.asked, Asked::Configuration);
         assert_eq!(parse_whole(&right.as_bytes()[..30]), Ok(None));
         for other in [
             "GET /.well-known/pvdx HTTP/1.1\r\n",
             "GET /.well-known/pvd?x HTTP/1.1\r\n",
         ] {
-            assert_eq!(asked(other), NotConnect);
+            assert_eq!(refused(other), NotConnect);
         }
         for wrong in [
             "GET /.well-known/pvd HTTP/1.1\r\n\r\n",
             "GET /.well-known/pvd HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n",
             "CONNECT /.well-known/pvd HTTP/1.1\r\nHost: x\r\n\r\n",
         ] {
-            assert!(matches!(asked(wrong), Malformed(_)), "{wrong}");
+            assert!(matches!(refused(wrong), Malformed(_)), "{wrong}");
         }
     }
 
@@ -421,7 +468,7 @@ mod tests {
         fn a_target_is_written_as_it_was_read(name in "[a-z][a-z0-9]{0,20}(\\.[a-z][a-z0-9]{0,8}){0,3}", port in 1u16..) {
             let text = format!("CONNECT {name}:{port} HTTP/1.1\r\nHost: x\r\n\r\n");
             let request = parse_whole(text.as_bytes()).unwrap().unwrap();
-            prop_assert_eq!(request.target.to_string(), format!("{name}:{port}"));
+            prop_assert_eq!(target(&request), format!("{name}:{port}"));
         }
     }
 }

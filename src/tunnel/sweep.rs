@@ -18,7 +18,7 @@ use std::time::SystemTime;
 use rustls::pki_types::CertificateDer;
 
 use super::core::{Core, Live, Snapshot};
-use super::open::Peer;
+use super::peer::Peer;
 use super::policy::{route, still_granted};
 use super::tunnels::Walk;
 use crate::limits::{

@@ -12,7 +12,7 @@ use crate::config::{Host, HostPort};
 use crate::limits::{REQUEST_HEADER_MAX, REQUEST_HEADERS_MAX};
 use crate::reason::CloseReason;
 use crate::tunnel::pvd::PATH;
-use crate::tunnel::request::{IDLE_TIMEOUT, idle_seconds};
+use crate::tunnel::request::{Asked, IDLE_TIMEOUT, Request, idle_seconds};
 
 /// The protocol of an extended CONNECT for datagrams (RFC 9298, section 8.1).
 const CONNECT_UDP: &str = "connect-udp";
@@ -23,33 +23,18 @@ const UDP_PATH: &str = "/.well-known/masque/udp/";
 /// Bytes that a field counts beyond its name and value (RFC 9113, section 6.5.2).
 const FIELD_EXTRA: usize = 32;
 
-/// What is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Asked {
-    /// A tunnel (RFC 9113, section 8.5).
-    Tunnel(HostPort),
-    /// A tunnel for datagrams (RFC 9298).
-    Udp(HostPort),
-    /// What the gateway is for.
-    Configuration,
-}
-
-impl Asked {
-    /// The target of a tunnel.
-    #[must_use]
-    pub fn target(&self) -> Option<&HostPort> {
-        match self {
-            Self::Tunnel(target) | Self::Udp(target) => Some(target),
-            Self::Configuration => None,
-        }
-    }
-}
-
 /// Reads a request.
 ///
 /// # Errors
 /// The refusal.
-pub fn asked(parts: &Parts) -> Result<Asked, CloseReason> {
+pub fn request(parts: &Parts) -> Result<Request, CloseReason> {
+    Ok(Request {
+        asked: asked(parts)?,
+        idle: idle_timeout(&parts.headers)?,
+    })
+}
+
+fn asked(parts: &Parts) -> Result<Asked, CloseReason> {
     if size_of(&parts.headers) > REQUEST_HEADER_MAX || parts.headers.len() > REQUEST_HEADERS_MAX {
         return Err(CloseReason::HeaderTooLarge);
     }
@@ -57,7 +42,10 @@ pub fn asked(parts: &Parts) -> Result<Asked, CloseReason> {
         return Err(CloseReason::Malformed);
     }
     if parts.method == Method::GET && parts.uri.path_and_query().is_some_and(|path| path == PATH) {
-        return Ok(Asked::Configuration);
+        return match parts.headers.contains_key(header::CONTENT_LENGTH) {
+            true => Err(CloseReason::Malformed),
+            false => Ok(Asked::Configuration),
+        };
     }
     if parts.method != Method::CONNECT {
         return Err(CloseReason::NotConnect);
@@ -65,16 +53,13 @@ pub fn asked(parts: &Parts) -> Result<Asked, CloseReason> {
     match parts.extensions.get::<Protocol>() {
         None => tunnel(parts).map(Asked::Tunnel),
         // Extended CONNECT (RFC 8441).
-        Some(protocol) if protocol.as_str() == CONNECT_UDP => udp(parts).map(Asked::Udp),
+        Some(protocol) if protocol.as_str() == CONNECT_UDP => udp(parts).map(Asked::Datagrams),
         Some(_) => Err(CloseReason::ProtocolUnsupported),
     }
 }
 
 /// The idle timeout that is proposed, in seconds.
-///
-/// # Errors
-/// The refusal of what is not one whole number.
-pub fn idle_timeout(headers: &HeaderMap) -> Result<Option<u32>, CloseReason> {
+fn idle_timeout(headers: &HeaderMap) -> Result<Option<u32>, CloseReason> {
     let mut fields = headers.get_all(IDLE_TIMEOUT).iter();
     match (fields.next(), fields.next()) {
         (None, _) => Ok(None),
@@ -140,12 +125,10 @@ fn size_of(headers: &HeaderMap) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use http::Request;
-
     use super::*;
 
     fn parts(authority: &str, fields: &[(&str, &str)]) -> Parts {
-        let mut request = Request::builder().method("CONNECT").uri(authority);
+        let mut request = http::Request::builder().method("CONNECT").uri(authority);
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
@@ -181,7 +164,10 @@ mod tests {
             "2130706433",
             "[::1%25lo]:443",
         ] {
-            let request = Request::builder().method("CONNECT").uri(authority).body(());
+            let request = http::Request::builder()
+                .method("CONNECT")
+                .uri(authority)
+                .body(());
             // What `http` itself refuses never gets so far.
             if let Ok(request) = request {
                 let read = asked(&request.into_parts().0);
@@ -191,7 +177,7 @@ mod tests {
     }
 
     fn udp_to(path: &str, fields: &[(&str, &str)]) -> Result<Asked, CloseReason> {
-        let mut request = Request::builder()
+        let mut request = http::Request::builder()
             .method("CONNECT")
             .uri(format!("https://gateway.test{path}"));
         for (name, value) in fields {
@@ -213,7 +199,7 @@ mod tests {
             ("%3a%3affff%3a10.0.0.5/1", "10.0.0.5:1"),
         ] {
             let read = udp_to(&format!("/.well-known/masque/udp/{path}/"), &[]);
-            assert_eq!(read, Ok(Asked::Udp(target.parse().unwrap())));
+            assert_eq!(read, Ok(Asked::Datagrams(target.parse().unwrap())));
         }
         for path in [
             "a.test/53/x",
@@ -266,12 +252,16 @@ mod tests {
         assert_eq!(read(&field.repeat(REQUEST_HEADERS_MAX)), None);
         let many = field.repeat(REQUEST_HEADERS_MAX + 1);
         assert_eq!(read(&many), Some(CloseReason::HeaderTooLarge));
-        let get = Request::get("https://a.test/").body(()).unwrap();
+        let get = http::Request::get("https://a.test/").body(()).unwrap();
         assert_eq!(asked(&get.into_parts().0), Err(CloseReason::NotConnect));
-        let get = Request::get("https://a.test/.well-known/pvd")
+        let get = http::Request::get("https://a.test/.well-known/pvd")
             .body(())
             .unwrap();
-        assert_eq!(asked(&get.into_parts().0), Ok(Asked::Configuration));
+        let mut get = get.into_parts().0;
+        assert_eq!(asked(&get), Ok(Asked::Configuration));
+        get.headers
+            .insert(header::CONTENT_LENGTH, HeaderValue::from_static("1"));
+        assert_eq!(asked(&get), Err(CloseReason::Malformed));
         let mut extended = parts("a.test:1", &[]);
         extended
             .extensions

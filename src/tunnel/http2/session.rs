@@ -3,8 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
-use std::time::{Duration, Instant, SystemTime};
+use std::task::Waker;
+use std::time::{Duration, Instant};
 
 use h2::RecvStream;
 use h2::server::SendResponse;
@@ -14,18 +14,18 @@ use super::adapter::Seen;
 use super::app::StreamEnd;
 use super::driver::{self, Driver};
 use super::queue::{Chunk, SessionQueue};
-use super::request::{Asked, asked, idle_timeout};
+use super::request::request as read;
 use super::share::Share;
 use super::windows::Windows;
 use crate::config::HostPort;
 use crate::limits::{HTTP2_SESSION_QUEUE, HTTP2_STALL_PERCENT, LINGER};
 use crate::observe::AuditEvent;
 use crate::reason::{CloseReason, Who};
-use crate::ring::{self, Either, RingBuf};
+use crate::ring::{self, RingBuf};
 use crate::tls::{ByteStream, Duplex};
 use crate::tunnel::asker::{Asker, Refused};
-use crate::tunnel::core::{Core, Snapshot};
-use crate::tunnel::open::{Opened, Peer, open, open_udp};
+use crate::tunnel::core::Core;
+use crate::tunnel::front::{self, Agreed, Front};
 use crate::tunnel::outcome::{Outcome, audit, record};
 use crate::tunnel::pvd;
 use crate::tunnel::quota::Presence;
@@ -262,12 +262,11 @@ fn begin(
     let session = session.clone();
     ring::spawn(async move {
         let (parts, body) = request.into_parts();
-        let asked = asked(&parts).and_then(|asked| Ok((asked, idle_timeout(&parts.headers)?)));
-        let (asked, idle) = match asked {
-            Ok(asked) => asked,
+        let request = match read(&parts) {
+            Ok(request) => request,
             Err(reason) => return session.refuse(None, respond, reason),
         };
-        let target = asked.target().cloned();
+        let target = request.asked.target().cloned();
         let peer = match session.asker.of_request(&session.core, &parts.headers) {
             Ok(peer) => peer,
             Err(Refused::Request(reason)) => return session.refuse(target, respond, reason),
@@ -277,136 +276,78 @@ fn begin(
             }
         };
         drop(parts);
-        let (core, kept) = (&session.core, (counting, counted));
+        let core = session.core.clone();
         let snapshot = core.snapshot.borrow().clone();
-        let wanted = Wanted {
-            peer: &peer,
-            idle,
+        let stream = Stream {
+            session,
             body,
             respond,
+            kept: (counting, counted),
         };
-        match asked {
-            Asked::Tunnel(target) => {
-                let opening = async |outcome: &mut Outcome| {
-                    open(core, &snapshot, &peer, target, outcome).await
-                };
-                tunnel(&session, &snapshot, wanted, opening, kept).await;
-            }
-            Asked::Udp(target) => {
-                let opening = async |outcome: &mut Outcome| {
-                    open_udp(core, &snapshot, &peer, target, outcome).await
-                };
-                tunnel(&session, &snapshot, wanted, opening, kept).await;
-            }
-            Asked::Configuration => configuration(&session, &snapshot, wanted),
-        }
+        front::serve(&core, &snapshot, &peer, request, stream).await;
     });
 }
 
-/// A request that may be granted, and the stream that it came on.
-struct Wanted<'p> {
-    peer: &'p Peer,
-    /// The idle timeout that is proposed, in seconds.
-    idle: Option<u32>,
+/// A stream on which something was asked.
+struct Stream<C> {
+    session: Rc<Session>,
     body: RecvStream,
     respond: SendResponse<Chunk>,
+    kept: (Open, C),
 }
 
-/// A request for a tunnel: from the request to an open tunnel or a refusal.
-async fn tunnel(
-    session: &Rc<Session>,
-    snapshot: &Snapshot,
-    wanted: Wanted<'_>,
-    opening: impl AsyncFnOnce(&mut Outcome) -> Result<Opened, CloseReason>,
-    kept: (Open, impl Sized + 'static),
-) {
-    let Wanted {
-        peer,
-        idle,
-        body,
-        mut respond,
-    } = wanted;
-    let core = &session.core;
-    let mut outcome = Outcome::of(peer.subject.clone());
-    let left = poll_fn(|context| match respond.poll_reset(context) {
-        Poll::Ready(_) => Poll::Ready(()),
-        Poll::Pending => Poll::Pending,
-    });
-    let stopped = ring::race(left, core.cut.wait());
-    let opened = match ring::race(Box::pin(opening(&mut outcome)), stopped).await {
-        Either::Left(opened) => opened,
-        Either::Right(Either::Left(())) => Err(CloseReason::RequestAborted),
-        Either::Right(Either::Right(())) => return,
-    };
-    let mut opened = match opened {
-        Ok(opened) => opened,
-        Err(reason) => {
-            record(core, &outcome, reason);
-            refuse(&session.queue, respond, reason);
-            return;
+impl<C: 'static> Front for Stream<C> {
+    type App = StreamEnd;
+    type Kept = (Open, C);
+
+    async fn gone(&mut self) {
+        poll_fn(|context| self.respond.poll_reset(context).map(|_| ())).await;
+    }
+
+    async fn accept(mut self, agreed: Agreed) -> Option<(StreamEnd, Behind, (Open, C))> {
+        let sent = self.respond.send_response(established(&agreed), false);
+        let app = StreamEnd::new(self.session, self.body, sent.ok()?);
+        self.kept.0.is_tunnel();
+        Some((app, Behind::default(), self.kept))
+    }
+
+    fn has_room(&self) -> bool {
+        self.session.queue.held() < HTTP2_SESSION_QUEUE
+    }
+
+    async fn configure(mut self, document: String) {
+        let mut response = Response::new(());
+        let fields = response.headers_mut();
+        let media_type = HeaderValue::from_static(pvd::MEDIA_TYPE);
+        fields.insert(http::header::CONTENT_TYPE, media_type);
+        fields.insert(
+            http::header::CACHE_CONTROL,
+            HeaderValue::from_static("private"),
+        );
+        if let Ok(mut content) = self.respond.send_response(response, false) {
+            let _ = content.send_data(self.session.queue.own(document.into()), true);
         }
-    };
-    let idle = opened.propose_idle(idle, &snapshot.limits);
-    let Ok(send) = respond.send_response(established(idle, opened.is_udp()), false) else {
-        record(core, &outcome, CloseReason::RequestAborted);
-        return;
-    };
-    kept.0.is_tunnel();
-    let app = StreamEnd::new(session.clone(), body, send);
-    let behind = Behind {
-        early: Vec::new(),
-        carry: None,
-    };
-    opened.run(core.clone(), peer, (app, behind), kept);
+    }
+
+    async fn refuse(self, reason: CloseReason) {
+        refuse(&self.session.queue, self.respond, reason);
+    }
 }
 
-/// The tunnel is open; `idle`: its idle timeout, where one was proposed.
-fn established(idle: Option<Duration>, udp: bool) -> Response<()> {
+/// The tunnel is open.
+fn established(agreed: &Agreed) -> Response<()> {
     let mut response = Response::new(());
     let fields = response.headers_mut();
-    if let Some(idle) = idle
+    if let Some(idle) = agreed.idle
         && let Ok(seconds) = HeaderValue::try_from(seconds(idle))
     {
         fields.insert(IDLE_TIMEOUT, seconds);
     }
-    if udp {
+    if agreed.datagrams {
         // RFC 9298, section 3.5.
         fields.insert("capsule-protocol", HeaderValue::from_static("?1"));
     }
     response
-}
-
-/// Says what the gateway is for.
-fn configuration(session: &Session, snapshot: &Snapshot, wanted: Wanted<'_>) {
-    let (core, identity) = (&session.core, &wanted.peer.identity);
-    let mut respond = wanted.respond;
-    let state = core
-        .devices
-        .read(|devices| devices.state(identity.device()));
-    // A client that asks again and again and reads nothing has them all in memory.
-    let document = match session.queue.held() < HTTP2_SESSION_QUEUE {
-        true => pvd::document(snapshot, identity, state, SystemTime::now()),
-        false => Err(CloseReason::DeviceLimit),
-    };
-    let document = match document {
-        Ok(document) => document,
-        Err(reason) => {
-            record(core, &Outcome::of(wanted.peer.subject.clone()), reason);
-            return refuse(&session.queue, respond, reason);
-        }
-    };
-    core.count(CloseReason::ConfigurationRead);
-    let mut response = Response::new(());
-    let fields = response.headers_mut();
-    let media_type = HeaderValue::from_static(pvd::MEDIA_TYPE);
-    fields.insert(http::header::CONTENT_TYPE, media_type);
-    fields.insert(
-        http::header::CACHE_CONTROL,
-        HeaderValue::from_static("private"),
-    );
-    if let Ok(mut content) = respond.send_response(response, false) {
-        let _ = content.send_data(session.queue.own(document.into()), true);
-    }
 }
 
 /// Tells the client why its request is refused: status and `Proxy-Status` of the reason's row, its word as content.
