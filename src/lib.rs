@@ -5,6 +5,7 @@
 //! The modules are the rooms of `docs/architecture.md`, which lists them from the lowest to the highest. A room uses only
 //! lower ones.
 
+pub mod access;
 pub mod backend;
 pub mod certs;
 pub mod cli;

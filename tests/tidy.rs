@@ -37,6 +37,7 @@ const ROOMS: &[&[&str]] = &[
     &["config"],
     &["tls"],
     &["backend"],
+    &["access"],
     &["tunnel"],
     &["engine"],
     &["control"],

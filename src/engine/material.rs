@@ -12,6 +12,9 @@ use super::group::GroupCertificates;
 use super::registry::{self, StoreError};
 use super::revocation::{Crls, Revocation};
 use super::sizes::Sizes;
+use crate::access::{
+    AdmissionLimits, AppGates, Gates, Limits, Names, ServiceGates, ServiceState, Snapshot,
+};
 use crate::backend::{self, Fleet, Group, Means, Watch, Way};
 use crate::certs::self_signed::{Plan, Prepared};
 use crate::certs::{CertError, Finding};
@@ -22,9 +25,6 @@ use crate::table::RegistryError;
 use crate::tls::{
     self, CrlErrors, DeviceVerifier, Resumption, RevocationPolicy, Scope, ServerTls, StalePolicy,
     TlsError,
-};
-use crate::tunnel::{
-    AdmissionLimits, AppGates, Gates, Limits, Names, ServiceGates, ServiceState, Snapshot,
 };
 
 /// Why a valid config cannot be run.

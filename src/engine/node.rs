@@ -20,6 +20,7 @@ use super::sizes::Sizes;
 use super::succession::Predecessor;
 use super::sweeper::Sweeper;
 use super::worker::{self, Place};
+use crate::access::{Causes, Core, Gates, Quota, Snapshot};
 use crate::backend::{Dialer, Fleet, Group, OwnAddresses, ResolverHandle, Watch};
 use crate::certs::CertError;
 use crate::config::{Config, ListenerKind};
@@ -27,7 +28,6 @@ use crate::observe::{AuditHandle, CoreMetrics, ServerInfo, TunnelFilter, TunnelI
 use crate::ring::{self, Remote, RingError};
 use crate::table::{CoreLoad, Published};
 use crate::tls::Resumption;
-use crate::tunnel::{Causes, Core, Gates, Quota, Snapshot};
 
 /// Why the node cannot start.
 #[derive(Debug, thiserror::Error)]

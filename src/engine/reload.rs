@@ -13,9 +13,9 @@ use super::listeners::Opened;
 use super::material::{LoadError, Material, Problems};
 use super::node::{EngineError, Node};
 use super::worker;
+use crate::access::Snapshot;
 use crate::certs::self_signed::Prepared;
 use crate::config::Config;
-use crate::tunnel::Snapshot;
 
 /// One reason why a new configuration does not take effect.
 #[derive(Debug, thiserror::Error)]

@@ -3,8 +3,8 @@
 use std::sync::OnceLock;
 
 use super::worker;
+use crate::access::Causes;
 use crate::ring::Remote;
-use crate::tunnel::Causes;
 
 /// The cores, once they run.
 #[derive(Default)]

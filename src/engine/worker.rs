@@ -12,6 +12,7 @@ use super::listeners::{Open, Source};
 use super::node::EngineError;
 use super::peak::Peak;
 use super::sizes::Sizes;
+use crate::access::{self, Causes, Core, Snapshot};
 use crate::config;
 use crate::limits::{
     ACCEPT_PAUSE, BUFFER_TRIM_INTERVAL, BUFFERS_TRIMMED, DRAIN_POLL, FILES_TOLD,
@@ -19,7 +20,7 @@ use crate::limits::{
 };
 use crate::observe::{TunnelFilter, TunnelInfo};
 use crate::ring::{self, Either, Remote, Runtime, RuntimeConfig, Signal, TcpListener, TcpStream};
-use crate::tunnel::{self, AcceptedBy, Causes, Core, Snapshot, serve};
+use crate::tunnel::{AcceptedBy, serve};
 
 /// Where a core runs and what it shares with the others.
 pub(super) struct Place {
@@ -161,7 +162,7 @@ pub(super) fn with_core(f: impl FnOnce(&Core)) {
 pub(super) fn sweep(causes: Causes) {
     let here = HERE.with_borrow(Clone::clone);
     if let Some(here) = here {
-        tunnel::sweep(&here.core, causes);
+        access::sweep(&here.core, causes);
     }
 }
 
@@ -169,7 +170,7 @@ pub(super) fn sweep(causes: Causes) {
 pub(super) fn replace_snapshot(snapshot: Snapshot) {
     let here = HERE.with_borrow(Clone::clone);
     if let Some(here) = here {
-        tunnel::replace_snapshot(&here.core, snapshot);
+        access::replace_snapshot(&here.core, snapshot);
     }
 }
 
@@ -192,7 +193,7 @@ pub(super) fn list_tunnels(
 ) {
     let here = HERE.with_borrow(Clone::clone);
     if let Some(here) = here {
-        tunnel::list_matching(&here.core, filter, limit, reply);
+        access::list_matching(&here.core, filter, limit, reply);
     }
 }
 
@@ -200,7 +201,7 @@ pub(super) fn list_tunnels(
 pub(super) fn close_tunnels(filter: TunnelFilter, reply: impl FnOnce(usize) + 'static) {
     let here = HERE.with_borrow(Clone::clone);
     if let Some(here) = here {
-        tunnel::close_matching(&here.core, filter, reply);
+        access::close_matching(&here.core, filter, reply);
     }
 }
 
@@ -275,7 +276,7 @@ fn run(
         here.handover.join(here.core.index, ring::remote());
         let _ = started.send(Ok(ring::remote()));
         let _relieving = ring::spawn_owned(give_back(here.core.clone()));
-        let _expiring = ring::spawn_owned(tunnel::watch_expiry(here.core.clone()));
+        let _expiring = ring::spawn_owned(access::watch_expiry(here.core.clone()));
         here.stop.wait().await;
         while here.listeners.borrow().len() + here.core.sessions() > 0 {
             ring::sleep(DRAIN_POLL).await;

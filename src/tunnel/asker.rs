@@ -8,12 +8,11 @@ use std::time::SystemTime;
 use http::HeaderMap;
 use rustls::pki_types::CertificateDer;
 
-use super::core::{Core, Snapshot};
 use super::entrance::Entrance;
 use super::forwarded::{ForwardedError, certificates_in};
-use super::introduction::Arrival;
-use super::peer::{Peer, identify, reason_of, subject_before};
-use super::sweep::still_trusted;
+use crate::access::{
+    Arrival, Core, Peer, Snapshot, identify, reason_of, still_trusted, subject_before,
+};
 use crate::observe::Subject;
 use crate::reason::CloseReason;
 use crate::ring::TcpStream;

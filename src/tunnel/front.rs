@@ -6,14 +6,12 @@
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use super::core::{Core, Snapshot};
 use super::ends::AppEnd;
 use super::open::{open, open_udp};
-use super::outcome::{Outcome, record};
-use super::peer::Peer;
 use super::pvd;
 use super::relay::Behind;
 use super::request::{Asked, Request};
+use crate::access::{Core, Outcome, Peer, Snapshot, record};
 use crate::reason::CloseReason;
 use crate::ring::{self, Either};
 

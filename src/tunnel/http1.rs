@@ -2,14 +2,12 @@
 
 use std::rc::Rc;
 
-use super::core::{Core, Snapshot};
 use super::front::{self, Agreed, Front};
-use super::outcome::{Outcome, record};
 use super::patience::{Patience, in_time};
-use super::peer::Peer;
 use super::relay::Behind;
 use super::request::{Parsed, Request, RequestParser};
 use super::response::{configuration, established, refusal};
+use crate::access::{Core, Outcome, Peer, Snapshot, record};
 use crate::limits::{CLIENT_GONE_AFTER, LINGER};
 use crate::reason::CloseReason;
 use crate::ring::{self, RingBuf};

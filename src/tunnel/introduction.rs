@@ -1,10 +1,9 @@
 //! What a server is told of a tunnel in front of its bytes: the PROXY protocol.
 
-use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
-use super::peer::Peer;
+use crate::access::Peer;
 use crate::config::{HostPort, ProxyVersion};
 use crate::observe::TlsVersion;
 use crate::proxy_protocol::{
@@ -12,17 +11,6 @@ use crate::proxy_protocol::{
 };
 use crate::reason::CloseReason;
 use crate::tls::common_name;
-
-/// How a session came to the gateway.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Arrival {
-    /// The address that the app connected to, where it is known.
-    pub local: Option<SocketAddr>,
-    /// The version of the TLS that ended here.
-    pub tls: Option<TlsVersion>,
-    /// Whether the session was resumed: its certificate was presented before.
-    pub resumed: bool,
-}
 
 /// The header for the tunnel with this number.
 ///

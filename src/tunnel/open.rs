@@ -5,18 +5,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::core::{Core, Limits, Live, ServiceState, Snapshot};
 use super::ends::{AppEnd, ServerEnd};
-use super::gates::Pass;
 use super::introduction::introduction;
-use super::outcome::{Outcome, audit};
-use super::peer::Peer;
-use super::policy::{authorize, route};
-use super::quota::Permit;
 use super::relay::{Behind, Ends, Relay};
-use super::sweep::reconsider;
 use super::tls_server::TlsServer;
 use super::udp::UdpServer;
+use crate::access::{
+    Core, Limits, Live, Outcome, Pass, Peer, Permit, ServiceState, Snapshot, audit, authorize,
+    reconsider, route,
+};
 use crate::backend::{Claim, Reached, ServerEnd as Dialled, Socket};
 use crate::config::HostPort;
 use crate::observe::{AuditEvent, Stage};

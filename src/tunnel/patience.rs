@@ -2,8 +2,7 @@
 
 use std::rc::Rc;
 
-use super::admission::Guest;
-use super::core::Core;
+use crate::access::{Core, Guest};
 use crate::reason::CloseReason;
 use crate::ring::{self, Either};
 

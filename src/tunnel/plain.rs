@@ -7,20 +7,17 @@
 use std::io;
 use std::rc::Rc;
 
-use super::admission::Guest;
 use super::asker::{Asker, FrontEnd};
-use super::core::{Core, Snapshot};
 use super::ends::PlainApp;
 use super::entrance::{Entrance, refuse};
 use super::forwarded::certificates;
 use super::front::{self, Agreed, Front};
 use super::http2;
-use super::outcome::{Outcome, record};
 use super::patience::{Patience, in_time};
-use super::peer::subject_before;
 use super::relay::Behind;
 use super::request::{Request, RequestParser};
 use super::response::{configuration, established, health};
+use crate::access::{Core, Guest, Outcome, Snapshot, record, subject_before};
 use crate::config::{Listener, ListenerKind};
 use crate::limits::{BEGINNING_MAX, LINGER, REQUEST_EMPTY_LINES, REQUEST_HEADER_MAX};
 use crate::reason::CloseReason;

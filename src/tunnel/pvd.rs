@@ -11,8 +11,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::core::Snapshot;
-use super::policy::authorize;
+use crate::access::{Snapshot, authorize};
 use crate::config::{HostPattern, Rule};
 use crate::limits::{PVD_LIFETIME, PVD_RULES_MAX};
 use crate::reason::CloseReason;

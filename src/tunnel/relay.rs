@@ -15,10 +15,9 @@ use std::time::{Duration, Instant};
 
 use rustls::AlertDescription;
 
-use super::core::{Core, Live};
 use super::ends::{AppEnd, Broken, Data, ServerEnd};
-use super::gates::{Direction, Pass};
 use super::open::Terms;
+use crate::access::{Core, Direction, Live, Pass};
 use crate::limits::{CUT_LINGER, LINGER, SESSION_REST};
 use crate::observe::Stage;
 use crate::reason::{CloseReason, Who};

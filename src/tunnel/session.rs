@@ -12,16 +12,14 @@ use std::time::{Instant, SystemTime};
 
 use rustls::{HandshakeKind as Kind, ProtocolVersion};
 
-use super::admission::Guest;
 use super::asker::Asker;
-use super::core::{Core, Snapshot};
 use super::entrance::{self, AcceptedBy, Entrance, enter, is_open};
-use super::introduction::Arrival;
 use super::named::{self, Chosen};
-use super::outcome::{Outcome, record};
 use super::patience::{Patience, bounded, in_time};
-use super::peer::{identify, reason_of, subject_before};
 use super::{http1, http2, plain};
+use crate::access::{
+    Arrival, Core, Guest, Outcome, Snapshot, identify, reason_of, record, subject_before,
+};
 use crate::config::ListenerKind;
 use crate::observe::{HandshakeKind, Stage, Subject, TlsVersion};
 use crate::reason::CloseReason;
@@ -162,7 +160,7 @@ async fn accepted(
     let (chosen, begun) = if snapshot.names.is_empty() {
         (None, entrance.begun)
     } else {
-        let choosing = Box::pin(snapshot.names.choose(&stream, entrance.begun));
+        let choosing = Box::pin(named::choose(&snapshot.names, &stream, entrance.begun));
         let choosing = ring::map(choosing, Ok);
         match in_time(core, patience, CloseReason::HandshakeTimeout, choosing).await? {
             Ok(chosen) => chosen,

@@ -10,8 +10,8 @@ use std::io;
 use std::rc::Rc;
 
 use super::capsule::{CapsuleReader, Event, datagram_header};
-use super::core::Core;
 use super::ends::{Data, ServerEnd};
+use crate::access::Core;
 use crate::limits::{BUFFER_WAIT, UDP_DATAGRAM_MAX};
 use crate::reason::CloseReason;
 use crate::ring::{self, Either, RingBuf, Signal, Spacing, UdpSocket};

@@ -15,6 +15,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::node::{DrainError, Node};
 use super::registry::ChangeError;
+use crate::access::Causes;
 use crate::certs;
 use crate::config::{Config, CrlFetch, url_host};
 use crate::limits::CRL_SOURCES_MAX;
@@ -24,7 +25,6 @@ use crate::tls::{
     Admission, CheckedCrl, CrlErrors, CrlShelf, CrlSource, Indexed, PointsSeen, Standing,
     check_crls, crl_urls, public_keys, read_crl_file,
 };
-use crate::tunnel::Causes;
 pub use kept::{CRLS_FOLDER, forget_kept_crl};
 use kept::{forget_kept, forgotten_file, keep, kept_file};
 

@@ -16,7 +16,7 @@ use crate::ring;
 
 /// The way of bytes through a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Direction {
+pub(crate) enum Direction {
     /// From the client to the server.
     Up,
     /// From the server to the client.
@@ -98,7 +98,7 @@ impl Gate {
 
 /// The right of one tunnel to be open, by its service and its app; given back on drop.
 #[derive(Debug, Default)]
-pub(super) struct Pass {
+pub(crate) struct Pass {
     service: Option<Arc<Gate>>,
     app: Option<Arc<Gate>>,
 }

@@ -15,7 +15,7 @@ const SECOND: u128 = 1_000_000_000;
 /// processors fetch lines in pairs.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     /// Until when what was taken is paid for.
     paid: AtomicU64,
     /// 0: no limit.

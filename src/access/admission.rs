@@ -56,7 +56,7 @@ impl AdmissionLimits {
 /// Where connections come from: an IPv4 address, or the 64 bits of an IPv6 address that one network has for itself (RFC
 /// 4291, section 2.5.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Source {
+pub(crate) enum Source {
     V4(u32),
     V6(u64),
 }
@@ -106,7 +106,7 @@ impl Place {
 }
 
 /// The connections of one core whose clients have not shown who they are.
-pub(super) struct Guests {
+pub(crate) struct Guests {
     epoch: Instant,
     next: Cell<u64>,
     open: Cell<usize>,
@@ -404,7 +404,7 @@ impl Guests {
 }
 
 /// A connection whose client has not shown who it is, in its core's count, until it has or is gone.
-pub(super) struct Guest {
+pub(crate) struct Guest {
     core: Rc<Core>,
     place: Option<Rc<Place>>,
 }

@@ -29,7 +29,7 @@ struct Device {
 }
 
 /// The right to hold one HTTP/2 session; given back on drop.
-pub(super) struct Presence {
+pub(crate) struct Presence {
     quota: Arc<Quota>,
     device: Arc<str>,
     windows: Arc<AtomicUsize>,
@@ -53,7 +53,7 @@ impl Default for Quota {
 }
 
 /// The right to hold one tunnel; given back on drop.
-pub(super) struct Permit {
+pub(crate) struct Permit {
     quota: Arc<Quota>,
     device: Arc<str>,
 }
@@ -66,7 +66,7 @@ impl Quota {
     }
 
     /// Takes a tunnel for `device`, if neither limit is reached.
-    pub(super) fn acquire(
+    pub(crate) fn acquire(
         self: &Arc<Self>,
         device: &str,
         node_limit: usize,
@@ -100,7 +100,7 @@ impl Quota {
     }
 
     /// Takes a session for `device`, which may have so many.
-    pub(super) fn enter(
+    pub(crate) fn enter(
         self: &Arc<Self>,
         device: &str,
         limit: usize,

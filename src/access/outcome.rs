@@ -11,7 +11,7 @@ use crate::reason::CloseReason;
 use crate::ring;
 
 /// What is known of a tunnel that is asked for, for the record of its end.
-pub(super) struct Outcome {
+pub(crate) struct Outcome {
     pub subject: Arc<Subject>,
     pub target: Option<HostPort>,
     pub service: Option<Arc<str>>,
@@ -30,7 +30,7 @@ impl Outcome {
 
 /// Counts what came to no tunnel, and writes it to the audit log where its row says so. Of one client that is refused again
 /// and again not each time is a line.
-pub(super) fn record(core: &Core, outcome: &Outcome, reason: CloseReason) {
+pub(crate) fn record(core: &Core, outcome: &Outcome, reason: CloseReason) {
     core.count(reason);
     if !reason.is_audited() {
         return;
@@ -50,7 +50,7 @@ pub(super) fn record(core: &Core, outcome: &Outcome, reason: CloseReason) {
 }
 
 /// Writes an event to the audit log.
-pub(super) fn audit(
+pub(crate) fn audit(
     core: &Core,
     subject: &Arc<Subject>,
     target: Option<&HostPort>,

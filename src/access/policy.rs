@@ -10,19 +10,19 @@ use crate::table::DeviceState;
 use crate::tls::PeerIdentity;
 
 /// The device may use the gateway.
-pub(super) struct Grant<'a> {
+pub(crate) struct Grant<'a> {
     app: Option<&'a str>,
 }
 
 /// The rule's service for a destination.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Route {
+pub(crate) struct Route {
     /// Index of the service.
     pub service: usize,
 }
 
 /// Looks at the device's state.
-pub(super) fn authorize(
+pub(crate) fn authorize(
     identity: &PeerIdentity,
     state: DeviceState,
     unmanaged_allowed: bool,
@@ -31,7 +31,7 @@ pub(super) fn authorize(
 }
 
 /// Looks at the device's state again, for an open tunnel: its subject was made from the identity of its session.
-pub(super) fn still_granted(
+pub(crate) fn still_granted(
     subject: &Subject,
     state: DeviceState,
     unmanaged_allowed: bool,
@@ -53,7 +53,7 @@ fn granted(
 }
 
 /// The service of the first rule that matches; `no_rule` where none does.
-pub(super) fn route(
+pub(crate) fn route(
     grant: &Grant<'_>,
     rules: &[Rule],
     target: &HostPort,

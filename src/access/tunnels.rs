@@ -13,7 +13,7 @@ use crate::limits::{LIST_KEPT_MIN, SWEEP_CHUNK, SWEEP_CHUNKS};
 
 /// The list, and the order in which certificates expire.
 #[derive(Default)]
-pub(super) struct Tunnels {
+pub(crate) struct Tunnels {
     list: Vec<Rc<Live>>,
     /// By the second in which the tunnel is to be looked at, and its number.
     expiring: BTreeMap<(u64, u64), Rc<Live>>,
@@ -21,7 +21,7 @@ pub(super) struct Tunnels {
 
 /// How far a walk has come: the tunnels below this place are to be met yet.
 #[derive(Debug)]
-pub(super) struct Walk(usize);
+pub(crate) struct Walk(usize);
 
 impl Tunnels {
     /// Lists a tunnel.

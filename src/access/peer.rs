@@ -6,13 +6,23 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::core::{Core, Snapshot};
-use super::introduction::Arrival;
-use crate::observe::Subject;
+use crate::observe::{Subject, TlsVersion};
 use crate::reason::CloseReason;
 use crate::tls::{HandshakeFailure, PeerIdentity, VerifiedChain, failure_of};
 
+/// How a session came to the gateway.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Arrival {
+    /// The address that the app connected to, where it is known.
+    pub local: Option<SocketAddr>,
+    /// The version of the TLS that ended here.
+    pub tls: Option<TlsVersion>,
+    /// Whether the session was resumed: its certificate was presented before.
+    pub resumed: bool,
+}
+
 /// Who asks for tunnels in a session, and what that rests on.
-pub(super) struct Peer {
+pub(crate) struct Peer {
     pub identity: PeerIdentity,
     pub subject: Arc<Subject>,
     /// The certificates that were presented, for later checks.
@@ -27,7 +37,7 @@ pub(super) struct Peer {
 }
 
 /// Who is at the other end.
-pub(super) fn identify(
+pub(crate) fn identify(
     core: &Core,
     snapshot: &Snapshot,
     chain: &VerifiedChain<'_>,
@@ -74,7 +84,7 @@ fn subject_of(core: &Core, before: &Subject, identity: &PeerIdentity) -> Subject
 }
 
 /// What is known of a client before it has shown who it is.
-pub(super) fn subject_before(peer: SocketAddr) -> Subject {
+pub(crate) fn subject_before(peer: SocketAddr) -> Subject {
     Subject {
         peer,
         device: None,
@@ -85,7 +95,7 @@ pub(super) fn subject_before(peer: SocketAddr) -> Subject {
 }
 
 /// The reason of a refusal that rustls or the check of a certificate decides.
-pub(super) fn reason_of(error: &rustls::Error) -> CloseReason {
+pub(crate) fn reason_of(error: &rustls::Error) -> CloseReason {
     match failure_of(error) {
         HandshakeFailure::NoCertificate => CloseReason::CertificateRequired,
         HandshakeFailure::UnknownCa => CloseReason::UnknownCa,

@@ -57,7 +57,7 @@ impl Causes {
 
 /// When each cause last came, by the core's count of changes.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Changes {
+pub(crate) struct Changes {
     count: u64,
     last: [u64; 4],
 }
@@ -223,7 +223,7 @@ fn chunk(core: &Core, causes: Causes, walk: &mut Walk) -> bool {
 
 /// Looks at a tunnel that has just been listed for what has changed since its session began, when there were `count`
 /// changes.
-pub(super) fn reconsider(core: &Core, live: &Live, count: u64) {
+pub(crate) fn reconsider(core: &Core, live: &Live, count: u64) {
     let causes = core.changes.get().since(count);
     if causes == Causes::default() {
         return;
@@ -248,7 +248,7 @@ pub(super) fn reconsider(core: &Core, live: &Live, count: u64) {
 ///
 /// # Errors
 /// Why they are.
-pub(super) fn still_trusted(core: &Core, peer: &Peer) -> Result<(), CloseReason> {
+pub(crate) fn still_trusted(core: &Core, peer: &Peer) -> Result<(), CloseReason> {
     let causes = core.changes.get().since(peer.changes);
     let changed = causes.has(Causes::REVOCATION.and(Causes::TRUST));
     if !changed && unix_now() <= peer.good_until {

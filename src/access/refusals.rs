@@ -27,7 +27,7 @@ enum Client {
 
 /// Events that may be many: refusals, and the ends of sessions in which no tunnel was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Repeated {
+pub(crate) struct Repeated {
     /// The end of a session whose requests were all refused; each of them was one before.
     pub session: bool,
     pub reason: CloseReason,
@@ -57,7 +57,7 @@ struct Account {
 }
 
 /// The refusals of a core.
-pub(super) struct Refusals {
+pub(crate) struct Refusals {
     accounts: RefCell<HashMap<Client, Account>>,
     strangers: Cell<Lines>,
     /// Some had no line.

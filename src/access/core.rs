@@ -12,8 +12,9 @@ use rustls::pki_types::CertificateDer;
 
 use super::admission::{AdmissionLimits, Guests};
 use super::gates::Gate;
-use super::named::Names;
+use super::names::Names;
 use super::outcome::audit;
+use super::quota::Quota;
 use super::refusals::Refusals;
 use super::sweep::{Causes, Changes};
 use super::tunnels::Tunnels;
@@ -25,7 +26,6 @@ use crate::reason::CloseReason;
 use crate::ring::{self, Signal, TcpOptions};
 use crate::table::{CoreLoad, DeviceRegistry, Published};
 use crate::tls::{DeviceVerifier, VerifiedChain};
-use crate::tunnel::Quota;
 
 /// Limits and timeouts of the config that sessions use.
 #[derive(Clone, Debug)]
@@ -104,7 +104,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Whether a server is told where an app's connection came in.
-    pub(super) fn introduces(&self) -> bool {
+    pub(crate) fn introduces(&self) -> bool {
         let mut services = self.services.iter();
         services.any(|service| service.way.introduction.is_some())
     }
@@ -138,27 +138,27 @@ pub struct Core {
     pub refuses: Cell<bool>,
     /// Raised when the drain timeout is over.
     pub cut: Signal,
-    pub(super) tunnels: RefCell<Tunnels>,
+    pub(crate) tunnels: RefCell<Tunnels>,
     /// Payload bytes of all tunnels from apps to servers.
-    pub(super) bytes_up: Cell<u64>,
+    pub(crate) bytes_up: Cell<u64>,
     /// Payload bytes of all tunnels from servers to apps.
-    pub(super) bytes_down: Cell<u64>,
-    pub(super) sequence: Cell<u64>,
+    pub(crate) bytes_down: Cell<u64>,
+    pub(crate) sequence: Cell<u64>,
     /// The changes that open tunnels depend on.
-    pub(super) changes: Cell<Changes>,
+    pub(crate) changes: Cell<Changes>,
     /// What the next sweep is for.
-    pub(super) sweep_for: Cell<Causes>,
-    pub(super) sweeping: Cell<bool>,
+    pub(crate) sweep_for: Cell<Causes>,
+    pub(crate) sweeping: Cell<bool>,
     /// Connections whose clients have not shown who they are.
-    pub(super) guests: Guests,
+    pub(crate) guests: Guests,
     /// Refusals, for the audit log.
-    pub(super) refusals: Refusals,
+    pub(crate) refusals: Refusals,
     /// Issuers' certificates that clients have sent.
-    pub(super) issuers: RefCell<Vec<Rc<[u8]>>>,
+    pub(crate) issuers: RefCell<Vec<Rc<[u8]>>>,
 }
 
 /// An open tunnel, as it is listed.
-pub(super) struct Live {
+pub(crate) struct Live {
     pub id: u64,
     pub subject: Arc<Subject>,
     pub service: Arc<str>,
@@ -267,7 +267,7 @@ impl Core {
     }
 
     /// The certificates that a client has presented, those of issuers shared with other tunnels.
-    pub(super) fn keep_chain(&self, chain: &VerifiedChain<'_>) -> Rc<[Rc<[u8]>]> {
+    pub(crate) fn keep_chain(&self, chain: &VerifiedChain<'_>) -> Rc<[Rc<[u8]>]> {
         let mut issuers = self.issuers.borrow_mut();
         let mut keep = |(at, certificate): (usize, &CertificateDer<'_>)| {
             let known = issuers.iter().find(|known| ***known == **certificate);
@@ -301,7 +301,7 @@ impl Core {
     }
 
     /// Connections whose clients have not shown who they are, at most for now.
-    pub(super) fn unauthenticated_share(&self) -> usize {
+    pub(crate) fn unauthenticated_share(&self) -> usize {
         let limits = self.snapshot.borrow().limits.admission;
         limits.share(self.quota.open())
     }
@@ -318,7 +318,7 @@ impl Core {
     }
 
     /// Keeps the bytes of such connections within their bound.
-    pub(super) fn relieve_memory(&self) {
+    pub(crate) fn relieve_memory(&self) {
         let kept = ring::guest_bytes().saturating_sub(self.guests.leaving());
         if kept > GUEST_MEMORY {
             let excess = kept - (GUEST_MEMORY - GUEST_MEMORY / RELIEVED_PART as u64);
@@ -342,14 +342,14 @@ impl Core {
     }
 
     /// Lists an open tunnel for as long as the result lives.
-    pub(super) fn list(&self, live: Rc<Live>) -> Listed<'_> {
+    pub(crate) fn list(&self, live: Rc<Live>) -> Listed<'_> {
         self.metrics.borrow_mut().tunnels_opened += 1;
         self.tunnels.borrow_mut().insert(live.clone());
         Listed { core: self, live }
     }
 
     /// Counts an end.
-    pub(super) fn count(&self, reason: CloseReason) {
+    pub(crate) fn count(&self, reason: CloseReason) {
         self.metrics.borrow_mut().count_end(reason);
     }
 
@@ -361,7 +361,7 @@ impl Core {
     }
 
     /// A number that no other tunnel of this process has.
-    pub(super) fn next_tunnel(&self) -> u64 {
+    pub(crate) fn next_tunnel(&self) -> u64 {
         let number = self.sequence.get() + 1;
         self.sequence.set(number);
         number << 8 | self.index as u64
@@ -369,7 +369,7 @@ impl Core {
 }
 
 /// A tunnel in the list of the open ones; taken out when it is dropped.
-pub(super) struct Listed<'a> {
+pub(crate) struct Listed<'a> {
     core: &'a Core,
     live: Rc<Live>,
 }
