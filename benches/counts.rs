@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
+use adit::front::request::RequestParser;
 use adit::observe::{latency_histogram, record_latency};
 use adit::tls::record::Content;
-use adit::tunnel::request::RequestParser;
 use common::Random;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;

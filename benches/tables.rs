@@ -14,9 +14,9 @@ use std::hint::black_box;
 use std::sync::RwLock;
 use std::time::Duration;
 
+use adit::front::request::RequestParser;
 use adit::observe::{latency_histogram, record_latency};
 use adit::table::{DeviceChanges, DeviceEntry, DeviceState, Published};
-use adit::tunnel::request::RequestParser;
 use common::{ISSUER, KEY, NOW};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 

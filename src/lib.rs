@@ -13,6 +13,7 @@ pub mod config;
 pub mod control;
 pub mod engine;
 pub mod files;
+pub mod front;
 pub mod limits;
 pub mod load;
 pub mod observe;

@@ -39,6 +39,7 @@ const ROOMS: &[&[&str]] = &[
     &["backend"],
     &["access"],
     &["tunnel"],
+    &["front"],
     &["engine"],
     &["control"],
     &["load"],

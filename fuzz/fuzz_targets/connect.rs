@@ -5,7 +5,7 @@
 
 use adit::config::HostPort;
 use adit::limits::REQUEST_HEADER_MAX;
-use adit::tunnel::request::{Asked, Parsed, RequestError, RequestParser};
+use adit::front::request::{Asked, Parsed, RequestError, RequestParser};
 use libfuzzer_sys::fuzz_target;
 
 type Outcome = Result<Option<Parsed>, RequestError>;

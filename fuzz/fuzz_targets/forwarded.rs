@@ -3,7 +3,7 @@
 #![no_main]
 
 use adit::config::ClientIdentity;
-use adit::tunnel::forwarded::{ForwardedError, certificates};
+use adit::front::forwarded::{ForwardedError, certificates};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

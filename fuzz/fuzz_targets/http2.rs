@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use adit::config::HostPort;
 use adit::observe::Abuse;
-use adit::tunnel::http2::guard::FrameGuard;
-use adit::tunnel::http2::request;
-use adit::tunnel::request::Asked;
+use adit::front::http2::guard::FrameGuard;
+use adit::front::http2::request;
+use adit::front::request::Asked;
 use http::Request;
 use libfuzzer_sys::fuzz_target;
 

@@ -11,10 +11,10 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use crate::front::AcceptedBy;
 use crate::limits::{HANDOVER_MIN, HANDOVER_QUEUE, HANDOVER_SHARE};
 use crate::ring::Remote;
 use crate::table::CoreLoad;
-use crate::tunnel::AcceptedBy;
 
 /// All cores of a node, as they see each other.
 pub(super) struct Handover {

@@ -14,13 +14,13 @@ use super::peak::Peak;
 use super::sizes::Sizes;
 use crate::access::{self, Causes, Core, Snapshot};
 use crate::config;
+use crate::front::{AcceptedBy, serve};
 use crate::limits::{
     ACCEPT_PAUSE, BUFFER_TRIM_INTERVAL, BUFFERS_TRIMMED, DRAIN_POLL, FILES_TOLD,
     HANDSHAKES_PER_TURN, LISTENER_LINGER, SESSIONS_BEYOND_TUNNELS,
 };
 use crate::observe::{TunnelFilter, TunnelInfo};
 use crate::ring::{self, Either, Remote, Runtime, RuntimeConfig, Signal, TcpListener, TcpStream};
-use crate::tunnel::{AcceptedBy, serve};
 
 /// Where a core runs and what it shares with the others.
 pub(super) struct Place {

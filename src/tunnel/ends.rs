@@ -11,7 +11,7 @@ use crate::ring::{self, Pieces, RingBuf, Spacing, TcpStream};
 use crate::tls::{CONTIGUOUS, ClientStream, Received, ServerStream, StreamError};
 
 /// The app's end of a tunnel.
-pub(super) trait AppEnd: 'static {
+pub(crate) trait AppEnd: 'static {
     /// What one receive brings.
     type Data: Data;
 
@@ -50,7 +50,7 @@ pub(super) trait AppEnd: 'static {
 }
 
 /// The server's end of a tunnel.
-pub(super) trait ServerEnd: 'static {
+pub(crate) trait ServerEnd: 'static {
     /// Sends all of `data`, which comes back with its rest.
     fn send<D: Data>(&self, data: D) -> impl Future<Output = (Result<(), CloseReason>, D)>;
 
@@ -71,7 +71,7 @@ pub(super) trait ServerEnd: 'static {
 }
 
 /// Bytes on their way to a server.
-pub(super) trait Data: 'static {
+pub(crate) trait Data: 'static {
     /// How many.
     fn len(&self) -> usize;
 
@@ -97,7 +97,7 @@ pub(super) trait Data: 'static {
 
 /// The app's end broke.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Broken {
+pub(crate) struct Broken {
     pub reason: CloseReason,
     /// What the app is to be told.
     pub alert: Option<AlertDescription>,
@@ -153,7 +153,7 @@ impl AppEnd for ServerStream {
 }
 
 /// An app behind a front end that has ended TLS.
-pub(super) struct PlainApp(pub TcpStream);
+pub(crate) struct PlainApp(pub TcpStream);
 
 impl AppEnd for PlainApp {
     type Data = Pieces;

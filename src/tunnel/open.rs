@@ -27,7 +27,7 @@ enum Server {
 }
 
 /// A server that was reached for a request that is granted.
-pub(super) struct Opened {
+pub(crate) struct Opened {
     id: u64,
     server: Server,
     service: Arc<str>,
@@ -39,7 +39,7 @@ pub(super) struct Opened {
 
 /// How long a tunnel may be open.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Terms {
+pub(crate) struct Terms {
     /// Without a byte in either direction.
     pub idle_timeout: Duration,
     /// From its opening.
@@ -113,7 +113,7 @@ fn grant<'s>(
 }
 
 /// Authorize, route, dial. An error is a refusal that the app has not been told yet; `outcome` says how far it came.
-pub(super) async fn open(
+pub(crate) async fn open(
     core: &Core,
     snapshot: &Snapshot,
     peer: &Peer,
@@ -149,7 +149,7 @@ pub(super) async fn open(
 }
 
 /// The same for datagrams.
-pub(super) async fn open_udp(
+pub(crate) async fn open_udp(
     core: &Core,
     snapshot: &Snapshot,
     peer: &Peer,

@@ -24,10 +24,10 @@ use crate::reason::{CloseReason, Who};
 use crate::ring::{self, Either, RingBuf, TaskHandle};
 
 /// How a direction ended.
-pub(super) type End = Result<(), CloseReason>;
+pub(crate) type End = Result<(), CloseReason>;
 
 /// The two ends of a tunnel and what is known about it.
-pub(super) struct Relay<A, S> {
+pub(crate) struct Relay<A, S> {
     pub core: Rc<Core>,
     pub app: A,
     pub server: S,
@@ -46,14 +46,14 @@ pub(super) struct Relay<A, S> {
 
 /// What came behind the request: bytes for the server, and records that are not complete yet.
 #[derive(Default)]
-pub(super) struct Behind {
+pub(crate) struct Behind {
     pub early: Vec<u8>,
     pub carry: Option<RingBuf>,
 }
 
 /// What the directions have come to.
 #[derive(Default)]
-pub(super) struct Ends {
+pub(crate) struct Ends {
     up: Cell<Option<End>>,
     down: Cell<Option<End>>,
     /// The server reads no more, but may still send.

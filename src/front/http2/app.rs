@@ -18,7 +18,7 @@ use crate::limits::{HTTP2_DOWN_BATCH, HTTP2_SESSION_QUEUE, HTTP2_UP_BATCH, TLS_P
 use crate::reason::CloseReason;
 use crate::ring::{self, Gather, RingBuf, Spacing, TcpStream};
 use crate::tls::{ClientStream, StreamError};
-use crate::tunnel::ends::{AppEnd, Broken, Data};
+use crate::tunnel::{AppEnd, Broken, Data};
 
 /// The stream.
 pub(super) struct StreamEnd {

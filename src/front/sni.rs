@@ -8,15 +8,15 @@ use std::rc::Rc;
 
 use rustls::AlertDescription;
 
-use super::front::{self, Agreed, Front};
-use super::relay::Behind;
 use super::request::{Asked, Request};
+use super::seam::{self, Agreed, Front};
 use crate::access::{Core, Named, Names, Peer, Snapshot};
 use crate::config::{Host, HostPort};
 use crate::limits::{BEGINNING_MAX, LINGER};
 use crate::reason::{CloseReason, Who};
 use crate::ring::{self, RingBuf, TcpStream};
 use crate::tls::{Hello, HelloReader, ServerStream};
+use crate::tunnel::Behind;
 
 /// What a hello was for: the name, and what it leads to.
 pub(super) struct Chosen {
@@ -83,7 +83,7 @@ pub(super) async fn session(
         carry,
         counted,
     };
-    front::serve(core, snapshot, &peer, request, session).await;
+    seam::serve(core, snapshot, &peer, request, session).await;
 }
 
 /// A session that asks for nothing but by its name.

@@ -19,17 +19,17 @@ use super::share::Share;
 use super::windows::Windows;
 use crate::access::{Core, Outcome, Presence, Repeated, audit, record};
 use crate::config::HostPort;
+use crate::front::asker::{Asker, Refused};
+use crate::front::pvd;
+use crate::front::request::IDLE_TIMEOUT;
+use crate::front::response::{seconds, told_by_status};
+use crate::front::seam::{self, Agreed, Front};
 use crate::limits::{HTTP2_SESSION_QUEUE, HTTP2_STALL_PERCENT, LINGER};
 use crate::observe::AuditEvent;
 use crate::reason::{CloseReason, Who};
 use crate::ring::{self, RingBuf};
 use crate::tls::{ByteStream, Duplex};
-use crate::tunnel::asker::{Asker, Refused};
-use crate::tunnel::front::{self, Agreed, Front};
-use crate::tunnel::pvd;
-use crate::tunnel::relay::Behind;
-use crate::tunnel::request::IDLE_TIMEOUT;
-use crate::tunnel::response::{seconds, told_by_status};
+use crate::tunnel::Behind;
 
 /// What the tasks of one session share.
 pub(super) struct Session {
@@ -101,7 +101,7 @@ impl Session {
 }
 
 /// Serves a session to its end. `counted` is kept as long as the session or one of its tunnels.
-pub(in crate::tunnel) async fn serve<S: ByteStream>(
+pub(in crate::front) async fn serve<S: ByteStream>(
     core: Rc<Core>,
     stream: S,
     carry: Option<RingBuf>,
@@ -281,7 +281,7 @@ fn begin(
             respond,
             kept: (counting, counted),
         };
-        front::serve(&core, &snapshot, &peer, request, stream).await;
+        seam::serve(&core, &snapshot, &peer, request, stream).await;
     });
 }
 

@@ -1,10 +1,11 @@
 //! The whole life of a tunnel, from the accepted connection to its record:
 //!
-//! [`Accepted`] → [`PeerIdentity`] (the handshake) → `Grant` (authorize) → `Route` (route) → `Relay` → [`Outcome`].
+//! [`Accepted`] → `VerifiedChain` (the handshake) → `Peer` (identify) → `Grant` (authorize) → `Route` (route) → `Relay` →
+//! [`Outcome`].
 //!
-//! Here is what a session of HTTP/1.1 goes through, from top to bottom. Sessions of other kinds leave on the way: those of the
-//! plain listener to [`plain`], those whose name chooses a service to [`named`], those of HTTP/2 to [`http2`]. A request
-//! is granted and its server reached in `open`; `relay` moves the bytes.
+//! Here is what comes before a session has asked for anything. From there each kind of session has a front end: [`http1`],
+//! [`http2`], [`sni`] for those whose name chooses a service, and [`plain`] for the plain listener, which is left to earlier.
+//! They read requests; `seam` serves each. It is granted and its server reached in `tunnel::open`; the relay moves the bytes.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -14,8 +15,8 @@ use rustls::{HandshakeKind as Kind, ProtocolVersion};
 
 use super::asker::Asker;
 use super::entrance::{self, AcceptedBy, Entrance, enter, is_open};
-use super::named::{self, Chosen};
 use super::patience::{Patience, bounded, in_time};
+use super::sni::{self, Chosen};
 use super::{http1, http2, plain};
 use crate::access::{
     Arrival, Core, Guest, Outcome, Snapshot, identify, reason_of, record, subject_before,
@@ -160,7 +161,7 @@ async fn accepted(
     let (chosen, begun) = if snapshot.names.is_empty() {
         (None, entrance.begun)
     } else {
-        let choosing = Box::pin(named::choose(&snapshot.names, &stream, entrance.begun));
+        let choosing = Box::pin(sni::choose(&snapshot.names, &stream, entrance.begun));
         let choosing = ring::map(choosing, Ok);
         match in_time(core, patience, CloseReason::HandshakeTimeout, choosing).await? {
             Ok(chosen) => chosen,
@@ -242,7 +243,7 @@ async fn session(
         }
         None => http1::session(core, snapshot, tls, peer, carry, patience, counted).await,
         Some(chosen) => {
-            let session = named::session(core, snapshot, tls, peer, carry, chosen, counted);
+            let session = sni::session(core, snapshot, tls, peer, carry, chosen, counted);
             Box::pin(session).await;
         }
     }

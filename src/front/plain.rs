@@ -8,20 +8,19 @@ use std::io;
 use std::rc::Rc;
 
 use super::asker::{Asker, FrontEnd};
-use super::ends::PlainApp;
 use super::entrance::{Entrance, refuse};
 use super::forwarded::certificates;
-use super::front::{self, Agreed, Front};
 use super::http2;
 use super::patience::{Patience, in_time};
-use super::relay::Behind;
 use super::request::{Request, RequestParser};
 use super::response::{configuration, established, health};
+use super::seam::{self, Agreed, Front};
 use crate::access::{Core, Guest, Outcome, Snapshot, record, subject_before};
 use crate::config::{Listener, ListenerKind};
 use crate::limits::{BEGINNING_MAX, LINGER, REQUEST_EMPTY_LINES, REQUEST_HEADER_MAX};
 use crate::reason::CloseReason;
 use crate::ring::{self, RingBuf, TcpStream};
+use crate::tunnel::{Behind, PlainApp};
 
 const END: &[u8] = b"\r\n\r\n";
 const EMPTY_LINE: &[u8] = b"\r\n";
@@ -98,9 +97,9 @@ pub(super) async fn session(
     match asked {
         Ok((request, peer, early)) => {
             session.behind.early = early;
-            front::serve(core, snapshot, &peer, request, session).await;
+            seam::serve(core, snapshot, &peer, request, session).await;
         }
-        Err(reason) => front::refuse(core, &outcome, session, reason).await,
+        Err(reason) => seam::refuse(core, &outcome, session, reason).await,
     }
 }
 

@@ -1,7 +1,7 @@
 //! HTTP/2: many tunnels in one session (RFC 9113, section 8.5).
 //!
 //! The session's task moves frames; each request has a task of its own, from which its tunnel's two directions come. The
-//! way of a request is that of HTTP/1.1: [`request::asked`] reads it, `open` authorizes, routes and dials, then the relay
+//! way of a request is that of HTTP/1.1: [`request::request`] reads it, `open` authorizes, routes and dials, then the relay
 //! between two records. `h2` knows the protocol; what it does not do is here: what a session may cost ([`guard`]), how
 //! large windows are (`windows`), and how frames become few sends ([`crate::tls::Duplex`]).
 //!

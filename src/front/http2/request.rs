@@ -1,6 +1,6 @@
 //! What a request over HTTP/2 asks for.
 //!
-//! As strict as HTTP/1.1's parser ([`crate::tunnel::request`]): one reading of the authority, no body. `h2` has refused
+//! As strict as HTTP/1.1's parser ([`crate::front::request`]): one reading of the authority, no body. `h2` has refused
 //! what is no HTTP/2 request at all, among it a CONNECT with a path, and header fields of HTTP/1.1's framing.
 
 use h2::ext::Protocol;
@@ -9,10 +9,10 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use percent_encoding::percent_decode_str;
 
 use crate::config::{Host, HostPort};
+use crate::front::pvd::PATH;
+use crate::front::request::{Asked, IDLE_TIMEOUT, Request, idle_seconds};
 use crate::limits::{REQUEST_HEADER_MAX, REQUEST_HEADERS_MAX};
 use crate::reason::CloseReason;
-use crate::tunnel::pvd::PATH;
-use crate::tunnel::request::{Asked, IDLE_TIMEOUT, Request, idle_seconds};
 
 /// The protocol of an extended CONNECT for datagrams (RFC 9298, section 8.1).
 const CONNECT_UDP: &str = "connect-udp";

@@ -2,16 +2,16 @@
 
 use std::rc::Rc;
 
-use super::front::{self, Agreed, Front};
 use super::patience::{Patience, in_time};
-use super::relay::Behind;
 use super::request::{Parsed, Request, RequestParser};
 use super::response::{configuration, established, refusal};
+use super::seam::{self, Agreed, Front};
 use crate::access::{Core, Outcome, Peer, Snapshot, record};
 use crate::limits::{CLIENT_GONE_AFTER, LINGER};
 use crate::reason::CloseReason;
 use crate::ring::{self, RingBuf};
 use crate::tls::{Received, ServerStream, StreamError};
+use crate::tunnel::Behind;
 
 /// From the request to an open tunnel, an answer or a refusal.
 pub(super) async fn session(
@@ -44,8 +44,8 @@ pub(super) async fn session(
         counted,
     };
     match request {
-        Ok(request) => front::serve(core, snapshot, &peer, request, front).await,
-        Err(reason) => front::refuse(core, &outcome, front, reason).await,
+        Ok(request) => seam::serve(core, snapshot, &peer, request, front).await,
+        Err(reason) => seam::refuse(core, &outcome, front, reason).await,
     }
 }
 

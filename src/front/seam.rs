@@ -1,19 +1,17 @@
 //! The seam between what is asked and how it is answered.
 //!
-//! Each front end (`http1`, `http2`, `plain`, `named`) reads requests in its own way, and is a [`Front`] to answer one. What lies
+//! Each front end (`http1`, `http2`, `plain`, `sni`) reads requests in its own way, and is a [`Front`] to answer one. What lies
 //! between is here, once: [`serve`] opens what is asked for, answers, and runs the tunnel.
 
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use super::ends::AppEnd;
-use super::open::{open, open_udp};
 use super::pvd;
-use super::relay::Behind;
 use super::request::{Asked, Request};
 use crate::access::{Core, Outcome, Peer, Snapshot, record};
 use crate::reason::CloseReason;
 use crate::ring::{self, Either};
+use crate::tunnel::{AppEnd, Behind, open, open_udp};
 
 /// The way back to the client that has asked for something.
 pub(super) trait Front: Sized {
