@@ -6,7 +6,6 @@
 
 use std::io::Read;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +14,7 @@ use hickory_resolver::Hosts;
 use hickory_resolver::config::{ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::system_conf::parse_resolv_conf;
 
-use crate::files;
+use crate::files::{self, Mark, Quiet};
 use crate::limits::{NAME_FILE_MAX, NAME_QUERIES_RUNNING, NAME_TTL_MAX};
 
 /// What was read last and is in effect.
@@ -42,17 +41,13 @@ struct State {
     settings: Settings,
 }
 
-/// What tells a file from what stood in its place before: device, inode, size, and when its content and anything of it
-/// last changed. `None` where there is none.
-type Mark = Option<(u64, u64, u64, (i64, i64), (i64, i64))>;
-
 /// A file, and what is known of it.
 struct Watched {
     path: PathBuf,
     /// As it was when it was read last, `None` before that.
     read: Option<Mark>,
-    /// As it was at the last look, if it was not that.
-    seen: Option<Mark>,
+    /// Another state.
+    change: Quiet<Mark>,
     /// What was taken last.
     taken: Option<String>,
     /// What stands there now cannot be taken.
@@ -128,7 +123,7 @@ impl Watched {
         Self {
             path: path.to_owned(),
             read: None,
-            seen: None,
+            change: Quiet::new(),
             taken: None,
             is_refused: false,
         }
@@ -141,19 +136,13 @@ impl Watched {
         now: bool,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<(String, T)> {
-        let mark = mark(&self.path);
-        if !now {
-            if self.read == Some(mark) {
-                self.seen = None;
-                return None;
-            }
-            if self.seen.replace(mark) != Some(mark) {
-                return None;
-            }
-        }
+        let mark = Mark::of(&self.path);
         let is_known = self.read == Some(mark);
+        if !now && !self.change.is_due(!is_known, mark) {
+            return None;
+        }
         self.read = Some(mark);
-        self.seen = None;
+        self.change.forget();
         let text = match text_of(&self.path) {
             Ok(text) if self.taken.as_ref() == Some(&text) => {
                 self.is_refused = false;
@@ -187,13 +176,6 @@ impl Watched {
         }
         self.taken = Some(text);
     }
-}
-
-fn mark(path: &Path) -> Mark {
-    let file = std::fs::metadata(path).ok()?;
-    let modified = (file.mtime(), file.mtime_nsec());
-    let changed = (file.ctime(), file.ctime_nsec());
-    Some((file.dev(), file.ino(), file.size(), modified, changed))
 }
 
 /// The text of a file that may be read.

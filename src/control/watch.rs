@@ -1,11 +1,8 @@
 //! Looks at the config file, the store of profiles and the files that the config names, for changes to take.
 //!
-//! The system is asked for what a path leads to now (through symbolic links, as Kubernetes and deployment tools swap
-//! them), which also works where no other way of being told does: on NFS, on overlays, in containers. A change counts
-//! when two looks have seen the same, so that a file is not read while it is written.
+//! A change counts when it is over ([`Quiet`]).
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +10,7 @@ use tokio::time::sleep;
 
 use super::reload::{Reloader, in_background};
 use crate::config::{Config, ConfigError};
+use crate::files::{Mark, Quiet};
 use crate::limits::FILES_POLL;
 use crate::profiles::store_of;
 
@@ -25,17 +23,6 @@ pub async fn watch_files(reloader: Arc<Reloader>) {
     }
 }
 
-/// What tells a file from the one that had its path before: device, inode, size, and when its contents and when anything
-/// of it last changed, each in seconds and nanoseconds. `None` where there is none.
-type Mark = Option<(u64, u64, u64, (i64, i64), (i64, i64))>;
-
-fn mark(path: &Path) -> Mark {
-    let file = std::fs::metadata(path).ok()?;
-    let modified = (file.mtime(), file.mtime_nsec());
-    let changed = (file.ctime(), file.ctime_nsec());
-    Some((file.dev(), file.ino(), file.size(), modified, changed))
-}
-
 type Marks = BTreeMap<PathBuf, Mark>;
 
 /// What is looked at, as it was when it was read last.
@@ -44,8 +31,8 @@ pub(super) struct Watched {
     /// The config file and the store of profiles.
     config: Vec<PathBuf>,
     tried: Marks,
-    /// Another state, seen once.
-    seen: Option<Marks>,
+    /// Another state.
+    change: Quiet<Marks>,
     /// What was wrong with the config. It may be about files that are not known here.
     wrong: Option<ConfigError>,
     is_on: bool,
@@ -57,7 +44,7 @@ impl Watched {
         Self {
             config: config_and_store(file, state_dir),
             tried: Marks::new(),
-            seen: None,
+            change: Quiet::new(),
             wrong: None,
             is_on: false,
         }
@@ -67,15 +54,15 @@ impl Watched {
     pub fn note(&mut self) {
         let named = std::mem::take(&mut self.tried).into_keys();
         let all = named.chain(self.config.iter().cloned());
-        self.tried = all.map(|path| (path.clone(), mark(&path))).collect();
-        self.seen = None;
+        self.tried = all.map(|path| (path.clone(), Mark::of(&path))).collect();
+        self.change.forget();
         self.wrong = None;
     }
 
     /// What the store of profiles holds now is known.
     pub fn note_store(&mut self) {
         for store in self.config.iter().skip(1) {
-            self.tried.insert(store.clone(), mark(store));
+            self.tried.insert(store.clone(), Mark::of(store));
         }
     }
 
@@ -83,7 +70,7 @@ impl Watched {
     pub fn follow(&mut self, config: &Config) {
         self.tried.retain(|path, _| self.config.contains(path));
         for file in &config.files {
-            let note = || mark(file);
+            let note = || Mark::of(file);
             self.tried.entry(file.clone()).or_insert_with(note);
         }
     }
@@ -104,15 +91,9 @@ impl Watched {
             return false;
         }
         let paths = self.tried.keys();
-        let now: Marks = paths.map(|path| (path.clone(), mark(path))).collect();
+        let now: Marks = paths.map(|path| (path.clone(), Mark::of(path))).collect();
         let differs = now != self.tried || (self.wrong.is_some() && wrong() != self.wrong);
-        if !differs {
-            self.seen = None;
-            return false;
-        }
-        let is_quiet = self.seen.as_ref() == Some(&now);
-        self.seen = Some(now);
-        is_quiet
+        self.change.is_due(differs, now)
     }
 }
 

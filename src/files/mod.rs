@@ -4,11 +4,13 @@
 //! - [`replace`], [`write_new`], [`Pending`]: a reader, or the next start after a crash, sees the old content or the new
 //!   and nothing between.
 //! - [`own_folder`], [`check_folder`]: a folder in which others may write keeps no secret and no state.
+//! - [`Mark`], [`Quiet`]: a file that has changed, and whose change is over.
 //! - [`keep`], [`keep_new`], [`open_kept`], [`own_folder_in`]: what root makes in a state folder belongs to the folder's owner.
 //!
 //! The room knows nothing of what the files hold.
 
 mod folder;
+mod mark;
 mod read;
 mod state;
 mod write;
@@ -17,6 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use folder::{check_folder, make_folder, own_folder};
+pub use mark::{Mark, Quiet};
 pub use read::{open, read, read_secret};
 pub use state::{keep, keep_new, open_kept, own_folder_in};
 pub use write::{

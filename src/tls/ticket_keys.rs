@@ -64,27 +64,6 @@ pub struct TicketKey {
 #[derive(Clone)]
 pub struct TicketKeys(Vec<TicketKey>);
 
-/// What a file was when it was read: another file, or other contents, shows in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp([i64; 5]);
-
-impl Stamp {
-    /// Of the file that is there now; `None` if it cannot be looked at.
-    #[must_use]
-    pub fn of(file: &Path) -> Option<Self> {
-        let found = std::fs::metadata(file).ok()?;
-        let inode = found.ino().cast_signed();
-        let (seconds, nanos) = (found.ctime(), found.ctime_nsec());
-        Some(Self([
-            inode,
-            seconds,
-            nanos,
-            found.mtime(),
-            found.size().cast_signed(),
-        ]))
-    }
-}
-
 impl TicketKeys {
     /// One new key, which seals from now on.
     ///

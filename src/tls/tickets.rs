@@ -27,7 +27,8 @@ use aws_lc_rs::{hkdf, rand};
 use rustls::server::ProducesTickets;
 
 use super::resumption::{Scope, now};
-use super::ticket_keys::{Stamp, TicketKeys, TicketKeysError};
+use super::ticket_keys::{TicketKeys, TicketKeysError};
+use crate::files::Mark;
 use crate::limits::{TICKET_BYTES_MAX, TICKET_CLOCK_SKEW};
 use crate::table::Published;
 
@@ -44,7 +45,7 @@ pub struct Tickets {
 
 /// Where the keys come from. Only the control core and reloads look here.
 enum Source {
-    File { path: PathBuf, seen: Option<Stamp> },
+    File { path: PathBuf, seen: Mark },
     Memory(TicketKeys),
 }
 
@@ -64,7 +65,7 @@ impl Tickets {
         let (keys, source) = match file {
             Some(path) => {
                 // Before the reading: what changes in between is read again.
-                let (path, seen) = (path.to_path_buf(), Stamp::of(path));
+                let (path, seen) = (path.to_path_buf(), Mark::of(path));
                 (TicketKeys::read(&path)?, Source::File { path, seen })
             }
             None => {
@@ -98,11 +99,11 @@ impl Tickets {
         let mut source = self.lock();
         let keys = match &mut *source {
             Source::File { path, seen } => {
-                let stamp = Stamp::of(path);
-                if *seen == stamp {
+                let now = Mark::of(path);
+                if *seen == now {
                     return Ok(false);
                 }
-                *seen = stamp;
+                *seen = now;
                 TicketKeys::read(path)?
             }
             Source::Memory(keys) => {

@@ -1,9 +1,10 @@
 //! The last good list of each URL, in a folder of the state folder: what a node begins with.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::certs::{self, CertError};
-use crate::files;
+use crate::files::{self, FileError};
 use crate::tls::CrlSource;
 
 /// The folder in the state folder for lists that were fetched.
@@ -40,10 +41,12 @@ pub fn forget_kept_crl(state_dir: &Path, source: &str) -> Result<bool, CertError
 /// [`CertError`], which names the file.
 pub(super) fn forget_kept(kept: &Path) -> Result<bool, CertError> {
     let forgotten = forgotten_file(kept);
-    match std::fs::rename(kept, &forgotten) {
+    match files::rename(kept, &forgotten) {
         Ok(()) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(forgotten.exists()),
-        Err(error) => Err(CertError::io("rename", kept, error)),
+        Err(FileError::Io { cause, .. }) if cause.kind() == ErrorKind::NotFound => {
+            Ok(forgotten.exists())
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -55,7 +58,7 @@ pub(super) fn keep(file: &Path, ders: &[impl AsRef<[u8]>]) -> Result<(), CertErr
     let state_dir = file.parent().and_then(Path::parent);
     files::own_folder_in(state_dir.unwrap_or(Path::new("")), Path::new(CRLS_FOLDER))?;
     write_lists(file, ders)?;
-    let _ = std::fs::remove_file(forgotten_file(file));
+    let _ = files::remove(&forgotten_file(file));
     Ok(())
 }
 

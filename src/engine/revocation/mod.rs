@@ -6,7 +6,6 @@
 mod kept;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -18,6 +17,7 @@ use super::registry::ChangeError;
 use crate::access::Causes;
 use crate::certs;
 use crate::config::{Config, CrlFetch, url_host};
+use crate::files::Mark;
 use crate::limits::CRL_SOURCES_MAX;
 use crate::observe::CrlInfo;
 use crate::table::{Published, RevocationIndex};
@@ -27,9 +27,6 @@ use crate::tls::{
 };
 pub use kept::{CRLS_FOLDER, forget_kept_crl};
 use kept::{forget_kept, forgotten_file, keep, kept_file};
-
-/// What tells a file from the one that had its name before.
-type Mark = Option<(SystemTime, u64, u64)>;
 
 /// The CRLs of a configuration, and whose they may be.
 #[derive(Clone, Default)]
@@ -99,7 +96,7 @@ impl Crls {
         }
         let mut errors = Vec::new();
         for file in &auth.crl_files {
-            crls.files.insert(file.clone(), mark(file));
+            crls.files.insert(file.clone(), Mark::of(file));
             let source = CrlSource::File(file.clone());
             let stands_in = crls.carry_over(before, &source);
             match read_crl_file(file, group, SystemTime::now()) {
@@ -323,11 +320,6 @@ fn urls_to_fetch(
     urls
 }
 
-fn mark(file: &Path) -> Mark {
-    let metadata = std::fs::metadata(file).ok()?;
-    Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
-}
-
 impl Revocation {
     pub fn new(mut crls: Crls) -> Self {
         Self {
@@ -393,7 +385,7 @@ impl Node {
             let mut crls = self.revocation.crls();
             let mut files = std::mem::take(&mut crls.files);
             let changed = files.iter_mut().filter_map(|(file, known)| {
-                let current = mark(file);
+                let current = Mark::of(file);
                 let due = crls.is_due(&CrlSource::File(file.clone()), now());
                 let changed = *known != current || due;
                 *known = current;
