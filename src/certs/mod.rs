@@ -34,6 +34,7 @@ pub mod export;
 pub mod findings;
 mod frame;
 pub mod group;
+mod kdf;
 mod lists;
 pub mod make;
 mod pairs;

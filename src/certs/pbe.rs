@@ -1,16 +1,16 @@
 //! Encryption under a password: PBES2 (RFC 8018, section 6.2) and the older schemes of PKCS#12 (RFC 7292, appendices B and C).
 //!
-//! The work that a file asks for is known before it is done, and bounded for the file as a whole ([`Work`]). Ciphers and key
-//! derivations come from crates; what is here chooses among them.
+//! The work that a file asks for is known before it is done, and bounded for the file as a whole ([`Work`]). Ciphers come
+//! from crates; what is here chooses among them.
 
+use aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY;
 use cbc::cipher::block_padding::Pkcs7;
 use cbc::cipher::{BlockCipherDecrypt, BlockModeDecrypt, KeyInit, KeyIvInit};
 use pkcs5::der::Decode;
-use pkcs12::kdf::{Pkcs12KeyType, derive_key};
-use sha1::Sha1;
 use zeroize::Zeroizing;
 
 use super::ber::{Element, INTEGER, OBJECT_IDENTIFIER, Reader, SEQUENCE};
+use super::kdf::{Purpose, derive};
 use crate::limits::MAX_PASSWORD_ITERATIONS;
 
 /// 1.2.840.113549.1.5.13
@@ -118,17 +118,11 @@ pub(super) fn decrypt(
     let count = count.filter(|count| *count > 0).ok_or(BROKEN)?;
     // The longest key takes two blocks of SHA-1, the initialization vector one.
     work.spend(count, 3)?;
-    let count = i32::try_from(count).map_err(|_| Fault::TooMuchWork(count))?;
-    let derive = |what, length| {
-        Zeroizing::new(derive_key::<Sha1>(
-            &password.utf16,
-            &salt,
-            what,
-            count,
-            length,
-        ))
+    let derive = |purpose, length| {
+        let sha1 = &SHA1_FOR_LEGACY_USE_ONLY;
+        derive(sha1, purpose, &password.utf16, &salt, count, length)
     };
-    let (key, vector) = (Pkcs12KeyType::EncryptionKey, Pkcs12KeyType::Iv);
+    let (key, vector) = (Purpose::Key, Purpose::InitializationVector);
     match scheme {
         3 => cbc::<des::TdesEde3>(&derive(key, 24), &derive(vector, 8), encrypted),
         4 => cbc::<des::TdesEde2>(&derive(key, 16), &derive(vector, 8), encrypted),

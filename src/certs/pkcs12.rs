@@ -4,13 +4,11 @@
 //! is one like any other, in both of the forms that programs give it. Files that are signed or encrypted for a public
 //! key are not read.
 
-use aws_lc_rs::hmac;
-use pkcs12::kdf::{Pkcs12KeyType, derive_key};
-use sha1::Sha1;
-use sha2::{Sha224, Sha256, Sha384, Sha512};
+use aws_lc_rs::{digest, hmac};
 use zeroize::Zeroizing;
 
 use super::ber::{CONTEXT_0, Element, INTEGER, OBJECT_IDENTIFIER, Reader, SEQUENCE};
+use super::kdf::{Purpose, derive};
 use super::pbe::{Fault, Password, Work, decrypt, decrypt_key};
 use crate::limits::MAX_DER_DEPTH;
 
@@ -117,9 +115,15 @@ fn authenticated<'a>(
         Some(count) => count.number().filter(|count| *count > 0).ok_or(BROKEN)?,
         None => 1,
     };
-    let digest = match (algorithm, algorithm.strip_prefix(SHA2)) {
-        (SHA1, _) => 0,
-        (_, Some([digest @ 1..=4])) => *digest,
+    let (mac, digest) = match (algorithm, algorithm.strip_prefix(SHA2)) {
+        (SHA1, _) => (
+            hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
+            &digest::SHA1_FOR_LEGACY_USE_ONLY,
+        ),
+        (_, Some([1])) => (hmac::HMAC_SHA256, &digest::SHA256),
+        (_, Some([2])) => (hmac::HMAC_SHA384, &digest::SHA384),
+        (_, Some([3])) => (hmac::HMAC_SHA512, &digest::SHA512),
+        (_, Some([4])) => (hmac::HMAC_SHA224, &digest::SHA224),
         (PBMAC1, _) => return Err(Fault::Unsupported("a PBMAC1 integrity check")),
         _ => {
             return Err(Fault::Unsupported(
@@ -129,9 +133,9 @@ fn authenticated<'a>(
     };
     let mut fits = |password: &Password<'_>| {
         work.spend(count, 1)?;
-        let count = i32::try_from(count).map_err(|_| Fault::TooMuchWork(count))?;
-        let (algorithm, key) = mac_key(digest, &password.utf16, &salt, count);
-        let key = hmac::Key::new(algorithm, &key);
+        let length = digest.output_len;
+        let key = derive(digest, Purpose::Mac, &password.utf16, &salt, count, length);
+        let key = hmac::Key::new(mac, &key);
         Ok(hmac::verify(&key, safe, &expected).is_ok())
     };
     if fits(&password)? {
@@ -142,38 +146,6 @@ fn authenticated<'a>(
         return Ok(other);
     }
     Err(Fault::PasswordWrong)
-}
-
-fn mac_key(
-    digest: u8,
-    password: &[u8],
-    salt: &[u8],
-    count: i32,
-) -> (hmac::Algorithm, Zeroizing<Vec<u8>>) {
-    let mac = Pkcs12KeyType::Mac;
-    let (algorithm, key) = match digest {
-        0 => (
-            hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
-            derive_key::<Sha1>(password, salt, mac, count, 20),
-        ),
-        1 => (
-            hmac::HMAC_SHA256,
-            derive_key::<Sha256>(password, salt, mac, count, 32),
-        ),
-        2 => (
-            hmac::HMAC_SHA384,
-            derive_key::<Sha384>(password, salt, mac, count, 48),
-        ),
-        3 => (
-            hmac::HMAC_SHA512,
-            derive_key::<Sha512>(password, salt, mac, count, 64),
-        ),
-        _ => (
-            hmac::HMAC_SHA224,
-            derive_key::<Sha224>(password, salt, mac, count, 28),
-        ),
-    };
-    (algorithm, Zeroizing::new(key))
 }
 
 /// A file whose parts are being opened.
