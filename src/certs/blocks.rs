@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::path::Path;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use rustls_pki_types::pem::{PemObject, SectionKind};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
@@ -120,12 +122,12 @@ impl Block<'_> {
 
     pub(super) fn decode(&self, path: &Path) -> Result<Vec<u8>, CertError> {
         let mut text = with_line_feeds(self.text);
-        // The first knows the kinds of TLS only, and reads those with less copying.
+        // The crate knows the kinds of TLS only; it decodes keys in constant time.
         let decoded = if self.kind().is_some() {
             let section: Result<(SectionKind, Vec<u8>), _> = PemObject::from_pem_slice(&text);
             section.map(|(_, der)| der).ok()
         } else {
-            pem::parse(&text).map(pem::Pem::into_contents).ok()
+            content(&text)
         };
         if let Cow::Owned(copy) = &mut text {
             // It may be a key.
@@ -143,6 +145,22 @@ impl Block<'_> {
             )),
         }
     }
+}
+
+/// What a block holds, behind headers if it has some (RFC 1421, section 4.4).
+fn content(text: &[u8]) -> Option<Vec<u8>> {
+    let all: Vec<&[u8]> = lines(text).map(|(_, _, line)| line).collect();
+    let [_, inner @ .., _] = &all[..] else {
+        return None;
+    };
+    let mut inner = inner;
+    if inner.first().is_some_and(|line| line.contains(&b':')) {
+        let headers = inner.iter().position(|line| line.is_empty())?;
+        inner = &inner[headers..];
+    }
+    let mut letters = inner.concat();
+    letters.retain(|letter| !letter.is_ascii_whitespace());
+    BASE64_STANDARD.decode(letters).ok()
 }
 
 pub(super) fn is_certificate(der: &[u8]) -> bool {

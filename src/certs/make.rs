@@ -6,6 +6,8 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use rcgen::{
     BasicConstraints, CertificateParams, CrlDistributionPoint, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
@@ -250,7 +252,7 @@ impl CertificateAuthority {
     pub fn write(&self, folder: &Path) -> Result<(PathBuf, PathBuf), CertError> {
         files::make_folder(folder)?;
         let (certificate, key) = (folder.join(CA_CERTIFICATE_FILE), folder.join(CA_KEY_FILE));
-        let key_pem = self.issuer.key().serialize_pem();
+        let key_pem = pem_block("PRIVATE KEY", self.issuer.key().serialized_der());
         files::write_new_pair(
             (&certificate, to_pem(&self.chain).as_bytes()),
             (&key, key_pem.as_bytes()),
@@ -484,9 +486,16 @@ pub(crate) fn key_to_pem(key: &PrivateKeyDer<'_>) -> String {
     pem_block(label, key.secret_der())
 }
 
-pub(crate) fn pem_block(label: &str, der: &[u8]) -> String {
-    let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
-    pem::encode_config(&pem::Pem::new(label, der), config)
+/// One block of PEM text (RFC 7468).
+#[must_use]
+pub fn pem_block(label: &str, der: &[u8]) -> String {
+    /// Octets to a line of 64 letters, as RFC 7468 says.
+    const LINE: usize = 48;
+    let lines = der
+        .chunks(LINE)
+        .map(|octets| BASE64_STANDARD.encode(octets) + "\n");
+    let text: String = lines.collect();
+    format!("-----BEGIN {label}-----\n{text}-----END {label}-----\n")
 }
 
 fn subject(

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::certs::make::Usage;
+use crate::certs::make::{Usage, pem_block};
 use crate::certs::{
     CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity, issue, key_matches,
     make_ca, read_identity,
@@ -511,7 +511,8 @@ fn a_zero_byte_in_a_name_is_refused_and_does_not_reach_a_terminal() {
     let san = rcgen::string::Ia5String::try_from("gw.test\0.evil.test").unwrap();
     params.subject_alt_names = vec![rcgen::SanType::DnsName(san)];
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-    let text = params.self_signed(&key).unwrap().pem() + &key.serialize_pem();
+    let text = pem_block("CERTIFICATE", params.self_signed(&key).unwrap().der())
+        + &pem_block("PRIVATE KEY", key.serialized_der());
     scratch.write("zero.pem", &text);
     let path = scratch.path("zero.pem");
     let candidate = Candidate::load(Role::Server, &path, None, None, Some("gw.test")).unwrap();
@@ -530,7 +531,8 @@ fn a_zero_byte_in_a_name_is_refused_and_does_not_reach_a_terminal() {
     params
         .distinguished_name
         .push(rcgen::DnType::CommonName, "root\0");
-    scratch.write("zero-ca.pem", &params.self_signed(&key).unwrap().pem());
+    let root = params.self_signed(&key).unwrap();
+    scratch.write("zero-ca.pem", &pem_block("CERTIFICATE", root.der()));
     let group = scratch.candidate(Role::Group, "zero-ca.pem", None);
     assert_eq!(codes(&group), ["bad-name"]);
 }

@@ -327,7 +327,11 @@ fn an_authority_whose_name_can_not_be_copied_is_refused() {
         super::make::to_pem(&[der.into()]),
     )
     .unwrap();
-    fs::write(folder.path().join("ca.key"), key.serialize_pem()).unwrap();
+    fs::write(
+        folder.path().join("ca.key"),
+        super::make::pem_block("PRIVATE KEY", key.serialized_der()),
+    )
+    .unwrap();
     let loaded = CertificateAuthority::load(folder.path()).unwrap();
     let request = IssueRequest::new(Usage::Client, "device", Validity::days(1).unwrap());
     assert!(

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
-use adit::certs::make::to_pem;
+use adit::certs::make::{pem_block, to_pem};
 use adit::certs::{Issued, read_certificates, read_private_key};
 use rustls::pki_types::CertificateDer;
 
@@ -53,7 +53,7 @@ fn the_right_chain_is_sent_whatever_else_has_its_names() {
         params.subject_alt_names = vec![rcgen::SanType::DnsName("localhost".try_into().unwrap())];
     });
     let good = issuing.by(&root, |_| ());
-    let key = own.key.serialize_pem();
+    let key = pem_block("PRIVATE KEY", own.key.serialized_der());
     pki.client("device", |_| ());
     for other in [
         before.by(&root, |_| ()),

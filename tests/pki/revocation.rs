@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use adit::certs::make::pem_block;
 use adit::certs::revoke::serial_of_issued;
 use adit::certs::{self, CertificateAuthority, CrlRequest, Issued, Reason};
 use adit::table::Status;
@@ -25,16 +26,13 @@ fn is_let_in(pki: &Pki, gateway: &Gateway, device: &Issued) -> bool {
 fn list(ca: &CertificateAuthority, revoked: &[&Issued]) -> String {
     let made = OffsetDateTime::now_utc() - Duration::from_secs(60);
     let der = crl_of(ca, revoked, made, made + Duration::from_secs(3600));
-    pem::encode(&pem::Pem::new("X509 CRL", der))
+    pem_block("X509 CRL", &der)
 }
 
 /// Adds the certificate of another authority to the group.
 fn trust(pki: &Pki, ca: &CertificateAuthority) {
     let mut group = std::fs::read_to_string(pki.path("ca.pem")).unwrap();
-    group.push_str(&pem::encode(&pem::Pem::new(
-        "CERTIFICATE",
-        &**ca.certificate(),
-    )));
+    group.push_str(&pem_block("CERTIFICATE", ca.certificate()));
     std::fs::write(pki.path("ca.pem"), group).unwrap();
 }
 

@@ -7,6 +7,8 @@ use std::process::Command;
 
 use adit::certs::self_signed::self_signed_for;
 use adit::certs::{Issued, Validity};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use time::{Duration, OffsetDateTime};
 
 use crate::common::{Gateway, Pki, config, echo, free_port, server, service, until};
@@ -71,7 +73,9 @@ fn served(gateway: &Gateway) -> Vec<u8> {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    pem::parse(text).unwrap().into_contents()
+    CertificateDer::from_pem_slice(text.as_bytes())
+        .unwrap()
+        .to_vec()
 }
 
 #[test]
