@@ -6,6 +6,7 @@
 //! lower ones.
 
 pub mod access;
+pub mod asn1;
 pub mod backend;
 pub mod certs;
 pub mod cli;

@@ -27,6 +27,7 @@ mod text;
 const ROOMS: &[&[&str]] = &[
     &["ring"],
     &["limits"],
+    &["asn1"],
     &["reason"],
     &["files"],
     &["proxy_protocol"],

@@ -11,9 +11,10 @@ use x509_parser::prelude::FromDer;
 use zeroize::Zeroize;
 
 use super::CertError;
-use super::ber::{CONTEXT_0, Reader, SEQUENCE};
 use super::pkcs7::is_pkcs7;
 use super::read::from_pkcs7;
+use crate::asn1::Reader;
+use crate::asn1::tag::{CONTEXT_0, SEQUENCE};
 
 pub(super) const BEGIN: &[u8] = b"-----BEGIN ";
 const END: &[u8] = b"-----END ";
@@ -190,7 +191,7 @@ impl Settings<'_> {
 
 /// A certificate, and OpenSSL's settings behind it: `SEQUENCE { trust SEQUENCE OF OID OPTIONAL, reject [0] OPTIONAL, ... }`.
 fn with_settings(der: &[u8]) -> Option<(&[u8], Settings<'_>)> {
-    let mut all = Reader(der);
+    let mut all = Reader::ber(der);
     let certificate = all.take(SEQUENCE)?.whole;
     let mut settings = all.take(SEQUENCE)?.inside();
     if !all.is_empty() || !is_certificate(certificate) {

@@ -13,10 +13,11 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 
-use super::ber::{Reader, SEQUENCE};
 use super::describe::escaped;
 use super::policy::{is_self_signed, may_issue};
 use super::{CertError, key_matches};
+use crate::asn1::Reader;
+use crate::asn1::tag::SEQUENCE;
 use crate::limits::CHAIN_SIGNATURES_MAX;
 
 /// The certificates with the one that `key` belongs to first, then its chain, then the others as they were. As they were
@@ -338,10 +339,10 @@ pub(super) fn issued(below: &X509Certificate<'_>, above: &X509Certificate<'_>) -
 
 fn verified(below: &X509Certificate<'_>, above: &X509Certificate<'_>) -> Option<Issued> {
     // SEQUENCE { to be signed, algorithm, signature } (RFC 5280, section 4.1).
-    let mut signed = Reader(below.as_raw()).take(SEQUENCE)?.inside();
+    let mut signed = Reader::der(below.as_raw()).take(SEQUENCE)?.inside();
     let message = signed.take(SEQUENCE)?.whole;
     let algorithm = signed.take(SEQUENCE)?.content;
-    let key = Reader(above.public_key().raw).take(SEQUENCE)?;
+    let key = Reader::der(above.public_key().raw).take(SEQUENCE)?;
     let key_algorithm = key.inside().take(SEQUENCE)?.content;
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let mut known = provider.signature_verification_algorithms.all.iter();

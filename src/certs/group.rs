@@ -12,11 +12,12 @@ use x509_parser::extensions::{GeneralName, GeneralSubtree};
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::X509Version;
 
-use super::ber::{OBJECT_IDENTIFIER, Reader, SEQUENCE};
 use super::chain::{Issued, Search, is_self_issued, issued, parsed};
 use super::findings::{Finding, Findings, Severity, characters, dates};
 use super::policy::{PathFault, faults};
 use super::spelling;
+use crate::asn1::Reader;
+use crate::asn1::tag::{OBJECT_IDENTIFIER, SEQUENCE};
 use crate::limits::AUTHORITY_NAMES_BYTES_MAX;
 
 /// The names of these authorities as a request for a certificate has them, each once: `Name`s in DER.
@@ -138,7 +139,7 @@ const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
 /// Whether an `AlgorithmIdentifier`'s contents are of an elliptic curve that is written out, instead of named (RFC 5480, section
 /// 2.1.1, forbids it).
 pub(super) fn is_explicit_curve(algorithm: &[u8]) -> bool {
-    let mut parts = Reader(algorithm);
+    let mut parts = Reader::der(algorithm);
     let kind = parts.take(OBJECT_IDENTIFIER);
     kind.is_some_and(|kind| kind.content == EC_PUBLIC_KEY) && parts.take(SEQUENCE).is_some()
 }
@@ -146,11 +147,11 @@ pub(super) fn is_explicit_curve(algorithm: &[u8]) -> bool {
 /// Whether signatures by its key can be checked.
 fn key(certificate: &X509Certificate<'_>, findings: &mut Findings) {
     const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
-    let algorithm = Reader(certificate.public_key().raw)
+    let algorithm = Reader::der(certificate.public_key().raw)
         .take(SEQUENCE)
         .and_then(|key| key.inside().take(SEQUENCE));
     let algorithm = algorithm.map_or(&[][..], |algorithm| algorithm.content);
-    let kind = Reader(algorithm).take(OBJECT_IDENTIFIER);
+    let kind = Reader::der(algorithm).take(OBJECT_IDENTIFIER);
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let mut known = provider.signature_verification_algorithms.all.iter();
     let is_odd = match certificate.public_key().parsed() {

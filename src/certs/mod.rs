@@ -24,7 +24,6 @@
 //! - [`command`]: `adit certs`
 
 mod apple;
-mod ber;
 mod blocks;
 pub mod chain;
 pub mod check;

@@ -9,8 +9,9 @@ use cbc::cipher::{BlockCipherDecrypt, BlockModeDecrypt, KeyInit, KeyIvInit};
 use pkcs5::der::Decode;
 use zeroize::Zeroizing;
 
-use super::ber::{Element, INTEGER, OBJECT_IDENTIFIER, Reader, SEQUENCE};
 use super::kdf::{Purpose, derive};
+use crate::asn1::tag::{INTEGER, OBJECT_IDENTIFIER, SEQUENCE};
+use crate::asn1::{Element, Reader};
 use crate::limits::MAX_PASSWORD_ITERATIONS;
 
 /// 1.2.840.113549.1.5.13

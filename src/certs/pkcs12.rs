@@ -7,9 +7,10 @@
 use aws_lc_rs::{digest, hmac};
 use zeroize::Zeroizing;
 
-use super::ber::{CONTEXT_0, Element, INTEGER, OBJECT_IDENTIFIER, Reader, SEQUENCE};
 use super::kdf::{Purpose, derive};
 use super::pbe::{Fault, Password, Work, decrypt, decrypt_key};
+use crate::asn1::tag::{CONTEXT_0, INTEGER, OBJECT_IDENTIFIER, SEQUENCE};
+use crate::asn1::{Element, Reader};
 use crate::limits::MAX_DER_DEPTH;
 
 /// 1.2.840.113549.1.7, and one octet: 1 data, 2 signed, 3 enveloped, 6 encrypted.
@@ -38,26 +39,18 @@ pub(super) struct Contents {
 
 /// Whether `bytes` begin like a PKCS#12 file: version 3, then a content with its kind.
 pub(super) fn is_pkcs12(bytes: &[u8]) -> bool {
-    let Some(mut pfx) = opened(bytes) else {
+    let Some(mut pfx) = Reader::ber(bytes).open(SEQUENCE) else {
         return false;
     };
     pfx.take(INTEGER).and_then(|version| version.number()) == Some(3)
-        && opened(pfx.0).is_some_and(|mut content| content.take(OBJECT_IDENTIFIER).is_some())
-}
-
-/// What follows the header of a SEQUENCE, of which the end may be missing.
-pub(super) fn opened(bytes: &[u8]) -> Option<Reader<'_>> {
-    let header = match bytes {
-        [SEQUENCE, form @ 0x81..=0x84, ..] => 2 + usize::from(form & 0x7f),
-        [SEQUENCE, 0..=0x80, ..] => 2,
-        _ => return None,
-    };
-    bytes.get(header..).map(Reader)
+        && pfx
+            .open(SEQUENCE)
+            .is_some_and(|mut content| content.take(OBJECT_IDENTIFIER).is_some())
 }
 
 /// Opens a file.
 pub(super) fn open(bytes: &[u8], password: Option<&str>) -> Result<Contents, Fault> {
-    let mut file = Reader(bytes);
+    let mut file = Reader::ber(bytes);
     let mut pfx = file.take(SEQUENCE).ok_or(BROKEN)?.inside();
     if !file.is_empty() {
         return Err(Fault::Broken(
@@ -81,7 +74,7 @@ pub(super) fn open(bytes: &[u8], password: Option<&str>) -> Result<Contents, Fau
         work,
         contents: Contents::default(),
     };
-    let mut safes = Reader(&safe).take(SEQUENCE).ok_or(BROKEN)?.inside();
+    let mut safes = Reader::ber(&safe).take(SEQUENCE).ok_or(BROKEN)?.inside();
     while !safes.is_empty() {
         opening.safe(&safes.take(SEQUENCE).ok_or(BROKEN)?)?;
     }
@@ -182,7 +175,7 @@ impl Opening<'_> {
 
     /// `SafeContents` (RFC 7292, section 4.2).
     fn bags(&mut self, bytes: &[u8], depth: usize) -> Result<(), Fault> {
-        let mut bags = Reader(bytes).take(SEQUENCE).ok_or(BROKEN)?.inside();
+        let mut bags = Reader::ber(bytes).take(SEQUENCE).ok_or(BROKEN)?.inside();
         while !bags.is_empty() {
             let mut bag = bags.take(SEQUENCE).ok_or(BROKEN)?.inside();
             let kind = bag.take(OBJECT_IDENTIFIER).ok_or(BROKEN)?.content;

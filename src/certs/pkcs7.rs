@@ -2,22 +2,23 @@
 //!
 //! The certificates are taken out byte for byte. Signatures and what they sign are not looked at: the file vouches for nothing.
 
-use super::ber::{CONTEXT_0, INTEGER, OBJECT_IDENTIFIER, Reader, SEQUENCE, SET};
-use super::pkcs12::opened;
+use crate::asn1::Reader;
+use crate::asn1::tag::{CONTEXT_0, INTEGER, OBJECT_IDENTIFIER, SEQUENCE, SET};
 
 /// 1.2.840.113549.1.7.2
 const SIGNED_DATA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 7, 2];
 
 /// Whether `bytes` begin like a PKCS#7 file, signed data.
 pub(super) fn is_pkcs7(bytes: &[u8]) -> bool {
-    opened(bytes)
+    Reader::ber(bytes)
+        .open(SEQUENCE)
         .and_then(|mut inside| inside.take(OBJECT_IDENTIFIER))
         .is_some_and(|kind| kind.content == SIGNED_DATA)
 }
 
 /// The X.509 certificates, in the order of the file, which is a set. `None` where the structure is broken.
 pub(super) fn certificates(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let mut file = Reader(bytes);
+    let mut file = Reader::ber(bytes);
     let mut info = file.take(SEQUENCE)?.inside();
     if !file.is_empty() || info.take(OBJECT_IDENTIFIER)?.content != SIGNED_DATA {
         return None;

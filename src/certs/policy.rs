@@ -12,10 +12,9 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::X509Version;
 
-use super::ber::{
-    BIT_STRING, BOOLEAN, CONTEXT_3, OBJECT_IDENTIFIER, OCTET_STRING, Reader, SEQUENCE,
-};
 use super::chain::{Issued, is_self_issued, issued};
+use crate::asn1::Reader;
+use crate::asn1::tag::{BIT_STRING, BOOLEAN, CONTEXT_3, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE};
 
 /// What is wrong with a certificate in its place of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -122,7 +121,7 @@ fn key_usage(certificate: &[u8]) -> Option<u8> {
 /// `None` where the certificate is malformed.
 fn find_key_usage(certificate: &[u8]) -> Option<Option<u8>> {
     // Certificate { TBSCertificate { ..., [3] { SEQUENCE OF Extension } } } (RFC 5280, section 4.1).
-    let tbs = Reader(certificate)
+    let tbs = Reader::der(certificate)
         .take(SEQUENCE)?
         .inside()
         .take(SEQUENCE)?;

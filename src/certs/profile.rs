@@ -18,6 +18,8 @@ use x509_parser::prelude::FromDer;
 
 use super::chain::is_self_issued;
 use super::describe::escaped;
+use crate::asn1::Reader;
+use crate::asn1::tag::SEQUENCE;
 
 /// Who the documents are about.
 #[derive(Debug, Clone)]
@@ -392,25 +394,11 @@ pub fn pac(authority: &str, rules: &[PacRule]) -> String {
 #[must_use]
 pub fn is_pkcs12(content: &[u8]) -> bool {
     const VERSION: [u8; 3] = [2, 1, 3];
-    // BER is common here: the outer length may be indefinite, or in any number of bytes.
-    let Some((0x30, rest)) = content.split_first().map(|(tag, rest)| (*tag, rest)) else {
-        return false;
-    };
-    let Some((&first, rest)) = rest.split_first() else {
-        return false;
-    };
-    match first {
-        0x80 => rest.starts_with(&VERSION),
-        0..0x80 => rest.len() == usize::from(first) && rest.starts_with(&VERSION),
-        _ => {
-            let count = usize::from(first & 0x7f);
-            let Some((length, rest)) = rest.split_at_checked(count).filter(|_| count <= 4) else {
-                return false;
-            };
-            let length = length
-                .iter()
-                .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
-            rest.len() == length && rest.starts_with(&VERSION)
-        }
-    }
+    // BER is common here: the outer length may be indefinite.
+    let file = Reader::ber(content);
+    let is_whole = file
+        .length()
+        .is_none_or(|length| length == content.len() as u64);
+    let inside = file.open(SEQUENCE);
+    is_whole && inside.is_some_and(|inside| inside.rest().starts_with(&VERSION))
 }

@@ -14,7 +14,6 @@ use rustls_pki_types::pem::{PemObject, SectionKind};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
-use super::ber::{CONTEXT_0, INTEGER, OCTET_STRING, Reader, SEQUENCE};
 use super::blocks::{BEGIN, Block, blocks, is_certificate, lines};
 use super::chain::in_order;
 use super::frame::{der_length, is_encrypted};
@@ -23,6 +22,8 @@ use super::pbe::{Fault, Password, Work, decrypt_key};
 use super::pkcs7::is_pkcs7;
 use super::pkcs12::{Contents, is_pkcs12};
 use super::{CertError, pkcs7, pkcs12};
+use crate::asn1::Reader;
+use crate::asn1::tag::{CONTEXT_0, INTEGER, OCTET_STRING, SEQUENCE};
 use crate::files::{self, read_secret};
 use crate::limits::{CERTIFICATE_PASSWORD_MAX, MAX_CERTIFICATE_FILE, MAX_PASSWORD_ITERATIONS};
 
@@ -305,7 +306,7 @@ fn decrypted(
             path: path.to_path_buf(),
         });
     };
-    let key = Reader(der)
+    let key = Reader::ber(der)
         .take(SEQUENCE)
         .ok_or(Fault::Broken("the encrypted private key is broken"))
         .and_then(|info| decrypt_key(&info, &Password::new(password), &mut Work::new()))
@@ -462,7 +463,7 @@ fn utf16(path: &Path) -> CertError {
 /// section 3).
 fn has_explicit_curve(key: &[u8]) -> bool {
     let curve = || {
-        let mut parts = Reader(key).take(SEQUENCE)?.inside();
+        let mut parts = Reader::ber(key).take(SEQUENCE)?.inside();
         parts.take(INTEGER)?;
         if let Some(algorithm) = parts.take(SEQUENCE) {
             return Some(is_explicit_curve(algorithm.content));

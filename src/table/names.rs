@@ -6,8 +6,8 @@
 
 use icu_normalizer::ComposingNormalizerBorrowed;
 
-const SEQUENCE: u8 = 0x30;
-const SET: u8 = 0x31;
+use crate::asn1::tag::{SEQUENCE, SET};
+use crate::asn1::{Element, Reader};
 
 /// Attributes of one relative name that are compared in any order. Names of authorities have one, rarely two.
 const ATTRIBUTES_MAX: usize = 8;
@@ -21,35 +21,42 @@ pub fn same_name(one: &[u8], other: &[u8]) -> bool {
 }
 
 fn same_sequence(one: &[u8], other: &[u8]) -> Option<bool> {
-    let (mut one, mut other) = (whole(one, SEQUENCE)?, whole(other, SEQUENCE)?);
+    let (mut one, mut other) = (whole(one)?, whole(other)?);
     while !one.is_empty() && !other.is_empty() {
-        if !same_relative(enter(&mut one, SET)?, enter(&mut other, SET)?)? {
+        if !same_relative(one.enter(SET)?, other.enter(SET)?)? {
             return Some(false);
         }
     }
     Some(one.is_empty() && other.is_empty())
 }
 
+/// The relative names of the one name that there is.
+fn whole(name: &[u8]) -> Option<Reader<'_>> {
+    let mut all = Reader::der(name);
+    let inside = all.enter(SEQUENCE)?;
+    all.is_empty().then_some(inside)
+}
+
 /// Relative names, which are sets: another string type changes the order of their attributes in DER.
-fn same_relative(one: &[u8], other: &[u8]) -> Option<bool> {
+fn same_relative<'a>(one: Reader<'a>, other: Reader<'a>) -> Option<bool> {
     Some(is_within(one, other)? && is_within(other, one)?)
 }
 
-fn is_within(mut set: &[u8], other: &[u8]) -> Option<bool> {
+fn is_within<'a>(mut set: Reader<'a>, other: Reader<'a>) -> Option<bool> {
     for _ in 0..ATTRIBUTES_MAX {
         if set.is_empty() {
             return Some(true);
         }
-        if !contains(other, next(&mut set)?.1)? {
+        if !contains(other, &set.any()?)? {
             return Some(false);
         }
     }
     Some(set.is_empty())
 }
 
-fn contains(mut set: &[u8], attribute: &[u8]) -> Option<bool> {
+fn contains<'a>(mut set: Reader<'a>, attribute: &Element<'a>) -> Option<bool> {
     while !set.is_empty() {
-        if same_attribute(next(&mut set)?.1, attribute)? {
+        if same_attribute(set.any()?.inside(), attribute.inside())? {
             return Some(true);
         }
     }
@@ -57,49 +64,20 @@ fn contains(mut set: &[u8], attribute: &[u8]) -> Option<bool> {
 }
 
 /// `AttributeTypeAndValue`s: the type to the octet, the value as text where both are.
-fn same_attribute(mut one: &[u8], mut other: &[u8]) -> Option<bool> {
-    if next(&mut one)? != next(&mut other)? {
+fn same_attribute<'a>(mut one: Reader<'a>, mut other: Reader<'a>) -> Option<bool> {
+    let is_same = |one: &Element<'_>, other: &Element<'_>| {
+        (one.tag, one.content) == (other.tag, other.content)
+    };
+    if !is_same(&one.any()?, &other.any()?) {
         return Some(false);
     }
-    let (one, other) = (next(&mut one)?, next(&mut other)?);
-    let text = |(tag, octets)| Text::of(tag, octets);
-    Some(match (text(one), text(other)) {
-        _ if one == other => true,
+    let (one, other) = (one.any()?, other.any()?);
+    let text = |value: &Element<'a>| Text::of(value.tag, value.content);
+    Some(match (text(&one), text(&other)) {
+        _ if is_same(&one, &other) => true,
         (Some(one), Some(other)) => prepared(one).eq(prepared(other)),
         _ => false,
     })
-}
-
-/// One element in definite length: its tag and contents.
-fn next<'a>(rest: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
-    let (&tag, behind) = rest.split_first()?;
-    let (&first, behind) = behind.split_first()?;
-    let (length, behind) = match first {
-        0..=0x7f => (usize::from(first), behind),
-        0x81..=0x82 => {
-            let (octets, behind) = behind.split_at_checked(usize::from(first & 0x7f))?;
-            let length = octets.iter();
-            (
-                length.fold(0, |all, octet| all << 8 | usize::from(*octet)),
-                behind,
-            )
-        }
-        _ => return None,
-    };
-    let (contents, behind) = behind.split_at_checked(length)?;
-    *rest = behind;
-    Some((tag, contents))
-}
-
-fn enter<'a>(rest: &mut &'a [u8], expected: u8) -> Option<&'a [u8]> {
-    let (tag, contents) = next(rest)?;
-    (tag == expected).then_some(contents)
-}
-
-/// The contents of the one element that there is.
-fn whole(mut bytes: &[u8], tag: u8) -> Option<&[u8]> {
-    let contents = enter(&mut bytes, tag)?;
-    bytes.is_empty().then_some(contents)
 }
 
 /// A directory string that is text.

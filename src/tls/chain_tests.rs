@@ -9,7 +9,7 @@ use rcgen::{
 };
 use rustls::pki_types::CertificateDer;
 
-use super::der::{issuer_and_serial, public_key};
+use super::fields::{issuer_and_serial, public_key};
 use super::{DeviceVerifier, HandshakeFailure, RevocationPolicy, StalePolicy, failure_of};
 use crate::table::{Published, RevocationIndex};
 

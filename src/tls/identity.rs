@@ -10,8 +10,8 @@ use x509_parser::oid_registry::{
 };
 use x509_parser::prelude::FromDer;
 
-use super::der::{Reader, tag};
 use super::verifier::{VerifiedChain, expiry};
+use crate::asn1::{Reader, tag};
 use crate::config::{Field, IdentityMapping};
 use crate::limits::MAX_IDENTITY_NAME_BYTES;
 use crate::table::canonical_serial;
@@ -251,10 +251,10 @@ fn alternative_name(
 
 /// `value [0] EXPLICIT UTF8String` of an `otherName`.
 fn principal_name(value: &[u8]) -> Option<&str> {
-    let mut value = Reader(value);
+    let mut value = Reader::der(value);
     let mut text = value.enter(tag::CONTEXT_0)?;
-    let contents = text.expect(tag::UTF8_STRING)?.contents;
-    (value.is_at_end() && text.is_at_end())
+    let contents = text.take(tag::UTF8_STRING)?.content;
+    (value.is_empty() && text.is_empty())
         .then(|| std::str::from_utf8(contents).ok())
         .flatten()
 }
@@ -420,7 +420,7 @@ mod tests {
         let identity = PeerIdentity::read(&leaf, &mapping).unwrap();
         assert_eq!((identity.serial(), identity.device()), ("a50001", "a50001"));
         assert_eq!(identity.serial_raw(), [0x00, 0xa5, 0x00, 0x01]);
-        let (issuer, serial) = super::super::der::issuer_and_serial(&leaf).unwrap();
+        let (issuer, serial) = super::super::fields::issuer_and_serial(&leaf).unwrap();
         assert_eq!(
             (identity.issuer_der(), identity.serial_raw()),
             (issuer, canonical_serial(serial))

@@ -4,9 +4,9 @@
 
 mod client;
 mod crl;
-mod der;
 mod duplex;
 mod failure;
+mod fields;
 mod handshake;
 mod hello;
 mod identity;

@@ -18,7 +18,8 @@ use rustls_pki_types::{
     AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm, alg_id,
 };
 
-use super::der::{Reader, Signed, tag, whole_octets};
+use super::fields::{Signed, whole_octets};
+use crate::asn1::{Reader, tag};
 use crate::limits::SIGNATURES_REMEMBERED;
 
 /// The provider's algorithms; those for the signatures on certificates remember. A signature of the handshake itself is
@@ -57,9 +58,9 @@ const RSA_BITS_MIN: usize = 2048;
 /// Checks a signature on a certificate or a list with what checks those of chains. Nothing is remembered: a list may be
 /// hundreds of megabytes long. `key` is the contents of a `SubjectPublicKeyInfo`.
 pub(super) fn verify(signed: &Signed<'_>, key: &[u8]) -> Result<(), Unverified> {
-    let mut info = Reader(key);
-    let kind = info.expect(tag::SEQUENCE).map(|kind| kind.contents);
-    let bits = info.expect(tag::BIT_STRING).map(|bits| bits.contents);
+    let mut info = Reader::der(key);
+    let kind = info.take(tag::SEQUENCE).map(|kind| kind.content);
+    let bits = info.take(tag::BIT_STRING).map(|bits| bits.content);
     let (Some(kind), Some(bits)) = (kind, bits.and_then(whole_octets)) else {
         return Err(Unverified::Key);
     };
@@ -86,9 +87,9 @@ fn rsa_bits(kind: &[u8], bits: &[u8]) -> Option<usize> {
     if kind != alg_id::RSA_ENCRYPTION.as_ref() {
         return None;
     }
-    let modulus = Reader(bits).enter(tag::SEQUENCE)?.expect(tag::INTEGER)?;
-    let zeros = modulus.contents.iter().take_while(|octet| **octet == 0);
-    let octets = &modulus.contents[zeros.count()..];
+    let modulus = Reader::der(bits).enter(tag::SEQUENCE)?.take(tag::INTEGER)?;
+    let zeros = modulus.content.iter().take_while(|octet| **octet == 0);
+    let octets = &modulus.content[zeros.count()..];
     Some(8 * octets.len() - octets.first()?.leading_zeros() as usize)
 }
 

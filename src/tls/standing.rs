@@ -9,7 +9,7 @@
 
 use rustls_pki_types::CertificateDer;
 
-use super::der::{Signed, issuer_and_serial, public_key, subject};
+use super::fields::{Signed, issuer_and_serial, public_key, subject};
 use super::signatures::{Unverified, verify};
 use crate::table::{RevocationIndex, same_name};
 

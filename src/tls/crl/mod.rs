@@ -18,7 +18,7 @@ use std::time::SystemTime;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Name};
 
-use super::der::public_key;
+use super::fields::public_key;
 pub use super::standing::Standing;
 use crate::certs::{self, CertError};
 use crate::limits::CRL_CLOCK_SKEW_SECONDS;

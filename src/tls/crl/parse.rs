@@ -5,8 +5,9 @@
 use time::{Date, Month};
 
 use super::Problem;
+use crate::asn1::{Reader, tag};
 use crate::table::{Holders, Scope};
-use crate::tls::der::{Extension, Reader, Signed, boolean, next_extension, tag, whole_octets};
+use crate::tls::fields::{Extension, Signed, boolean, next_extension, whole_octets};
 
 /// Contents of object identifiers below `id-ce` (2.5.29).
 mod id_ce {
@@ -35,10 +36,10 @@ pub struct Number {
 
 impl Number {
     fn read(value: &[u8]) -> Option<Self> {
-        let mut reader = Reader(value);
-        let octets = reader.expect(tag::INTEGER)?.contents;
+        let mut reader = Reader::der(value);
+        let octets = reader.take(tag::INTEGER)?.content;
         let negative = octets.first().is_none_or(|first| *first >= 0x80);
-        if negative || !reader.is_at_end() {
+        if negative || !reader.is_empty() {
             return None;
         }
         let zeros = octets.iter().take_while(|octet| **octet == 0).count();
@@ -100,27 +101,27 @@ impl<'a> Parsed<'a> {
     /// # Errors
     /// Where it is broken, of version 1, or has something that must be understood and is not.
     pub fn read(der: &'a [u8]) -> Result<Self, Problem> {
-        let mut file = Reader(der);
+        let mut file = Reader::der(der);
         let mut outer = file.enter(tag::SEQUENCE).ok_or_else(broken)?;
-        if !file.is_at_end() {
+        if !file.is_empty() {
             return Err(("has bytes behind its end".into(), FETCH_AGAIN));
         }
         let frame = (
-            outer.expect(tag::SEQUENCE),
-            outer.expect(tag::SEQUENCE),
-            outer.expect(tag::BIT_STRING),
+            outer.take(tag::SEQUENCE),
+            outer.take(tag::SEQUENCE),
+            outer.take(tag::BIT_STRING),
         );
         let (Some(tbs), Some(algorithm), Some(signature), true) =
-            (frame.0, frame.1, frame.2, outer.is_at_end())
+            (frame.0, frame.1, frame.2, outer.is_empty())
         else {
             return Err(broken());
         };
         let signed = Signed {
             message: tbs.whole,
-            algorithm: algorithm.contents,
-            signature: whole_octets(signature.contents).ok_or_else(broken)?,
+            algorithm: algorithm.content,
+            signature: whole_octets(signature.content).ok_or_else(broken)?,
         };
-        let mut list = Reader(tbs.contents);
+        let mut list = Reader::der(tbs.content);
         let mut parsed = Self::head(&mut list, signed)?;
         if list.peek() == Some(tag::SEQUENCE) {
             parsed.revoked = list.enter(tag::SEQUENCE).ok_or_else(broken)?;
@@ -129,11 +130,11 @@ impl<'a> Parsed<'a> {
             let extensions = list.enter(tag::CONTEXT_0).ok_or_else(broken)?;
             parsed.extensions(extensions)?;
         }
-        if !list.is_at_end() {
+        if !list.is_empty() {
             return Err(broken());
         }
         let mut entries = parsed.revoked;
-        while !entries.is_at_end() {
+        while !entries.is_empty() {
             entry(&mut entries)?;
             parsed.entries += 1;
         }
@@ -149,17 +150,17 @@ impl<'a> Parsed<'a> {
                 "let the CA sign lists of version 2 (for openssl ca: set crl_extensions, with a crlnumber file)",
             ));
         }
-        if list.next().map(|version| version.contents) != Some(VERSION_2) {
+        if list.any().map(|version| version.content) != Some(VERSION_2) {
             return Err(("is of an unknown version".into(), FETCH_AGAIN));
         }
-        let inner = list.expect(tag::SEQUENCE).ok_or_else(broken)?.contents;
+        let inner = list.take(tag::SEQUENCE).ok_or_else(broken)?.content;
         if inner != signed.algorithm {
             return Err((
                 "names two different signature algorithms".into(),
                 FETCH_AGAIN,
             ));
         }
-        let issuer = list.expect(tag::SEQUENCE).ok_or_else(broken)?.whole;
+        let issuer = list.take(tag::SEQUENCE).ok_or_else(broken)?.whole;
         let this_update = moment(list).ok_or_else(broken)?;
         let next_update = match list.peek() {
             Some(tag::UTC_TIME | tag::GENERALIZED_TIME) => Some(moment(list).ok_or_else(broken)?),
@@ -174,17 +175,17 @@ impl<'a> Parsed<'a> {
             base: None,
             scope: Scope::default(),
             entries: 0,
-            revoked: Reader(&[]),
+            revoked: Reader::der(&[]),
         })
     }
 
     fn extensions(&mut self, mut wrapper: Reader<'a>) -> Result<(), Problem> {
         let mut list = wrapper.enter(tag::SEQUENCE).ok_or_else(broken)?;
-        if !wrapper.is_at_end() {
+        if !wrapper.is_empty() {
             return Err(broken());
         }
         let mut seen: Vec<&[u8]> = Vec::new();
-        while !list.is_at_end() {
+        while !list.is_empty() {
             let extension = next_extension(&mut list).ok_or_else(broken)?;
             if seen.contains(&extension.oid) {
                 return Err((
@@ -230,21 +231,21 @@ fn broken() -> Problem {
 
 fn entry<'a>(list: &mut Reader<'a>) -> Result<Entry<'a>, Problem> {
     let mut entry = list.enter(tag::SEQUENCE).ok_or_else(broken)?;
-    let serial = entry.expect(tag::INTEGER).ok_or_else(broken)?.contents;
+    let serial = entry.take(tag::INTEGER).ok_or_else(broken)?.content;
     let time = entry.peek();
     if serial.is_empty() || !matches!(time, Some(tag::UTC_TIME | tag::GENERALIZED_TIME)) {
         return Err(broken());
     }
-    entry.next().ok_or_else(broken)?;
+    entry.any().ok_or_else(broken)?;
     let mut removed = false;
-    if !entry.is_at_end() {
+    if !entry.is_empty() {
         let mut extensions = entry.enter(tag::SEQUENCE).ok_or_else(broken)?;
-        while !extensions.is_at_end() {
+        while !extensions.is_empty() {
             let extension = next_extension(&mut extensions).ok_or_else(broken)?;
             match extension.oid {
                 id_ce::REASON_CODE => {
-                    let reason = Reader(extension.value).expect(tag::ENUMERATED);
-                    removed = reason.ok_or_else(broken)?.contents == [REMOVE_FROM_CRL];
+                    let reason = Reader::der(extension.value).take(tag::ENUMERATED);
+                    removed = reason.ok_or_else(broken)?.content == [REMOVE_FROM_CRL];
                 }
                 id_ce::INVALIDITY_DATE | id_ce::HOLD_INSTRUCTION => {}
                 id_ce::CERTIFICATE_ISSUER => {
@@ -258,7 +259,7 @@ fn entry<'a>(list: &mut Reader<'a>) -> Result<Entry<'a>, Problem> {
             }
         }
     }
-    if !entry.is_at_end() {
+    if !entry.is_empty() {
         return Err(broken());
     }
     Ok(Entry { serial, removed })
@@ -286,14 +287,14 @@ fn scope(value: &[u8]) -> Result<Scope, Problem> {
     const ONLY_SOME_REASONS: u8 = 0x83;
     const INDIRECT_CRL: u8 = 0x84;
     const ONLY_ATTRIBUTE_CERTS: u8 = 0x85;
-    let mut outer = Reader(value);
+    let mut outer = Reader::der(value);
     let mut fields = outer.enter(tag::SEQUENCE).ok_or_else(broken)?;
-    if !outer.is_at_end() {
+    if !outer.is_empty() {
         return Err(broken());
     }
     let mut scope = Scope::default();
     while let Some(kind) = fields.peek() {
-        let contents = fields.next().ok_or_else(broken)?.contents;
+        let contents = fields.any().ok_or_else(broken)?.content;
         let is_set = || boolean(contents).ok_or_else(broken);
         match kind {
             tag::CONTEXT_0 => scope.points = Some(points(contents)?),
@@ -329,7 +330,7 @@ fn narrow(scope: &mut Scope, holders: Holders) -> Result<(), Problem> {
 
 /// The names of a distribution point, each in DER.
 fn points(name: &[u8]) -> Result<Box<[Box<[u8]>]>, Problem> {
-    let mut name = Reader(name);
+    let mut name = Reader::der(name);
     let Some(mut names) = name.enter(tag::CONTEXT_0) else {
         return Err((
             "names its distribution point relative to its issuer".into(),
@@ -337,10 +338,10 @@ fn points(name: &[u8]) -> Result<Box<[Box<[u8]>]>, Problem> {
         ));
     };
     let mut points = Vec::new();
-    while !names.is_at_end() {
-        points.push(names.next().ok_or_else(broken)?.whole.into());
+    while !names.is_empty() {
+        points.push(names.any().ok_or_else(broken)?.whole.into());
     }
-    if points.is_empty() || !name.is_at_end() {
+    if points.is_empty() || !name.is_empty() {
         return Err(broken());
     }
     Ok(points.into())
@@ -349,7 +350,7 @@ fn points(name: &[u8]) -> Result<Box<[Box<[u8]>]>, Problem> {
 /// A `Time` (section 4.1.2.5) in unix seconds; what lies before 1970 counts as that.
 fn moment(reader: &mut Reader<'_>) -> Option<u64> {
     let kind = reader.peek()?;
-    let text = reader.next()?.contents;
+    let text = reader.any()?.content;
     let digits = text.strip_suffix(b"Z")?;
     if !digits.iter().all(u8::is_ascii_digit) {
         return None;

@@ -5,8 +5,9 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Problem;
 use super::parse::{Parsed, dotted};
+use crate::asn1::{Reader, tag};
 use crate::table::same_name;
-use crate::tls::der::{Reader, public_key, subject, tag};
+use crate::tls::fields::{public_key, subject};
 use crate::tls::signatures::{Unverified, verify};
 
 /// The authority that has signed a list.
@@ -96,11 +97,11 @@ fn unverified(list: &Parsed<'_>, issuer: &str, faults: &[Unverified]) -> Problem
 
 /// The name of a signature algorithm, for people.
 fn algorithm(identifier: &[u8]) -> String {
-    let mut fields = Reader(identifier);
-    let Some(oid) = fields.expect(tag::OBJECT_IDENTIFIER) else {
+    let mut fields = Reader::der(identifier);
+    let Some(oid) = fields.take(tag::OBJECT_IDENTIFIER) else {
         return "a broken algorithm".into();
     };
-    let dotted = dotted(oid.contents);
+    let dotted = dotted(oid.content);
     let name = match dotted.as_str() {
         "1.2.840.113549.1.1.4" => "MD5 and RSA",
         "1.2.840.113549.1.1.5" => "SHA-1 and RSA",

@@ -8,7 +8,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use rustls::pki_types::CertificateDer;
 
-use super::super::der::issuer_and_serial;
+use super::super::fields::issuer_and_serial;
 use super::*;
 use crate::table::{Status, Subject};
 
