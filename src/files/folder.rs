@@ -1,8 +1,8 @@
 //! Folders that are this process's own.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, fchown};
 use std::path::Path;
 
 use rustix::process::geteuid;
@@ -79,6 +79,24 @@ pub fn check_folder(folder: &Path) -> Result<(), FileError> {
         ));
     }
     Ok(())
+}
+
+/// The folder in which a file of this path is.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Gives what root has just made in a folder to the folder's owner.
+pub(super) fn give(made: &File, folder: &Path) {
+    if let (Ok(folder), Ok(made_by)) = (fs::metadata(folder), made.metadata())
+        && folder.uid() != made_by.uid()
+    {
+        // Whoever is not root may not, and need not.
+        let _ = fchown(made, Some(folder.uid()), Some(folder.gid()));
+    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! What is in a state folder, of whom the folder is: the command line runs as root (`sudo`) where the node has a user of its own,
 //! which must be able to read and replace it. Only root may give files away; to others nothing here is different.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
 
+use super::folder::{folder_of, give};
 use super::{FileError, Mode, Pending, check_folder, own_folder};
 
 /// A folder in a state folder, and this: made with mode 0700 where they are missing, and refused where others may write.
@@ -66,7 +67,7 @@ pub fn open_kept(path: &Path) -> io::Result<File> {
     options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     match options.clone().create_new(true).open(path) {
         Ok(file) => {
-            give(&file, super::write::folder_of(path));
+            give(&file, folder_of(path));
             Ok(file)
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
@@ -74,18 +75,11 @@ pub fn open_kept(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Gives what root has just made in a folder to the folder's owner.
-pub(super) fn give(made: &File, folder: &Path) {
-    if let (Ok(folder), Ok(made_by)) = (fs::metadata(folder), made.metadata())
-        && folder.uid() != made_by.uid()
-    {
-        // Whoever is not root may not, and need not.
-        let _ = fchown(made, Some(folder.uid()), Some(folder.gid()));
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     /// Where this runs as root, as in a container: what is made belongs to the folder's owner. Else it is one's own anyway.

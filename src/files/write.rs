@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use tempfile::{Builder, NamedTempFile};
 
 use super::FileError;
+use super::folder::{folder_of, give};
 
 /// Characters of a temporary file's name that are chosen at random.
 const RANDOM: usize = 12;
@@ -248,7 +249,7 @@ impl Pending {
                 // Only root may give files away, and only root needs to.
                 let _ = fchown(new, Some(before.uid()), Some(before.gid()));
             }
-            (Err(_), _) if self.in_state => super::state::give(new, folder_of(&self.place)),
+            (Err(_), _) if self.in_state => give(new, folder_of(&self.place)),
             _ => {}
         }
     }
@@ -272,13 +273,6 @@ fn destination(name: &str) -> Option<&str> {
     let (name, random) = name.rsplit_once('.')?;
     let is_random = random.len() == RANDOM && random.bytes().all(|b| b.is_ascii_alphanumeric());
     (is_random && !name.is_empty()).then_some(name)
-}
-
-pub(super) fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
 }
 
 fn sync_folder(path: &Path) -> Result<(), FileError> {
