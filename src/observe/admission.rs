@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use super::families::Families;
 use super::metrics::CoreMetrics;
-use super::prometheus::Families;
 
 /// How many there are, and may be.
 pub(super) fn encode_admission(m: &CoreMetrics, out: &mut Families<'_>) -> fmt::Result {

@@ -19,12 +19,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use serde::Serialize;
-use time::OffsetDateTime;
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
 
 use super::admin_record::AdminRecord;
-use super::sink::{LogFile, Output, Stdout};
+use super::moment::rfc3339;
+use super::sink::{AuditLogError, LogFile, Output, Stdout};
 use crate::limits::{AUDIT_BATCH, AUDIT_QUEUE, AUDIT_STOP};
 use crate::reason::CloseReason;
 
@@ -37,24 +35,6 @@ pub enum AuditSink {
     Off,
     /// Appended to this file, which is made with mode 0640 where it does not exist.
     File(PathBuf),
-}
-
-/// The audit log could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum AuditLogError {
-    /// The file cannot be opened for appending.
-    #[error(
-        "cannot open the audit log {path}: {source}; make it and its folder writable or change log.audit"
-    )]
-    Open {
-        /// The file of the configuration.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The writer's thread cannot be started.
-    #[error("cannot start the audit log's thread: {0}; raise the limit of processes")]
-    Thread(io::Error),
 }
 
 /// Who was at the other end; shared by the records of one session.
@@ -272,14 +252,6 @@ impl AuditRecord {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-pub(super) fn rfc3339(time: SystemTime) -> String {
-    const FORMAT: &[BorrowedFormatItem<'_>] =
-        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-    OffsetDateTime::from(time)
-        .format(FORMAT)
-        .expect("a date and time has every component of the format")
 }
 
 /// The running audit log. Dropping it leaves the writer to end by itself when the last handle is gone.

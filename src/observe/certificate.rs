@@ -4,7 +4,7 @@ use std::fmt;
 
 use prometheus_client::metrics::MetricType;
 
-use super::prometheus::Families;
+use super::families::Families;
 
 /// A server certificate, or a file of group certificates, at the moment of the question.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]

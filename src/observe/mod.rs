@@ -10,9 +10,11 @@ mod audit;
 mod buckets;
 mod certificate;
 mod crl;
+mod families;
 mod hgrm;
 mod live;
 mod metrics;
+mod moment;
 mod names;
 mod processes;
 mod prometheus;
@@ -20,9 +22,7 @@ mod servers;
 mod sink;
 
 pub use admin_record::{AdminEnd, AdminRecord};
-pub use audit::{
-    AuditEvent, AuditHandle, AuditLog, AuditLogError, AuditRecord, AuditSink, Subject,
-};
+pub use audit::{AuditEvent, AuditHandle, AuditLog, AuditRecord, AuditSink, Subject};
 pub use buckets::{PercentilePoint, bucket_bounds, bucket_counts, percentile_points};
 pub use certificate::{CertificateInfo, GROUP};
 pub use crl::CrlInfo;
@@ -36,3 +36,4 @@ pub use names::NameCounts;
 pub use processes::{PredecessorGauges, with_process};
 pub use prometheus::{NodeGauges, OPENMETRICS, render, render_cores};
 pub use servers::{LastCheck, ServerInfo};
+pub use sink::AuditLogError;

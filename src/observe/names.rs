@@ -4,7 +4,7 @@ use std::fmt;
 
 use prometheus_client::metrics::MetricType;
 
-use super::prometheus::{Families, count_labelled};
+use super::families::{Families, count_labelled};
 
 /// Lookups so far, by what they came to, and those that are open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

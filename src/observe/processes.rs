@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::{self, Write};
 
-use super::prometheus::Families;
+use super::families::Families;
 
 /// What is known of the process before this one.
 #[derive(Clone, Copy, Debug)]

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, text};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 use super::admission::encode_admission;
 use super::certificate::{CertificateInfo, encode_certificates};
 use super::crl::CrlInfo;
+use super::families::{Families, count_labelled};
 use super::metrics::{Abuse, CoreMetrics, Stage};
 use super::names::{NameCounts, encode_names};
 use super::processes::{PredecessorGauges, encode_predecessor};
@@ -533,41 +534,6 @@ impl Snapshot {
         }
         Ok(())
     }
-}
-
-/// The encoder with the three shapes of metric that are used here.
-pub(super) struct Families<'a>(DescriptorEncoder<'a>);
-
-impl Families<'_> {
-    pub(super) fn family<'s>(
-        &'s mut self,
-        name: &'s str,
-        help: &str,
-        kind: MetricType,
-    ) -> Result<MetricEncoder<'s>, fmt::Error> {
-        self.0.encode_descriptor(name, help, None, kind)
-    }
-
-    pub(super) fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        count(&mut self.family(name, help, MetricType::Counter)?, value)
-    }
-
-    pub(super) fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        self.family(name, help, MetricType::Gauge)?
-            .encode_gauge(&value)
-    }
-}
-
-fn count(encoder: &mut MetricEncoder<'_>, value: u64) -> fmt::Result {
-    encoder.encode_counter(&value, None::<&Exemplar<[(&str, &str); 0], u64>>)
-}
-
-pub(super) fn count_labelled(
-    family: &mut MetricEncoder<'_>,
-    labels: &impl EncodeLabelSet,
-    value: u64,
-) -> fmt::Result {
-    count(&mut family.encode_family(labels)?, value)
 }
 
 /// The count of each bucket (the encoder adds them up) with its bound in seconds; a value on a bound is in the bucket

@@ -5,7 +5,7 @@ use std::fmt;
 use prometheus_client::metrics::MetricType;
 use serde::{Deserialize, Serialize};
 
-use super::prometheus::{Families, count_labelled};
+use super::families::{Families, count_labelled};
 use crate::limits::SERVERS_SHOWN;
 
 /// One server of a service at the moment of the question.

@@ -7,7 +7,23 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::audit::AuditLogError;
+/// The audit log could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditLogError {
+    /// The file cannot be opened for appending.
+    #[error(
+        "cannot open the audit log {path}: {source}; make it and its folder writable or change log.audit"
+    )]
+    Open {
+        /// The file of the configuration.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The writer's thread cannot be started.
+    #[error("cannot start the audit log's thread: {0}; raise the limit of processes")]
+    Thread(io::Error),
+}
 
 /// Where lines go.
 pub(super) trait Output: Send {
