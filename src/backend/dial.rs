@@ -13,12 +13,13 @@ use ipnet::IpNet;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
+use super::answer::ResolveError;
 use super::guard::{OwnAddresses, is_allowed};
 use super::health::Event;
 use super::names::{Known, NameCache};
 use super::queue::Asker;
 use super::race::{Race, Step, in_order};
-use super::resolver::{ResolveError, ResolverHandle};
+use super::resolver::ResolverHandle;
 use super::servers::Claim;
 use super::upstream::{Answer, Progress, Upstream};
 use super::way::{Way, name_of};

@@ -15,8 +15,8 @@ use hickory_resolver::{Hosts, TokioResolver};
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
+use super::answer::{Answer, ResolveError};
 use super::race::{Race, Step, in_order};
-use super::resolver::{Answer, ResolveError};
 use super::system::Settings;
 use crate::limits::{
     NAME_ADDRESSES_MAX, NAME_FAMILY_PATIENCE, NAME_LOOKUP_MAX, NAME_SEARCH_MAX, NAME_SERVERS_MAX,

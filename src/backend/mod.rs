@@ -4,6 +4,7 @@
 //! ([`Fleet`]). Names are resolved on the control core ([`ResolverTask`]); a data core asks, and keeps the answer for its time to
 //! live ([`Dialer`]). Destinations that an app chooses itself are checked after resolution ([`guard`]).
 
+mod answer;
 mod balance;
 mod datagram;
 mod dial;
@@ -20,6 +21,7 @@ mod upstream;
 mod watch;
 mod way;
 
+pub use answer::{Answer, ResolveError};
 pub use balance::Turn;
 pub use datagram::Socket;
 pub use dial::{Dialer, Dialled, Reached, ServerEnd, of_name, of_tls, of_upstream, reason_of};
@@ -27,9 +29,7 @@ pub use guard::OwnAddresses;
 pub use health::Event;
 pub use queue::Asker;
 pub use race::in_order;
-pub use resolver::{
-    Answer, ResolveError, ResolverHandle, ResolverTask, Ticket, resolver, resolver_of,
-};
+pub use resolver::{ResolverHandle, ResolverTask, Ticket, resolver, resolver_of};
 pub use servers::{Claim, Fleet, Group, ServerState};
 pub use upstream::{Answer as UpstreamAnswer, Progress, Upstream};
 pub use watch::{Watch, own_introduction};

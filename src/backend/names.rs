@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::resolver::{Answer, ResolveError};
+use super::answer::{Answer, ResolveError};
 use crate::limits::{NAME_CACHE_MAX, NAME_NEGATIVE_TTL, NAME_STALE_MAX, NAME_STALE_TTL};
 
 /// The answer that is remembered: addresses, or that there are none.

@@ -5,47 +5,20 @@
 //! short, and are completed as the settings say (`search`, `ndots`).
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::answer::{Answer, ResolveError};
 use super::lookup::Client;
 use super::queue::{Asker, Queue, Refused, Wanted};
 use super::system::System;
 use crate::limits::{FILES_POLL, NAME_QUERIES_MAX};
 use crate::observe::NameCounts;
-
-/// The addresses of a name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// Addresses, at least one, in the order to try them.
-    pub addresses: Vec<IpAddr>,
-    /// For how long they may be used.
-    pub valid_for: Duration,
-}
-
-/// Why a name has no addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ResolveError {
-    /// It does not exist, or has no address.
-    #[error("the name does not exist or has no address")]
-    NotFound,
-    /// No name server answered, or none that could.
-    #[error("no answer in time")]
-    Timeout,
-    /// The device waits for as many names as it may.
-    #[error("the device waits for too many names")]
-    Share,
-    /// The node waits for as many names as it may.
-    #[error("too many names are waited for")]
-    Full,
-}
 
 type Reply = Box<dyn FnOnce(Result<Answer, ResolveError>) + Send>;
 
