@@ -1,65 +1,20 @@
 //! One tunnel, as its client sees it.
 
-use std::fmt::Display;
 use std::io;
 
 use bytes::Bytes;
-use rustls::HandshakeKind;
 use rustls::client::Resumption;
 
 use super::http2::{self, Sessions};
+use super::session::{Failure, connected, reason, session};
 use super::{Mode, Scenario};
-use crate::limits::{LOAD_REASON_TEXT_MAX, REQUEST_HEADER_MAX, REQUEST_HEADERS_MAX};
+use crate::limits::{REQUEST_HEADER_MAX, REQUEST_HEADERS_MAX};
 use crate::ring::{RingBuf, TcpStream, try_join};
-use crate::tls::{ClientHandshake, ClientStream, Received, StreamError};
+use crate::tls::{ClientStream, Received, StreamError};
 
 /// The largest piece that is sealed at once, and the longest message whose sending may be waited for before its echo is
 /// read: both directions' socket buffers hold it.
 const PIECE: usize = 32 * 1024;
-
-/// Why an operation failed, in the classes that the report counts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
-    Connect,
-    /// No session, and why.
-    Tls(String),
-    /// The peer's answer to CONNECT: its status and what Proxy-Status says, or what is wrong with the answer.
-    Refused(String),
-    Cut,
-    /// Not open within [`Scenario::open_timeout`].
-    Timeout,
-}
-
-impl Failure {
-    /// More than the word says: the peer's answer, the fault of its certificate.
-    pub fn reason(&self) -> Option<String> {
-        match self {
-            Self::Tls(reason) | Self::Refused(reason) => Some(format!("{}: {reason}", self.word())),
-            Self::Connect | Self::Cut | Self::Timeout => None,
-        }
-    }
-
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Tls(_) => "tls",
-            Self::Refused(_) => "refused",
-            Self::Cut => "cut",
-            Self::Timeout => "timeout",
-        }
-    }
-}
-
-/// A handshake's failure.
-fn tls(error: impl Display) -> Failure {
-    Failure::Tls(reason(&error.to_string()))
-}
-
-/// A peer's words, short enough and without control characters, to be counted by.
-pub(super) fn reason(text: &str) -> String {
-    let letters = text.chars().filter(|letter| !letter.is_control());
-    letters.take(LOAD_REASON_TEXT_MAX).collect()
-}
 
 enum Transport {
     Tcp(TcpStream),
@@ -119,33 +74,6 @@ impl Transport {
             Self::Http2(stream) => stream.recv(take).await,
         }
     }
-}
-
-async fn connected(scenario: &Scenario) -> Result<TcpStream, Failure> {
-    let stream = TcpStream::connect(scenario.target).await;
-    stream.map_err(|_| Failure::Connect)
-}
-
-/// A TLS session, what came behind its handshake, and whether it was resumed.
-pub(super) async fn session(
-    scenario: &Scenario,
-) -> Result<(ClientStream, Option<RingBuf>, bool), Failure> {
-    let stream = connected(scenario).await?;
-    let Some((config, name)) = &scenario.tls else {
-        return Err(Failure::Tls("no TLS is set up".to_owned()));
-    };
-    let handshake = ClientHandshake::connected(stream, config.clone(), name.clone())
-        .await
-        .map_err(tls)?;
-    let carry = handshake
-        .complete(None, || std::future::ready(()))
-        .await
-        .map_err(tls)?;
-    let resumed = handshake
-        .negotiated()
-        .is_some_and(|(_, kind)| kind == HandshakeKind::Resumed);
-    let session = handshake.into_session().map_err(tls)?;
-    Ok((session, carry, resumed))
 }
 
 /// An open tunnel.
@@ -299,6 +227,7 @@ pub(super) fn for_slot(scenario: &Scenario) -> Scenario {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::LOAD_REASON_TEXT_MAX;
 
     fn refused(text: &str) -> Result<Option<usize>, Failure> {
         Err(Failure::Refused(text.to_owned()))

@@ -11,14 +11,14 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, NamedGroup, RootCertStore};
 
 use super::{
-    BackendError, BackendKind, Direction, Mode, Progress, Report, Scenario, Work, execute, serve,
+    BackendKind, Direction, LoadError, Mode, Progress, Report, Scenario, Work, execute, serve,
 };
-use crate::certs::{self, CertError};
+use crate::certs;
 use crate::limits::{
     LOAD_MESSAGE_MAX, LOAD_OPEN_TIMEOUT, LOAD_RATE, LOAD_TIME_MAX, LOAD_TUNNELS_MAX,
 };
 use crate::observe::percentile_text;
-use crate::ring::{self, RingError};
+use crate::ring;
 use crate::tls::remembering;
 
 /// Put load on a gateway, or on any TLS or TCP peer, and measure it.
@@ -112,37 +112,6 @@ enum ServeCommand {
         #[arg(long)]
         core: Option<usize>,
     },
-}
-
-/// Why there are no figures.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// An option.
-    #[error("{0}")]
-    Usage(String),
-    /// A certificate or key.
-    #[error("{0}")]
-    Certificates(#[from] CertError),
-    /// TLS.
-    #[error("TLS cannot be set up: {}", crate::tls::words(.0))]
-    Tls(#[from] rustls::Error),
-    /// The runtime.
-    #[error(transparent)]
-    Ring(#[from] RingError),
-    /// The server.
-    #[error(transparent)]
-    Backend(#[from] BackendError),
-    /// Not one tunnel.
-    #[error(
-        "not one tunnel could be opened ({0}); check the peer, the certificates and the destination"
-    )]
-    NothingOpens(String),
-    /// No operation.
-    #[error("no operation was completed in the measured time ({0} failed)")]
-    NothingDone(u64),
-    /// A file.
-    #[error("cannot write {0}: {1}")]
-    Write(String, std::io::Error),
 }
 
 /// Runs the command.

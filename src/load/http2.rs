@@ -12,7 +12,7 @@ use h2::{RecvStream, SendStream};
 use http::{Method, Request, StatusCode};
 
 use super::Scenario;
-use super::client::{Failure, reason, session};
+use super::session::{Failure, reason, session};
 use crate::limits::{LOAD_HTTP2_QUEUE, LOAD_HTTP2_SESSION_WINDOW, LOAD_HTTP2_WINDOW};
 use crate::ring::{self, Signal};
 use crate::tls::{ALPN_HTTP2, Duplex};

@@ -10,6 +10,7 @@ mod command;
 mod http2;
 mod report;
 mod run;
+mod session;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,10 +18,44 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
+use crate::certs::CertError;
+use crate::ring::RingError;
+
 pub use backend::{BackendError, BackendKind, http_answer_length, serve};
-pub use command::{LoadCommand, LoadError, run};
+pub use command::{LoadCommand, run};
 pub use report::Report;
 pub use run::{Progress, execute};
+
+/// Why there are no figures.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// An option.
+    #[error("{0}")]
+    Usage(String),
+    /// A certificate or key.
+    #[error("{0}")]
+    Certificates(#[from] CertError),
+    /// TLS.
+    #[error("TLS cannot be set up: {}", crate::tls::words(.0))]
+    Tls(#[from] rustls::Error),
+    /// The runtime.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The server.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// Not one tunnel.
+    #[error(
+        "not one tunnel could be opened ({0}); check the peer, the certificates and the destination"
+    )]
+    NothingOpens(String),
+    /// No operation.
+    #[error("no operation was completed in the measured time ({0} failed)")]
+    NothingDone(u64),
+    /// A file.
+    #[error("cannot write {0}: {1}")]
+    Write(String, std::io::Error),
+}
 
 /// How a tunnel is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

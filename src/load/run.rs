@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 
-use super::client::{Failure, Tunnel, for_slot};
+use super::client::{Tunnel, for_slot};
 use super::http2::Sessions;
+use super::session::Failure;
 use super::{Direction, LoadError, Report, Scenario, Work};
 use crate::limits::LOAD_REASONS_MAX;
 use crate::observe::{latency_histogram, record_latency};
