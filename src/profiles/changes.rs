@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::redb::{ASSIGNED, ENTRIES, Failure, Kept, NODE, NUMBERS, TEXTS, history, store};
+use super::tables::{ASSIGNED, ENTRIES, Failure, Kept, NODE, NUMBERS, TEXTS, history, store};
 use super::{Changed, NewVersion, StoreError, too_many};
 use crate::limits::{PROFILE_VERSIONS_KEPT, PROFILES_MAX};
 

@@ -10,6 +10,7 @@
 mod author;
 mod changes;
 mod redb;
+mod tables;
 
 #[cfg(test)]
 mod model_tests;
