@@ -6,9 +6,10 @@ use rustls::client::{Resumption, WantsClientCert};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ConfigBuilder, Error, WantsVerifier};
 
+use super::error::TlsError;
 use super::roots::{Roots, ServerVerifier};
 use super::secrets::hand_over;
-use super::server::{ALPN_HTTP2, TlsError, provider, versions};
+use super::server::{ALPN_HTTP2, provider, versions};
 use super::witness::Witness;
 use crate::certs;
 use crate::certs::chain::sent;

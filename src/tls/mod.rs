@@ -5,6 +5,7 @@
 mod client;
 mod crl;
 mod duplex;
+mod error;
 mod failure;
 mod fields;
 mod handshake;
@@ -13,6 +14,7 @@ mod identity;
 pub mod record;
 mod resumption;
 mod roots;
+mod scope;
 mod secrets;
 mod served;
 mod server;
@@ -31,14 +33,16 @@ pub use crl::{
     PointsSeen, Standing, check_crls, crl_urls, load_crls, public_keys, read_crl_file,
 };
 pub use duplex::{ByteStream, CONTIGUOUS, Duplex};
+pub use error::TlsError;
 pub use failure::{HandshakeFailure, failure_of};
 pub use handshake::{Connection, Handshake};
 pub use hello::{Hello, HelloReader};
 pub use identity::{IdentityError, PeerIdentity, common_name};
-pub use resumption::{Resumption, Scope};
+pub use resumption::Resumption;
+pub use scope::Scope;
 pub use secrets::{TrafficSecrets, hand_over};
 pub use served::ServerCertificates;
-pub use server::{ALPN_HTTP2, ServerTls, TlsError, named_config, server_config};
+pub use server::{ALPN_HTTP2, ServerTls, named_config, server_config};
 pub use signatures::remembering;
 pub use stream::{
     ClientHandshake, ClientStream, HandshakeError, Received, ServerHandshake, ServerStream,

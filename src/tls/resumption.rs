@@ -6,43 +6,16 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
 
-use aws_lc_rs::digest::{self, SHA256};
 use rustls::ServerConfig;
-use rustls::pki_types::CertificateDer;
 use rustls::server::{NoServerSessionStorage, ProducesTickets, StoresServerSessions};
 
+use super::scope::{Scope, now};
 use super::ticket_keys::TicketKeysError;
 use super::tickets::Tickets;
 use crate::config;
 use crate::limits::CERTIFICATE_ENDS_MAX;
 use crate::table::SessionCache;
-
-/// What a session may be resumed under.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Scope(pub(super) [u8; 32]);
-
-impl Scope {
-    /// The scope of a profile with these group certificates, in whatever order.
-    #[must_use]
-    pub fn new(profile: &str, group: &[CertificateDer<'_>]) -> Self {
-        let mut hashes: Vec<_> = group
-            .iter()
-            .map(|certificate| digest::digest(&SHA256, certificate))
-            .collect();
-        hashes.sort_by(|a, b| a.as_ref().cmp(b.as_ref()));
-        hashes.dedup_by(|a, b| a.as_ref() == b.as_ref());
-        let mut whole = digest::Context::new(&SHA256);
-        whole.update(b"adit scope 1");
-        whole.update(&(profile.len() as u64).to_be_bytes());
-        whole.update(profile.as_bytes());
-        hashes.iter().for_each(|hash| whole.update(hash.as_ref()));
-        let mut scope = [0; 32];
-        scope.copy_from_slice(whole.finish().as_ref());
-        Self(scope)
-    }
-}
 
 /// When server certificates end, in order.
 ///
@@ -210,13 +183,6 @@ impl Resumption {
             None => Arc::new(NoServerSessionStorage {}),
         }
     }
-}
-
-/// Seconds since 1970.
-pub(super) fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }
 
 /// The tickets as rustls asks for them.

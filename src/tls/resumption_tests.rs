@@ -8,7 +8,8 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ProducesTickets, ResolvesServerCertUsingSni};
 
-use super::resumption::{Ends, now};
+use super::resumption::Ends;
+use super::scope::now;
 use super::*;
 use crate::config;
 use crate::limits::{TICKET_BYTES_MAX, TICKET_CLOCK_SKEW, TICKET_KEYS_MAX};

@@ -5,51 +5,15 @@ use std::sync::Arc;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::time_provider::TimeProvider;
-use rustls::{Error, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
+use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
 
+use super::error::TlsError;
 use super::resumption::Resumption;
 use super::secrets::hand_over;
 use super::served::ServerCertificates;
 use super::signatures::remembering;
-use super::ticket_keys::TicketKeysError;
 use super::verifier::DeviceVerifier;
-use super::words::words;
-use crate::certs::PathFault;
 use crate::config::{KEY_EXCHANGE, TlsChoice};
-
-/// Why TLS cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// There is nothing that a device's certificate could chain to.
-    #[error("there is no group certificate; see profile.device_auth.group_certificates")]
-    NoGroupCertificate,
-    /// A group certificate that may not issue.
-    #[error(
-        "group certificate {position} (counted from 1): {why}; \
-         see profile.device_auth.group_certificates"
-    )]
-    GroupCertificate {
-        /// Its place among the group certificates, from 1.
-        position: usize,
-        /// Why not.
-        why: PathFault,
-    },
-    /// The server certificate and its key.
-    #[error("the server certificate cannot be used: {}; check that chain and key belong together", words(.0))]
-    ServerCertificate(Error),
-    /// The gateway's certificate for servers, and its key.
-    #[error(
-        "the client certificate for servers cannot be used: {}; check that chain and key belong together",
-        words(.0)
-    )]
-    ClientCertificate(Error),
-    /// The versions, of `inbound` or `outbound`.
-    #[error("these protocol versions cannot be used: {}; see profile.tls.{}", words(.1), .0)]
-    Versions(&'static str, Error),
-    /// The tickets.
-    #[error("{0}")]
-    Tickets(#[from] TicketKeysError),
-}
 
 /// All suites, the gateway's preference first, as BoringSSL's servers prefer them: AES-128-GCM is the cheapest where there
 /// are instructions for AES, and SHA-256 costs less than half of SHA-384 in the handshake's key schedule.

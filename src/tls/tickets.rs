@@ -26,7 +26,7 @@ use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, Unbou
 use aws_lc_rs::{hkdf, rand};
 use rustls::server::ProducesTickets;
 
-use super::resumption::{Scope, now};
+use super::scope::{Scope, now};
 use super::ticket_keys::{TicketKeys, TicketKeysError};
 use crate::files::Mark;
 use crate::limits::{TICKET_BYTES_MAX, TICKET_CLOCK_SKEW};

@@ -27,8 +27,8 @@ use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::crl::{CertificateSubject, PointsSeen};
+use super::error::TlsError;
 use super::fields::{issuer_and_serial, public_key};
-use super::server::TlsError;
 use super::signatures::remembering;
 use super::standing::Standing;
 use crate::certs::group::acceptable_names;
