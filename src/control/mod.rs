@@ -50,9 +50,8 @@ pub use listen::Control;
 pub use node::RunningNode;
 pub use permission::read_token;
 pub use probe::{ServerProbe, TlsProbe, probe_servers};
-pub use reload::{Asker, ConfigFile, Refusal, Reloader};
+pub use reload::{Asker, ConfigFile, Refusal, Reloader, watch_files};
 pub use signals::{EarlySignals, Signal, Signals};
-pub use watch::watch_files;
 
 use std::io;
 use std::net::SocketAddr;

@@ -4,24 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use tokio::time::sleep;
-
-use super::reload::{Reloader, in_background};
 use crate::config::{Config, ConfigError};
 use crate::files::{Mark, Quiet};
-use crate::limits::FILES_POLL;
 use crate::profiles::store_of;
-
-/// Takes changes of files, for ever.
-pub async fn watch_files(reloader: Arc<Reloader>) {
-    loop {
-        sleep(FILES_POLL).await;
-        let reloader = reloader.clone();
-        let _ = in_background(move || reloader.look()).await;
-    }
-}
 
 type Marks = BTreeMap<PathBuf, Mark>;
 
