@@ -43,6 +43,13 @@ fn dependencies_are_seen_in_paths_and_groups() {
         [1, 4, 6]
     );
     assert!(dependency_findings(&sample("src/main.rs", downwards)).is_empty());
+    let climbing = "use super::super::tunnel::A;\nuse super::super::super::tunnel::B;\n";
+    for (path, found) in [("src/tls/a.rs", 1), ("src/tls/crl/a.rs", 2)] {
+        assert_eq!(
+            lines(&dependency_findings(&sample(path, climbing))),
+            [found]
+        );
+    }
     assert!(dependency_findings(&sample("src/cli.rs", "use crate::quickstart::run;")).is_empty());
     assert_eq!(
         lines(&dependency_findings(&sample("src/shed/mod.rs", ""))),
