@@ -14,6 +14,7 @@ pub mod config;
 pub mod control;
 pub mod engine;
 pub mod files;
+pub mod findings;
 pub mod front;
 pub mod limits;
 pub mod load;

@@ -36,6 +36,7 @@ const ROOMS: &[&[&str]] = &[
     &["proxy_protocol"],
     &["table"],
     &["observe"],
+    &["findings"],
     &["certs"],
     &["profiles"],
     &["config"],

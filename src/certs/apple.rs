@@ -5,7 +5,8 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::public_key::PublicKey;
 
 use super::describe::{AlternativeName, alternative_names};
-use super::findings::{Findings, Severity};
+use super::findings::Findings;
+use crate::findings::Severity;
 use crate::limits::{APPLE_PUBLIC_VALIDITY_DAYS, APPLE_VALIDITY_DAYS};
 
 const LEAST_RSA_BITS: usize = 2048;

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::findings::{Finding, Inspected, Role, Severity, inspect};
+use super::findings::{Inspected, Role, inspect};
 use super::{CertError, Name, read_password};
+use crate::findings::{Problem, Severity};
 
 /// Arguments of `adit certs check`.
 #[derive(Debug, Clone, Args)]
@@ -39,7 +40,7 @@ pub struct Report<'a> {
     certificates: usize,
     errors: usize,
     warnings: usize,
-    findings: &'a [Finding],
+    findings: &'a [Problem],
     /// The name under which it was imported.
     #[serde(skip_serializing_if = "Option::is_none")]
     imported: Option<&'a Name>,
@@ -48,7 +49,7 @@ pub struct Report<'a> {
 impl<'a> Report<'a> {
     /// Of a file with so many certificates.
     #[must_use]
-    pub fn new(file: &Path, role: Role, certificates: usize, findings: &'a [Finding]) -> Self {
+    pub fn new(file: &Path, role: Role, certificates: usize, findings: &'a [Problem]) -> Self {
         let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
         Self {
             file: file.display().to_string(),

@@ -3,7 +3,7 @@
 //! Names come from files that others made: in text they are shown with control characters escaped, so that they can not
 //! steer a terminal. Private keys are described by their kind alone.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -27,6 +27,7 @@ use super::pkcs12::is_pkcs12;
 use super::read::{Encoding, load, only_key, open_pkcs12};
 use super::serial::hex_with_colons;
 use super::{CertError, Serial, read_certificates, read_crls, read_private_key};
+pub use crate::findings::escaped;
 use crate::limits::MAX_CRL_FILE;
 
 /// One item of a file.
@@ -500,21 +501,6 @@ impl fmt::Display for CrlDescription {
         writeln!(f, "  revoked      {}", self.revoked)?;
         writeln!(f, "  SHA-256      {}", self.sha256)
     }
-}
-
-/// A text of others, safe to print: control characters, and those that change the direction of writing, are escaped.
-pub fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in text.chars() {
-        let turns = matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if character.is_control() || turns {
-            // Writing to a String does not fail.
-            let _ = write!(safe, "{}", character.escape_default());
-        } else {
-            safe.push(character);
-        }
-    }
-    safe
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! The file is looked at as devices will: does the chain lead from the end certificate to a root, is everything in it valid now, is
 //! it for this use and this name, would Apple's systems take it. Whether a device trusts the root is not known here.
 
-use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -15,33 +14,13 @@ use x509_parser::extensions::ExtendedKeyUsage;
 
 use super::apple;
 use super::chain::{Issued, in_order, issued, linked, parsed, sent_places};
-use super::describe::{AlternativeName, alternative_names, escaped, rfc3339};
+use super::describe::{AlternativeName, alternative_names, rfc3339};
 use super::group::{group_findings, together};
 use super::policy::{Authority, may_authenticate, may_issue};
 use super::read::{Source, certificates_in, unordered};
 use super::{CertError, Identity, key_matches, spelling};
+use crate::findings::{Problem, Severity};
 use crate::limits::{CHAIN_BYTES_MAX, EXPIRY_NOTICE_DAYS, EXPIRY_URGENT_DAYS};
-
-/// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Severity {
-    /// It may work.
-    Warning,
-    /// It does not do what it is for.
-    Error,
-}
-
-impl Severity {
-    /// `error` or `warning`.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Warning => "warning",
-            Self::Error => "error",
-        }
-    }
-}
 
 /// What a certificate file is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, clap::ValueEnum)]
@@ -70,36 +49,11 @@ impl Role {
     }
 }
 
-/// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// How bad.
-    pub severity: Severity,
-    /// What, as one word for programs.
-    pub code: &'static str,
-    /// The subject of the certificate that it is about; `None` for the file.
-    pub certificate: Option<String>,
-    /// What, for people.
-    pub message: String,
-    /// What would put it right.
-    pub remedy: &'static str,
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(certificate) = &self.certificate {
-            write!(f, "{}: ", escaped(certificate))?;
-        }
-        write!(f, "{}; {}", escaped(&self.message), self.remedy)
-    }
-}
-
-impl Finding {
-    /// Whether the gateway does not start with it. All errors but a chain that is not in the file: devices may have been given
-    /// the issuer themselves, and the session then works.
-    pub fn refuses(&self) -> bool {
-        self.severity == Severity::Error && self.code != "no-chain"
-    }
+/// Whether the gateway does not start with this finding. All errors but a chain that is not in the file: devices may have been
+/// given the issuer themselves, and the session then works.
+#[must_use]
+pub fn refuses(finding: &Problem) -> bool {
+    finding.severity == Severity::Error && finding.code != "no-chain"
 }
 
 /// A file that was read, and what was found.
@@ -110,13 +64,13 @@ pub struct Inspected {
     /// The private key, where there is one.
     pub key: Option<PrivateKeyDer<'static>>,
     /// What is wrong; errors first.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<Problem>,
 }
 
 impl Inspected {
     /// The findings with which the gateway does not start.
-    pub fn errors(&self) -> impl Iterator<Item = &Finding> {
-        self.findings.iter().filter(|finding| finding.refuses())
+    pub fn errors(&self) -> impl Iterator<Item = &Problem> {
+        self.findings.iter().filter(|finding| refuses(finding))
     }
 
     /// The chain and its key.
@@ -189,32 +143,32 @@ pub(super) fn inspect_source(
 }
 
 /// What is wrong with who may read this file with a key in it.
-pub(super) fn exposed(path: &Path) -> Option<Finding> {
+pub(super) fn exposed(path: &Path) -> Option<Problem> {
     let is_open = path
         .metadata()
         .is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0);
-    is_open.then(|| Finding {
+    is_open.then(|| Problem {
         severity: Severity::Warning,
-        code: "key-exposed",
-        certificate: None,
+        code: "key-exposed".into(),
         message: format!("others may read the private key in {}", path.display()),
-        remedy: "chmod 600 it, and make a new key if others have had access",
+        remedy: "chmod 600 it, and make a new key if others have had access".into(),
+        ..Problem::default()
     })
 }
 
 /// Errors first.
-pub(super) fn sort(findings: &mut [Finding]) {
+pub(super) fn sort(findings: &mut [Problem]) {
     findings.sort_by_key(|finding| finding.severity == Severity::Warning);
 }
 
-fn sorted(mut findings: Vec<Finding>) -> Vec<Finding> {
+fn sorted(mut findings: Vec<Problem>) -> Vec<Problem> {
     sort(&mut findings);
     findings
 }
 
 /// Collects findings.
 #[derive(Default)]
-pub(super) struct Findings(pub(super) Vec<Finding>);
+pub(super) struct Findings(pub(super) Vec<Problem>);
 
 impl Findings {
     pub(super) fn add(
@@ -225,12 +179,13 @@ impl Findings {
         problem: impl Into<String>,
         remedy: &'static str,
     ) {
-        self.0.push(Finding {
+        self.0.push(Problem {
             severity,
-            code,
-            certificate: Some(about.subject().to_string()),
+            code: code.into(),
+            subject: Some(about.subject().to_string()),
             message: problem.into(),
-            remedy,
+            remedy: remedy.into(),
+            ..Problem::default()
         });
     }
 }
@@ -242,7 +197,7 @@ pub(super) fn own_findings(
     key: Option<&PrivateKeyDer<'_>>,
     host: Option<&str>,
     now: OffsetDateTime,
-) -> Vec<Finding> {
+) -> Vec<Problem> {
     let certificates = parsed(ders);
     let mut findings = Findings::default();
     if certificates.is_empty() {

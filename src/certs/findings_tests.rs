@@ -47,10 +47,10 @@ fn codes(
     marked(&findings)
 }
 
-fn marked(findings: &[Finding]) -> Vec<String> {
+fn marked(findings: &[Problem]) -> Vec<String> {
     let codes = findings.iter().map(|finding| match finding.severity {
         Severity::Error => format!("!{}", finding.code),
-        Severity::Warning => finding.code.to_owned(),
+        Severity::Warning => finding.code.to_string(),
     });
     codes.collect()
 }

@@ -13,11 +13,12 @@ use x509_parser::prelude::FromDer;
 use x509_parser::x509::X509Version;
 
 use super::chain::{Issued, Search, is_self_issued, issued, parsed};
-use super::findings::{Finding, Findings, Severity, characters, dates};
+use super::findings::{Findings, characters, dates};
 use super::policy::{PathFault, faults};
 use super::spelling;
 use crate::asn1::Reader;
 use crate::asn1::tag::{OBJECT_IDENTIFIER, SEQUENCE};
+use crate::findings::{Problem, Severity};
 use crate::limits::AUTHORITY_NAMES_BYTES_MAX;
 
 /// The names of these authorities as a request for a certificate has them, each once: `Name`s in DER.
@@ -45,23 +46,23 @@ pub fn acceptable_names(group: &[CertificateDer<'_>]) -> Result<Vec<Vec<u8>>, us
 
 /// What there is to say of all group certificates of a profile together.
 #[must_use]
-pub fn together(group: &[CertificateDer<'_>]) -> Option<Finding> {
+pub fn together(group: &[CertificateDer<'_>]) -> Option<Problem> {
     let bytes = acceptable_names(group).err()?;
-    Some(Finding {
+    Some(Problem {
         severity: Severity::Warning,
-        code: "names-not-sent",
-        certificate: None,
+        code: "names-not-sent".into(),
         message: format!(
             "the names of these {} authorities take {bytes} bytes, more than {AUTHORITY_NAMES_BYTES_MAX}: clients are not \
              told which authorities are accepted, and one with several certificates has to choose by itself",
             group.len()
         ),
-        remedy: "name fewer authorities, such as the root above them",
+        remedy: "name fewer authorities, such as the root above them".into(),
+        ..Problem::default()
     })
 }
 
 /// What is wrong with group certificates at `now`.
-pub(super) fn group_findings(ders: &[CertificateDer<'_>], now: OffsetDateTime) -> Vec<Finding> {
+pub(super) fn group_findings(ders: &[CertificateDer<'_>], now: OffsetDateTime) -> Vec<Problem> {
     let certificates = parsed(ders);
     let mut findings = Findings::default();
     spelling::check(&certificates, &mut findings);

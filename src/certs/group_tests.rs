@@ -8,9 +8,9 @@ use crate::certs::made::{party, past};
 /// The codes that are found, errors with a mark.
 fn codes(group: &[CertificateDer<'_>]) -> Vec<String> {
     let findings = group_findings(group, OffsetDateTime::now_utc());
-    let code = |finding: &Finding| match finding.severity {
+    let code = |finding: &Problem| match finding.severity {
         Severity::Error => format!("!{}", finding.code),
-        Severity::Warning => finding.code.to_owned(),
+        Severity::Warning => finding.code.to_string(),
     };
     findings.iter().map(code).collect()
 }
@@ -97,6 +97,6 @@ fn names_are_sent_up_to_the_bound_and_each_once() {
     assert_eq!(acceptable_names(&many), Err((most + 1) * each));
     assert!(together(&many[..most]).is_none());
     let finding = together(&many).unwrap();
-    assert!(!finding.refuses(), "{finding}");
+    assert!(!crate::certs::refuses(&finding), "{finding}");
     assert!(finding.to_string().contains("clients"), "{finding}");
 }

@@ -65,7 +65,7 @@ use crate::files::FileError;
 pub use command::{CertsCommand, print, run};
 pub use describe::{Description, describe, describe_with};
 pub use export::{Export, Format};
-pub use findings::{Finding, Role, Severity, inspect};
+pub use findings::{Role, inspect, refuses};
 pub use lists::{crls_in, read_crls};
 pub use make::{
     CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity, issue, make_ca,

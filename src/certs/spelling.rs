@@ -5,7 +5,8 @@
 
 use x509_parser::certificate::X509Certificate;
 
-use super::findings::{Findings, Severity};
+use super::findings::Findings;
+use crate::findings::Severity;
 use crate::table::same_name;
 
 /// Notes each certificate whose issuer is among these in another spelling only.
@@ -66,7 +67,7 @@ mod tests {
                 .map(|der| X509Certificate::from_der(der).unwrap().1);
             let mut findings = Findings::default();
             check(&parsed.collect::<Vec<_>>(), &mut findings);
-            let found: Vec<_> = findings.0.iter().map(|finding| finding.code).collect();
+            let found: Vec<_> = findings.0.iter().map(|finding| &*finding.code).collect();
             assert_eq!(found, codes);
         }
     }

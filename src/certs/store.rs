@@ -21,10 +21,11 @@ use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use super::describe::{AlternativeName, described};
-use super::findings::{Finding, Inspected, Role, Severity, exposed, inspect_source, sort};
+use super::findings::{Inspected, Role, exposed, inspect_source, sort};
 use super::make::{key_to_pem, to_pem};
 use super::{CertError, Source, read_certificates};
 use crate::files::{self, FileError, Mode};
+use crate::findings::{Problem, Severity};
 use crate::limits::CERTIFICATE_NAME_MAX;
 
 /// How a config names a certificate of the store: this, and its name.
@@ -43,10 +44,31 @@ impl Name {
     }
 }
 
-impl FromStr for Name {
-    type Err = String;
+/// A text is not the name of a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}; {}", self.message(), self.remedy())]
+pub struct NameError {
+    shown: String,
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl NameError {
+    /// What is wrong.
+    #[must_use]
+    pub fn message(&self) -> String {
+        format!("{:?} is not the name of a certificate", self.shown)
+    }
+
+    /// What would be right.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        format!("write 1 to {CERTIFICATE_NAME_MAX} of A-Z a-z 0-9 . _ - and no dot in front")
+    }
+}
+
+impl FromStr for Name {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
         let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         let is_right = (1..=CERTIFICATE_NAME_MAX).contains(&text.len())
             && text.bytes().all(known)
@@ -55,10 +77,7 @@ impl FromStr for Name {
             Ok(Self(text.to_owned()))
         } else {
             let shown: String = text.chars().take(CERTIFICATE_NAME_MAX).collect();
-            Err(format!(
-                "{shown:?} is not the name of a certificate; write 1 to {CERTIFICATE_NAME_MAX} of \
-                 A-Z a-z 0-9 . _ - and no dot in front"
-            ))
+            Err(NameError { shown })
         }
     }
 }
@@ -100,7 +119,7 @@ impl Candidate {
         let mut inspected = inspect_source(role, file, key, password, host)?;
         // What is kept is used as it is: nobody will name a key for it later.
         if role != Role::Group {
-            let without_key = |finding: &&mut Finding| finding.code == "no-key";
+            let without_key = |finding: &&mut Problem| finding.code == "no-key";
             for finding in inspected.findings.iter_mut().filter(without_key) {
                 finding.severity = Severity::Error;
             }
@@ -133,7 +152,7 @@ impl Candidate {
 
     /// What is wrong, errors first.
     #[must_use]
-    pub fn findings(&self) -> &[Finding] {
+    pub fn findings(&self) -> &[Problem] {
         &self.inspected.findings
     }
 
@@ -197,7 +216,7 @@ pub struct Entry {
     #[serde(flatten)]
     pub facts: Option<Facts>,
     /// What is wrong, errors first.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<Problem>,
     /// The profiles that name it, as far as whoever asked knows profiles: none are known here.
     pub used_by: Vec<String>,
 }
@@ -395,12 +414,12 @@ impl Store {
             Ok(candidate) => Ok(candidate.entry(name)),
             Err(error) if is_absent(&error) => Err(not_in_store(role, name)),
             Err(error) => {
-                let unreadable = Finding {
+                let unreadable = Problem {
                     severity: Severity::Error,
-                    code: "unreadable",
-                    certificate: None,
+                    code: "unreadable".into(),
                     message: error.to_string(),
-                    remedy: "import it again in its place",
+                    remedy: "import it again in its place".into(),
+                    ..Problem::default()
                 };
                 let (name, findings) = (name.clone(), vec![unreadable]);
                 Ok(Entry {

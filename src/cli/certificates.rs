@@ -13,6 +13,7 @@ use crate::certs::check::Report;
 use crate::certs::describe::escaped;
 use crate::certs::profile::Gateway;
 use crate::certs::self_signed::{CERTIFICATE_FILE, NEXT_CERTIFICATE_FILE};
+use crate::certs::store::NameError;
 use crate::certs::{
     self, Candidate, CertError, CertsCommand, Entry, Export, Format, Name, Reference, Role, Store,
 };
@@ -374,7 +375,9 @@ fn resolve(what: &str, role: Option<Role>, place: &Place) -> Result<PathBuf, Cer
     match role {
         None => Ok(PathBuf::from(what)),
         Some(role) => {
-            let name: Name = what.parse().map_err(CertificatesError::Usage)?;
+            let name: Name = what
+                .parse()
+                .map_err(|error: NameError| CertificatesError::Usage(error.to_string()))?;
             let opened = place.open()?;
             // The error for a name that is not there says more than that of its file.
             opened.store.certificates(role, &name)?;

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::admin::{AdminCommand, AdminError};
 use crate::certs;
-use crate::config::{Problem, in_lines};
+use crate::findings::{Problem, in_lines};
 
 /// Has a running node read its config and the files that it names again.
 #[derive(Debug, clap::Args)]

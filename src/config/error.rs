@@ -3,57 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
-/// One thing that is wrong with a config, or with a change of it.
-///
-/// The display form is one line: `adit.toml:12: profile.rule[0].service: no service named "wik"; remedy: ...`. As JSON it has
-/// what is known.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Problem {
-    /// The config file or profile that it is in, as the caller named it, where that is known apart from the message.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub file: Option<String>,
-    /// Line of the file, from 1. `None` where the problem is of the whole file.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub line: Option<usize>,
-    /// Path of the key, such as `profile.rule[0].service` (lists count from 0). Empty where there is none.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub key: String,
-    /// What is wrong.
-    pub message: String,
-    /// What would be right. Empty where the message says it.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub remedy: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(file) = &self.file {
-            write!(f, "{file}:")?;
-            if let Some(line) = self.line {
-                write!(f, "{line}:")?;
-            }
-            f.write_str(" ")?;
-        }
-        if !self.key.is_empty() {
-            write!(f, "{}: ", self.key)?;
-        }
-        f.write_str(&self.message)?;
-        if !self.remedy.is_empty() {
-            write!(f, "; remedy: {}", self.remedy)?;
-        }
-        Ok(())
-    }
-}
-
-/// Problems, one a line.
-#[must_use]
-pub fn in_lines(problems: &[Problem]) -> String {
-    let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
-    lines.join("\n")
-}
+use crate::findings::{Problem, in_lines};
 
 /// Everything that is wrong with a config file, in the order of its lines. Never empty. The display form is one problem a
 /// line.
@@ -109,11 +59,11 @@ pub(super) struct Report {
 impl Report {
     pub(super) fn add(&mut self, place: &Place, fault: Fault) {
         self.problems.push(Problem {
-            file: None,
             line: place.line,
             key: place.key.clone(),
             message: fault.message,
-            remedy: fault.remedy,
+            remedy: fault.remedy.into(),
+            ..Problem::default()
         });
     }
 

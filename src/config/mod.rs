@@ -43,7 +43,7 @@ use std::time::Duration;
 
 pub use address::{AddressError, Host, HostPattern, HostPort};
 pub use authentication::url_host;
-pub use error::{ConfigError, Problem, in_lines};
+pub use error::ConfigError;
 pub use listener::{ClientIdentity, Listener, ListenerKind, ProxyProtocol};
 pub use outline::{Outline, ProfileUse, outline, profiles_in_store, stored_certificates, users_of};
 pub use reach::{
@@ -85,9 +85,8 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 /// The profile that is assigned in the store of this state folder, for the node whose config file is `path`.
 fn assigned(state_dir: &Path, path: &Path) -> Result<Option<StoredProfile>, ConfigError> {
     store_of(state_dir).assigned().map_err(|error| {
-        let error = error.to_string();
-        let (message, remedy) = error.split_once("; ").unwrap_or((&error, ""));
-        Report::single(path, &Place::default(), Fault::new(message, remedy))
+        let fault = Fault::new(error.message(), error.remedy());
+        Report::single(path, &Place::default(), fault)
     })
 }
 

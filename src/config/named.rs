@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 
 use super::error::Fault;
-use crate::certs::{Reference, Role, store};
+use crate::certs::store::{self, NameError};
+use crate::certs::{Reference, Role};
 
 /// A file, as the text names it.
 #[derive(Debug, Clone)]
@@ -35,10 +36,7 @@ impl CertificateName {
         let name = self.as_str().strip_prefix(store::PREFIX)?.parse();
         let role = self.role;
         let reference = name.map(|name| Reference { role, name });
-        Some(reference.map_err(|error: String| {
-            let (message, remedy) = error.split_once("; ").unwrap_or((&error, ""));
-            Fault::new(message, remedy)
-        }))
+        Some(reference.map_err(|error: NameError| Fault::new(error.message(), error.remedy())))
     }
 }
 

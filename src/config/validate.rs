@@ -79,11 +79,7 @@ pub(super) fn check_profile(
 
 /// The name of a profile in the store, which is `expected` where it has one already.
 fn stored_name(name: String, expected: Option<&str>) -> Result<String, Fault> {
-    profiles::check_name(&name).map_err(|error| {
-        let error = error.to_string();
-        let (message, remedy) = error.split_once("; ").unwrap_or((&error, ""));
-        Fault::new(message, remedy)
-    })?;
+    profiles::check_name(&name).map_err(|error| Fault::new(error.message(), error.remedy()))?;
     match expected {
         Some(expected) if expected != name => {
             let message = format!("this is profile {name}, and {expected} is meant");

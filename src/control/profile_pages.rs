@@ -218,7 +218,7 @@ impl From<Failure> for Page {
             StoreError::NoProfile(_) | StoreError::NoVersion(..) => StatusCode::NOT_FOUND,
             StoreError::Conflict(..) => StatusCode::PRECONDITION_FAILED,
             StoreError::Assigned(_) | StoreError::Refused => StatusCode::CONFLICT,
-            StoreError::Bad(_) => StatusCode::BAD_REQUEST,
+            StoreError::Name(_) | StoreError::Bad(_) => StatusCode::BAD_REQUEST,
             StoreError::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
             StoreError::Io { .. } | StoreError::Damaged { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };

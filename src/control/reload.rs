@@ -15,8 +15,9 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 
 use super::watch::Watched;
-use crate::config::{self, Config, ConfigError, Problem, in_lines};
+use crate::config::{self, Config, ConfigError};
 use crate::engine::{self, EngineError, ReloadError, ReloadErrors};
+use crate::findings::{Problem, in_lines};
 use crate::limits::FILES_POLL;
 use crate::ring;
 
@@ -102,7 +103,7 @@ impl From<ReloadErrors> for Refusal {
             ReloadError::NeedsRestart(key) => vec![Problem {
                 key: (*key).to_owned(),
                 message: "cannot change while the node runs".to_owned(),
-                remedy: "restart the node, or let a new process take over (SIGUSR2)".to_owned(),
+                remedy: "restart the node, or let a new process take over (SIGUSR2)".into(),
                 ..Problem::default()
             }],
             ReloadError::Listen(EngineError::Listen {
@@ -112,7 +113,7 @@ impl From<ReloadErrors> for Refusal {
             }) => vec![Problem {
                 key: format!("profile.listener.{by}"),
                 message: format!("cannot listen on {address}: {source}"),
-                remedy: "choose another address or port, or stop what uses it".to_owned(),
+                remedy: "choose another address or port, or stop what uses it".into(),
                 ..Problem::default()
             }],
             other => {

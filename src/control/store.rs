@@ -17,8 +17,9 @@ use super::keeper::{Keeper, Trouble};
 use super::pages::{Page, Pages, failure, json_page, page};
 use super::query::Query;
 use super::reload::Turn;
-use crate::certs::{Candidate, CertError, Finding, Name, Reference, Role, Source};
+use crate::certs::{Candidate, CertError, Name, Reference, Role, Source};
 use crate::files::FileError;
+use crate::findings::Problem;
 use crate::limits::{ADMIN_CERTIFICATE_MAX, CERTIFICATE_PASSWORD_MAX, MAX_CERTIFICATE_FILE};
 
 /// What is imported: files in base64.
@@ -168,7 +169,7 @@ enum Refused {
     /// The request.
     Request(String),
     /// What is wrong with the certificate.
-    Findings(Vec<Finding>),
+    Findings(Vec<Problem>),
     /// The store.
     Trouble(Trouble),
 }
@@ -206,7 +207,7 @@ impl From<Refused> for Page {
 }
 
 /// A file that was read, and is not what it should be.
-fn unusable(error: &str, findings: &[Finding]) -> Page {
+fn unusable(error: &str, findings: &[Problem]) -> Page {
     let body = json!({"error": error, "findings": findings});
     json_page(StatusCode::UNPROCESSABLE_ENTITY, &body)
 }
@@ -219,6 +220,6 @@ fn reference([kind, name]: &[String; 2]) -> Result<Reference, Page> {
         failure(StatusCode::NOT_FOUND, error)
     })?;
     let name = name.parse::<Name>();
-    let name = name.map_err(|error| failure(StatusCode::BAD_REQUEST, &error))?;
+    let name = name.map_err(|error| failure(StatusCode::BAD_REQUEST, &error.to_string()))?;
     Ok(Reference { role, name })
 }

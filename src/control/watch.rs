@@ -165,9 +165,9 @@ mod tests {
         let path = folder.path().join("adit.toml");
         std::fs::write(&path, "").unwrap();
         let error = |message: &str| ConfigError {
-            problems: vec![crate::config::Problem {
+            problems: vec![crate::findings::Problem {
                 message: message.to_owned(),
-                ..crate::config::Problem::default()
+                ..Default::default()
             }],
         };
         let mut watched = Watched::new(&path, folder.path());

@@ -13,8 +13,9 @@ use super::node::Node;
 use super::reload::ReloadErrors;
 use crate::certs::self_signed::{CERTIFICATE_FILE, NEXT_CERTIFICATE_FILE, Plan, Prepared};
 use crate::certs::term::{current, dns_names, key_algorithm};
-use crate::certs::{self, CertError, Finding, Identity, Severity, Term};
+use crate::certs::{self, CertError, Identity, Term};
 use crate::config::{CertificateFiles, Config};
+use crate::findings::{Problem, Severity};
 use crate::observe::CertificateInfo;
 use crate::tls::ServerCertificates;
 
@@ -116,7 +117,7 @@ pub(super) struct Certificates {
     /// All of them.
     pub holding: Holding,
     /// What may be wrong with them, with their files.
-    pub findings: Vec<(PathBuf, Finding)>,
+    pub findings: Vec<(PathBuf, Problem)>,
     /// Where none is named.
     self_signed: Option<Plan>,
 }
@@ -126,7 +127,7 @@ impl Certificates {
     pub(super) fn with_group(
         mut self,
         files: &[(PathBuf, Term)],
-        findings: Vec<(PathBuf, Finding)>,
+        findings: Vec<(PathBuf, Problem)>,
     ) -> Self {
         let group = files.iter().map(|(file, term)| Held {
             role: Role::Group,
@@ -285,7 +286,7 @@ impl Read {
 #[derive(Default)]
 struct Reading {
     read: Vec<Read>,
-    findings: Vec<(PathBuf, Finding)>,
+    findings: Vec<(PathBuf, Problem)>,
     problems: Problems,
     plan: Option<Plan>,
 }
@@ -398,13 +399,13 @@ impl Reading {
 }
 
 /// What is said of a self-signed certificate that is not valid yet.
-fn early() -> Finding {
-    Finding {
+fn early() -> Problem {
+    Problem {
         severity: Severity::Warning,
-        code: "not-yet-valid",
-        certificate: None,
+        code: "not-yet-valid".into(),
         message: "the self-signed certificate is not valid yet by this machine's clock; it is served as it is".to_owned(),
-        remedy: "set the clock",
+        remedy: "set the clock".into(),
+..Problem::default()
     }
 }
 

@@ -7,8 +7,9 @@ use rustls::pki_types::CertificateDer;
 use super::certificates::read_password;
 use super::material::{LoadError, Problems};
 use crate::certs::group::together;
-use crate::certs::{self, CertError, Finding, Term};
+use crate::certs::{self, CertError, Term};
 use crate::config::DeviceAuth;
+use crate::findings::Problem;
 
 /// What was read.
 #[derive(Default)]
@@ -20,7 +21,7 @@ pub(super) struct GroupCertificates {
     /// Each file, and when all that is in it can be used.
     pub files: Vec<(PathBuf, Term)>,
     /// What may be wrong with them, with their files.
-    pub findings: Vec<(PathBuf, Finding)>,
+    pub findings: Vec<(PathBuf, Problem)>,
 }
 
 impl GroupCertificates {
@@ -38,11 +39,11 @@ impl GroupCertificates {
                 problems.note(group.read(file, password));
             }
         }
-        let is_end = |finding: &&(PathBuf, Finding)| finding.1.code == EXPIRED;
+        let is_end = |finding: &&(PathBuf, Problem)| finding.1.code == EXPIRED;
         let ended = group.findings.iter().filter(is_end).count();
         let all_ended = ended >= group.all.len();
         for (file, finding) in &group.findings {
-            if finding.refuses() && (finding.code != EXPIRED || all_ended) {
+            if certs::refuses(finding) && (finding.code != EXPIRED || all_ended) {
                 let (file, why) = (file.display().to_string(), finding.to_string());
                 problems.0.push(LoadError::Findings(file, why));
             }

@@ -16,10 +16,11 @@ use crate::access::{
     AdmissionLimits, AppGates, Gates, Limits, Names, ServiceGates, ServiceState, Snapshot,
 };
 use crate::backend::{self, Fleet, Group, Means, Watch, Way};
+use crate::certs::CertError;
 use crate::certs::self_signed::{Plan, Prepared};
-use crate::certs::{CertError, Finding};
 use crate::config::{Config, Stale};
 use crate::files;
+use crate::findings::Problem;
 use crate::reason::CloseReason;
 use crate::table::RegistryError;
 use crate::tls::{
@@ -116,7 +117,7 @@ type ProfileGates = (ServiceGates, Arc<AppGates>);
 #[derive(Debug)]
 pub struct Doubts {
     /// With the certificates, by file.
-    pub certificates: Vec<(PathBuf, Finding)>,
+    pub certificates: Vec<(PathBuf, Problem)>,
     /// CRLs that are not in force: where each is from, and what is to be said of it.
     pub ended_crls: Vec<(String, String)>,
 }
@@ -231,7 +232,7 @@ impl Material {
     /// Says what may be wrong with the certificates in the log, once.
     pub(super) fn log_findings(&self) {
         for (file, finding) in &self.certificates.findings {
-            tracing::warn!(file = %file.display(), code = finding.code, "certificate: {finding}");
+            tracing::warn!(file = %file.display(), code = &*finding.code, "certificate: {finding}");
         }
     }
 

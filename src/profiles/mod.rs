@@ -17,6 +17,7 @@ mod model_tests;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -203,19 +204,11 @@ pub struct Entry {
 
 /// Why the store does not answer, or does not do what it is asked for.
 #[derive(Debug, thiserror::Error)]
+#[error("{}", self.whole())]
 pub enum StoreError {
     /// Another process does not let go of it.
-    #[error(
-        "{path} has been in use by another process for {seconds} s; try again, or end that process",
-        path = .0.display(),
-        seconds = PROFILE_STORE_PATIENCE.as_secs()
-    )]
     Busy(PathBuf),
     /// It cannot be read or written.
-    #[error(
-        "cannot use {path}: {source}; run this as the user of the node, or make room on the disk",
-        path = .path.display()
-    )]
     Io {
         /// The file.
         path: PathBuf,
@@ -223,11 +216,6 @@ pub enum StoreError {
         source: io::Error,
     },
     /// What is in it is not a store of profiles, or not any more.
-    #[error(
-        "{path} is damaged: {why}; put a backup in its place, or move it away to begin with an empty store \
-         (a config file with a [profile] of its own does not need it)",
-        path = .path.display()
-    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -235,29 +223,82 @@ pub enum StoreError {
         why: String,
     },
     /// There is no such profile.
-    #[error("there is no profile named {0:?}; `adit profile list` names those that there are")]
     NoProfile(String),
-    /// There is no such version.
-    #[error("there is no version {1} of profile {0}; those that are kept: {2}")]
+    /// There is no such version: the profile, the version, and those that are kept.
     NoVersion(String, u64, String),
     /// Somebody else was faster.
-    #[error("{0}, and not version {1}; look at what is there (`adit profile diff`) and try again")]
     Conflict(String, u64),
     /// The node runs on it.
-    #[error("profile {0} is assigned; assign another one first, or unassign it")]
     Assigned(String),
+    /// No profile can have this name.
+    Name(String),
     /// Something is not as it must be.
-    #[error("{0}")]
     Bad(String),
     /// Whoever was asked did not agree.
-    #[error("the change was refused, and nothing was stored")]
     Refused,
+}
+
+impl StoreError {
+    fn whole(&self) -> String {
+        match self.remedy() {
+            remedy if remedy.is_empty() => self.message(),
+            remedy => format!("{}; {remedy}", self.message()),
+        }
+    }
+
+    /// What is wrong.
+    #[must_use]
+    pub fn message(&self) -> String {
+        match self {
+            Self::Busy(path) => format!(
+                "{} has been in use by another process for {} s",
+                path.display(),
+                PROFILE_STORE_PATIENCE.as_secs()
+            ),
+            Self::Io { path, source } => format!("cannot use {}: {source}", path.display()),
+            Self::Damaged { path, why } => format!("{} is damaged: {why}", path.display()),
+            Self::NoProfile(name) => format!("there is no profile named {name:?}"),
+            Self::NoVersion(name, version, _) => {
+                format!("there is no version {version} of profile {name}")
+            }
+            Self::Conflict(found, expected) => format!("{found}, and not version {expected}"),
+            Self::Assigned(name) => format!("profile {name} is assigned"),
+            Self::Name(shown) => format!("{shown:?} cannot name a profile in the store"),
+            Self::Bad(message) => message.clone(),
+            Self::Refused => "the change was refused, and nothing was stored".to_owned(),
+        }
+    }
+
+    /// What would put it right; empty where the message says it.
+    #[must_use]
+    pub fn remedy(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::Busy(_) => "try again, or end that process",
+            Self::Io { .. } => "run this as the user of the node, or make room on the disk",
+            Self::Damaged { .. } => {
+                "put a backup in its place, or move it away to begin with an empty store \
+                 (a config file with a [profile] of its own does not need it)"
+            }
+            Self::NoProfile(_) => "`adit profile list` names those that there are",
+            Self::NoVersion(_, _, kept) => return format!("those that are kept: {kept}").into(),
+            Self::Conflict(..) => "look at what is there (`adit profile diff`) and try again",
+            Self::Assigned(_) => "assign another one first, or unassign it",
+            Self::Name(_) => {
+                let most = PROFILE_NAME_MAX;
+                let remedy = format!(
+                    "take 1 to {most} of A-Z a-z 0-9 . _ - , and begin with a letter, a digit or _"
+                );
+                return remedy.into();
+            }
+            Self::Bad(_) | Self::Refused => "",
+        })
+    }
 }
 
 /// Whether a profile can be stored under this name: 1 to 64 of `A-Z a-z 0-9 . _ -`, not beginning with a dot or a hyphen.
 ///
 /// # Errors
-/// [`StoreError::Bad`].
+/// [`StoreError::Name`].
 pub fn check_name(name: &str) -> Result<(), StoreError> {
     let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     if (1..=PROFILE_NAME_MAX).contains(&name.len())
@@ -267,10 +308,7 @@ pub fn check_name(name: &str) -> Result<(), StoreError> {
         return Ok(());
     }
     let shown: String = name.chars().take(PROFILE_NAME_MAX).collect();
-    Err(StoreError::Bad(format!(
-        "{shown:?} cannot name a profile in the store; take 1 to {PROFILE_NAME_MAX} of A-Z a-z 0-9 . _ - , \
-         and begin with a letter, a digit or _"
-    )))
+    Err(StoreError::Name(shown))
 }
 
 impl NewVersion<'_> {

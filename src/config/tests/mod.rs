@@ -6,6 +6,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
+use crate::findings::Problem;
 
 mod limits;
 mod listener;

@@ -21,11 +21,11 @@ export function remarks(list) {
     ...list.map((remark) => element("li", {}, pill("warning", "warn"), " ", element("span", {}, remark))));
 }
 
-/** Findings about a certificate: `{ severity, code, certificate, message, remedy }`. */
+/** Findings about a certificate: `{ severity, code, subject, message, remedy }`. */
 export function findings(list) {
   if (list.length === 0) return element("p", {}, pill("no findings", "good"));
   return element("ul", { class: "findings", "aria-label": "Findings" }, ...list.map((finding) =>
     element("li", {}, pill(finding.severity, TONES[finding.severity]), " ", element("span", {}, finding.message),
-      finding.certificate && element("p", { class: "hint" }, `About ${finding.certificate}`),
+      finding.subject && element("p", { class: "hint" }, `About ${finding.subject}`),
       finding.remedy && element("p", { class: "hint" }, finding.remedy))));
 }
