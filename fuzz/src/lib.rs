@@ -53,7 +53,8 @@ impl Default for Scratch {
 pub static CA: LazyLock<CertificateAuthority> = LazyLock::new(|| {
     certs::make_ca(&MakeCa {
         common_name: "fuzz".into(),
-        days: 30,
+        // Longer than what it issues a moment later.
+        days: 60,
         key_type: KeyType::P256,
     })
     .expect("a CA can be made")
