@@ -109,7 +109,7 @@ pub(super) fn reach(
 
 /// What the app chooses is neither balanced nor told who asks, and its TLS is the app's own.
 fn refuse_for_special(raw: &RawReach, report: &mut Report) {
-    fn other_than<'s, T>(slot: &'s Slot<T>, harmless: impl Fn(&T) -> bool) -> Option<&'s Place> {
+    fn other_than<T>(slot: &Slot<T>, harmless: impl Fn(&T) -> bool) -> Option<&Place> {
         let harms = matches!(&slot.value, Value::Given(value) if !harmless(value));
         harms.then_some(&slot.place)
     }

@@ -9,6 +9,11 @@
 //! same user, can read. Changes (devices, tunnels to be closed) are refused unless they carry the token of
 //! `admin.token_file` or, where none is configured, come over the Unix socket (see `permission`).
 
+#![allow(
+    clippy::result_large_err,
+    reason = "a refusal is a page as any other answer, made once for a request of an administrator"
+)]
+
 mod certificates;
 mod changes;
 mod checks;

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::patience::{Patience, in_time};
-use super::request::{Parsed, Request, RequestParser};
+use super::request::{Parsed, Request, RequestError, RequestParser};
 use super::response::{configuration, established, refusal};
 use super::seam::{self, Agreed, Front};
 use crate::access::{Core, Outcome, Peer, Snapshot, record};
@@ -70,7 +70,7 @@ async fn request(
         for piece in pieces.iter() {
             match &mut parsed {
                 Some(parsed) => parsed.early.extend_from_slice(piece),
-                None => parsed = parser.push(piece).map_err(|error| error.reason())?,
+                None => parsed = parser.push(piece).map_err(RequestError::reason)?,
             }
         }
         carry = pieces.into_rest();

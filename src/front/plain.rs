@@ -12,7 +12,7 @@ use super::entrance::{Entrance, refuse};
 use super::forwarded::certificates;
 use super::http2;
 use super::patience::{Patience, in_time};
-use super::request::{Request, RequestParser};
+use super::request::{Request, RequestError, RequestParser};
 use super::response::{configuration, established, health};
 use super::seam::{self, Agreed, Front};
 use crate::access::{Core, Guest, Outcome, Snapshot, record, subject_before};
@@ -106,7 +106,7 @@ pub(super) async fn session(
 /// The request of a complete header.
 fn request(head: &Head) -> Result<Request, CloseReason> {
     let parsed = RequestParser::new().push(head.bytes());
-    let parsed = parsed.map_err(|error| error.reason())?;
+    let parsed = parsed.map_err(RequestError::reason)?;
     parsed
         .map(|parsed| parsed.request)
         .ok_or(CloseReason::Malformed)

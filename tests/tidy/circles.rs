@@ -170,7 +170,7 @@ fn tree(start: &Module, text: &str) -> Vec<(Module, String)> {
             continue;
         }
         if let Some(after) = rest.strip_prefix(',').filter(|_| !open.is_empty()) {
-            current = open[open.len() - 1].clone();
+            current.clone_from(&open[open.len() - 1]);
             rest = after;
             continue;
         }
