@@ -56,12 +56,12 @@ impl AdmissionLimits {
 /// Where connections come from: an IPv4 address, or the 64 bits of an IPv6 address that one network has for itself (RFC
 /// 4291, section 2.5.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Source {
+pub(crate) enum SourceNetwork {
     V4(u32),
     V6(u64),
 }
 
-impl Source {
+impl SourceNetwork {
     /// Where `address` is.
     pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
@@ -88,10 +88,10 @@ impl Origin {
 }
 
 /// One connection's place.
-struct Place {
+struct Guest {
     number: u64,
     since: Instant,
-    source: Cell<Option<Source>>,
+    source: Cell<Option<SourceNetwork>>,
     /// Bytes that are kept for it.
     held: Cell<u64>,
     /// Why it is given up.
@@ -99,7 +99,7 @@ struct Place {
     waker: RefCell<Option<Waker>>,
 }
 
-impl Place {
+impl Guest {
     fn has_had_time(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.since) >= GUEST_GRACE
     }
@@ -111,12 +111,12 @@ pub(crate) struct Guests {
     next: Cell<u64>,
     open: Cell<usize>,
     /// Those that wait for their clients, the oldest first.
-    waiting: RefCell<BTreeMap<u64, Rc<Place>>>,
-    origins: RefCell<HashMap<Source, Origin>>,
+    waiting: RefCell<BTreeMap<u64, Rc<Guest>>>,
+    origins: RefCell<HashMap<SourceNetwork, Origin>>,
     /// Those whose source is known.
     sourced: Cell<usize>,
     /// The last source that was left with more than its part.
-    greedy: Cell<Option<Source>>,
+    greedy: Cell<Option<SourceNetwork>>,
     /// Bytes that are kept for those that are given up and not gone yet.
     leaving: Cell<u64>,
 }
@@ -157,9 +157,9 @@ impl Guests {
         &self,
         limits: &AdmissionLimits,
         now: Instant,
-    ) -> Option<(Rc<Place>, CloseReason)> {
+    ) -> Option<(Rc<Guest>, CloseReason)> {
         let greedy = self.oldest_of_greedy(limits.open_per_source);
-        let greedy = greedy.map(|place| (place, CloseReason::SourceLimit));
+        let greedy = greedy.map(|guest| (guest, CloseReason::SourceLimit));
         greedy.or_else(|| {
             let oldest = self.oldest(now)?;
             Some((oldest, CloseReason::UnauthenticatedLimit))
@@ -168,7 +168,7 @@ impl Guests {
 
     /// The oldest that waits of a source that has more than its part, however new it is: it must not keep others out. One
     /// that is alone keeps nobody out for longer than [`GUEST_GRACE`].
-    fn oldest_of_greedy(&self, most: usize) -> Option<Rc<Place>> {
+    fn oldest_of_greedy(&self, most: usize) -> Option<Rc<Guest>> {
         let origins = self.origins.borrow();
         let origin = origins.get(&self.greedy.get()?)?;
         let is_greedy = most > 0 && origin.open > most && origin.open < self.sourced.get();
@@ -177,17 +177,17 @@ impl Guests {
     }
 
     /// The oldest of those that wait for their clients, if its time is over.
-    fn oldest(&self, now: Instant) -> Option<Rc<Place>> {
+    fn oldest(&self, now: Instant) -> Option<Rc<Guest>> {
         let waiting = self.waiting.borrow();
         let oldest = waiting.values().next();
-        oldest.filter(|place| place.has_had_time(now)).cloned()
+        oldest.filter(|guest| guest.has_had_time(now)).cloned()
     }
 
-    fn enter(&self, now: Instant) -> Rc<Place> {
+    fn enter(&self, now: Instant) -> Rc<Guest> {
         let number = self.next.get();
         self.next.set(number + 1);
         self.open.set(self.open.get() + 1);
-        let place = Rc::new(Place {
+        let guest = Rc::new(Guest {
             number,
             since: now,
             source: Cell::new(None),
@@ -195,16 +195,16 @@ impl Guests {
             ending: Cell::new(None),
             waker: RefCell::default(),
         });
-        self.waiting.borrow_mut().insert(number, place.clone());
-        place
+        self.waiting.borrow_mut().insert(number, guest.clone());
+        guest
     }
 
     /// Gives up those that wait for their clients until the share is kept.
     fn make_room(&self, share: usize, limits: &AdmissionLimits, now: Instant) {
         while self.open.get() > share
-            && let Some((place, reason)) = self.next_to_go(limits, now)
+            && let Some((guest, reason)) = self.next_to_go(limits, now)
         {
-            self.give_up(&place, reason, limits, now);
+            self.give_up(&guest, reason, limits, now);
         }
     }
 
@@ -223,7 +223,7 @@ impl Guests {
         }
         let origins = self.origins.borrow();
         let over = origins.iter().filter(|(_, origin)| origin.open > part);
-        let over: Vec<Source> = over.map(|(source, _)| *source).collect();
+        let over: Vec<SourceNetwork> = over.map(|(source, _)| *source).collect();
         drop(origins);
         for source in over {
             self.keep_to(limits, source, now);
@@ -234,10 +234,10 @@ impl Guests {
     pub fn give_files_back(&self, limits: &AdmissionLimits, now: Instant) {
         let waiting = self.waiting.borrow();
         let count = waiting.len() / RELIEVED_PART + 1;
-        let oldest: Vec<Rc<Place>> = waiting.values().take(count).cloned().collect();
+        let oldest: Vec<Rc<Guest>> = waiting.values().take(count).cloned().collect();
         drop(waiting);
-        for place in oldest {
-            self.give_up(&place, CloseReason::UnauthenticatedLimit, limits, now);
+        for guest in oldest {
+            self.give_up(&guest, CloseReason::UnauthenticatedLimit, limits, now);
         }
     }
 
@@ -253,17 +253,17 @@ impl Guests {
     ) {
         let part = bound / (self.open.get() as u64).max(1);
         let waiting = self.waiting.borrow();
-        let holders = waiting.values().filter(|place| place.held.get() > part);
-        let mut holders: Vec<Rc<Place>> = holders.cloned().collect();
+        let holders = waiting.values().filter(|guest| guest.held.get() > part);
+        let mut holders: Vec<Rc<Guest>> = holders.cloned().collect();
         drop(waiting);
-        holders.sort_by_key(|place| Reverse(place.held.get()));
+        holders.sort_by_key(|guest| Reverse(guest.held.get()));
         let mut freed = 0;
-        for place in holders {
+        for guest in holders {
             if freed >= excess {
                 return;
             }
-            freed += place.held.get();
-            self.give_up(&place, CloseReason::UnauthenticatedLimit, limits, now);
+            freed += guest.held.get();
+            self.give_up(&guest, CloseReason::UnauthenticatedLimit, limits, now);
         }
     }
 
@@ -273,15 +273,15 @@ impl Guests {
     /// Too many handshakes of that source have failed.
     fn come_from(
         &self,
-        place: &Place,
+        guest: &Guest,
         address: IpAddr,
         limits: &AdmissionLimits,
         now: Instant,
     ) -> Result<(), CloseReason> {
-        if place.ending.get().is_some() || place.source.get().is_some() {
+        if guest.ending.get().is_some() || guest.source.get().is_some() {
             return Ok(());
         }
-        let source = Source::of(address);
+        let source = SourceNetwork::of(address);
         let (moment, now) = (now, self.time(now));
         self.forget(now);
         let mut origins = self.origins.borrow_mut();
@@ -289,11 +289,11 @@ impl Guests {
         if limits.failed_per_second > 0 && origin.paid > now + FAILED_HANDSHAKES_BURST {
             return Err(CloseReason::SourceFailures);
         }
-        place.source.set(Some(source));
+        guest.source.set(Some(source));
         self.sourced.set(self.sourced.get() + 1);
         origin.open += 1;
-        if self.waiting.borrow().contains_key(&place.number) {
-            origin.waiting.insert(place.number);
+        if self.waiting.borrow().contains_key(&guest.number) {
+            origin.waiting.insert(guest.number);
         }
         drop(origins);
         if limits.open_per_source > 0 {
@@ -303,7 +303,7 @@ impl Guests {
     }
 
     /// Gives up the oldest connections of a source until it has its part, or all that are left have just come.
-    fn keep_to(&self, limits: &AdmissionLimits, source: Source, now: Instant) {
+    fn keep_to(&self, limits: &AdmissionLimits, source: SourceNetwork, now: Instant) {
         let next = || {
             let origins = self.origins.borrow();
             let origin = origins.get(&source)?;
@@ -320,10 +320,10 @@ impl Guests {
     }
 
     /// Takes note that a handshake has failed, or was not complete when its place was needed.
-    fn failed(&self, place: &Place, limits: &AdmissionLimits, now: Instant) {
+    fn failed(&self, guest: &Guest, limits: &AdmissionLimits, now: Instant) {
         let now = self.time(now);
         let cost = Duration::from_secs(1).checked_div(limits.failed_per_second as u32);
-        if let (Some(source), Some(cost)) = (place.source.get(), cost)
+        if let (Some(source), Some(cost)) = (guest.source.get(), cost)
             && let Some(origin) = self.origins.borrow_mut().get_mut(&source)
         {
             origin.paid = origin.paid.max(now) + cost;
@@ -331,51 +331,51 @@ impl Guests {
     }
 
     /// Whether it is the client that is waited for.
-    fn set_waiting(&self, place: &Rc<Place>, waits: bool) {
-        if place.ending.get().is_some() {
+    fn set_waiting(&self, guest: &Rc<Guest>, waits: bool) {
+        if guest.ending.get().is_some() {
             return;
         }
         let mut waiting = self.waiting.borrow_mut();
         match waits {
-            true => waiting.insert(place.number, place.clone()),
-            false => waiting.remove(&place.number),
+            true => waiting.insert(guest.number, guest.clone()),
+            false => waiting.remove(&guest.number),
         };
-        if let Some(source) = place.source.get()
+        if let Some(source) = guest.source.get()
             && let Some(origin) = self.origins.borrow_mut().get_mut(&source)
         {
             match waits {
-                true => origin.waiting.insert(place.number),
-                false => origin.waiting.remove(&place.number),
+                true => origin.waiting.insert(guest.number),
+                false => origin.waiting.remove(&guest.number),
             };
         }
     }
 
     /// Ends a connection for others. Its source pays for it: it is let in again no faster than its handshakes may fail.
-    fn give_up(&self, place: &Place, reason: CloseReason, limits: &AdmissionLimits, now: Instant) {
-        self.failed(place, limits, now);
-        self.leave(place);
-        place.ending.set(Some(reason));
-        self.leaving.set(self.leaving.get() + place.held.get());
-        if let Some(waker) = place.waker.take() {
+    fn give_up(&self, guest: &Guest, reason: CloseReason, limits: &AdmissionLimits, now: Instant) {
+        self.failed(guest, limits, now);
+        self.leave(guest);
+        guest.ending.set(Some(reason));
+        self.leaving.set(self.leaving.get() + guest.held.get());
+        if let Some(waker) = guest.waker.take() {
             waker.wake();
         }
     }
 
-    fn leave(&self, place: &Place) {
-        if place.ending.get().is_some() {
-            self.leaving.set(self.leaving.get() - place.held.take());
+    fn leave(&self, guest: &Guest) {
+        if guest.ending.get().is_some() {
+            self.leaving.set(self.leaving.get() - guest.held.take());
             return;
         }
         self.open.set(self.open.get() - 1);
         let mut waiting = self.waiting.borrow_mut();
-        waiting.remove(&place.number);
+        waiting.remove(&guest.number);
         let mut origins = self.origins.borrow_mut();
-        if let Some(source) = place.source.take()
+        if let Some(source) = guest.source.take()
             && let Some(origin) = origins.get_mut(&source)
         {
             origin.open -= 1;
             self.sourced.set(self.sourced.get() - 1);
-            origin.waiting.remove(&place.number);
+            origin.waiting.remove(&guest.number);
             if origin.is_known_for_nothing(Duration::ZERO) {
                 origins.remove(&source);
             }
@@ -404,22 +404,22 @@ impl Guests {
 }
 
 /// A connection whose client has not shown who it is, in its core's count, until it has or is gone.
-pub(crate) struct Guest {
+pub(crate) struct GuestGuard {
     core: Rc<Core>,
-    place: Option<Rc<Place>>,
+    guest: Option<Rc<Guest>>,
 }
 
-impl Guest {
+impl GuestGuard {
     /// One more; the oldest is given up if there are too many.
     pub fn enter(core: &Rc<Core>) -> Self {
         let now = ring::now();
-        let place = core.guests.enter(now);
+        let guest = core.guests.enter(now);
         let limits = core.snapshot.borrow().limits.admission;
         core.guests
             .make_room(core.unauthenticated_share(), &limits, now);
         Self {
             core: core.clone(),
-            place: Some(place),
+            guest: Some(guest),
         }
     }
 
@@ -429,11 +429,11 @@ impl Guest {
     /// Too many handshakes of that source have failed.
     pub fn come_from(&self, address: IpAddr) -> Result<(), CloseReason> {
         let limits = self.core.snapshot.borrow().limits.admission;
-        match &self.place {
-            Some(place) => self
+        match &self.guest {
+            Some(guest) => self
                 .core
                 .guests
-                .come_from(place, address, &limits, ring::now()),
+                .come_from(guest, address, &limits, ring::now()),
             None => Ok(()),
         }
     }
@@ -441,24 +441,24 @@ impl Guest {
     /// Takes note of how it ended: a client's or its certificate's fault counts for its source.
     pub fn failed(&self, reason: CloseReason) {
         let fault = matches!(reason.who(), Who::Client | Who::Policy);
-        if let Some(place) = &self.place
+        if let Some(guest) = &self.guest
             && fault
             && reason != CloseReason::Unused
         {
             let limits = self.core.snapshot.borrow().limits.admission;
-            self.core.guests.failed(place, &limits, ring::now());
+            self.core.guests.failed(guest, &limits, ring::now());
         }
     }
 
     /// Waits for this core's turn for a long step; it is not the client that is waited for meanwhile.
     pub async fn permit(&self) {
-        let Some(place) = &self.place else {
+        let Some(guest) = &self.guest else {
             return ring::permit().await;
         };
-        self.core.guests.set_waiting(place, false);
+        self.core.guests.set_waiting(guest, false);
         let permit = Waiting {
             guests: &self.core.guests,
-            place,
+            guest,
         };
         ring::permit().await;
         drop(permit);
@@ -467,11 +467,11 @@ impl Guest {
     /// Runs `step`, and takes note of the bytes that it keeps meanwhile.
     pub fn keeping<F: Future>(&self, step: F) -> impl Future<Output = F::Output> + use<'_, F> {
         ring::around(step, ring::guest_bytes, |before| {
-            if let Some(place) = &self.place
-                && place.ending.get().is_none()
+            if let Some(guest) = &self.guest
+                && guest.ending.get().is_none()
             {
                 let more = ring::guest_bytes() as i64 - before as i64;
-                place.held.set(place.held.get().saturating_add_signed(more));
+                guest.held.set(guest.held.get().saturating_add_signed(more));
                 // At once, and not with the next look at the core: a second brings a gigabyte.
                 if more > 0 {
                     self.core.relieve_memory();
@@ -483,13 +483,13 @@ impl Guest {
     /// Returns when it is given up, with the reason.
     pub fn given_up(&self) -> impl Future<Output = CloseReason> + use<'_> {
         poll_fn(|context| {
-            let Some(place) = &self.place else {
+            let Some(guest) = &self.guest else {
                 return Poll::Pending;
             };
-            match place.ending.get() {
+            match guest.ending.get() {
                 Some(reason) => Poll::Ready(reason),
                 None => {
-                    *place.waker.borrow_mut() = Some(context.waker().clone());
+                    *guest.waker.borrow_mut() = Some(context.waker().clone());
                     Poll::Pending
                 }
             }
@@ -504,13 +504,13 @@ impl Guest {
 
     /// It has shown who it is.
     pub fn leave(&mut self) {
-        if let Some(place) = self.place.take() {
-            self.core.guests.leave(&place);
+        if let Some(guest) = self.guest.take() {
+            self.core.guests.leave(&guest);
         }
     }
 }
 
-impl Drop for Guest {
+impl Drop for GuestGuard {
     fn drop(&mut self) {
         self.leave();
     }
@@ -519,12 +519,12 @@ impl Drop for Guest {
 /// A step that is waited for is over; also when it is given up.
 struct Waiting<'a> {
     guests: &'a Guests,
-    place: &'a Rc<Place>,
+    guest: &'a Rc<Guest>,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.guests.set_waiting(self.place, true);
+        self.guests.set_waiting(self.guest, true);
     }
 }
 

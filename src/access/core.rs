@@ -18,7 +18,7 @@ use super::quota::Quota;
 use super::refusals::Refusals;
 use super::sweep::{Causes, Changes};
 use super::tunnels::Tunnels;
-use crate::backend::{Dialer, Way};
+use crate::backend::{Connector, Dialer};
 use crate::config::{HostPort, IdentityMapping, Listener, Rule};
 use crate::limits::{GUEST_MEMORY, ISSUERS_KEPT, RELIEVED_PART, SESSIONS_SPARE, TUNNEL_NUMBERS};
 use crate::observe::{AuditHandle, CoreMetrics, Subject, TunnelFilter};
@@ -63,7 +63,7 @@ pub struct ServiceState {
     /// The name, shared by records.
     pub name: Arc<str>,
     /// How its servers are reached.
-    pub way: Way,
+    pub connector: Connector,
     /// What its tunnels may take; `None` for as much as there is.
     pub gate: Option<Arc<Gate>>,
     /// Time that a tunnel may be open, if it has one of its own.
@@ -106,7 +106,7 @@ impl Snapshot {
     /// Whether a server is told where an app's connection came in.
     pub(crate) fn introduces(&self) -> bool {
         let mut services = self.services.iter();
-        services.any(|service| service.way.introduction.is_some())
+        services.any(|service| service.connector.proxy_header.is_some())
     }
 }
 

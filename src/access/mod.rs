@@ -24,7 +24,7 @@ pub use quota::Quota;
 pub use sweep::{Causes, replace_snapshot, sweep, watch_expiry};
 
 pub(crate) use self::core::Live;
-pub(crate) use admission::Guest;
+pub(crate) use admission::GuestGuard;
 pub(crate) use gates::{Direction, Pass};
 pub(crate) use names::Named;
 pub(crate) use outcome::{Outcome, audit, record};

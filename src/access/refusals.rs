@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::admission::Source;
+use super::admission::SourceNetwork;
 use crate::limits::{REFUSALS_AUDITED, REFUSALS_TOLD, REFUSED_CLIENTS, STRANGERS_AUDITED};
 use crate::observe::{AuditEvent, Subject};
 use crate::reason::CloseReason;
@@ -20,7 +20,7 @@ use crate::reason::CloseReason;
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Client {
     Device(Box<str>),
-    Stranger(Source),
+    Stranger(SourceNetwork),
     /// All others, where too many are known.
     Others,
 }
@@ -79,7 +79,7 @@ impl Refusals {
         let mut accounts = self.accounts.borrow_mut();
         let mut client = match &subject.device {
             Some(device) => Client::Device(device.clone()),
-            None => Client::Stranger(Source::of(subject.peer.ip())),
+            None => Client::Stranger(SourceNetwork::of(subject.peer.ip())),
         };
         if accounts.len() >= REFUSED_CLIENTS && !accounts.contains_key(&client) {
             accounts.retain(|_, account| account.lines.0 > now || !account.more.is_empty());

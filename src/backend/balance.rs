@@ -4,12 +4,12 @@ use std::cell::{Cell, RefCell};
 
 /// The turn of one core among the servers of one service.
 #[derive(Debug, Default)]
-pub struct Turn {
-    /// Of each server, for [`Turn::by_weight`].
+pub struct Balancer {
+    /// Of each server, for [`Balancer::by_weight`].
     shares: RefCell<Vec<Share>>,
     /// Picks that are to be skipped at first.
     skip: Cell<usize>,
-    /// Where [`Turn::by_load`] begins to look.
+    /// Where [`Balancer::by_load`] begins to look.
     next: Cell<usize>,
 }
 
@@ -22,7 +22,7 @@ struct Share {
     owed: i64,
 }
 
-impl Turn {
+impl Balancer {
     /// Starts `offset` picks later, so that the cores of a node do not begin with the same server.
     #[must_use]
     pub fn starting_at(offset: usize) -> Self {
@@ -96,20 +96,20 @@ mod tests {
     #[test]
     fn equal_servers_go_in_turn_and_cores_begin_apart() {
         let picks = |offset| -> Vec<usize> {
-            let turn = Turn::starting_at(offset);
+            let turn = Balancer::starting_at(offset);
             (0..4).map(|_| turn.by_weight(3, |_| 1).unwrap()).collect()
         };
         assert_eq!(picks(0), [0, 1, 2, 0]);
         assert_eq!(picks(4), [1, 2, 0, 1]);
-        assert_eq!(Turn::default().by_weight(0, |_| 1), None);
-        assert_eq!(Turn::default().by_weight(2, |_| 0), None);
-        assert_eq!(Turn::default().by_load(0, |_| (0, 1)), None);
-        assert_eq!(Turn::default().by_load(2, |_| (0, 0)), None);
+        assert_eq!(Balancer::default().by_weight(0, |_| 1), None);
+        assert_eq!(Balancer::default().by_weight(2, |_| 0), None);
+        assert_eq!(Balancer::default().by_load(0, |_| (0, 1)), None);
+        assert_eq!(Balancer::default().by_load(2, |_| (0, 0)), None);
     }
 
     #[test]
     fn a_heavy_server_is_not_picked_in_one_run() {
-        let turn = Turn::default();
+        let turn = Balancer::default();
         let picks: Vec<usize> = (0..7)
             .map(|_| turn.by_weight(3, |index| [5, 1, 1][index]).unwrap())
             .collect();
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_light_server_does_not_wait_for_what_it_owed_to_one_that_has_gone() {
-        let turn = Turn::default();
+        let turn = Balancer::default();
         for _ in 0..21 {
             turn.by_weight(3, |index| [2, 9, 1][index]);
         }
@@ -134,7 +134,7 @@ mod tests {
             weights in vec(0u64..20, 1..8), offset in 0usize..50, periods in 1usize..4,
         ) {
             let total: u64 = weights.iter().sum();
-            let turn = Turn::starting_at(offset);
+            let turn = Balancer::starting_at(offset);
             for _ in 0..periods {
                 let mut got = vec![0u64; weights.len()];
                 for _ in 0..total {
@@ -149,7 +149,7 @@ mod tests {
             weights in vec(1u64..20, 1..8), picks in 1u64..200,
         ) {
             let total: u64 = weights.iter().sum();
-            let turn = Turn::default();
+            let turn = Balancer::default();
             let mut got = vec![0u64; weights.len()];
             for done in 1..=picks {
                 got[turn.by_weight(weights.len(), |index| weights[index]).unwrap()] += 1;
@@ -166,7 +166,7 @@ mod tests {
             weights in vec(1u64..10, 2..6), gone in 0usize..6, before in 0usize..40,
         ) {
             let gone = gone % weights.len();
-            let turn = Turn::default();
+            let turn = Balancer::default();
             let count = weights.len();
             for _ in 0..before {
                 turn.by_weight(count, |index| weights[index]);
@@ -188,7 +188,7 @@ mod tests {
         fn the_least_loaded_is_picked(
             weights in vec(0u64..5, 1..6), steps in vec((any::<bool>(), 0usize..6), 1..200),
         ) {
-            let turn = Turn::default();
+            let turn = Balancer::default();
             let mut open = vec![0u64; weights.len()];
             for (opens, which) in steps {
                 if !opens {

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::connector::Connector;
 use super::dial::{Dialer, reason_of};
 use super::servers::Claim;
-use super::way::Way;
 use crate::config::HostPort;
 use crate::limits::UDP_QUEUE;
 use crate::reason::CloseReason;
@@ -31,16 +31,16 @@ impl Dialer {
     /// Why there is none.
     pub async fn reach_by_udp(
         &self,
-        way: &Way,
+        connector: &Connector,
         (target, device): (&HostPort, &str),
         timeout: Duration,
     ) -> Result<Socket, CloseReason> {
         // What a trial of a dead server comes to is not known here; another tunnel tries it again.
-        let chosen = match &way.group {
+        let chosen = match &connector.group {
             None => None,
             Some(group) => {
                 let now = ring::now();
-                let choose = |dead_too| group.choose(&way.turn, &[], dead_too, now);
+                let choose = |dead_too| group.choose(&connector.turn, &[], dead_too, now);
                 let dead_too = || group.health().try_dead && !group.some_is_alive(now);
                 let claim = choose(false).or_else(|| dead_too().then(|| choose(true))?);
                 Some(claim.ok_or(CloseReason::NoServer)?)
@@ -49,13 +49,13 @@ impl Dialer {
         let server = chosen
             .as_ref()
             .map_or(target, |claim| claim.server.address());
-        let guard = chosen.is_none().then_some((&*way.allow, device));
+        let guard = chosen.is_none().then_some((&*connector.allow, device));
         let addresses = ring::timeout(timeout, self.addresses(&server.host, guard))
             .await
             .unwrap_or(Err(CloseReason::NameTimeout))?;
         let mut reason = CloseReason::NameNotFound;
         for address in addresses {
-            let Some(source) = way.source(address) else {
+            let Some(source) = connector.source(address) else {
                 reason = CloseReason::ServerUnreachable;
                 continue;
             };

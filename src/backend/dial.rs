@@ -13,16 +13,16 @@ use ipnet::IpNet;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use super::answer::ResolveError;
+use super::connector::{Connector, name_of};
 use super::guard::{OwnAddresses, is_allowed};
 use super::health::Event;
 use super::names::{Known, NameCache};
-use super::queue::Asker;
+use super::queue::QueryOwner;
 use super::race::{Race, Step, in_order};
+use super::resolved::ResolveError;
 use super::resolver::ResolverHandle;
 use super::servers::Claim;
-use super::upstream::{Answer, Progress, Upstream};
-use super::way::{Way, name_of};
+use super::upstream::{Progress, ProxyResponse, Upstream};
 use crate::config::{Host, HostPort};
 use crate::limits::{DIAL_SERVERS_MAX, LINGER, NAME_STALE_PATIENCE, PROXY_ANSWER_PEEK};
 use crate::reason::CloseReason;
@@ -82,22 +82,22 @@ impl Dialer {
     }
 
     /// Connects to the next server of a service, or to `target` where the app chooses. Each attempt at one server takes
-    /// `connect_timeout` at most, from its name to the end of its TLS handshake. `introduction` is sent first. A name that
+    /// `connect_timeout` at most, from its name to the end of its TLS handshake. `proxy_header` is sent first. A name that
     /// the app chooses is looked up in the share of its `device`.
     pub async fn dial(
         &self,
-        way: &Way,
+        connector: &Connector,
         (target, device): (&HostPort, &str),
-        introduction: &[u8],
+        proxy_header: &[u8],
         connect_timeout: Duration,
     ) -> Dialled {
         let mut retries = 0;
-        let Some(group) = &way.group else {
+        let Some(group) = &connector.group else {
             let result = self
                 .reach(
-                    way,
+                    connector,
                     (target, Some(device)),
-                    introduction,
+                    proxy_header,
                     connect_timeout,
                     &mut retries,
                 )
@@ -114,7 +114,7 @@ impl Dialer {
         let mut dead_too = false;
         while tried.len() < DIAL_SERVERS_MAX {
             let now = ring::now();
-            let Some(claim) = group.choose(&way.turn, &tried, dead_too, now) else {
+            let Some(claim) = group.choose(&connector.turn, &tried, dead_too, now) else {
                 if dead_too || !group.health().try_dead || group.some_is_alive(now) {
                     break;
                 }
@@ -126,9 +126,9 @@ impl Dialer {
             let server = claim.server.address();
             let reached = self
                 .reach(
-                    way,
+                    connector,
                     (server, None),
-                    introduction,
+                    proxy_header,
                     connect_timeout,
                     &mut retries,
                 )
@@ -184,33 +184,33 @@ impl Dialer {
     /// Everything from a server's name to a connection on which the tunnel's bytes may follow.
     async fn reach(
         &self,
-        way: &Way,
+        connector: &Connector,
         (server, device): (&HostPort, Option<&str>),
-        introduction: &[u8],
+        proxy_header: &[u8],
         connect_timeout: Duration,
         retries: &mut u32,
     ) -> Result<(ServerEnd, Arc<str>), CloseReason> {
         let attempt = async {
-            let (stream, address) = match &way.upstream {
+            let (stream, address) = match &connector.upstream {
                 None => {
-                    let guard = device.map(|device| (&*way.allow, device));
-                    let (stream, address) = self.connect(way, server, guard, retries).await?;
+                    let guard = device.map(|device| (&*connector.allow, device));
+                    let (stream, address) = self.connect(connector, server, guard, retries).await?;
                     (stream, address.to_string().into())
                 }
                 Some(upstream) => {
                     let (stream, _) = self
-                        .connect(way, &upstream.address, None, retries)
+                        .connect(connector, &upstream.address, None, retries)
                         .await
                         .map_err(of_upstream)?;
                     through(upstream, &stream, server).await?;
                     (stream, server.to_string().into())
                 }
             };
-            if !introduction.is_empty() {
-                let sent = stream.send(introduction.to_vec()).await.0;
+            if !proxy_header.is_empty() {
+                let sent = stream.send(proxy_header.to_vec()).await.0;
                 sent.map_err(|error| reason_of(&error))?;
             }
-            let end = match &way.tls {
+            let end = match &connector.tls {
                 None => ServerEnd::Plain(stream),
                 Some((config, name)) => {
                     let name = name.clone().or_else(|| name_of(server));
@@ -229,7 +229,7 @@ impl Dialer {
     /// Connects to the first address of a host that answers.
     async fn connect(
         &self,
-        way: &Way,
+        connector: &Connector,
         server: &HostPort,
         guard: Option<(&[IpNet], &str)>,
         retries: &mut u32,
@@ -238,15 +238,18 @@ impl Dialer {
         let addresses = addresses.into_iter();
         let addresses: Vec<_> = addresses
             .filter_map(|address| {
-                Some((SocketAddr::new(address, server.port), way.source(address)?))
+                Some((
+                    SocketAddr::new(address, server.port),
+                    connector.source(address)?,
+                ))
             })
             .collect();
         let connected = match addresses[..] {
             [] => return Err(CloseReason::ServerUnreachable),
-            [(address, source)] => TcpStream::connect_with(address, source, &way.options)
+            [(address, source)] => TcpStream::connect_with(address, source, &connector.options)
                 .await
                 .map(|stream| (stream, address)),
-            _ => Box::pin(race(&addresses, &way.options, retries)).await,
+            _ => Box::pin(race(&addresses, &connector.options, retries)).await,
         };
         connected.map_err(|error| reason_of(&error))
     }
@@ -267,8 +270,8 @@ impl Dialer {
         // Dropped with the tunnel that wants it.
         let ticket = match device {
             Some(device) => {
-                let asker = Asker::Device(device.into());
-                self.resolver.lookup(asker, name, reply)
+                let owner = QueryOwner::Device(device.into());
+                self.resolver.lookup(owner, name, reply)
             }
             None => self.resolver.lookup_configured(name, reply),
         };
@@ -365,7 +368,7 @@ async fn through(
         .await
         .0
         .map_err(gone)?;
-    let mut answer = Answer::default();
+    let mut response = ProxyResponse::default();
     loop {
         // Of its own: a proxy that does not answer holds none of the pool.
         let buffer = RingBuf::of_size(PROXY_ANSWER_PEEK);
@@ -373,7 +376,7 @@ async fn through(
         if seen.map_err(gone)? == 0 {
             return Err(CloseReason::UpstreamProtocol);
         }
-        let progress = answer.push(&buffer)?;
+        let progress = response.push(&buffer)?;
         let mut left = match progress {
             Progress::More => buffer.len(),
             Progress::Open(used) => used,

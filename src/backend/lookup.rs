@@ -15,8 +15,8 @@ use hickory_resolver::{Hosts, TokioResolver};
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
-use super::answer::{Answer, ResolveError};
 use super::race::{Race, Step, in_order};
+use super::resolved::{ResolveError, Resolved};
 use super::system::Settings;
 use crate::limits::{
     NAME_ADDRESSES_MAX, NAME_FAMILY_PATIENCE, NAME_LOOKUP_MAX, NAME_SEARCH_MAX, NAME_SERVERS_MAX,
@@ -91,7 +91,7 @@ impl Client {
     ///
     /// # Errors
     /// Why there are none.
-    pub async fn resolve(&self, name: &str, may_be_short: bool) -> Result<Answer, ResolveError> {
+    pub async fn resolve(&self, name: &str, may_be_short: bool) -> Result<Resolved, ResolveError> {
         let Ok(whole) = Name::from_utf8(format!("{name}.")) else {
             return Err(ResolveError::NotFound);
         };
@@ -120,7 +120,7 @@ impl Client {
     }
 
     /// What the hosts file says counts for both families, as it does for the C library: the name servers are not asked.
-    fn in_hosts(&self, name: &Name) -> Option<Answer> {
+    fn in_hosts(&self, name: &Name) -> Option<Resolved> {
         let of = |kind| {
             let query = Query::query(name.to_lowercase(), kind);
             let found = self.hosts.lookup_static_host(&query);
@@ -154,7 +154,7 @@ impl Servers {
     }
 
     /// Asks for both families at once. Where one has answered, the other is waited for a moment only.
-    async fn addresses(&self, name: &Name) -> Result<Answer, ResolveError> {
+    async fn addresses(&self, name: &Name) -> Result<Resolved, ResolveError> {
         let mut six = pin!(self.family(name, RecordType::AAAA));
         let mut four = pin!(self.family(name, RecordType::A));
         let (first, rest) = tokio::select! {
@@ -255,10 +255,10 @@ async fn ask(resolver: &TokioResolver, name: Name, kind: RecordType) -> Family {
 }
 
 /// Both families have a share of what is kept.
-fn answer(found: Vec<IpAddr>, valid_for: Duration) -> Option<Answer> {
+fn answer(found: Vec<IpAddr>, valid_for: Duration) -> Option<Resolved> {
     let mut addresses = in_order(&found, 0);
     addresses.truncate(NAME_ADDRESSES_MAX);
-    (!addresses.is_empty()).then(|| Answer {
+    (!addresses.is_empty()).then(|| Resolved {
         addresses,
         valid_for: valid_for.clamp(NAME_TTL_MIN, NAME_TTL_MAX),
     })

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::answer::{Answer, ResolveError};
+use super::resolved::{ResolveError, Resolved};
 use crate::limits::{NAME_CACHE_MAX, NAME_NEGATIVE_TTL, NAME_STALE_MAX, NAME_STALE_TTL};
 
 /// The answer that is remembered: addresses, or that there are none.
@@ -15,12 +15,12 @@ pub(super) type Known = Result<Rc<[IpAddr]>, ResolveError>;
 /// The cache.
 #[derive(Default)]
 pub(super) struct NameCache {
-    entries: HashMap<Rc<str>, Entry>,
+    entries: HashMap<Rc<str>, CachedName>,
     /// How many changes of the settings there were.
     generation: u64,
 }
 
-struct Entry {
+struct CachedName {
     /// It is used until then.
     until: Instant,
     /// It was right until then, as its server said.
@@ -71,12 +71,12 @@ impl NameCache {
     pub fn insert(
         &mut self,
         name: &str,
-        answer: Result<Answer, ResolveError>,
+        answer: Result<Resolved, ResolveError>,
         generation: u64,
         now: Instant,
     ) -> Known {
         let (known, ttl) = match answer {
-            Ok(Answer {
+            Ok(Resolved {
                 addresses,
                 valid_for,
             }) => (Ok(Rc::from(addresses)), valid_for),
@@ -93,7 +93,7 @@ impl NameCache {
         if generation != self.generation {
             return known;
         }
-        let entry = Entry {
+        let entry = CachedName {
             until: now + ttl,
             fresh_until: now + ttl,
             known: known.clone(),
@@ -103,7 +103,7 @@ impl NameCache {
     }
 }
 
-fn is_usable(entry: &Entry, now: Instant) -> bool {
+fn is_usable(entry: &CachedName, now: Instant) -> bool {
     entry.known.is_ok() && now < entry.fresh_until + NAME_STALE_MAX
 }
 
@@ -113,8 +113,8 @@ mod tests {
 
     use super::*;
 
-    fn answer(seconds: u64) -> Result<Answer, ResolveError> {
-        Ok(Answer {
+    fn answer(seconds: u64) -> Result<Resolved, ResolveError> {
+        Ok(Resolved {
             addresses: vec!["10.0.0.1".parse().unwrap()],
             valid_for: Duration::from_secs(seconds),
         })

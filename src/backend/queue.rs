@@ -14,7 +14,7 @@ use crate::limits::{
 
 /// Whose share a query takes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Asker {
+pub enum QueryOwner {
     /// The node's own: names that the configuration has. As many as there are servers, so that they have no share.
     Node,
     /// A device that chooses the name.
@@ -42,7 +42,7 @@ pub(super) enum Refused {
 
 /// A query, and who gets its answer.
 struct Query<R> {
-    asker: Asker,
+    owner: QueryOwner,
     wanted: Arc<Wanted>,
     reply: R,
 }
@@ -50,7 +50,7 @@ struct Query<R> {
 /// A lookup that runs.
 struct Lookup {
     /// Whose share it takes.
-    asker: Asker,
+    owner: QueryOwner,
     queries: Vec<u64>,
 }
 
@@ -65,9 +65,9 @@ struct Share {
 pub(super) struct Queue<R> {
     queries: HashMap<u64, Query<R>>,
     lookups: HashMap<Arc<Wanted>, Lookup>,
-    shares: HashMap<Asker, Share>,
+    shares: HashMap<QueryOwner, Share>,
     /// Askers with queries that wait, each once.
-    turns: VecDeque<Asker>,
+    turns: VecDeque<QueryOwner>,
 }
 
 impl<R> Default for Queue<R> {
@@ -89,7 +89,7 @@ impl<R> Queue<R> {
     pub fn push(
         &mut self,
         id: u64,
-        asker: Asker,
+        owner: QueryOwner,
         wanted: Wanted,
         reply: R,
     ) -> Result<(), (R, Refused)> {
@@ -100,21 +100,21 @@ impl<R> Queue<R> {
         if let Some(lookup) = self.lookups.get_mut(&wanted) {
             lookup.queries.push(id);
         } else {
-            let share = self.shares.entry(asker.clone()).or_default();
-            let may_wait = match asker {
-                Asker::Node => NAME_QUERIES_MAX,
-                Asker::Device(_) => NAME_QUERIES_PER_DEVICE,
+            let share = self.shares.entry(owner.clone()).or_default();
+            let may_wait = match owner {
+                QueryOwner::Node => NAME_QUERIES_MAX,
+                QueryOwner::Device(_) => NAME_QUERIES_PER_DEVICE,
             };
             if share.waiting.len() >= may_wait {
                 return Err((reply, Refused::Share));
             }
             if share.waiting.is_empty() {
-                self.turns.push_back(asker.clone());
+                self.turns.push_back(owner.clone());
             }
             share.waiting.push_back(id);
         }
         let query = Query {
-            asker,
+            owner,
             wanted,
             reply,
         };
@@ -128,36 +128,36 @@ impl<R> Queue<R> {
             if self.lookups.len() >= NAME_QUERIES_RUNNING {
                 return None;
             }
-            let asker = self.turns.pop_front()?;
-            let Some(share) = self.shares.get_mut(&asker) else {
+            let owner = self.turns.pop_front()?;
+            let Some(share) = self.shares.get_mut(&owner) else {
                 continue;
             };
-            let may_run = match asker {
-                Asker::Node => NAME_QUERIES_RUNNING,
-                Asker::Device(_) => NAME_QUERIES_RUNNING_PER_DEVICE,
+            let may_run = match owner {
+                QueryOwner::Node => NAME_QUERIES_RUNNING,
+                QueryOwner::Device(_) => NAME_QUERIES_RUNNING_PER_DEVICE,
             };
             if share.running >= may_run {
-                self.turns.push_back(asker);
+                self.turns.push_back(owner);
                 continue;
             }
             let next = share.waiting.pop_front();
             if !share.waiting.is_empty() {
-                self.turns.push_back(asker.clone());
+                self.turns.push_back(owner.clone());
             }
             let Some((id, query)) = next.and_then(|id| Some((id, self.queries.get(&id)?))) else {
-                self.tidy(&asker);
+                self.tidy(&owner);
                 continue;
             };
             let wanted = query.wanted.clone();
             if let Some(lookup) = self.lookups.get_mut(&wanted) {
                 // Another has asked for it since.
                 lookup.queries.push(id);
-                self.tidy(&asker);
+                self.tidy(&owner);
                 continue;
             }
             share.running += 1;
             let queries = vec![id];
-            let lookup = Lookup { asker, queries };
+            let lookup = Lookup { owner, queries };
             self.lookups.insert(wanted.clone(), lookup);
             return Some(wanted);
         }
@@ -169,7 +169,7 @@ impl<R> Queue<R> {
         let Some(lookup) = self.lookups.remove(wanted) else {
             return Vec::new();
         };
-        self.has_ended(&lookup.asker);
+        self.has_ended(&lookup.owner);
         let queries = lookup.queries.iter();
         queries
             .filter_map(|id| Some(self.queries.remove(id)?.reply))
@@ -187,15 +187,15 @@ impl<R> Queue<R> {
                 return None;
             }
             let lookup = self.lookups.remove(&query.wanted)?;
-            self.has_ended(&lookup.asker);
+            self.has_ended(&lookup.owner);
             return Some(query.wanted);
         }
-        if let Some(share) = self.shares.get_mut(&query.asker) {
+        if let Some(share) = self.shares.get_mut(&query.owner) {
             share.waiting.retain(|other| *other != id);
             if share.waiting.is_empty() {
-                self.turns.retain(|other| *other != query.asker);
+                self.turns.retain(|other| *other != query.owner);
             }
-            self.tidy(&query.asker);
+            self.tidy(&query.owner);
         }
         None
     }
@@ -211,18 +211,18 @@ impl<R> Queue<R> {
         (waiting.sum(), self.lookups.len())
     }
 
-    fn has_ended(&mut self, asker: &Asker) {
-        if let Some(share) = self.shares.get_mut(asker) {
+    fn has_ended(&mut self, owner: &QueryOwner) {
+        if let Some(share) = self.shares.get_mut(owner) {
             share.running -= 1;
         }
-        self.tidy(asker);
+        self.tidy(owner);
     }
 
     /// Forgets an asker that has nothing.
-    fn tidy(&mut self, asker: &Asker) {
+    fn tidy(&mut self, owner: &QueryOwner) {
         let is_idle = |share: &Share| share.running == 0 && share.waiting.is_empty();
-        if self.shares.get(asker).is_some_and(is_idle) {
-            self.shares.remove(asker);
+        if self.shares.get(owner).is_some_and(is_idle) {
+            self.shares.remove(owner);
         }
     }
 }
@@ -235,8 +235,8 @@ mod tests {
 
     use super::*;
 
-    fn device(name: &str) -> Asker {
-        Asker::Device(name.into())
+    fn device(name: &str) -> QueryOwner {
+        QueryOwner::Device(name.into())
     }
 
     fn wanted(name: &str) -> Wanted {
@@ -264,7 +264,7 @@ mod tests {
         let next = queue.start().unwrap();
         assert_eq!(&*next.name, "other.test", "before all that wait");
         queue
-            .push(20_001, Asker::Node, wanted("server.test"), 1)
+            .push(20_001, QueryOwner::Node, wanted("server.test"), 1)
             .unwrap();
         assert_eq!(&*queue.start().unwrap().name, "server.test");
         assert_eq!(queue.finish(&wanted("other.test")), [0]);
@@ -274,12 +274,12 @@ mod tests {
     fn many_askers_are_served_by_turns() {
         let mut queue = Queue::default();
         for round in 0..4 {
-            for asker in 0..100 {
-                let name = format!("{round}-{asker}.test");
+            for owner in 0..100 {
+                let name = format!("{round}-{owner}.test");
                 queue
                     .push(
-                        round * 100 + asker,
-                        device(&asker.to_string()),
+                        round * 100 + owner,
+                        device(&owner.to_string()),
                         wanted(&name),
                         (),
                     )
@@ -320,11 +320,11 @@ mod tests {
         fn nothing_is_lost_and_nothing_stays(steps in prop::collection::vec((0u8..4, 0u64..64, 0u8..8), 0..400)) {
             let mut queue = Queue::default();
             let (mut open, mut running) = (HashSet::new(), Vec::<Arc<Wanted>>::new());
-            for (number, (step, id, asker)) in steps.into_iter().enumerate() {
+            for (number, (step, id, owner)) in steps.into_iter().enumerate() {
                 match step {
                     0 => {
                         let number = number as u64;
-                        let who = if asker == 0 { Asker::Node } else { device(&asker.to_string()) };
+                        let who = if owner == 0 { QueryOwner::Node } else { device(&owner.to_string()) };
                         if queue.push(number, who, wanted(&format!("{}.test", id % 16)), number).is_ok() {
                             open.insert(number);
                         }

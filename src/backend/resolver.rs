@@ -13,19 +13,19 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::answer::{Answer, ResolveError};
 use super::lookup::Client;
-use super::queue::{Asker, Queue, Refused, Wanted};
+use super::queue::{QueryOwner, Queue, Refused, Wanted};
+use super::resolved::{ResolveError, Resolved};
 use super::system::System;
 use crate::limits::{FILES_POLL, NAME_QUERIES_MAX};
 use crate::observe::NameCounts;
 
-type Reply = Box<dyn FnOnce(Result<Answer, ResolveError>) + Send>;
+type Reply = Box<dyn FnOnce(Result<Resolved, ResolveError>) + Send>;
 
 /// A question.
 struct Ask {
     id: u64,
-    asker: Asker,
+    owner: QueryOwner,
     name: Box<str>,
     may_be_short: bool,
     /// Nobody waits for the answer any more.
@@ -124,29 +124,29 @@ impl ResolverHandle {
     /// is dropped with the ticket.
     pub fn lookup(
         &self,
-        asker: Asker,
+        owner: QueryOwner,
         name: &str,
-        reply: impl FnOnce(Result<Answer, ResolveError>) + Send + 'static,
+        reply: impl FnOnce(Result<Resolved, ResolveError>) + Send + 'static,
     ) -> Ticket {
-        self.ask(asker, name, false, Box::new(reply))
+        self.ask(owner, name, false, Box::new(reply))
     }
 
     /// The same for a name of the configuration, which may be short.
     pub fn lookup_configured(
         &self,
         name: &str,
-        reply: impl FnOnce(Result<Answer, ResolveError>) + Send + 'static,
+        reply: impl FnOnce(Result<Resolved, ResolveError>) + Send + 'static,
     ) -> Ticket {
-        self.ask(Asker::Node, name, true, Box::new(reply))
+        self.ask(QueryOwner::Node, name, true, Box::new(reply))
     }
 
-    fn ask(&self, asker: Asker, name: &str, may_be_short: bool, reply: Reply) -> Ticket {
+    fn ask(&self, owner: QueryOwner, name: &str, may_be_short: bool, reply: Reply) -> Ticket {
         use mpsc::error::TrySendError::{Closed, Full};
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let is_gone = Arc::new(AtomicBool::new(false));
         let ask = Ask {
             id,
-            asker,
+            owner,
             name: name.into(),
             may_be_short,
             gone: is_gone.clone(),
@@ -203,7 +203,7 @@ struct Running {
     shared: Arc<Shared>,
     client: Arc<Client>,
     queue: Queue<Reply>,
-    tasks: JoinSet<(Arc<Wanted>, Result<Answer, ResolveError>)>,
+    tasks: JoinSet<(Arc<Wanted>, Result<Resolved, ResolveError>)>,
     handles: HashMap<Arc<Wanted>, AbortHandle>,
 }
 
@@ -262,7 +262,7 @@ impl Running {
             may_be_short: ask.may_be_short,
             generation: self.shared.system.generation(),
         };
-        let pushed = self.queue.push(ask.id, ask.asker, wanted, ask.reply);
+        let pushed = self.queue.push(ask.id, ask.owner, wanted, ask.reply);
         if let Err((reply, why)) = pushed {
             self.shared.refused.fetch_add(1, Ordering::Relaxed);
             reply(Err(match why {
@@ -288,7 +288,7 @@ impl Running {
         self.note_load();
     }
 
-    fn finish(&mut self, wanted: &Wanted, answer: &Result<Answer, ResolveError>) {
+    fn finish(&mut self, wanted: &Wanted, answer: &Result<Resolved, ResolveError>) {
         self.handles.remove(wanted);
         let count = match answer {
             Ok(_) => &self.shared.found,

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::balance::Turn;
+use super::balance::Balancer;
 use super::health::{Event, Health, State, share};
 use crate::config::{self, Balance, HostPort, Service, ServiceKind};
 use crate::limits::TRIAL_TIME;
@@ -285,7 +285,7 @@ impl Group {
     #[must_use]
     pub fn choose(
         &self,
-        turn: &Turn,
+        turn: &Balancer,
         tried: &[usize],
         dead_too: bool,
         now: Instant,
@@ -336,13 +336,13 @@ impl Drop for Claim {
 
 /// The servers of all services of a node.
 #[derive(Debug)]
-pub struct Fleet {
+pub struct Backends {
     epoch: Instant,
     /// By service; none for a service that dials what the app asks for.
     groups: Mutex<Arc<[Option<Arc<Group>>]>>,
 }
 
-impl Default for Fleet {
+impl Default for Backends {
     fn default() -> Self {
         Self {
             epoch: Instant::now(),
@@ -351,7 +351,7 @@ impl Default for Fleet {
     }
 }
 
-impl Fleet {
+impl Backends {
     /// The groups of `services`, in their order. Servers that are there already keep their state.
     #[must_use]
     pub fn prepare(&self, services: &[Service]) -> Arc<[Option<Arc<Group>>]> {

@@ -26,11 +26,11 @@ fn service(name: &str, servers: &[(&str, u32)], reach: Reach) -> Service {
     }
 }
 
-fn group(servers: &[(&str, u32)], reach: Reach) -> (Fleet, Arc<Group>) {
-    let fleet = Fleet::default();
-    let groups = fleet.prepare(&[service("wiki", servers, reach)]);
-    fleet.commit(groups.clone());
-    (fleet, groups[0].clone().unwrap())
+fn group(servers: &[(&str, u32)], reach: Reach) -> (Backends, Arc<Group>) {
+    let backends = Backends::default();
+    let groups = backends.prepare(&[service("wiki", servers, reach)]);
+    backends.commit(groups.clone());
+    (backends, groups[0].clone().unwrap())
 }
 
 fn kill(group: &Group, index: usize, now: Instant) {
@@ -42,7 +42,7 @@ fn kill(group: &Group, index: usize, now: Instant) {
 }
 
 /// How often each server is chosen, with each tunnel closed at once.
-fn picks(group: &Group, turn: &Turn, count: usize, now: Instant) -> Vec<usize> {
+fn picks(group: &Group, turn: &Balancer, count: usize, now: Instant) -> Vec<usize> {
     let mut got = vec![0; group.members.len()];
     for _ in 0..count {
         got[group.choose(turn, &[], false, now).unwrap().index] += 1;
@@ -53,7 +53,7 @@ fn picks(group: &Group, turn: &Turn, count: usize, now: Instant) -> Vec<usize> {
 #[test]
 fn a_dead_server_is_left_out_and_one_tunnel_alone_tries_it() {
     let (_fleet, group) = group(&[("10.0.0.1:1", 1), ("10.0.0.2:1", 1)], Reach::default());
-    let (turn, now) = (Turn::default(), Instant::now());
+    let (turn, now) = (Balancer::default(), Instant::now());
     kill(&group, 0, now);
     assert_eq!(picks(&group, &turn, 10, now + seconds(4)), [0, 10]);
     let later = now + seconds(6);
@@ -80,7 +80,7 @@ fn a_dead_server_is_left_out_and_one_tunnel_alone_tries_it() {
 #[test]
 fn where_all_are_dead_they_are_tried_if_asked_for() {
     let (_fleet, group) = group(&[("10.0.0.1:1", 1), ("10.0.0.2:1", 1)], Reach::default());
-    let (turn, now) = (Turn::default(), Instant::now());
+    let (turn, now) = (Balancer::default(), Instant::now());
     kill(&group, 0, now);
     kill(&group, 1, now);
     assert!(group.choose(&turn, &[], false, now).is_none());
@@ -94,11 +94,11 @@ fn where_all_are_dead_they_are_tried_if_asked_for() {
 
 #[test]
 fn a_drained_server_gets_nothing_even_where_no_other_is_alive() {
-    let (fleet, group) = group(&[("10.0.0.1:1", 1), ("10.0.0.2:1", 1)], Reach::default());
-    let (turn, now) = (Turn::default(), Instant::now());
-    assert!(fleet.drain("wiki", "10.0.0.9:1", true).is_none());
+    let (backends, group) = group(&[("10.0.0.1:1", 1), ("10.0.0.2:1", 1)], Reach::default());
+    let (turn, now) = (Balancer::default(), Instant::now());
+    assert!(backends.drain("wiki", "10.0.0.9:1", true).is_none());
     assert_eq!(
-        fleet.drain("wiki", "10.0.0.1:1", true).unwrap().state,
+        backends.drain("wiki", "10.0.0.1:1", true).unwrap().state,
         "drained"
     );
     kill(&group, 1, now);
@@ -107,7 +107,7 @@ fn a_drained_server_gets_nothing_even_where_no_other_is_alive() {
     // Brought back, it is taken for alive, also where it had died meanwhile.
     kill(&group, 0, now);
     assert_eq!(
-        fleet.drain("wiki", "10.0.0.1:1", false).unwrap().state,
+        backends.drain("wiki", "10.0.0.1:1", false).unwrap().state,
         "up"
     );
     assert_eq!(picks(&group, &turn, 3, now), [3, 0]);
@@ -117,17 +117,17 @@ fn a_drained_server_gets_nothing_even_where_no_other_is_alive() {
 fn what_came_back_takes_a_growing_share() {
     let mut reach = Reach::default();
     reach.health.slow_start = Some(seconds(10));
-    let (fleet, group) = group(&[("10.0.0.1:1", 2), ("10.0.0.2:1", 1)], reach);
+    let (backends, group) = group(&[("10.0.0.1:1", 2), ("10.0.0.2:1", 1)], reach);
     let now = Instant::now();
-    assert_eq!(picks(&group, &Turn::default(), 300, now), [200, 100]);
+    assert_eq!(picks(&group, &Balancer::default(), 300, now), [200, 100]);
     kill(&group, 0, now);
     group.members[0]
         .0
         .step(Event::Connected, &group.health, now);
-    assert_eq!(fleet.list()[0].state, "slow-start");
+    assert_eq!(backends.list()[0].state, "slow-start");
     let mut shares = Vec::new();
     for at in [0, 2, 5, 8, 10] {
-        shares.push(picks(&group, &Turn::default(), 300, now + seconds(at))[0]);
+        shares.push(picks(&group, &Balancer::default(), 300, now + seconds(at))[0]);
     }
     // 2 x 5 %, 20 %, 50 %, 80 % and 100 % beside 1.
     for (got, expected) in shares.iter().zip([27, 86, 150, 185, 200]) {
@@ -141,13 +141,13 @@ fn the_fewest_tunnels_for_the_weight_and_all_cores_count() {
         balance: Balance::LeastTunnels,
         ..Reach::default()
     };
-    let (fleet, group) = group(&[("10.0.0.1:1", 3), ("10.0.0.2:1", 1)], reach);
+    let (backends, group) = group(&[("10.0.0.1:1", 3), ("10.0.0.2:1", 1)], reach);
     let now = Instant::now();
-    let cores = [Turn::starting_at(0), Turn::starting_at(1)];
+    let cores = [Balancer::starting_at(0), Balancer::starting_at(1)];
     let mut open: Vec<Claim> = (0..40)
         .map(|tunnel| group.choose(&cores[tunnel % 2], &[], false, now).unwrap())
         .collect();
-    let tunnels = || -> Vec<u64> { fleet.list().iter().map(|info| info.tunnels).collect() };
+    let tunnels = || -> Vec<u64> { backends.list().iter().map(|info| info.tunnels).collect() };
     assert_eq!(tunnels(), [30, 10]);
     open.retain(|claim| claim.index == 1);
     assert_eq!(tunnels(), [0, 10]);
@@ -159,20 +159,20 @@ fn the_fewest_tunnels_for_the_weight_and_all_cores_count() {
 
 #[test]
 fn a_reload_keeps_the_state_of_a_server_that_stays() {
-    let fleet = Fleet::default();
+    let backends = Backends::default();
     let both = [("10.0.0.1:1", 1), ("10.0.0.2:1", 1)];
-    fleet.commit(fleet.prepare(&[service("wiki", &both, Reach::default())]));
-    fleet.drain("wiki", "10.0.0.2:1", true).unwrap();
-    let old = fleet.groups()[0].clone().unwrap();
+    backends.commit(backends.prepare(&[service("wiki", &both, Reach::default())]));
+    backends.drain("wiki", "10.0.0.2:1", true).unwrap();
+    let old = backends.groups()[0].clone().unwrap();
     let claim = old
-        .choose(&Turn::default(), &[], false, Instant::now())
+        .choose(&Balancer::default(), &[], false, Instant::now())
         .unwrap();
     let more = [("10.0.0.3:1", 1), ("10.0.0.2:1", 7), ("10.0.0.1:1", 2)];
-    fleet.commit(fleet.prepare(&[
+    backends.commit(backends.prepare(&[
         service("other", &both, Reach::default()),
         service("wiki", &more, Reach::default()),
     ]));
-    let list = fleet.list();
+    let list = backends.list();
     let states: Vec<(&str, &str, &str, u32, u64)> = list
         .iter()
         .map(|i| (&*i.service, &*i.server, &*i.state, i.weight, i.tunnels))
@@ -188,5 +188,5 @@ fn a_reload_keeps_the_state_of_a_server_that_stays() {
         ]
     );
     drop(claim);
-    assert_eq!(fleet.list()[4].tunnels, 0);
+    assert_eq!(backends.list()[4].tunnels, 0);
 }

@@ -80,7 +80,7 @@ fn password(file: &Path) -> Result<Zeroizing<String>, String> {
 
 /// The answer to a request, so far.
 #[derive(Default)]
-pub struct Answer {
+pub struct ProxyResponse {
     head: Vec<u8>,
     /// Interim answers before it.
     interim: usize,
@@ -96,7 +96,7 @@ pub enum Progress {
     Open(usize),
 }
 
-impl Answer {
+impl ProxyResponse {
     /// Takes the next bytes.
     ///
     /// # Errors
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     fn push_all(answer: &[u8]) -> Result<Progress, CloseReason> {
-        Answer::default().push(answer)
+        ProxyResponse::default().push(answer)
     }
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
             let many = [&one.repeat(count)[..], yes].concat();
             assert_eq!(push_all(&many), Err(CloseReason::UpstreamProtocol));
             // However they come.
-            let mut answer = Answer::default();
+            let mut answer = ProxyResponse::default();
             let mut pieces = many.chunks(7).map(|piece| answer.push(piece));
             assert!(pieces.any(|progress| progress == Err(CloseReason::UpstreamProtocol)));
         }
@@ -234,7 +234,7 @@ mod tests {
             let mut cuts: Vec<usize> = cuts.into_iter().filter(|cut| *cut < whole.len()).collect();
             cuts.push(whole.len());
             cuts.sort_unstable();
-            let mut answer = Answer::default();
+            let mut answer = ProxyResponse::default();
             let mut at = 0;
             for cut in cuts {
                 match answer.push(&whole[at..cut]).unwrap() {

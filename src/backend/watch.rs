@@ -6,9 +6,9 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
+use super::connector::{ConnectorSource, name_of};
 use super::servers::{Group, ServerState};
 use super::upstream::Upstream;
-use super::way::{Means, name_of};
 use crate::config::{Check, CheckKind, ProxyVersion, Reach, Service};
 use crate::proxy_protocol::{Endpoints, Header};
 use crate::tls::TlsError;
@@ -24,7 +24,7 @@ pub struct Watch {
     /// Addresses to connect from.
     pub bind: Vec<IpAddr>,
     /// What is said first where a handshake follows: that the connection is the gateway's own.
-    pub introduction: Vec<u8>,
+    pub proxy_header: Vec<u8>,
     tls: Option<Arc<ClientConfig>>,
     name: Option<ServerName<'static>>,
 }
@@ -37,7 +37,7 @@ impl Watch {
     pub fn new(
         service: &Service,
         group: Arc<Group>,
-        means: &Means,
+        means: &ConnectorSource,
     ) -> Result<Option<Self>, TlsError> {
         let reach = &service.reach;
         let Some(check) = reach.health.check.clone() else {
@@ -53,7 +53,7 @@ impl Watch {
             check,
             upstream: means.upstream().cloned(),
             bind: reach.bind.clone(),
-            introduction: own_introduction(reach),
+            proxy_header: own_proxy_header(reach),
             tls,
             name: name.and_then(|name| ServerName::try_from(name).ok()),
         }))
@@ -71,7 +71,7 @@ impl Watch {
 
 /// What is said in front of the gateway's own bytes: that the connection is for no app (PROXY protocol, `LOCAL`).
 #[must_use]
-pub fn own_introduction(reach: &Reach) -> Vec<u8> {
+pub fn own_proxy_header(reach: &Reach) -> Vec<u8> {
     let own = Header {
         endpoints: Endpoints::Unknown,
         ..Header::local()

@@ -9,7 +9,7 @@ use super::{CertError, Role};
 
 /// How certificates are written for others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub enum ExportFormat {
     /// PEM, in order.
     #[default]
     Pem,
@@ -19,7 +19,7 @@ pub enum Format {
     Mobileconfig,
 }
 
-impl Format {
+impl ExportFormat {
     /// The word for it, which is also the usual ending of a file's name.
     #[must_use]
     pub const fn word(self) -> &'static str {
@@ -57,7 +57,7 @@ pub struct Export<'e> {
     /// trust the end certificate would have to be told again at each renewal.
     pub root: bool,
     /// How.
-    pub format: Format,
+    pub format: ExportFormat,
     /// Whose configuration profile it is.
     pub gateway: Option<&'e Gateway>,
     /// The name that tells it from what else the gateway exports.
@@ -71,7 +71,7 @@ impl Export<'_> {
     /// [`CertError::Request`] where the root is asked for and is not among them, or there is no gateway to make a
     /// configuration profile for.
     pub fn content(&self, certificates: &[CertificateDer<'static>]) -> Result<Vec<u8>, CertError> {
-        let of_gateway = self.role != Role::Group && self.format == Format::Mobileconfig;
+        let of_gateway = self.role != Role::Group && self.format == ExportFormat::Mobileconfig;
         let only_root;
         let certificates = if self.root || of_gateway {
             only_root = [root(certificates)?];
@@ -80,12 +80,12 @@ impl Export<'_> {
             certificates
         };
         match self.format {
-            Format::Pem => Ok(to_pem(certificates).into_bytes()),
-            Format::Der => Ok(certificates
+            ExportFormat::Pem => Ok(to_pem(certificates).into_bytes()),
+            ExportFormat::Der => Ok(certificates
                 .first()
                 .map(|der| der.to_vec())
                 .unwrap_or_default()),
-            Format::Mobileconfig => {
+            ExportFormat::Mobileconfig => {
                 let Some(gateway) = self.gateway else {
                     return Err(CertError::request(
                         "a configuration profile is made for the name that devices use, and it is not known",

@@ -17,7 +17,7 @@ use super::chain::{Issued, in_order, issued, linked, parsed, sent_places};
 use super::describe::{AlternativeName, alternative_names, rfc3339};
 use super::group::{group_findings, together};
 use super::policy::{Authority, may_authenticate, may_issue};
-use super::read::{Source, certificates_in, unordered};
+use super::read::{CertFile, certificates_in, unordered};
 use super::{CertError, Identity, key_matches, spelling};
 use crate::findings::{Problem, Severity};
 use crate::limits::{CHAIN_BYTES_MAX, EXPIRY_NOTICE_DAYS, EXPIRY_URGENT_DAYS};
@@ -97,8 +97,8 @@ pub fn inspect(
     password: Option<&str>,
     host: Option<&str>,
 ) -> Result<Inspected, CertError> {
-    let file = Source::load(path)?;
-    let key_source = key.map(Source::load).transpose()?;
+    let file = CertFile::load(path)?;
+    let key_source = key.map(CertFile::load).transpose()?;
     let mut inspected = inspect_source(role, &file, key_source.as_ref(), password, host)?;
     if inspected.key.is_some() {
         inspected.findings.extend(exposed(key.unwrap_or(path)));
@@ -109,8 +109,8 @@ pub fn inspect(
 /// [`inspect`], of what was read or sent.
 pub(super) fn inspect_source(
     role: Role,
-    file: &Source,
-    key: Option<&Source>,
+    file: &CertFile,
+    key: Option<&CertFile>,
     password: Option<&str>,
     host: Option<&str>,
 ) -> Result<Inspected, CertError> {

@@ -64,7 +64,7 @@ use crate::files::FileError;
 
 pub use command::{CertsCommand, print, run};
 pub use describe::{Description, describe, describe_with};
-pub use export::{Export, Format};
+pub use export::{Export, ExportFormat};
 pub use findings::{Role, inspect, refuses};
 pub use lists::{crls_in, read_crls};
 pub use make::{
@@ -72,13 +72,13 @@ pub use make::{
 };
 pub use policy::PathFault;
 pub use read::{
-    Identity, Source, key_matches, read_certificates, read_certificates_with, read_identity,
+    CertFile, Identity, key_matches, read_certificates, read_certificates_with, read_identity,
     read_password, read_private_key,
 };
 pub use revoke::{Crl, CrlRequest, Reason, revoke};
 pub use self_signed::self_signed;
 pub use serial::Serial;
-pub use store::{Candidate, Entry, Facts, Name, Reference, Store};
+pub use store::{Candidate, Facts, Name, Reference, Store, StoredCertificate};
 pub use term::Term;
 
 /// Why a certificate, key or CRL could not be read, made or written. The text of each says where and what to do about it.

@@ -59,22 +59,22 @@ pub fn read_identity(
     key: Option<&Path>,
     password: Option<&str>,
 ) -> Result<Identity, CertError> {
-    let file = Source::load(path)?;
-    let key = key.map(Source::load).transpose()?;
+    let file = CertFile::load(path)?;
+    let key = key.map(CertFile::load).transpose()?;
     let (chain, found) = unordered(&file, key.as_ref(), password)?;
     let key = found.ok_or_else(|| no_item(&key.unwrap_or(file).path, "private key", &[]))?;
     Ok((in_order(chain, &key), key))
 }
 
 /// What a file holds, read or sent.
-pub struct Source {
+pub struct CertFile {
     /// The file; errors call it so.
     pub path: PathBuf,
     /// Its content, in which there may be a key.
     pub bytes: Zeroizing<Vec<u8>>,
 }
 
-impl Source {
+impl CertFile {
     /// Reads a certificate or key file.
     ///
     /// # Errors
@@ -89,11 +89,11 @@ impl Source {
 
 /// The certificates of a file, in its order, and its private key or that of the file `key`, if there is one.
 pub(super) fn unordered(
-    file: &Source,
-    key: Option<&Source>,
+    file: &CertFile,
+    key: Option<&CertFile>,
     password: Option<&str>,
 ) -> Result<(Vec<CertificateDer<'static>>, Option<PrivateKeyDer<'static>>), CertError> {
-    let Source { path, bytes } = file;
+    let CertFile { path, bytes } = file;
     if key.is_none() && is_pkcs12(bytes) {
         let Contents { certificates, keys } = open_pkcs12(path, bytes, password)?;
         let chain = checked(path, certificates)?;
@@ -249,7 +249,7 @@ pub(super) fn only_key(
 /// Where the file can not be read, holds no key or more than one, or one that is encrypted, broken, truncated or of a
 /// kind that TLS has no use for. No error carries a part of the file.
 pub fn read_private_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertError> {
-    private_key_in(path, &Source::load(path)?.bytes, None)
+    private_key_in(path, &CertFile::load(path)?.bytes, None)
 }
 
 /// The one private key of a file, of whatever format.

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use super::describe::{AlternativeName, described};
 use super::findings::{Inspected, Role, exposed, inspect_source, sort};
 use super::make::{key_to_pem, to_pem};
-use super::{CertError, Source, read_certificates};
+use super::{CertError, CertFile, read_certificates};
 use crate::files::{self, FileError, Mode};
 use crate::findings::{Problem, Severity};
 use crate::limits::CERTIFICATE_NAME_MAX;
@@ -111,8 +111,8 @@ impl Candidate {
     /// Where a file is broken or of no known format, holds no certificate, or the password is missing or wrong.
     pub fn read(
         role: Role,
-        file: &Source,
-        key: Option<&Source>,
+        file: &CertFile,
+        key: Option<&CertFile>,
         password: Option<&str>,
         host: Option<&str>,
     ) -> Result<Self, CertError> {
@@ -140,8 +140,8 @@ impl Candidate {
         password: Option<&str>,
         host: Option<&str>,
     ) -> Result<Self, CertError> {
-        let key_source = key.map(Source::load).transpose()?;
-        let file_source = Source::load(file)?;
+        let key_source = key.map(CertFile::load).transpose()?;
+        let file_source = CertFile::load(file)?;
         let mut candidate = Self::read(role, &file_source, key_source.as_ref(), password, host)?;
         if candidate.inspected.key.is_some() {
             let found = exposed(key.unwrap_or(file));
@@ -173,14 +173,14 @@ impl Candidate {
 
     /// What it would be in the store.
     #[must_use]
-    pub fn entry(&self, name: &Name) -> Entry {
+    pub fn entry(&self, name: &Name) -> StoredCertificate {
         let Inspected {
             certificates,
             findings,
             ..
         } = &self.inspected;
         let facts = Facts::of(certificates, OffsetDateTime::now_utc());
-        Entry {
+        StoredCertificate {
             role: self.role,
             name: name.clone(),
             facts,
@@ -206,7 +206,7 @@ impl Candidate {
 
 /// A certificate of the store: what it says and what is wrong with it now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Entry {
+pub struct StoredCertificate {
     /// Its name.
     pub name: Name,
     /// What it is for.
@@ -221,7 +221,7 @@ pub struct Entry {
     pub used_by: Vec<String>,
 }
 
-impl Entry {
+impl StoredCertificate {
     /// What a config calls it.
     #[must_use]
     pub fn reference(&self) -> Reference {
@@ -349,7 +349,7 @@ impl Store {
     /// # Errors
     /// [`CertError::File`].
     pub fn kept(&self, role: Role, name: &Name) -> Result<Kept, CertError> {
-        match Source::load(&self.path(role, name)) {
+        match CertFile::load(&self.path(role, name)) {
             Ok(source) => Ok(Kept(Some(source.bytes))),
             Err(error) if is_absent(&error) => Ok(Kept(None)),
             Err(error) => Err(error),
@@ -373,7 +373,7 @@ impl Store {
     ///
     /// # Errors
     /// [`CertError::File`] where a folder cannot be read. A broken certificate is listed with what is wrong with it.
-    pub fn list(&self, host: Option<&str>) -> Result<Vec<Entry>, CertError> {
+    pub fn list(&self, host: Option<&str>) -> Result<Vec<StoredCertificate>, CertError> {
         let mut entries = Vec::new();
         for role in Role::ALL {
             for name in self.names(role)? {
@@ -408,7 +408,12 @@ impl Store {
     ///
     /// # Errors
     /// [`CertError::NotInStore`]. One whose file is broken has that as a finding.
-    pub fn get(&self, role: Role, name: &Name, host: Option<&str>) -> Result<Entry, CertError> {
+    pub fn get(
+        &self,
+        role: Role,
+        name: &Name,
+        host: Option<&str>,
+    ) -> Result<StoredCertificate, CertError> {
         let path = self.path(role, name);
         match Candidate::load(role, &path, None, None, host) {
             Ok(candidate) => Ok(candidate.entry(name)),
@@ -422,7 +427,7 @@ impl Store {
                     ..Problem::default()
                 };
                 let (name, findings) = (name.clone(), vec![unreadable]);
-                Ok(Entry {
+                Ok(StoredCertificate {
                     name,
                     role,
                     facts: None,

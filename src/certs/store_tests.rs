@@ -447,17 +447,17 @@ fn every_format(
 fn a_file_that_was_cut_off_is_refused_whole_wherever_it_was_cut() {
     let scratch = Scratch::new();
     for (role, file, key, password) in every_format(&scratch) {
-        let read = |file: &Source, key: Option<&Source>| {
+        let read = |file: &CertFile, key: Option<&CertFile>| {
             let candidate = Candidate::read(role, file, key, password, None)?;
             scratch.store.put(&name("cut"), &candidate, true)
         };
-        let whole = Source::load(&scratch.path(file)).unwrap();
-        let key = key.map(|key| Source::load(&scratch.path(key)).unwrap());
+        let whole = CertFile::load(&scratch.path(file)).unwrap();
+        let key = key.map(|key| CertFile::load(&scratch.path(key)).unwrap());
         read(&whole, key.as_ref()).unwrap_or_else(|error| panic!("{file}: {error}"));
         let path = scratch.store.path(role, &name("cut"));
         let stored = fs::read(&path).unwrap();
         let mut refused = 0;
-        let cut = |source: &Source, length: usize| Source {
+        let cut = |source: &CertFile, length: usize| CertFile {
             path: source.path.clone(),
             bytes: Zeroizing::new(source.bytes[..length].to_vec()),
         };

@@ -235,7 +235,7 @@ pub(super) struct Body {
 }
 
 /// What a node has answered.
-pub(super) struct Answer {
+pub(super) struct AdminResponse {
     /// The admin listener.
     from: String,
     reply: Reply,
@@ -243,7 +243,7 @@ pub(super) struct Answer {
     pub body: String,
 }
 
-impl Answer {
+impl AdminResponse {
     /// As an error: it is a refusal, or not what a node answers at all.
     pub fn wrong(self) -> AdminError {
         match self.reply.status {
@@ -327,7 +327,7 @@ impl AdminCommand {
         self.show(JSON, self.ask(method, path, body)?)
     }
 
-    fn show(&self, media_type: &str, answer: Answer) -> Result<(), AdminError> {
+    fn show(&self, media_type: &str, answer: AdminResponse) -> Result<(), AdminError> {
         if answer.reply.status != StatusCode::OK || !answer.is_whole(media_type) {
             return Err(answer.wrong());
         }
@@ -351,7 +351,7 @@ impl AdminCommand {
         method: &str,
         path: &str,
         body: Option<Body>,
-    ) -> Result<Answer, AdminError> {
+    ) -> Result<AdminResponse, AdminError> {
         let (listen, token_file) = self.find()?;
         if matches!(listen, AdminListen::Tcp(address) if address.port() == 0) {
             return Err(AdminError::AnyPort);
@@ -360,7 +360,7 @@ impl AdminCommand {
             ("GET", _) | (_, None) => None,
             (_, Some(file)) => Some(read_token(&file).map_err(AdminError::Token)?),
         };
-        let place = Place {
+        let place = Endpoint {
             listen,
             token,
             patience: match method {
@@ -549,14 +549,19 @@ pub(super) fn encoded(name: &str) -> String {
 }
 
 /// An admin listener, and how it is asked.
-struct Place {
+struct Endpoint {
     listen: AdminListen,
     token: Option<String>,
     patience: Patience,
 }
 
-impl Place {
-    fn ask(&self, method: &str, path: &str, body: Option<Body>) -> Result<Answer, AdminError> {
+impl Endpoint {
+    fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Body>,
+    ) -> Result<AdminResponse, AdminError> {
         let (from, host) = match &self.listen {
             AdminListen::Tcp(address) => (address.to_string(), address.to_string()),
             AdminListen::Unix(path) => (path.display().to_string(), "localhost".to_owned()),
@@ -583,7 +588,7 @@ impl Place {
         let runtime = runtime.map_err(|error| failed(ClientError::Connect(error)))?;
         let reply = runtime.block_on(client::ask(&self.listen, request, self.patience));
         let reply = reply.map_err(failed)?;
-        Ok(Answer {
+        Ok(AdminResponse {
             body: String::from_utf8_lossy(&reply.body).into_owned(),
             from,
             reply,

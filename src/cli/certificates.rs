@@ -15,7 +15,8 @@ use crate::certs::profile::Gateway;
 use crate::certs::self_signed::{CERTIFICATE_FILE, NEXT_CERTIFICATE_FILE};
 use crate::certs::store::NameError;
 use crate::certs::{
-    self, Candidate, CertError, CertsCommand, Entry, Export, Format, Name, Reference, Role, Store,
+    self, Candidate, CertError, CertsCommand, Export, ExportFormat, Name, Reference, Role, Store,
+    StoredCertificate,
 };
 use crate::config::{self, ConfigError, ProfileUse, users_of};
 use crate::files::{self, Mode};
@@ -60,7 +61,7 @@ pub enum StoreCommand {
 
 /// Where the store is.
 #[derive(Debug, Args)]
-struct Place {
+struct StoreLocation {
     /// The config file, which names the state folder.
     #[arg(long, value_name = "FILE", default_value = "adit.toml")]
     config: PathBuf,
@@ -97,7 +98,7 @@ pub struct ImportArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    place: Place,
+    place: StoreLocation,
 }
 
 /// Arguments of `adit certs list`.
@@ -107,7 +108,7 @@ pub struct ListArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    place: Place,
+    place: StoreLocation,
 }
 
 /// Arguments of `adit certs show`.
@@ -122,7 +123,7 @@ pub struct ShowArgs {
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
     #[command(flatten)]
-    place: Place,
+    place: StoreLocation,
 }
 
 /// Arguments of `adit certs delete`.
@@ -135,7 +136,7 @@ pub struct DeleteArgs {
     #[arg(long = "as", value_enum, value_name = "KIND")]
     role: Role,
     #[command(flatten)]
-    place: Place,
+    place: StoreLocation,
 }
 
 /// A certificate of the store, or a file.
@@ -169,7 +170,7 @@ pub struct ExportArgs {
     root: bool,
     /// What to write. DER holds one certificate: the first.
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: ExportFormat,
     /// Where to write it [default: standard output].
     #[arg(long, short = 'o', value_name = "FILE")]
     out: Option<PathBuf>,
@@ -177,7 +178,7 @@ pub struct ExportArgs {
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
     #[command(flatten)]
-    place: Place,
+    place: StoreLocation,
 }
 
 /// Why a command on the store failed.
@@ -235,7 +236,7 @@ struct Opened {
     outline: Option<config::Outline>,
 }
 
-impl Place {
+impl StoreLocation {
     fn open(&self) -> Result<Opened, ConfigError> {
         let (state_dir, outline) = match &self.state_dir {
             Some(state_dir) => (state_dir.clone(), None),
@@ -316,7 +317,7 @@ impl ImportArgs {
 
 #[derive(Serialize)]
 struct List {
-    certificates: Vec<Entry>,
+    certificates: Vec<StoredCertificate>,
 }
 
 impl ListArgs {
@@ -337,7 +338,7 @@ impl ListArgs {
     }
 }
 
-fn table(listed: &[Entry]) -> String {
+fn table(listed: &[StoredCertificate]) -> String {
     let mut text = String::new();
     for entry in listed {
         let (until, subject) = match &entry.facts {
@@ -371,7 +372,11 @@ fn table(listed: &[Entry]) -> String {
 }
 
 /// A file; the path of one in the store where it is meant.
-fn resolve(what: &str, role: Option<Role>, place: &Place) -> Result<PathBuf, CertificatesError> {
+fn resolve(
+    what: &str,
+    role: Option<Role>,
+    place: &StoreLocation,
+) -> Result<PathBuf, CertificatesError> {
     match role {
         None => Ok(PathBuf::from(what)),
         Some(role) => {
@@ -428,8 +433,8 @@ impl ExportArgs {
     fn run(&self) -> Result<(), CertificatesError> {
         let (certificates, name) = self.certificates()?;
         let gateway = match self.format {
-            Format::Mobileconfig => self.place.open()?.gateway(),
-            Format::Pem | Format::Der => None,
+            ExportFormat::Mobileconfig => self.place.open()?.gateway(),
+            ExportFormat::Pem | ExportFormat::Der => None,
         };
         let export = Export {
             role: self.role.unwrap_or(Role::Server),

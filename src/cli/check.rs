@@ -35,7 +35,7 @@ impl CheckCommand {
     /// [`CliError`]: what is wrong with the config, or [`CliError::Probe`].
     pub fn run(&self) -> Result<(), CliError> {
         let config = config::load(&self.config)?;
-        let doubts = engine::Material::check(&config)?;
+        let doubts = engine::Loaded::check(&config)?;
         if let Some(file) = &config.admin_token {
             control::read_token(file).map_err(|why| RunError::Control(ControlError::Token(why)))?;
         }

@@ -14,7 +14,7 @@ use crate::files::{self, FileError, Mode};
 
 /// What is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum ExportKind {
     /// A configuration profile for Apple devices, with a network relay.
     Mobileconfig,
     /// The same relay as a declaration, com.apple.configuration.network.relay (iOS, macOS 27).
@@ -28,7 +28,7 @@ enum Format {
 pub struct ExportCommand {
     /// What to write.
     #[arg(long, value_enum)]
-    format: Format,
+    format: ExportKind,
     /// Where to write it [default: standard output].
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -119,8 +119,8 @@ impl ExportCommand {
 
     /// Options that the format has no place for are an error: whoever gives one counts on it.
     fn check_use(&self) -> Result<(), ExportError> {
-        let profile = self.format == Format::Mobileconfig;
-        let declaration = self.format == Format::Declaration;
+        let profile = self.format == ExportKind::Mobileconfig;
+        let declaration = self.format == ExportKind::Declaration;
         for (given, fits, option) in [
             (self.identity.is_some(), profile, "--identity"),
             (self.scep_url.is_some(), profile, "--scep-url"),
@@ -157,7 +157,7 @@ impl ExportCommand {
         let profile = &config.profile;
         let (host, port) = (&profile.external_host, profile.external_port);
         let mut gateway = Gateway::new(host, port, &profile.name, &profile.description);
-        if self.format == Format::Pac {
+        if self.format == ExportKind::Pac {
             let text = pac(&gateway.authority, &self.pac_rules(profile)?);
             return Ok((text.into_bytes(), Mode::Public));
         }
@@ -168,7 +168,7 @@ impl ExportCommand {
             toggle: !self.no_toggle,
             dns_failover: self.dns_failover,
         };
-        if self.format == Format::Declaration {
+        if self.format == ExportKind::Declaration {
             if self.credential_asset.is_none() {
                 warn(
                     "the declaration names no identity, and the gateway asks for one: see --credential-asset",

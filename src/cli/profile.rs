@@ -13,7 +13,7 @@ use super::reload::reload;
 use crate::certs::{self, CertError};
 use crate::config::{self, Config, ConfigError, ProfileText};
 use crate::control::client::ClientError;
-use crate::engine::{LoadError, Material};
+use crate::engine::{LoadError, Loaded};
 use crate::profiles::{
     Change, Changed, NewVersion, ProfileStore, StoreError, StoredProfile, rollback_note, store_of,
     this_user,
@@ -147,7 +147,7 @@ impl ProfileError {
 }
 
 /// What the running node says to a change.
-enum Answer {
+enum ChangeResult {
     /// It has taken it.
     Taken,
     /// It will not.
@@ -241,7 +241,7 @@ impl ProfileCommand {
             version: None,
         };
         let config = config::with_profile(node, &self.config, &profile)?;
-        for (file, finding) in Material::check(&config)?.certificates {
+        for (file, finding) in Loaded::check(&config)?.certificates {
             eprintln!("adit: {}: {finding}", file.display());
         }
         Ok(config.profile.name)
@@ -365,12 +365,12 @@ impl ProfileCommand {
             return Ok(false);
         }
         match ask_to_reload(&self.config) {
-            Answer::Taken => Ok(true),
-            Answer::Unknown(why) => {
+            ChangeResult::Taken => Ok(true),
+            ChangeResult::Unknown(why) => {
                 eprintln!("adit: {why}");
                 Ok(false)
             }
-            Answer::Refused(why) => {
+            ChangeResult::Refused(why) => {
                 let undone = undo.map(|undo| store.change(&undo, &mut |_| true));
                 match undone.transpose() {
                     Ok(_) => Err(ProfileError::Refused(why)),
@@ -400,14 +400,14 @@ fn before(profile: &StoredProfile) -> Result<u64, ProfileError> {
 }
 
 /// Asks the node of this config file to read everything again.
-fn ask_to_reload(config: &Path) -> Answer {
+fn ask_to_reload(config: &Path) -> ChangeResult {
     match reload(&AdminCommand::of(config)) {
-        Ok(_) => Answer::Taken,
-        Err(AdminError::Change(why)) => Answer::Refused(why),
-        Err(error @ AdminError::Client(_, ClientError::Connect(_))) => Answer::Unknown(format!(
-            "{error} It is taken at the next start, or at a reload (SIGHUP)"
-        )),
-        Err(error) => Answer::Unknown(format!(
+        Ok(_) => ChangeResult::Taken,
+        Err(AdminError::Change(why)) => ChangeResult::Refused(why),
+        Err(error @ AdminError::Client(_, ClientError::Connect(_))) => ChangeResult::Unknown(
+            format!("{error} It is taken at the next start, or at a reload (SIGHUP)"),
+        ),
+        Err(error) => ChangeResult::Unknown(format!(
             "the running node has not taken it yet: {error}; send the node SIGHUP"
         )),
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use similar::TextDiff;
 
-use crate::profiles::{Entry, Overview, StoredProfile};
+use crate::profiles::{Overview, StoredProfile, VersionInfo};
 
 /// How long a difference is made smaller; a larger one is right, too.
 const DIFF_EFFORT: Duration = Duration::from_secs(2);
@@ -28,7 +28,7 @@ pub(super) fn table(overview: &Overview) -> String {
 }
 
 /// The versions of a profile, the newest first, one a line.
-pub(super) fn versions(history: &[Entry]) -> String {
+pub(super) fn versions(history: &[VersionInfo]) -> String {
     let mut rows = vec![["VERSION", "WHEN", "WHO", "NOTE"].map(str::to_owned)];
     for entry in history {
         rows.push([

@@ -16,7 +16,7 @@ pub struct ReloadCommand {
 /// What a node answers.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Answer {
+enum ReloadResult {
     Taken { generation: u64 },
     Refused { problems: Vec<Problem> },
 }
@@ -40,8 +40,8 @@ impl ReloadCommand {
 pub(super) fn reload(admin: &AdminCommand) -> Result<u64, AdminError> {
     let answer = admin.ask("POST", "/reload", None)?;
     match serde_json::from_str(&answer.body) {
-        Ok(Answer::Taken { generation }) => Ok(generation),
-        Ok(Answer::Refused { problems }) => Err(AdminError::Change(in_lines(&problems))),
+        Ok(ReloadResult::Taken { generation }) => Ok(generation),
+        Ok(ReloadResult::Refused { problems }) => Err(AdminError::Change(in_lines(&problems))),
         Err(_) => Err(answer.wrong()),
     }
 }

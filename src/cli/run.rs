@@ -13,8 +13,9 @@ use crate::backend::{ResolverHandle, ResolverTask, resolver};
 use crate::certs::{self, CertError};
 use crate::config::{AuditSink, Config, ConfigError, Log, LogFormat};
 use crate::control::{
-    Asker, ConfigFile, Control, ControlError, Deadline, EarlySignals, Reloader, RunningNode,
-    Signal, Signals, check_servers, fetch_crls, watch_certificates, watch_crl_files, watch_files,
+    ConfigFile, Control, ControlError, Deadline, EarlySignals, ReloadTrigger, Reloader,
+    RunningNode, Signal, Signals, check_servers, fetch_crls, watch_certificates, watch_crl_files,
+    watch_files,
 };
 use crate::engine::{CRLS_FOLDER, EngineError, Followed, Node, Predecessor, Sizes};
 use crate::files::{self, FileError};
@@ -303,7 +304,7 @@ async fn signals(stops: Stops, early: EarlySignals) {
             Signal::Reload => {
                 stops.reopen();
                 // What comes of it is logged.
-                stops.reloader.in_background(Asker::Signal, |_| ());
+                stops.reloader.in_background(ReloadTrigger::Signal, |_| ());
             }
             Signal::Upgrade => stops.upgrade(),
             Signal::Stop => stops.stop(),
@@ -344,7 +345,7 @@ impl Stops {
         let (node, reloader, audit) =
             (self.node.clone(), self.reloader.clone(), self.audit.clone());
         move |followed| match followed {
-            Followed::Reload => reloader.reload(Asker::Successor).is_ok(),
+            Followed::Reload => reloader.reload(ReloadTrigger::Successor).is_ok(),
             Followed::Devices(changes) => node.registry().followed(changes, false),
             Followed::AllDevices(changes) => node.registry().followed(changes, true),
             Followed::Reopen => {

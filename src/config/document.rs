@@ -10,7 +10,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::error::{ConfigError, Fault, Place, Report, alternatives, nearest, quoted};
+use super::error::{ConfigError, Fault, Location, Report, alternatives, nearest, quoted};
 use super::named::{CertificateName, FileName, Named};
 use super::slot::{List, Numbers, Slot, Value};
 use crate::certs::Role;
@@ -43,7 +43,7 @@ impl<'t> Document<'t> {
         let (tables, errors) = DeTable::parse_recoverable(text);
         let reader = Reader::new(text);
         for error in errors.iter().take(CONFIG_SYNTAX_ERRORS_MAX) {
-            let place = Place {
+            let place = Location {
                 line: error.span().map(|span| reader.line_of(span.start)),
                 key: String::new(),
             };
@@ -71,7 +71,7 @@ impl<'t> Document<'t> {
     /// Reads it by its root table.
     pub(super) fn read<T>(self, read: impl FnOnce(&mut Section<'_>) -> T) -> Read<T> {
         let content = Content::Table(self.tables.get_ref());
-        let value = Section::read_whole(&self.reader, content, Place::default(), read);
+        let value = Section::read_whole(&self.reader, content, Location::default(), read);
         Read {
             value,
             named: self.reader.named.into_inner(),
@@ -107,14 +107,14 @@ impl Reader {
         self.line_starts.partition_point(|start| *start <= offset)
     }
 
-    fn add(&self, place: &Place, fault: Fault) {
+    fn add(&self, place: &Location, fault: Fault) {
         self.report.borrow_mut().add(place, fault);
     }
 
     /// One element of a list as a slot of its own.
     fn element<T>(
         &self,
-        list: &Place,
+        list: &Location,
         index: usize,
         value: &Spanned<DeValue<'_>>,
         convert: impl FnOnce(&DeValue<'_>) -> Result<T, Fault>,
@@ -122,8 +122,8 @@ impl Reader {
         self.convert(self.place_in(list, index, value), value.get_ref(), convert)
     }
 
-    fn place_in(&self, list: &Place, index: usize, element: &Spanned<DeValue<'_>>) -> Place {
-        Place {
+    fn place_in(&self, list: &Location, index: usize, element: &Spanned<DeValue<'_>>) -> Location {
+        Location {
             line: Some(self.line_of(element.span().start)),
             key: format!("{}[{index}]", list.key),
         }
@@ -131,7 +131,7 @@ impl Reader {
 
     fn convert<'v, 'd, T>(
         &self,
-        place: Place,
+        place: Location,
         value: &'v DeValue<'d>,
         convert: impl FnOnce(&'v DeValue<'d>) -> Result<T, Fault>,
     ) -> Slot<T> {
@@ -160,7 +160,7 @@ enum Content<'d> {
 pub(super) struct Section<'d> {
     reader: &'d Reader,
     content: Content<'d>,
-    place: Place,
+    place: Location,
     known: Vec<&'static str>,
 }
 
@@ -169,7 +169,7 @@ impl<'d> Section<'d> {
     fn read_whole<T>(
         reader: &'d Reader,
         content: Content<'d>,
-        place: Place,
+        place: Location,
         read: impl FnOnce(&mut Self) -> T,
     ) -> T {
         let mut section = Self {
@@ -189,7 +189,7 @@ impl<'d> Section<'d> {
     }
 
     /// Where the table stands.
-    pub(super) fn place(&self) -> &Place {
+    pub(super) fn place(&self) -> &Location {
         &self.place
     }
 
@@ -329,7 +329,7 @@ impl<'d> Section<'d> {
         self.below(key);
     }
 
-    fn below(&mut self, key: &'static str) -> (Place, Content<'d>) {
+    fn below(&mut self, key: &'static str) -> (Location, Content<'d>) {
         let (place, value) = self.take(key);
         let content = match value {
             None => Content::Absent,
@@ -352,7 +352,7 @@ impl<'d> Section<'d> {
     ) -> Vec<T> {
         let (place, value) = self.take(key);
         let remedy = format!("write each as a table of its own: [[{}]]", place.key);
-        let wrong = |place: &Place, value: &DeValue<'_>, wanted: &str| {
+        let wrong = |place: &Location, value: &DeValue<'_>, wanted: &str| {
             self.reader.add(place, wrong_type(value, wanted, &remedy));
         };
         let list = match value {
@@ -387,7 +387,7 @@ impl<'d> Section<'d> {
             if self.known.contains(&name) {
                 continue;
             }
-            let place = Place {
+            let place = Location {
                 line: Some(self.reader.line_of(key.span().start)),
                 key: self.path(&printable_key(name)),
             };
@@ -413,7 +413,7 @@ impl<'d> Section<'d> {
     fn read_at<T>(
         &mut self,
         key: &'static str,
-        convert: impl FnOnce(&Place, &DeValue<'_>) -> Result<T, Fault>,
+        convert: impl FnOnce(&Location, &DeValue<'_>) -> Result<T, Fault>,
     ) -> Slot<T> {
         let (place, value) = self.take(key);
         match value {
@@ -428,7 +428,7 @@ impl<'d> Section<'d> {
     }
 
     /// Looks a key up and marks it as known. The place of an absent key is its table's line.
-    fn take(&mut self, key: &'static str) -> (Place, Option<&'d DeValue<'d>>) {
+    fn take(&mut self, key: &'static str) -> (Location, Option<&'d DeValue<'d>>) {
         self.known.push(key);
         let (line, value) = match self.content {
             Content::Short(only, value) if only == key => return (self.place.clone(), Some(value)),
@@ -442,7 +442,7 @@ impl<'d> Section<'d> {
             Content::Absent | Content::Short(..) => (self.place.line, None),
         };
         let key = self.path(key);
-        (Place { line, key }, value)
+        (Location { line, key }, value)
     }
 
     fn path(&self, key: &str) -> String {

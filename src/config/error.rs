@@ -23,7 +23,7 @@ impl fmt::Display for ConfigError {
 
 /// Where in the file something stands, or would stand if it were there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Location {
     pub(super) line: Option<usize>,
     pub(super) key: String,
 }
@@ -57,7 +57,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn add(&mut self, place: &Place, fault: Fault) {
+    pub(super) fn add(&mut self, place: &Location, fault: Fault) {
         self.problems.push(Problem {
             line: place.line,
             key: place.key.clone(),
@@ -87,7 +87,7 @@ impl Report {
     }
 
     /// The error of a file that could not be read at all.
-    pub(super) fn single(file: &Path, place: &Place, fault: Fault) -> ConfigError {
+    pub(super) fn single(file: &Path, place: &Location, fault: Fault) -> ConfigError {
         let mut report = Self::default();
         report.add(place, fault);
         report.into_error(file)
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn one_problem_a_line_in_the_order_of_the_file() {
         let mut report = Report::default();
-        let at = |line, key: &str| Place {
+        let at = |line, key: &str| Location {
             line,
             key: key.to_owned(),
         };

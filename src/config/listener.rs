@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::error::{Fault, Place, Report, quoted};
+use super::error::{Fault, Location, Report, quoted};
 use super::raw::RawListener;
 use super::values::{listen_address, networks, word};
 use crate::limits::HEALTH_PATH_MAX;
@@ -185,17 +185,17 @@ pub(super) fn listener(raw: RawListener, report: &mut Report) -> Listener {
 
 /// Where the keys are that can contradict each other.
 struct Places {
-    protocol: Place,
-    http: Place,
-    proxy_protocol: Place,
-    client_identity: Place,
-    health_path: Place,
-    health_from: Place,
+    protocol: Location,
+    http: Location,
+    proxy_protocol: Location,
+    client_identity: Location,
+    health_path: Location,
+    health_from: Location,
 }
 
 /// Refuses what would be open to the wrong ones, or do nothing.
 fn check(listener: &Listener, places: &Places, report: &mut Report) {
-    let mut problem = |place: &Place, message: &str, remedy: &str| {
+    let mut problem = |place: &Location, message: &str, remedy: &str| {
         report.add(place, Fault::new(message, remedy));
     };
     const TRUST: &str = "list their networks, as in trusted_proxies = [\"10.0.0.0/24\"]";

@@ -59,7 +59,7 @@ pub use types::{
 };
 
 use document::Document;
-use error::{Fault, Place, Report};
+use error::{Fault, Location, Report};
 
 use crate::limits::PROFILE_TEXT_MAX;
 use crate::profiles::{StoredProfile, store_of};
@@ -86,7 +86,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 fn assigned(state_dir: &Path, path: &Path) -> Result<Option<StoredProfile>, ConfigError> {
     store_of(state_dir).assigned().map_err(|error| {
         let fault = Fault::new(error.message(), error.remedy());
-        Report::single(path, &Place::default(), fault)
+        Report::single(path, &Location::default(), fault)
     })
 }
 
@@ -184,7 +184,7 @@ fn read(path: &Path) -> Result<String, ConfigError> {
 }
 
 fn read_bounded(path: &Path, most: u64) -> Result<String, ConfigError> {
-    let whole_file = |fault| Report::single(path, &Place::default(), fault);
+    let whole_file = |fault| Report::single(path, &Location::default(), fault);
     let mut bytes = Vec::new();
     crate::files::open(path)
         .and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
@@ -202,7 +202,7 @@ fn read_bounded(path: &Path, most: u64) -> Result<String, ConfigError> {
             .iter()
             .filter(|b| **b == b'\n')
             .count();
-        let place = Place {
+        let place = Location {
             line: Some(line),
             key: String::new(),
         };

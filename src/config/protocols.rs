@@ -1,6 +1,6 @@
 //! From what was written about TLS versions, cipher suites and key-exchange groups to what is valid.
 
-use super::error::{Fault, Place, Report, quoted};
+use super::error::{Fault, Location, Report, quoted};
 use super::raw::RawTlsSide;
 use super::reach::{CIPHER_SUITES, KEY_EXCHANGE, TlsChoice};
 use super::slot::{List, Slot};
@@ -53,7 +53,7 @@ fn lacking(
     what: &str,
     spoken: (bool, bool),
     has: (bool, bool),
-    place: &Place,
+    place: &Location,
     report: &mut Report,
 ) {
     let versions = [("1.2", spoken.0, has.0), ("1.3", spoken.1, has.1)];

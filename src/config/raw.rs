@@ -64,7 +64,7 @@ pub(super) struct RawProfile {
     pub(super) app_limits: Vec<RawAppLimits>,
     pub(super) rules: Vec<RawRule>,
     /// The profile itself, for problems of the whole of it.
-    pub(super) place: super::error::Place,
+    pub(super) place: super::error::Location,
 }
 
 pub(super) struct RawListener {
@@ -169,14 +169,14 @@ pub(super) struct RawServiceLimits {
     pub(super) limits: RawLimits,
     pub(super) max_lifetime: Slot<String>,
     /// The table itself, for problems of the whole of it.
-    pub(super) place: super::error::Place,
+    pub(super) place: super::error::Location,
 }
 
 pub(super) struct RawAppLimits {
     pub(super) app: Slot<String>,
     pub(super) limits: RawLimits,
     /// The table itself, for problems of the whole of it.
-    pub(super) place: super::error::Place,
+    pub(super) place: super::error::Location,
 }
 
 pub(super) struct RawRule {
@@ -185,7 +185,7 @@ pub(super) struct RawRule {
     pub(super) port: Slot<Numbers>,
     pub(super) service: Slot<String>,
     /// The rule itself, for problems of the whole of it.
-    pub(super) place: super::error::Place,
+    pub(super) place: super::error::Location,
 }
 
 impl RawConfig {

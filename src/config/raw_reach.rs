@@ -45,7 +45,7 @@ pub(super) struct RawKeepalive {
 pub(super) struct RawHealth {
     /// Whether the table is there.
     pub(super) is_present: bool,
-    pub(super) place: super::error::Place,
+    pub(super) place: super::error::Location,
     pub(super) failures: Slot<i64>,
     pub(super) window: Slot<String>,
     pub(super) dead_time: Slot<String>,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::address::HostPattern;
-use super::error::{Fault, Place, Report, nearest, quoted};
+use super::error::{Fault, Location, Report, nearest, quoted};
 use super::raw::{RawRule, RawService};
 use super::reach::{Reach, Tcp};
 use super::servers::{any_kind, reach, servers_kind};
@@ -25,7 +25,7 @@ const FORBIDDEN_IN_NAMES: &str = "\\;*?<>\"|";
 pub(super) fn routing(
     raw_services: Vec<RawService>,
     raw_rules: Vec<RawRule>,
-    profile: &Place,
+    profile: &Location,
     (tcp, folder): (Tcp, &Folder),
     mut names: SniNames<'_>,
     report: &mut Report,
@@ -230,7 +230,7 @@ type Condition = (Option<String>, HostPattern, Option<Vec<u16>>);
 
 fn rules(raw_rules: Vec<RawRule>, services: &mut Services<'_>, report: &mut Report) -> Vec<Rule> {
     let mut rules = Vec::with_capacity(raw_rules.len());
-    let mut seen: HashMap<Condition, Place> = HashMap::new();
+    let mut seen: HashMap<Condition, Location> = HashMap::new();
     for raw in raw_rules {
         let app = app(raw.app, report);
         let host = host(raw.host, report);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::address::{Host, HostPort};
 use super::authentication::optional_certificate;
-use super::error::{Fault, Place, Report, quoted};
+use super::error::{Fault, Location, Report, quoted};
 use super::named::FileName;
 use super::raw_reach::{RawHealth, RawKeepalive, RawOutboundTls, RawReach, RawServer, RawTcp};
 use super::reach::{
@@ -109,7 +109,7 @@ pub(super) fn reach(
 
 /// What the app chooses is neither balanced nor told who asks, and its TLS is the app's own.
 fn refuse_for_special(raw: &RawReach, report: &mut Report) {
-    fn other_than<T>(slot: &Slot<T>, harmless: impl Fn(&T) -> bool) -> Option<&Place> {
+    fn other_than<T>(slot: &Slot<T>, harmless: impl Fn(&T) -> bool) -> Option<&Location> {
         let harms = matches!(&slot.value, Value::Given(value) if !harmless(value));
         harms.then_some(&slot.place)
     }

@@ -1,11 +1,11 @@
 //! A key's value with its place in the file.
 
-use super::error::{Fault, Place, Report};
+use super::error::{Fault, Location, Report};
 
 /// A key of the contract, as it was found in the file.
 #[derive(Debug, Clone)]
 pub(super) struct Slot<T> {
-    pub(super) place: Place,
+    pub(super) place: Location,
     pub(super) value: Value<T>,
 }
 
@@ -58,7 +58,7 @@ impl<T> Slot<T> {
     }
 
     /// Where the key is written; `None` where it is absent.
-    pub(super) fn written(&self) -> Option<&Place> {
+    pub(super) fn written(&self) -> Option<&Location> {
         (!matches!(self.value, Value::Absent)).then_some(&self.place)
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::address::HostPattern;
 use super::authentication::optional_certificate;
-use super::error::{Fault, Place, Report, quoted};
+use super::error::{Fault, Location, Report, quoted};
 use super::raw::RawSni;
 use super::slot::{List, Slot};
 use super::types::CertificateFiles;
@@ -28,7 +28,7 @@ pub(super) struct SniNames<'a> {
     pub(super) folder: &'a Folder,
     /// The name that devices open tunnels to.
     pub(super) external: &'a str,
-    pub(super) seen: HashMap<HostPattern, Place>,
+    pub(super) seen: HashMap<HostPattern, Location>,
 }
 
 impl SniNames<'_> {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::error::{Fault, Place, Report, quoted};
+use super::error::{Fault, Location, Report, quoted};
 use super::raw::{RawAppLimits, RawLimits, RawServiceLimits};
 use super::slot::{Slot, Value};
 use super::types::{AppLimits, Rate, TrafficLimits};
@@ -105,7 +105,7 @@ fn has_any(raw: &RawLimits) -> bool {
         || sizes.into_iter().any(|slot| slot.written().is_some())
 }
 
-fn refuse_nothing(named: bool, place: &Place, report: &mut Report) {
+fn refuse_nothing(named: bool, place: &Location, report: &mut Report) {
     if !named {
         let remedy = "write a limit, as in tunnels = 1000, or remove the table";
         report.add(place, Fault::new("limits nothing", remedy));

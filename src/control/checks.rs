@@ -119,7 +119,7 @@ async fn check(
         return Ok(());
     };
     let gone = |error| reason_of(&error);
-    stream.write_all(&watch.introduction).await.map_err(gone)?;
+    stream.write_all(&watch.proxy_header).await.map_err(gone)?;
     let mut session = TlsConnector::from(config)
         .connect(name, stream)
         .await

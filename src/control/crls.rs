@@ -120,12 +120,12 @@ fn expiry(node: &Node, url: &str) -> Option<Duration> {
 /// When each URL is asked next.
 #[derive(Default)]
 struct Schedule {
-    urls: HashMap<String, Turn>,
+    urls: HashMap<String, FetchSchedule>,
     random: RandomState,
     drawn: u64,
 }
 
-struct Turn {
+struct FetchSchedule {
     due: Instant,
     running: bool,
     failures: u32,
@@ -137,7 +137,7 @@ impl Schedule {
     fn keep(&mut self, urls: Vec<String>, now: Instant) {
         self.urls.retain(|url, _| urls.contains(url));
         for url in urls {
-            self.urls.entry(url).or_insert_with(|| Turn {
+            self.urls.entry(url).or_insert_with(|| FetchSchedule {
                 due: now,
                 running: false,
                 failures: 0,
@@ -200,7 +200,7 @@ impl Schedule {
     }
 }
 
-impl Turn {
+impl FetchSchedule {
     /// How long to wait after one more failure.
     fn back_off(&mut self, longest: Duration) -> Duration {
         let wait = CRL_RETRY * (1 << self.failures.min(8));

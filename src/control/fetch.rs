@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::backend::guard::{self, OwnAddresses};
-use crate::backend::{Asker, ResolveError, ResolverHandle};
+use crate::backend::{QueryOwner, ResolveError, ResolverHandle};
 use crate::config::{CrlFetch, url_host};
 use crate::limits::{
     ADMIN_REQUEST_BYTES, CRL_CONNECT_TIMEOUT, CRL_FETCH_TIMEOUT, CRL_PIECE_TIMEOUT,
@@ -209,7 +209,7 @@ impl Fetcher {
     async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
         let (sender, receiver) = oneshot::channel();
         let reply = move |answer| drop(sender.send(answer));
-        let _ticket = self.resolver.lookup(Asker::Node, host, reply);
+        let _ticket = self.resolver.lookup(QueryOwner::Node, host, reply);
         let answer = timeout(CRL_CONNECT_TIMEOUT, receiver).await;
         match answer {
             Ok(Ok(answer)) => answer.map(|answer| answer.addresses),

@@ -4,7 +4,7 @@ use hyper::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::pages::{Page, Pages, json_page, name_silent, page};
-use super::query::{Format, Query};
+use super::query::{HistogramFormat, Query};
 use crate::observe::{
     Stage, bucket_bounds, bucket_counts, percentile_points, percentile_text, summarize,
 };
@@ -25,8 +25,8 @@ impl Pages {
                 .collect()
         };
         let mut body = json!({"unit": "us", "silent_cores": silent});
-        let mut page = match query.format.unwrap_or(Format::Json) {
-            Format::Hgrm => {
+        let mut page = match query.format.unwrap_or(HistogramFormat::Json) {
+            HistogramFormat::Hgrm => {
                 let text = stages.map(|stage| {
                     // A line that starts with # is a comment to the tools that read the format.
                     let title = if query.stage.is_none() {
@@ -42,18 +42,18 @@ impl Pages {
                     text.collect::<String>(),
                 )
             }
-            Format::Json => {
+            HistogramFormat::Json => {
                 body["stages"] =
                     as_json(&|stage| json!(summarize(metrics.histogram(stage)))).into();
                 json_page(StatusCode::OK, &body)
             }
-            Format::Buckets => {
+            HistogramFormat::Buckets => {
                 body["bounds"] = bucket_bounds().into();
                 body["stages"] =
                     as_json(&|stage| bucket_counts(metrics.histogram(stage)).into()).into();
                 json_page(StatusCode::OK, &body)
             }
-            Format::Percentiles => {
+            HistogramFormat::Percentiles => {
                 body["stages"] =
                     as_json(&|stage| json!(percentile_points(metrics.histogram(stage)))).into();
                 json_page(StatusCode::OK, &body)

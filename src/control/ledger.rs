@@ -57,7 +57,7 @@ impl Ledger {
             headers,
             ..
         }: &Parts,
-    ) -> Entry {
+    ) -> PendingRecord {
         // The process after this one keeps its own ledger.
         let is_change =
             ![Method::GET, Method::HEAD].contains(method) && caller != Caller::Successor;
@@ -67,7 +67,7 @@ impl Ledger {
             request.truncate(end);
         }
         let operator = headers.get("adit-user").and_then(|name| name.to_str().ok());
-        Entry {
+        PendingRecord {
             ledger: self.clone(),
             is_change,
             is_question: is_question(method, uri),
@@ -101,7 +101,7 @@ fn is_question(method: &Method, uri: &Uri) -> bool {
 }
 
 /// A request whose end is to be written down, also where its client goes before.
-pub(super) struct Entry {
+pub(super) struct PendingRecord {
     ledger: Rc<Ledger>,
     is_change: bool,
     is_question: bool,
@@ -111,7 +111,7 @@ pub(super) struct Entry {
     is_over: bool,
 }
 
-impl Entry {
+impl PendingRecord {
     /// It was answered so; `content` is what the answer says.
     pub fn end(mut self, page: &Page, content: &[u8]) {
         self.is_over = true;
@@ -162,7 +162,7 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for PendingRecord {
     fn drop(&mut self) {
         if self.is_change && !self.is_over {
             self.write(AdminEnd::Abandoned, None, None);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::{Asker, Device, Node, Readiness, Refusal, Reloader, Reply};
+use super::{Device, Node, Readiness, Refusal, ReloadTrigger, Reloader, Reply};
 use crate::config::Origin;
 use crate::engine::{self, ChangeError, InForce, Predecessor};
 use crate::observe::{
@@ -78,7 +78,7 @@ impl Node for RunningNode {
     }
 
     fn servers(&self) -> Vec<ServerInfo> {
-        self.engine.fleet().list()
+        self.engine.backends().list()
     }
 
     fn drain_server(
@@ -97,7 +97,7 @@ impl Node for RunningNode {
     }
 
     fn reload(&self, reply: Reply<Result<u64, Refusal>>) {
-        self.reloader.in_background(Asker::Admin, reply);
+        self.reloader.in_background(ReloadTrigger::Admin, reply);
     }
 
     fn refused(&self) -> Option<Refusal> {

@@ -18,13 +18,13 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::reach::reach;
-use crate::backend::{Means, ResolverHandle, name_of, own_introduction};
+use crate::backend::{ConnectorSource, ResolverHandle, name_of, own_proxy_header};
 use crate::certs::describe::{CertificateDescription, described, escaped};
 use crate::config::{Config, HostPort, Service, ServiceKind};
 use crate::limits::{PROBE_AFTERMATH, PROBES_AT_ONCE};
 use crate::observe::TlsVersion;
 use crate::reason::CloseReason;
-use crate::tls::{Shown, TlsError, Witness, alert_name, words};
+use crate::tls::{RecordingVerifier, Shown, TlsError, alert_name, words};
 
 /// What one server is like.
 #[derive(Clone, Debug, Serialize)]
@@ -79,7 +79,7 @@ pub async fn probe_servers(
         let ServiceKind::Servers(servers) = &service.kind else {
             continue;
         };
-        let means = Means::load(service, &config.profile.outbound);
+        let means = ConnectorSource::load(service, &config.profile.outbound);
         let means = means.map_err(|why| (service.name.clone(), why))?;
         let (service, means) = (Arc::new(service.clone()), Arc::new(means));
         for server in servers {
@@ -105,7 +105,7 @@ pub async fn probe_servers(
 /// One server, and how it is met.
 struct Probe {
     service: Arc<Service>,
-    means: Arc<Means>,
+    means: Arc<ConnectorSource>,
     server: HostPort,
     patience: Duration,
     resolver: ResolverHandle,
@@ -120,7 +120,7 @@ struct Agreed {
 }
 
 /// Why there is no session.
-enum Failure {
+enum ProbeFailure {
     /// There is no connection.
     Connect(CloseReason),
     /// The server took the version, and none of the protocols.
@@ -129,7 +129,7 @@ enum Failure {
     Tls(String),
 }
 
-impl Failure {
+impl ProbeFailure {
     fn text(&self) -> String {
         match self {
             Self::Connect(reason) => format!("{}: {}", reason.row().word, connect_text(*reason)),
@@ -155,7 +155,7 @@ impl Probe {
         let stream = match reached {
             Ok(stream) => stream,
             Err(reason) => {
-                probe.problem = Some(Failure::Connect(reason).text());
+                probe.problem = Some(ProbeFailure::Connect(reason).text());
                 return probe;
             }
         };
@@ -180,32 +180,32 @@ impl Probe {
 
     /// Its TLS, and why it is of no use; `None` where the service has none. `stream` is a connection to it.
     async fn tls(&self, stream: TcpStream) -> Result<Option<(TlsProbe, Option<String>)>, TlsError> {
-        let Some((config, witness)) = self.means.probe(None)? else {
+        let Some((config, recorder)) = self.means.probe(None)? else {
             return Ok(None);
         };
         let agreed = self.handshake(Some(stream), config, PROBE_AFTERMATH).await;
         let mut tls = TlsProbe::default();
-        let mut problem = agreed.as_ref().err().map(Failure::text);
-        tls.note(&witness);
+        let mut problem = agreed.as_ref().err().map(ProbeFailure::text);
+        tls.note(&recorder);
         if let Ok(agreed) = &agreed {
             tls.version = agreed.version.map(TlsVersion::word);
             tls.cipher_suite.clone_from(&agreed.cipher_suite);
             tls.key_exchange.clone_from(&agreed.key_exchange);
         }
-        let is_silent = matches!(agreed, Err(Failure::Connect(_)));
+        let is_silent = matches!(agreed, Err(ProbeFailure::Connect(_)));
         let versions = [TlsVersion::Tls12, TlsVersion::Tls13];
         // One that does not answer would only be waited for again.
         for version in versions.into_iter().filter(|_| !is_silent) {
-            let Some((config, witness)) = self.means.probe(Some(version))? else {
+            let Some((config, recorder)) = self.means.probe(Some(version))? else {
                 continue;
             };
             let agreed = self.handshake(None, config, Duration::ZERO).await;
-            if matches!(agreed, Ok(_) | Err(Failure::NoProtocol)) {
+            if matches!(agreed, Ok(_) | Err(ProbeFailure::NoProtocol)) {
                 tls.accepts.push(version.word());
             }
             tls.alpn = agreed.ok().and_then(|agreed| agreed.alpn).or(tls.alpn);
             if tls.certificate.is_none() {
-                tls.note(&witness);
+                tls.note(&recorder);
             }
         }
         if problem.is_none() {
@@ -221,22 +221,22 @@ impl Probe {
         stream: Option<TcpStream>,
         config: ClientConfig,
         aftermath: Duration,
-    ) -> Result<Agreed, Failure> {
+    ) -> Result<Agreed, ProbeFailure> {
         let attempt = async {
             let mut stream = match stream {
                 Some(stream) => stream,
-                None => self.connect().await.map_err(Failure::Connect)?,
+                None => self.connect().await.map_err(ProbeFailure::Connect)?,
             };
             let reach = &self.service.reach;
             let name = reach.tls.as_ref().and_then(|tls| tls.name.clone());
             let name = name.and_then(|name| name.try_into().ok());
             let name = name.or_else(|| name_of(&self.server));
             let name = name.ok_or_else(|| {
-                Failure::Tls("the server has no name that a certificate could have".to_owned())
+                ProbeFailure::Tls("the server has no name that a certificate could have".to_owned())
             })?;
-            let introduction = own_introduction(reach);
-            let sent = stream.write_all(&introduction).await;
-            sent.map_err(|error| Failure::Tls(error.to_string()))?;
+            let proxy_header = own_proxy_header(reach);
+            let sent = stream.write_all(&proxy_header).await;
+            sent.map_err(|error| ProbeFailure::Tls(error.to_string()))?;
             let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
             let mut session = connecting.await.map_err(|error| of_io(&error))?;
             let agreed = Agreed::of(session.get_ref().1);
@@ -244,7 +244,7 @@ impl Probe {
                 && let Ok(Err(error)) = timeout(aftermath, session.read(&mut [0])).await
                 && let Some(rustls::Error::AlertReceived(alert)) = tls_error(&error)
             {
-                return Err(Failure::Tls(format!(
+                return Err(ProbeFailure::Tls(format!(
                     "it refused the session: {}; see tls_certificate, if it wants the gateway's",
                     alert_name(*alert)
                 )));
@@ -253,17 +253,17 @@ impl Probe {
             Ok(agreed)
         };
         let timed = timeout(self.patience, attempt).await;
-        timed.unwrap_or(Err(Failure::Connect(CloseReason::ConnectTimeout)))
+        timed.unwrap_or(Err(ProbeFailure::Connect(CloseReason::ConnectTimeout)))
     }
 }
 
 impl TlsProbe {
-    fn note(&mut self, witness: &Witness) {
+    fn note(&mut self, recorder: &RecordingVerifier) {
         let Some(Shown {
             chain,
             chain_fault,
             fits_name,
-        }) = witness.shown()
+        }) = recorder.shown()
         else {
             return;
         };
@@ -305,13 +305,13 @@ fn tls_error(error: &std::io::Error) -> Option<&rustls::Error> {
     error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
-fn of_io(error: &std::io::Error) -> Failure {
+fn of_io(error: &std::io::Error) -> ProbeFailure {
     match tls_error(error) {
         Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
-            Failure::NoProtocol
+            ProbeFailure::NoProtocol
         }
-        Some(error) => Failure::Tls(words(error)),
-        None => Failure::Tls(format!("it ended the connection: {error}")),
+        Some(error) => ProbeFailure::Tls(words(error)),
+        None => ProbeFailure::Tls(format!("it ended the connection: {error}")),
     }
 }
 

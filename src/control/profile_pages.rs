@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::changes::{JSON, body_of};
 use super::pages::{Page, Pages, failure, json_page};
-use super::profiles::{Done, Failure, Profiles, With};
+use super::profiles::{Done, ProfileFailure, Profiles, With};
 use super::query::Query;
 use crate::limits::{ADMIN_BODY_MAX, ADMIN_USER_MAX, PROFILE_TEXT_MAX};
 use crate::profiles::StoreError;
@@ -104,7 +104,7 @@ impl Pages {
     pub(super) async fn done(
         &self,
         name: String,
-        change: impl FnOnce(&Profiles, &str) -> Result<Done, Failure> + Send + 'static,
+        change: impl FnOnce(&Profiles, &str) -> Result<Done, ProfileFailure> + Send + 'static,
     ) -> Result<Page, Page> {
         let said = name.clone();
         let done = self.ask(move |profiles| change(profiles, &name)).await?;
@@ -122,7 +122,7 @@ impl Pages {
 
     async fn ask<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&Profiles) -> Result<T, Failure> + Send + 'static,
+        job: impl FnOnce(&Profiles) -> Result<T, ProfileFailure> + Send + 'static,
     ) -> Result<T, Page> {
         self.on_stored(move |reloader| job(&Profiles::new(reloader)))
             .await
@@ -208,11 +208,11 @@ fn tagged(mut page: Page, version: u64) -> Page {
     page
 }
 
-impl From<Failure> for Page {
-    fn from(error: Failure) -> Self {
+impl From<ProfileFailure> for Page {
+    fn from(error: ProfileFailure) -> Self {
         let error = match error {
-            Failure::Wrong(refusal) => return refusal.into(),
-            Failure::Store(error) => error,
+            ProfileFailure::Wrong(refusal) => return refusal.into(),
+            ProfileFailure::Store(error) => error,
         };
         let status = match error {
             StoreError::NoProfile(_) | StoreError::NoVersion(..) => StatusCode::NOT_FOUND,

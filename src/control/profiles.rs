@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::reload::{Asker, Refusal, Reloader, Turn};
+use super::reload::{Refusal, ReloadGuard, ReloadTrigger, Reloader};
 use crate::config::{self, Config, ConfigError, Origin, ProfileText};
-use crate::engine::{Material, ReloadErrors};
+use crate::engine::{Loaded, ReloadErrors};
 use crate::profiles::{
     Change, Changed, NewVersion, Overview, ProfileStore, StoreError, StoredProfile, rollback_note,
     store_of,
@@ -26,14 +26,14 @@ pub(super) struct Profiles {
 
 /// Why something was not done.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum ProfileFailure {
     /// The store's reason.
     Store(StoreError),
     /// The profile, or what it names, is wrong.
     Wrong(Refusal),
 }
 
-impl From<StoreError> for Failure {
+impl From<StoreError> for ProfileFailure {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }
@@ -89,11 +89,11 @@ impl Profiles {
     }
 
     /// Checks a profile and what it names, as a start would. What may be wrong, in lines.
-    pub fn check(&self, name: &str, text: &str) -> Result<Vec<String>, Failure> {
+    pub fn check(&self, name: &str, text: &str) -> Result<Vec<String>, ProfileFailure> {
         self.checked(name, text).map(|(_, findings)| findings)
     }
 
-    fn checked(&self, name: &str, text: &str) -> Result<(Config, Vec<String>), Failure> {
+    fn checked(&self, name: &str, text: &str) -> Result<(Config, Vec<String>), ProfileFailure> {
         let shown = format!("profile {name}");
         let profile = ProfileText {
             text,
@@ -104,9 +104,9 @@ impl Profiles {
         let node = config::load_node(&self.file);
         let config = node.and_then(|node| config::with_profile(&node, &self.file, &profile));
         let config = config.map_err(|error| wrong(&error))?;
-        let findings = Material::check(&config);
-        let findings =
-            findings.map_err(|error| Failure::Wrong(Refusal::from(ReloadErrors::from(error))))?;
+        let findings = Loaded::check(&config);
+        let findings = findings
+            .map_err(|error| ProfileFailure::Wrong(Refusal::from(ReloadErrors::from(error))))?;
         let line = |(file, finding): (PathBuf, _)| format!("{}: {finding}", file.display());
         Ok((
             config,
@@ -115,7 +115,7 @@ impl Profiles {
     }
 
     /// A new version of a profile.
-    pub fn put(&self, name: &str, text: &str, with: &With) -> Result<Done, Failure> {
+    pub fn put(&self, name: &str, text: &str, with: &With) -> Result<Done, ProfileFailure> {
         let mut turn = self.reloader.turn();
         let (config, _) = self.checked(name, text)?;
         let new = NewVersion {
@@ -131,7 +131,12 @@ impl Profiles {
     }
 
     /// The text of an older version, the one before the newest where none is named, as a new version.
-    pub fn roll_back(&self, name: &str, to: Option<u64>, with: With) -> Result<Done, Failure> {
+    pub fn roll_back(
+        &self,
+        name: &str,
+        to: Option<u64>,
+        with: With,
+    ) -> Result<Done, ProfileFailure> {
         let newest = self.read(name, None)?;
         let to = to.or(newest.before()).ok_or_else(|| {
             let message = format!("profile {name} has no older version");
@@ -151,7 +156,7 @@ impl Profiles {
     }
 
     /// Lets the node run on a profile.
-    pub fn assign(&self, name: &str) -> Result<Done, Failure> {
+    pub fn assign(&self, name: &str) -> Result<Done, ProfileFailure> {
         let mut turn = self.reloader.turn();
         let newest = self.read(name, None)?;
         let (config, _) = self.checked(name, &newest.text)?;
@@ -162,7 +167,7 @@ impl Profiles {
     }
 
     /// Lets the node run on no profile, if it is this one that it runs on.
-    pub fn unassign(&self, name: &str) -> Result<Done, Failure> {
+    pub fn unassign(&self, name: &str) -> Result<Done, ProfileFailure> {
         let mut turn = self.reloader.turn();
         if self.overview()?.assigned.as_deref() != Some(name) {
             let message = format!("profile {name} is not assigned, so there is nothing to undo");
@@ -176,10 +181,10 @@ impl Profiles {
     /// nothing is stored; a `config` that makes nothing of it refuses it.
     fn change(
         &self,
-        turn: &mut Turn<'_>,
+        turn: &mut ReloadGuard<'_>,
         change: &Change<'_>,
         config: impl FnOnce(&Changed) -> Option<Config>,
-    ) -> Result<Done, Failure> {
+    ) -> Result<Done, ProfileFailure> {
         let has_own = config::has_profile(&self.file).map_err(|error| wrong(&error))?;
         let mut config = Some(config);
         let (mut generation, mut refused) = (None, None);
@@ -188,7 +193,7 @@ impl Profiles {
                 return true;
             }
             let config = config.take().and_then(|config| config(changed));
-            match config.map(|config| turn.force(config, Asker::Admin)) {
+            match config.map(|config| turn.force(config, ReloadTrigger::Admin)) {
                 Some(Ok(new)) => generation = Some(new),
                 Some(Err(refusal)) => refused = Some(refusal),
                 None => {}
@@ -197,11 +202,11 @@ impl Profiles {
         });
         let changed = match (result, refused) {
             (Ok(changed), _) => changed,
-            (Err(_), Some(refusal)) => return Err(Failure::Wrong(refusal)),
+            (Err(_), Some(refusal)) => return Err(ProfileFailure::Wrong(refusal)),
             (Err(error), None) => {
                 if generation.is_some() {
                     // In force and not kept: back to what is.
-                    let _ = turn.reload(Asker::Admin);
+                    let _ = turn.reload(ReloadTrigger::Admin);
                 }
                 return Err(error.into());
             }
@@ -209,7 +214,10 @@ impl Profiles {
         turn.has_stored();
         if !changed.stored && changed.assigned && !has_own {
             // Stored before by somebody who did not put it into force.
-            generation = Some(turn.reload(Asker::Admin).map_err(Failure::Wrong)?);
+            generation = Some(
+                turn.reload(ReloadTrigger::Admin)
+                    .map_err(ProfileFailure::Wrong)?,
+            );
         }
         Ok(Done {
             changed,
@@ -217,7 +225,7 @@ impl Profiles {
         })
     }
 
-    pub fn delete(&self, name: &str, expect: Option<u64>) -> Result<(), Failure> {
+    pub fn delete(&self, name: &str, expect: Option<u64>) -> Result<(), ProfileFailure> {
         let _turn = self.reloader.turn();
         self.store
             .change(&Change::Delete { name, expect }, &mut |_| true)?;
@@ -225,8 +233,8 @@ impl Profiles {
     }
 }
 
-fn wrong(error: &ConfigError) -> Failure {
-    Failure::Wrong(Refusal::from(error))
+fn wrong(error: &ConfigError) -> ProfileFailure {
+    ProfileFailure::Wrong(Refusal::from(error))
 }
 
 /// A config whose profile is this version of the store.

@@ -7,7 +7,7 @@ use crate::limits::{DEVICES_LISTED_MAX, TUNNELS_LISTED_MAX};
 use crate::observe::{Stage, TunnelFilter};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
+pub(super) enum HistogramFormat {
     Json,
     Hgrm,
     Buckets,
@@ -17,7 +17,7 @@ pub(super) enum Format {
 /// The parameters; `None` and empty where they are not given. Each is given once at most.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Query {
-    pub format: Option<Format>,
+    pub format: Option<HistogramFormat>,
     pub stage: Option<Stage>,
     pub limit: Option<usize>,
     /// Which tunnels.
@@ -39,7 +39,7 @@ pub(super) struct Query {
     /// Whether only the root of a chain is wanted.
     pub root: bool,
     /// How a certificate is exported.
-    pub export: Option<certs::Format>,
+    pub export: Option<certs::ExportFormat>,
 }
 
 impl Query {
@@ -50,7 +50,7 @@ impl Query {
             let value = decoded(value)?;
             let filter = &mut parsed.tunnels;
             let is_new = match name {
-                "format" => match certs::Format::from_word(&value) {
+                "format" => match certs::ExportFormat::from_word(&value) {
                     Some(format) => put(&mut parsed.export, format),
                     None => put(&mut parsed.format, format(&value)?),
                 },
@@ -98,12 +98,12 @@ pub(super) fn decoded(text: &str) -> Result<String, String> {
         .map_err(|_| "a name is not UTF-8 text in percent-encoding".to_owned())
 }
 
-fn format(word: &str) -> Result<Format, String> {
+fn format(word: &str) -> Result<HistogramFormat, String> {
     match word {
-        "json" => Ok(Format::Json),
-        "hgrm" => Ok(Format::Hgrm),
-        "buckets" => Ok(Format::Buckets),
-        "percentiles" => Ok(Format::Percentiles),
+        "json" => Ok(HistogramFormat::Json),
+        "hgrm" => Ok(HistogramFormat::Hgrm),
+        "buckets" => Ok(HistogramFormat::Buckets),
+        "percentiles" => Ok(HistogramFormat::Percentiles),
         _ => Err("format is json, hgrm, buckets or percentiles, and pem, der or mobileconfig of a certificate".to_owned()),
     }
 }
@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(
             Query::parse("format=hgrm&stage=first-byte&limit=0"),
             Ok(Query {
-                format: Some(Format::Hgrm),
+                format: Some(HistogramFormat::Hgrm),
                 stage: Some(Stage::FirstByte),
                 limit: Some(0),
                 ..Query::default()

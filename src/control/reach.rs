@@ -8,7 +8,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 
 use crate::backend::{
-    Progress, ResolveError, ResolverHandle, Upstream, UpstreamAnswer, in_order, of_name,
+    Progress, ProxyResponse, ResolveError, ResolverHandle, Upstream, in_order, of_name,
     of_upstream, reason_of,
 };
 use crate::config::{Host, HostPort};
@@ -80,7 +80,7 @@ async fn through(
     let gone = |_| CloseReason::UpstreamProtocol;
     let request = upstream.request(server);
     stream.write_all(&request).await.map_err(gone)?;
-    let mut answer = UpstreamAnswer::default();
+    let mut answer = ProxyResponse::default();
     let mut buffer = vec![0; PROXY_ANSWER_MAX];
     loop {
         let seen = stream.peek(&mut buffer).await.map_err(gone)?;

@@ -43,7 +43,7 @@ pub async fn watch_files(reloader: Arc<Reloader>) {
 
 /// Who asks for a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asker {
+pub enum ReloadTrigger {
     /// SIGHUP.
     Signal,
     /// A file has changed.
@@ -54,7 +54,7 @@ pub enum Asker {
     Successor,
 }
 
-impl fmt::Display for Asker {
+impl fmt::Display for ReloadTrigger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Signal => "signal",
@@ -184,7 +184,7 @@ impl Reloader {
     ///
     /// # Errors
     /// [`Refusal`], counted and logged; the state before stays in force.
-    pub fn reload(&self, by: Asker) -> Result<u64, Refusal> {
+    pub fn reload(&self, by: ReloadTrigger) -> Result<u64, Refusal> {
         let watched = self.watched.lock();
         let mut watched = watched.unwrap_or_else(PoisonError::into_inner);
         self.attempt(&mut watched, by)
@@ -204,9 +204,9 @@ impl Reloader {
     /// what is stored, profiles and certificates. Whoever has it waits for nothing that a thread of the control core does,
     /// and takes the file of profiles and the engine's own turn after it, not before. For a thread that may wait.
     #[must_use]
-    pub(super) fn turn(&self) -> Turn<'_> {
+    pub(super) fn turn(&self) -> ReloadGuard<'_> {
         let watched = self.watched.lock();
-        Turn {
+        ReloadGuard {
             watched: watched.unwrap_or_else(PoisonError::into_inner),
             reloader: self,
         }
@@ -215,7 +215,7 @@ impl Reloader {
     /// As [`reload`](Self::reload), on a thread of its own, behind everything else.
     pub fn in_background(
         self: &Arc<Self>,
-        by: Asker,
+        by: ReloadTrigger,
         reply: impl FnOnce(Result<u64, Refusal>) + Send + 'static,
     ) {
         let reloader = self.clone();
@@ -235,7 +235,7 @@ impl Reloader {
         };
         if !self.node.is_draining() && watched.is_due(|| config::load(&self.path).err()) {
             // Logged and remembered.
-            let _ = self.attempt(&mut watched, Asker::Files);
+            let _ = self.attempt(&mut watched, ReloadTrigger::Files);
         }
     }
 
@@ -245,7 +245,7 @@ impl Reloader {
         self.lock_refused().clone()
     }
 
-    fn attempt(&self, watched: &mut Watched, by: Asker) -> Result<u64, Refusal> {
+    fn attempt(&self, watched: &mut Watched, by: ReloadTrigger) -> Result<u64, Refusal> {
         watched.note();
         let config = config::load(&self.path);
         self.take(watched, config, by)
@@ -255,7 +255,7 @@ impl Reloader {
         &self,
         watched: &mut Watched,
         config: Result<Config, ConfigError>,
-        by: Asker,
+        by: ReloadTrigger,
     ) -> Result<u64, Refusal> {
         // Servers are resolved with what stands there now, whatever comes of the config.
         self.node.names().reread();
@@ -293,14 +293,14 @@ impl Reloader {
 }
 
 /// The only change that is on the way.
-pub(super) struct Turn<'r> {
+pub(super) struct ReloadGuard<'r> {
     reloader: &'r Reloader,
     watched: MutexGuard<'r, Watched>,
 }
 
-impl Turn<'_> {
+impl ReloadGuard<'_> {
     /// As [`Reloader::reload`].
-    pub fn reload(&mut self, by: Asker) -> Result<u64, Refusal> {
+    pub fn reload(&mut self, by: ReloadTrigger) -> Result<u64, Refusal> {
         self.reloader.attempt(&mut self.watched, by)
     }
 
@@ -308,7 +308,7 @@ impl Turn<'_> {
     ///
     /// # Errors
     /// [`Refusal`], counted and logged; the state before stays in force.
-    pub fn force(&mut self, config: Config, by: Asker) -> Result<u64, Refusal> {
+    pub fn force(&mut self, config: Config, by: ReloadTrigger) -> Result<u64, Refusal> {
         self.watched.note();
         self.reloader.take(&mut self.watched, Ok(config), by)
     }

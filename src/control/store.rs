@@ -1,4 +1,4 @@
-//! The pages of the certificate store: requests in, answers out. What is done stands in `keeper`.
+//! The pages of the certificate store: requests in, answers out. What is done stands in `node_store`.
 
 use std::path::PathBuf;
 
@@ -13,11 +13,11 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::changes::json_body;
-use super::keeper::{Keeper, Trouble};
+use super::node_store::{NodeStore, Trouble};
 use super::pages::{Page, Pages, failure, json_page, page};
 use super::query::Query;
-use super::reload::Turn;
-use crate::certs::{Candidate, CertError, Name, Reference, Role, Source};
+use super::reload::ReloadGuard;
+use crate::certs::{Candidate, CertError, CertFile, Name, Reference, Role};
 use crate::files::FileError;
 use crate::findings::Problem;
 use crate::limits::{ADMIN_CERTIFICATE_MAX, CERTIFICATE_PASSWORD_MAX, MAX_CERTIFICATE_FILE};
@@ -34,7 +34,7 @@ struct Upload {
 impl Pages {
     /// All certificates of the store.
     pub(super) async fn certificates(&self) -> Result<Page, Page> {
-        let certificates = self.keep(|keeper| Ok(keeper.list()?)).await?;
+        let certificates = self.keep(|node_store| Ok(node_store.list()?)).await?;
         let body = json!({"certificates": certificates});
         Ok(json_page(StatusCode::OK, &body))
     }
@@ -42,7 +42,9 @@ impl Pages {
     /// One certificate.
     pub(super) async fn certificate(&self, named: [String; 2]) -> Result<Page, Page> {
         let wanted = reference(&named)?;
-        let entry = self.keep(move |keeper| Ok(keeper.get(&wanted)?)).await?;
+        let entry = self
+            .keep(move |node_store| Ok(node_store.get(&wanted)?))
+            .await?;
         Ok(json_page(StatusCode::OK, &entry))
     }
 
@@ -55,7 +57,7 @@ impl Pages {
         let wanted = reference(&named)?;
         let (format, root) = (query.export.unwrap_or_default(), query.root);
         let file = format!("{}.{}", wanted.name, format.word());
-        let content = self.keep(move |keeper| Ok(keeper.export(&wanted, format, root)?));
+        let content = self.keep(move |node_store| Ok(node_store.export(&wanted, format, root)?));
         let mut page = page(StatusCode::OK, format.media_type(), content.await?);
         let saved = HeaderValue::try_from(format!("attachment; filename=\"{file}\""));
         let saved = saved.expect("a certificate's name has no control characters");
@@ -68,7 +70,7 @@ impl Pages {
     pub(super) async fn delete_certificate(&self, named: [String; 2]) -> Result<Page, Page> {
         let wanted = reference(&named)?;
         let deleted = wanted.clone();
-        self.keep_in_turn(move |keeper, turn| Ok(keeper.delete(turn, &deleted)?))
+        self.keep_in_turn(move |node_store, turn| Ok(node_store.delete(turn, &deleted)?))
             .await?;
         let Reference { role, name } = &wanted;
         let kind = role.word();
@@ -90,15 +92,15 @@ impl Pages {
         let upload: Upload = json_body(parts, body, ADMIN_CERTIFICATE_MAX, shape).await?;
         let replace = query.replace;
         if query.dry_run {
-            let look = move |keeper: &Keeper| {
-                let candidate = upload.candidate(&wanted, keeper.host())?;
-                Ok(keeper.look(&wanted, &candidate)?)
+            let look = move |node_store: &NodeStore| {
+                let candidate = upload.candidate(&wanted, node_store.host())?;
+                Ok(node_store.look(&wanted, &candidate)?)
             };
             return Ok(json_page(StatusCode::OK, &self.keep(look).await?));
         }
-        let import = move |keeper: &Keeper, turn: &mut Turn<'_>| {
-            let candidate = upload.candidate(&wanted, keeper.host())?;
-            Ok(keeper.import(turn, &wanted, &candidate, replace)?)
+        let import = move |node_store: &NodeStore, turn: &mut ReloadGuard<'_>| {
+            let candidate = upload.candidate(&wanted, node_store.host())?;
+            Ok(node_store.import(turn, &wanted, &candidate, replace)?)
         };
         let entry = self.keep_in_turn(import).await?;
         let (kind, name) = (entry.role.word(), &entry.name);
@@ -108,20 +110,20 @@ impl Pages {
 
     async fn keep<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&Keeper) -> Result<T, Refused> + Send + 'static,
+        job: impl FnOnce(&NodeStore) -> Result<T, Refused> + Send + 'static,
     ) -> Result<T, Page> {
-        self.on_stored(move |reloader| job(&Keeper::new(&reloader.config())))
+        self.on_stored(move |reloader| job(&NodeStore::new(&reloader.config())))
             .await
     }
 
     /// Uses the store while nothing else changes, also not the config in force.
     async fn keep_in_turn<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&Keeper, &mut Turn<'_>) -> Result<T, Refused> + Send + 'static,
+        job: impl FnOnce(&NodeStore, &mut ReloadGuard<'_>) -> Result<T, Refused> + Send + 'static,
     ) -> Result<T, Page> {
         self.on_stored(move |reloader| {
             let mut turn = reloader.turn();
-            job(&Keeper::new(&reloader.config()), &mut turn)
+            job(&NodeStore::new(&reloader.config()), &mut turn)
         })
         .await
     }
@@ -142,7 +144,7 @@ impl Upload {
                 return Err(Refused::Trouble(error.into()));
             }
             let path = PathBuf::from(format!("the {what}"));
-            Ok(Source { path, bytes })
+            Ok(CertFile { path, bytes })
         };
         let file = source("file", &self.file)?;
         let key = self

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
-use super::material::{LoadError, Problems};
+use super::loaded::{LoadError, Problems};
 use super::node::Node;
 use super::reload::ReloadErrors;
 use crate::certs::self_signed::{CERTIFICATE_FILE, NEXT_CERTIFICATE_FILE, Plan, Prepared};
@@ -72,9 +72,9 @@ impl Held {
 
 /// The server certificates of a configuration, without their keys, and its files of group certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Holding(Arc<[Held]>);
+pub(super) struct Inventory(Arc<[Held]>);
 
-impl Holding {
+impl Inventory {
     /// When each server certificate ends, in seconds since 1970.
     pub(super) fn ends(&self) -> impl Iterator<Item = u64> {
         let shown = self.0.iter().filter(|held| held.role != Role::Group);
@@ -115,7 +115,7 @@ pub(super) struct Certificates {
     /// Of the services that have certificates of their own, by their index.
     pub named: HashMap<usize, ServerCertificates>,
     /// All of them.
-    pub holding: Holding,
+    pub inventory: Inventory,
     /// What may be wrong with them, with their files.
     pub findings: Vec<(PathBuf, Problem)>,
     /// Where none is named.
@@ -134,7 +134,7 @@ impl Certificates {
             file: file.clone(),
             term: *term,
         });
-        self.holding = Holding(self.holding.0.iter().cloned().chain(group).collect());
+        self.inventory = Inventory(self.inventory.0.iter().cloned().chain(group).collect());
         self.findings.extend(findings);
         self
     }
@@ -194,18 +194,18 @@ pub(super) type PlanSelfSigned = fn(&Path, &[String]) -> Result<Plan, CertError>
 ///
 /// # Errors
 /// [`CertError`].
-pub(super) fn self_signed(config: &Config) -> Result<Holding, CertError> {
+pub(super) fn self_signed(config: &Config) -> Result<Inventory, CertError> {
     let mut reading = Reading::default();
     reading.self_signed(config, Plan::new)?;
     let held = reading.read.into_iter().map(|one| one.held);
-    Ok(Holding(held.collect()))
+    Ok(Inventory(held.collect()))
 }
 
 impl Node {
     /// The server certificates and the files of group certificates, each as it is now.
     #[must_use]
     pub fn certificates(&self) -> Vec<CertificateInfo> {
-        self.lock_holding().list(unix_now())
+        self.lock_inventory().list(unix_now())
     }
 
     /// Times that a server certificate took over from one that had expired.
@@ -232,19 +232,21 @@ impl Node {
             return Ok(false);
         }
         let found = self_signed(&config).map_err(LoadError::from)?;
-        if self.lock_holding().contains(&found) {
+        if self.lock_inventory().contains(&found) {
             return Ok(false);
         }
         self.read_again()?;
         Ok(true)
     }
 
-    pub(super) fn hold(&self, holding: Holding) {
-        *self.lock_holding() = holding;
+    pub(super) fn hold(&self, inventory: Inventory) {
+        *self.lock_inventory() = inventory;
     }
 
-    fn lock_holding(&self) -> MutexGuard<'_, Holding> {
-        self.holding.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_inventory(&self) -> MutexGuard<'_, Inventory> {
+        self.inventory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -372,7 +374,7 @@ impl Reading {
         let held = self.read.iter().map(|one| one.held.clone());
         // Services may share a certificate, which is one all the same.
         let held = held.filter(|held| seen.insert((held.role, held.file.clone())));
-        let holding = Holding(held.collect());
+        let inventory = Inventory(held.collect());
         let mut general = ServerCertificates {
             line: Vec::new(),
             additional: Vec::new(),
@@ -391,7 +393,7 @@ impl Reading {
         Ok(Certificates {
             general: Arc::new(general),
             named,
-            holding,
+            inventory,
             findings: self.findings,
             self_signed: self.plan,
         })

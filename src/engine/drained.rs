@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::Fleet;
+use crate::backend::Backends;
 use crate::certs::CertError;
 use crate::files::{self, Mode};
 use crate::limits::DRAINED_FILE_MAX;
@@ -41,16 +41,20 @@ impl Drained {
 
     /// Drains what the list names. A list that cannot be read is said in the log, and drains nothing: a node that does not
     /// start would be worse.
-    pub fn restore(&self, fleet: &Fleet) {
+    pub fn restore(&self, backends: &Backends) {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         match self.read() {
             Ok(list) => {
-                for info in fleet.list().iter().filter(|info| info.state != "drained") {
+                for info in backends
+                    .list()
+                    .iter()
+                    .filter(|info| info.state != "drained")
+                {
                     let (service, server) = (&info.service, &info.server);
                     let is_meant =
                         |named: &Named| named.service == *service && named.server == *server;
                     if list.iter().any(is_meant) {
-                        fleet.drain(service, server, true);
+                        backends.drain(service, server, true);
                         tracing::info!(service, server, "the server is drained, as it was before");
                     }
                 }
@@ -69,12 +73,12 @@ impl Drained {
     /// The list cannot be written; nothing has changed then.
     pub fn set(
         &self,
-        fleet: &Fleet,
+        backends: &Backends,
         (service, server): (&str, &str),
         drained: bool,
     ) -> Result<Option<ServerInfo>, CertError> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let servers = fleet.list();
+        let servers = backends.list();
         let is_meant = |info: &ServerInfo| info.service == service && info.server == server;
         if !servers.iter().any(is_meant) {
             return Ok(None);
@@ -88,7 +92,7 @@ impl Drained {
             server: info.server.clone(),
         });
         self.write(&list.collect())?;
-        Ok(fleet.drain(service, server, drained))
+        Ok(backends.drain(service, server, drained))
     }
 
     fn read(&self) -> io::Result<BTreeSet<Named>> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rustls::pki_types::CertificateDer;
 
 use super::certificates::read_password;
-use super::material::{LoadError, Problems};
+use super::loaded::{LoadError, Problems};
 use crate::certs::group::together;
 use crate::certs::{self, CertError, Term};
 use crate::config::DeviceAuth;

@@ -40,7 +40,7 @@ pub(super) struct Open {
 }
 
 /// What a core is to accept from, at one address.
-pub(super) struct Source {
+pub(super) struct ListenSource {
     pub by: ListenerKind,
     pub at: Arc<Open>,
     /// None where the core has them already.
@@ -50,7 +50,7 @@ pub(super) struct Source {
 /// Addresses that can be put into force: each socket that it takes is open.
 pub(super) struct Opened {
     open: Vec<(ListenerKind, Arc<Open>)>,
-    of_cores: Vec<Vec<Source>>,
+    of_cores: Vec<Vec<ListenSource>>,
 }
 
 impl Listeners {
@@ -95,7 +95,7 @@ impl Listeners {
             let shares = share(sockets, cores).map_err(failed)?;
             for (of_core, sockets) in opened.of_cores.iter_mut().zip(shares) {
                 let at = entry.clone();
-                of_core.push(Source { by, at, sockets });
+                of_core.push(ListenSource { by, at, sockets });
             }
             opened.open.push((by, entry));
         }
@@ -143,7 +143,7 @@ impl Listeners {
     /// From now on these are the node's. Addresses that are not among them are closed: nothing new comes in, and what the
     /// system has completed is for the cores to take.
     /// Gives back for each core all that it is to accept from.
-    pub fn replace(&mut self, opened: Opened) -> Vec<Vec<Source>> {
+    pub fn replace(&mut self, opened: Opened) -> Vec<Vec<ListenSource>> {
         let before = std::mem::replace(&mut self.open, opened.open);
         for (by, entry) in &self.open {
             if !before.iter().any(|(_, old)| Arc::ptr_eq(old, entry)) {
@@ -398,7 +398,7 @@ mod tests {
             let wanted = wanted.iter().copied();
             listeners.open(wanted, 2, &mut Inherited::default())
         };
-        let fresh = |sources: &[Vec<Source>]| -> Vec<usize> {
+        let fresh = |sources: &[Vec<ListenSource>]| -> Vec<usize> {
             sources[0]
                 .iter()
                 .map(|source| source.sockets.len())

@@ -8,7 +8,7 @@ mod group;
 mod handover;
 mod inherited;
 mod listeners;
-mod material;
+mod loaded;
 mod node;
 mod peak;
 mod profile;
@@ -21,7 +21,7 @@ mod sweeper;
 mod worker;
 
 pub use inherited::{ADMIN, Inherited, NamedSocket};
-pub use material::{Doubts, LoadError, Material};
+pub use loaded::{Doubts, LoadError, Loaded};
 pub use node::{DrainError, EngineError, Node};
 pub use profile::InForce;
 pub use registry::{ChangeError, ChangeReply, Registry, StoreError};

@@ -7,21 +7,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
-use super::certificates::Holding;
+use super::certificates::Inventory;
 use super::drained::Drained;
 use super::handover::Handover;
 use super::inherited::{Inherited, NamedSocket};
-use super::listeners::{Listeners, Source};
-use super::material::{LoadError, Material};
+use super::listeners::{ListenSource, Listeners};
+use super::loaded::{LoadError, Loaded};
 use super::peak::Peak;
 use super::registry::{ChangeError, Registry, Tell};
 use super::revocation::Revocation;
 use super::sizes::Sizes;
 use super::succession::Predecessor;
 use super::sweeper::Sweeper;
-use super::worker::{self, Place};
+use super::worker::{self, CoreSetup};
 use crate::access::{Causes, Core, Gates, Quota, Snapshot};
-use crate::backend::{Dialer, Fleet, Group, OwnAddresses, ResolverHandle, Watch};
+use crate::backend::{Backends, Dialer, Group, OwnAddresses, ResolverHandle, Watch};
 use crate::certs::CertError;
 use crate::config::{Config, ListenerKind};
 use crate::observe::{AuditHandle, CoreMetrics, ServerInfo, TunnelFilter, TunnelInfo};
@@ -110,10 +110,10 @@ pub struct Node {
     pub(super) revocation: Revocation,
     pub(super) resumption: Mutex<Arc<Resumption>>,
     /// The server certificates, and how often one took over from another.
-    pub(super) holding: Mutex<Holding>,
+    pub(super) inventory: Mutex<Inventory>,
     pub(super) takeovers: AtomicU64,
     own: Arc<Published<OwnAddresses>>,
-    pub(super) fleet: Fleet,
+    pub(super) backends: Backends,
     drained: Drained,
     /// The servers that are checked.
     watches: Mutex<Arc<[Watch]>>,
@@ -150,21 +150,21 @@ impl Node {
     ) -> Result<Self, EngineError> {
         let cores = config.engine.cores.len();
         let (listeners, sources, spare) = open_listeners(&config, inherited)?;
-        let mut material = Material::load(&config)?;
-        material.log_findings();
+        let mut loaded = Loaded::load(&config)?;
+        loaded.log_findings();
         let sweeper = Arc::new(Sweeper::default());
         let told = sweeper.clone();
         let tell = predecessor.clone().map(|predecessor| -> Tell {
             Box::new(move |devices| predecessor.devices_changed(devices))
         });
-        let revocation = Revocation::new(std::mem::take(&mut material.crls));
+        let revocation = Revocation::new(std::mem::take(&mut loaded.crls));
         let own = OwnAddresses::read().map_err(EngineError::Interfaces)?;
         let quota = Arc::new(Quota::default());
-        let (fleet, gates) = (Fleet::default(), Gates::default());
-        let groups = fleet.prepare(&config.profile.services);
-        let snapshots = material.snapshots(cores, &revocation, &groups, &gates)?;
-        let watches = material.watches(&groups)?;
-        let written = material.prepare()?;
+        let (backends, gates) = (Backends::default(), Gates::default());
+        let groups = backends.prepare(&config.profile.services);
+        let snapshots = loaded.snapshots(cores, &revocation, &groups, &gates)?;
+        let watches = loaded.watches(&groups)?;
+        let written = loaded.prepare()?;
         // Last of what reads, since it is the first that writes to the state folder.
         let registry = Registry::start(&config, move || told.changed(Causes::DEVICES), tell)?;
         let mut node = Self {
@@ -185,11 +185,11 @@ impl Node {
             registry,
             sweeper,
             revocation,
-            resumption: Mutex::new(material.resumption.clone()),
-            holding: Mutex::new(material.holding()),
+            resumption: Mutex::new(loaded.resumption.clone()),
+            inventory: Mutex::new(loaded.inventory()),
             takeovers: AtomicU64::new(0),
             own: Arc::new(Published::new(own)),
-            fleet,
+            backends,
             drained: Drained::new(&config.state_dir),
             watches: Mutex::new(Arc::new([])),
             quota,
@@ -213,7 +213,7 @@ impl Node {
         &mut self,
         config: &Config,
         snapshots: Vec<Snapshot>,
-        sources: Vec<Vec<Source>>,
+        sources: Vec<Vec<ListenSource>>,
         audit: &AuditHandle,
         resolver: &ResolverHandle,
     ) -> Result<(), EngineError> {
@@ -224,7 +224,7 @@ impl Node {
         for (index, ((&cpu, snapshot), sources)) in each.enumerate() {
             let load = handover.load(index);
             let make = self.core(index, snapshot, load, audit, resolver);
-            let place = Place {
+            let place = CoreSetup {
                 cpu,
                 sources,
                 sizes,
@@ -333,9 +333,9 @@ impl Node {
     }
 
     pub(super) fn commit(&self, watches: Arc<[Watch]>, groups: Arc<[Option<Arc<Group>>]>) {
-        self.fleet.commit(groups);
+        self.backends.commit(groups);
         *self.watches.lock().unwrap_or_else(PoisonError::into_inner) = watches;
-        self.drained.restore(&self.fleet);
+        self.drained.restore(&self.backends);
     }
 
     /// Takes new tunnels away from a server, or gives them back; written down first. What is known of it then; `None` if
@@ -352,13 +352,15 @@ impl Node {
         if self.follows() {
             return Err(DrainError::Succeeded(ChangeError::Succeeded));
         }
-        Ok(self.drained.set(&self.fleet, (service, server), drained)?)
+        Ok(self
+            .drained
+            .set(&self.backends, (service, server), drained)?)
     }
 
     /// The servers of all services.
     #[must_use]
-    pub fn fleet(&self) -> &Fleet {
-        &self.fleet
+    pub fn backends(&self) -> &Backends {
+        &self.backends
     }
 
     /// The servers that are to be checked, as the configuration in force says.
@@ -578,7 +580,7 @@ impl Node {
 fn open_listeners(
     config: &Config,
     inherited: &mut Inherited,
-) -> Result<(Listeners, Vec<Vec<Source>>, Inherited), EngineError> {
+) -> Result<(Listeners, Vec<Vec<ListenSource>>, Inherited), EngineError> {
     let mut listeners = Listeners::default();
     let addresses = config.profile.listener.addresses();
     let opened = listeners.open(addresses, config.engine.cores.len(), inherited)?;

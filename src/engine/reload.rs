@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::inherited::Inherited;
 use super::listeners::Opened;
-use super::material::{LoadError, Material, Problems};
+use super::loaded::{LoadError, Loaded, Problems};
 use super::node::{EngineError, Node};
 use super::worker;
 use crate::access::Snapshot;
@@ -105,16 +105,16 @@ impl Node {
             }
             false => problems.note(self.registry.read(&config)),
         };
-        let material = problems.note(Material::load_beside(&config, Some(&self.revocation)));
+        let loaded = problems.note(Loaded::load_beside(&config, Some(&self.revocation)));
         errors.extend(problems.0.into_iter().map(ReloadError::Load));
-        let (Some(source), Some(mut material), true) = (source, material, errors.is_empty()) else {
+        let (Some(source), Some(mut loaded), true) = (source, loaded, errors.is_empty()) else {
             return Err(ReloadErrors(errors));
         };
-        material.continue_sessions(&self.resumption())?;
-        let groups = self.fleet.prepare(&config.profile.services);
-        let watches = material.watches(&groups)?;
+        loaded.continue_sessions(&self.resumption())?;
+        let groups = self.backends.prepare(&config.profile.services);
+        let watches = loaded.watches(&groups)?;
         let snapshots =
-            material.snapshots(self.cores.len(), &self.revocation, &groups, &self.gates)?;
+            loaded.snapshots(self.cores.len(), &self.revocation, &groups, &self.gates)?;
         let opened = match self.is_draining() {
             true => None,
             false => Some(self.open_listeners(&config)?),
@@ -122,19 +122,19 @@ impl Node {
         // The state folder is the other process's.
         let written = match follows {
             true => Prepared::default(),
-            false => material.prepare()?,
+            false => loaded.prepare()?,
         };
         // The last that can fail: the registry, and before it takes effect what it waits for.
         self.registry
             .rebase(source, || written.commit().map_err(LoadError::from))?;
-        self.revocation.replace(std::mem::take(&mut material.crls));
+        self.revocation.replace(std::mem::take(&mut loaded.crls));
         self.commit(watches, groups);
         self.gates.configure(&config.profile);
         self.configure_cores(snapshots, opened);
         self.revocation_changed();
-        material.log_findings();
-        *self.lock_resumption() = material.resumption.clone();
-        self.hold(material.holding());
+        loaded.log_findings();
+        *self.lock_resumption() = loaded.resumption.clone();
+        self.hold(loaded.inventory());
         *self.lock_config() = config;
         self.generation.fetch_add(1, Ordering::Relaxed);
         if let Some(predecessor) = &self.predecessor {

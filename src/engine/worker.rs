@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::handover::{Accepted, Handover};
-use super::listeners::{Open, Source};
+use super::listeners::{ListenSource, Open};
 use super::node::EngineError;
 use super::peak::Peak;
 use super::sizes::Sizes;
@@ -23,9 +23,9 @@ use crate::observe::{TunnelFilter, TunnelInfo};
 use crate::ring::{self, Either, Remote, Runtime, RuntimeConfig, Signal, TcpListener, TcpStream};
 
 /// Where a core runs and what it shares with the others.
-pub(super) struct Place {
+pub(super) struct CoreSetup {
     pub cpu: usize,
-    pub sources: Vec<Source>,
+    pub sources: Vec<ListenSource>,
     pub sizes: Sizes,
     pub handover: Arc<Handover>,
 }
@@ -63,14 +63,14 @@ impl Listener {
 
 impl Here {
     /// Accepts from all of `sources`, and from nothing else any more.
-    fn listen(self: &Rc<Self>, sources: Vec<Source>) -> io::Result<()> {
+    fn listen(self: &Rc<Self>, sources: Vec<ListenSource>) -> io::Result<()> {
         let now = self.core.snapshot.borrow().listener.clone();
         let accepted_by = |kind| AcceptedBy {
             kind,
             settings: now.clone(),
         };
         for listener in &*self.listeners.borrow() {
-            let same = |source: &&Source| Arc::ptr_eq(&source.at, &listener.at);
+            let same = |source: &&ListenSource| Arc::ptr_eq(&source.at, &listener.at);
             match sources.iter().find(same) {
                 Some(source) => {
                     listener.by.replace(accepted_by(source.by));
@@ -81,7 +81,7 @@ impl Here {
                 None => listener.close(&now),
             }
         }
-        for Source { by, at, sockets } in sources {
+        for ListenSource { by, at, sockets } in sources {
             for socket in sockets {
                 let socket = TcpListener::from_socket(socket)?;
                 let listener = Rc::new(Listener {
@@ -175,7 +175,7 @@ pub(super) fn replace_snapshot(snapshot: Snapshot) {
 }
 
 /// Accepts from all of `sources` on this thread's core, and from nothing else any more.
-pub(super) fn listen(sources: Vec<Source>) {
+pub(super) fn listen(sources: Vec<ListenSource>) {
     let here = HERE.with_borrow(Clone::clone);
     if let Some(here) = here
         && !here.stop.is_raised()
@@ -219,7 +219,7 @@ pub(super) fn stop(refuse: bool) {
 
 /// Starts a core.
 pub(super) fn start(
-    place: Place,
+    place: CoreSetup,
     make_core: impl FnOnce() -> Core + Send + 'static,
 ) -> Result<(Remote, thread::JoinHandle<()>), EngineError> {
     let (sender, receiver) = mpsc::channel();
@@ -234,11 +234,11 @@ pub(super) fn start(
 }
 
 fn run(
-    place: Place,
+    place: CoreSetup,
     make_core: impl FnOnce() -> Core,
     started: &mpsc::Sender<Result<Remote, EngineError>>,
 ) {
-    let Place {
+    let CoreSetup {
         cpu,
         sources,
         sizes,

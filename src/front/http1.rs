@@ -11,7 +11,7 @@ use crate::limits::{CLIENT_GONE_AFTER, LINGER};
 use crate::reason::CloseReason;
 use crate::ring::{self, RingBuf};
 use crate::tls::{Received, ServerStream, StreamError};
-use crate::tunnel::Behind;
+use crate::tunnel::ReadAhead;
 
 /// From the request to an open tunnel, an answer or a refusal.
 pub(super) async fn session(
@@ -34,13 +34,13 @@ pub(super) async fn session(
     let asking = request(&tls, carry);
     let asked = in_time(core, patience, CloseReason::RequestTimeout, asking).await;
     let Some(asked) = asked else { return };
-    let (request, behind) = match asked {
-        Ok((request, behind)) => (Ok(request), behind),
-        Err(reason) => (Err(reason), Behind::default()),
+    let (request, read_ahead) = match asked {
+        Ok((request, read_ahead)) => (Ok(request), read_ahead),
+        Err(reason) => (Err(reason), ReadAhead::default()),
     };
     let front = Session {
         tls,
-        behind,
+        read_ahead,
         counted,
     };
     match request {
@@ -53,7 +53,7 @@ pub(super) async fn session(
 async fn request(
     tls: &ServerStream,
     mut carry: Option<RingBuf>,
-) -> Result<(Request, Behind), CloseReason> {
+) -> Result<(Request, ReadAhead), CloseReason> {
     let mut parser = RequestParser::new();
     loop {
         let pieces = match tls.recv(carry).await {
@@ -75,7 +75,7 @@ async fn request(
         }
         carry = pieces.into_rest();
         if let Some(Parsed { request, early }) = parsed {
-            return Ok((request, Behind { early, carry }));
+            return Ok((request, ReadAhead { early, carry }));
         }
     }
 }
@@ -83,7 +83,7 @@ async fn request(
 /// A session that has asked.
 struct Session<C> {
     tls: ServerStream,
-    behind: Behind,
+    read_ahead: ReadAhead,
     counted: C,
 }
 
@@ -95,15 +95,15 @@ impl<C: 'static> Front for Session<C> {
     /// request may hold the session's end in order, which is none.
     async fn gone(&mut self) {
         ring::sleep(CLIENT_GONE_AFTER).await;
-        if self.behind.carry.is_some() || !self.tls.is_cut().await {
+        if self.read_ahead.carry.is_some() || !self.tls.is_cut().await {
             std::future::pending::<()>().await;
         }
     }
 
-    async fn accept(self, agreed: Agreed) -> Option<(ServerStream, Behind, C)> {
+    async fn accept(self, agreed: Agreed) -> Option<(ServerStream, ReadAhead, C)> {
         let sent = self.tls.send_message(&established(agreed.idle)).await;
         sent.ok()?;
-        Some((self.tls, self.behind, self.counted))
+        Some((self.tls, self.read_ahead, self.counted))
     }
 
     async fn configure(self, document: String) {

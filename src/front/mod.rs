@@ -3,7 +3,6 @@
 //! `session` reads from top to bottom as the life of a tunnel. `seam` is what lies between a request and its answer, the same
 //! for HTTP/1.1, HTTP/2, names (SNI) and the plain listener. `request` does no I/O.
 
-mod asker;
 mod entrance;
 pub mod forwarded;
 mod http1;
@@ -12,6 +11,7 @@ mod patience;
 mod plain;
 mod pvd;
 pub mod request;
+mod requester;
 mod response;
 mod seam;
 mod session;

@@ -2,14 +2,14 @@
 
 use std::rc::Rc;
 
-use crate::access::{Core, Guest};
+use crate::access::{Core, GuestGuard};
 use crate::reason::CloseReason;
 use crate::ring::{self, Either};
 
 /// The time for the handshake and the request together, and the client's place among those that are not authenticated.
 pub(super) struct Patience {
     deadline: ring::Sleep,
-    pub guest: Guest,
+    pub guest: GuestGuard,
 }
 
 impl Patience {
@@ -17,12 +17,12 @@ impl Patience {
     pub fn new(core: &Rc<Core>) -> Self {
         Self {
             deadline: ring::sleep(core.snapshot.borrow().limits.handshake_timeout),
-            guest: Guest::enter(core),
+            guest: GuestGuard::enter(core),
         }
     }
 
     /// Deadline and place, for [`bounded`].
-    pub fn parts(&mut self) -> (&mut ring::Sleep, &Guest) {
+    pub fn parts(&mut self) -> (&mut ring::Sleep, &GuestGuard) {
         (&mut self.deadline, &self.guest)
     }
 }
@@ -41,7 +41,7 @@ pub(super) fn in_time<T>(
 /// The same for a step that needs the client's place itself.
 pub(super) fn bounded<T>(
     core: &Core,
-    (deadline, guest): (&mut ring::Sleep, &Guest),
+    (deadline, guest): (&mut ring::Sleep, &GuestGuard),
     late: CloseReason,
     step: impl Future<Output = Result<T, CloseReason>>,
 ) -> impl Future<Output = Option<Result<T, CloseReason>>> {

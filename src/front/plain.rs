@@ -7,20 +7,20 @@
 use std::io;
 use std::rc::Rc;
 
-use super::asker::{Asker, FrontEnd};
 use super::entrance::{Entrance, refuse};
 use super::forwarded::certificates;
 use super::http2;
 use super::patience::{Patience, in_time};
 use super::request::{Request, RequestError, RequestParser};
+use super::requester::{FrontEnd, Requester};
 use super::response::{configuration, established, health};
 use super::seam::{self, Agreed, Front};
-use crate::access::{Core, Guest, Outcome, Snapshot, record, subject_before};
+use crate::access::{Core, GuestGuard, Outcome, Snapshot, record, subject_before};
 use crate::config::{Listener, ListenerKind};
 use crate::limits::{BEGINNING_MAX, LINGER, REQUEST_EMPTY_LINES, REQUEST_HEADER_MAX};
 use crate::reason::CloseReason;
 use crate::ring::{self, RingBuf, TcpStream};
-use crate::tunnel::{Behind, PlainApp};
+use crate::tunnel::{PlainApp, ReadAhead};
 
 const END: &[u8] = b"\r\n\r\n";
 const EMPTY_LINE: &[u8] = b"\r\n";
@@ -73,8 +73,14 @@ pub(super) async fn session(
         Ok(_) if entrance.health_only => Err(CloseReason::ProxyUntrusted),
         Ok(head) if head.bytes() == HTTP2 => {
             let carry = Some(head.received);
-            let asker = Asker::each(FrontEnd::new(&stream, entrance));
-            ring::spawn(http2::serve(core.clone(), stream, carry, asker, counted));
+            let requester = Requester::each(FrontEnd::new(&stream, entrance));
+            ring::spawn(http2::serve(
+                core.clone(),
+                stream,
+                carry,
+                requester,
+                counted,
+            ));
             return;
         }
         head => head,
@@ -90,13 +96,13 @@ pub(super) async fn session(
     });
     let mut session = Session {
         stream,
-        behind: Behind::default(),
+        read_ahead: ReadAhead::default(),
         guest: &patience.guest,
         counted,
     };
     match asked {
         Ok((request, peer, early)) => {
-            session.behind.early = early;
+            session.read_ahead.early = early;
             seam::serve(core, snapshot, &peer, request, session).await;
         }
         Err(reason) => seam::refuse(core, &outcome, session, reason).await,
@@ -115,8 +121,8 @@ fn request(head: &Head) -> Result<Request, CloseReason> {
 /// A connection on which a front end has asked for a client.
 struct Session<'p, C> {
     stream: TcpStream,
-    behind: Behind,
-    guest: &'p Guest,
+    read_ahead: ReadAhead,
+    guest: &'p GuestGuard,
     counted: C,
 }
 
@@ -124,10 +130,10 @@ impl<C: 'static> Front for Session<'_, C> {
     type App = PlainApp;
     type Kept = C;
 
-    async fn accept(self, agreed: Agreed) -> Option<(PlainApp, Behind, C)> {
+    async fn accept(self, agreed: Agreed) -> Option<(PlainApp, ReadAhead, C)> {
         let answer = established(agreed.idle).into_owned();
         self.stream.send(answer).await.0.ok()?;
-        Some((PlainApp(self.stream), self.behind, self.counted))
+        Some((PlainApp(self.stream), self.read_ahead, self.counted))
     }
 
     async fn configure(self, document: String) {

@@ -11,7 +11,7 @@ use super::request::{Asked, Request};
 use crate::access::{Core, Outcome, Peer, Snapshot, record};
 use crate::reason::CloseReason;
 use crate::ring::{self, Either};
-use crate::tunnel::{AppEnd, Behind, open, open_udp};
+use crate::tunnel::{AppEnd, ReadAhead, open, open_udp};
 
 /// The way back to the client that has asked for something.
 pub(super) trait Front: Sized {
@@ -27,8 +27,10 @@ pub(super) trait Front: Sized {
     }
 
     /// Says that the tunnel is open. `None`: the client has left.
-    fn accept(self, terms: Agreed)
-    -> impl Future<Output = Option<(Self::App, Behind, Self::Kept)>>;
+    fn accept(
+        self,
+        terms: Agreed,
+    ) -> impl Future<Output = Option<(Self::App, ReadAhead, Self::Kept)>>;
 
     /// Whether what waits for the client leaves room for another document.
     fn has_room(&self) -> bool {
@@ -87,7 +89,7 @@ pub(super) async fn serve<F: Front>(
         datagrams,
     };
     match front.accept(agreed).await {
-        Some((app, behind, kept)) => opened.run(core.clone(), peer, (app, behind), kept),
+        Some((app, read_ahead, kept)) => opened.run(core.clone(), peer, (app, read_ahead), kept),
         None => record(core, &outcome, CloseReason::RequestAborted),
     }
 }

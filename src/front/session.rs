@@ -13,13 +13,13 @@ use std::time::{Instant, SystemTime};
 
 use rustls::{HandshakeKind as Kind, ProtocolVersion};
 
-use super::asker::Asker;
 use super::entrance::{self, AcceptedBy, Entrance, enter, is_open};
 use super::patience::{Patience, bounded, in_time};
+use super::requester::Requester;
 use super::sni::{self, Chosen};
 use super::{http1, http2, plain};
 use crate::access::{
-    Arrival, Core, Guest, Outcome, Snapshot, identify, reason_of, record, subject_before,
+    Arrival, Core, GuestGuard, Outcome, Snapshot, identify, reason_of, record, subject_before,
 };
 use crate::config::ListenerKind;
 use crate::observe::{HandshakeKind, Stage, Subject, TlsVersion};
@@ -48,7 +48,7 @@ struct Arrived {
 }
 
 /// A completed handshake.
-struct Shaken {
+struct Established {
     arrival: Arrival,
     /// What came behind it.
     carry: Option<RingBuf>,
@@ -201,10 +201,10 @@ async fn session(
         subject,
         arrived,
     } = accepted;
-    let shaken = shaken(core, &tls, begun, &arrived, patience);
-    let Shaken { arrival, carry } = match shaken.await {
+    let established = established(core, &tls, begun, &arrived, patience);
+    let Established { arrival, carry } = match established.await {
         None => return,
-        Some(Ok(shaken)) => shaken,
+        Some(Ok(established)) => established,
         Some(Err(reason)) => {
             record(core, &Outcome::of(subject.into()), reason);
             patience.guest.failed(reason);
@@ -238,8 +238,8 @@ async fn session(
     match chosen {
         // A task of its own: what the handshake needed is not kept for the life of the session.
         None if http2 => {
-            let asker = Asker::of(peer);
-            ring::spawn(http2::serve(core.clone(), tls, carry, asker, counted));
+            let requester = Requester::of(peer);
+            ring::spawn(http2::serve(core.clone(), tls, carry, requester, counted));
         }
         None => http1::session(core, snapshot, tls, peer, carry, patience, counted).await,
         Some(chosen) => {
@@ -250,13 +250,13 @@ async fn session(
 }
 
 /// The handshake, in the time that it has.
-async fn shaken(
+async fn established(
     core: &Core,
     tls: &ServerHandshake,
     begun: Option<RingBuf>,
     arrived: &Arrived,
     patience: &mut Patience,
-) -> Option<Result<Shaken, CloseReason>> {
+) -> Option<Result<Established, CloseReason>> {
     let (deadline, guest) = patience.parts();
     let shaking = handshake(core, tls, begun, arrived, guest);
     bounded(
@@ -274,8 +274,8 @@ async fn handshake(
     tls: &ServerHandshake,
     begun: Option<RingBuf>,
     arrived: &Arrived,
-    guest: &Guest,
-) -> Result<Shaken, CloseReason> {
+    guest: &GuestGuard,
+) -> Result<Established, CloseReason> {
     let carry = tls
         .complete(begun, || guest.permit())
         .await
@@ -303,7 +303,7 @@ async fn handshake(
         tls: Some(version),
         resumed,
     };
-    Ok(Shaken { arrival, carry })
+    Ok(Established { arrival, carry })
 }
 
 /// A session in the counters, for as long as it lives, whatever ends it.

@@ -16,7 +16,7 @@ use crate::limits::{BEGINNING_MAX, LINGER};
 use crate::reason::{CloseReason, Who};
 use crate::ring::{self, RingBuf, TcpStream};
 use crate::tls::{Hello, HelloReader, ServerStream};
-use crate::tunnel::Behind;
+use crate::tunnel::ReadAhead;
 
 /// What a hello was for: the name, and what it leads to.
 pub(super) struct Chosen {
@@ -98,12 +98,12 @@ impl<C: 'static> Front for Session<C> {
     type Kept = C;
 
     /// Its first bytes are the server's already.
-    async fn accept(self, _agreed: Agreed) -> Option<(ServerStream, Behind, C)> {
-        let behind = Behind {
+    async fn accept(self, _agreed: Agreed) -> Option<(ServerStream, ReadAhead, C)> {
+        let read_ahead = ReadAhead {
             early: Vec::new(),
             carry: self.carry,
         };
-        Some((self.tls, behind, self.counted))
+        Some((self.tls, read_ahead, self.counted))
     }
 
     /// No name asks for it.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rustls::client::Resumption;
 
 use super::http2::{self, Sessions};
-use super::session::{Failure, connected, reason, session};
+use super::session::{LoadFailure, connected, reason, session};
 use super::{Mode, Scenario};
 use crate::limits::{REQUEST_HEADER_MAX, REQUEST_HEADERS_MAX};
 use crate::ring::{RingBuf, TcpStream, try_join};
@@ -23,19 +23,19 @@ enum Transport {
 }
 
 impl Transport {
-    async fn send(&self, payload: &Bytes) -> Result<(), Failure> {
+    async fn send(&self, payload: &Bytes) -> Result<(), LoadFailure> {
         match self {
             Self::Tcp(stream) => stream
                 .send(payload.clone())
                 .await
                 .0
-                .map_err(|_| Failure::Cut),
+                .map_err(|_| LoadFailure::Cut),
             Self::Tls(session) => {
                 for piece in payload.chunks(PIECE) {
                     session
                         .send_message(piece)
                         .await
-                        .map_err(|_| Failure::Cut)?;
+                        .map_err(|_| LoadFailure::Cut)?;
                 }
                 Ok(())
             }
@@ -47,9 +47,13 @@ impl Transport {
         &self,
         carry: &mut Option<RingBuf>,
         mut take: impl FnMut(&[u8]),
-    ) -> Result<usize, Failure> {
+    ) -> Result<usize, LoadFailure> {
         match self {
-            Self::Tcp(stream) => match stream.recv().await.map_err(|_: io::Error| Failure::Cut)? {
+            Self::Tcp(stream) => match stream
+                .recv()
+                .await
+                .map_err(|_: io::Error| LoadFailure::Cut)?
+            {
                 Some(bytes) => {
                     take(&bytes);
                     Ok(bytes.len())
@@ -60,7 +64,7 @@ impl Transport {
                 let received = session
                     .recv(carry.take())
                     .await
-                    .map_err(|_: StreamError| Failure::Cut)?;
+                    .map_err(|_: StreamError| LoadFailure::Cut)?;
                 match received {
                     Received::Data(pieces) => {
                         pieces.iter().for_each(&mut take);
@@ -91,7 +95,7 @@ impl Tunnel {
         scenario: &Scenario,
         sessions: &Sessions,
         slot: usize,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, LoadFailure> {
         let mut tunnel = match (&scenario.tls, scenario.mode) {
             (_, Mode::H2Connect) => {
                 let stream = sessions.open(slot, scenario).await?;
@@ -118,7 +122,7 @@ impl Tunnel {
         }
     }
 
-    async fn request(&mut self, connect: &str) -> Result<(), Failure> {
+    async fn request(&mut self, connect: &str) -> Result<(), LoadFailure> {
         let request = format!("CONNECT {connect} HTTP/1.1\r\nHost: {connect}\r\n\r\n");
         self.send(&request.into_bytes().into()).await?;
         let mut head = Vec::new();
@@ -129,31 +133,31 @@ impl Tunnel {
                 return Ok(());
             }
             if more == 0 {
-                return Err(Failure::Cut);
+                return Err(LoadFailure::Cut);
             }
             if head.len() > REQUEST_HEADER_MAX {
-                return Err(Failure::Refused("a header without end".to_owned()));
+                return Err(LoadFailure::Refused("a header without end".to_owned()));
             }
         }
     }
 
     /// Sends all of `payload`.
-    pub async fn send(&mut self, payload: &Bytes) -> Result<(), Failure> {
+    pub async fn send(&mut self, payload: &Bytes) -> Result<(), LoadFailure> {
         self.transport.send(payload).await
     }
 
     /// Receives what has come, at least one byte; 0 at the end.
-    pub async fn recv(&mut self, take: impl FnMut(&[u8])) -> Result<usize, Failure> {
+    pub async fn recv(&mut self, take: impl FnMut(&[u8])) -> Result<usize, LoadFailure> {
         self.transport.recv(&mut self.carry, take).await
     }
 
     /// Sends `payload` and waits until `answer` bytes have come back.
-    pub async fn exchange(&mut self, payload: &Bytes, answer: usize) -> Result<(), Failure> {
+    pub async fn exchange(&mut self, payload: &Bytes, answer: usize) -> Result<(), LoadFailure> {
         let (transport, carry, surplus) = (&self.transport, &mut self.carry, &mut self.surplus);
         let read = async {
             while *surplus < answer {
                 match transport.recv(carry, |_| ()).await? {
-                    0 => return Err(Failure::Cut),
+                    0 => return Err(LoadFailure::Cut),
                     count => *surplus += count,
                 }
             }
@@ -181,13 +185,13 @@ impl Tunnel {
 }
 
 /// The length of a complete answer to CONNECT at the start of `head` that says yes; `None` while it is incomplete.
-fn answered(head: &[u8]) -> Result<Option<usize>, Failure> {
+fn answered(head: &[u8]) -> Result<Option<usize>, LoadFailure> {
     let mut headers = [httparse::EMPTY_HEADER; REQUEST_HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
     let length = match response.parse(head) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Ok(None),
-        Err(error) => return Err(Failure::Refused(format!("not HTTP: {error}"))),
+        Err(error) => return Err(LoadFailure::Refused(format!("not HTTP: {error}"))),
     };
     let status = response.code.unwrap_or_default();
     if (200..300).contains(&status) {
@@ -203,7 +207,7 @@ fn answered(head: &[u8]) -> Result<Option<usize>, Failure> {
         text.push(' ');
         text.push_str(&value);
     }
-    Err(Failure::Refused(reason(&text)))
+    Err(LoadFailure::Refused(reason(&text)))
 }
 
 /// A scenario for one slot: tickets of its own, or none.
@@ -229,8 +233,8 @@ mod tests {
     use super::*;
     use crate::limits::LOAD_REASON_TEXT_MAX;
 
-    fn refused(text: &str) -> Result<Option<usize>, Failure> {
-        Err(Failure::Refused(text.to_owned()))
+    fn refused(text: &str) -> Result<Option<usize>, LoadFailure> {
+        Err(LoadFailure::Refused(text.to_owned()))
     }
 
     #[test]
@@ -250,13 +254,13 @@ mod tests {
         assert_eq!(answered(b"HTTP/1.0 502 no\r\n\r\n"), refused("502"));
         assert!(matches!(
             answered(b"SSH-2.0-x\r\n"),
-            Err(Failure::Refused(_))
+            Err(LoadFailure::Refused(_))
         ));
         let long = format!(
             "HTTP/1.1 500 a\r\nProxy-Status: {}\r\n\r\n",
             "a".repeat(4096)
         );
-        let Err(Failure::Refused(text)) = answered(long.as_bytes()) else {
+        let Err(LoadFailure::Refused(text)) = answered(long.as_bytes()) else {
             panic!("a 500 is a refusal");
         };
         assert_eq!(text.len(), LOAD_REASON_TEXT_MAX);

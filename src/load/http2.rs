@@ -12,7 +12,7 @@ use h2::{RecvStream, SendStream};
 use http::{Method, Request, StatusCode};
 
 use super::Scenario;
-use super::session::{Failure, reason, session};
+use super::session::{LoadFailure, reason, session};
 use crate::limits::{LOAD_HTTP2_QUEUE, LOAD_HTTP2_SESSION_WINDOW, LOAD_HTTP2_WINDOW};
 use crate::ring::{self, Signal};
 use crate::tls::{ALPN_HTTP2, Duplex};
@@ -20,17 +20,17 @@ use crate::tls::{ALPN_HTTP2, Duplex};
 /// The sessions of a run, opened as they are asked for, and again when they have ended.
 pub(super) struct Sessions {
     tunnels_per_session: usize,
-    places: Vec<Rc<Place>>,
+    places: Vec<Rc<SessionSlot>>,
 }
 
 /// Room for one session.
 #[derive(Default)]
-struct Place {
+struct SessionSlot {
     /// `None`: not open.
     requests: RefCell<Option<SendRequest<Bytes>>>,
     /// Raised when the attempt that is under way has ended.
     opening: RefCell<Option<Rc<Signal>>>,
-    failure: RefCell<Option<Failure>>,
+    failure: RefCell<Option<LoadFailure>>,
 }
 
 impl Sessions {
@@ -45,21 +45,21 @@ impl Sessions {
     }
 
     /// Opens a tunnel in the session of this slot, and whether that was resumed is not told: it may be old.
-    pub async fn open(&self, slot: usize, scenario: &Scenario) -> Result<Stream, Failure> {
+    pub async fn open(&self, slot: usize, scenario: &Scenario) -> Result<Stream, LoadFailure> {
         let place = &self.places[slot / self.tunnels_per_session];
         let requests = place.requests(scenario).await?;
-        let mut requests = requests.ready().await.map_err(|_| Failure::Cut)?;
+        let mut requests = requests.ready().await.map_err(|_| LoadFailure::Cut)?;
         let request = Request::builder()
             .method(Method::CONNECT)
             .uri(&scenario.connect)
             .body(())
-            .map_err(|error| Failure::Refused(reason(&error.to_string())))?;
+            .map_err(|error| LoadFailure::Refused(reason(&error.to_string())))?;
         let (response, sending) = requests
             .send_request(request, false)
-            .map_err(|_| Failure::Cut)?;
+            .map_err(|_| LoadFailure::Cut)?;
         let response = response.await.map_err(|error| match error.reason() {
-            Some(_) => Failure::Refused(reason(&error.to_string())),
-            None => Failure::Cut,
+            Some(_) => LoadFailure::Refused(reason(&error.to_string())),
+            None => LoadFailure::Cut,
         })?;
         if !response.status().is_success() {
             return Err(refused(response.status(), response.headers()));
@@ -71,17 +71,17 @@ impl Sessions {
     }
 }
 
-fn refused(status: StatusCode, fields: &http::HeaderMap) -> Failure {
+fn refused(status: StatusCode, fields: &http::HeaderMap) -> LoadFailure {
     let mut text = status.as_u16().to_string();
     for value in fields.get_all("proxy-status") {
         text.push(' ');
         text.push_str(&String::from_utf8_lossy(value.as_bytes()));
     }
-    Failure::Refused(reason(&text))
+    LoadFailure::Refused(reason(&text))
 }
 
 /// The attempt to open a session; those who wait are woken when it has ended, in whatever way.
-struct Opening<'a>(&'a Place);
+struct Opening<'a>(&'a SessionSlot);
 
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
@@ -91,14 +91,22 @@ impl Drop for Opening<'_> {
     }
 }
 
-impl Place {
+impl SessionSlot {
     /// The session; the first who asks opens it.
-    async fn requests(self: &Rc<Self>, scenario: &Scenario) -> Result<SendRequest<Bytes>, Failure> {
+    async fn requests(
+        self: &Rc<Self>,
+        scenario: &Scenario,
+    ) -> Result<SendRequest<Bytes>, LoadFailure> {
         let waits_for = self.opening.borrow().clone();
         if let Some(opening) = waits_for {
             opening.wait().await;
             let open = self.requests.borrow().clone();
-            let failure = || self.failure.borrow().clone().unwrap_or(Failure::Connect);
+            let failure = || {
+                self.failure
+                    .borrow()
+                    .clone()
+                    .unwrap_or(LoadFailure::Connect)
+            };
             return open.ok_or_else(failure);
         }
         if let Some(open) = &*self.requests.borrow() {
@@ -118,7 +126,7 @@ impl Place {
         }
     }
 
-    async fn open(self: &Rc<Self>, scenario: &Scenario) -> Result<SendRequest<Bytes>, Failure> {
+    async fn open(self: &Rc<Self>, scenario: &Scenario) -> Result<SendRequest<Bytes>, LoadFailure> {
         let mut scenario = scenario.clone();
         if let Some((config, _)) = &mut scenario.tls {
             let mut own = rustls::ClientConfig::clone(config);
@@ -136,7 +144,7 @@ impl Place {
         let (requests, mut connection) = builder
             .handshake(duplex.clone())
             .await
-            .map_err(|_| Failure::Cut)?;
+            .map_err(|_| LoadFailure::Cut)?;
         let place = self.clone();
         ring::spawn(async move {
             poll_fn(|context| {
@@ -160,19 +168,19 @@ pub(super) struct Stream {
 
 impl Stream {
     /// Sends all of `payload`, as the peer's windows let it go.
-    pub async fn send(&self, mut payload: Bytes) -> Result<(), Failure> {
+    pub async fn send(&self, mut payload: Bytes) -> Result<(), LoadFailure> {
         poll_fn(|context| {
             let mut sending = self.sending.borrow_mut();
             loop {
                 sending.reserve_capacity(payload.len());
                 while sending.capacity() == 0 {
                     let Some(Ok(_)) = ready!(sending.poll_capacity(context)) else {
-                        return Poll::Ready(Err(Failure::Cut));
+                        return Poll::Ready(Err(LoadFailure::Cut));
                     };
                 }
                 let part = payload.split_to(sending.capacity().min(payload.len()));
                 if sending.send_data(part, false).is_err() {
-                    return Poll::Ready(Err(Failure::Cut));
+                    return Poll::Ready(Err(LoadFailure::Cut));
                 }
                 if payload.is_empty() {
                     return Poll::Ready(Ok(()));
@@ -183,7 +191,7 @@ impl Stream {
     }
 
     /// Receives what has come, at least one byte; 0 at the end.
-    pub async fn recv(&self, mut take: impl FnMut(&[u8])) -> Result<usize, Failure> {
+    pub async fn recv(&self, mut take: impl FnMut(&[u8])) -> Result<usize, LoadFailure> {
         poll_fn(|context| {
             let mut receiving = self.receiving.borrow_mut();
             loop {
@@ -191,7 +199,7 @@ impl Stream {
                     return Poll::Ready(Ok(0));
                 };
                 let Ok(data) = data else {
-                    return Poll::Ready(Err(Failure::Cut));
+                    return Poll::Ready(Err(LoadFailure::Cut));
                 };
                 if data.is_empty() {
                     continue;

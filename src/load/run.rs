@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 
 use super::client::{Tunnel, for_slot};
 use super::http2::Sessions;
-use super::session::Failure;
+use super::session::LoadFailure;
 use super::{Direction, LoadError, Report, Scenario, Work};
 use crate::limits::LOAD_REASONS_MAX;
 use crate::observe::{latency_histogram, record_latency};
@@ -84,7 +84,7 @@ impl Shared {
         }
     }
 
-    fn failed(&self, failure: &Failure) {
+    fn failed(&self, failure: &LoadFailure) {
         *self.errors.borrow_mut().entry(failure.word()).or_default() += 1;
         if let Some(reason) = failure.reason() {
             let mut reasons = self.reasons.borrow_mut();
@@ -193,15 +193,15 @@ fn spawn_slots(scenario: &Scenario, shared: &Rc<Shared>) {
     let sessions = Rc::new(Sessions::new(scenario));
     for slot in 0..scenario.tunnels {
         let (shared, scenario, message) = (shared.clone(), for_slot(scenario), message.clone());
-        let way = Way {
+        let mode = OpenMode {
             sessions: sessions.clone(),
             slot,
         };
         ring::spawn(async move {
-            let result = match open(&scenario, &way, &message).await {
+            let result = match open(&scenario, &mode, &message).await {
                 Ok(tunnel) => {
                     shared.all_stand().await;
-                    let result = work(&scenario, &way, tunnel, &message, &shared).await;
+                    let result = work(&scenario, &mode, tunnel, &message, &shared).await;
                     shared.lost.set(shared.lost.get() + 1);
                     result
                 }
@@ -218,7 +218,7 @@ fn spawn_slots(scenario: &Scenario, shared: &Rc<Shared>) {
 }
 
 /// How the tunnels of one slot are opened.
-struct Way {
+struct OpenMode {
     sessions: Rc<Sessions>,
     slot: usize,
 }
@@ -227,9 +227,13 @@ struct Way {
 ///
 /// With TLS 1.3 a client is done before the server has looked at its certificate: only an answer shows that the tunnel
 /// is open.
-async fn open(scenario: &Scenario, way: &Way, message: &Bytes) -> Result<Tunnel, Failure> {
+async fn open(
+    scenario: &Scenario,
+    mode: &OpenMode,
+    message: &Bytes,
+) -> Result<Tunnel, LoadFailure> {
     let opened = async {
-        let mut tunnel = Tunnel::open(scenario, &way.sessions, way.slot).await?;
+        let mut tunnel = Tunnel::open(scenario, &mode.sessions, mode.slot).await?;
         match scenario.work {
             Work::Echo => tunnel.exchange(message, answer_length(scenario)).await?,
             Work::Idle | Work::Handshake => tunnel.exchange(&Bytes::from_static(b"a"), 1).await?,
@@ -239,7 +243,7 @@ async fn open(scenario: &Scenario, way: &Way, message: &Bytes) -> Result<Tunnel,
     };
     match ring::timeout(scenario.open_timeout, opened).await {
         Ok(result) => result,
-        Err(Elapsed) => Err(Failure::Timeout),
+        Err(Elapsed) => Err(LoadFailure::Timeout),
     }
 }
 
@@ -254,21 +258,21 @@ fn answer_length(scenario: &Scenario) -> usize {
 /// One slot: what one tunnel does after the other, or for its life.
 async fn work(
     scenario: &Scenario,
-    way: &Way,
+    mode: &OpenMode,
     mut tunnel: Tunnel,
     message: &Bytes,
     shared: &Shared,
-) -> Result<(), Failure> {
+) -> Result<(), LoadFailure> {
     let mut schedule = Schedule::new(
         scenario.rate,
         scenario.tunnels,
-        way.slot,
+        mode.slot,
         shared.start.get(),
     );
     match (scenario.work, scenario.direction) {
         (Work::Handshake, _) => {
             tunnel.end().await;
-            handshakes(scenario, way, message, shared, &mut schedule).await
+            handshakes(scenario, mode, message, shared, &mut schedule).await
         }
         (Work::Echo, _) => {
             let answer = answer_length(scenario);
@@ -289,12 +293,12 @@ async fn work(
         (Work::Stream, Direction::Down) => loop {
             let since = Instant::now();
             match tunnel.recv(|_| ()).await? {
-                0 => return Err(Failure::Cut),
+                0 => return Err(LoadFailure::Cut),
                 count => shared.done(since, count),
             }
         },
         (Work::Idle, _) => match tunnel.recv(|_| ()).await? {
-            0 => Err(Failure::Cut),
+            0 => Err(LoadFailure::Cut),
             _ => std::future::pending().await,
         },
     }
@@ -302,14 +306,14 @@ async fn work(
 
 async fn handshakes(
     scenario: &Scenario,
-    way: &Way,
+    mode: &OpenMode,
     message: &Bytes,
     shared: &Shared,
     schedule: &mut Schedule,
-) -> Result<(), Failure> {
+) -> Result<(), LoadFailure> {
     loop {
         let since = schedule.next().await;
-        match open(scenario, way, message).await {
+        match open(scenario, mode, message).await {
             Ok(tunnel) => {
                 shared.done(since, 0);
                 if tunnel.resumed && shared.measuring.get() {

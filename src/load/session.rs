@@ -11,7 +11,7 @@ use crate::tls::{ClientHandshake, ClientStream};
 
 /// Why an operation failed, in the classes that the report counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(super) enum LoadFailure {
     Connect,
     /// No session, and why.
     Tls(String),
@@ -22,7 +22,7 @@ pub(super) enum Failure {
     Timeout,
 }
 
-impl Failure {
+impl LoadFailure {
     /// More than the word says: the peer's answer, the fault of its certificate.
     pub fn reason(&self) -> Option<String> {
         match self {
@@ -43,8 +43,8 @@ impl Failure {
 }
 
 /// A handshake's failure.
-fn tls(error: impl Display) -> Failure {
-    Failure::Tls(reason(&error.to_string()))
+fn tls(error: impl Display) -> LoadFailure {
+    LoadFailure::Tls(reason(&error.to_string()))
 }
 
 /// A peer's words, short enough and without control characters, to be counted by.
@@ -53,18 +53,18 @@ pub(super) fn reason(text: &str) -> String {
     letters.take(LOAD_REASON_TEXT_MAX).collect()
 }
 
-pub(super) async fn connected(scenario: &Scenario) -> Result<TcpStream, Failure> {
+pub(super) async fn connected(scenario: &Scenario) -> Result<TcpStream, LoadFailure> {
     let stream = TcpStream::connect(scenario.target).await;
-    stream.map_err(|_| Failure::Connect)
+    stream.map_err(|_| LoadFailure::Connect)
 }
 
 /// A TLS session, what came behind its handshake, and whether it was resumed.
 pub(super) async fn session(
     scenario: &Scenario,
-) -> Result<(ClientStream, Option<RingBuf>, bool), Failure> {
+) -> Result<(ClientStream, Option<RingBuf>, bool), LoadFailure> {
     let stream = connected(scenario).await?;
     let Some((config, name)) = &scenario.tls else {
-        return Err(Failure::Tls("no TLS is set up".to_owned()));
+        return Err(LoadFailure::Tls("no TLS is set up".to_owned()));
     };
     let handshake = ClientHandshake::connected(stream, config.clone(), name.clone())
         .await

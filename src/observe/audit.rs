@@ -276,7 +276,7 @@ enum Command {
 
 /// What waits for the writer.
 #[derive(Debug)]
-enum Entry {
+enum Queued {
     Tunnels(AuditRecord),
     Admin(Box<AdminRecord>),
 }
@@ -284,22 +284,22 @@ enum Entry {
 /// What a core holds of the audit log.
 #[derive(Clone, Debug)]
 pub struct AuditHandle {
-    queue: Option<Sender<Entry>>,
+    queue: Option<Sender<Queued>>,
     lost: Arc<AtomicU64>,
 }
 
 impl AuditHandle {
     /// Hands a record over. Never waits; a record that finds no room is counted as lost.
     pub fn write(&self, record: AuditRecord) {
-        self.put(Entry::Tunnels(record));
+        self.put(Queued::Tunnels(record));
     }
 
     /// As [`AuditHandle::write`], a record of the admin listener.
     pub fn write_admin(&self, record: AdminRecord) {
-        self.put(Entry::Admin(record.into()));
+        self.put(Queued::Admin(record.into()));
     }
 
-    fn put(&self, entry: Entry) {
+    fn put(&self, entry: Queued) {
         if let Some(queue) = &self.queue
             && queue.try_send(entry).is_err()
         {
@@ -428,7 +428,7 @@ impl AuditLog {
 /// The state of the writer's thread.
 struct Writer {
     output: Box<dyn Output>,
-    records: Receiver<Entry>,
+    records: Receiver<Queued>,
     orders: Receiver<Command>,
     lost: Arc<AtomicU64>,
     /// The last byte written was not the end of a line.
@@ -467,7 +467,7 @@ impl Writer {
     }
 
     /// Writes the record and those that wait behind it, as far as a batch goes.
-    fn write_batch(&mut self, buffer: &mut Vec<u8>, first: Entry) {
+    fn write_batch(&mut self, buffer: &mut Vec<u8>, first: Queued) {
         buffer.clear();
         let mut lines = 0;
         for record in iter::once(first)
@@ -475,8 +475,8 @@ impl Writer {
             .take(AUDIT_BATCH)
         {
             match record {
-                Entry::Tunnels(record) => record.append_to(buffer),
-                Entry::Admin(record) => record.append_to(buffer),
+                Queued::Tunnels(record) => record.append_to(buffer),
+                Queued::Admin(record) => record.append_to(buffer),
             }
             lines += 1;
         }

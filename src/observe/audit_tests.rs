@@ -115,7 +115,7 @@ impl Output for Scripted {
 }
 
 /// A writer without its thread, and what it has written.
-fn writer(script: &[Option<usize>]) -> (Writer, Sender<Entry>, Arc<Mutex<Vec<u8>>>) {
+fn writer(script: &[Option<usize>]) -> (Writer, Sender<Queued>, Arc<Mutex<Vec<u8>>>) {
     let written = Arc::<Mutex<Vec<u8>>>::default();
     let output = Box::new(Scripted {
         script: script.iter().copied().collect(),
@@ -136,7 +136,7 @@ fn writer(script: &[Option<usize>]) -> (Writer, Sender<Entry>, Arc<Mutex<Vec<u8>
 #[test]
 fn short_writes_are_continued() {
     let (mut writer, _queue, written) = writer(&[Some(1), Some(7), Some(3)]);
-    writer.write_batch(&mut Vec::new(), Entry::Tunnels(refusal("one")));
+    writer.write_batch(&mut Vec::new(), Queued::Tunnels(refusal("one")));
     assert_eq!(
         String::from_utf8(written.lock().unwrap().clone()).unwrap(),
         line(&refusal("one"))
@@ -148,15 +148,15 @@ fn short_writes_are_continued() {
 fn a_full_disk_loses_what_was_not_written_and_tears_no_later_line() {
     let whole = line(&refusal("one")).len();
     let (mut writer, queue, written) = writer(&[Some(whole + 5), None, None]);
-    queue.send(Entry::Tunnels(refusal("two"))).unwrap();
-    queue.send(Entry::Tunnels(refusal("three"))).unwrap();
+    queue.send(Queued::Tunnels(refusal("two"))).unwrap();
+    queue.send(Queued::Tunnels(refusal("three"))).unwrap();
     let mut buffer = Vec::new();
-    writer.write_batch(&mut buffer, Entry::Tunnels(refusal("one")));
+    writer.write_batch(&mut buffer, Queued::Tunnels(refusal("one")));
     assert_eq!(writer.lost.load(Ordering::Relaxed), 2);
     // Still full: the end of the torn line cannot be written either.
-    writer.write_batch(&mut buffer, Entry::Tunnels(refusal("four")));
+    writer.write_batch(&mut buffer, Queued::Tunnels(refusal("four")));
     assert_eq!(writer.lost.load(Ordering::Relaxed), 3);
-    writer.write_batch(&mut buffer, Entry::Tunnels(refusal("five")));
+    writer.write_batch(&mut buffer, Queued::Tunnels(refusal("five")));
     assert_eq!(writer.lost.load(Ordering::Relaxed), 3);
 
     let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();

@@ -7,12 +7,12 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::tables::{ASSIGNED, ENTRIES, Failure, Kept, NODE, NUMBERS, TEXTS, history, store};
+use super::tables::{ASSIGNED, ENTRIES, Kept, NODE, NUMBERS, StoreFailure, TEXTS, history, store};
 use super::{Changed, NewVersion, StoreError, too_many};
 use crate::limits::{PROFILE_VERSIONS_KEPT, PROFILES_MAX};
 
 /// What a change begins with: the newest version, if there is one, and what the node is assigned.
-fn before(transaction: &WriteTransaction, name: &str) -> Result<Changed, Failure> {
+fn before(transaction: &WriteTransaction, name: &str) -> Result<Changed, StoreFailure> {
     let newest = history(&transaction.open_table(ENTRIES)?, name)?;
     let newest = newest.first().map(|entry| entry.version);
     let node = transaction.open_table(NODE)?;
@@ -28,7 +28,7 @@ fn before(transaction: &WriteTransaction, name: &str) -> Result<Changed, Failure
     })
 }
 
-fn expected(name: &str, newest: Option<u64>, expect: Option<u64>) -> Result<(), Failure> {
+fn expected(name: &str, newest: Option<u64>, expect: Option<u64>) -> Result<(), StoreFailure> {
     match expect {
         Some(expect) if expect != newest.unwrap_or(0) => {
             let found = match newest {
@@ -44,7 +44,7 @@ fn expected(name: &str, newest: Option<u64>, expect: Option<u64>) -> Result<(), 
 pub(super) fn put(
     transaction: &WriteTransaction,
     new: &NewVersion<'_>,
-) -> Result<Changed, Failure> {
+) -> Result<Changed, StoreFailure> {
     let name = new.name;
     let mut changed = before(transaction, name)?;
     expected(name, changed.replaced, new.expect)?;
@@ -85,7 +85,7 @@ pub(super) fn put(
 
 fn profiles(
     entries: &impl ReadableTable<(&'static str, u64), &'static [u8]>,
-) -> Result<usize, Failure> {
+) -> Result<usize, StoreFailure> {
     let (mut count, mut last) = (0, String::new());
     for item in entries.iter()? {
         let (key, _) = item?;
@@ -99,7 +99,7 @@ fn profiles(
 pub(super) fn assign(
     transaction: &WriteTransaction,
     name: Option<&str>,
-) -> Result<Changed, Failure> {
+) -> Result<Changed, StoreFailure> {
     let mut changed = before(transaction, name.unwrap_or_default())?;
     changed.stored = changed.assigned_before.as_deref() != name;
     changed.assigned = true;
@@ -118,7 +118,7 @@ pub(super) fn withdraw(
     transaction: &WriteTransaction,
     name: &str,
     version: u64,
-) -> Result<Changed, Failure> {
+) -> Result<Changed, StoreFailure> {
     let mut changed = before(transaction, name)?;
     if changed.replaced.is_none() {
         return Err(store(StoreError::NoProfile(name.to_owned())));
@@ -137,7 +137,7 @@ pub(super) fn delete(
     transaction: &WriteTransaction,
     name: &str,
     expect: Option<u64>,
-) -> Result<Changed, Failure> {
+) -> Result<Changed, StoreFailure> {
     let mut changed = before(transaction, name)?;
     expected(name, changed.replaced, expect)?;
     if changed.replaced.is_none() {
@@ -153,7 +153,11 @@ pub(super) fn delete(
     Ok(changed)
 }
 
-fn remove(transaction: &WriteTransaction, name: &str, versions: &[u64]) -> Result<(), Failure> {
+fn remove(
+    transaction: &WriteTransaction,
+    name: &str,
+    versions: &[u64],
+) -> Result<(), StoreFailure> {
     let (mut texts, mut entries) = (
         transaction.open_table(TEXTS)?,
         transaction.open_table(ENTRIES)?,

@@ -171,7 +171,7 @@ pub struct StoredProfile {
     /// What for; may be empty.
     pub note: String,
     /// All versions that are kept, the newest first.
-    pub history: Vec<Entry>,
+    pub history: Vec<VersionInfo>,
 }
 
 impl StoredProfile {
@@ -191,7 +191,7 @@ pub fn rollback_note(to: u64) -> String {
 
 /// Who made a version, when and what for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Entry {
+pub struct VersionInfo {
     /// The version.
     pub version: u64,
     /// Who made it.

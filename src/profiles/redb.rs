@@ -17,8 +17,10 @@ use redb::{
 use sha2::{Digest, Sha256};
 
 use super::changes::{assign, delete, put, withdraw};
-use super::tables::{ASSIGNED, ENTRIES, Failure, Kept, NODE, TEXTS, history, kept, store};
-use super::{Change, Changed, Entry, Overview, ProfileStore, StoreError, StoredProfile, Summary};
+use super::tables::{ASSIGNED, ENTRIES, Kept, NODE, StoreFailure, TEXTS, history, kept, store};
+use super::{
+    Change, Changed, Overview, ProfileStore, StoreError, StoredProfile, Summary, VersionInfo,
+};
 use crate::files::{self, own_folder};
 use crate::limits::{PROFILE_STORE_CACHE, PROFILE_STORE_PATIENCE, PROFILE_STORE_POLL};
 
@@ -44,7 +46,7 @@ impl RedbStore {
     fn look<T>(
         &self,
         empty: impl FnOnce() -> Result<T, StoreError>,
-        question: impl FnOnce(&ReadTransaction) -> Result<T, Failure>,
+        question: impl FnOnce(&ReadTransaction) -> Result<T, StoreFailure>,
     ) -> Result<T, StoreError> {
         match self.path.try_exists() {
             Ok(true) => {}
@@ -69,7 +71,7 @@ impl RedbStore {
     /// Changes what is there; what `change` has done is kept if it answers without an error.
     fn write<T>(
         &self,
-        change: impl FnOnce(&WriteTransaction) -> Result<T, Failure>,
+        change: impl FnOnce(&WriteTransaction) -> Result<T, StoreFailure>,
     ) -> Result<T, StoreError> {
         self.make()?;
         self.guarded(|| {
@@ -97,7 +99,7 @@ impl RedbStore {
     }
 
     /// Opens the file, and waits while another process has it.
-    fn patiently<T>(&self, open: impl Fn() -> Result<T, DatabaseError>) -> Result<T, Failure> {
+    fn patiently<T>(&self, open: impl Fn() -> Result<T, DatabaseError>) -> Result<T, StoreFailure> {
         let since = Instant::now();
         loop {
             match open() {
@@ -112,11 +114,11 @@ impl RedbStore {
     }
 
     /// redb may panic on a file that something else has written to; that ends no node.
-    fn guarded<T>(&self, ask: impl FnOnce() -> Result<T, Failure>) -> Result<T, StoreError> {
+    fn guarded<T>(&self, ask: impl FnOnce() -> Result<T, StoreFailure>) -> Result<T, StoreError> {
         match catch_unwind(AssertUnwindSafe(ask)) {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(Failure::Store(error))) => Err(error),
-            Ok(Err(Failure::Redb(error))) => Err(self.failed(*error)),
+            Ok(Err(StoreFailure::Store(error))) => Err(error),
+            Ok(Err(StoreFailure::Redb(error))) => Err(self.failed(*error)),
             Err(_) => Err(self.damaged("reading it came to an end that must not be")),
         }
     }
@@ -275,7 +277,7 @@ impl ProfileStore for RedbStore {
     }
 }
 
-fn overview(transaction: &ReadTransaction) -> Result<Overview, Failure> {
+fn overview(transaction: &ReadTransaction) -> Result<Overview, StoreFailure> {
     let mut profiles: Vec<Summary> = Vec::new();
     for item in transaction.open_table(ENTRIES)?.iter()? {
         let (key, value) = item?;
@@ -306,8 +308,8 @@ fn stored(
     transaction: &ReadTransaction,
     name: &str,
     version: Option<u64>,
-    history: Vec<Entry>,
-) -> Result<StoredProfile, Failure> {
+    history: Vec<VersionInfo>,
+) -> Result<StoredProfile, StoreFailure> {
     let newest = history.first().map(|newest| newest.version);
     let newest = newest.ok_or_else(|| store(StoreError::NoProfile(name.to_owned())))?;
     let version = version.unwrap_or(newest);

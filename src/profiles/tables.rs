@@ -3,7 +3,7 @@
 use redb::{ReadableTable, StorageError, TableDefinition};
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, StoreError};
+use super::{StoreError, VersionInfo};
 
 /// Profile and version to who, when and what for, as JSON.
 pub(super) const ENTRIES: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("entries");
@@ -31,22 +31,22 @@ pub(super) struct Kept {
 }
 
 /// Why a question to redb has no answer: its own reason, or ours.
-pub(super) enum Failure {
+pub(super) enum StoreFailure {
     Redb(Box<redb::Error>),
     Store(StoreError),
 }
 
-impl<E: Into<redb::Error>> From<E> for Failure {
+impl<E: Into<redb::Error>> From<E> for StoreFailure {
     fn from(error: E) -> Self {
         Self::Redb(Box::new(error.into()))
     }
 }
 
-pub(super) fn store(error: StoreError) -> Failure {
-    Failure::Store(error)
+pub(super) fn store(error: StoreError) -> StoreFailure {
+    StoreFailure::Store(error)
 }
 
-pub(super) fn kept(value: &[u8]) -> Result<Kept, Failure> {
+pub(super) fn kept(value: &[u8]) -> Result<Kept, StoreFailure> {
     serde_json::from_slice(value).map_err(|error| {
         StorageError::Corrupted(format!("an entry is not understood: {error}")).into()
     })
@@ -56,12 +56,12 @@ pub(super) fn kept(value: &[u8]) -> Result<Kept, Failure> {
 pub(super) fn history(
     entries: &impl ReadableTable<(&'static str, u64), &'static [u8]>,
     name: &str,
-) -> Result<Vec<Entry>, Failure> {
+) -> Result<Vec<VersionInfo>, StoreFailure> {
     let mut found = Vec::new();
     for item in entries.range((name, 0)..=(name, u64::MAX))?.rev() {
         let (key, value) = item?;
         let Kept { who, when, note } = kept(value.value())?;
-        found.push(Entry {
+        found.push(VersionInfo {
             version: key.value().1,
             who,
             when,

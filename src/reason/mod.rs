@@ -62,7 +62,7 @@ impl Kind {
 
 /// What the client is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum ClientResponse {
     /// Nothing: there is nobody to tell, or the tunnel's own end says it.
     Silent,
     /// A fatal TLS alert. These are the descriptions that rustls sends for the fault, so that table and wire agree.
@@ -106,7 +106,7 @@ pub struct Row {
     /// What it means for the session.
     pub kind: Kind,
     /// What the client is told.
-    pub answer: Answer,
+    pub answer: ClientResponse,
     /// Whether it is audited.
     pub audit: Audit,
     /// Code of the RST_STREAM that ends an HTTP/2 stream (RFC 9113, sections 7 and 8.5).
@@ -117,13 +117,13 @@ pub struct Row {
 
 macro_rules! answer {
     (silent) => {
-        Answer::Silent
+        ClientResponse::Silent
     };
     (alert $alert:ident) => {
-        Answer::Alert(AlertDescription::$alert)
+        ClientResponse::Alert(AlertDescription::$alert)
     };
     (http $status:literal $error:literal $details:literal) => {
-        Answer::Http {
+        ClientResponse::Http {
             status: $status,
             error: $error,
             proxy_status: concat!("adit; error=", $error, "; details=\"", $details, "\""),
@@ -427,8 +427,8 @@ impl CloseReason {
     #[must_use]
     pub const fn status(self) -> Option<u16> {
         match self.row().answer {
-            Answer::Http { status, .. } => Some(status),
-            Answer::Silent | Answer::Alert(_) => None,
+            ClientResponse::Http { status, .. } => Some(status),
+            ClientResponse::Silent | ClientResponse::Alert(_) => None,
         }
     }
 
@@ -436,8 +436,8 @@ impl CloseReason {
     #[must_use]
     pub const fn proxy_error(self) -> Option<&'static str> {
         match self.row().answer {
-            Answer::Http { error, .. } => Some(error),
-            Answer::Silent | Answer::Alert(_) => None,
+            ClientResponse::Http { error, .. } => Some(error),
+            ClientResponse::Silent | ClientResponse::Alert(_) => None,
         }
     }
 
@@ -445,8 +445,8 @@ impl CloseReason {
     #[must_use]
     pub const fn proxy_status(self) -> Option<&'static str> {
         match self.row().answer {
-            Answer::Http { proxy_status, .. } => Some(proxy_status),
-            Answer::Silent | Answer::Alert(_) => None,
+            ClientResponse::Http { proxy_status, .. } => Some(proxy_status),
+            ClientResponse::Silent | ClientResponse::Alert(_) => None,
         }
     }
 
@@ -454,8 +454,8 @@ impl CloseReason {
     #[must_use]
     pub const fn alert(self) -> Option<AlertDescription> {
         match self.row().answer {
-            Answer::Alert(alert) => Some(alert),
-            Answer::Silent | Answer::Http { .. } => None,
+            ClientResponse::Alert(alert) => Some(alert),
+            ClientResponse::Silent | ClientResponse::Http { .. } => None,
         }
     }
 

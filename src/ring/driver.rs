@@ -56,7 +56,7 @@ enum State {
     },
 }
 
-struct Entry {
+struct OpEntry {
     generation: u32,
     kind: Kind,
     state: State,
@@ -69,7 +69,7 @@ pub(super) type Key = u64;
 pub(super) struct Driver {
     ring: IoUring,
     registered: u32,
-    entries: Slab<Entry>,
+    entries: Slab<OpEntry>,
     generation: u32,
     pool: Rc<BufferPool>,
     guests: Rc<BufferPool>,
@@ -155,7 +155,7 @@ impl Driver {
     fn insert(&mut self, entry: squeue::Entry, kind: Kind, state: State) -> Key {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation & 0x7fff_ffff; // keeps clear of the reserved keys
-        let slot = self.entries.insert(Entry {
+        let slot = self.entries.insert(OpEntry {
             generation,
             kind,
             state,

@@ -16,11 +16,11 @@ use super::executor::{Core, current};
 /// The tasks that wait for a permit, the one that came first in front.
 #[derive(Default)]
 pub(super) struct Permits {
-    waiting: RefCell<VecDeque<Rc<Place>>>,
+    waiting: RefCell<VecDeque<Rc<Ticket>>>,
 }
 
 /// One task's place among them. Its future holds it too: a place that only the queue holds has been given up.
-struct Place {
+struct Ticket {
     waker: RefCell<Waker>,
     granted: Cell<bool>,
 }
@@ -62,7 +62,7 @@ pub fn permit() -> impl Future<Output = ()> {
 
 struct Permit {
     core: Rc<Core>,
-    place: Option<Rc<Place>>,
+    place: Option<Rc<Ticket>>,
 }
 
 impl Future for Permit {
@@ -73,7 +73,7 @@ impl Future for Permit {
             Some(place) if place.granted.get() => return Poll::Ready(()),
             Some(place) => place.waker.borrow_mut().clone_from(context.waker()),
             None => {
-                let place = Rc::new(Place {
+                let place = Rc::new(Ticket {
                     waker: RefCell::new(context.waker().clone()),
                     granted: Cell::new(false),
                 });

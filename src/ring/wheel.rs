@@ -15,17 +15,17 @@ const MAX_SPAN: u64 = 1 << (LEVELS * SLOT_BITS);
 
 /// Where an entry is linked: its level, slot and position in that slot's list.
 #[derive(Clone, Copy)]
-struct Place {
+struct Position {
     level: u8,
     slot: u8,
     index: u32,
 }
 
-struct Entry {
+struct Timer {
     when: u64,
     waker: Option<Waker>,
     /// `None` once the entry has fired; it stays until its owner removes it.
-    place: Option<Place>,
+    place: Option<Position>,
 }
 
 struct Level {
@@ -37,7 +37,7 @@ struct Level {
 pub(super) struct Wheel {
     elapsed: u64,
     levels: Vec<Level>,
-    entries: Slab<Entry>,
+    entries: Slab<Timer>,
 }
 
 impl Wheel {
@@ -60,7 +60,7 @@ impl Wheel {
 
     /// Sets a timer at tick `when`; a tick that has passed fires at the next advance.
     pub fn insert(&mut self, when: u64, waker: Waker) -> usize {
-        let key = self.entries.insert(Entry {
+        let key = self.entries.insert(Timer {
             when,
             waker: Some(waker),
             place: None,
@@ -153,7 +153,7 @@ impl Wheel {
         let slot = (when >> (level * SLOT_BITS)) as usize % SLOTS;
         let list = &mut self.levels[level].slots[slot];
         entry.when = when;
-        entry.place = Some(Place {
+        entry.place = Some(Position {
             level: level as u8,
             slot: slot as u8,
             index: list.len() as u32,

@@ -17,8 +17,8 @@ mod sessions;
 mod sessions_tests;
 
 pub use devices::{
-    DeviceChanges, DeviceCollector, DeviceFormat, DeviceReader, DeviceRegistry, DeviceState,
-    Entry as DeviceEntry, RegistryError, RegistryFull, RegistryProblem,
+    DeviceChanges, DeviceCollector, DeviceEntry, DeviceFormat, DeviceReader, DeviceRegistry,
+    DeviceState, RegistryError, RegistryFull, RegistryProblem,
 };
 pub use load::CoreLoad;
 pub use names::same_name;

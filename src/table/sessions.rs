@@ -161,9 +161,9 @@ impl<const DIR: usize, const WORDS: usize> std::fmt::Debug for SessionCache<DIR,
 
 /// A directory word: the state and place of a session.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Entry(u64);
+struct DirectoryWord(u64);
 
-impl Entry {
+impl DirectoryWord {
     /// Nobody's: the session is gone, and its words may be written over.
     const GONE: u64 = 0;
     /// There to be found.
@@ -225,7 +225,7 @@ impl Session {
 /// A session as it was seen; true only if the directory still has the same word.
 struct Found {
     slot: usize,
-    entry: Entry,
+    entry: DirectoryWord,
     session: Session,
 }
 
@@ -255,8 +255,8 @@ impl<'c, const DIR: usize, const WORDS: usize> Page<'c, DIR, WORDS> {
     fn find(&self, tag: u32, key: &[u8]) -> Option<Found> {
         (0..DIR).find_map(|slot| {
             // Acquire: the words of a session were written before its directory word.
-            let entry = Entry(self.directory(slot).load(Ordering::Acquire));
-            if entry.state() != Entry::FULL || entry.tag() != tag {
+            let entry = DirectoryWord(self.directory(slot).load(Ordering::Acquire));
+            if entry.state() != DirectoryWord::FULL || entry.tag() != tag {
                 return None;
             }
             let found = self.seen(slot, entry)?;
@@ -266,13 +266,13 @@ impl<'c, const DIR: usize, const WORDS: usize> Page<'c, DIR, WORDS> {
 
     /// The session of a directory entry, not yet believed.
     fn session(&self, slot: usize) -> Option<Found> {
-        let entry = Entry(self.directory(slot).load(Ordering::Acquire));
-        (entry.state() == Entry::FULL)
+        let entry = DirectoryWord(self.directory(slot).load(Ordering::Acquire));
+        (entry.state() == DirectoryWord::FULL)
             .then(|| self.seen(slot, entry))
             .flatten()
     }
 
-    fn seen(&self, slot: usize, entry: Entry) -> Option<Found> {
+    fn seen(&self, slot: usize, entry: DirectoryWord) -> Option<Found> {
         let session = self.session_at(entry.start())?;
         Some(Found {
             slot,
@@ -353,7 +353,7 @@ impl<'c, const DIR: usize, const WORDS: usize> Page<'c, DIR, WORDS> {
 
     /// Takes possession of a session, if it is still there.
     fn claim(&self, found: &Found) -> Option<Claim<'c, DIR, WORDS>> {
-        let claimed = found.entry.to(Entry::CLAIMED);
+        let claimed = found.entry.to(DirectoryWord::CLAIMED);
         self.directory(found.slot)
             .compare_exchange(
                 found.entry.0,
@@ -410,7 +410,7 @@ impl<'c, const DIR: usize, const WORDS: usize> Page<'c, DIR, WORDS> {
 struct Claim<'c, const DIR: usize, const WORDS: usize> {
     page: Page<'c, DIR, WORDS>,
     slot: usize,
-    entry: Entry,
+    entry: DirectoryWord,
     session: Session,
 }
 
@@ -421,7 +421,7 @@ impl<const DIR: usize, const WORDS: usize> Claim<'_, DIR, WORDS> {
         // Release: the next writer of these words comes after the wiping.
         self.page
             .directory(self.slot)
-            .store(self.entry.to(Entry::GONE).0, Ordering::Release);
+            .store(self.entry.to(DirectoryWord::GONE).0, Ordering::Release);
     }
 }
 
@@ -474,7 +474,7 @@ impl<const DIR: usize, const WORDS: usize> Writer<'_, DIR, WORDS> {
         page.write(start + SESSION_HEAD, key);
         page.write(start + SESSION_HEAD + key.len().div_ceil(8), value);
         let slot = (next % DIR as u64) as usize;
-        let entry = Entry::full(start, next / DIR as u64, tag);
+        let entry = DirectoryWord::full(start, next / DIR as u64, tag);
         page.word(NEXT).store(next + 1, Ordering::Relaxed);
         page.word(END).store(end + words as u64, Ordering::Relaxed);
         // Release: who finds the session finds its words.
@@ -496,14 +496,14 @@ impl<const DIR: usize, const WORDS: usize> Writer<'_, DIR, WORDS> {
             let slot = (oldest % DIR as u64) as usize;
             let at = (start % Page::<DIR, WORDS>::RING as u64) as usize;
             // Acquire: after the wiping of who has erased it.
-            let entry = Entry(page.directory(slot).load(Ordering::Acquire));
+            let entry = DirectoryWord(page.directory(slot).load(Ordering::Acquire));
             let Some(session) = page.session_at(at) else {
                 return false;
             };
-            if entry.state() != Entry::GONE {
+            if entry.state() != DirectoryWord::GONE {
                 match page.claim(&Found {
                     slot,
-                    entry: entry.to(Entry::FULL),
+                    entry: entry.to(DirectoryWord::FULL),
                     session,
                 }) {
                     Some(claim) => claim.erase(),

@@ -48,10 +48,10 @@ fn operation() -> impl Strategy<Value = Operation> {
 /// What a page must hold: its turns from the oldest on, those that are gone included, since their space is.
 #[derive(Default)]
 struct Model {
-    turns: VecDeque<Turn>,
+    turns: VecDeque<Step>,
 }
 
-struct Turn {
+struct Step {
     key: u8,
     value: Vec<u8>,
     expiry: u64,
@@ -75,7 +75,7 @@ impl Model {
         while self.turns.len() == 4 || self.used() + need > RING {
             self.turns.pop_front();
         }
-        self.turns.push_back(Turn {
+        self.turns.push_back(Step {
             key: number,
             value,
             expiry,

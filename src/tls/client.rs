@@ -7,10 +7,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ConfigBuilder, Error, WantsVerifier};
 
 use super::error::TlsError;
+use super::recorder::RecordingVerifier;
 use super::roots::{Roots, ServerVerifier};
 use super::secrets::hand_over;
 use super::server::{ALPN_HTTP2, provider, versions};
-use super::witness::Witness;
 use crate::certs;
 use crate::certs::chain::sent;
 use crate::config::{CertificateFiles, OutboundTls, TlsChoice};
@@ -81,7 +81,7 @@ impl ClientTls {
     pub fn probe(
         &self,
         only: Option<TlsVersion>,
-    ) -> Result<(ClientConfig, Arc<Witness>), TlsError> {
+    ) -> Result<(ClientConfig, Arc<RecordingVerifier>), TlsError> {
         let choice = match only {
             None => self.choice.clone(),
             Some(version) => TlsChoice {
@@ -90,15 +90,15 @@ impl ClientTls {
                 ..TlsChoice::default()
             },
         };
-        let witness = Arc::new(Witness::new(self.verifier(&choice)?));
+        let recorder = Arc::new(RecordingVerifier::new(self.verifier(&choice)?));
         let builder = builder(&choice)?
             .dangerous()
-            .with_custom_certificate_verifier(witness.clone());
+            .with_custom_certificate_verifier(recorder.clone());
         let mut config = self.authenticated(builder)?;
         if only.is_some() {
             config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), b"http/1.1".to_vec()];
         }
-        Ok((config, witness))
+        Ok((config, recorder))
     }
 
     fn verifier(&self, choice: &TlsChoice) -> Result<ServerVerifier, TlsError> {

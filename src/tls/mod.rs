@@ -12,6 +12,7 @@ mod handshake;
 mod hello;
 mod identity;
 pub mod record;
+mod recorder;
 mod resumption;
 mod roots;
 mod scope;
@@ -24,13 +25,12 @@ mod stream;
 mod ticket_keys;
 mod tickets;
 mod verifier;
-mod witness;
 mod words;
 
 pub use client::{ClientTls, ServerFailure};
 pub use crl::{
-    Admission, CheckedCrl, CrlError, CrlErrors, CrlReport, CrlShelf, CrlSource, Indexed,
-    PointsSeen, Standing, check_crls, crl_urls, load_crls, public_keys, read_crl_file,
+    Admission, CheckedCrl, CrlError, CrlErrors, CrlReport, CrlSet, CrlSource, Indexed, PointsSeen,
+    Standing, check_crls, crl_urls, load_crls, public_keys, read_crl_file,
 };
 pub use duplex::{ByteStream, CONTIGUOUS, Duplex};
 pub use error::TlsError;
@@ -38,6 +38,7 @@ pub use failure::{HandshakeFailure, failure_of};
 pub use handshake::{Connection, Handshake};
 pub use hello::{Hello, HelloReader};
 pub use identity::{IdentityError, PeerIdentity, common_name};
+pub use recorder::{RecordingVerifier, Shown};
 pub use resumption::Resumption;
 pub use scope::Scope;
 pub use secrets::{TrafficSecrets, hand_over};
@@ -51,7 +52,6 @@ pub use stream::{
 pub use ticket_keys::{TicketKey, TicketKeys, TicketKeysError};
 pub use tickets::Tickets;
 pub use verifier::{DeviceVerifier, RevocationPolicy, StalePolicy, VerifiedChain, good_until};
-pub use witness::{Shown, Witness};
 pub use words::{alert_name, io_words, words};
 
 #[cfg(test)]

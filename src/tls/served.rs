@@ -44,9 +44,9 @@ impl ServerCertificates {
         provider: &CryptoProvider,
         clock: Arc<dyn TimeProvider>,
     ) -> Result<Arc<dyn ResolvesServerCert>, Error> {
-        let entries = |identities: &[Identity]| -> Result<Vec<Entry>, Error> {
+        let entries = |identities: &[Identity]| -> Result<Vec<Candidate>, Error> {
             let entries = identities.iter();
-            entries.map(|one| Entry::new(one, provider)).collect()
+            entries.map(|one| Candidate::new(one, provider)).collect()
         };
         if self.line.is_empty() {
             return Ok(Arc::new(ResolvesServerCertUsingSni::new()));
@@ -66,7 +66,7 @@ impl ServerCertificates {
 
 /// A certificate, and what decides whether it is shown.
 #[derive(Debug)]
-struct Entry {
+struct Candidate {
     key: Arc<CertifiedKey>,
     term: Term,
     /// In order.
@@ -76,7 +76,7 @@ struct Entry {
     is_rsa: bool,
 }
 
-impl Entry {
+impl Candidate {
     fn new((chain, key): &Identity, provider: &CryptoProvider) -> Result<Self, Error> {
         let key = CertifiedKey::from_der(sent(chain), key.clone_key(), provider)?;
         let known = [
@@ -113,8 +113,8 @@ impl Entry {
 /// Chooses among several.
 #[derive(Debug)]
 struct Served {
-    line: Vec<Entry>,
-    additional: Vec<Entry>,
+    line: Vec<Candidate>,
+    additional: Vec<Candidate>,
     clock: Arc<dyn TimeProvider>,
 }
 
@@ -122,7 +122,7 @@ impl Served {
     /// The best for a client that asks for `name` and can verify `schemes`. In this order: it can verify it at all; it is
     /// for that name, or, where none is or no name was asked for, for the same names as the one in the line; it can be
     /// used now; it is not RSA, with which signing costs the gateway the most; it comes first.
-    fn choose(&self, now: u64, name: Option<&str>, schemes: &[SignatureScheme]) -> &Entry {
+    fn choose(&self, now: u64, name: Option<&str>, schemes: &[SignatureScheme]) -> &Candidate {
         let in_turn = &self.line[current(self.line.iter().map(|entry| entry.term), now)];
         if self.additional.is_empty() {
             return in_turn;

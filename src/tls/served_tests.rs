@@ -58,9 +58,9 @@ fn between(
 
 fn served(line: Vec<Identity>, additional: Vec<Identity>) -> (ServerCertificates, Served) {
     let provider = aws_lc_rs::default_provider();
-    let entries = |list: &[Identity]| -> Vec<Entry> {
+    let entries = |list: &[Identity]| -> Vec<Candidate> {
         let list = list.iter();
-        list.map(|one| Entry::new(one, &provider).unwrap())
+        list.map(|one| Candidate::new(one, &provider).unwrap())
             .collect()
     };
     let served = Served {

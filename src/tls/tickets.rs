@@ -40,11 +40,11 @@ pub struct Tickets {
     working: Published<Vec<WorkingKey>>,
     scope: Scope,
     lifetime: u64,
-    source: Mutex<Source>,
+    source: Mutex<KeySource>,
 }
 
 /// Where the keys come from. Only the control core and reloads look here.
-enum Source {
+enum KeySource {
     File { path: PathBuf, seen: Mark },
     Memory(TicketKeys),
 }
@@ -66,11 +66,11 @@ impl Tickets {
             Some(path) => {
                 // Before the reading: what changes in between is read again.
                 let (path, seen) = (path.to_path_buf(), Mark::of(path));
-                (TicketKeys::read(&path)?, Source::File { path, seen })
+                (TicketKeys::read(&path)?, KeySource::File { path, seen })
             }
             None => {
                 let keys = TicketKeys::generate(now())?;
-                (keys.clone(), Source::Memory(keys))
+                (keys.clone(), KeySource::Memory(keys))
             }
         };
         Ok(Self {
@@ -84,8 +84,8 @@ impl Tickets {
     /// Whether tickets of `other` are tickets of this: the same scope, lifetime and source.
     pub fn continues(&self, other: &Self) -> bool {
         let path = |tickets: &Self| match &*tickets.lock() {
-            Source::File { path, .. } => Some(path.clone()),
-            Source::Memory(_) => None,
+            KeySource::File { path, .. } => Some(path.clone()),
+            KeySource::Memory(_) => None,
         };
         self.scope == other.scope && self.lifetime == other.lifetime && path(self) == path(other)
     }
@@ -98,7 +98,7 @@ impl Tickets {
     pub fn refresh(&self) -> Result<bool, TicketKeysError> {
         let mut source = self.lock();
         let keys = match &mut *source {
-            Source::File { path, seen } => {
+            KeySource::File { path, seen } => {
                 let now = Mark::of(path);
                 if *seen == now {
                     return Ok(false);
@@ -106,7 +106,7 @@ impl Tickets {
                 *seen = now;
                 TicketKeys::read(path)?
             }
-            Source::Memory(keys) => {
+            KeySource::Memory(keys) => {
                 let newest = keys.keys().last().map_or(0, |key| key.from);
                 let now = now();
                 // A key seals for half a lifetime and opens for one more, so that it ends soon after its tickets.
@@ -121,7 +121,7 @@ impl Tickets {
         Ok(true)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Source> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, KeySource> {
         self.source.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

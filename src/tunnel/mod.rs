@@ -2,12 +2,12 @@
 
 pub mod capsule;
 mod ends;
-mod introduction;
 mod open;
+mod proxy_header;
 mod relay;
 mod tls_server;
 mod udp;
 
 pub(crate) use ends::{AppEnd, Broken, Data, PlainApp};
 pub(crate) use open::{open, open_udp};
-pub(crate) use relay::Behind;
+pub(crate) use relay::ReadAhead;

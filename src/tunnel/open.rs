@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ends::{AppEnd, ServerEnd};
-use super::introduction::introduction;
-use super::relay::{Behind, Ends, Relay};
+use super::proxy_header::proxy_header;
+use super::relay::{Ends, ReadAhead, Relay};
 use super::tls_server::TlsServer;
 use super::udp::UdpServer;
 use crate::access::{
@@ -49,7 +49,7 @@ pub(crate) struct Terms {
 /// A tunnel whose app has been told that it is open.
 struct Tunnel<A, S> {
     relay: Rc<Relay<A, S>>,
-    behind: Box<Behind>,
+    read_ahead: Box<ReadAhead>,
     /// How many changes there were when the app's certificates were checked.
     changes: u64,
     holds: Holds,
@@ -124,17 +124,17 @@ pub(crate) async fn open(
     let service = granted.service;
     let limits = &snapshot.limits;
     let id = core.next_tunnel();
-    let introduction = match service.way.introduction {
-        Some(version) => introduction(version, peer, &target, id)?,
+    let proxy_header = match service.connector.proxy_header {
+        Some(version) => proxy_header(version, peer, &target, id)?,
         None => Vec::new(),
     };
     let dialling = ring::now();
     let dialled = core
         .dialer
         .dial(
-            &service.way,
+            &service.connector,
             (&target, peer.identity.device()),
-            &introduction,
+            &proxy_header,
             limits.connect_timeout,
         )
         .await;
@@ -162,7 +162,7 @@ pub(crate) async fn open_udp(
         return Err(CloseReason::UdpNotAllowed);
     }
     let dialling = core.dialer.reach_by_udp(
-        &service.way,
+        &service.connector,
         (&target, peer.identity.device()),
         snapshot.limits.connect_timeout,
     );
@@ -195,13 +195,13 @@ impl Opened {
         Some(self.terms.idle_timeout)
     }
 
-    /// Runs the tunnel to `app`, whose bytes begin with those `behind` the request, in a task of its own: what it took to
+    /// Runs the tunnel to `app`, whose bytes begin with those `read_ahead` the request, in a task of its own: what it took to
     /// open it is not kept for its life. `session`: kept until it has ended.
     pub fn run<A: AppEnd>(
         mut self,
         core: Rc<Core>,
         peer: &Peer,
-        (app, behind): (A, Behind),
+        (app, read_ahead): (A, ReadAhead),
         session: impl Sized + 'static,
     ) {
         let udp = matches!(self.server, Server::Datagrams(_));
@@ -231,7 +231,7 @@ impl Opened {
             live: Rc::new(live),
             terms: self.terms,
             pass: self.pass,
-            behind: Box::new(behind),
+            read_ahead: Box::new(read_ahead),
             changes: peer.changes,
             holds: (self.permit, claim),
         };
@@ -258,7 +258,7 @@ struct Parts<A> {
     live: Rc<Live>,
     terms: Terms,
     pass: Pass,
-    behind: Box<Behind>,
+    read_ahead: Box<ReadAhead>,
     changes: u64,
     holds: Holds,
 }
@@ -278,7 +278,7 @@ impl<A: AppEnd> Parts<A> {
                 rests: false.into(),
                 ends: Ends::default(),
             }),
-            behind: self.behind,
+            read_ahead: self.read_ahead,
             changes: self.changes,
             holds: self.holds,
         }
@@ -294,7 +294,7 @@ fn relay<A: AppEnd, S: ServerEnd>(
 ) -> impl Future<Output = ()> {
     let Tunnel {
         relay,
-        behind,
+        read_ahead,
         changes,
         holds,
     } = tunnel;
@@ -303,7 +303,7 @@ fn relay<A: AppEnd, S: ServerEnd>(
         let listed = relay.core.list(relay.live.clone());
         reconsider(&relay.core, &relay.live, changes);
 
-        let directions = relay.start(behind);
+        let directions = relay.start(read_ahead);
         let ended = relay.ended().await;
         drop(directions);
         let reason = relay.close(ended).await;

@@ -46,7 +46,7 @@ pub(crate) struct Relay<A, S> {
 
 /// What came behind the request: bytes for the server, and records that are not complete yet.
 #[derive(Default)]
-pub(crate) struct Behind {
+pub(crate) struct ReadAhead {
     pub early: Vec<u8>,
     pub carry: Option<RingBuf>,
 }
@@ -64,12 +64,12 @@ pub(crate) struct Ends {
 
 impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
     /// Starts both directions; they end with their handles.
-    pub fn start(self: &Rc<Self>, behind: Box<Behind>) -> [TaskHandle; 2] {
+    pub fn start(self: &Rc<Self>, read_ahead: Box<ReadAhead>) -> [TaskHandle; 2] {
         let (up, down) = (self.clone(), self.clone());
         [
             ring::spawn_owned(async move {
                 let ending = Ending::of(&up, |ends| &ends.up);
-                ending.with(up.up(behind).await);
+                ending.with(up.up(read_ahead).await);
             }),
             ring::spawn_owned(async move {
                 let ending = Ending::of(&down, |ends| &ends.down);
@@ -183,8 +183,8 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
     }
 
     /// App to server: what came behind the request, then what the app sends.
-    async fn up(&self, behind: Box<Behind>) -> End {
-        let mut carry = self.send_early(behind).await?;
+    async fn up(&self, read_ahead: Box<ReadAhead>) -> End {
+        let mut carry = self.send_early(read_ahead).await?;
         loop {
             let received = ring::map(self.app.recv(carry), |received| {
                 received.map_err(|broken| self.app_end(broken))
@@ -215,10 +215,10 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
     /// Sends what came right behind the request. Gives back the records of it that are not complete.
     fn send_early(
         &self,
-        behind: Box<Behind>,
+        read_ahead: Box<ReadAhead>,
     ) -> Pin<Box<dyn Future<Output = Result<Option<RingBuf>, CloseReason>> + '_>> {
         Box::pin(async move {
-            let Behind { early, carry } = *behind;
+            let ReadAhead { early, carry } = *read_ahead;
             if early.is_empty() {
                 return Ok(carry);
             }

@@ -15,11 +15,11 @@ use crate::tls::{ClientStream, Received, StreamError};
 /// A server behind TLS.
 pub(super) struct TlsServer {
     session: ClientStream,
-    behind: RefCell<Behind>,
+    read_ahead: RefCell<ReadAhead>,
 }
 
 /// What was received and is not passed on yet.
-struct Behind {
+struct ReadAhead {
     /// Opened bytes.
     opened: Vec<u8>,
     /// Records that are not opened.
@@ -29,19 +29,19 @@ struct Behind {
 impl TlsServer {
     /// `carry`: what came behind the handshake.
     pub fn new(session: ClientStream, carry: Option<RingBuf>) -> Self {
-        let behind = Behind {
+        let read_ahead = ReadAhead {
             opened: Vec::new(),
             rest: carry.map_or(Rest::None, Rest::Buffer),
         };
         Self {
             session,
-            behind: behind.into(),
+            read_ahead: read_ahead.into(),
         }
     }
 
     /// The rest of the last receive, in a buffer.
     async fn carry(&self) -> Option<RingBuf> {
-        let rest = std::mem::replace(&mut self.behind.borrow_mut().rest, Rest::None);
+        let rest = std::mem::replace(&mut self.read_ahead.borrow_mut().rest, Rest::None);
         match rest {
             Rest::None => None,
             Rest::Buffer(buffer) => Some(buffer),
@@ -68,10 +68,10 @@ impl ServerEnd for TlsServer {
     }
 
     async fn recv(&self, spacing: Spacing) -> Result<Option<(usize, RingBuf)>, CloseReason> {
-        let opened = std::mem::take(&mut self.behind.borrow_mut().opened);
+        let opened = std::mem::take(&mut self.read_ahead.borrow_mut().opened);
         if !opened.is_empty() {
             let (now, later) = opened.split_at(opened.len().min(spacing.piece));
-            self.behind.borrow_mut().opened = later.to_vec();
+            self.read_ahead.borrow_mut().opened = later.to_vec();
             return Ok(Some((now.len(), Box::pin(filled(now)).await)));
         }
         let carry = self.carry().await;
@@ -80,7 +80,7 @@ impl ServerEnd for TlsServer {
                 let count = pieces.len();
                 let spaced = pieces.into_spaced(spacing);
                 let count = count - spaced.over.len();
-                *self.behind.borrow_mut() = Behind {
+                *self.read_ahead.borrow_mut() = ReadAhead {
                     opened: spaced.over,
                     rest: spaced.rest,
                 };

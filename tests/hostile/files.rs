@@ -22,7 +22,9 @@ fn limit(gateway: &Gateway, files: usize) {
 fn beyond_all(gateway: &Gateway) -> usize {
     let numbers = std::fs::read_dir(format!("/proc/{}/fd", gateway.child.id()));
     let number = |name: std::ffi::OsString| name.to_str().unwrap().parse::<usize>().unwrap();
-    let open = numbers.unwrap().map(|file| number(file.unwrap().file_name()));
+    let open = numbers
+        .unwrap()
+        .map(|file| number(file.unwrap().file_name()));
     1 + open.max().unwrap()
 }
 

@@ -11,15 +11,15 @@ const LIMITS: AdmissionLimits = AdmissionLimits {
     failed_per_second: 10,
 };
 
-fn ended(places: &[Rc<Place>]) -> Vec<Option<CloseReason>> {
-    places.iter().map(|place| place.ending.get()).collect()
+fn ended(places: &[Rc<Guest>]) -> Vec<Option<CloseReason>> {
+    places.iter().map(|guest| guest.ending.get()).collect()
 }
 
 #[test]
 fn the_oldest_that_waits_for_its_client_and_has_had_time_is_given_up() {
     let guests = Guests::default();
     let start = Instant::now();
-    let places: Vec<Rc<Place>> = (0..4).map(|_| guests.enter(start)).collect();
+    let places: Vec<Rc<Guest>> = (0..4).map(|_| guests.enter(start)).collect();
     assert!(guests.is_full(4, &LIMITS, start), "all have just come");
     guests.make_room(1, &LIMITS, start);
     assert_eq!(ended(&places), [None; 4]);
@@ -47,9 +47,9 @@ fn those_that_hold_most_bytes_are_given_up_and_the_oldest_of_equals_first() {
     let now = Instant::now();
     let held = [10, 500, 0, 900, 500, 500];
     let places = held.map(|held| {
-        let place = guests.enter(now);
-        place.held.set(held);
-        place
+        let guest = guests.enter(now);
+        guest.held.set(held);
+        guest
     });
     guests.give_memory_back(0, 0, &LIMITS, now);
     assert_eq!(ended(&places), [None; 6]);
@@ -86,10 +86,10 @@ fn a_source_has_its_part_and_takes_it_from_itself() {
     let mut now = Instant::now();
     let mut come = |address: &str| {
         now += GUEST_GRACE;
-        let place = guests.enter(now);
-        let come = guests.come_from(&place, address.parse().unwrap(), &LIMITS, now);
+        let guest = guests.enter(now);
+        let come = guests.come_from(&guest, address.parse().unwrap(), &LIMITS, now);
         come.unwrap();
-        place
+        guest
     };
     let other = come("2001:db8:0:2::1");
     let same = ["2001:db8:0:1::1", "2001:db8:0:1:2::", "2001:db8:0:1::3"].map(&mut come);
@@ -99,8 +99,8 @@ fn a_source_has_its_part_and_takes_it_from_itself() {
     assert_eq!(ended(&mapped), [given_up, None, None]);
     assert_eq!(other.ending.get(), None);
     assert_eq!((guests.open(), guests.sources()), (5, 3));
-    for place in same.iter().chain(&mapped).chain([&other]) {
-        guests.leave(place);
+    for guest in same.iter().chain(&mapped).chain([&other]) {
+        guests.leave(guest);
     }
     assert_eq!(guests.open(), 0);
     assert_eq!(guests.sources(), 2, "those that must pay are remembered");
@@ -113,13 +113,13 @@ fn a_source_that_fills_the_share_keeps_no_other_out() {
     let guests = Guests::default();
     let start = Instant::now();
     let come = |address: &str, now| {
-        let place = guests.enter(now);
+        let guest = guests.enter(now);
         guests.make_room(LIMITS.open, &LIMITS, now);
-        let come = guests.come_from(&place, address.parse().unwrap(), &LIMITS, now);
-        come.map(|()| place)
+        let come = guests.come_from(&guest, address.parse().unwrap(), &LIMITS, now);
+        come.map(|()| guest)
     };
     let other = come("192.0.2.2", start).unwrap();
-    let mut crowd: Vec<Rc<Place>> = Vec::new();
+    let mut crowd: Vec<Rc<Guest>> = Vec::new();
     for number in 0..100 {
         crowd.push(come("192.0.2.1", start).unwrap());
         assert!(!guests.is_full(LIMITS.open, &LIMITS, start), "{number}");
@@ -140,9 +140,9 @@ fn a_source_that_is_alone_is_served_in_its_turn() {
     let guests = Guests::default();
     let start = Instant::now();
     for _ in 0..4 {
-        let place = guests.enter(start);
+        let guest = guests.enter(start);
         let address = "192.0.2.1".parse().unwrap();
-        guests.come_from(&place, address, &LIMITS, start).unwrap();
+        guests.come_from(&guest, address, &LIMITS, start).unwrap();
     }
     assert!(guests.is_full(4, &LIMITS, start), "all have just come");
     assert!(!guests.is_full(4, &LIMITS, start + GUEST_GRACE));
@@ -153,10 +153,10 @@ fn a_source_whose_handshakes_fail_waits_and_comes_again() {
     let guests = Guests::default();
     let start = Instant::now();
     let attempt = |address: &str, now| {
-        let place = guests.enter(now);
-        let come = guests.come_from(&place, address.parse().unwrap(), &LIMITS, now);
-        guests.failed(&place, &LIMITS, now);
-        guests.leave(&place);
+        let guest = guests.enter(now);
+        let come = guests.come_from(&guest, address.parse().unwrap(), &LIMITS, now);
+        guests.failed(&guest, &LIMITS, now);
+        guests.leave(&guest);
         come
     };
     let burst = 10 * FAILED_HANDSHAKES_BURST.as_secs();
@@ -179,18 +179,18 @@ fn sources_are_forgotten_before_they_are_too_many() {
     let now = Instant::now();
     let mut kept = Vec::new();
     for network in 0..3 * SOURCES_MAX as u128 {
-        let place = guests.enter(now);
+        let guest = guests.enter(now);
         let address = IpAddr::V6((network << 64).into());
-        guests.come_from(&place, address, &LIMITS, now).unwrap();
-        guests.failed(&place, &LIMITS, now);
+        guests.come_from(&guest, address, &LIMITS, now).unwrap();
+        guests.failed(&guest, &LIMITS, now);
         if network < 10 {
-            kept.push(place);
+            kept.push(guest);
         } else {
-            guests.leave(&place);
+            guests.leave(&guest);
         }
         assert!(guests.sources() <= SOURCES_MAX);
     }
-    kept.iter().for_each(|place| guests.leave(place));
+    kept.iter().for_each(|guest| guests.leave(guest));
     assert_eq!(guests.open(), 0);
 }
 
@@ -200,9 +200,9 @@ fn what_is_more_than_its_part_goes_when_it_has_had_time() {
     let guests = Guests::default();
     let start = Instant::now();
     let come = |address: &str| {
-        let place = guests.enter(start);
-        let come = guests.come_from(&place, address.parse().unwrap(), &LIMITS, start);
-        come.map(|()| place).unwrap()
+        let guest = guests.enter(start);
+        let come = guests.come_from(&guest, address.parse().unwrap(), &LIMITS, start);
+        come.map(|()| guest).unwrap()
     };
     let many = ["192.0.2.1"; 5].map(come);
     let other = come("192.0.2.2");
@@ -223,14 +223,14 @@ fn bytes_of_those_that_are_given_up_are_as_good_as_free() {
     let guests = Guests::default();
     let now = Instant::now();
     let places = [700, 500].map(|held| {
-        let place = guests.enter(now);
-        place.held.set(held);
-        place
+        let guest = guests.enter(now);
+        guest.held.set(held);
+        guest
     });
     guests.give_memory_back(1, 0, &LIMITS, now);
     assert_eq!(guests.leaving(), 700);
-    for place in &places {
-        guests.leave(place);
+    for guest in &places {
+        guests.leave(guest);
     }
     assert_eq!(guests.leaving(), 0);
 }
@@ -241,9 +241,9 @@ fn an_excess_that_is_nobody_s_yet_is_not_taken_from_those_who_hold_little() {
     let guests = Guests::default();
     let now = Instant::now();
     let places = [3, 100, 101].map(|held| {
-        let place = guests.enter(now);
-        place.held.set(held);
-        place
+        let guest = guests.enter(now);
+        guest.held.set(held);
+        guest
     });
     guests.give_memory_back(u64::MAX, 300, &LIMITS, now);
     let given_up = Some(CloseReason::UnauthenticatedLimit);

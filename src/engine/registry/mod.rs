@@ -17,11 +17,11 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-pub(crate) use source::Source;
+pub(crate) use source::RegistryFile;
 use store::Store;
 pub use store::StoreError;
 
-use super::material::LoadError;
+use super::loaded::LoadError;
 use crate::config::Config;
 use crate::limits::{REGISTRY_BATCH, REGISTRY_QUEUE};
 use crate::table::{
@@ -63,7 +63,7 @@ enum Job {
         reply: ChangeReply,
     },
     Rebase {
-        source: Option<Source>,
+        source: Option<RegistryFile>,
         last: Last,
         reply: mpsc::SyncSender<Result<(), LoadError>>,
     },
@@ -188,7 +188,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`LoadError`], which names the file and its wrong lines.
-    pub(crate) fn read(&self, config: &Config) -> Result<Option<Source>, LoadError> {
+    pub(crate) fn read(&self, config: &Config) -> Result<Option<RegistryFile>, LoadError> {
         match &config.profile.device_auth.device_registry {
             Some(file) => source::load(file, &config.state_dir).map(Some),
             None => Ok(None),
@@ -201,7 +201,7 @@ impl Registry {
     /// [`LoadError::Store`], and that of `last`; the devices in force are what they were then.
     pub(crate) fn rebase(
         &self,
-        source: Option<Source>,
+        source: Option<RegistryFile>,
         last: impl FnOnce() -> Result<(), LoadError> + Send + 'static,
     ) -> Result<(), LoadError> {
         let (reply, answer) = mpsc::sync_channel(1);
@@ -403,7 +403,7 @@ impl Writer {
     /// whose line it changes is forgotten first: a crash between the two finds the line changed still.
     fn rebase(
         &mut self,
-        source: Option<Source>,
+        source: Option<RegistryFile>,
         last: impl FnOnce() -> Result<(), LoadError>,
     ) -> Result<(), LoadError> {
         self.settle()?;
@@ -443,7 +443,7 @@ impl Writer {
     fn superseded(
         &self,
         said: DeviceChanges,
-        source: &Source,
+        source: &RegistryFile,
     ) -> Result<(DeviceChanges, DeviceChanges), StoreError> {
         let is_changed = |name: &str, entry: DeviceEntry<'_>| {
             let blocked = entry.state == DeviceState::Blocked;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::certs::CertError;
-use crate::engine::material::LoadError;
+use crate::engine::loaded::LoadError;
 use crate::files::{self, Mode, Pending};
 use crate::limits::{REGISTRY_COPY_HEAD_MAX, REGISTRY_FILE_MAX, REGISTRY_READ};
 use crate::table::{DeviceFormat, DeviceReader, DeviceRegistry, RegistryError, RegistryProblem};
@@ -20,7 +20,7 @@ use crate::table::{DeviceFormat, DeviceReader, DeviceRegistry, RegistryError, Re
 const COPY: &str = "devices-last";
 
 /// A file that was read and is right, with its copy that waits to take the old one's place.
-pub(crate) struct Source {
+pub(crate) struct RegistryFile {
     pub registry: DeviceRegistry,
     waiting: Option<Pending>,
 }
@@ -128,7 +128,7 @@ pub(super) fn is_unchanged(file: &Path, state_dir: &Path) -> bool {
 }
 
 /// Reads the file, checks it and writes a copy beside the old one.
-pub(super) fn load(file: &Path, state_dir: &Path) -> Result<Source, LoadError> {
+pub(super) fn load(file: &Path, state_dir: &Path) -> Result<RegistryFile, LoadError> {
     let text = open(file)?;
     let failed = |error| LoadError::from(CertError::from(error));
     let mut waiting = Pending::new(&state_dir.join(COPY), Mode::Secret).map_err(failed)?;
@@ -138,13 +138,13 @@ pub(super) fn load(file: &Path, state_dir: &Path) -> Result<Source, LoadError> {
     waiting.write_all(&head).map_err(unwritten)?;
     let registry = parse(file, text, DeviceFormat::of(file), &mut waiting)?;
     waiting.sync().map_err(failed)?;
-    Ok(Source {
+    Ok(RegistryFile {
         registry,
         waiting: Some(waiting.in_state()),
     })
 }
 
-impl Source {
+impl RegistryFile {
     /// Lets the copy take the old one's place.
     ///
     /// # Errors

@@ -5,13 +5,13 @@ use redb::Database;
 use super::*;
 
 /// A state folder with a writer, and the file that its config names.
-struct Place {
+struct RegistryFixture {
     folder: tempfile::TempDir,
     file: PathBuf,
     writer: Writer,
 }
 
-impl Place {
+impl RegistryFixture {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self {
@@ -78,39 +78,40 @@ fn refusal() -> LoadError {
 #[test]
 fn a_file_is_taken_over_whole_or_not_at_all() {
     use DeviceState::{Blocked, Managed, Unmanaged};
-    let mut place = Place::new();
-    place.take("one,managed\ntwo,managed\n", Ok(())).unwrap();
-    place.say("two", Unmanaged).unwrap();
-    place.say("three", Managed).unwrap();
-    let before = place.after_a_start();
+    let mut fixture = RegistryFixture::new();
+    fixture.take("one,managed\ntwo,managed\n", Ok(())).unwrap();
+    fixture.say("two", Unmanaged).unwrap();
+    fixture.say("three", Managed).unwrap();
+    let before = fixture.after_a_start();
     let new = "one,blocked\ntwo,blocked\nthree,blocked\n";
-    assert!(place.take(new, Err(refusal())).is_err());
-    let states = |place: &Place| ["one", "two", "three"].map(|device| place.state(device));
-    assert_eq!(states(&place), [Managed, Unmanaged, Managed]);
-    assert_eq!(place.after_a_start(), before);
+    assert!(fixture.take(new, Err(refusal())).is_err());
+    let states =
+        |fixture: &RegistryFixture| ["one", "two", "three"].map(|device| fixture.state(device));
+    assert_eq!(states(&fixture), [Managed, Unmanaged, Managed]);
+    assert_eq!(fixture.after_a_start(), before);
     // The same where the copy cannot get into its place.
-    let copy = place.path().join("devices-last");
+    let copy = fixture.path().join("devices-last");
     let old = std::fs::read(&copy).unwrap();
     std::fs::remove_file(&copy).unwrap();
     std::fs::create_dir(&copy).unwrap();
-    assert!(place.take(new, Ok(())).is_err());
-    assert_eq!(states(&place), [Managed, Unmanaged, Managed]);
+    assert!(fixture.take(new, Ok(())).is_err());
+    assert_eq!(states(&fixture), [Managed, Unmanaged, Managed]);
     std::fs::remove_dir(&copy).unwrap();
     std::fs::write(&copy, old).unwrap();
-    assert_eq!(place.after_a_start(), before);
+    assert_eq!(fixture.after_a_start(), before);
 
-    place.take(new, Ok(())).unwrap();
-    assert_eq!(states(&place), [Blocked; 3]);
+    fixture.take(new, Ok(())).unwrap();
+    assert_eq!(states(&fixture), [Blocked; 3]);
 }
 
 #[test]
 fn no_file_any_more_is_refused_whole_too() {
-    let mut place = Place::new();
-    place.take("one,managed\n", Ok(())).unwrap();
-    assert!(place.writer.rebase(None, || Err(refusal())).is_err());
-    assert_eq!(place.state("one"), DeviceState::Managed);
-    place.writer.rebase(None, || Ok(())).unwrap();
-    assert_eq!(place.state("one"), DeviceState::Unmanaged);
+    let mut fixture = RegistryFixture::new();
+    fixture.take("one,managed\n", Ok(())).unwrap();
+    assert!(fixture.writer.rebase(None, || Err(refusal())).is_err());
+    assert_eq!(fixture.state("one"), DeviceState::Managed);
+    fixture.writer.rebase(None, || Ok(())).unwrap();
+    assert_eq!(fixture.state("one"), DeviceState::Unmanaged);
 }
 
 /// After a successor that did not come to serve, the store cannot be opened: nothing that it holds counts as never said, and
@@ -118,28 +119,28 @@ fn no_file_any_more_is_refused_whole_too() {
 #[test]
 fn a_store_that_cannot_be_taken_back_loses_nothing() {
     use DeviceState::{Blocked, Managed};
-    let mut place = Place::new();
-    place.take("one,managed\n", Ok(())).unwrap();
-    place.say("one", Blocked).unwrap();
-    place.writer.follow(true);
+    let mut fixture = RegistryFixture::new();
+    fixture.take("one,managed\n", Ok(())).unwrap();
+    fixture.say("one", Blocked).unwrap();
+    fixture.writer.follow(true);
     assert!(matches!(
-        place.say("two", Managed),
+        fixture.say("two", Managed),
         Err(ChangeError::Succeeded)
     ));
-    let other = place.taken();
-    place.writer.follow(false);
+    let other = fixture.taken();
+    fixture.writer.follow(false);
     assert!(matches!(
-        place.say("two", Managed),
+        fixture.say("two", Managed),
         Err(ChangeError::Store(_))
     ));
-    assert!(place.take("one,managed\ntwo,managed\n", Ok(())).is_err());
-    assert!(place.writer.rebase(None, || Ok(())).is_err());
-    assert_eq!(place.state("one"), Blocked);
+    assert!(fixture.take("one,managed\ntwo,managed\n", Ok(())).is_err());
+    assert!(fixture.writer.rebase(None, || Ok(())).is_err());
+    assert_eq!(fixture.state("one"), Blocked);
     drop(other);
-    place.say("two", Managed).unwrap();
-    place.take("one,managed\n", Ok(())).unwrap();
+    fixture.say("two", Managed).unwrap();
+    fixture.take("one,managed\n", Ok(())).unwrap();
     assert_eq!(
-        place.after_a_start(),
+        fixture.after_a_start(),
         [("one".to_owned(), Blocked), ("two".to_owned(), Managed)]
     );
 }
@@ -148,18 +149,18 @@ fn a_store_that_cannot_be_taken_back_loses_nothing() {
 #[test]
 fn what_the_disk_has_refused_is_owed() {
     use DeviceState::{Blocked, Managed};
-    let mut place = Place::new();
-    place.take("one,managed\n", Ok(())).unwrap();
-    place.say("one", Managed).unwrap();
-    place.writer.store.release();
-    let other = place.taken();
+    let mut fixture = RegistryFixture::new();
+    fixture.take("one,managed\n", Ok(())).unwrap();
+    fixture.say("one", Managed).unwrap();
+    fixture.writer.store.release();
+    let other = fixture.taken();
     let state = DeviceState::Blocked;
     let said = DeviceChanges::one("two", DeviceEntry { state, user: None });
-    place.writer.owe(said);
-    assert!(place.say("three", Managed).is_err());
+    fixture.writer.owe(said);
+    assert!(fixture.say("three", Managed).is_err());
     drop(other);
-    place.say("three", Managed).unwrap();
+    fixture.say("three", Managed).unwrap();
     let all = [("one", Managed), ("three", Managed), ("two", Blocked)];
     let all = all.map(|(name, state)| (name.to_owned(), state));
-    assert_eq!(place.after_a_start(), all);
+    assert_eq!(fixture.after_a_start(), all);
 }

@@ -22,8 +22,8 @@ use crate::limits::CRL_SOURCES_MAX;
 use crate::observe::CrlInfo;
 use crate::table::{Published, RevocationIndex};
 use crate::tls::{
-    Admission, CheckedCrl, CrlErrors, CrlShelf, CrlSource, Indexed, PointsSeen, Standing,
-    check_crls, crl_urls, public_keys, read_crl_file,
+    Admission, CheckedCrl, CrlErrors, CrlSet, CrlSource, Indexed, PointsSeen, Standing, check_crls,
+    crl_urls, public_keys, read_crl_file,
 };
 pub use kept::{CRLS_FOLDER, forget_kept_crl};
 use kept::{forget_kept, forgotten_file, keep, kept_file};
@@ -31,7 +31,7 @@ use kept::{forget_kept, forgotten_file, keep, kept_file};
 /// The CRLs of a configuration, and whose they may be.
 #[derive(Clone, Default)]
 pub(super) struct Crls {
-    shelf: CrlShelf,
+    crl_set: CrlSet,
     group: Arc<[CertificateDer<'static>]>,
     /// What the lists say of the group certificates themselves.
     standing: Arc<Standing>,
@@ -120,7 +120,7 @@ impl Crls {
 
     /// The index of what is in use. Notes, and says in the log, which lists prove nothing.
     fn index(&mut self) -> RevocationIndex {
-        let Indexed { index, disowned } = self.shelf.index(&self.standing);
+        let Indexed { index, disowned } = self.crl_set.index(&self.standing);
         let mut doubts = BTreeMap::new();
         for (source, issuer) in disowned {
             let doubt = format!(
@@ -130,7 +130,7 @@ impl Crls {
             );
             doubts.insert(source, doubt);
         }
-        for report in self.shelf.reports() {
+        for report in self.crl_set.reports() {
             if report.next_update.is_none() {
                 let doubt = format!(
                     "the list of {} has no nextUpdate, so that nothing says until when it is in force: it revokes, and \
@@ -152,7 +152,7 @@ impl Crls {
 
     /// Notes which lists are not in force at a moment in unix seconds, and says in the log what is new. Whether something is.
     fn note_ended(&mut self, now: u64) -> bool {
-        let ended = self.shelf.reports().into_iter().filter_map(|report| {
+        let ended = self.crl_set.reports().into_iter().filter_map(|report| {
             let text = report.unproving_text(now)?;
             Some(((report.source, report.issuer), text))
         });
@@ -169,7 +169,7 @@ impl Crls {
 
     /// Lists that are not in force: where each is from, and what is to be said of it.
     pub fn ended(&self) -> Vec<(String, String)> {
-        let reports = self.shelf.reports().into_iter();
+        let reports = self.crl_set.reports().into_iter();
         let ended = reports
             .filter_map(|report| Some((report.source.to_string(), report.unproving_text(now())?)));
         ended.collect()
@@ -204,7 +204,7 @@ impl Crls {
             self.urgent.insert(source.clone());
         }
         let trusted = public_keys(&self.group);
-        self.shelf.carry_over(&before.shelf, source, &trusted)
+        self.crl_set.carry_over(&before.crl_set, source, &trusted)
     }
 
     /// The list that was fetched last before the node started, if it is there and good.
@@ -223,7 +223,7 @@ impl Crls {
             Ok(lists) => {
                 self.admit(source.clone(), lists);
                 if forgotten {
-                    self.shelf.forget(&source);
+                    self.crl_set.forget(&source);
                 }
             }
             Err(error) => self.problem(source, error.to_string()),
@@ -231,7 +231,7 @@ impl Crls {
     }
 
     fn admit(&mut self, source: CrlSource, lists: Vec<CheckedCrl>) -> Admission {
-        let admission = self.shelf.admit(source.clone(), lists, now());
+        let admission = self.crl_set.admit(source.clone(), lists, now());
         self.again.remove(&source);
         match &admission {
             Admission::Refused { problem, until } => {
@@ -251,7 +251,7 @@ impl Crls {
     }
 
     fn told(&self) -> Arc<[CrlInfo]> {
-        let reports = self.shelf.reports();
+        let reports = self.crl_set.reports();
         let info = |source: &CrlSource| {
             let problem = self.problems.get(source).or(self.doubts.get(source));
             CrlInfo {
@@ -372,7 +372,7 @@ impl Node {
     /// Lets lists that begin now prove from now on, and says of each that has run out since the last call that it has.
     pub fn note_ended_crls(&self) {
         let mut crls = self.revocation.crls();
-        if crls.shelf.begin(now()) {
+        if crls.crl_set.begin(now()) {
             self.publish(&mut crls);
         } else if crls.note_ended(now()) {
             self.revocation.tell(&crls);
@@ -443,7 +443,7 @@ impl Node {
         let mut crls = self.revocation.crls();
         if !crls.wanted.contains(&source) {
             crls.take_kept(source);
-            if crls.shelf.has(&CrlSource::Url(url.to_owned())) {
+            if crls.crl_set.has(&CrlSource::Url(url.to_owned())) {
                 self.publish(&mut crls);
             } else {
                 self.revocation.tell(&crls);
@@ -496,7 +496,7 @@ impl Node {
         if is_url(&source) {
             forget_kept(&kept_file(&crls.folder, &source))?;
         }
-        crls.shelf.forget(&source);
+        crls.crl_set.forget(&source);
         crls.urgent.insert(source);
         Ok(true)
     }

@@ -48,7 +48,7 @@ enum Message {
 /// What it answers.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Answer {
+enum Response {
     /// To [`Message::Beat`].
     Here,
     /// To [`Message::Reload`] and [`Message::Apply`]: it is in force, or refused.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, Signal, getppid, pidfd_open, pidfd_send_signal};
 
-use super::{Answer, Link, Message, Said, is_timeout, pass};
+use super::{Link, Message, Response, Said, is_timeout, pass};
 use crate::limits::{
     DEVICE_SHARDS, SUCCESSION_APPLY, SUCCESSION_BEAT, SUCCESSION_DEVICES, SUCCESSION_END,
     SUCCESSION_SHARDS, SUCCESSION_SILENCE,
@@ -347,8 +347,8 @@ impl Shared {
         let start = Instant::now();
         let mut heard = start;
         loop {
-            match link.read::<Answer>() {
-                Ok(Some(Answer::Done { taken })) => {
+            match link.read::<Response>() {
+                Ok(Some(Response::Done { taken })) => {
                     if !taken {
                         tracing::warn!(
                             "the process before this one has not taken a change; its log says why"
@@ -357,7 +357,7 @@ impl Shared {
                     self.tasks().refused = !taken;
                     return Ok(());
                 }
-                Ok(Some(Answer::Here)) => heard = Instant::now(),
+                Ok(Some(Response::Here)) => heard = Instant::now(),
                 Ok(None) => return Err(End::Ended),
                 Err(error) if is_timeout(&error) => {
                     if heard.elapsed() > SUCCESSION_SILENCE {
@@ -380,9 +380,9 @@ impl Shared {
     fn hear(&self, link: &mut Link) -> Result<(), End> {
         let start = Instant::now();
         loop {
-            match link.read::<Answer>() {
-                Ok(Some(Answer::Here)) => return Ok(()),
-                Ok(Some(Answer::Done { .. })) => {}
+            match link.read::<Response>() {
+                Ok(Some(Response::Here)) => return Ok(()),
+                Ok(Some(Response::Done { .. })) => {}
                 Ok(None) => return Err(End::Ended),
                 Err(error) if is_timeout(&error) => {
                     if start.elapsed() > SUCCESSION_SILENCE {

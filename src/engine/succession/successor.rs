@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use super::{Answer, Link, Message, is_timeout, write};
+use super::{Link, Message, Response, is_timeout, write};
 use crate::limits::SUCCESSION_SILENCE;
 use crate::ring;
 use crate::table::{DeviceChanges, DeviceCollector};
@@ -77,7 +77,7 @@ impl Successor {
             };
             let heard = match message {
                 Message::Ready | Message::Serving => continue,
-                Message::Beat => match answer(answers, &Answer::Here) {
+                Message::Beat => match answer(answers, &Response::Here) {
                     Ok(()) => continue,
                     Err(error) => return format!("it takes no answer: {error}"),
                 },
@@ -99,7 +99,7 @@ impl Successor {
     }
 }
 
-fn answer(answers: &Mutex<UnixStream>, answer: &Answer) -> io::Result<()> {
+fn answer(answers: &Mutex<UnixStream>, answer: &Response) -> io::Result<()> {
     let mut stream = answers.lock().unwrap_or_else(PoisonError::into_inner);
     write(&mut stream, answer)
 }
@@ -133,7 +133,7 @@ pub fn follow(
                     }
                 },
             };
-            if is_answered && answer(&theirs, &Answer::Done { taken }).is_err() {
+            if is_answered && answer(&theirs, &Response::Done { taken }).is_err() {
                 return;
             }
         }

@@ -19,9 +19,9 @@ use super::share::Share;
 use super::windows::Windows;
 use crate::access::{Core, Outcome, Presence, Repeated, audit, record};
 use crate::config::HostPort;
-use crate::front::asker::{Asker, Refused};
 use crate::front::pvd;
 use crate::front::request::IDLE_TIMEOUT;
+use crate::front::requester::{Refused, Requester};
 use crate::front::response::{seconds, told_by_status};
 use crate::front::seam::{self, Agreed, Front};
 use crate::limits::{HTTP2_SESSION_QUEUE, HTTP2_STALL_PERCENT, LINGER};
@@ -29,12 +29,12 @@ use crate::observe::AuditEvent;
 use crate::reason::{CloseReason, Who};
 use crate::ring::{self, RingBuf};
 use crate::tls::{ByteStream, Duplex};
-use crate::tunnel::Behind;
+use crate::tunnel::ReadAhead;
 
 /// What the tasks of one session share.
 pub(super) struct Session {
     pub core: Rc<Core>,
-    pub asker: Asker,
+    pub requester: Requester,
     pub opened: Instant,
     /// Requests so far.
     pub requests: Cell<u64>,
@@ -68,7 +68,7 @@ pub(super) struct Session {
 impl Session {
     /// Records a refusal of a request of nobody known.
     fn record(&self, target: Option<HostPort>, reason: CloseReason) {
-        let mut outcome = Outcome::of(self.asker.subject().clone());
+        let mut outcome = Outcome::of(self.requester.subject().clone());
         outcome.target = target;
         record(&self.core, &outcome, reason);
     }
@@ -105,13 +105,13 @@ pub(in crate::front) async fn serve<S: ByteStream>(
     core: Rc<Core>,
     stream: S,
     carry: Option<RingBuf>,
-    asker: Asker,
+    requester: Requester,
     counted: impl Sized + 'static,
 ) {
-    let presence = match enter(&core, &asker) {
+    let presence = match enter(&core, &requester) {
         Ok(presence) => presence,
         Err(reason) => {
-            record(&core, &Outcome::of(asker.subject().clone()), reason);
+            record(&core, &Outcome::of(requester.subject().clone()), reason);
             let _ = ring::timeout(LINGER, turn_away(stream)).await;
             return;
         }
@@ -124,7 +124,7 @@ pub(in crate::front) async fn serve<S: ByteStream>(
     let windows = Windows::new(&mut share, now);
     let session = Rc::new(Session {
         core,
-        asker,
+        requester,
         opened: now,
         requests: 0.into(),
         open: 0.into(),
@@ -161,9 +161,9 @@ pub(in crate::front) async fn serve<S: ByteStream>(
 }
 
 /// Counts the session for its device, where it is one's.
-fn enter(core: &Core, asker: &Asker) -> Result<Option<Presence>, CloseReason> {
+fn enter(core: &Core, requester: &Requester) -> Result<Option<Presence>, CloseReason> {
     let limit = core.snapshot.borrow().limits.sessions_per_device();
-    let device = asker.device();
+    let device = requester.device();
     device
         .map(|device| core.quota.enter(device, limit))
         .transpose()
@@ -192,7 +192,7 @@ fn finish(session: &Session, reason: CloseReason) {
         core.count(reason);
     }
     let (requests, now) = (session.requests.get(), ring::now());
-    let subject = session.asker.subject();
+    let subject = session.requester.subject();
     let repeated = Repeated {
         session: requests > 0,
         reason,
@@ -264,7 +264,7 @@ fn begin(
             Err(reason) => return session.refuse(None, respond, reason),
         };
         let target = request.asked.target().cloned();
-        let peer = match session.asker.of_request(&session.core, &parts.headers) {
+        let peer = match session.requester.of_request(&session.core, &parts.headers) {
             Ok(peer) => peer,
             Err(Refused::Request(reason)) => return session.refuse(target, respond, reason),
             Err(Refused::Session(reason)) => {
@@ -301,11 +301,11 @@ impl<C: 'static> Front for Stream<C> {
         poll_fn(|context| self.respond.poll_reset(context).map(|_| ())).await;
     }
 
-    async fn accept(mut self, agreed: Agreed) -> Option<(StreamEnd, Behind, (Open, C))> {
+    async fn accept(mut self, agreed: Agreed) -> Option<(StreamEnd, ReadAhead, (Open, C))> {
         let sent = self.respond.send_response(established(&agreed), false);
         let app = StreamEnd::new(self.session, self.body, sent.ok()?);
         self.kept.0.is_tunnel();
-        Some((app, Behind::default(), self.kept))
+        Some((app, ReadAhead::default(), self.kept))
     }
 
     fn has_room(&self) -> bool {

@@ -41,7 +41,7 @@ impl DeviceState {
 
 /// What is known about one device. In changes, [`DeviceState::Unmanaged`] takes the device out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry<'a> {
+pub struct DeviceEntry<'a> {
     /// The state.
     pub state: DeviceState,
     /// Who has the device.
@@ -82,7 +82,7 @@ impl std::fmt::Debug for DeviceRegistry {
 impl DeviceRegistry {
     /// What is known about a device, by its exact name; `None` where it is unmanaged.
     #[must_use]
-    pub fn get(&self, device: &str) -> Option<Entry<'_>> {
+    pub fn get(&self, device: &str) -> Option<DeviceEntry<'_>> {
         self.find(device).map(|record| record.entry())
     }
 
@@ -171,7 +171,7 @@ impl DeviceRegistry {
             }
             for gone in old.records().filter(|old| self.get(old.name()).is_none()) {
                 let (state, user) = (DeviceState::Unmanaged, None);
-                changes.add(gone.name(), Entry { state, user });
+                changes.add(gone.name(), DeviceEntry { state, user });
             }
         }
         changes.finish()
@@ -180,7 +180,7 @@ impl DeviceRegistry {
     /// Up to `limit` devices whose names begin with `prefix` and come behind `after`, in the order of their names. Looks
     /// at every device: not for a data core.
     #[must_use]
-    pub fn list(&self, prefix: &str, after: &str, limit: usize) -> Vec<(&str, Entry<'_>)> {
+    pub fn list(&self, prefix: &str, after: &str, limit: usize) -> Vec<(&str, DeviceEntry<'_>)> {
         let mut least = BinaryHeap::new();
         for record in self.shards.iter().flat_map(|shard| shard.records()) {
             if record.name <= after.as_bytes() || !record.name.starts_with(prefix.as_bytes()) {
@@ -235,7 +235,7 @@ pub struct DeviceChanges {
 impl DeviceChanges {
     /// Takes what is said about one device.
     #[must_use]
-    pub fn one(name: &str, entry: Entry<'_>) -> Self {
+    pub fn one(name: &str, entry: DeviceEntry<'_>) -> Self {
         let mut collected = Collected::default();
         collected.add(name, entry, 1);
         collected
@@ -256,7 +256,7 @@ impl DeviceChanges {
     }
 
     /// What is said, in no order that means anything.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, Entry<'_>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, DeviceEntry<'_>)> {
         self.shards
             .values()
             .flat_map(|shard| shard.records())
@@ -270,7 +270,7 @@ pub struct DeviceCollector(Collected);
 
 impl DeviceCollector {
     /// Adds what is said about one device.
-    pub fn add(&mut self, name: &str, entry: Entry<'_>) {
+    pub fn add(&mut self, name: &str, entry: DeviceEntry<'_>) {
         self.0.add(name, entry, 0);
     }
 
@@ -302,7 +302,7 @@ struct Conflict<'a> {
 }
 
 impl Collected {
-    fn add(&mut self, name: &str, entry: Entry<'_>, line: u32) {
+    fn add(&mut self, name: &str, entry: DeviceEntry<'_>, line: u32) {
         let number = NameHash::of(name.as_bytes()).shard() as u16;
         let pending = self.0.entry(number).or_default();
         Record::write(&mut pending.data, name, entry);

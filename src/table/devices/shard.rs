@@ -7,7 +7,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
 
-use super::{DeviceState, Entry, RegistryFull};
+use super::{DeviceEntry, DeviceState, RegistryFull};
 use crate::limits::{DEVICE_SHARDS, MAX_IDENTITY_NAME_BYTES};
 
 /// The name's length in a record's head; the state is in the two bits above, and whether there is a user in the next.
@@ -54,7 +54,7 @@ pub(super) struct Record<'a> {
 
 impl<'a> Record<'a> {
     /// Appends a record. Names and users are bounded by whoever reads them.
-    pub fn write(data: &mut Vec<u8>, name: &str, entry: Entry<'_>) {
+    pub fn write(data: &mut Vec<u8>, name: &str, entry: DeviceEntry<'_>) {
         let state = match entry.state {
             DeviceState::Unmanaged => 0,
             DeviceState::Managed => 1,
@@ -95,8 +95,8 @@ impl<'a> Record<'a> {
         })
     }
 
-    pub fn entry(&self) -> Entry<'a> {
-        Entry {
+    pub fn entry(&self) -> DeviceEntry<'a> {
+        DeviceEntry {
             state: self.state,
             user: self.user.and_then(|user| std::str::from_utf8(user).ok()),
         }

@@ -170,7 +170,7 @@ fn objects_say_the_same_and_can_take_out() {
         read(DeviceFormat::Ndjson, bad, 9).err(),
         Some(vec![1, 2, 3, 4, 6])
     );
-    let unmanaged = Entry::from_json("a", br#"{"state":"unmanaged"}"#, |_| ());
+    let unmanaged = DeviceEntry::from_json("a", br#"{"state":"unmanaged"}"#, |_| ());
     assert!(unmanaged.is_err(), "one device is taken out by DELETE");
 }
 
@@ -205,7 +205,7 @@ fn a_wrong_object_is_told_in_plain_words() {
             assert!(!message.contains(foreign), "{message}");
         }
     }
-    let error = Entry::from_json("a", b"{}", |_| ()).unwrap_err();
+    let error = DeviceEntry::from_json("a", b"{}", |_| ()).unwrap_err();
     assert!(error.contains("`state` is missing"), "{error}");
 }
 
@@ -236,7 +236,7 @@ fn changes_do_to_the_registry_what_they_do_to_a_map() {
         let mut collector = DeviceCollector::default();
         for (name, (state, user)) in &change {
             let (state, user) = (*state, user.as_deref());
-            collector.add(name, Entry { state, user });
+            collector.add(name, DeviceEntry { state, user });
         }
         let changes = collector.finish().unwrap();
         assert_eq!(changes.len(), change.len());
@@ -253,7 +253,7 @@ fn changes_do_to_the_registry_what_they_do_to_a_map() {
         assert_eq!(registry.len(), model.len());
         for number in 0..500 {
             let name = format!("device-{number}");
-            let expected = model.get(&name).map(|(state, user)| Entry {
+            let expected = model.get(&name).map(|(state, user)| DeviceEntry {
                 state: *state,
                 user: user.as_deref(),
             });

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{Collected, DeviceChanges, DeviceRegistry, DeviceState, Entry};
+use super::{Collected, DeviceChanges, DeviceEntry, DeviceRegistry, DeviceState};
 use crate::limits::{DEVICE_LINE_MAX, DEVICE_PROBLEMS_MAX, MAX_IDENTITY_NAME_BYTES};
 
 /// Why a registry was refused: every line that is wrong, in order.
@@ -244,7 +244,7 @@ impl DeviceRegistry {
     }
 }
 
-impl Entry<'_> {
+impl DeviceEntry<'_> {
     /// Reads what is said about one device, as [`DeviceFormat::Ndjson`] says it without the name: state and user.
     ///
     /// # Errors
@@ -252,7 +252,7 @@ impl Entry<'_> {
     pub fn from_json<T>(
         device: &str,
         json: &[u8],
-        with: impl FnOnce(Entry<'_>) -> T,
+        with: impl FnOnce(DeviceEntry<'_>) -> T,
     ) -> Result<T, String> {
         let said: Said<'_> = serde_json::from_slice(json).map_err(|_| json_problem(json, false))?;
         entry(device, &said.state, said.user.as_deref(), false).map(with)
@@ -321,7 +321,7 @@ fn is_header(fields: &[Cow<'_, str>]) -> bool {
     matches!(fields, [device, state, ..] if device.eq_ignore_ascii_case("device") && state.eq_ignore_ascii_case("state"))
 }
 
-fn from_fields<'f>(fields: &'f [Cow<'_, str>]) -> Result<(&'f str, Entry<'f>), String> {
+fn from_fields<'f>(fields: &'f [Cow<'_, str>]) -> Result<(&'f str, DeviceEntry<'f>), String> {
     let (name, state, user) = match fields {
         [name, state] => (name, state, None),
         [name, state, user] => (name, state, Some(&**user)),
@@ -341,7 +341,7 @@ fn entry<'a>(
     state: &str,
     user: Option<&'a str>,
     may_take_out: bool,
-) -> Result<Entry<'a>, String> {
+) -> Result<DeviceEntry<'a>, String> {
     if name.is_empty() {
         return Err("the device has no name; write `device,state`".to_owned());
     }
@@ -368,7 +368,7 @@ fn entry<'a>(
             ));
         }
     };
-    Ok(Entry { state, user })
+    Ok(DeviceEntry { state, user })
 }
 
 /// What of a bad field goes into a message: not a megabyte, and nothing that a terminal would obey.

@@ -5,9 +5,9 @@
 //! certificate, to distribution points or to some reasons; and delta lists on top of either. What is refused: whatever is
 //! not signed by a group certificate that may sign lists, broken, of version 1, indirect, or has a critical extension that is not understood (RFC 5280, section 5.2).
 
+mod crl_set;
 mod parse;
 mod points;
-mod shelf;
 mod signer;
 mod subject;
 
@@ -23,10 +23,10 @@ pub use super::standing::Standing;
 use crate::certs::{self, CertError};
 use crate::limits::CRL_CLOCK_SKEW_SECONDS;
 use crate::table::{RevocationIndex, RevocationList, SerialSet, canonical_serial};
+pub use crl_set::{Admission, CrlSet, CrlSource, Indexed};
 pub use parse::Number;
 use parse::Parsed;
 pub use points::PointsSeen;
-pub use shelf::{Admission, CrlShelf, CrlSource, Indexed};
 pub(super) use subject::CertificateSubject;
 pub use subject::urls as crl_urls;
 
@@ -90,7 +90,7 @@ impl CrlReport {
             "the list of {} has run out on {}: it revokes, and proves nothing, so that `stale` decides for its devices; \
              remedy: publish a newer one",
             self.issuer,
-            shelf::moment(end)
+            crl_set::moment(end)
         ))
     }
 
@@ -98,7 +98,7 @@ impl CrlReport {
         format!(
             "the list of {} is not valid yet, but from {} on: {consequence}; remedy: check this machine's clock, or the CA's",
             self.issuer,
-            shelf::moment(self.this_update)
+            crl_set::moment(self.this_update)
         )
     }
 
@@ -132,17 +132,17 @@ pub fn load_crls(
     group: &[CertificateDer<'_>],
     now: SystemTime,
 ) -> Result<(RevocationIndex, Vec<CrlReport>), CrlErrors> {
-    let mut shelf = CrlShelf::default();
+    let mut crl_set = CrlSet::default();
     let mut errors = Vec::new();
     for file in files {
         let source = CrlSource::File(file.clone());
         match read_crl_file(file, group, now) {
-            Ok(lists) => drop(shelf.admit(source, lists, unix_seconds(now))),
+            Ok(lists) => drop(crl_set.admit(source, lists, unix_seconds(now))),
             Err(CrlErrors(found)) => errors.extend(found),
         }
     }
     if errors.is_empty() {
-        Ok((shelf.index(&Standing::of(group)).index, shelf.reports()))
+        Ok((crl_set.index(&Standing::of(group)).index, crl_set.reports()))
     } else {
         Err(CrlErrors(errors))
     }
@@ -260,6 +260,6 @@ fn check(
 }
 
 #[cfg(test)]
-mod shelf_tests;
+mod crl_set_tests;
 #[cfg(test)]
 mod tests;

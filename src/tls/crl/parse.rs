@@ -89,7 +89,7 @@ pub(super) struct Parsed<'a> {
 
 /// One entry of a list.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Entry<'a> {
+pub(super) struct RevokedEntry<'a> {
     pub serial: &'a [u8],
     /// In a delta CRL: the certificate is revoked no more.
     pub removed: bool,
@@ -212,10 +212,10 @@ impl<'a> Parsed<'a> {
     }
 
     /// The entries, which have been read once.
-    pub fn entries(&self) -> impl Iterator<Item = Entry<'a>> + use<'a> {
+    pub fn entries(&self) -> impl Iterator<Item = RevokedEntry<'a>> + use<'a> {
         let mut rest = self.revoked;
         let is_delta = self.base.is_some();
-        std::iter::from_fn(move || entry(&mut rest).ok()).map(move |entry| Entry {
+        std::iter::from_fn(move || entry(&mut rest).ok()).map(move |entry| RevokedEntry {
             // In a full list that reason has no meaning, and what a list names is revoked.
             removed: entry.removed && is_delta,
             ..entry
@@ -229,7 +229,7 @@ fn broken() -> Problem {
     ("is broken or truncated".into(), FETCH_AGAIN)
 }
 
-fn entry<'a>(list: &mut Reader<'a>) -> Result<Entry<'a>, Problem> {
+fn entry<'a>(list: &mut Reader<'a>) -> Result<RevokedEntry<'a>, Problem> {
     let mut entry = list.enter(tag::SEQUENCE).ok_or_else(broken)?;
     let serial = entry.take(tag::INTEGER).ok_or_else(broken)?.content;
     let time = entry.peek();
@@ -262,7 +262,7 @@ fn entry<'a>(list: &mut Reader<'a>) -> Result<Entry<'a>, Problem> {
     if !entry.is_empty() {
         return Err(broken());
     }
-    Ok(Entry { serial, removed })
+    Ok(RevokedEntry { serial, removed })
 }
 
 const INDIRECT: &str = "let each CA sign the list of its own certificates";

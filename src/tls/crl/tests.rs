@@ -177,26 +177,26 @@ pub(super) fn check_one(ca: &Authority, der: &[u8]) -> Result<Vec<CheckedCrl>, C
     check_crls(&source("group.crl"), &[der], &group, now())
 }
 
-fn shelf(ca: &Authority, lists: &[&List]) -> CrlShelf {
-    let mut shelf = CrlShelf::default();
+fn crl_set(ca: &Authority, lists: &[&List]) -> CrlSet {
+    let mut crl_set = CrlSet::default();
     for (at, list) in lists.iter().enumerate() {
         let checked = check_one(ca, &list.signed(ca)).unwrap();
         assert_eq!(
-            shelf.admit(source(&at.to_string()), checked, NOW),
+            crl_set.admit(source(&at.to_string()), checked, NOW),
             Admission::Taken
         );
     }
-    shelf
+    crl_set
 }
 
-pub(super) fn index_of(ca: &Authority, shelf: &CrlShelf) -> RevocationIndex {
-    shelf
+pub(super) fn index_of(ca: &Authority, crl_set: &CrlSet) -> RevocationIndex {
+    crl_set
         .index(&Standing::of(std::slice::from_ref(&ca.certificate)))
         .index
 }
 
 fn status(ca: &Authority, lists: &[&List], serial: &[u8]) -> Status {
-    index_of(ca, &shelf(ca, lists)).status(&ca.name, ca.key(), serial, NOW)
+    index_of(ca, &crl_set(ca, lists)).status(&ca.name, ca.key(), serial, NOW)
 }
 
 fn refused(ca: &Authority, der: &[u8]) -> String {
@@ -226,7 +226,7 @@ fn a_full_list_answers_for_short_long_negative_and_repeated_serials() {
     for good in [&[6][..], &[0x7f; 19], &[0, 0x80], &[0xff]] {
         assert_eq!(status(&ca, &[&list], good), Status::Good, "{good:?}");
     }
-    let reports = shelf(&ca, &[&list]).reports();
+    let reports = crl_set(&ca, &[&list]).reports();
     assert_eq!(reports[0].entries, 6);
     assert_eq!(reports[0].next_update, Some(1_700_524_800));
     assert_eq!(reports[0].this_update, 1_699_920_000);
@@ -392,7 +392,7 @@ fn partition(text: &str, serial: u8) -> List {
 fn partitions_add_up_and_each_speaks_for_its_own() {
     let ca = Authority::ordinary();
     let (one, two) = (partition("http://a/1", 1), partition("http://a/2", 2));
-    let index = index_of(&ca, &shelf(&ca, &[&one, &two]));
+    let index = index_of(&ca, &crl_set(&ca, &[&one, &two]));
     let ask =
         |serial: u8, point| index.status_of(&ca.name, ca.key(), &[serial], NOW, &Leaf(uri(point)));
     assert_eq!(ask(1, "http://a/1"), Status::Revoked);
@@ -430,39 +430,46 @@ fn an_older_list_never_replaces_a_newer_one() {
         List::default().number(1),
         List::default().number(2).entries(&[&[5]]),
     );
-    let mut shelf = CrlShelf::default();
+    let mut crl_set = CrlSet::default();
     let same = check(&new);
     assert_eq!(
-        shelf.admit(source("a"), same.clone(), NOW),
+        crl_set.admit(source("a"), same.clone(), NOW),
         Admission::Taken
     );
-    assert_eq!(shelf.admit(source("a"), same, NOW), Admission::Unchanged);
+    assert_eq!(crl_set.admit(source("a"), same, NOW), Admission::Unchanged);
     // Two lists of one number: the later word counts.
-    assert_eq!(shelf.admit(source("a"), check(&new), NOW), Admission::Taken);
+    assert_eq!(
+        crl_set.admit(source("a"), check(&new), NOW),
+        Admission::Taken
+    );
     for worse in [&old, &List::default()] {
-        let Admission::Refused { problem: text, .. } = shelf.admit(source("a"), check(worse), NOW)
+        let Admission::Refused { problem: text, .. } =
+            crl_set.admit(source("a"), check(worse), NOW)
         else {
             panic!("an older list was taken");
         };
         assert!(text.contains("number 2"), "{text}");
         assert_eq!(
-            index_of(&ca, &shelf).status(&ca.name, ca.key(), &[5], NOW),
+            index_of(&ca, &crl_set).status(&ca.name, ca.key(), &[5], NOW),
             Status::Revoked
         );
     }
     // Nor does it when another source has it.
-    assert_eq!(shelf.admit(source("b"), check(&old), NOW), Admission::Taken);
     assert_eq!(
-        index_of(&ca, &shelf).status(&ca.name, ca.key(), &[5], NOW),
+        crl_set.admit(source("b"), check(&old), NOW),
+        Admission::Taken
+    );
+    assert_eq!(
+        index_of(&ca, &crl_set).status(&ca.name, ca.key(), &[5], NOW),
         Status::Revoked
     );
     let newest = List::default().number(3);
     assert_eq!(
-        shelf.admit(source("b"), check(&newest), NOW),
+        crl_set.admit(source("b"), check(&newest), NOW),
         Admission::Taken
     );
     assert_eq!(
-        index_of(&ca, &shelf).status(&ca.name, ca.key(), &[5], NOW),
+        index_of(&ca, &crl_set).status(&ca.name, ca.key(), &[5], NOW),
         Status::Good
     );
 }

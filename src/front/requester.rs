@@ -18,14 +18,14 @@ use crate::reason::CloseReason;
 use crate::ring::TcpStream;
 
 /// Who asks in a session with many requests.
-pub(super) enum Asker {
+pub(super) enum Requester {
     /// The client whose certificate was presented in the handshake.
     One(Rc<Peer>),
     /// Each request says for whom it is.
     Each(FrontEnd, Arc<Subject>),
 }
 
-impl Asker {
+impl Requester {
     /// Always `peer`.
     pub fn of(peer: Peer) -> Self {
         Self::One(Rc::new(peer))

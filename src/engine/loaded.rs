@@ -7,7 +7,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 
-use super::certificates::{Certificates, Holding, PlanSelfSigned};
+use super::certificates::{Certificates, Inventory, PlanSelfSigned};
 use super::group::GroupCertificates;
 use super::registry::{self, StoreError};
 use super::revocation::{Crls, Revocation};
@@ -15,7 +15,7 @@ use super::sizes::Sizes;
 use crate::access::{
     AdmissionLimits, AppGates, Gates, Limits, Names, ServiceGates, ServiceState, Snapshot,
 };
-use crate::backend::{self, Fleet, Group, Means, Watch, Way};
+use crate::backend::{self, Backends, Connector, ConnectorSource, Group, Watch};
 use crate::certs::CertError;
 use crate::certs::self_signed::{Plan, Prepared};
 use crate::config::{Config, Stale};
@@ -123,14 +123,14 @@ pub struct Doubts {
 }
 
 /// Everything that is read from files, checked.
-pub struct Material {
+pub struct Loaded {
     config: Config,
     certificates: Certificates,
     group: Vec<CertificateDer<'static>>,
     /// The file of each group certificate.
     origins: Vec<PathBuf>,
     /// What the servers of each service are reached with.
-    means: Vec<Means>,
+    means: Vec<ConnectorSource>,
     /// How sessions are resumed.
     pub resumption: Arc<Resumption>,
     /// The CRLs.
@@ -139,7 +139,7 @@ pub struct Material {
     clock: Arc<dyn TimeProvider>,
 }
 
-impl Material {
+impl Loaded {
     /// Reads and checks the files that `config` names. Where no server certificate is
     /// named a self-signed one is made, and written by [`Prepared::commit`] only.
     ///
@@ -183,13 +183,13 @@ impl Material {
         let resumption = Resumption::new(&profile.resumption, Scope::new(&profile.name, &group));
         let resumption = problems.note(resumption.map_err(TlsError::from));
         let means = profile.services.iter().filter_map(|service| {
-            let means = Means::load(service, &profile.outbound);
+            let means = ConnectorSource::load(service, &profile.outbound);
             problems.note(means.map_err(|why| LoadError::Service(service.name.clone(), why)))
         });
         let means = means.collect();
         let parts = certificates.zip(crls).zip(resumption);
         let ((certificates, crls), resumption) = problems.conclude(parts)?;
-        let resumption = resumption.ending(certificates.holding.ends());
+        let resumption = resumption.ending(certificates.inventory.ends());
         let certificates = certificates.with_group(&files, findings);
         Ok(Self {
             means,
@@ -225,8 +225,8 @@ impl Material {
     }
 
     /// The server certificates.
-    pub(super) fn holding(&self) -> Holding {
-        self.certificates.holding.clone()
+    pub(super) fn inventory(&self) -> Inventory {
+        self.certificates.inventory.clone()
     }
 
     /// Says what may be wrong with the certificates in the log, once.
@@ -244,14 +244,14 @@ impl Material {
         let mut problems = Problems::default();
         problems.note(files::check_folder(&config.state_dir).map_err(CertError::from));
         problems.note(registry::check(config));
-        let material = problems.note(Self::read(config, None, Plan::rehearsed));
-        let mut material = problems.conclude(material)?;
-        let ended_crls = material.crls.ended();
-        let revocation = Revocation::new(std::mem::take(&mut material.crls));
-        let groups = Fleet::default().prepare(&config.profile.services);
-        material.snapshots(1, &revocation, &groups, &Gates::default())?;
+        let loaded = problems.note(Self::read(config, None, Plan::rehearsed));
+        let mut loaded = problems.conclude(loaded)?;
+        let ended_crls = loaded.crls.ended();
+        let revocation = Revocation::new(std::mem::take(&mut loaded.crls));
+        let groups = Backends::default().prepare(&config.profile.services);
+        loaded.snapshots(1, &revocation, &groups, &Gates::default())?;
         Ok(Doubts {
-            certificates: material.certificates.findings,
+            certificates: loaded.certificates.findings,
             ended_crls,
         })
     }
@@ -356,7 +356,7 @@ impl Material {
         let services = services.map(|(((service, group), means), gate)| {
             Ok(ServiceState {
                 name: service.name.as_str().into(),
-                way: Way::new(service, group.clone(), means, core)?,
+                connector: Connector::new(service, group.clone(), means, core)?,
                 gate: gate.clone(),
                 max_lifetime: service.max_lifetime,
                 udp: service.udp,

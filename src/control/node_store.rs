@@ -3,9 +3,11 @@
 
 use std::path::PathBuf;
 
-use super::reload::{Asker, Refusal, Turn};
+use super::reload::{Refusal, ReloadGuard, ReloadTrigger};
 use crate::certs::profile::Gateway;
-use crate::certs::{Candidate, CertError, Entry, Export, Format, Reference, Store};
+use crate::certs::{
+    Candidate, CertError, Export, ExportFormat, Reference, Store, StoredCertificate,
+};
 use crate::config::{Config, ProfileUse, profiles_in_store, users_of};
 use crate::profiles::StoreError;
 
@@ -27,7 +29,7 @@ pub(super) enum Trouble {
 }
 
 /// The store of a node, and what the config in force says of it.
-pub(super) struct Keeper {
+pub(super) struct NodeStore {
     store: Store,
     state_dir: PathBuf,
     /// The profile in force, where there is one.
@@ -38,7 +40,7 @@ pub(super) struct Keeper {
     host: Option<String>,
 }
 
-impl Keeper {
+impl NodeStore {
     /// The store of a node with this config.
     pub fn new(config: &Config) -> Self {
         let profile = &config.profile;
@@ -64,7 +66,7 @@ impl Keeper {
         Ok(profiles)
     }
 
-    pub fn list(&self) -> Result<Vec<Entry>, Trouble> {
+    pub fn list(&self) -> Result<Vec<StoredCertificate>, Trouble> {
         let profiles = self.profiles()?;
         let mut entries = self.store.list(self.host.as_deref())?;
         for entry in &mut entries {
@@ -73,7 +75,7 @@ impl Keeper {
         Ok(entries)
     }
 
-    pub fn get(&self, wanted: &Reference) -> Result<Entry, Trouble> {
+    pub fn get(&self, wanted: &Reference) -> Result<StoredCertificate, Trouble> {
         let host = self.host.as_deref();
         let mut entry = self.store.get(wanted.role, &wanted.name, host)?;
         entry.used_by = users_of(wanted, &self.profiles()?);
@@ -81,7 +83,11 @@ impl Keeper {
     }
 
     /// What an import would come to.
-    pub fn look(&self, wanted: &Reference, candidate: &Candidate) -> Result<Entry, Trouble> {
+    pub fn look(
+        &self,
+        wanted: &Reference,
+        candidate: &Candidate,
+    ) -> Result<StoredCertificate, Trouble> {
         let mut entry = candidate.entry(&wanted.name);
         entry.used_by = users_of(wanted, &self.profiles()?);
         Ok(entry)
@@ -90,17 +96,17 @@ impl Keeper {
     /// What the profile in force names is in force then; where the node refuses it, what was there before stays.
     pub fn import(
         &self,
-        turn: &mut Turn<'_>,
+        turn: &mut ReloadGuard<'_>,
         wanted: &Reference,
         candidate: &Candidate,
         replace: bool,
-    ) -> Result<Entry, Trouble> {
+    ) -> Result<StoredCertificate, Trouble> {
         let entry = self.look(wanted, candidate)?;
         let before = self.store.kept(wanted.role, &wanted.name)?;
         self.store.put(&wanted.name, candidate, replace)?;
         let running = self.running.as_ref();
         if running.is_some_and(|profile| profile.stored.contains(wanted))
-            && let Err(refusal) = turn.reload(Asker::Admin)
+            && let Err(refusal) = turn.reload(ReloadTrigger::Admin)
         {
             self.store.restore(wanted.role, &wanted.name, &before)?;
             return Err(Trouble::Refused(refusal));
@@ -108,7 +114,7 @@ impl Keeper {
         Ok(entry)
     }
 
-    pub fn delete(&self, _: &mut Turn<'_>, wanted: &Reference) -> Result<(), Trouble> {
+    pub fn delete(&self, _: &mut ReloadGuard<'_>, wanted: &Reference) -> Result<(), Trouble> {
         let users = users_of(wanted, &self.profiles()?);
         if !users.is_empty() {
             return Err(Trouble::InUse(users.join(", ")));
@@ -119,7 +125,7 @@ impl Keeper {
     pub fn export(
         &self,
         wanted: &Reference,
-        format: Format,
+        format: ExportFormat,
         root: bool,
     ) -> Result<Vec<u8>, Trouble> {
         let Reference { role, name } = wanted;

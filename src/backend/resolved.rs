@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// The addresses of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct Resolved {
     /// Addresses, at least one, in the order to try them.
     pub addresses: Vec<IpAddr>,
     /// For how long they may be used.

@@ -3,7 +3,7 @@
 //! A source's list is replaced by a newer one only: one with a smaller number, or without numbers an older date, is
 //! refused, so that nobody can bring back what a later list has revoked by serving an earlier one. An authority that was
 //! rebuilt begins its numbers anew: its list, which is later by date, is taken when the one in use has run out, or when
-//! the operator says so ([`CrlShelf::forget`]). One that has run out takes the place of none that has not, and one that has not
+//! the operator says so ([`CrlSet::forget`]). One that has run out takes the place of none that has not, and one that has not
 //! begun of none that has, whatever the operator says.
 
 use std::path::PathBuf;
@@ -51,13 +51,13 @@ pub enum Admission {
 
 /// The CRLs in use.
 #[derive(Debug, Clone, Default)]
-pub struct CrlShelf {
-    sources: Vec<Held>,
+pub struct CrlSet {
+    sources: Vec<SourceLists>,
 }
 
 /// The lists of a source.
 #[derive(Debug, Clone)]
-struct Held {
+struct SourceLists {
     source: CrlSource,
     lists: Vec<CheckedCrl>,
     /// Whatever comes next takes their place.
@@ -73,11 +73,11 @@ pub struct Indexed {
     pub disowned: Vec<(CrlSource, String)>,
 }
 
-impl CrlShelf {
+impl CrlSet {
     /// Takes the lists of a source in place of those that it had, at a moment in unix seconds.
     pub fn admit(&mut self, source: CrlSource, mut lists: Vec<CheckedCrl>, now: u64) -> Admission {
         let Some(held) = self.sources.iter_mut().find(|held| held.source == source) else {
-            self.sources.push(Held {
+            self.sources.push(SourceLists {
                 source,
                 lists,
                 forgotten: false,
@@ -151,7 +151,7 @@ impl CrlShelf {
         held.map(|held| held.forgotten = true).is_some()
     }
 
-    /// Takes over from the shelf before a reload what is still wanted, and signed by a key that is still trusted.
+    /// Takes over from the set before a reload what is still wanted, and signed by a key that is still trusted.
     pub fn carry_over(&mut self, before: &Self, source: &CrlSource, trusted: &[Box<[u8]>]) -> bool {
         let Some(held) = before.sources.iter().find(|held| held.source == *source) else {
             return false;

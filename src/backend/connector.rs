@@ -7,22 +7,22 @@ use ipnet::IpNet;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use super::balance::Turn;
+use super::balance::Balancer;
 use super::servers::Group;
 use super::upstream::Upstream;
 use crate::config::{Host, HostPort, ProxyVersion, Service, TlsChoice};
 use crate::observe::TlsVersion;
 use crate::ring::TcpOptions;
-use crate::tls::{ClientTls, TlsError, Witness};
+use crate::tls::{ClientTls, RecordingVerifier, TlsError};
 
 /// What is read from the files that a service names for its servers, checked.
 #[derive(Debug, Default)]
-pub struct Means {
+pub struct ConnectorSource {
     tls: Option<ClientTls>,
     upstream: Option<Upstream>,
 }
 
-impl Means {
+impl ConnectorSource {
     /// Reads the files.
     ///
     /// # Errors
@@ -50,7 +50,7 @@ impl Means {
     pub fn probe(
         &self,
         only: Option<TlsVersion>,
-    ) -> Result<Option<(ClientConfig, Arc<Witness>)>, TlsError> {
+    ) -> Result<Option<(ClientConfig, Arc<RecordingVerifier>)>, TlsError> {
         self.tls.as_ref().map(|tls| tls.probe(only)).transpose()
     }
 
@@ -64,11 +64,11 @@ impl Means {
 }
 
 /// How one core reaches the servers of one service.
-pub struct Way {
+pub struct Connector {
     /// Its servers; `None`: the destination that the app asks for.
     pub(super) group: Option<Arc<Group>>,
     /// Which is next.
-    pub(super) turn: Turn,
+    pub(super) turn: Balancer,
     /// Guarded addresses that the app may ask for all the same.
     pub(super) allow: Vec<IpNet>,
     pub(super) tls: Option<(Arc<ClientConfig>, Option<ServerName<'static>>)>,
@@ -76,10 +76,10 @@ pub struct Way {
     pub(super) bind: Vec<IpAddr>,
     pub(super) options: TcpOptions,
     /// What is said to a server in front of a tunnel's bytes.
-    pub introduction: Option<ProxyVersion>,
+    pub proxy_header: Option<ProxyVersion>,
 }
 
-impl Way {
+impl Connector {
     /// The way of core `core`.
     ///
     /// # Errors
@@ -87,7 +87,7 @@ impl Way {
     pub fn new(
         service: &Service,
         group: Option<Arc<Group>>,
-        means: &Means,
+        means: &ConnectorSource,
         core: usize,
     ) -> Result<Self, TlsError> {
         let reach = &service.reach;
@@ -100,13 +100,13 @@ impl Way {
         };
         Ok(Self {
             group,
-            turn: Turn::starting_at(core),
+            turn: Balancer::starting_at(core),
             allow: service.allow.clone(),
             tls,
             upstream: means.upstream.clone(),
             bind: reach.bind.clone(),
             options: options(&reach.tcp),
-            introduction: reach.proxy_protocol,
+            proxy_header: reach.proxy_protocol,
         })
     }
 

@@ -24,12 +24,12 @@ pub struct Shown {
 
 /// Notes what a server shows, and accepts it.
 #[derive(Debug)]
-pub struct Witness {
+pub struct RecordingVerifier {
     judge: ServerVerifier,
     shown: Mutex<Option<Shown>>,
 }
 
-impl Witness {
+impl RecordingVerifier {
     /// `judge` says what would be accepted.
     pub(super) fn new(judge: ServerVerifier) -> Self {
         Self {
@@ -48,7 +48,7 @@ impl Witness {
     }
 }
 
-impl ServerCertVerifier for Witness {
+impl ServerCertVerifier for RecordingVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

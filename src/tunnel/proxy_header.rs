@@ -16,7 +16,7 @@ use crate::tls::common_name;
 ///
 /// # Errors
 /// A value is longer than the protocol can say.
-pub(super) fn introduction(
+pub(super) fn proxy_header(
     version: ProxyVersion,
     peer: &Peer,
     target: &HostPort,

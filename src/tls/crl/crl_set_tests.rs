@@ -16,8 +16,8 @@ fn list(number: u8, dates: (&'static str, Option<&'static str>), serial: u8) -> 
     list.number(number).entries(&[&[serial]])
 }
 
-fn refused(shelf: &mut CrlShelf, lists: Vec<CheckedCrl>, now: u64) -> (String, Option<u64>) {
-    match shelf.admit(source("ca.crl"), lists, now) {
+fn refused(crl_set: &mut CrlSet, lists: Vec<CheckedCrl>, now: u64) -> (String, Option<u64>) {
+    match crl_set.admit(source("ca.crl"), lists, now) {
         Admission::Refused { problem, until } => (problem, until),
         other => panic!("{other:?}"),
     }
@@ -28,12 +28,12 @@ fn a_later_list_of_a_smaller_number_waits_until_the_old_one_has_run_out() {
     let ca = Authority::ordinary();
     let check = |list: &List| check_one(&ca, &list.signed(&ca)).unwrap();
     let (old, anew) = (list(100, OLD, 1), list(1, NEW, 2));
-    let mut shelf = CrlShelf::default();
+    let mut crl_set = CrlSet::default();
     assert_eq!(
-        shelf.admit(source("ca.crl"), check(&old), NOW),
+        crl_set.admit(source("ca.crl"), check(&old), NOW),
         Admission::Taken
     );
-    let (text, until) = refused(&mut shelf, check(&anew), NOW);
+    let (text, until) = refused(&mut crl_set, check(&anew), NOW);
     let words = [
         "smaller number",
         "number 1 of 2023-11-14T00:00:00Z",
@@ -43,30 +43,30 @@ fn a_later_list_of_a_smaller_number_waits_until_the_old_one_has_run_out() {
     assert!(words.iter().all(|word| text.contains(word)), "{text}");
     let end = until.unwrap();
     assert_eq!(
-        index_of(&ca, &shelf).status(&ca.name, ca.key(), &[1], NOW),
+        index_of(&ca, &crl_set).status(&ca.name, ca.key(), &[1], NOW),
         Status::Revoked
     );
     // One that is older in both stays refused for ever.
     let replay = list(99, ("231112000000Z", NEW.1), 3);
-    assert_eq!(refused(&mut shelf, check(&replay), end + DAY).1, None);
-    refused(&mut shelf, check(&anew), end - 1);
+    assert_eq!(refused(&mut crl_set, check(&replay), end + DAY).1, None);
+    refused(&mut crl_set, check(&anew), end - 1);
     assert_eq!(
-        shelf.admit(source("ca.crl"), check(&anew), end),
+        crl_set.admit(source("ca.crl"), check(&anew), end),
         Admission::Taken
     );
     assert_eq!(
-        index_of(&ca, &shelf).status(&ca.name, ca.key(), &[1], end),
+        index_of(&ca, &crl_set).status(&ca.name, ca.key(), &[1], end),
         Status::Good
     );
     // And the old one does not come back.
     assert!(
-        refused(&mut shelf, check(&old), end)
+        refused(&mut crl_set, check(&old), end)
             .0
             .contains("has run out already")
     );
     let late = list(99, ("231112000000Z", Some("20231130000000Z")), 3);
     assert!(
-        refused(&mut shelf, check(&late), end)
+        refused(&mut crl_set, check(&late), end)
             .0
             .contains("older than the one in use")
     );
@@ -78,29 +78,32 @@ fn what_is_forgotten_counts_until_the_next_list_and_for_one_list() {
     let check = |list: &List| check_one(&ca, &list.signed(&ca)).unwrap();
     let (old, new) = (list(1, OLD, 1), list(100, NEW, 2));
     let file = source("ca.crl");
-    let mut shelf = CrlShelf::default();
-    assert!(!shelf.forget(&file), "there is nothing yet");
+    let mut crl_set = CrlSet::default();
+    assert!(!crl_set.forget(&file), "there is nothing yet");
     let first = check(&new);
-    shelf.admit(file.clone(), first.clone(), NOW);
-    assert!(shelf.forget(&file));
+    crl_set.admit(file.clone(), first.clone(), NOW);
+    assert!(crl_set.forget(&file));
     assert_eq!(
-        index_of(&ca, &shelf).status(&ca.name, ca.key(), &[2], NOW),
+        index_of(&ca, &crl_set).status(&ca.name, ca.key(), &[2], NOW),
         Status::Revoked
     );
     assert_eq!(
-        shelf.admit(file.clone(), check(&old), NOW),
+        crl_set.admit(file.clone(), check(&old), NOW),
         Admission::Taken
     );
-    shelf.admit(file.clone(), first.clone(), NOW);
-    refused(&mut shelf, check(&old), NOW);
+    crl_set.admit(file.clone(), first.clone(), NOW);
+    refused(&mut crl_set, check(&old), NOW);
     // The list in use, offered again, ends it: no door stays open.
-    assert!(shelf.forget(&file));
-    assert_eq!(shelf.admit(file.clone(), first, NOW), Admission::Unchanged);
-    refused(&mut shelf, check(&old), NOW);
+    assert!(crl_set.forget(&file));
+    assert_eq!(
+        crl_set.admit(file.clone(), first, NOW),
+        Admission::Unchanged
+    );
+    refused(&mut crl_set, check(&old), NOW);
     // It goes with the list over a reload.
-    assert!(shelf.forget(&file));
-    let mut next = CrlShelf::default();
-    assert!(next.carry_over(&shelf, &file, &[ca.key().into()]));
+    assert!(crl_set.forget(&file));
+    let mut next = CrlSet::default();
+    assert!(next.carry_over(&crl_set, &file, &[ca.key().into()]));
     assert_eq!(next.admit(file, check(&old), NOW), Admission::Taken);
 }
 
@@ -112,55 +115,55 @@ fn a_list_that_is_to_come_revokes_and_proves_from_its_beginning_on() {
     let check = |list: &List| check_one(&ca, &list.signed(&ca)).unwrap();
     let begins = NOW - NOW % DAY + 2 * DAY - 300;
     let file = source("ca.crl");
-    let mut shelf = CrlShelf::default();
+    let mut crl_set = CrlSet::default();
     let early = check(&list(5, EARLY, 1));
     assert_eq!(
-        shelf.admit(file.clone(), early.clone(), NOW),
+        crl_set.admit(file.clone(), early.clone(), NOW),
         Admission::Taken
     );
-    let status = |shelf: &CrlShelf, serial: u8, now| {
-        index_of(&ca, shelf).status(&ca.name, ca.key(), &[serial], now)
+    let status = |crl_set: &CrlSet, serial: u8, now| {
+        index_of(&ca, crl_set).status(&ca.name, ca.key(), &[serial], now)
     };
-    assert_eq!(status(&shelf, 1, NOW), Status::Revoked);
-    assert_eq!(status(&shelf, 2, NOW), Status::Unknown);
-    let text = shelf.reports()[0].unproving_text(NOW).unwrap();
+    assert_eq!(status(&crl_set, 1, NOW), Status::Revoked);
+    assert_eq!(status(&crl_set, 2, NOW), Status::Unknown);
+    let text = crl_set.reports()[0].unproving_text(NOW).unwrap();
     assert!(
         text.contains("2023-11-16T00:00:00Z") && text.contains("clock"),
         "{text}"
     );
     // The same one again changes nothing; one in force takes its place, though it is earlier by date, if its number is not.
     assert_eq!(
-        shelf.admit(file.clone(), early.clone(), NOW),
+        crl_set.admit(file.clone(), early.clone(), NOW),
         Admission::Unchanged
     );
-    refused(&mut shelf, check(&list(4, NEW, 3)), NOW);
-    let mut other = shelf.clone();
+    refused(&mut crl_set, check(&list(4, NEW, 3)), NOW);
+    let mut other = crl_set.clone();
     assert_eq!(
         other.admit(file.clone(), check(&list(6, NEW, 3)), NOW),
         Admission::Taken
     );
     assert_eq!(status(&other, 1, NOW), Status::Good);
     // Its time comes, and stays, whatever the clock does then.
-    assert!(!shelf.begin(begins - 1) && shelf.begin(begins) && !shelf.begin(begins));
-    assert_eq!(status(&shelf, 2, begins), Status::Good);
-    assert_eq!(shelf.reports()[0].unproving_text(begins), None);
+    assert!(!crl_set.begin(begins - 1) && crl_set.begin(begins) && !crl_set.begin(begins));
+    assert_eq!(status(&crl_set, 2, begins), Status::Good);
+    assert_eq!(crl_set.reports()[0].unproving_text(begins), None);
     assert_eq!(
-        shelf.admit(file.clone(), early.clone(), NOW),
+        crl_set.admit(file.clone(), early.clone(), NOW),
         Admission::Unchanged
     );
-    assert_eq!(status(&shelf, 2, NOW), Status::Good);
+    assert_eq!(status(&crl_set, 2, NOW), Status::Good);
 
     // It takes the place of none in force, though the operator has the next one taken, nor of another source's.
-    let mut shelf = CrlShelf::default();
-    shelf.admit(file.clone(), check(&list(1, NEW, 1)), NOW);
-    shelf.forget(&file);
-    let (text, until) = refused(&mut shelf, early, NOW);
+    let mut crl_set = CrlSet::default();
+    crl_set.admit(file.clone(), check(&list(1, NEW, 1)), NOW);
+    crl_set.forget(&file);
+    let (text, until) = refused(&mut crl_set, early, NOW);
     assert!(text.contains("not valid yet"), "{text}");
     assert_eq!(until, Some(begins));
-    shelf.admit(source("other.crl"), check(&list(5, EARLY, 2)), NOW);
-    assert_eq!(status(&shelf, 1, NOW), Status::Revoked);
-    assert_eq!(status(&shelf, 2, NOW), Status::Revoked);
-    assert_eq!(status(&shelf, 3, NOW), Status::Good);
+    crl_set.admit(source("other.crl"), check(&list(5, EARLY, 2)), NOW);
+    assert_eq!(status(&crl_set, 1, NOW), Status::Revoked);
+    assert_eq!(status(&crl_set, 2, NOW), Status::Revoked);
+    assert_eq!(status(&crl_set, 3, NOW), Status::Good);
 }
 
 #[test]
@@ -168,39 +171,39 @@ fn a_list_that_has_run_out_replaces_none_in_force() {
     let ca = Authority::ordinary();
     let check = |list: &List| check_one(&ca, &list.signed(&ca)).unwrap();
     let endless = List::default().dated(NEW.0, None).number(9);
-    let mut shelf = CrlShelf::default();
-    shelf.admit(source("ca.crl"), check(&list(5, OLD, 1)), NOW);
+    let mut crl_set = CrlSet::default();
+    crl_set.admit(source("ca.crl"), check(&list(5, OLD, 1)), NOW);
     for worse in [list(6, OVER, 2), endless] {
-        let (text, until) = refused(&mut shelf, check(&worse), NOW);
+        let (text, until) = refused(&mut crl_set, check(&worse), NOW);
         assert!(text.contains("has run out already"), "{text}");
         assert!(!text.contains("forget"), "{text}");
         assert!(until.is_some_and(|until| until > NOW));
     }
     // Not though the operator has the next list taken; that is for the one after it then.
     let ended = list(4, ("231101000000Z", Some("20231110000000Z")), 2);
-    assert!(shelf.forget(&source("ca.crl")));
+    assert!(crl_set.forget(&source("ca.crl")));
     for worse in [list(6, OVER, 2), ended] {
-        let (text, _) = refused(&mut shelf, check(&worse), NOW);
+        let (text, _) = refused(&mut crl_set, check(&worse), NOW);
         assert!(text.contains("has run out already"), "{text}");
         assert_eq!(
-            index_of(&ca, &shelf).status(&ca.name, ca.key(), &[2], NOW),
+            index_of(&ca, &crl_set).status(&ca.name, ca.key(), &[2], NOW),
             Status::Good
         );
     }
     let anew = ("231112000000Z", Some("20231120000000Z"));
     assert_eq!(
-        shelf.admit(source("ca.crl"), check(&list(1, anew, 3)), NOW),
+        crl_set.admit(source("ca.crl"), check(&list(1, anew, 3)), NOW),
         Admission::Taken
     );
     // Where there is no better one, it is taken: it still revokes.
-    let mut shelf = CrlShelf::default();
-    shelf.admit(source("ca.crl"), check(&list(5, OVER, 1)), NOW);
+    let mut crl_set = CrlSet::default();
+    crl_set.admit(source("ca.crl"), check(&list(5, OVER, 1)), NOW);
     assert_eq!(
-        shelf.admit(source("ca.crl"), check(&list(6, OVER, 2)), NOW),
+        crl_set.admit(source("ca.crl"), check(&list(6, OVER, 2)), NOW),
         Admission::Taken
     );
     assert_eq!(
-        index_of(&ca, &shelf).status(&ca.name, ca.key(), &[2], NOW),
+        index_of(&ca, &crl_set).status(&ca.name, ca.key(), &[2], NOW),
         Status::Revoked
     );
 }
@@ -217,11 +220,11 @@ fn lists_of_several_sources_that_cannot_be_ordered_all_count() {
         (list(5, NEW, 1), list(6, OVER, 2)),
     ] {
         for order in [[&one, &other], [&other, &one]] {
-            let mut shelf = CrlShelf::default();
+            let mut crl_set = CrlSet::default();
             for (at, list) in order.iter().enumerate() {
-                shelf.admit(source(&at.to_string()), check(list), NOW);
+                crl_set.admit(source(&at.to_string()), check(list), NOW);
             }
-            let index = index_of(&ca, &shelf);
+            let index = index_of(&ca, &crl_set);
             let status = |serial: u8, now| index.status(&ca.name, ca.key(), &[serial], now);
             for now in [NOW, after] {
                 assert_eq!(
@@ -233,11 +236,11 @@ fn lists_of_several_sources_that_cannot_be_ordered_all_count() {
         }
     }
     // Newer in all: the older one is as if it were not there.
-    let mut shelf = CrlShelf::default();
-    shelf.admit(source("a"), check(&list(5, OLD, 1)), NOW);
-    shelf.admit(source("b"), check(&list(6, NEW, 2)), NOW);
+    let mut crl_set = CrlSet::default();
+    crl_set.admit(source("a"), check(&list(5, OLD, 1)), NOW);
+    crl_set.admit(source("b"), check(&list(6, NEW, 2)), NOW);
     assert_eq!(
-        index_of(&ca, &shelf).status(&ca.name, ca.key(), &[1], NOW),
+        index_of(&ca, &crl_set).status(&ca.name, ca.key(), &[1], NOW),
         Status::Good
     );
 }
@@ -246,11 +249,11 @@ fn lists_of_several_sources_that_cannot_be_ordered_all_count() {
 fn a_list_counts_for_the_key_that_signed_it_alone() {
     let (old, new) = (Authority::ordinary(), Authority::ordinary());
     let group = [old.certificate.clone(), new.certificate.clone()];
-    let mut shelf = CrlShelf::default();
+    let mut crl_set = CrlSet::default();
     let signed = List::default().number(1).entries(&[&[1]]).signed(&new);
     let lists = check_crls(&source("a"), &[signed], &group, super::tests::now()).unwrap();
-    shelf.admit(source("a"), lists, NOW);
-    let index = shelf.index(&Standing::of(&group)).index;
+    crl_set.admit(source("a"), lists, NOW);
+    let index = crl_set.index(&Standing::of(&group)).index;
     assert_eq!(index.status(&old.name, new.key(), &[2], NOW), Status::Good);
     assert_eq!(
         index.status(&old.name, old.key(), &[2], NOW),
