@@ -60,7 +60,7 @@ const CIRCLES: &[&str] = &[
     "certs/pairs certs/self_signed",
     "config/authentication config/reach config/sni config/types",
     "control/crl_pages control/earlier control/ledger control/page control/pages control/routes",
-    "engine/certificates engine/group engine/listeners engine/material engine/node \
+    "engine/certificates engine/group engine/listeners engine/loaded engine/node \
      engine/registry engine/reload engine/revocation engine/sweeper engine/worker",
     "front/http2/app front/http2/driver front/http2/session",
     "ring/buffers ring/driver ring/executor ring/own ring/permit ring/pieces ring/pool",
