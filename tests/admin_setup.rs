@@ -200,10 +200,10 @@ fn write_profile(
     browser.click("Apply");
     browser.sees("corp is stored as version 1.");
     browser.click("Assign");
-    browser.sees("Put this profile into force?");
+    browser.sees("Activate this profile?");
     browser.press("Tab");
     browser.press("Enter");
-    browser.sees("corp is in force.");
+    browser.sees("corp is active.");
     right
 }
 
@@ -216,7 +216,7 @@ fn change_and_take_back(browser: &mut Browser, running: &Running, text: &str) {
     browser.fill("Text of the profile", &second);
     browser.fill("Note", "<b>another host</b>");
     browser.click("Apply");
-    browser.sees("corp is stored as version 2, and in force.");
+    browser.sees("corp is stored as version 2, and active.");
     browser.click("Roll back: version 1 of corp");
     browser.click("Roll back");
     browser.sees("corp is back at the text of version 1.");

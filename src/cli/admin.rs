@@ -200,7 +200,7 @@ pub enum AdminError {
     #[error(transparent)]
     Output(#[from] CertError),
     /// A change.
-    #[error("the node refuses the change, and the state before it is in force:\n{0}")]
+    #[error("the node refuses the change; the state before it stays active:\n{0}")]
     Change(String),
     /// The command line.
     #[error(

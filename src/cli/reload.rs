@@ -28,12 +28,12 @@ impl ReloadCommand {
     /// [`AdminError`]; [`AdminError::Change`] with all that is wrong where the node refuses the change.
     pub fn run(&self) -> Result<(), AdminError> {
         let generation = reload(&self.admin)?;
-        let said = format!("generation {generation} is in force\n");
+        let said = format!("generation {generation} is active\n");
         Ok(certs::print(said.as_bytes())?)
     }
 }
 
-/// Asks for it. The generation that is in force then.
+/// Asks for it. The generation that is active then.
 ///
 /// # Errors
 /// As [`ReloadCommand::run`].

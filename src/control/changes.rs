@@ -192,7 +192,7 @@ impl Pages {
             Ok(Err(_)) => Err(change_failure(&ChangeError::Ended)),
             Err(_) => Err(failure(
                 StatusCode::GATEWAY_TIMEOUT,
-                "the files are not read yet, and may still come into force",
+                "the files are not read yet, and may still become active",
             )),
         }
     }
@@ -225,7 +225,7 @@ impl Pages {
             Ok(Err(_)) => Err(change_failure(&ChangeError::Ended)),
             Err(_) => Err(failure(
                 StatusCode::GATEWAY_TIMEOUT,
-                "the change is not on the disk yet, and may still come into force",
+                "the change is not on the disk yet, and may still become active",
             )),
         }
     }

@@ -142,7 +142,7 @@ impl Node for RunningNode {
         }
         if let Some(refusal) = self.refused() {
             reasons.push(format!(
-                "the last change was refused, for {} reasons, and the config before it is in force",
+                "the last change was refused, for {} reasons, and the config before it stays active",
                 refusal.problems.len()
             ));
         }

@@ -197,7 +197,7 @@ impl Snapshot {
         self.encode_profile(out)?;
         out.gauge(
             "config_generation",
-            "Configurations that have been in force",
+            "Configurations that have been active",
             node.config_generation,
         )?;
         out.counter(
@@ -265,7 +265,7 @@ impl Snapshot {
         let version = version.map_or(String::new(), |version| version.to_string());
         let labels = [("name", &**name), ("version", &*version)];
         out.0
-            .encode_descriptor("profile", "The profile in force", None, MetricType::Info)?
+            .encode_descriptor("profile", "The active profile", None, MetricType::Info)?
             .encode_info(&labels)
     }
 
@@ -311,7 +311,7 @@ impl Snapshot {
         let help = "When the CRL expires, in Unix time";
         let family = out.family("crl_list_next_update_seconds", help, gauge)?;
         each(family, &|crl| crl.next_update)?;
-        let family = out.family("crl_list_current", "1 while the CRL is in force", gauge)?;
+        let family = out.family("crl_list_current", "1 while the CRL is valid", gauge)?;
         each(family, &|crl| Some(u64::from(crl.state(now) == "current")))?;
         let help = "1 while there is no CRL of this source";
         let family = out.family("crl_list_missing", help, gauge)?;

@@ -135,7 +135,7 @@ fn every_command_refuses_what_is_no_whole_answer() {
     assert_eq!(said(&adit(answering(text), "histogram")).1, "1 2 3\n");
     assert_eq!(
         said(&adit(answering(whole), "reload")).1,
-        "generation 7 is in force\n"
+        "generation 7 is active\n"
     );
 }
 

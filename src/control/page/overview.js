@@ -22,7 +22,7 @@ export function build({ add }) {
     await act({
       method: "POST",
       path: "/reload",
-      done: ({ generation }) => `The configuration was read again; generation ${generation} is in force.`,
+      done: ({ generation }) => `The configuration was read again; generation ${generation} is active.`,
       failed: (failure) => found.replaceChildren(element("h3", {}, failure.message), problems(failure.body.problems)),
     });
   };

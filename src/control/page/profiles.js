@@ -20,8 +20,8 @@ export function build(frame) {
 const assign = (name) => act({
   method: "POST",
   path: `${at(name)}/assign`,
-  sure: ["Put this profile into force?", `The node goes on with ${name} at once. Tunnels that it does not allow are closed.`, "Assign"],
-  done: ({ in_force: inForce }) => (inForce ? `${name} is in force.` : `${name} is assigned.`),
+  sure: ["Activate this profile?", `The node goes on with ${name} at once. Tunnels that it does not allow are closed.`, "Assign"],
+  done: ({ in_force: inForce }) => (inForce ? `${name} is active.` : `${name} is assigned.`),
 });
 
 const unassign = (name) => act({
@@ -119,7 +119,7 @@ function one({ add, parts: [name], isOpen }) {
   const apply = async () => {
     clear();
     const done = ({ version, in_force: inForce }) =>
-      `${name} is stored as version ${version}${inForce ? ", and in force" : ""}.`;
+      `${name} is stored as version ${version}${inForce ? ", and active" : ""}.`;
     if (!(await send(false, done))) return;
     note.value = "";
     await load();

@@ -473,7 +473,7 @@ impl Writer {
         if let Err(error) = self.settle() {
             tracing::error!(
                 devices,
-                "what the admin listener has said about devices is in force and not on the disk, and is written with \
+                "what the admin listener has said about devices is active and not on the disk, and is written with \
                  the next change: {error}"
             );
         }

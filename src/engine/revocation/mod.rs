@@ -133,7 +133,7 @@ impl Crls {
         for report in self.crl_set.reports() {
             if report.next_update.is_none() {
                 let doubt = format!(
-                    "the list of {} has no nextUpdate, so that nothing says until when it is in force: it revokes, and \
+                    "the list of {} has no nextUpdate, so that nothing says until when it is valid: it revokes, and \
                      proves nothing; remedy: let the CA write one (RFC 5280, section 5.1.2.5)",
                     report.issuer
                 );
@@ -159,7 +159,7 @@ impl Crls {
         let ended: BTreeMap<_, _> = ended.collect();
         for (list, text) in &ended {
             if self.ended.get(list) != Some(text) {
-                tracing::warn!(source = %list.0, "a CRL is not in force: {text}");
+                tracing::warn!(source = %list.0, "a CRL is not valid now: {text}");
             }
         }
         let is_new = ended != self.ended;

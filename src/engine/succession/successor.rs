@@ -93,7 +93,7 @@ impl Successor {
                 },
             };
             if work.send(heard).is_err() {
-                return "nothing is put into force any more".to_owned();
+                return "no change is taken any more".to_owned();
             }
         }
     }

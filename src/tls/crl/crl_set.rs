@@ -324,8 +324,8 @@ impl CheckedCrl {
 
     fn run_out_text(&self, end: u64) -> String {
         format!(
-            "the list of {} has run out already ({}); the one in use stays, which is in force until {}; remedy: publish \
-             a list that is in force",
+            "the list of {} has run out already ({}); the one in use stays, which is valid until {}; remedy: publish \
+             a list that is valid now",
             self.report.issuer,
             self.described_age(),
             moment(end)
