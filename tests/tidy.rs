@@ -112,6 +112,11 @@ fn files_and_functions_are_short() {
 }
 
 #[test]
+fn unit_tests_stand_in_one_of_two_places() {
+    check(sources("src"), layout_findings);
+}
+
+#[test]
 fn unsafe_stays_in_its_rooms_and_is_argued() {
     check(sources("src"), unsafe_findings);
 }
@@ -289,6 +294,19 @@ fn crate_paths(code: &str) -> Vec<(usize, String)> {
         }
     }
     paths
+}
+
+/// Tests that are neither at the end of their file nor where Rust looks for its module `tests`.
+fn layout_findings(file: &Source) -> Vec<Finding> {
+    let named = file.path.ends_with("_tests.rs").then(|| {
+        let what = "move it to x/tests.rs, which x.rs names by `mod tests;`";
+        file.finding(1, what)
+    });
+    let paths = file.code.match_indices("#[path").map(|(at, _)| {
+        let what = "`#[path]`; let the module stand where Rust looks for it";
+        file.finding(file.line_of(at), what)
+    });
+    named.into_iter().chain(paths).collect()
 }
 
 fn long_file_finding(file: &Source) -> Option<Finding> {

@@ -428,5 +428,4 @@ impl Backends {
 }
 
 #[cfg(test)]
-#[path = "servers_tests.rs"]
 mod tests;

@@ -356,5 +356,4 @@ fn verified(below: &X509Certificate<'_>, above: &X509Certificate<'_>) -> Option<
 }
 
 #[cfg(test)]
-#[path = "chain_tests.rs"]
 mod tests;

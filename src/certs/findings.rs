@@ -536,5 +536,4 @@ fn name(der: &CertificateDer<'_>, end: &X509Certificate<'_>, host: &str, finding
 }
 
 #[cfg(test)]
-#[path = "findings_tests.rs"]
 mod tests;

@@ -274,5 +274,4 @@ fn critical(certificate: &X509Certificate<'_>, findings: &mut Findings) {
 }
 
 #[cfg(test)]
-#[path = "group_tests.rs"]
 mod tests;

@@ -51,8 +51,6 @@ pub mod store;
 pub mod term;
 
 #[cfg(test)]
-mod format_tests;
-#[cfg(test)]
 pub(crate) mod made;
 #[cfg(test)]
 mod tests;

@@ -274,5 +274,4 @@ pub fn root_kind(certificate: &CertificateDer<'_>) -> RootKind {
 }
 
 #[cfg(test)]
-#[path = "policy_tests.rs"]
 mod tests;

@@ -517,5 +517,4 @@ pub(super) fn no_item(path: &Path, noun: &str, blocks: &[Block<'_>]) -> CertErro
 }
 
 #[cfg(test)]
-#[path = "read_tests.rs"]
 mod tests;

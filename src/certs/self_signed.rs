@@ -315,5 +315,4 @@ fn days_left(term: Term, now: OffsetDateTime) -> i64 {
 }
 
 #[cfg(test)]
-#[path = "self_signed_tests.rs"]
 mod tests;

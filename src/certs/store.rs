@@ -501,5 +501,4 @@ fn not_in_store(role: Role, name: &Name) -> CertError {
 }
 
 #[cfg(test)]
-#[path = "store_tests.rs"]
 mod tests;

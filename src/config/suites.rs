@@ -238,5 +238,4 @@ pub(super) fn group(text: &str) -> Result<&'static str, Fault> {
 }
 
 #[cfg(test)]
-#[path = "suites_tests.rs"]
 mod tests;

@@ -325,5 +325,4 @@ fn connector() -> TlsConnector {
 }
 
 #[cfg(test)]
-#[path = "fetch_tests.rs"]
 mod tests;

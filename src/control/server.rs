@@ -204,5 +204,4 @@ async fn stopped(shutdown: &mut watch::Receiver<bool>) {
 }
 
 #[cfg(test)]
-#[path = "server_tests.rs"]
 mod tests;

@@ -547,5 +547,4 @@ struct Failed {
 }
 
 #[cfg(test)]
-#[path = "audit_tests.rs"]
 mod tests;

@@ -559,5 +559,4 @@ fn unix_seconds(time: SystemTime) -> u64 {
 }
 
 #[cfg(test)]
-#[path = "prometheus_tests.rs"]
 mod tests;

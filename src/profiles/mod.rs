@@ -13,8 +13,6 @@ mod redb;
 mod tables;
 
 #[cfg(test)]
-mod model_tests;
-#[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;

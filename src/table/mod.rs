@@ -14,7 +14,7 @@ mod revocation;
 mod serials;
 mod sessions;
 #[cfg(test)]
-mod sessions_tests;
+mod tests;
 
 pub use devices::{
     DeviceChanges, DeviceCollector, DeviceEntry, DeviceFormat, DeviceReader, DeviceRegistry,

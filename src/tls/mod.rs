@@ -55,16 +55,4 @@ pub use verifier::{DeviceVerifier, RevocationPolicy, StalePolicy, VerifiedChain,
 pub use words::{alert_name, io_words, words};
 
 #[cfg(test)]
-mod chain_tests;
-#[cfg(test)]
-mod duplex_tests;
-#[cfg(test)]
-mod handshake_tests;
-#[cfg(test)]
-mod path_tests;
-#[cfg(test)]
-mod resumption_tests;
-#[cfg(test)]
-mod scheme_tests;
-#[cfg(test)]
 mod tests;

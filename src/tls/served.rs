@@ -155,5 +155,4 @@ impl ResolvesServerCert for Served {
 }
 
 #[cfg(test)]
-#[path = "served_tests.rs"]
 mod tests;

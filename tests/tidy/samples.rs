@@ -33,6 +33,22 @@ fn blanking_keeps_code_and_line_breaks() {
 }
 
 #[test]
+fn unit_tests_elsewhere_are_seen() {
+    let here = "fn f() {}\n#[cfg(test)]\nmod tests;\n// #[path = \"g_tests.rs\"]\n";
+    assert!(layout_findings(&sample("src/tls/a.rs", here)).is_empty());
+    assert!(layout_findings(&sample("src/tls/a/tests.rs", "")).is_empty());
+    let beside = "#[cfg(test)]\n#[path = \"a_tests.rs\"]\nmod tests;\n";
+    assert_eq!(
+        lines(&layout_findings(&sample("src/tls/a.rs", beside))),
+        [2]
+    );
+    assert_eq!(
+        lines(&layout_findings(&sample("src/tls/a_tests.rs", ""))),
+        [1]
+    );
+}
+
+#[test]
 fn dependencies_are_seen_in_paths_and_groups() {
     let upwards =
         "use crate::limits::A;\nuse crate::{limits, observe::{B, tunnel}};\n// crate::tunnel\n";

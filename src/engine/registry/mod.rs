@@ -535,5 +535,4 @@ pub(crate) fn check(config: &Config) -> Result<(), LoadError> {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

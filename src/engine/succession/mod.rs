@@ -156,5 +156,4 @@ fn is_timeout(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

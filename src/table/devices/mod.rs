@@ -342,5 +342,4 @@ impl Collected {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

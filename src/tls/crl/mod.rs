@@ -260,6 +260,4 @@ fn check(
 }
 
 #[cfg(test)]
-mod crl_set_tests;
-#[cfg(test)]
 mod tests;

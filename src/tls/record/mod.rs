@@ -7,8 +7,6 @@
 
 mod fault;
 mod layer;
-#[cfg(test)]
-mod message_tests;
 mod protection;
 mod renewal;
 #[cfg(test)]

@@ -11,6 +11,8 @@ use time::format_description::well_known::Rfc3339;
 use super::*;
 use crate::limits::PROFILE_VERSIONS_KEPT;
 
+mod model;
+
 struct StoreFixture {
     folder: TempDir,
     store: RedbStore,

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::make::{Usage, key_to_pem, to_pem};
-use super::{
+use crate::certs::make::{Usage, key_to_pem, to_pem};
+use crate::certs::{
     CertError, IssueRequest, KeyType, MakeCa, Validity, describe, describe_with, issue, make_ca,
     read_certificates, read_certificates_with, read_crls, read_identity, read_private_key,
 };
@@ -78,7 +78,7 @@ impl Files {
         let (chain, key) = read_identity(path, None, password).unwrap();
         assert_eq!(chain, [self.leaf.clone(), self.ca.clone()]);
         // The same key: as PKCS#8, whatever it was written as.
-        assert!(super::key_matches(&self.leaf, &key));
+        assert!(crate::certs::key_matches(&self.leaf, &key));
     }
 }
 
@@ -188,7 +188,7 @@ fn keys_of(files: &Files, has_traditional: bool) {
         let (path, key) = (files.path("leaf.pem"), files.path("file.key"));
         let read = |password| read_identity(&path, Some(&key), password);
         let (_, found) = read(Some("pw")).unwrap_or_else(|error| panic!("{form}: {error}"));
-        assert!(super::key_matches(&files.leaf, &found), "{form}");
+        assert!(crate::certs::key_matches(&files.leaf, &found), "{form}");
         if form.contains("pass:") {
             let missing = read(None).unwrap_err();
             assert!(

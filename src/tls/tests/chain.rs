@@ -9,9 +9,9 @@ use rcgen::{
 };
 use rustls::pki_types::CertificateDer;
 
-use super::fields::{issuer_and_serial, public_key};
-use super::{DeviceVerifier, HandshakeFailure, RevocationPolicy, StalePolicy, failure_of};
 use crate::table::{Published, RevocationIndex};
+use crate::tls::fields::{issuer_and_serial, public_key};
+use crate::tls::{DeviceVerifier, HandshakeFailure, RevocationPolicy, StalePolicy, failure_of};
 
 struct Ca {
     issuer: Issuer<'static, KeyPair>,

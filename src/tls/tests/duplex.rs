@@ -11,9 +11,9 @@ use std::task::Poll;
 use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::duplex::{ByteStream, Duplex};
-use super::stream::{Received, StreamError};
 use crate::ring::{self, Pieces, RingBuf, Runtime, RuntimeConfig, Spacing};
+use crate::tls::duplex::{ByteStream, Duplex};
+use crate::tls::stream::{Received, StreamError};
 
 const SPACING: Spacing = Spacing {
     piece: 16_384,

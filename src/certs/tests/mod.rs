@@ -20,6 +20,8 @@ use super::describe::{AlternativeName, CertificateDescription, Status};
 use super::make::Usage;
 use super::*;
 
+mod format;
+
 fn ca(key_type: KeyType) -> CertificateAuthority {
     make_ca(&MakeCa {
         common_name: "Test CA".into(),

@@ -21,7 +21,9 @@ use crate::limits::{
 use crate::tls::hand_over;
 use crate::tls::handshake::Handshake;
 
-pub(super) type Server = RecordLayer<UnbufferedServerConnection>;
+mod message;
+
+type Server = RecordLayer<UnbufferedServerConnection>;
 
 /// A small generator of test data: the same for the same seed.
 struct Random(u64);
@@ -53,7 +55,7 @@ fn suites() -> Vec<SupportedCipherSuite> {
 }
 
 /// An established session on one suite: rustls's client, and this layer behind rustls's server handshake.
-pub(super) fn session(suite: SupportedCipherSuite) -> (ClientConnection, Server) {
+fn session(suite: SupportedCipherSuite) -> (ClientConnection, Server) {
     let ecdsa = !format!("{:?}", suite.suite()).contains("RSA");
     let key_type = if ecdsa {
         KeyType::P256
@@ -108,7 +110,7 @@ pub(super) fn session(suite: SupportedCipherSuite) -> (ClientConnection, Server)
     (client, RecordLayer::take_over(server).unwrap())
 }
 
-pub(super) fn written(client: &mut ClientConnection) -> Vec<u8> {
+fn written(client: &mut ClientConnection) -> Vec<u8> {
     let mut bytes = Vec::new();
     while client.wants_write() {
         client.write_tls(&mut bytes).unwrap();
@@ -116,7 +118,7 @@ pub(super) fn written(client: &mut ClientConnection) -> Vec<u8> {
     bytes
 }
 
-pub(super) fn read(client: &mut ClientConnection, mut bytes: &[u8]) -> Vec<u8> {
+fn read(client: &mut ClientConnection, mut bytes: &[u8]) -> Vec<u8> {
     let mut plain = Vec::new();
     while !bytes.is_empty() {
         client.read_tls(&mut bytes).unwrap();
@@ -126,13 +128,13 @@ pub(super) fn read(client: &mut ClientConnection, mut bytes: &[u8]) -> Vec<u8> {
     plain
 }
 
-pub(super) fn write(client: &mut ClientConnection, bytes: &[u8]) -> Vec<u8> {
+fn write(client: &mut ClientConnection, bytes: &[u8]) -> Vec<u8> {
     std::io::Write::write_all(&mut client.writer(), bytes).unwrap();
     written(client)
 }
 
 /// Opens all complete records and takes them out of `bytes`.
-pub(super) fn open_all(server: &mut Server, bytes: &mut Vec<u8>) -> Result<(Vec<u8>, bool), Fault> {
+fn open_all(server: &mut Server, bytes: &mut Vec<u8>) -> Result<(Vec<u8>, bool), Fault> {
     let (mut plain, mut used, mut closed) = (Vec::new(), 0, false);
     while let Some((length, content)) = server.open(&mut bytes[used..])? {
         match content {
@@ -147,7 +149,7 @@ pub(super) fn open_all(server: &mut Server, bytes: &mut Vec<u8>) -> Result<(Vec<
 }
 
 /// Seals `plain` as the relay does: spaced in one buffer.
-pub(super) fn seal(server: &mut Server, plain: &[u8]) -> Vec<u8> {
+fn seal(server: &mut Server, plain: &[u8]) -> Vec<u8> {
     let mut sent = server.before_sealing().unwrap();
     let (front, back) = server.around();
     let mut records = Vec::new();
@@ -291,29 +293,29 @@ fn every_flipped_bit_is_a_fault() {
     }
 }
 
-pub(super) fn tls13() -> SupportedCipherSuite {
+fn tls13() -> SupportedCipherSuite {
     aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256
 }
 
-pub(super) fn tls12() -> SupportedCipherSuite {
+fn tls12() -> SupportedCipherSuite {
     aws_lc_rs::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
 }
 
 /// A record that the client would send, of any type and content.
-pub(super) struct Forger {
+struct Forger {
     keys: Protection,
 }
 
 impl Forger {
     /// A session, and the client's keys from now on.
-    pub(super) fn new(suite: SupportedCipherSuite) -> (Self, Server) {
+    fn new(suite: SupportedCipherSuite) -> (Self, Server) {
         let (client, server) = session(suite);
         let secrets = client.dangerous_extract_secrets().unwrap();
         let keys = Protection::new(&secrets.tx, suite, None).unwrap();
         (Self { keys }, server)
     }
 
-    pub(super) fn record(&mut self, kind: ContentType, content: &[u8]) -> Vec<u8> {
+    fn record(&mut self, kind: ContentType, content: &[u8]) -> Vec<u8> {
         let (front, back) = (self.keys.front(), self.keys.back());
         let mut record = [&vec![0; front], content, &vec![0; back]].concat();
         self.keys.seal(&mut record, kind).unwrap();

@@ -2,7 +2,6 @@
 
 use rustls::ContentType;
 
-use super::tests::{Forger, Server, open_all, read, seal, session, tls12, tls13, write, written};
 use super::*;
 use crate::limits::{TLS_LATE_HELLO_MAX, TLS_RECORD_HEADER};
 

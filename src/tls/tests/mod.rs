@@ -18,6 +18,13 @@ use crate::certs::{self, CertificateAuthority, IssueRequest, Issued, KeyType, Ma
 use crate::config::{self, Field, IdentityMapping};
 use crate::table::{Published, RevocationIndex};
 
+mod chain;
+mod duplex;
+mod handshake;
+mod path;
+mod resumption;
+mod scheme;
+
 fn authority(name: &str) -> CertificateAuthority {
     certs::make_ca(&MakeCa {
         common_name: name.into(),
@@ -27,21 +34,21 @@ fn authority(name: &str) -> CertificateAuthority {
     .unwrap()
 }
 
-pub(super) fn client(ca: &CertificateAuthority, change: impl FnOnce(&mut IssueRequest)) -> Issued {
+fn client(ca: &CertificateAuthority, change: impl FnOnce(&mut IssueRequest)) -> Issued {
     let mut request = IssueRequest::new(Usage::Client, "device-1", Validity::days(1).unwrap());
     request.app = Some("mail".into());
     change(&mut request);
     certs::issue(ca, &request).unwrap()
 }
 
-pub(super) struct Gateway {
-    pub(super) ca: CertificateAuthority,
+struct Gateway {
+    ca: CertificateAuthority,
     revocation: Arc<Published<RevocationIndex>>,
     verifier: Arc<DeviceVerifier>,
-    pub(super) config: Arc<ServerConfig>,
+    config: Arc<ServerConfig>,
 }
 
-pub(super) fn gateway(tls12: bool) -> Gateway {
+fn gateway(tls12: bool) -> Gateway {
     gateway_with(tls12, &config::Resumption::default())
 }
 

@@ -130,7 +130,7 @@ fn every_metric_is_documented_and_every_documented_metric_exists() {
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
         .collect();
-    let documented: BTreeSet<&str> = include_str!("../../docs/metrics.md")
+    let documented: BTreeSet<&str> = include_str!("../../../docs/metrics.md")
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
         .filter(|name| name.starts_with("adit_"))
@@ -141,7 +141,7 @@ fn every_metric_is_documented_and_every_documented_metric_exists() {
 
 #[test]
 fn every_reason_is_documented() {
-    let document = include_str!("../../docs/metrics.md");
+    let document = include_str!("../../../docs/metrics.md");
     for reason in CloseReason::ALL {
         let row = reason.row();
         let line = format!(

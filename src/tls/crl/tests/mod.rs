@@ -12,9 +12,11 @@ use super::super::fields::issuer_and_serial;
 use super::*;
 use crate::table::{Status, Subject};
 
+mod crl_set;
+
 /// SEQUENCE of the object identifier ecdsa-with-SHA256 (RFC 5758, section 3.2).
 const ECDSA_SHA256: [u8; 12] = [0x30, 10, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
-pub(super) const NOW: u64 = 1_700_000_000;
+const NOW: u64 = 1_700_000_000;
 const THIS_UPDATE: &str = "231114000000Z";
 const NEXT_UPDATE: &str = "20231121000000Z";
 
@@ -24,11 +26,11 @@ const DELTA: u8 = 27;
 const POINT: u8 = 28;
 const ISSUER: u8 = 29;
 
-pub(super) fn now() -> SystemTime {
+fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(NOW)
 }
 
-pub(super) fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
     let octets = (content.len() as u32).to_be_bytes();
     let zeros = octets.iter().take_while(|octet| **octet == 0).count();
     let mut bytes = vec![tag];
@@ -62,14 +64,14 @@ fn removed(serial: &[u8]) -> Vec<u8> {
     entry(serial, &extension(REASON, false, &[10, 1, 8]))
 }
 
-pub(super) struct Authority {
-    pub(super) certificate: CertificateDer<'static>,
+struct Authority {
+    certificate: CertificateDer<'static>,
     key: EcdsaKeyPair,
-    pub(super) name: Vec<u8>,
+    name: Vec<u8>,
 }
 
 impl Authority {
-    pub(super) fn new(name: &str, usages: &[KeyUsagePurpose]) -> Self {
+    fn new(name: &str, usages: &[KeyUsagePurpose]) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -84,11 +86,11 @@ impl Authority {
         }
     }
 
-    pub(super) fn key(&self) -> &[u8] {
+    fn key(&self) -> &[u8] {
         public_key(&self.certificate).unwrap()
     }
 
-    pub(super) fn ordinary() -> Self {
+    fn ordinary() -> Self {
         Self::new("group", &[KeyUsagePurpose::CrlSign])
     }
 
@@ -100,7 +102,7 @@ impl Authority {
 }
 
 #[derive(Clone, Default)]
-pub(super) struct List {
+struct List {
     entries: Vec<u8>,
     extensions: Vec<u8>,
     /// Instead of the usual ones: thisUpdate, and nextUpdate or none.
@@ -108,12 +110,12 @@ pub(super) struct List {
 }
 
 impl List {
-    pub(super) fn dated(mut self, from: &'static str, to: Option<&'static str>) -> Self {
+    fn dated(mut self, from: &'static str, to: Option<&'static str>) -> Self {
         self.dates = Some((from, to));
         self
     }
 
-    pub(super) fn number(mut self, number: u8) -> Self {
+    fn number(mut self, number: u8) -> Self {
         self.extensions
             .extend(extension(CRL_NUMBER, false, &[2, 1, number]));
         self
@@ -130,7 +132,7 @@ impl List {
         self
     }
 
-    pub(super) fn entries(mut self, serials: &[&[u8]]) -> Self {
+    fn entries(mut self, serials: &[&[u8]]) -> Self {
         for serial in serials {
             self.entries.extend(entry(serial, &[]));
         }
@@ -163,16 +165,16 @@ impl List {
         ])
     }
 
-    pub(super) fn signed(&self, ca: &Authority) -> Vec<u8> {
+    fn signed(&self, ca: &Authority) -> Vec<u8> {
         ca.sign(&self.tbs(ca))
     }
 }
 
-pub(super) fn source(name: &str) -> CrlSource {
+fn source(name: &str) -> CrlSource {
     CrlSource::File(PathBuf::from(name))
 }
 
-pub(super) fn check_one(ca: &Authority, der: &[u8]) -> Result<Vec<CheckedCrl>, CrlErrors> {
+fn check_one(ca: &Authority, der: &[u8]) -> Result<Vec<CheckedCrl>, CrlErrors> {
     let group = [ca.certificate.clone()];
     check_crls(&source("group.crl"), &[der], &group, now())
 }
@@ -189,7 +191,7 @@ fn crl_set(ca: &Authority, lists: &[&List]) -> CrlSet {
     crl_set
 }
 
-pub(super) fn index_of(ca: &Authority, crl_set: &CrlSet) -> RevocationIndex {
+fn index_of(ca: &Authority, crl_set: &CrlSet) -> RevocationIndex {
     crl_set
         .index(&Standing::of(std::slice::from_ref(&ca.certificate)))
         .index

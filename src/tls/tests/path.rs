@@ -7,12 +7,12 @@ use rcgen::{BasicConstraints, IsCa, KeyUsagePurpose};
 use rustls::pki_types::CertificateDer;
 use rustls::server::danger::ClientCertVerifier;
 
-use super::{DeviceVerifier, HandshakeFailure, RevocationPolicy, StalePolicy, failure_of};
 use crate::certs::made::{end, party, past};
 use crate::limits::{AUTHORITY_NAMES_BYTES_MAX, PRESENTED_MAX};
 use crate::table::{Published, RevocationIndex};
+use crate::tls::{DeviceVerifier, HandshakeFailure, RevocationPolicy, StalePolicy, failure_of};
 
-fn verifier(group: &[CertificateDer<'static>]) -> Result<DeviceVerifier, super::TlsError> {
+fn verifier(group: &[CertificateDer<'static>]) -> Result<DeviceVerifier, crate::tls::TlsError> {
     let policy = RevocationPolicy {
         enabled: false,
         stale: StalePolicy::Hard,

@@ -467,5 +467,4 @@ fn an_idle_connection_does_not_hold_up_the_end() {
     idle.read_to_end(&mut rest).unwrap();
 }
 
-#[path = "changes_tests.rs"]
 mod changes;

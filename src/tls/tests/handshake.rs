@@ -12,11 +12,11 @@ use rustls::{
     ServerConnection, version,
 };
 
-use super::hand_over;
-use super::handshake::{Connection, Handshake};
-use super::record::{Content, RecordLayer};
 use crate::certs::make::Usage;
 use crate::certs::{self, IssueRequest, Issued, KeyType, MakeCa, Validity};
+use crate::tls::hand_over;
+use crate::tls::handshake::{Connection, Handshake};
+use crate::tls::record::{Content, RecordLayer};
 
 /// Where the peer's stream is cut.
 #[derive(Clone, Copy, Debug)]

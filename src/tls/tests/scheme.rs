@@ -11,7 +11,7 @@ use rustls::{
     SignatureAlgorithm, SignatureScheme,
 };
 
-use super::tests::{client, gateway};
+use super::{client, gateway};
 
 /// A P-256 key that claims `scheme`, whatever is offered.
 #[derive(Debug)]

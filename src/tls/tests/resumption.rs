@@ -8,11 +8,11 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ProducesTickets, ResolvesServerCertUsingSni};
 
-use super::resumption::Ends;
-use super::scope::now;
 use super::*;
 use crate::config;
 use crate::limits::{TICKET_BYTES_MAX, TICKET_CLOCK_SKEW, TICKET_KEYS_MAX};
+use crate::tls::resumption::Ends;
+use crate::tls::scope::now;
 use rustls::pki_types::CertificateDer;
 
 const HOUR: u64 = 3600;

@@ -1,6 +1,5 @@
 //! Which list takes the place of which, and what counts where that cannot be told.
 
-use super::tests::{Authority, List, NOW, check_one, index_of, source};
 use super::*;
 use crate::table::Status;
 
@@ -251,7 +250,7 @@ fn a_list_counts_for_the_key_that_signed_it_alone() {
     let group = [old.certificate.clone(), new.certificate.clone()];
     let mut crl_set = CrlSet::default();
     let signed = List::default().number(1).entries(&[&[1]]).signed(&new);
-    let lists = check_crls(&source("a"), &[signed], &group, super::tests::now()).unwrap();
+    let lists = check_crls(&source("a"), &[signed], &group, now()).unwrap();
     crl_set.admit(source("a"), lists, NOW);
     let index = crl_set.index(&Standing::of(&group)).index;
     assert_eq!(index.status(&old.name, new.key(), &[2], NOW), Status::Good);
