@@ -6,7 +6,7 @@ use crate::common::network;
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use common::{Gateway, Pki, ask, echo, request, server, service, session_of, speaking};
+use common::{Gateway, World, ask, echo, request, server, service, session_of, speaking};
 use network::{ip, outside};
 use rustls::ClientConfig;
 use rustls::HandshakeKind::{self, Full, Resumed};
@@ -46,8 +46,6 @@ fn a_request_is_not_held_back_by_nagle_s_algorithm() {
         return;
     }
     ip("link set lo up");
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     for (resumption, version, kind) in [
         ("tickets", &TLS13, Full),
         ("tickets", &TLS13, Resumed),
@@ -57,16 +55,16 @@ fn a_request_is_not_held_back_by_nagle_s_algorithm() {
     ] {
         let tls = format!("[profile.tls]\nresumption = '{resumption}'\n");
         let services = tls + &service(&[server(echo)]);
-        let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &services);
-        let mut client = speaking(&pki, &device, version);
+        let world = World::new(|node| node.rest(&services));
+        let mut client = speaking(&world.pki, &world.device, version);
         if kind == Full {
             client.resumption = Resumption::disabled();
         }
         let client = Arc::new(client);
-        assert_eq!(open(&client, &gateway), Full);
+        assert_eq!(open(&client, &world.gateway), Full);
         let before = delayed();
         for _ in 0..TUNNELS {
-            assert_eq!(open(&client, &gateway), kind);
+            assert_eq!(open(&client, &world.gateway), kind);
         }
         let waited = delayed() - before;
         // A machine that is slow enough lets one wait now and then.

@@ -12,9 +12,7 @@ use std::time::Duration;
 
 use adit::certs::Issued;
 use browser::Browser;
-use common::{
-    Gateway, Pki, Session, TOKEN, client_of, config_with_token, echo, free_port, tunnel, until,
-};
+use common::{Gateway, Pki, Session, TOKEN, client_of, echo, tunnel, until};
 use serde_json::{Value, json};
 
 /// A device whose name would be an element, and would run a script, if a page wrote it as HTML.
@@ -41,11 +39,12 @@ impl Node {
              [[profile.rule]]\nhost = '*.test'\nport = '*'\nservice = 'wiki'",
             servers[0], servers[1]
         );
-        let admin = free_port();
         let auth = "unmanaged = 'allow'\ndevice_registry = 'devices.csv'";
-        let text = config_with_token(&pki, admin, "", auth, &service);
-        std::fs::write(pki.path("adit.toml"), text).unwrap();
-        let gateway = Gateway::run(&pki, admin);
+        let gateway = Gateway::builder(&pki)
+            .token()
+            .auth(auth)
+            .rest(&service)
+            .start();
         Self {
             pki,
             gateway,

@@ -5,24 +5,21 @@ use crate::common;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use adit::certs::Issued;
 use adit::limits::HANDOVER_MIN;
 use adit::observe::TunnelInfo;
 use common::{
-    Gateway, Pki, Session, ask, client_config, echo, request, server, service, tunnel, until,
+    Gateway, PATIENCE, Pki, Session, World, ask, client_config, echo, request, server, until,
 };
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
 fn two_cores(pki: &Pki) -> Gateway {
-    Gateway::start(
-        pki,
-        "cores = [0, 1]",
-        "unmanaged = 'allow'",
-        &service(&[server(echo)]),
-    )
+    Gateway::builder(pki)
+        .engine("cores = [0, 1]")
+        .servers(&[server(echo)])
+        .start()
 }
 
 /// The core of each open tunnel, by the client's port.
@@ -47,9 +44,7 @@ fn descriptors(gateway: &Gateway) -> usize {
 
 /// A session over a connection that is made.
 fn over(pki: &Pki, device: &Issued, socket: TcpStream) -> Session {
-    socket
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let config = client_config(&pki.path("ca.pem"), Some(device));
     let name = ServerName::try_from("localhost").unwrap();
     StreamOwned::new(ClientConnection::new(config, name).unwrap(), socket)
@@ -57,38 +52,35 @@ fn over(pki: &Pki, device: &Issued, socket: TcpStream) -> Session {
 
 #[test]
 fn skewed_sessions_become_balanced_and_no_descriptor_leaks() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = two_cores(&pki);
-    let open = |count: usize| -> Vec<Session> {
-        (0..count)
-            .map(|_| tunnel(&pki, &gateway, &device, "a.test:1"))
-            .collect()
-    };
+    let world = World::around(Pki::new(), |pki| two_cores(pki));
+    let open =
+        |count: usize| -> Vec<Session> { (0..count).map(|_| world.tunnel("a.test:1")).collect() };
     drop(open(1));
-    until("idle", || gateway.metric("adit_sessions_live", "") == 0.0);
-    let before = descriptors(&gateway);
+    until("idle", || {
+        world.gateway.metric("adit_sessions_live", "") == 0.0
+    });
+    let before = descriptors(&world.gateway);
 
     let sessions = open(40);
-    assert!(on_core(&gateway, 0).abs_diff(on_core(&gateway, 1)) <= HANDOVER_MIN + 1);
+    assert!(on_core(&world.gateway, 0).abs_diff(on_core(&world.gateway, 1)) <= HANDOVER_MIN + 1);
     // Every session of one core ends: whatever the hash says, the next ones belong there.
-    let placed = cores(&gateway);
+    let placed = cores(&world.gateway);
     let (gone, mut kept): (Vec<Session>, Vec<Session>) =
         sessions.into_iter().partition(|session| {
             let port = session.sock.local_addr().unwrap().port();
             placed.contains(&(port, 0))
         });
     drop(gone);
-    until("core 0 is empty", || on_core(&gateway, 0) == 0);
-    let handed_before = gateway.metric("adit_sessions_handed_over_total", "");
+    until("core 0 is empty", || on_core(&world.gateway, 0) == 0);
+    let handed_before = world.gateway.metric("adit_sessions_handed_over_total", "");
     kept.extend(open(kept.len()));
-    let (first, second) = (on_core(&gateway, 0), on_core(&gateway, 1));
+    let (first, second) = (on_core(&world.gateway, 0), on_core(&world.gateway, 1));
     assert_eq!(first + second, kept.len());
     assert!(
         first.abs_diff(second) <= HANDOVER_MIN + 1,
         "{first} and {second}"
     );
-    assert!(gateway.metric("adit_sessions_handed_over_total", "") > handed_before);
+    assert!(world.gateway.metric("adit_sessions_handed_over_total", "") > handed_before);
 
     for session in &mut kept {
         session.write_all(b"over").unwrap();
@@ -98,34 +90,32 @@ fn skewed_sessions_become_balanced_and_no_descriptor_leaks() {
     }
     drop(kept);
     until("all ended", || {
-        gateway.metric("adit_sessions_live", "") == 0.0
+        world.gateway.metric("adit_sessions_live", "") == 0.0
     });
     let (accepted, closed) = (
-        gateway.metric("adit_sessions_accepted_total", ""),
-        gateway.metric("adit_sessions_closed_total", ""),
+        world.gateway.metric("adit_sessions_accepted_total", ""),
+        world.gateway.metric("adit_sessions_closed_total", ""),
     );
     assert_eq!(accepted, closed);
-    until("no descriptor is left", || descriptors(&gateway) <= before);
+    until("no descriptor is left", || {
+        descriptors(&world.gateway) <= before
+    });
 }
 
 #[test]
 fn a_drain_while_sessions_are_handed_over_loses_none() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let mut gateway = two_cores(&pki);
+    let mut world = World::around(Pki::new(), |pki| two_cores(pki));
     // One core is full, so that the other one's share of what comes is handed over.
-    let sessions: Vec<Session> = (0..40)
-        .map(|_| tunnel(&pki, &gateway, &device, "a.test:1"))
-        .collect();
-    let placed = cores(&gateway);
+    let sessions: Vec<Session> = (0..40).map(|_| world.tunnel("a.test:1")).collect();
+    let placed = cores(&world.gateway);
     let kept: Vec<Session> = sessions
         .into_iter()
         .filter(|session| placed.contains(&(session.sock.local_addr().unwrap().port(), 1)))
         .collect();
-    until("core 0 is empty", || on_core(&gateway, 0) == 0);
+    until("core 0 is empty", || on_core(&world.gateway, 0) == 0);
 
     let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let address = gateway.address;
+    let address = world.gateway.address;
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
@@ -134,8 +124,10 @@ fn a_drain_while_sessions_are_handed_over_loses_none() {
                         break;
                     };
                     // One that the kernel still queued is cut; what is answered is a verdict.
-                    if let Ok(head) = ask(&mut over(&pki, &device, socket), &request("a.test:1"))
-                        && !head.is_empty()
+                    if let Ok(head) = ask(
+                        &mut over(&world.pki, &world.device, socket),
+                        &request("a.test:1"),
+                    ) && !head.is_empty()
                     {
                         let verdict = head.starts_with("HTTP/1.1 200 ") || head.contains(" 503 ");
                         assert!(verdict, "{head}");
@@ -145,10 +137,10 @@ fn a_drain_while_sessions_are_handed_over_loses_none() {
             });
         }
         until("handed over", || {
-            gateway.metric("adit_sessions_handed_over_total", "") > 0.0
+            world.gateway.metric("adit_sessions_handed_over_total", "") > 0.0
                 && answered.load(Ordering::Relaxed) > 3
         });
-        gateway.signal("TERM");
+        world.gateway.signal("TERM");
         until("nothing is accepted", || {
             TcpStream::connect(address).is_err()
         });
@@ -156,8 +148,10 @@ fn a_drain_while_sessions_are_handed_over_loses_none() {
     });
     drop(kept);
     // It ends by itself with its last session: one that was forgotten on its way would hold it until the drain timeout.
-    until("ended", || gateway.child.try_wait().unwrap().is_some());
-    assert_eq!(gateway.child.wait().unwrap().code(), Some(0));
-    let log = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+    until("ended", || {
+        world.gateway.child.try_wait().unwrap().is_some()
+    });
+    assert_eq!(world.gateway.child.wait().unwrap().code(), Some(0));
+    let log = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
     assert!(!log.contains("drain-timeout"));
 }

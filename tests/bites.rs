@@ -3,35 +3,31 @@
 use crate::common;
 
 use std::io::{Read, Write};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use adit::certs::{CertificateAuthority, Issued, Validity};
+use common::gateway::Builder;
 use common::{
-    Gateway, Pki, Session, ask, authority, client_of, config_with_token, connect, crl_of, echo,
-    free_port, request, server, service, tunnel, until,
+    Gateway, PATIENCE, Pki, Session, World, ask, authority, client_of, connect, crl_of, echo,
+    request, server, service, tunnel, until,
 };
+
+const ALLOW: &str = "unmanaged = 'allow'";
 
 /// A gateway whose admin listener takes changes with a token.
 fn gateway(pki: &Pki, auth: &str, rest: &str) -> Gateway {
-    let admin = free_port();
-    write_config(pki, admin, auth, rest);
-    Gateway::run(pki, admin)
+    config(pki, auth, rest).start()
 }
 
-fn write_config(pki: &Pki, admin: std::net::SocketAddr, auth: &str, rest: &str) {
+fn config<'p>(pki: &'p Pki, auth: &str, rest: &str) -> Builder<'p> {
     let engine = "max_tunnels_per_device = 100000\nidle_timeout = '10m'";
-    let text = config_with_token(pki, admin, engine, auth, rest);
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    let node = Gateway::builder(pki).token().engine(engine);
+    node.auth(auth).rest(rest)
 }
 
 fn adit(pki: &Pki, arguments: &[&str]) -> (bool, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_adit"))
-        .args(arguments)
-        .current_dir(pki.folder.path())
-        .output()
-        .unwrap();
+    let output = pki.adit(arguments);
     let text = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8(text).unwrap())
 }
@@ -148,7 +144,7 @@ fn an_unmanaged_device_that_may_no_more() {
         |pki, gateway, _| {
             std::fs::write(pki.path("devices.csv"), "kept,managed\n").unwrap();
             let text = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
-            let text = text.replace("unmanaged = 'allow'", REGISTRY);
+            let text = text.replace(ALLOW, REGISTRY);
             std::fs::write(pki.path("adit.toml"), text).unwrap();
             gateway.reload();
         },
@@ -177,7 +173,7 @@ fn tunnels_are_closed_by_each_of_their_names() {
     let device = pki.client("device", |request| {
         request.upn = vec!["ann@corp.test".into()];
     });
-    let gateway = gateway(&pki, "unmanaged = 'allow'", &service(&[server(echo)]));
+    let gateway = gateway(&pki, ALLOW, &service(&[server(echo)]));
     let mut other = {
         let other = pki.client("other", |request| request.app = Some("chat".into()));
         tunnel(&pki, &gateway, &other, "a.test:1")
@@ -205,8 +201,6 @@ fn tunnels_are_closed_by_each_of_their_names() {
 
 #[test]
 fn a_rule_that_is_taken_away_and_one_that_leads_elsewhere() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     let backend = server(echo);
     let other = service(&[backend])
         .replace("'echo'", "'other'")
@@ -216,20 +210,22 @@ fn a_rule_that_is_taken_away_and_one_that_leads_elsewhere() {
         service(&[backend]).replace("*.test", "a.test"),
         "[[profile.rule]]\nhost = 'c.test'\nport = '*'\nservice = 'echo'"
     );
-    let gateway = gateway(&pki, "unmanaged = 'allow'", &rest);
-    let open = |host: &str| tunnel(&pki, &gateway, &device, host);
+    let world = World::around(Pki::new(), |pki| gateway(pki, ALLOW, &rest));
+    let open = |host: &str| world.tunnel(host);
     let (mut a, mut b, mut c) = (open("a.test:1"), open("b.test:1"), open("c.test:1"));
     let changed = rest.replace("'a.test'", "'z.test'").replace(
         "'c.test'\nport = '*'\nservice = 'echo'",
         "'c.test'\nport = '*'\nservice = 'other'",
     );
-    write_config(&pki, gateway.admin, "unmanaged = 'allow'", &changed);
-    gateway.reload();
+    config(&world.pki, ALLOW, &changed)
+        .admin(world.gateway.admin)
+        .write();
+    world.gateway.reload();
     assert!(cut(&mut a).contains("AccessDenied"));
     assert!(cut(&mut c).contains("AccessDenied"));
     assert!(echoes(&mut b));
     until("counted", || {
-        gateway.ended("cut-no-rule") == 1.0 && gateway.ended("cut-rerouted") == 1.0
+        world.gateway.ended("cut-no-rule") == 1.0 && world.gateway.ended("cut-rerouted") == 1.0
     });
 }
 
@@ -251,19 +247,13 @@ fn a_group_certificate_that_is_taken_away() {
     let (_ca, lost) = second_group(&pki);
     let kept = pki.client("kept", |_| ());
     let rest = service(&[server(echo)]);
-    let gateway = {
-        let admin = free_port();
-        write_config(&pki, admin, "unmanaged = 'allow'", &rest);
-        let text = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
-        let text = text
-            .replace("['ca.pem']", "['ca.pem', 'second/ca.pem']")
-            .replace("['ca.crl']", "['ca.crl', 'second.crl']");
-        std::fs::write(pki.path("adit.toml"), text).unwrap();
-        Gateway::run(&pki, admin)
-    };
+    let gateway = config(&pki, ALLOW, &rest)
+        .replace("['ca.pem']", "['ca.pem', 'second/ca.pem']")
+        .replace("['ca.crl']", "['ca.crl', 'second.crl']")
+        .start();
     let mut one = tunnel(&pki, &gateway, &lost, "a.test:1");
     let mut other = tunnel(&pki, &gateway, &kept, "a.test:1");
-    write_config(&pki, gateway.admin, "unmanaged = 'allow'", &rest);
+    config(&pki, ALLOW, &rest).admin(gateway.admin).write();
     gateway.reload();
     let said = cut(&mut one);
     assert!(said.contains("UnknownCA"), "{said}");
@@ -282,7 +272,7 @@ fn a_certificate_that_expires() {
         request.validity =
             Validity::between(now - Duration::from_secs(60), now + Duration::from_secs(4)).unwrap();
     });
-    let gateway = gateway(&pki, "unmanaged = 'allow'", &service(&[server(echo)]));
+    let gateway = gateway(&pki, ALLOW, &service(&[server(echo)]));
     let mut other = tunnel(&pki, &gateway, &lasting, "a.test:1");
     let mut one = tunnel(&pki, &gateway, &short, "a.test:1");
     assert!(echoes(&mut one));
@@ -328,7 +318,7 @@ fn a_device_that_is_blocked_while_it_asks() {
 fn a_certificate_that_is_revoked_while_its_device_asks() {
     let pki = Pki::new();
     let lost = pki.client("lost", |_| ());
-    let gateway = gateway(&pki, "unmanaged = 'allow'", &service(&[server(echo)]));
+    let gateway = gateway(&pki, ALLOW, &service(&[server(echo)]));
     let mut session = half_asked(&pki, &gateway, &lost);
     pki.write_crl(&[&lost]);
     gateway.reload();
@@ -359,7 +349,7 @@ fn many(
     let lost: Vec<Issued> = (0..count.div_ceil(100))
         .map(|number| pki.client(&format!("lost-{number}"), |_| ()))
         .collect();
-    let gateway = gateway(&pki, "unmanaged = 'allow'", &service(&[server(echo)]));
+    let gateway = gateway(&pki, ALLOW, &service(&[server(echo)]));
     let mut cut_ones: Vec<Session> = lost
         .iter()
         .map(|device| tunnel(&pki, &gateway, device, "a.test:1"))
@@ -431,12 +421,12 @@ fn block(pki: &Pki, lost: &[&Issued]) {
 #[test]
 fn one_in_a_hundred_ends_and_the_others_lose_no_byte() {
     let (took, _) = many(400, |pki, _, lost| block(pki, lost));
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < PATIENCE, "{took:?}");
     let (took, _) = many(400, |pki, gateway, lost| {
         pki.write_crl(lost);
         gateway.reload();
     });
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < PATIENCE, "{took:?}");
 }
 
 /// The figures of docs/decisions/0017-sweep.md:
@@ -474,11 +464,11 @@ fn unrelated(count: usize) -> ([Duration; 2], Duration) {
 fn fifty_of_five_thousand() {
     let (took, [before, during]) = many(5000, |pki, _, lost| block(pki, lost));
     println!("blocked: 50 of 5000 ended within {took:?}; p99 {before:?} before, {during:?} during");
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < PATIENCE, "{took:?}");
     let (took, [before, during]) = many(5000, |pki, gateway, lost| {
         pki.write_crl(lost);
         gateway.reload();
     });
     println!("revoked: 50 of 5000 ended within {took:?}; p99 {before:?} before, {during:?} during");
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < PATIENCE, "{took:?}");
 }

@@ -4,11 +4,10 @@ use crate::common;
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output};
+use std::process::Output;
 
-use common::{
-    Gateway, Pki, ask, config, connect, echo, free_port, request, server, service, until,
-};
+use common::gateway::Builder;
+use common::{Gateway, Pki, World, ask, connect, echo, free_port, request, server, until};
 
 /// A PKCS#12 file of the server's certificate, with its authority, and a file with its password.
 fn pkcs12(pki: &Pki, password: &str, more: &[&str]) {
@@ -17,30 +16,19 @@ fn pkcs12(pki: &Pki, password: &str, more: &[&str]) {
 }
 
 /// The config with the server certificate from these lines.
-fn write_config(pki: &Pki, admin: SocketAddr, lines: &str, auth: &str, backend: SocketAddr) {
-    let auth = format!("unmanaged = 'allow'\n{auth}");
-    let text = config(admin, "", &auth, &service(&[backend]));
-    let before = "primary = 'server.pem'\nkey = 'server.key'";
-    assert!(text.contains(before));
-    std::fs::write(pki.path("adit.toml"), text.replace(before, lines)).unwrap();
-}
-
-fn adit(pki: &Pki, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-    let command = command.args(arguments).current_dir(pki.folder.path());
-    command.output().unwrap()
+fn config<'p>(pki: &'p Pki, lines: &str, backend: SocketAddr) -> Builder<'p> {
+    let node = Gateway::builder(pki).servers(&[backend]);
+    node.certificate(Some(lines))
 }
 
 fn check_config(pki: &Pki) -> Output {
-    adit(pki, &["check", "--config", "adit.toml"])
+    pki.adit(&["check", "--config", "adit.toml"])
 }
 
-/// A device gets through a gateway that is set up as adit.toml says.
-fn goes_through(pki: &Pki, admin: SocketAddr) {
+/// A device gets through a gateway with this config.
+fn goes_through(pki: &Pki, config: &Builder<'_>) {
     let device = pki.client("device", |_| ());
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-    command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-    let gateway = Gateway::spawn(command, admin);
+    let gateway = config.start();
     let mut session = connect(pki, &gateway, Some(&device));
     let answer = ask(&mut session, &request("web.test:80")).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
@@ -54,18 +42,17 @@ fn the_server_certificate_may_be_pkcs12_modern_or_legacy() {
         ("hunter2", &["-legacy"]),
         ("", &["-legacy"]),
     ] {
-        let (pki, admin) = (Pki::new(), free_port());
+        let pki = Pki::new();
         pkcs12(&pki, password, options);
         let lines = "primary = 'server.bin'\npassword_file = 'server.pass'";
-        write_config(&pki, admin, lines, "", backend);
-        goes_through(&pki, admin);
+        goes_through(&pki, &config(&pki, lines, backend));
     }
 }
 
 #[test]
 fn group_certificates_may_be_pkcs7_or_pkcs12() {
     let backend = server(echo);
-    let (pki, admin) = (Pki::new(), free_port());
+    let pki = Pki::new();
     let lines = "primary = 'server.pem'\nkey = 'server.key'";
     pki.openssl(&[
         "crl2pkcs7",
@@ -79,7 +66,7 @@ fn group_certificates_may_be_pkcs7_or_pkcs12() {
     ]);
     std::fs::copy(pki.path("ca.pem"), pki.path("kept.pem")).unwrap();
     std::fs::copy(pki.path("ca.p7b"), pki.path("ca.pem")).unwrap();
-    write_config(&pki, admin, lines, "", backend);
+    config(&pki, lines, backend).write();
     let told = check_config(&pki);
     assert!(
         told.status.success(),
@@ -98,13 +85,8 @@ fn group_certificates_may_be_pkcs7_or_pkcs12() {
         "{told}"
     );
     pki.secret("group.pass", "pw");
-    write_config(
-        &pki,
-        admin,
-        lines,
-        "group_password_file = 'group.pass'",
-        backend,
-    );
+    let password = "unmanaged = 'allow'\ngroup_password_file = 'group.pass'";
+    config(&pki, lines, backend).auth(password).write();
     let told = check_config(&pki);
     assert!(
         told.status.success(),
@@ -115,11 +97,11 @@ fn group_certificates_may_be_pkcs7_or_pkcs12() {
 
 #[test]
 fn a_wrong_password_a_missing_one_and_a_readable_one_are_told_apart() {
-    let (pki, admin) = (Pki::new(), free_port());
+    let pki = Pki::new();
     let backend = free_port();
     pkcs12(&pki, "hunter2", &[]);
     let refused = |lines: &str, words: &[&str]| {
-        write_config(&pki, admin, lines, "", backend);
+        config(&pki, lines, backend).write();
         let told = check_config(&pki);
         assert_eq!(told.status.code(), Some(2));
         let told = String::from_utf8_lossy(&told.stderr).into_owned();
@@ -140,16 +122,7 @@ fn a_wrong_password_a_missing_one_and_a_readable_one_are_told_apart() {
     std::fs::set_permissions(pki.path("server.pass"), mode).unwrap();
     refused(both, &["server.pass", "chmod 600"]);
     pki.secret("server.pass", "hunter2");
-    let told = adit(
-        &pki,
-        &[
-            "certs",
-            "show",
-            "server.bin",
-            "--password-file",
-            "server.pass",
-        ],
-    );
+    let told = pki.adit("certs show server.bin --password-file server.pass".split(' '));
     let told = String::from_utf8(told.stdout).unwrap();
     assert!(
         told.contains("CN=localhost") && told.contains("Private key: ECDSA P-256"),
@@ -165,7 +138,7 @@ fn findings_are_shown_to_people_and_programs_and_errors_are_the_exit_code() {
     let check = |more: &[&str]| {
         let mut arguments = vec!["certs", "check"];
         arguments.extend(more);
-        let output = adit(&pki, &arguments);
+        let output = pki.adit(&arguments);
         (
             output.status.code(),
             String::from_utf8(output.stdout).unwrap(),
@@ -197,9 +170,9 @@ fn findings_are_shown_to_people_and_programs_and_errors_are_the_exit_code() {
 
 #[test]
 fn the_configured_certificate_is_looked_at_too() {
-    let (pki, admin) = (Pki::new(), free_port());
+    let pki = Pki::new();
     let told = |lines: &str| {
-        write_config(&pki, admin, lines, "", free_port());
+        config(&pki, lines, free_port()).write();
         let output = check_config(&pki);
         let text = [output.stdout, output.stderr].concat();
         (output.status.code(), String::from_utf8(text).unwrap())
@@ -233,22 +206,23 @@ fn the_configured_certificate_is_looked_at_too() {
 
 #[test]
 fn a_reload_to_a_certificate_with_errors_is_refused_and_the_old_one_serves_on() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    let world = World::new(|node| node.servers(&[server(echo)]));
     let served = || {
-        let mut session = connect(&pki, &gateway, Some(&device));
+        let mut session = world.connect();
         let answer = ask(&mut session, &request("web.test:80")).unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     };
     served();
     for ending in ["pem", "key"] {
         let (from, to) = (format!("device.{ending}"), format!("server.{ending}"));
-        std::fs::copy(pki.path(&from), pki.path(&to)).unwrap();
+        std::fs::copy(world.pki.path(&from), world.pki.path(&to)).unwrap();
     }
-    gateway.signal("HUP");
+    world.gateway.signal("HUP");
     until("the reload is refused", || {
-        gateway.metric("adit_config_reload_failures_total", "") == 1.0
+        world
+            .gateway
+            .metric("adit_config_reload_failures_total", "")
+            == 1.0
     });
     served();
 }

@@ -86,18 +86,14 @@ fn pac(pki: &Pki, gateway: &Gateway) -> String {
     let text = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
     let text = text.replace("localhost:8443", &external);
     std::fs::write(pki.path("outside.toml"), text).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_adit"))
-        .args([
-            "devices",
-            "export",
-            "--config",
-            "outside.toml",
-            "--format",
-            "pac",
-        ])
-        .current_dir(pki.folder.path())
-        .output()
-        .unwrap();
+    let output = pki.adit([
+        "devices",
+        "export",
+        "--config",
+        "outside.toml",
+        "--format",
+        "pac",
+    ]);
     let pac = String::from_utf8(output.stdout).unwrap();
     assert!(pac.contains(&format!("HTTPS {external}")), "{pac}");
     pac
@@ -232,7 +228,7 @@ fn gateway(pki: &Pki) -> Gateway {
          [[profile.rule]]\napp = 'ledger'\nhost = 'ledger.other.test'\nport = 443\nservice = 'web'\n",
         web(pki)
     );
-    Gateway::start(pki, "", "unmanaged = 'allow'", &rest)
+    Gateway::builder(pki).rest(&rest).start()
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::mpsc;
 
 use adit::load::{self, BackendKind};
-use common::{Gateway, Pki, service};
+use common::{Gateway, Pki};
 use rustls::{ServerConnection, StreamOwned};
 
 fn gateway(pki: &Pki) -> Gateway {
@@ -20,12 +20,9 @@ fn gateway(pki: &Pki) -> Gateway {
         )
     });
     pki.client("device", |_| ());
-    Gateway::start(
-        pki,
-        "",
-        "unmanaged = 'allow'",
-        &service(&[receiver.recv().unwrap()]),
-    )
+    Gateway::builder(pki)
+        .servers(&[receiver.recv().unwrap()])
+        .start()
 }
 
 /// What curl prints when it asks for `url` through the tunnel.
@@ -80,7 +77,7 @@ fn curl_goes_through_to_a_tls_server() {
         stream.flush().unwrap();
     });
     pki.client("device", |_| ());
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[web]));
+    let gateway = Gateway::builder(&pki).servers(&[web]).start();
     let answer = curl(&pki, &gateway, "https://web.test/secret");
     assert!(answer.starts_with("GET /secret "), "{:.200}", answer);
     assert!(answer.ends_with(&"x".repeat(3 << 20)), "{}", answer.len());

@@ -4,15 +4,13 @@ use crate::common;
 
 use std::process::Command;
 
-use common::{Gateway, Pki, config_with_token, echo, free_port, server, service};
+use common::{Gateway, Pki, echo, server, service};
 
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
-    let (pki, admin) = (Pki::new(), free_port());
+    let pki = Pki::new();
     let rest = service(&[server(echo)]);
-    let text = config_with_token(&pki, admin, "", "unmanaged = 'allow'", &rest);
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
-    let _gateway = Gateway::run(&pki, admin);
+    let _gateway = Gateway::builder(&pki).token().rest(&rest).start();
     for arguments in [
         "check",
         "check --probe",

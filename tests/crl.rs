@@ -4,24 +4,14 @@ use crate::common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use adit::certs::{self, Issued};
-use common::{
-    Gateway, Pki, ask, config, connect, crl_of, echo, free_port, request, server, service, until,
-};
+use common::{Gateway, Pki, crl_of, echo, is_let_in, server, service, until};
 use rustls::crypto::aws_lc_rs;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use time::OffsetDateTime;
-
-const HOST: &str = "a.test:1";
-
-fn is_let_in(pki: &Pki, gateway: &Gateway, device: &Issued) -> bool {
-    let answer = ask(&mut connect(pki, gateway, Some(device)), &request(HOST));
-    answer.is_ok_and(|head| head.starts_with("HTTP/1.1 200 "))
-}
 
 fn list(pki: &Pki, revoked: &[&Issued], age: u64) -> Vec<u8> {
     let made = OffsetDateTime::now_utc() - Duration::from_secs(age);
@@ -33,7 +23,7 @@ fn a_changed_file_bites_without_a_reload_and_a_worse_one_does_not() {
     let pki = Pki::new();
     let (kept, lost) = (pki.client("kept", |_| ()), pki.client("lost", |_| ()));
     std::fs::write(pki.path("ca.crl"), list(&pki, &[], 300)).unwrap();
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    let gateway = Gateway::builder(&pki).servers(&[server(echo)]).start();
     assert!(is_let_in(&pki, &gateway, &lost));
     std::fs::write(pki.path("ca.crl"), list(&pki, &[&lost], 200)).unwrap();
     until("revoked", || !is_let_in(&pki, &gateway, &lost));
@@ -113,16 +103,12 @@ fn serve_tls(pki: &Pki, content: Arc<Mutex<(Vec<u8>, usize)>>) -> SocketAddr {
 
 /// A gateway that trusts the authority of `pki` for https, if it is to.
 fn fetching(pki: &Pki, crl: &str, trusting: bool) -> Gateway {
-    let admin = free_port();
-    let rest = format!("{crl}\n{}", service(&[server(echo)]));
-    let text = config(admin, "", "unmanaged = 'allow'", &rest);
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    let node = Gateway::builder(pki).rest(crl).servers(&[server(echo)]);
+    let admin = node.write();
     std::fs::write(pki.path("ca.crl"), list(pki, &[], 300)).unwrap();
     let roots = if trusting { "ca.pem" } else { "none.pem" };
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+    let mut command = node.command();
     command
-        .args(["run", "--config"])
-        .arg(pki.path("adit.toml"))
         .env("SSL_CERT_FILE", pki.path(roots))
         .env_remove("SSL_CERT_DIR");
     Gateway::spawn(command, admin)
@@ -195,7 +181,7 @@ fn a_fetched_list_is_used_and_kept_for_a_start_without_its_server() {
             service(&[server(echo)])
         );
         std::fs::write(pki.path("ca.crl"), list(&pki, &[], 300)).unwrap();
-        Gateway::start(&pki, "", "unmanaged = 'allow'", &rest)
+        Gateway::builder(&pki).rest(&rest).start()
     };
 
     // Loopback is not asked unless it is listed.

@@ -4,9 +4,8 @@ use crate::common;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
 
-use common::{Gateway, Pki, Program, echo, free_port, server, service, until};
+use common::{Gateway, PATIENCE, Pki, Program, echo, free_port, server, until};
 
 const TUNNELS: usize = 30;
 
@@ -26,7 +25,7 @@ impl Sidecar {
     fn start(to: SocketAddr) -> Self {
         let pki = Pki::new();
         pki.client("envoy", |_| ());
-        let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[to]));
+        let gateway = Gateway::builder(&pki).servers(&[to]).start();
         let (open, refused) = (free_port(), free_port());
         let config = include_str!("interop/envoy.yaml")
             .replace("OPEN_PORT", &open.port().to_string())
@@ -51,9 +50,7 @@ impl Sidecar {
 
     fn connect(&self, to: SocketAddr) -> TcpStream {
         let stream = TcpStream::connect(to).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream
     }
 
@@ -142,7 +139,7 @@ fn the_server_ends_first() {
     assert_eq!(told, "only this");
     stream.write_all(&bytes(2)).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
-    let all = receiver.recv_timeout(Duration::from_secs(20)).unwrap();
+    let all = receiver.recv_timeout(PATIENCE).unwrap();
     assert!(all == bytes(2), "{}", all.len());
     until("closed", || sidecar.gateway.ended("closed") == 1.0);
 }

@@ -6,6 +6,7 @@ use crate::common;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
+use common::Gateway;
 use common::Pki;
 use serde_json::Value;
 
@@ -18,13 +19,16 @@ const RULES: &str = "[[profile.service]]\nname = 'wiki'\nservers = ['10.0.0.5:44
 /// A folder with a config of these rules.
 fn config(rules: &str) -> Pki {
     let pki = Pki::new();
-    let text = common::config("127.0.0.1:1".parse().unwrap(), "", "", rules)
+    Gateway::builder(&pki)
+        .admin("127.0.0.1:1".parse().unwrap())
+        .auth("")
+        .rest(rules)
         .replace(
             "[profile]\n",
             "[profile]\nname = 'corp'\ndescription = 'Corporate tunnel'\n",
         )
-        .replace("'localhost:8443'", "'tunnel.example.com:443'");
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
+        .replace("'localhost:8443'", "'tunnel.example.com:443'")
+        .write();
     pki
 }
 

@@ -12,7 +12,7 @@ use crate::common;
 
 use std::process::{Command, Stdio};
 
-use common::{Gateway, Pki, Program, echo, free_port, server, service};
+use common::{Gateway, Pki, Program, echo, free_port, server};
 
 /// What h2spec asks for where a stream alone is at fault.
 const OF_A_STREAM: [&str; 2] = [
@@ -31,8 +31,7 @@ fn slow_h2spec_finds_fault_with_nothing_but_streams_that_are_over() {
     pki.client("device", |_| ());
     let both = ["device.pem", "device.key"].map(|name| std::fs::read(pki.path(name)).unwrap());
     std::fs::write(pki.path("both.pem"), both.concat()).unwrap();
-    let rules = service(&[server(echo)]);
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &rules);
+    let gateway = Gateway::builder(&pki).servers(&[server(echo)]).start();
     // h2spec has no client certificate; HAProxy puts its connections into TLS with one.
     let (front, to) = (free_port(), gateway.address);
     let config = format!(

@@ -14,21 +14,17 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{Gateway, Pki, echo, server, service, until};
-use http2::{client, client_with, connect_request, run};
+use common::{Pki, World, echo, server, until};
+use http2::{client_with, connect_request, run};
 
 const MANAGED: &str = "device_registry = 'devices.csv'\nunmanaged = 'block'";
 
 /// A gateway in front of `serve`, and a device that may use it.
-fn gateway(
-    engine: &str,
-    serve: impl Fn(std::net::TcpStream) + Send + Sync + 'static,
-) -> (Pki, adit::certs::Issued, Gateway) {
+fn world(engine: &str, serve: impl Fn(std::net::TcpStream) + Send + Sync + 'static) -> World {
     let pki = Pki::new();
-    let device = pki.client("phone", |_| ());
-    std::fs::write(pki.path("devices.csv"), "device,state\nphone,managed\n").unwrap();
-    let gateway = Gateway::start(&pki, engine, MANAGED, &service(&[server(serve)]));
-    (pki, device, gateway)
+    std::fs::write(pki.path("devices.csv"), "device,state\ndevice,managed\n").unwrap();
+    let to = server(serve);
+    World::of(pki, |node| node.engine(engine).auth(MANAGED).servers(&[to]))
 }
 
 /// Bytes that tell tunnels and places apart.
@@ -41,9 +37,9 @@ fn pattern(seed: usize, length: usize) -> Bytes {
 
 #[test]
 fn a_tunnel_carries_bytes_both_ways_and_ends_in_order() {
-    let (pki, device, gateway) = gateway("", echo);
+    let world = world("", echo);
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let mut tunnel = client.tunnel("wiki.test:443").await;
         tunnel.send(&b"hello"[..]).await.unwrap();
         assert_eq!(tunnel.read(5).await, b"hello");
@@ -55,22 +51,22 @@ fn a_tunnel_carries_bytes_both_ways_and_ends_in_order() {
         assert_eq!(tunnel.read(5).await, b"again");
         drop(tunnel);
         http2::until("both tunnels have ended", || {
-            gateway.ended("closed") == 1.0 && gateway.ended("client-reset") == 1.0
+            world.gateway.ended("closed") == 1.0 && world.gateway.ended("client-reset") == 1.0
         })
         .await;
     });
     until("the session has ended", || {
-        let log = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+        let log = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
         log.contains("\"event\":\"session-end\"") && log.contains("\"requests\":2")
     });
-    assert_eq!(gateway.metric("adit_http2_sessions_total", ""), 1.0);
+    assert_eq!(world.gateway.metric("adit_http2_sessions_total", ""), 1.0);
 }
 
 #[test]
 fn every_byte_of_concurrent_tunnels_arrives_in_its_own() {
-    let (pki, device, gateway) = gateway("", echo);
+    let world = world("", echo);
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let mut tasks = Vec::new();
         for number in 0..64 {
             let tunnel = client.tunnel(&format!("t{number}.test:443")).await;
@@ -96,22 +92,22 @@ fn every_byte_of_concurrent_tunnels_arrives_in_its_own() {
             task.await.unwrap();
         }
     });
-    until("all have ended", || gateway.ended("closed") == 64.0);
+    until("all have ended", || world.gateway.ended("closed") == 64.0);
     let expected: usize = (0..64).map(|number| 100_000 + number * 997).sum();
-    let carried = gateway.metric("adit_bytes_total", "");
+    let carried = world.gateway.metric("adit_bytes_total", "");
     assert_eq!(carried, 2.0 * expected as f64);
 }
 
 #[test]
 fn an_app_that_has_ended_its_direction_still_gets_the_answer() {
-    let (pki, device, gateway) = gateway("", |mut stream| {
+    let world = world("", |mut stream| {
         let mut question = Vec::new();
         stream.read_to_end(&mut question).unwrap();
         stream.write_all(&question).unwrap();
         let _ = stream.shutdown(Shutdown::Write);
     });
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let mut tunnel = client.tunnel("wiki.test:443").await;
         let question = pattern(1, 300_000);
         tunnel.send(question.clone()).await.unwrap();
@@ -119,15 +115,15 @@ fn an_app_that_has_ended_its_direction_still_gets_the_answer() {
         assert!(tunnel.read(question.len()).await == question);
         assert!(tunnel.next().await.is_none());
     });
-    until("it has ended", || gateway.ended("closed") == 1.0);
+    until("it has ended", || world.gateway.ended("closed") == 1.0);
 }
 
 /// What is wrong with one request is that request's end.
 #[test]
 fn the_corners_of_a_request_end_their_stream_alone() {
-    let (pki, device, gateway) = gateway("", echo);
+    let world = world("", echo);
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let mut open = client.tunnel("wiki.test:443").await;
         let with = |name: &'static str, value: &str| {
             let mut request = connect_request("wiki.test:443");
@@ -154,22 +150,22 @@ fn the_corners_of_a_request_end_their_stream_alone() {
             (with("x", &"a".repeat(24_000)), 431, "header-too-large"),
             (with("x", &"a".repeat(60_000)), 431, "header-too-large"),
         ] {
-            let before = gateway.ended(word);
+            let before = world.gateway.ended(word);
             let (response, _up) = client.ask(request).await.unwrap();
             assert_eq!(response.status(), status, "{word}");
-            assert_eq!(gateway.ended(word), before + 1.0);
+            assert_eq!(world.gateway.ended(word), before + 1.0);
             open.send("still here").await.unwrap();
             assert_eq!(open.read(10).await, b"still here");
         }
-        assert_eq!(gateway.metric("adit_http2_abuse_total", ""), 0.0);
+        assert_eq!(world.gateway.metric("adit_http2_abuse_total", ""), 0.0);
     });
 }
 
 #[test]
 fn a_refusal_says_why_and_the_session_goes_on() {
-    let (pki, device, gateway) = gateway("", echo);
+    let world = world("", echo);
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let get = http::Request::get("https://wiki.test/").body(()).unwrap();
         let mut with_body = connect_request("wiki.test:443");
         with_body
@@ -197,7 +193,7 @@ fn a_refusal_says_why_and_the_session_goes_on() {
             let mut content = response.into_body();
             let text = http2::next(&mut content).await.unwrap().unwrap();
             assert_eq!(text, format!("{word}\n"));
-            assert_eq!(gateway.ended(word), 1.0);
+            assert_eq!(world.gateway.ended(word), 1.0);
         }
         let mut tunnel = client.tunnel("wiki.test:443").await;
         tunnel.send(&b"x"[..]).await.unwrap();
@@ -208,7 +204,7 @@ fn a_refusal_says_why_and_the_session_goes_on() {
 #[test]
 fn a_tunnel_that_nobody_reads_holds_up_no_other() {
     // By its first byte a server knows what it is: one that never reads, one that never stops to write, or an echo.
-    let (pki, device, gateway) = gateway("", |mut stream| {
+    let world = world("", |mut stream| {
         let mut role = [0];
         stream.read_exact(&mut role).unwrap();
         match &role {
@@ -223,7 +219,7 @@ fn a_tunnel_that_nobody_reads_holds_up_no_other() {
         builder
             .initial_window_size(1 << 18)
             .initial_connection_window_size(8 << 20);
-        let client = client_with(&builder, &pki, &gateway, &device).await;
+        let client = client_with(&builder, &world.pki, &world.gateway, &world.device).await;
         let mut deaf = client.tunnel("deaf.test:1").await;
         deaf.send(&b"d"[..]).await.unwrap();
         let mut sent = 0;
@@ -254,7 +250,7 @@ fn a_tunnel_that_nobody_reads_holds_up_no_other() {
             sent.unwrap();
             assert!(back == bytes, "{round}");
         }
-        assert_eq!(gateway.metric("adit_tunnels_live", ""), 3.0);
+        assert_eq!(world.gateway.metric("adit_tunnels_live", ""), 3.0);
     });
 }
 
@@ -262,7 +258,7 @@ fn a_tunnel_that_nobody_reads_holds_up_no_other() {
 fn resets_pass_in_both_directions() {
     let (told, heard) = std::sync::mpsc::channel();
     let told = std::sync::Mutex::new(told);
-    let (pki, device, gateway) = gateway("", move |mut stream| {
+    let world = world("", move |mut stream| {
         let mut role = [0];
         if stream.read_exact(&mut role).is_err() || stream.write_all(b"k").is_err() {
             return;
@@ -291,13 +287,13 @@ fn resets_pass_in_both_directions() {
         }
     });
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let mut reset = client.tunnel("a.test:1").await;
         reset.send(&b"r"[..]).await.unwrap();
         assert_eq!(reset.read(1).await, b"k");
         let error = reset.next().await.unwrap().unwrap_err();
         assert_eq!(error.reason(), Some(h2::Reason::CONNECT_ERROR));
-        http2::until("counted", || gateway.ended("server-reset") == 1.0).await;
+        http2::until("counted", || world.gateway.ended("server-reset") == 1.0).await;
 
         let mut left = client.tunnel("b.test:1").await;
         left.send(&b"l"[..]).await.unwrap();
@@ -317,7 +313,7 @@ fn resets_pass_in_both_directions() {
             matches!(heard.try_recv(), Ok((b'h', Err(_))))
         })
         .await;
-        http2::until("counted", || gateway.ended("client-reset") == 2.0).await;
+        http2::until("counted", || world.gateway.ended("client-reset") == 2.0).await;
         // The session has not suffered.
         let mut next = client.tunnel("d.test:1").await;
         next.send(&b"l"[..]).await.unwrap();
@@ -326,9 +322,9 @@ fn resets_pass_in_both_directions() {
 
 #[test]
 fn a_client_that_is_gone_takes_all_its_tunnels_with_it() {
-    let (pki, device, gateway) = gateway("", echo);
+    let world = world("", echo);
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         for number in 0..5 {
             let mut tunnel = client.tunnel(&format!("t{number}.test:1")).await;
             tunnel.send(&b"x"[..]).await.unwrap();
@@ -338,8 +334,9 @@ fn a_client_that_is_gone_takes_all_its_tunnels_with_it() {
         }
         client.driver.abort();
         http2::until("all have ended", || {
-            let ended = gateway.ended("client-truncated") + gateway.ended("client-reset");
-            ended == 5.0 && gateway.metric("adit_sessions_live", "") == 0.0
+            let ended =
+                world.gateway.ended("client-truncated") + world.gateway.ended("client-reset");
+            ended == 5.0 && world.gateway.metric("adit_sessions_live", "") == 0.0
         })
         .await;
     });
@@ -347,13 +344,13 @@ fn a_client_that_is_gone_takes_all_its_tunnels_with_it() {
 
 #[test]
 fn a_drain_says_so_at_once_and_lets_tunnels_finish() {
-    let (pki, device, mut gateway) = gateway("drain_timeout = '20s'", echo);
+    let mut world = world("drain_timeout = '20s'", echo);
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let mut tunnel = client.tunnel("a.test:1").await;
         tunnel.send(&b"before"[..]).await.unwrap();
         assert_eq!(tunnel.read(6).await, b"before");
-        gateway.signal("TERM");
+        world.gateway.signal("TERM");
         // A request after GOAWAY never leaves the client.
         let refused = |answer: Result<_, h2::Error>| match answer {
             Ok((response, _)) => http::Response::status(&response) == 503,
@@ -371,18 +368,18 @@ fn a_drain_says_so_at_once_and_lets_tunnels_finish() {
         assert!(tunnel.next().await.is_none());
         drop(tunnel);
         http2::until("the process has ended", || {
-            gateway.child.try_wait().unwrap().is_some()
+            world.gateway.child.try_wait().unwrap().is_some()
         })
         .await;
     });
-    assert!(gateway.child.wait().unwrap().success());
+    assert!(world.gateway.child.wait().unwrap().success());
 }
 
 #[test]
 fn a_device_that_is_blocked_loses_its_tunnels_and_gets_no_more() {
-    let (pki, device, gateway) = gateway("", echo);
+    let world = world("", echo);
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let mut tunnels = Vec::new();
         for number in 0..10 {
             let mut tunnel = client.tunnel(&format!("t{number}.test:1")).await;
@@ -390,40 +387,43 @@ fn a_device_that_is_blocked_loses_its_tunnels_and_gets_no_more() {
             assert_eq!(tunnel.read(1).await, b"x");
             tunnels.push(tunnel);
         }
-        let blocked = "device,state\nphone,blocked\n";
-        std::fs::write(pki.path("devices.csv"), blocked).unwrap();
-        gateway.signal("HUP");
+        let blocked = "device,state\ndevice,blocked\n";
+        std::fs::write(world.pki.path("devices.csv"), blocked).unwrap();
+        world.gateway.signal("HUP");
         for tunnel in &mut tunnels {
             let error = tunnel.next().await.unwrap().unwrap_err();
             assert_eq!(error.reason(), Some(h2::Reason::CANCEL));
         }
-        http2::until("counted", || gateway.ended("cut-device-blocked") == 10.0).await;
+        http2::until("counted", || {
+            world.gateway.ended("cut-device-blocked") == 10.0
+        })
+        .await;
         let (response, _) = client.ask(connect_request("a.test:1")).await.unwrap();
         assert_eq!(response.status(), 403);
-        assert_eq!(gateway.ended("device-blocked"), 1.0);
+        assert_eq!(world.gateway.ended("device-blocked"), 1.0);
     });
 }
 
 #[test]
 fn a_revoked_certificate_ends_the_tunnels_and_the_session() {
-    let (pki, device, gateway) = gateway("", echo);
+    let world = world("", echo);
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let mut tunnel = client.tunnel("a.test:1").await;
         tunnel.send(&b"x"[..]).await.unwrap();
         assert_eq!(tunnel.read(1).await, b"x");
-        pki.write_crl(&[&device]);
+        world.pki.write_crl(&[&world.device]);
         let error = tunnel.next().await.unwrap().unwrap_err();
         assert_eq!(error.reason(), Some(h2::Reason::CANCEL));
         http2::until("counted", || {
-            gateway.ended("cut-certificate-revoked") == 1.0
+            world.gateway.ended("cut-certificate-revoked") == 1.0
         })
         .await;
         // The session is still there; what it asks for is not answered, and ends it.
         let error = client.ask(connect_request("b.test:1")).await.err().unwrap();
         assert!(error.is_remote() || error.is_io(), "{error}");
         http2::until("the session has ended", || {
-            gateway.metric("adit_sessions_live", "") == 0.0
+            world.gateway.metric("adit_sessions_live", "") == 0.0
         })
         .await;
     });
@@ -431,9 +431,9 @@ fn a_revoked_certificate_ends_the_tunnels_and_the_session() {
 
 #[test]
 fn what_is_idle_is_closed() {
-    let (pki, device, gateway) = gateway("idle_timeout = '2s'", echo);
+    let world = world("idle_timeout = '2s'", echo);
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         // Before the first tunnel is open: its two seconds begin there.
         let start = Instant::now();
         let mut idle = client.tunnel("idle.test:1").await;
@@ -447,7 +447,7 @@ fn what_is_idle_is_closed() {
             }
         };
         assert_eq!(error.reason(), Some(h2::Reason::CANCEL));
-        assert_eq!(gateway.ended("idle-timeout"), 1.0);
+        assert_eq!(world.gateway.ended("idle-timeout"), 1.0);
         busy.end();
         assert!(busy.next().await.is_none());
         // Without a tunnel: GOAWAY without an error, and the end.
@@ -455,7 +455,7 @@ fn what_is_idle_is_closed() {
         assert!(start.elapsed() > Duration::from_secs(4));
     });
     until("recorded", || {
-        let log = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+        let log = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
         log.lines().any(|line| {
             line.contains("\"event\":\"session-end\"")
                 && line.contains("\"reason\":\"idle-timeout\"")
@@ -465,14 +465,14 @@ fn what_is_idle_is_closed() {
 
 #[test]
 fn a_session_without_a_request_is_an_outcome_of_its_own() {
-    let (pki, device, gateway) = gateway("", echo);
+    let world = world("", echo);
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         drop(client.requests);
         client.driver.await.unwrap().unwrap();
         // A reset where it has left before it has read all.
         http2::until("counted", || {
-            gateway.ended("closed") + gateway.ended("client-reset") == 1.0
+            world.gateway.ended("closed") + world.gateway.ended("client-reset") == 1.0
         })
         .await;
     });
@@ -480,9 +480,9 @@ fn a_session_without_a_request_is_an_outcome_of_its_own() {
 
 #[test]
 fn tunnels_of_a_session_count_against_the_limits() {
-    let (pki, device, gateway) = gateway("max_tunnels_per_device = 2", echo);
+    let world = world("max_tunnels_per_device = 2", echo);
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let (one, _two) = (
             client.tunnel("a.test:1").await,
             client.tunnel("b.test:1").await,
@@ -497,7 +497,7 @@ fn tunnels_of_a_session_count_against_the_limits() {
         );
         drop(one);
         http2::until("it has ended", || {
-            gateway.metric("adit_tunnels_live", "") == 1.0
+            world.gateway.metric("adit_tunnels_live", "") == 1.0
         })
         .await;
         client.tunnel("d.test:1").await;
@@ -506,9 +506,9 @@ fn tunnels_of_a_session_count_against_the_limits() {
 
 #[test]
 fn no_more_tunnels_are_open_at_once_than_the_session_may_have() {
-    let (pki, device, gateway) = gateway("max_tunnels_per_device = 10000", echo);
+    let world = world("max_tunnels_per_device = 10000", echo);
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let mut tunnels = Vec::new();
         for number in 0..256 {
             tunnels.push(client.tunnel(&format!("t{number}.test:1")).await);

@@ -4,39 +4,34 @@
 use crate::common;
 use crate::common::frames;
 
-use adit::certs::Issued;
-use common::{Gateway, Pki, echo, server, service, until};
+use common::{World, echo, server, until};
 use frames::{
     ACK, CONTINUATION, DATA, END_HEADERS, ENHANCE_YOUR_CALM, GOAWAY, HEADERS, PING, PRIORITY,
-    PROTOCOL_ERROR, RST_STREAM, Raw, SETTINGS, SETTINGS_TIMEOUT, connect_block, frame,
+    PROTOCOL_ERROR, RST_STREAM, SETTINGS, SETTINGS_TIMEOUT, connect_block, frame,
 };
 
-fn gateway(engine: &str) -> (Pki, Issued, Gateway) {
-    let pki = Pki::new();
-    let device = pki.client("phone", |_| ());
-    let rest = service(&[server(echo)]);
-    let gateway = Gateway::start(&pki, engine, "unmanaged = 'allow'", &rest);
-    (pki, device, gateway)
+fn world(engine: &str) -> World {
+    World::new(|node| node.engine(engine).servers(&[server(echo)]))
 }
 
 /// A session with an open tunnel sends `flood`: both end, and each is counted once.
 fn ends_for(kind: &str, flood: &[u8]) {
-    let (pki, device, gateway) = gateway("");
-    let mut raw = Raw::open(&pki, &gateway, &device, &[]);
+    let world = world("");
+    let mut raw = world.raw(&[]);
     raw.tunnel(1);
     raw.flood(flood);
     assert_eq!(raw.goaway(), Some(ENHANCE_YOUR_CALM), "{kind}");
-    until("counted", || gateway.ended("client-flood") == 1.0);
+    until("counted", || world.gateway.ended("client-flood") == 1.0);
     let kinds = format!("kind=\"{kind}\"");
     until("counted by kind", || {
-        gateway.metric("adit_http2_abuse_total", &kinds) == 1.0
+        world.gateway.metric("adit_http2_abuse_total", &kinds) == 1.0
     });
-    assert_eq!(gateway.metric("adit_http2_abuse_total", ""), 1.0);
+    assert_eq!(world.gateway.metric("adit_http2_abuse_total", ""), 1.0);
     until("gone", || {
-        gateway.metric("adit_sessions_live", "") == 0.0
-            && gateway.metric("adit_tunnels_live", "") == 0.0
+        world.gateway.metric("adit_sessions_live", "") == 0.0
+            && world.gateway.metric("adit_tunnels_live", "") == 0.0
     });
-    let log = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+    let log = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
     let ends: Vec<&str> = log
         .lines()
         .filter(|line| line.contains("\"event\":\"session-end\""))
@@ -114,8 +109,8 @@ fn header_bombs() {
 /// Each was an audit line, thousands a second.
 #[test]
 fn refused_requests_flood() {
-    let (pki, device, gateway) = gateway("");
-    let mut raw = Raw::open(&pki, &gateway, &device, &[]);
+    let world = world("");
+    let mut raw = world.raw(&[]);
     let block = connect_block("nowhere:443");
     // Each batch is answered before the next: no more at once than a session may have.
     let code = (0..100).find_map(|batch| {
@@ -135,31 +130,34 @@ fn refused_requests_flood() {
     });
     assert_eq!(code, Some(ENHANCE_YOUR_CALM));
     until("counted by kind", || {
-        gateway.metric("adit_http2_abuse_total", "kind=\"refused-requests-flood\"") == 1.0
+        world
+            .gateway
+            .metric("adit_http2_abuse_total", "kind=\"refused-requests-flood\"")
+            == 1.0
     });
 }
 
 #[test]
 fn zero_window_stall() {
-    let (pki, device, gateway) = gateway("idle_timeout = '2s'");
+    let world = world("idle_timeout = '2s'");
     // SETTINGS_INITIAL_WINDOW_SIZE = 0.
-    let mut raw = Raw::open(&pki, &gateway, &device, &[0, 4, 0, 0, 0, 0]);
+    let mut raw = world.raw(&[0, 4, 0, 0, 0, 0]);
     raw.tunnel(1);
     raw.write(&frame(DATA, 0, 1, b"come back"));
     assert_eq!(raw.goaway(), Some(ENHANCE_YOUR_CALM));
-    until("counted", || gateway.ended("client-stalled") == 1.0);
+    until("counted", || world.gateway.ended("client-stalled") == 1.0);
     let kind = "kind=\"zero-window-stall\"";
     until("counted by kind", || {
-        gateway.metric("adit_http2_abuse_total", kind) == 1.0
+        world.gateway.metric("adit_http2_abuse_total", kind) == 1.0
     });
 }
 
 /// Memory that a client was told of is counted until it acknowledges that it has less: one that does not is not kept.
 #[test]
 fn settings_that_are_not_acknowledged() {
-    let (pki, device, gateway) = gateway("idle_timeout = '5s'\nhandshake_timeout = '5s'");
+    let world = world("idle_timeout = '5s'\nhandshake_timeout = '5s'");
     let [mut silent, mut usual] = [false, true].map(|acknowledges| {
-        let mut raw = Raw::open(&pki, &gateway, &device, &[]);
+        let mut raw = world.raw(&[]);
         raw.acknowledges = acknowledges;
         raw.tunnel(1);
         raw
@@ -176,7 +174,7 @@ fn settings_that_are_not_acknowledged() {
         std::thread::sleep(std::time::Duration::from_millis(50));
     };
     assert_eq!(code, SETTINGS_TIMEOUT);
-    until("counted", || gateway.ended("client-stalled") == 1.0);
+    until("counted", || world.gateway.ended("client-stalled") == 1.0);
     for _ in 0..50 {
         usual.write(&frame(DATA, 0, 1, b"tick"));
         assert_eq!(usual.wait_for(DATA, 1), b"tick");
@@ -186,8 +184,8 @@ fn settings_that_are_not_acknowledged() {
 
 #[test]
 fn what_is_usual_is_no_flood() {
-    let (pki, device, gateway) = gateway("");
-    let mut raw = Raw::open(&pki, &gateway, &device, &[]);
+    let world = world("");
+    let mut raw = world.raw(&[]);
     raw.tunnel(1);
     // As many pings and settings as a busy client may send, and a header block in two frames.
     for number in 0..20 {
@@ -207,16 +205,16 @@ fn what_is_usual_is_no_flood() {
     assert_eq!(raw.wait_for(HEADERS, 3)[0], 0x88);
     raw.write(&frame(DATA, 0, 3, b"still here"));
     assert_eq!(raw.wait_for(DATA, 3), b"still here");
-    assert_eq!(gateway.metric("adit_http2_abuse_total", ""), 0.0);
+    assert_eq!(world.gateway.metric("adit_http2_abuse_total", ""), 0.0);
 }
 
 #[test]
 fn broken_framing_is_a_protocol_error() {
-    let (pki, device, gateway) = gateway("");
-    let mut raw = Raw::open(&pki, &gateway, &device, &[]);
+    let world = world("");
+    let mut raw = world.raw(&[]);
     raw.tunnel(1);
     raw.write(&frame(DATA, 0, 0, b"on no stream"));
     assert_eq!(raw.goaway(), Some(PROTOCOL_ERROR));
-    until("counted", || gateway.ended("http-framing") == 1.0);
-    assert_eq!(gateway.metric("adit_http2_abuse_total", ""), 0.0);
+    until("counted", || world.gateway.ended("http-framing") == 1.0);
+    assert_eq!(world.gateway.metric("adit_http2_abuse_total", ""), 0.0);
 }

@@ -6,7 +6,6 @@ use crate::common::http2;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::channel;
@@ -14,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use adit::limits::HTTP2_WINDOW_START;
 use bytes::Bytes;
-use common::{Gateway, Pki, config_with_token, echo, free_port, server, service};
-use http2::{client, run};
+use common::{World, echo, free_port, server, service};
+use http2::run;
 
 /// A path that takes `delay` in each direction, whatever it carries; and the most bytes that were on their way to the other
 /// end at once.
@@ -71,17 +70,15 @@ fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration, most: Arc<Atom
 fn windows_grow_until_they_fill_the_path() {
     const ROUND_TRIP: Duration = Duration::from_millis(100);
     const BYTES: usize = 30_000_000;
-    let pki = Pki::new();
-    let device = pki.client("phone", |_| ());
     let sink = server(|mut stream| {
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
         let _ = stream.write_all(b"all");
     });
-    let mut gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[sink]));
-    let (address, most) = slow_path(gateway.address, ROUND_TRIP / 2);
-    gateway.address = address;
+    let mut world = World::new(|node| node.servers(&[sink]));
+    let (address, most) = slow_path(world.gateway.address, ROUND_TRIP / 2);
+    world.gateway.address = address;
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let mut tunnel = client.tunnel("sink.test:1").await;
         let piece = Bytes::from(vec![1; 1 << 20]);
         let mut left = BYTES;
@@ -100,12 +97,10 @@ fn windows_grow_until_they_fill_the_path() {
 
 #[test]
 fn turns_come_to_all_tunnels() {
-    let pki = Pki::new();
-    let device = pki.client("phone", |_| ());
     let source = server(|mut stream| while stream.write_all(&[7; 8192]).is_ok() {});
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[source]));
+    let world = World::new(|node| node.servers(&[source]));
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let mut tasks = Vec::new();
         for number in 0..10 {
             let mut tunnel = client.tunnel(&format!("t{number}.test:1")).await;
@@ -128,15 +123,11 @@ fn turns_come_to_all_tunnels() {
 
 #[test]
 fn a_tunnel_that_the_operator_closes_is_the_only_one() {
-    let pki = Pki::new();
-    let device = pki.client("phone", |_| ());
-    let admin = free_port();
+    let _admin = free_port();
     let rest = service(&[server(echo)]);
-    let text = config_with_token(&pki, admin, "", "unmanaged = 'allow'", &rest);
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
-    let gateway = Gateway::run(&pki, admin);
+    let world = World::new(|node| node.token().rest(&rest));
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let mut tunnels = Vec::new();
         for number in 0..3 {
             let mut tunnel = client.tunnel(&format!("t{number}.test:1")).await;
@@ -144,7 +135,7 @@ fn a_tunnel_that_the_operator_closes_is_the_only_one() {
             assert_eq!(tunnel.read(1).await, b"x");
             tunnels.push(tunnel);
         }
-        let (_, listed) = gateway.get("/tunnels");
+        let (_, listed) = world.gateway.get("/tunnels");
         let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
         let listed = listed.as_array().unwrap();
         assert_eq!(listed.len(), 3);
@@ -154,11 +145,9 @@ fn a_tunnel_that_the_operator_closes_is_the_only_one() {
             .map(|tunnel| tunnel["id"].as_u64().unwrap())
             .collect();
         ids.sort_unstable();
-        let output = Command::new(env!("CARGO_BIN_EXE_adit"))
-            .args(["tunnels", "--id", &ids[1].to_string(), "--close"])
-            .current_dir(pki.folder.path())
-            .output()
-            .unwrap();
+        let output = world
+            .pki
+            .adit(["tunnels", "--id", &ids[1].to_string(), "--close"]);
         assert!(output.status.success(), "{output:?}");
         let error = tunnels[1].next().await.unwrap().unwrap_err();
         assert_eq!(error.reason(), Some(h2::Reason::CANCEL));
@@ -166,7 +155,7 @@ fn a_tunnel_that_the_operator_closes_is_the_only_one() {
             tunnels[number].send(&b"y"[..]).await.unwrap();
             assert_eq!(tunnels[number].read(1).await, b"y");
         }
-        http2::until("counted", || gateway.ended("cut-by-admin") == 1.0).await;
-        assert_eq!(gateway.metric("adit_tunnels_live", ""), 2.0);
+        http2::until("counted", || world.gateway.ended("cut-by-admin") == 1.0).await;
+        assert_eq!(world.gateway.metric("adit_tunnels_live", ""), 2.0);
     });
 }

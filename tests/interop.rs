@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use common::{Gateway, Pki, echo, request, server, service};
+use common::{Gateway, Pki, echo, request, server};
 
 /// A client program: what it is told goes through the tunnel, and what comes back is printed among its remarks.
 struct Client {
@@ -84,8 +84,7 @@ fn collect(mut from: impl Read + Send + 'static, into: Arc<Mutex<Vec<u8>>>) {
 fn gateway() -> (Pki, Gateway) {
     let pki = Pki::new();
     pki.client("device", |_| ());
-    let servers = service(&[server(echo)]);
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &servers);
+    let gateway = Gateway::builder(&pki).servers(&[server(echo)]).start();
     (pki, gateway)
 }
 

@@ -5,31 +5,19 @@ use crate::common;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output};
+use std::process::Command;
 
-use common::{
-    Gateway, Pki, ask, config, connect, echo, free_port, request, server, service, tunnel, until,
-};
-
-fn adit(pki: &Pki, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_adit"))
-        .args(arguments)
-        .current_dir(pki.folder.path())
-        .output()
-        .unwrap()
-}
+use common::{Gateway, Pki, World, ask, echo, free_port, request, server, service, tunnel, until};
 
 #[test]
 fn a_drain_lets_tunnels_finish() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let mut gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
-    let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
-    assert_eq!(gateway.get("/readyz").0, 200);
-    gateway.signal("TERM");
-    until("not ready", || gateway.get("/readyz").0 == 503);
+    let mut world = World::new(|node| node.servers(&[server(echo)]));
+    let mut session = world.tunnel("a.test:1");
+    assert_eq!(world.gateway.get("/readyz").0, 200);
+    world.gateway.signal("TERM");
+    until("not ready", || world.gateway.get("/readyz").0 == 503);
     until("nothing is accepted", || {
-        TcpStream::connect(gateway.address).is_err()
+        TcpStream::connect(world.gateway.address).is_err()
     });
     session.write_all(b"still here").unwrap();
     let mut back = [0; 10];
@@ -37,9 +25,9 @@ fn a_drain_lets_tunnels_finish() {
     assert_eq!(&back, b"still here");
     session.conn.send_close_notify();
     session.flush().unwrap();
-    assert_eq!(gateway.child.wait().unwrap().code(), Some(0));
+    assert_eq!(world.gateway.child.wait().unwrap().code(), Some(0));
     assert!(
-        std::fs::read_to_string(pki.path("audit.log"))
+        std::fs::read_to_string(world.pki.path("audit.log"))
             .unwrap()
             .contains("\"reason\":\"closed\"")
     );
@@ -49,12 +37,10 @@ fn a_drain_lets_tunnels_finish() {
 fn a_drain_has_an_end_and_a_second_signal_ends_at_once() {
     let pki = Pki::new();
     let device = pki.client("device", |_| ());
-    let mut gateway = Gateway::start(
-        &pki,
-        "drain_timeout = '200ms'",
-        "unmanaged = 'allow'",
-        &service(&[server(echo)]),
-    );
+    let mut gateway = Gateway::builder(&pki)
+        .engine("drain_timeout = '200ms'")
+        .servers(&[server(echo)])
+        .start();
     let _session = tunnel(&pki, &gateway, &device, "a.test:1");
     gateway.signal("INT");
     assert_eq!(gateway.child.wait().unwrap().code(), Some(0));
@@ -63,7 +49,7 @@ fn a_drain_has_an_end_and_a_second_signal_ends_at_once() {
             .unwrap()
             .contains("\"reason\":\"drain-timeout\"")
     );
-    let mut gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    let mut gateway = Gateway::builder(&pki).servers(&[server(echo)]).start();
     let _session = tunnel(&pki, &gateway, &device, "a.test:1");
     gateway.signal("TERM");
     until("draining", || gateway.get("/readyz").0 == 503);
@@ -73,31 +59,29 @@ fn a_drain_has_an_end_and_a_second_signal_ends_at_once() {
 
 #[test]
 fn a_reload_drops_no_tunnel_and_a_bad_one_changes_nothing() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     let backend = service(&[server(echo)]);
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &backend);
-    let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
+    let world = World::new(|node| node.rest(&backend));
+    let mut session = world.tunnel("a.test:1");
     let refused = |host: &str| {
-        let head = ask(&mut connect(&pki, &gateway, Some(&device)), &request(host)).unwrap();
+        let head = world.answer(host);
         head.starts_with("HTTP/1.1 403 ")
     };
     assert!(refused("a.example:1"));
     let rule = "[[profile.rule]]\nhost = '*.example'\nport = '*'\nservice = 'echo'";
     let wider = format!("{backend}\n{rule}");
-    std::fs::write(
-        pki.path("adit.toml"),
-        config(gateway.admin, "", "unmanaged = 'allow'", &wider),
-    )
-    .unwrap();
-    gateway.reload();
+    let node = Gateway::builder(&world.pki).admin(world.gateway.admin);
+    node.rest(&wider).write();
+    world.gateway.reload();
     until("the new rule", || {
         !refused("a.example:1") && !refused("a.test:1")
     });
-    std::fs::write(pki.path("adit.toml"), "[profile]\nnmae = 'typo'").unwrap();
-    gateway.signal("HUP");
+    std::fs::write(world.pki.path("adit.toml"), "[profile]\nnmae = 'typo'").unwrap();
+    world.gateway.signal("HUP");
     until("refused", || {
-        gateway.metric("adit_config_reload_failures_total", "") == 1.0
+        world
+            .gateway
+            .metric("adit_config_reload_failures_total", "")
+            == 1.0
     });
     assert!(!refused("a.example:1"));
     session.write_all(b"alive").unwrap();
@@ -109,17 +93,9 @@ fn a_reload_drops_no_tunnel_and_a_bad_one_changes_nothing() {
 #[test]
 fn a_kill_and_a_restart_keep_the_self_signed_certificate() {
     let pki = Pki::new();
-    let admin = free_port();
-    let text = config(admin, "", "unmanaged = 'allow'", &service(&[server(echo)])).replace(
-        "[profile.server_certificate]\nprimary = 'server.pem'\nkey = 'server.key'\n",
-        "",
-    );
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
-    let start = || {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-        command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-        Gateway::spawn(command, admin)
-    };
+    let node = Gateway::builder(&pki).servers(&[server(echo)]);
+    let node = node.certificate(None);
+    let start = || node.start();
     let read = |name: &str| std::fs::read(pki.path(&format!("state/{name}"))).unwrap();
     let mut gateway = start();
     let first = read("server-self-signed.pem");
@@ -137,44 +113,34 @@ fn a_kill_and_a_restart_keep_the_self_signed_certificate() {
 
 #[test]
 fn a_kill_with_open_tunnels_leaves_the_port_free() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let backend = service(&[server(echo)]);
-    let mut gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &backend);
-    let mut tunnels: Vec<_> = (0..8)
-        .map(|_| tunnel(&pki, &gateway, &device, "a.test:1"))
-        .collect();
-    gateway.signal("KILL");
-    gateway.child.wait().unwrap();
+    let mut world = World::new(|node| node.servers(&[server(echo)]));
+    let mut tunnels: Vec<_> = (0..8).map(|_| world.tunnel("a.test:1")).collect();
+    world.gateway.signal("KILL");
+    world.gateway.child.wait().unwrap();
     for session in &mut tunnels {
         // A cut, not an end: nobody was there to say close_notify.
         assert!(session.read(&mut [0; 1]).is_err());
     }
     // On the very same address, while its connections are still in the kernel's tables.
-    let text = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
-    let text = text.replace("127.0.0.1:0", &gateway.address.to_string());
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-    command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-    let again = Gateway::spawn(command, gateway.admin);
-    assert_eq!(again.address, gateway.address);
-    drop(tunnel(&pki, &again, &device, "a.test:1"));
+    let text = std::fs::read_to_string(world.pki.path("adit.toml")).unwrap();
+    let text = text.replace("127.0.0.1:0", &world.gateway.address.to_string());
+    std::fs::write(world.pki.path("adit.toml"), text).unwrap();
+    let again = Gateway::run(&world.pki, world.gateway.admin);
+    assert_eq!(again.address, world.gateway.address);
+    drop(tunnel(&world.pki, &again, &world.device, "a.test:1"));
 }
 
 #[test]
 fn a_taken_port_is_named() {
     let pki = Pki::new();
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
-    let text = config(
-        free_port(),
-        "",
-        "unmanaged = 'allow'",
-        &service(&[server(echo)]),
-    )
-    .replace("127.0.0.1:0", &gateway.address.to_string())
-    .replace("state_dir = 'state'", "state_dir = 'other'");
+    let gateway = Gateway::builder(&pki).servers(&[server(echo)]).start();
+    let text = Gateway::builder(&pki)
+        .servers(&[server(echo)])
+        .replace("127.0.0.1:0", &gateway.address.to_string())
+        .replace("state_dir = 'state'", "state_dir = 'other'")
+        .text();
     std::fs::write(pki.path("second.toml"), text).unwrap();
-    let output = adit(&pki, &["run", "--config", "second.toml"]);
+    let output = pki.adit(&["run", "--config", "second.toml"]);
     let words = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{words}");
     assert!(
@@ -186,15 +152,10 @@ fn a_taken_port_is_named() {
 #[test]
 fn a_wrong_config_is_refused_with_place_and_remedy() {
     let pki = Pki::new();
-    let good = config(
-        free_port(),
-        "",
-        "unmanaged = 'allow'",
-        &service(&[free_port()]),
-    );
+    let good = Gateway::builder(&pki).servers(&[free_port()]).text();
     let check = |text: &str| {
         std::fs::write(pki.path("adit.toml"), text).unwrap();
-        let output = adit(&pki, &["check"]);
+        let output = pki.adit(&["check"]);
         (
             output.status.code(),
             String::from_utf8(output.stderr).unwrap(),
@@ -237,7 +198,6 @@ fn a_wrong_config_is_refused_with_place_and_remedy() {
 #[test]
 fn an_expired_crl_refuses_every_certificate() {
     let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     let now = time::OffsetDateTime::now_utc();
     let hour = std::time::Duration::from_secs(3600);
     std::fs::write(
@@ -245,15 +205,11 @@ fn an_expired_crl_refuses_every_certificate() {
         common::crl_of(&pki.ca, &[], now - 2 * hour, now - hour),
     )
     .unwrap();
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
-    assert!(
-        ask(
-            &mut connect(&pki, &gateway, Some(&device)),
-            &request("a.test:1")
-        )
-        .is_err()
-    );
-    until("counted", || gateway.ended("revocation-unknown") == 1.0);
+    let world = World::of(pki, |node| node.servers(&[server(echo)]));
+    assert!(ask(&mut world.connect(), &request("a.test:1")).is_err());
+    until("counted", || {
+        world.gateway.ended("revocation-unknown") == 1.0
+    });
 }
 
 #[test]
@@ -275,16 +231,12 @@ fn every_bad_crl_is_told_with_its_file() {
         std::fs::write(pki.path(name), bytes).unwrap();
     }
     let files = "['foreign.crl', 'ca.crl', 'forged.crl', 'short.crl', 'empty.crl']";
-    let text = config(
-        free_port(),
-        "",
-        "unmanaged = 'allow'",
-        &service(&[free_port()]),
-    )
-    .replace("['ca.crl']", files);
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    Gateway::builder(&pki)
+        .servers(&[free_port()])
+        .replace("['ca.crl']", files)
+        .write();
     for command in ["check", "run"] {
-        let output = adit(&pki, &[command]);
+        let output = pki.adit(&[command]);
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{error}");
         for (name, words) in [
@@ -306,19 +258,18 @@ fn every_bad_crl_is_told_with_its_file() {
 #[test]
 fn the_admin_listener_on_a_unix_socket() {
     let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     let unused = free_port();
-    let text = config(unused, "", "unmanaged = 'allow'", &service(&[server(echo)]))
-        .replace(&format!("'{unused}'"), "'unix:./admin.sock'");
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-    command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-    let mut gateway = Gateway::spawn(command, unused);
-    let session = tunnel(&pki, &gateway, &device, "a.test:1");
+    Gateway::builder(&pki)
+        .admin(unused)
+        .servers(&[server(echo)])
+        .replace(&format!("'{unused}'"), "'unix:./admin.sock'")
+        .write();
+    let mut world = World::around(pki, |pki| Gateway::run(pki, unused));
+    let session = world.tunnel("a.test:1");
     let curl = |path: &str| {
         let output = Command::new("curl")
             .args(["-sS", "--fail", "--max-time", "10", "--unix-socket"])
-            .arg(pki.path("admin.sock"))
+            .arg(world.pki.path("admin.sock"))
             .arg(format!("http://localhost{path}"))
             .output()
             .unwrap();
@@ -329,13 +280,13 @@ fn the_admin_listener_on_a_unix_socket() {
     curl("/readyz");
     assert!(curl("/metrics").contains("adit_tunnels_opened_total 1"));
     assert!(curl("/tunnels").contains("\"device\""));
-    let mode = std::fs::metadata(pki.path("admin.sock")).unwrap();
+    let mode = std::fs::metadata(world.pki.path("admin.sock")).unwrap();
     assert_eq!(mode.permissions().mode() & 0o777, 0o600);
-    let listed = adit(&pki, &["tunnels"]);
+    let listed = world.pki.adit(&["tunnels"]);
     let listed = String::from_utf8(listed.stdout).unwrap();
     assert!(listed.contains("device"), "{listed}");
     drop(session);
-    gateway.signal("TERM");
-    assert_eq!(gateway.child.wait().unwrap().code(), Some(0));
-    assert!(!pki.path("admin.sock").exists());
+    world.gateway.signal("TERM");
+    assert_eq!(world.gateway.child.wait().unwrap().code(), Some(0));
+    assert!(!world.pki.path("admin.sock").exists());
 }

@@ -2,12 +2,11 @@
 
 use crate::common;
 
-use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 
 use adit::certs::Issued;
-use common::{Gateway, Pki, Session, ask, connect, echo, request, server, service, tunnel, until};
+use common::{Gateway, Pki, ask, connect, echo, echoes, request, server, tunnel, until};
 
 /// That one more tunnel of `device` is refused with these words, counted and recorded.
 fn refused(pki: &Pki, gateway: &Gateway, device: &Issued, reason: &str, words: &str) {
@@ -29,24 +28,14 @@ fn refused(pki: &Pki, gateway: &Gateway, device: &Issued, reason: &str, words: &
     });
 }
 
-/// That bytes come back through an open tunnel.
-fn echoes(session: &mut Session) {
-    session.write_all(b"within").unwrap();
-    let mut back = [0; 6];
-    session.read_exact(&mut back).unwrap();
-    assert_eq!(&back, b"within");
-}
-
 #[test]
 fn the_node_and_each_device_have_a_tunnel_limit() {
     let pki = Pki::new();
     let [ada, bob, eve] = ["ada", "bob", "eve"].map(|name| pki.client(name, |_| ()));
-    let gateway = Gateway::start(
-        &pki,
-        "max_tunnels = 3\nmax_tunnels_per_device = 2",
-        "unmanaged = 'allow'",
-        &service(&[server(echo)]),
-    );
+    let gateway = Gateway::builder(&pki)
+        .engine("max_tunnels = 3\nmax_tunnels_per_device = 2")
+        .servers(&[server(echo)])
+        .start();
     let open = |device: &Issued| tunnel(&pki, &gateway, device, "a.test:1");
     let mut first = open(&ada);
     let mut second = open(&ada);
@@ -56,27 +45,23 @@ fn the_node_and_each_device_have_a_tunnel_limit() {
     let node_words = "node is at its tunnel limit";
     refused(&pki, &gateway, &eve, "node-limit", node_words);
     for session in [&mut first, &mut second, &mut third] {
-        echoes(session);
+        echoes(session, b"within");
     }
     drop(first);
     until("a tunnel ends", || {
         gateway.metric("adit_tunnels_closed_total", "") == 1.0
     });
-    echoes(&mut open(&eve));
+    echoes(&mut open(&eve), b"within");
 }
 
 #[test]
 fn the_file_limit_is_survived() {
     let pki = Pki::new();
     let device = pki.client("device", |_| ());
-    let admin = common::free_port();
-    let text = common::config(
-        admin,
-        "cores = 1",
-        "unmanaged = 'allow'",
-        &service(&[server(echo)]),
-    );
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    let admin = Gateway::builder(&pki)
+        .engine("cores = 1")
+        .servers(&[server(echo)])
+        .write();
     let mut command = Command::new("prlimit");
     command
         .args(["--nofile=60:60", env!("CARGO_BIN_EXE_adit")])
@@ -89,7 +74,7 @@ fn the_file_limit_is_survived() {
         .collect();
     // The admin listener needs a file too, so nothing can be asked before there is room again.
     std::thread::sleep(std::time::Duration::from_millis(300));
-    echoes(&mut open);
+    echoes(&mut open, b"within");
     drop(crowd);
     drop(open);
     until("sessions end", || {
@@ -97,5 +82,5 @@ fn the_file_limit_is_survived() {
     });
     let pauses = gateway.metric("adit_accept_backoff_total", "");
     assert!(pauses >= 1.0, "accepting was never paused");
-    echoes(&mut tunnel(&pki, &gateway, &device, "a.test:1"));
+    echoes(&mut tunnel(&pki, &gateway, &device, "a.test:1"), b"within");
 }

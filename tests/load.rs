@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use common::{Gateway, Pki, echo, server, service};
+use common::{Gateway, Pki, echo, server};
 use serde_json::Value;
 
 /// Far more than any run here takes: what is still running then hangs.
@@ -205,7 +205,7 @@ fn numbers_that_ask_for_nothing_are_refused() {
 fn a_refusal_is_counted_by_status_and_reason_and_a_tunnel_is_measured() {
     let pki = Pki::new();
     pki.client("device", |_| ());
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    let gateway = Gateway::builder(&pki).servers(&[server(echo)]).start();
     let (ca, cert, key) = (
         pki.path("ca.pem"),
         pki.path("device.pem"),
@@ -285,7 +285,7 @@ fn a_refusal_is_counted_by_status_and_reason_and_a_tunnel_is_measured() {
 fn tunnels_over_http2_share_a_session() {
     let pki = Pki::new();
     pki.client("device", |_| ());
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    let gateway = Gateway::builder(&pki).servers(&[server(echo)]).start();
     let files = ["ca.pem", "device.pem", "device.key"].map(|name| pki.path(name));
     let [ca, cert, key] = files.each_ref().map(|path| path.to_str().unwrap());
     let target = gateway.address.to_string();

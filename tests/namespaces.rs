@@ -16,7 +16,7 @@ use std::time::Duration;
 use adit::certs::Issued;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::{Gateway, Pki, Program, ask, echo, request, server, service, session, until};
+use common::{Gateway, PATIENCE, Pki, Program, World, ask, echo, request, server, until};
 use network::{Namespace, ip, outside};
 
 const GATEWAY: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
@@ -72,8 +72,7 @@ impl Namespace {
 
 /// Says over the plain listener for whom it asks; gives the answer's head.
 fn plainly(mut stream: TcpStream, device: &Issued) -> String {
-    let wait = Some(Duration::from_secs(10));
-    stream.set_read_timeout(wait).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let certificate = STANDARD.encode(&device.chain[0]);
     write!(
         stream,
@@ -103,44 +102,43 @@ fn a_trusted_proxy_and_a_stranger_over_real_routes() {
     // It claims the other's address too.
     stranger.ip("addr add 198.51.100.2/32 dev lo");
 
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     let listener = "protocol = 'both'\nhttps = '[::]:0'\nhttp = '[::]:0'\nproxy_protocol = 'required'\n\
                     trusted_proxies = ['198.51.100.2', '2001:db8:a::2']";
-    let gateway = Gateway::behind(&pki, listener, "10s", &service(&[server(echo)]));
-    let _proxies = [&front, &stranger].map(|namespace| namespace.haproxy(&pki, &gateway));
+    let world = World::new(|node| node.listener(listener).servers(&[server(echo)]));
+    let _proxies =
+        [&front, &stranger].map(|namespace| namespace.haproxy(&world.pki, &world.gateway));
 
     for port in [TLS, TLS6] {
         let socket = front.connect(port);
         let client = socket.local_addr().unwrap().to_string();
-        let mut tunnel = session(&pki, socket, &device);
+        let mut tunnel = world.session(socket);
         let head = ask(&mut tunnel, &request("a.test:1")).unwrap();
         assert!(head.starts_with("HTTP/1.1 200 "), "{port}: {head}");
-        gateway.lists_peer(&client);
+        world.gateway.lists_peer(&client);
         drop(tunnel);
-        gateway.lists_none();
+        world.gateway.lists_none();
     }
     for port in [PLAIN, PLAIN6] {
-        let head = plainly(front.connect(port), &device);
+        let head = plainly(front.connect(port), &world.device);
         assert!(head.starts_with("HTTP/1.1 200 "), "{port}: {head}");
     }
-    assert_eq!(gateway.ended("proxy-untrusted"), 0.0);
+    assert_eq!(world.gateway.ended("proxy-untrusted"), 0.0);
 
     for (times, port) in (1..).zip([TLS, TLS6]) {
-        let mut tunnel = session(&pki, stranger.connect(port), &device);
+        let mut tunnel = world.session(stranger.connect(port));
         ask(&mut tunnel, &request("a.test:1")).expect_err("a stranger is let in");
         until("refused", || {
-            gateway.ended("proxy-untrusted") == f64::from(times)
+            world.gateway.ended("proxy-untrusted") == f64::from(times)
         });
     }
     for (times, port) in (3..).zip([PLAIN, PLAIN6]) {
-        let head = plainly(stranger.connect(port), &device);
+        let head = plainly(stranger.connect(port), &world.device);
         assert!(!head.contains(" 200 "), "{port}: {head}");
         until("refused", || {
-            gateway.ended("proxy-untrusted") == f64::from(times)
+            world.gateway.ended("proxy-untrusted") == f64::from(times)
         });
     }
-    let log = || std::fs::read_to_string(pki.path("audit.log")).unwrap();
+    let log = || std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
     for address in stranger.addresses {
         until(address, || {
             let log = log();
@@ -150,8 +148,8 @@ fn a_trusted_proxy_and_a_stranger_over_real_routes() {
     }
 
     // What is sent to a claimed address goes to its owner, so that nothing can come of the claim.
-    let before = gateway.metric("adit_ends_total", "");
-    let mut tunnel = session(&pki, stranger.connect(FORGED), &device);
+    let before = world.gateway.metric("adit_ends_total", "");
+    let mut tunnel = world.session(stranger.connect(FORGED));
     ask(&mut tunnel, &request("a.test:1")).expect_err("a claimed address is let in");
-    assert_eq!(gateway.metric("adit_ends_total", ""), before);
+    assert_eq!(world.gateway.metric("adit_ends_total", ""), before);
 }

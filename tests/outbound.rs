@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use adit::proxy_protocol::{self, Header, Parsed};
-use common::{Pki, Program, echo, free_port, server, until};
-use outbound::{Node, Tls, certificate, noise, round_trip, service};
+use common::{Pki, Program, World, echo, free_port, server, until};
+use outbound::{Tls, certificate, noise, round_trip, service};
 use socket2::Socket;
 
 /// A proxy that notes each request's head and answers `answer`; with 200 it goes on to the server that is asked for, or
@@ -66,8 +66,10 @@ fn a_tunnel_goes_through_an_upstream_proxy_and_loses_no_byte() {
         "upstream_proxy = 'http://ann@{proxy}'\nupstream_proxy_password_file = 'proxy.pass'"
     );
     // A name that only the proxy would know.
-    let node = Node::start(pki, "", &service("wiki.behind.example:443", &keys));
-    let mut session = node.tunnel();
+    let world = World::of(pki, |node| {
+        node.rest(&service("wiki.behind.example:443", &keys))
+    });
+    let mut session = world.tunnel("a.test:1");
     let mut hello = [0; 11];
     session.read_exact(&mut hello).unwrap();
     assert_eq!(&hello, b"220 hello\r\n");
@@ -80,7 +82,7 @@ fn a_tunnel_goes_through_an_upstream_proxy_and_loses_no_byte() {
           Proxy-Authorization: Basic YW5uOnNlc2FtZQ==\r\n\r\n"
         ]
     );
-    let audit = std::fs::read_to_string(node.pki.path("audit.log")).unwrap();
+    let audit = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
     assert!(
         !audit.contains("sesame") && !audit.contains("YW5u"),
         "{audit}"
@@ -96,15 +98,19 @@ fn tls_to_the_server_and_its_checks_go_through_the_upstream_proxy() {
         "upstream_proxy = 'http://{proxy}'\ntls = true\ntls_roots = 'ca.pem'\n[profile.service.health]\n\
          check = 'tls'\ninterval = '50ms'\ntimeout = '5s'"
     );
-    let node = Node::start(pki, "", &service("wiki.behind.example:443", &keys));
-    round_trip(node.tunnel(), &noise(300_000));
+    let world = World::of(pki, |node| {
+        node.rest(&service("wiki.behind.example:443", &keys))
+    });
+    round_trip(world.tunnel("a.test:1"), &noise(300_000));
     until("a check", || {
-        node.gateway
+        world
+            .gateway
             .metric("adit_server_checks_total", "result=\"passed\"")
             > 0.0
     });
     assert_eq!(
-        node.gateway
+        world
+            .gateway
             .metric("adit_server_checks_total", "result=\"failed\""),
         0.0
     );
@@ -132,15 +138,15 @@ fn what_an_upstream_proxy_refuses_is_told_apart() {
     for (answer, reason) in cases {
         let (proxy, _) = proxy(answer, None);
         let keys = format!("upstream_proxy = 'http://{proxy}'");
-        let node = Node::start(Pki::new(), "", &service("wiki.behind.example:443", &keys));
-        let told = node.answer();
+        let world = World::new(|node| node.rest(&service("wiki.behind.example:443", &keys)));
+        let told = world.answer("a.test:1");
         assert!(told.starts_with("HTTP/1.1 502 "), "{reason}: {told}");
-        assert_eq!(node.gateway.ended(reason), 1.0, "{reason}: {told}");
+        assert_eq!(world.gateway.ended(reason), 1.0, "{reason}: {told}");
     }
     let keys = format!("upstream_proxy = 'http://{}'", free_port());
-    let node = Node::start(Pki::new(), "", &service("wiki.behind.example:443", &keys));
-    assert!(node.answer().starts_with("HTTP/1.1 502 "));
-    assert_eq!(node.gateway.ended("upstream-proxy-unreachable"), 1.0);
+    let world = World::new(|node| node.rest(&service("wiki.behind.example:443", &keys)));
+    assert!(world.answer("a.test:1").starts_with("HTTP/1.1 502 "));
+    assert_eq!(world.gateway.ended("upstream-proxy-unreachable"), 1.0);
 }
 
 #[test]
@@ -150,12 +156,9 @@ fn tunnels_come_from_the_address_that_is_configured() {
         told.send(stream.peer_addr().unwrap()).unwrap();
         echo(stream);
     });
-    let node = Node::start(
-        Pki::new(),
-        "",
-        &service(&address.to_string(), "bind = ['127.0.0.77']"),
-    );
-    let open: Vec<_> = (0..3).map(|_| node.tunnel()).collect();
+    let world =
+        World::new(|node| node.rest(&service(&address.to_string(), "bind = ['127.0.0.77']")));
+    let open: Vec<_> = (0..3).map(|_| world.tunnel("a.test:1")).collect();
     let peers: Vec<SocketAddr> = (0..3).map(|_| seen.recv().unwrap()).collect();
     assert!(
         peers
@@ -166,13 +169,9 @@ fn tunnels_come_from_the_address_that_is_configured() {
     drop(open);
 
     // No address of the server's family to come from: it is not dialled from another one.
-    let node = Node::start(
-        Pki::new(),
-        "",
-        &service(&address.to_string(), "bind = ['::1']"),
-    );
-    assert!(node.answer().starts_with("HTTP/1.1 502 "));
-    assert_eq!(node.gateway.ended("server-unreachable"), 1.0);
+    let world = World::new(|node| node.rest(&service(&address.to_string(), "bind = ['::1']")));
+    assert!(world.answer("a.test:1").starts_with("HTTP/1.1 502 "));
+    assert_eq!(world.gateway.ended("server-unreachable"), 1.0);
 }
 
 /// The sockets of a process that are connected to this address.
@@ -204,9 +203,12 @@ fn connections_have_the_options_that_are_configured() {
     let address = server(echo);
     let engine = "user_timeout = '21s'\nkeepalive = { idle = '40s', interval = '7s', count = 3 }";
     let own = "user_timeout = '9s'";
-    let node = Node::start(Pki::new(), engine, &service(&address.to_string(), own));
-    let session = node.tunnel();
-    let process = node.gateway.child.id();
+    let world = World::new(|node| {
+        node.engine(engine)
+            .rest(&service(&address.to_string(), own))
+    });
+    let session = world.tunnel("a.test:1");
+    let process = world.gateway.child.id();
     let app = session.sock.local_addr().unwrap();
     for (peer, user_timeout) in [(address, 9), (app, 21)] {
         let sockets = sockets_to(process, peer);
@@ -258,8 +260,8 @@ fn a_server_is_told_whose_tunnel_it_is() {
     let (address, seen) = introduced();
     for version in ["v1", "v2"] {
         let keys = format!("proxy_protocol = '{version}'");
-        let node = Node::start(Pki::new(), "", &service(&address.to_string(), &keys));
-        let session = node.tunnel();
+        let world = World::new(|node| node.rest(&service(&address.to_string(), &keys)));
+        let session = world.tunnel("a.test:1");
         let app = session.sock.local_addr().unwrap();
         round_trip(session, b"behind the header");
         let header = seen.recv().unwrap();
@@ -267,7 +269,7 @@ fn a_server_is_told_whose_tunnel_it_is() {
             panic!("{header:?}");
         };
         assert_eq!(addresses.source(), app);
-        assert_eq!(addresses.destination(), node.gateway.address);
+        assert_eq!(addresses.destination(), world.gateway.address);
         if version == "v1" {
             continue;
         }
@@ -279,7 +281,7 @@ fn a_server_is_told_whose_tunnel_it_is() {
         assert_eq!((tls.verify, tls.client & 1), (0, 1));
         let unique = String::from_utf8(details.unique_id.unwrap()).unwrap();
         let tunnel = unique.rsplit('-').next().unwrap();
-        let audit = std::fs::read_to_string(node.pki.path("audit.log")).unwrap();
+        let audit = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
         assert!(audit.contains(tunnel), "{tunnel} in {audit}");
     }
 }
@@ -328,12 +330,12 @@ fn haproxy_behind_reads_what_it_is_told() {
         };
         let keys = format!("proxy_protocol = '{version}'\n{keys}");
         let rest = service(&address.to_string(), &keys);
-        let node = Node::start(pki, "", &rest);
-        let session = node.tunnel();
+        let world = World::of(pki, |node| node.rest(&rest));
+        let session = world.tunnel("a.test:1");
         let app = session.sock.local_addr().unwrap();
         round_trip(session, &noise(100_000));
-        let seen = seen(&node.pki, app);
-        assert_eq!(seen[2], node.gateway.address.to_string(), "{seen:?}");
+        let seen = seen(&world.pki, app);
+        assert_eq!(seen[2], world.gateway.address.to_string(), "{seen:?}");
         assert_eq!(seen[3], "1", "{seen:?}");
         if version == "v2" {
             assert_eq!(seen[4], "a.test", "{seen:?}");
@@ -341,11 +343,12 @@ fn haproxy_behind_reads_what_it_is_told() {
         }
         if tls {
             until("checks pass behind the header too", || {
-                node.gateway
+                world
+                    .gateway
                     .metric("adit_server_checks_total", "result=\"passed\"")
                     > 0.0
             });
-            let failed = node
+            let failed = world
                 .gateway
                 .metric("adit_server_checks_total", "result=\"failed\"");
             assert_eq!(failed, 0.0);

@@ -8,8 +8,8 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::mpsc;
 
-use common::{Pki, authority, echo, server, until, valid};
-use outbound::{Node, Tls, certificate, noise, round_trip, service, session};
+use common::{Pki, World, authority, echo, server, until, valid};
+use outbound::{Tls, certificate, noise, round_trip, service, session};
 use store::{done, refused};
 
 #[test]
@@ -30,11 +30,11 @@ fn bytes_pass_whatever_versions_the_two_ends_speak() {
             "[profile.tls]\ninbound = {{ protocols = ['{app}'] }}\n{}",
             service(&tls.echo().to_string(), "tls = true\ntls_roots = 'ca.pem'")
         );
-        let node = Node::start(pki, "", &rest);
-        round_trip(node.tunnel(), b"few");
-        round_trip(node.tunnel(), &noise(3_000_000));
+        let world = World::of(pki, |node| node.rest(&rest));
+        round_trip(world.tunnel("a.test:1"), b"few");
+        round_trip(world.tunnel("a.test:1"), &noise(3_000_000));
         until("the tunnels end in order", || {
-            node.gateway.ended("closed") == 2.0
+            world.gateway.ended("closed") == 2.0
         });
     }
 }
@@ -61,13 +61,14 @@ fn small_records_and_large_ones_in_any_mixture_come_whole_and_in_order() {
         session.conn.send_close_notify();
         session.flush().unwrap();
     });
-    let node = Node::start(
-        pki,
-        "",
-        &service(&address.to_string(), "tls = true\ntls_roots = 'ca.pem'"),
-    );
+    let world = World::of(pki, |node| {
+        node.rest(&service(
+            &address.to_string(),
+            "tls = true\ntls_roots = 'ca.pem'",
+        ))
+    });
     let mut got = Vec::new();
-    node.tunnel().read_to_end(&mut got).unwrap();
+    world.tunnel("a.test:1").read_to_end(&mut got).unwrap();
     assert!(got == expected, "{} bytes of {}", got.len(), expected.len());
 }
 
@@ -107,19 +108,20 @@ fn a_server_is_refused_whose_certificate_does_not_fit() {
             "no TLS" => server(|mut stream| stream.write_all(b"SSH-2.0-server\r\n").unwrap()),
             _ => Tls::new(identity).echo(),
         };
-        let node = Node::start(
-            pki,
-            "",
-            &service(&address.to_string(), &format!("tls = true\n{keys}")),
-        );
-        let answer = node.answer();
+        let world = World::of(pki, |node| {
+            node.rest(&service(
+                &address.to_string(),
+                &format!("tls = true\n{keys}"),
+            ))
+        });
+        let answer = world.answer("a.test:1");
         assert!(answer.starts_with("HTTP/1.1 502 "), "{what}: {answer}");
         let error = match reason {
             "server-tls" => "error=tls_protocol_error",
             _ => "error=tls_certificate_error",
         };
         assert!(answer.contains(error), "{what}: {answer}");
-        assert_eq!(node.gateway.ended(reason), 1.0, "{what}");
+        assert_eq!(world.gateway.ended(reason), 1.0, "{what}");
     }
 }
 
@@ -137,8 +139,8 @@ fn the_name_that_is_configured_is_asked_for_and_checked() {
         session.write_all(&byte).unwrap();
     });
     let keys = "tls = true\ntls_roots = 'ca.pem'\ntls_name = 'wiki.internal'";
-    let node = Node::start(pki, "", &service(&address.to_string(), keys));
-    let mut session = node.tunnel();
+    let world = World::of(pki, |node| node.rest(&service(&address.to_string(), keys)));
+    let mut session = world.tunnel("a.test:1");
     session.write_all(b"x").unwrap();
     let mut back = [0];
     session.read_exact(&mut back).unwrap();
@@ -149,7 +151,7 @@ fn the_name_that_is_configured_is_asked_for_and_checked() {
         "the app must not take it for the whole"
     );
     until("it is told apart", || {
-        node.gateway.ended("server-truncated") == 1.0
+        world.gateway.ended("server-truncated") == 1.0
     });
 }
 
@@ -170,20 +172,20 @@ fn the_gateways_own_certificate_opens_a_server_that_wants_one() {
                 &format!("tls = true\ntls_roots = 'ca.pem'\n{own}")
             )
         );
-        let node = Node::start(pki, "", &rest);
+        let world = World::of(pki, |node| node.rest(&rest));
         match (with, version) {
-            (true, _) => round_trip(node.tunnel(), &noise(50_000)),
+            (true, _) => round_trip(world.tunnel("a.test:1"), &noise(50_000)),
             (false, "1.2") => {
-                let answer = node.answer();
+                let answer = world.answer("a.test:1");
                 assert!(answer.contains("error=tls_alert_received"), "{answer}");
-                assert_eq!(node.gateway.ended("server-tls-alert"), 1.0);
+                assert_eq!(world.gateway.ended("server-tls-alert"), 1.0);
             }
             // In TLS 1.3 the server's refusal comes behind the handshake (RFC 8446, section 4.4.2.4).
             (false, _) => {
-                let mut session = node.tunnel();
+                let mut session = world.tunnel("a.test:1");
                 assert!(session.read(&mut [0]).is_err());
                 until("it is told", || {
-                    node.gateway.ended("server-tls-broken") == 1.0
+                    world.gateway.ended("server-tls-broken") == 1.0
                 });
             }
         }
@@ -215,15 +217,15 @@ fn the_gateways_own_certificate_comes_from_the_store_and_a_new_one_takes_its_pla
         told.send(certificate.map(|der| der.to_vec())).unwrap();
     });
     let keys = "tls = true\ntls_roots = 'ca.pem'\ntls_certificate = 'store:gateway'";
-    let node = Node::start(pki, "", &service(&address.to_string(), keys));
+    let world = World::of(pki, |node| node.rest(&service(&address.to_string(), keys)));
     let shows = || {
-        node.tunnel().write_all(b"x").unwrap();
+        world.tunnel("a.test:1").write_all(b"x").unwrap();
         shown.recv().unwrap().unwrap()
     };
     assert_eq!(shows(), first.chain[0].to_vec());
     let delete = "delete gateway --as client";
-    refused(&node.pki, delete, 1, "the profile default names it");
-    done(&node.pki, &import("second", "client"));
+    refused(&world.pki, delete, 1, "the profile default names it");
+    done(&world.pki, &import("second", "client"));
     until("the new one is shown", || {
         shows() == second.chain[0].to_vec()
     });
@@ -239,14 +241,15 @@ fn a_tls_check_makes_the_whole_handshake() {
         &format!("{address}', '{plain}"),
         &format!("tls = true\ntls_roots = 'ca.pem'\n{health}"),
     );
-    let node = Node::start(pki, "", &rest);
+    let world = World::of(pki, |node| node.rest(&rest));
     let up = |server: SocketAddr| {
-        node.gateway
+        world
+            .gateway
             .metric("adit_server_up", &format!("\"{server}\""))
     };
     let checks = |server: SocketAddr, result: &str| {
         let labels = format!("server=\"{server}\",result=\"{result}\"");
-        node.gateway.metric("adit_server_checks_total", &labels)
+        world.gateway.metric("adit_server_checks_total", &labels)
     };
     until("both are checked", || {
         checks(address, "passed") > 1.0 && checks(plain, "failed") > 0.0

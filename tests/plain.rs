@@ -8,18 +8,16 @@ use std::net::TcpStream;
 
 use adit::proxy_protocol::Header;
 use common::{
-    Gateway, Pki, Program, ask, connect, connect_from, echo, free_port, read_all, request, server,
-    service, session, until,
+    Gateway, Pki, Program, World, ask, connect, connect_from, echo, free_port, read_all, request,
+    server, session, until,
 };
 use plain::{PLAIN, answer, asked, asking, client_cert, gateway, proxy, xfcc};
 
 #[test]
 fn much_goes_through_in_both_directions() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = gateway(&pki, "");
-    let mut stream = proxy(&gateway);
-    let told = answer(&mut stream, asking(&client_cert(&device)).as_bytes());
+    let world = World::around(Pki::new(), |pki| gateway(pki, ""));
+    let mut stream = proxy(&world.gateway);
+    let told = answer(&mut stream, asking(&client_cert(&world.device)).as_bytes());
     assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
     let bytes: Vec<u8> = (0..4_000_000u32)
         .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
@@ -74,12 +72,11 @@ fn health_is_told_to_those_who_may_ask() {
 fn health_is_over_before_the_listener_is() {
     let pki = Pki::new();
     let listener = format!("{PLAIN}\nhealth_path = '/health'");
-    let gateway = Gateway::behind_with(
-        &pki,
-        &listener,
-        "drain_delay = '5s'",
-        &service(&[server(echo)]),
-    );
+    let gateway = Gateway::builder(&pki)
+        .engine("drain_delay = '5s'")
+        .listener(&listener)
+        .servers(&[server(echo)])
+        .start();
     let get = b"GET /health HTTP/1.0\r\n\r\n";
     let told = answer(&mut proxy(&gateway), get);
     assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
@@ -95,12 +92,10 @@ fn health_is_over_before_the_listener_is() {
 
 #[test]
 fn both_listeners_at_once_with_a_proxy_header_on_each() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     let listener = "protocol = 'both'\nhttps = '127.0.0.1:0'\nhttp = '127.0.0.1:0'\nproxy_protocol = 'optional'\n\
                     trusted_proxies = ['127.0.0.1']";
-    let gateway = Gateway::behind(&pki, listener, "10s", &service(&[server(echo)]));
-    let plain = gateway.plain.unwrap();
+    let world = World::new(|node| node.listener(listener).servers(&[server(echo)]));
+    let plain = world.gateway.plain.unwrap();
     let header = Header::of(
         "192.0.2.7:9".parse().unwrap(),
         "192.0.2.1:443".parse().unwrap(),
@@ -108,17 +103,17 @@ fn both_listeners_at_once_with_a_proxy_header_on_each() {
     let mut stream = TcpStream::connect(plain).unwrap();
     let bytes = [
         header.write_v1(),
-        asking(&client_cert(&device)).into_bytes(),
+        asking(&client_cert(&world.device)).into_bytes(),
     ]
     .concat();
     let told = answer(&mut stream, &bytes);
     assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
-    gateway.lists_peer("192.0.2.7:9");
-    let mut by_tls = connect(&pki, &gateway, Some(&device));
+    world.gateway.lists_peer("192.0.2.7:9");
+    let mut by_tls = world.connect();
     let told = ask(&mut by_tls, &request("a.test:1")).unwrap();
     assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
     // TLS on the plain listener is no request.
-    let mut wrong = session(&pki, TcpStream::connect(plain).unwrap(), &device);
+    let mut wrong = world.session(TcpStream::connect(plain).unwrap());
     assert!(ask(&mut wrong, b"x").is_err());
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use adit::certs::make::Usage;
 use adit::proxy_protocol::{CLIENT_CERT_CONNECTION, CLIENT_TLS, Header, TlsDetails};
 use common::{
-    Gateway, Pki, client_of, connect_from, echo, read_all, server, service, until, valid,
+    Gateway, PATIENCE, Pki, World, client_of, connect_from, echo, read_all, server, until, valid,
 };
 use plain::{
     answer, asked, asking, client_cert, gateway, header_of, presented, proxy, sequence, xfcc,
@@ -137,36 +137,34 @@ fn the_certificate_is_checked_as_in_a_handshake() {
 
 #[test]
 fn a_chain_comes_by_client_cert_chain() {
-    let pki = Pki::new();
     let intermediate = common::authority("unrelated");
-    let device = pki.client("device", |_| ());
-    let gateway = gateway(&pki, "");
+    let world = World::around(Pki::new(), |pki| gateway(pki, ""));
     // Certificates that the path does not need do no harm, as in TLS.
     let chain = sequence(intermediate.certificate());
     let fields = format!(
         "{}Client-Cert-Chain: {chain}, {chain}\r\n",
-        client_cert(&device)
+        client_cert(&world.device)
     );
-    let told = asked(&gateway, &fields);
+    let told = asked(&world.gateway, &fields);
     assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
     let alone = format!("Client-Cert-Chain: {chain}\r\n");
-    let told = asked(&gateway, &alone);
+    let told = asked(&world.gateway, &alone);
     assert!(told.contains("certificate-invalid"), "{told}");
 }
 
 #[test]
 fn a_tunnel_ends_when_its_certificate_is_revoked() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = gateway(&pki, "");
-    let mut stream = proxy(&gateway);
-    let told = answer(&mut stream, asking(&client_cert(&device)).as_bytes());
+    let world = World::around(Pki::new(), |pki| gateway(pki, ""));
+    let mut stream = proxy(&world.gateway);
+    let told = answer(&mut stream, asking(&client_cert(&world.device)).as_bytes());
     assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
-    pki.write_crl(&[&device]);
-    until("cut", || gateway.ended("cut-certificate-revoked") == 1.0);
+    world.pki.write_crl(&[&world.device]);
+    until("cut", || {
+        world.gateway.ended("cut-certificate-revoked") == 1.0
+    });
     let error = stream.read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    let told = asked(&gateway, &client_cert(&device));
+    let told = asked(&world.gateway, &client_cert(&world.device));
     assert!(told.contains("certificate-revoked"), "{told}");
 }
 
@@ -185,7 +183,10 @@ fn only_trusted_proxies_are_listened_to() {
     drop(gateway);
     // By IPv6, and a network.
     let listener = "protocol = 'http'\nhttp = '[::1]:0'\ntrusted_proxies = ['::/64']";
-    let gateway = Gateway::behind(&pki, listener, "10s", &service(&[server(echo)]));
+    let gateway = Gateway::builder(&pki)
+        .listener(listener)
+        .servers(&[server(echo)])
+        .start();
     let told = asked(&gateway, &client_cert(&device));
     assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
 }
@@ -200,27 +201,25 @@ fn trust_another(pki: &Pki, gateway: &Gateway) {
 
 #[test]
 fn whom_is_trusted_changes_with_a_reload() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = gateway(&pki, "");
-    let told = asked(&gateway, &client_cert(&device));
+    let world = World::around(Pki::new(), |pki| gateway(pki, ""));
+    let told = asked(&world.gateway, &client_cert(&world.device));
     assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
-    trust_another(&pki, &gateway);
+    trust_another(&world.pki, &world.gateway);
     until("not trusted any more", || {
-        let told = asked(&gateway, &client_cert(&device));
+        let told = asked(&world.gateway, &client_cert(&world.device));
         told.contains("proxy-untrusted")
     });
 }
 
 #[test]
 fn a_certificate_in_a_proxy_header_that_the_proxy_has_not_checked_is_none() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = gateway(
-        &pki,
-        "proxy_protocol = 'required'\nclient_identity = 'proxy-v2'",
-    );
-    let certificate = Some(device.chain[0].to_vec());
+    let world = World::around(Pki::new(), |pki| {
+        gateway(
+            pki,
+            "proxy_protocol = 'required'\nclient_identity = 'proxy-v2'",
+        )
+    });
+    let certificate = Some(world.device.chain[0].to_vec());
     let client = CLIENT_TLS | CLIENT_CERT_CONNECTION;
     let name = Some("device".to_owned());
     let unchecked = TlsDetails {
@@ -261,10 +260,14 @@ fn a_certificate_in_a_proxy_header_that_the_proxy_has_not_checked_is_none() {
             String::new(),
             "certificate-required",
         ),
-        (header_of(None), client_cert(&device), "identity-conflict"),
+        (
+            header_of(None),
+            client_cert(&world.device),
+            "identity-conflict",
+        ),
         (
             header_of(Some(good.clone())),
-            client_cert(&device),
+            client_cert(&world.device),
             "identity-conflict",
         ),
         (
@@ -280,16 +283,16 @@ fn a_certificate_in_a_proxy_header_that_the_proxy_has_not_checked_is_none() {
         ),
     ] {
         let bytes = [header, asking(&fields).into_bytes()].concat();
-        let told = answer(&mut proxy(&gateway), &bytes);
+        let told = answer(&mut proxy(&world.gateway), &bytes);
         assert!(told.starts_with("HTTP/1.1 4"), "{reason}: {told}");
         assert!(
             told.contains(reason) || reason == "identity-conflict",
             "{reason}: {told}"
         );
-        until(reason, || gateway.ended(reason) >= 1.0);
+        until(reason, || world.gateway.ended(reason) >= 1.0);
     }
     let bytes = [header_of(Some(good)), asking("").into_bytes()].concat();
-    let told = answer(&mut proxy(&gateway), &bytes);
+    let told = answer(&mut proxy(&world.gateway), &bytes);
     assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
 }
 
@@ -386,7 +389,7 @@ fn over_http2_each_request_says_for_whom_it_is() {
                 assert!(told.contains("proxy-untrusted"), "{told}");
                 break;
             }
-            assert!(start.elapsed() < Duration::from_secs(10));
+            assert!(start.elapsed() < PATIENCE, "it is still trusted");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use adit::certs::make::Usage;
 use adit::certs::{self, CertificateAuthority, IssueRequest, Issued, Validity};
 use adit::proxy_protocol::{self, Parsed};
-use common::{Pki, Program, authority, config, echo, free_port, server, until};
+use common::{Gateway, Pki, Program, authority, echo, free_port, server, until};
 use rustls::crypto::aws_lc_rs;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
@@ -114,8 +114,11 @@ fn check(pki: &Pki, services: &str, arguments: &[&str]) -> Output {
     let first = services.split('\'').nth(1).unwrap();
     let rest =
         format!("{services}[[profile.rule]]\nhost = '*.test'\nport = '*'\nservice = '{first}'\n");
-    let text = config(free_port(), "connect_timeout = '2s'", "", &rest);
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    Gateway::builder(pki)
+        .engine("connect_timeout = '2s'")
+        .auth("")
+        .rest(&rest)
+        .write();
     Command::new(env!("CARGO_BIN_EXE_adit"))
         .args(["check", "--config"])
         .arg(pki.path("adit.toml"))

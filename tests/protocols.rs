@@ -4,14 +4,14 @@ use crate::common;
 
 use std::process::Command;
 
-use common::{Gateway, Pki, config, echo, free_port, s_client_says, server, service};
+use common::{Gateway, Pki, echo, free_port, s_client_says, server, service};
 
 fn gateway(pki: &Pki, inbound: &str) -> Gateway {
     let tls = format!(
         "{}\n[profile.tls]\ninbound = {{ {inbound} }}",
         service(&[server(echo)])
     );
-    Gateway::start(pki, "", "unmanaged = 'allow'", &tls)
+    Gateway::builder(pki).rest(&tls).start()
 }
 
 #[test]
@@ -71,8 +71,7 @@ fn what_does_not_exist_is_told_at_once_with_the_reason_and_the_nearest() {
                inbound = { protocols = ['1.0', '1.3'], cipher_suites = ['AES128-SHA', 'ECDHE-RSA-AES128-GCM-SHA256'] }\n\
                outbound = { protocols = ['SSLv3'], key_exchange = ['ffdhe2048'] }";
     let rest = format!("{}\n{tls}", service(&[free_port()]));
-    let text = config(free_port(), "", "", &rest);
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    Gateway::builder(&pki).auth("").rest(&rest).write();
     let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
     let command = command
         .args(["check", "--config"])

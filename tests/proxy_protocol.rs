@@ -8,8 +8,8 @@ use std::net::{SocketAddr, TcpStream};
 use adit::certs::Issued;
 use adit::proxy_protocol::{CLIENT_TLS, Header, TlsDetails};
 use common::{
-    Gateway, Pki, Program, Session, ask, connect_from, echo, free_port, read_all, request, server,
-    service, session, until,
+    Gateway, Pki, Program, Session, World, ask, connect_from, echo, free_port, read_all, request,
+    server, session, until,
 };
 
 const REQUIRED: &str =
@@ -22,7 +22,10 @@ const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
 const DECODE_ERROR: [u8; 7] = [21, 3, 3, 0, 2, 2, 50];
 
 fn gateway(pki: &Pki, listener: &str) -> Gateway {
-    Gateway::behind(pki, listener, "10s", &service(&[server(echo)]))
+    Gateway::builder(pki)
+        .listener(listener)
+        .servers(&[server(echo)])
+        .start()
 }
 
 fn address(text: &str) -> SocketAddr {
@@ -54,9 +57,7 @@ fn opened(mut session: Session) -> Session {
 
 #[test]
 fn the_header_names_the_client_and_nothing_behind_it_is_lost() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = gateway(&pki, REQUIRED);
+    let world = World::around(Pki::new(), |pki| gateway(pki, REQUIRED));
     let to = address("203.0.113.1:443");
     let plain = Header::of(address("192.0.2.7:1001"), to);
     let v6 = Header::of(address("[2001:db8::7]:1002"), address("[2001:db8::1]:443"));
@@ -84,13 +85,13 @@ fn the_header_names_the_client_and_nothing_behind_it_is_lost() {
     ] {
         let split = [false, true].into_iter();
         for split in split.take(if header.len() > 1000 { 1 } else { 2 }) {
-            let session = behind(&pki, &gateway, &device, &header, split);
-            gateway.lists_peer(peer);
+            let session = behind(&world.pki, &world.gateway, &world.device, &header, split);
+            world.gateway.lists_peer(peer);
             drop(session);
-            gateway.lists_none();
+            world.gateway.lists_none();
         }
     }
-    let audit = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+    let audit = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
     assert!(
         audit.contains("192.0.2.8:1003") && !audit.contains("\"peer\":\"127.0.0.1:"),
         "{audit}"
@@ -100,32 +101,30 @@ fn the_header_names_the_client_and_nothing_behind_it_is_lost() {
 
 #[test]
 fn a_connection_of_the_proxys_own_has_its_real_address() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = gateway(&pki, REQUIRED);
+    let world = World::around(Pki::new(), |pki| gateway(pki, REQUIRED));
     for header in [
         Header::local().write_v2(false).unwrap(),
         Header::local().write_v1(),
     ] {
-        let session = behind(&pki, &gateway, &device, &header, false);
-        gateway.lists_peer(&session.sock.local_addr().unwrap().to_string());
+        let session = behind(&world.pki, &world.gateway, &world.device, &header, false);
+        world
+            .gateway
+            .lists_peer(&session.sock.local_addr().unwrap().to_string());
     }
 }
 
 #[test]
 fn by_ipv6_and_by_ipv4_of_a_listener_of_both() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     let listener =
         "https = '[::]:0'\nproxy_protocol = 'required'\ntrusted_proxies = ['127.0.0.1', '::1']";
-    let mut gateway = gateway(&pki, listener);
+    let mut world = World::around(Pki::new(), |pki| gateway(pki, listener));
     let header = Header::of(address("[2001:db8::7]:5"), address("[::1]:443")).write_v1();
     for from in ["[::1]", "127.0.0.1"] {
-        gateway.address = address(&format!("{from}:{}", gateway.address.port()));
-        let session = behind(&pki, &gateway, &device, &header, false);
-        gateway.lists_peer("[2001:db8::7]:5");
+        world.gateway.address = address(&format!("{from}:{}", world.gateway.address.port()));
+        let session = behind(&world.pki, &world.gateway, &world.device, &header, false);
+        world.gateway.lists_peer("[2001:db8::7]:5");
         drop(session);
-        gateway.lists_none();
+        world.gateway.lists_none();
     }
 }
 
@@ -220,25 +219,27 @@ fn what_is_not_a_trusted_proxys_header_is_refused() {
 
 #[test]
 fn an_optional_header_may_be_missing() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = gateway(&pki, OPTIONAL);
+    let world = World::around(Pki::new(), |pki| gateway(pki, OPTIONAL));
     for from in ["127.0.0.1", "127.0.0.2"] {
-        let socket = connect_from(from, gateway.address);
+        let socket = connect_from(from, world.gateway.address);
         let peer = socket.local_addr().unwrap().to_string();
-        let session = opened(session(&pki, socket, &device));
-        gateway.lists_peer(&peer);
+        let session = opened(world.session(socket));
+        world.gateway.lists_peer(&peer);
         drop(session);
     }
     let header = Header::of(address("192.0.2.7:1"), address("192.0.2.1:443")).write_v1();
-    let _session = behind(&pki, &gateway, &device, &header, false);
-    gateway.lists_peer("192.0.2.7:1");
+    let _session = behind(&world.pki, &world.gateway, &world.device, &header, false);
+    world.gateway.lists_peer("192.0.2.7:1");
 }
 
 #[test]
 fn a_header_that_never_ends_is_over_in_time() {
     let pki = Pki::new();
-    let gateway = Gateway::behind(&pki, REQUIRED, "300ms", &service(&[server(echo)]));
+    let gateway = Gateway::builder(&pki)
+        .engine("handshake_timeout = '300ms'")
+        .listener(REQUIRED)
+        .servers(&[server(echo)])
+        .start();
     let mut socket = TcpStream::connect(gateway.address).unwrap();
     socket.write_all(b"PROXY TCP4 192.0.2.1").unwrap();
     read_all(&socket);
@@ -286,10 +287,8 @@ fn a_check_that_says_nothing_is_counted_alone() {
 
 #[test]
 fn haproxy_in_front() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = gateway(&pki, REQUIRED);
-    let to = gateway.address;
+    let world = World::around(Pki::new(), |pki| gateway(pki, REQUIRED));
+    let to = world.gateway.address;
     let ways = [
         "send-proxy",
         "send-proxy-v2",
@@ -306,12 +305,12 @@ fn haproxy_in_front() {
             "listen l{at}\n  mode tcp\n  unique-id-format %{{+X}}o\\ %ci:%cp_%Ts\n  bind {front}\n  server s {to} {way}\n"
         ));
     }
-    let _haproxy = Program::haproxy(&pki, &config, &fronts);
+    let _haproxy = Program::haproxy(&world.pki, &config, &fronts);
     for (way, front) in ways.iter().zip(&fronts) {
         let socket = TcpStream::connect(front).unwrap();
         let client = socket.local_addr().unwrap().to_string();
-        let _session = opened(session(&pki, socket, &device));
-        gateway.lists_peer(&client);
+        let _session = opened(world.session(socket));
+        world.gateway.lists_peer(&client);
         eprintln!("{way}: {client}");
     }
     for reason in [
@@ -320,6 +319,6 @@ fn haproxy_in_front() {
         "proxy-untrusted",
         "not-tls",
     ] {
-        assert_eq!(gateway.ended(reason), 0.0, "{reason}");
+        assert_eq!(world.gateway.ended(reason), 0.0, "{reason}");
     }
 }

@@ -64,7 +64,7 @@ fn the_gateways_configuration_is_that_of_the_clients_app() {
     )
     .unwrap();
     let auth = "device_registry = 'devices.csv'\nunmanaged = 'block'";
-    let gateway = Gateway::start(&pki, "", auth, &rules());
+    let gateway = Gateway::builder(&pki).auth(auth).rest(&rules()).start();
 
     for (device, app) in [(&mail, "mail"), (&chat, "chat")] {
         let mut session = connect(&pki, &gateway, Some(device));
@@ -141,7 +141,7 @@ fn the_gateways_configuration_is_that_of_the_clients_app() {
 fn a_device_is_sent_elsewhere_only_where_the_profile_says_so() {
     let pki = Pki::new();
     let device = pki.client("phone", |_| ());
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &rules());
+    let gateway = Gateway::builder(&pki).rest(&rules()).start();
     let answer = |gateway: &Gateway| {
         ask(
             &mut connect(&pki, gateway, Some(&device)),
@@ -155,22 +155,10 @@ fn a_device_is_sent_elsewhere_only_where_the_profile_says_so() {
         "{head}"
     );
     drop(gateway);
-    let text = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
-    std::fs::write(
-        pki.path("adit.toml"),
-        text.replace("[profile]\n", "[profile]\nno_rule = 'direct'\n"),
-    )
-    .unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-    command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-    let admin = text
-        .split("listen = '")
-        .nth(1)
-        .unwrap()
-        .split('\'')
-        .next()
-        .unwrap();
-    let gateway = Gateway::spawn(command, admin.parse().unwrap());
+    let gateway = Gateway::builder(&pki)
+        .rest(&rules())
+        .replace("[profile]\n", "[profile]\nno_rule = 'direct'\n")
+        .start();
     let head = answer(&gateway);
     let status = "Proxy-Status: adit; error=destination_unavailable; details=\"destination is not served here\"\r\n";
     assert!(
@@ -187,14 +175,12 @@ fn an_address_without_a_route_is_refused_at_once() {
     pki.client("phone", |_| ());
     let admin = common::free_port();
     let rules = "[[profile.service]]\nname = '<ANY>'\n[[profile.rule]]\nhost = '*'\nport = '*'\nservice = '<ANY>'\n";
-    let text = common::config(
-        admin,
-        "connect_timeout = '1m'",
-        "unmanaged = 'allow'",
-        rules,
-    )
-    .replace("https = '127.0.0.1:0'", "https = '127.0.0.1:8443'");
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    Gateway::builder(&pki)
+        .admin(admin)
+        .engine("connect_timeout = '1m'")
+        .rest(rules)
+        .listener("https = '127.0.0.1:8443'")
+        .write();
     // The gateway and its client are in the same namespace, so that a shell starts both.
     let script = "ip link set lo up; \"$0\" run --config adit.toml 2>log & gateway=$!; \
         for try in $(seq 100); do grep -q address= log && break; sleep 0.1; done; \

@@ -7,7 +7,9 @@ use std::net::TcpStream;
 
 use adit::certs::Issued;
 use adit::certs::make::Usage;
-use common::{Gateway, Pki, ask, client_of, connect, echo, request, server, service, until, valid};
+use common::{
+    Gateway, Pki, World, ask, client_of, connect, echo, request, server, service, until, valid,
+};
 
 /// What the client sees of a refused certificate: the alert, in rustls's words.
 fn alert(pki: &Pki, gateway: &Gateway, identity: Option<&Issued>) -> String {
@@ -27,7 +29,7 @@ fn certificates_are_refused_by_alert() {
     let early = pki.client("early", |r| r.validity = valid(3600, 7200));
     let server_only = pki.client("usage", |r| r.usages = vec![Usage::Server]);
     let foreign = client_of(&common::authority("other"), "foreign", |_| ());
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    let gateway = Gateway::builder(&pki).servers(&[server(echo)]).start();
     for (identity, words, reason) in [
         (None, "CertificateRequired", "certificate-required"),
         (Some(&revoked), "CertificateRevoked", "certificate-revoked"),
@@ -61,12 +63,10 @@ fn certificates_are_refused_by_alert() {
 
 #[test]
 fn requests_are_refused_by_status_and_proxy_status() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     let rest = service(&[server(echo)])
         + "\n[[profile.rule]]\nhost = '127.0.0.0/8'\nport = '*'\nservice = '<ANY>'\n\
            [[profile.rule]]\nhost = '::1'\nport = '*'\nservice = '<ANY>'";
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &rest);
+    let world = World::new(|node| node.rest(&rest));
     let filler = format!(
         "CONNECT a.test:1 HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
         "x".repeat(100_000)
@@ -153,8 +153,8 @@ fn requests_are_refused_by_status_and_proxy_status() {
             "destination-forbidden",
         ),
     ] {
-        let before = gateway.ended(reason);
-        let mut session = connect(&pki, &gateway, Some(&device));
+        let before = world.gateway.ended(reason);
+        let mut session = world.connect();
         let head = ask(&mut session, bytes.as_bytes()).unwrap();
         assert!(
             head.starts_with(&format!("HTTP/1.1 {status} ")),
@@ -164,7 +164,7 @@ fn requests_are_refused_by_status_and_proxy_status() {
             head.contains(&format!("Proxy-Status: adit; error={error}")),
             "{reason}: {head}"
         );
-        until(reason, || gateway.ended(reason) == before + 1.0);
+        until(reason, || world.gateway.ended(reason) == before + 1.0);
     }
 }
 
@@ -176,12 +176,10 @@ fn devices_are_refused_by_their_state() {
         "device,state\nmanaged,managed\nblocked,blocked\n",
     )
     .unwrap();
-    let gateway = Gateway::start(
-        &pki,
-        "",
-        "device_registry = 'devices.csv'",
-        &service(&[server(echo)]),
-    );
+    let gateway = Gateway::builder(&pki)
+        .auth("device_registry = 'devices.csv'")
+        .servers(&[server(echo)])
+        .start();
     for (name, status, reason) in [
         ("managed", 200, ""),
         ("blocked", 403, "device-blocked"),
@@ -202,12 +200,10 @@ fn devices_are_refused_by_their_state() {
 #[test]
 fn what_is_not_tls_and_what_never_ends_is_closed() {
     let pki = Pki::new();
-    let gateway = Gateway::start(
-        &pki,
-        "handshake_timeout = '300ms'",
-        "unmanaged = 'allow'",
-        &service(&[server(echo)]),
-    );
+    let gateway = Gateway::builder(&pki)
+        .engine("handshake_timeout = '300ms'")
+        .servers(&[server(echo)])
+        .start();
     for bytes in [&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], &[0xff; 300]] {
         let mut socket = TcpStream::connect(gateway.address).unwrap();
         socket.write_all(bytes).unwrap();
@@ -231,7 +227,7 @@ fn what_is_not_tls_and_what_never_ends_is_closed() {
 #[test]
 fn a_request_in_single_bytes_is_as_good() {
     let pki = Pki::new();
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    let gateway = Gateway::builder(&pki).servers(&[server(echo)]).start();
     let mut session = connect(&pki, &gateway, Some(&pki.client("device", |_| ())));
     for byte in request("a.test:1") {
         session.write_all(&[byte]).unwrap();
@@ -244,7 +240,10 @@ fn a_request_in_single_bytes_is_as_good() {
 fn a_certificate_that_names_no_device_is_refused() {
     let pki = Pki::new();
     let auth = "unmanaged = 'allow'\nidentity.device = ['uid', 'san-uri']";
-    let gateway = Gateway::start(&pki, "", auth, &service(&[server(echo)]));
+    let gateway = Gateway::builder(&pki)
+        .auth(auth)
+        .servers(&[server(echo)])
+        .start();
     let nobody = pki.client("nobody", |_| ());
     let seen = alert(&pki, &gateway, Some(&nobody));
     assert!(seen.contains("AccessDenied"), "{seen}");
@@ -260,12 +259,10 @@ fn a_certificate_that_names_no_device_is_refused() {
 #[test]
 fn a_client_that_stops_anywhere_in_the_handshake_is_let_go() {
     let pki = Pki::new();
-    let gateway = Gateway::start(
-        &pki,
-        "handshake_timeout = '300ms'",
-        "unmanaged = 'allow'",
-        &service(&[server(echo)]),
-    );
+    let gateway = Gateway::builder(&pki)
+        .engine("handshake_timeout = '300ms'")
+        .servers(&[server(echo)])
+        .start();
     let device = pki.client("device", |_| ());
     let mut held = Vec::new();
     // In its hello; behind its hello; behind all but the last byte of its certificate, signature and Finished.
@@ -300,7 +297,10 @@ fn a_client_that_stops_anywhere_in_the_handshake_is_let_go() {
 #[test]
 fn a_refused_client_that_never_reads_is_let_go() {
     let pki = Pki::new();
-    let gateway = Gateway::start(&pki, "", "", &service(&[server(echo)]));
+    let gateway = Gateway::builder(&pki)
+        .auth("")
+        .servers(&[server(echo)])
+        .start();
     let mut session = connect(&pki, &gateway, Some(&pki.client("stranger", |_| ())));
     session.write_all(&request("a.test:1")).unwrap();
     session.flush().unwrap();
@@ -320,7 +320,7 @@ fn an_ipv6_literal_is_reached_where_it_is_allowed() {
     std::thread::spawn(move || echo(listener.accept().unwrap().0));
     let rest = "[[profile.service]]\nname = '<TCP_ANY>'\nallow = ['::1/128']\n\
                 [[profile.rule]]\nhost = '::1'\nport = '*'\nservice = '<TCP_ANY>'";
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", rest);
+    let gateway = Gateway::builder(&pki).rest(rest).start();
     let device = pki.client("device", |_| ());
     let mut session = common::tunnel(&pki, &gateway, &device, &format!("[::1]:{port}"));
     session.write_all(b"six").unwrap();

@@ -8,13 +8,13 @@ use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use adit::table::{
     DeviceChanges, DeviceEntry, DeviceFormat, DeviceReader, DeviceRegistry, DeviceState,
 };
-use common::{Gateway, Pki, TOKEN, config_with_token, free_port, service, until};
+use common::{Gateway, PATIENCE, Pki, TOKEN, free_port, service, until};
 
 const REGISTRY: &str = "device_registry = 'devices.csv'";
 
@@ -28,8 +28,13 @@ impl Node {
     fn new(registry: &str) -> Self {
         let (pki, admin) = (Pki::new(), free_port());
         let rest = service(&[free_port()]);
-        let text = config_with_token(&pki, admin, "cores = 1", registry, &rest);
-        std::fs::write(pki.path("adit.toml"), text).unwrap();
+        Gateway::builder(&pki)
+            .admin(admin)
+            .token()
+            .engine("cores = 1")
+            .auth(registry)
+            .rest(&rest)
+            .write();
         Node { pki, admin }
     }
 
@@ -42,11 +47,7 @@ impl Node {
     }
 
     fn adit(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_adit"))
-            .args(arguments)
-            .current_dir(self.pki.folder.path())
-            .output()
-            .unwrap()
+        self.pki.adit(arguments)
     }
 
     fn put(&self, device: &str, state: &str) {
@@ -257,7 +258,7 @@ fn a_file_of_two_gigabytes_is_refused_unread() {
         error.contains("devices.csv") && error.contains("2147483648 bytes"),
         "{error}"
     );
-    assert!(start.elapsed() < Duration::from_secs(10));
+    assert!(start.elapsed() < PATIENCE);
 }
 
 /// The last one who says something about a device counts; a block by the admin listener is lifted by it only.

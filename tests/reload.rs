@@ -10,17 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use common::{
-    Gateway, Pki, Session, TOKEN, ask, config_with_token, echo, free_port, request, server,
-    service, session, tunnel, until,
+    Gateway, Pki, Session, TOKEN, World, ask, echo, echoes, free_port, request, server, service,
+    session, tunnel, until,
 };
-
-/// Sends and gets back.
-fn echoes(session: &mut Session, text: &[u8]) {
-    session.write_all(text).unwrap();
-    let mut back = vec![0; text.len()];
-    session.read_exact(&mut back).unwrap();
-    assert_eq!(back, text);
-}
 
 fn generation(gateway: &Gateway) -> f64 {
     gateway.metric("adit_config_generation", "")
@@ -60,26 +52,24 @@ fn tunnel_at(pki: &Pki, address: SocketAddr, device: &adit::certs::Issued) -> Se
 
 #[test]
 fn listeners_come_go_and_move() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
-    let mut old = tunnel(&pki, &gateway, &device, "a.test:1");
-    let first = gateway.address;
+    let world = World::new(|node| node.servers(&[server(echo)]));
+    let mut old = world.tunnel("a.test:1");
+    let first = world.gateway.address;
 
     // The same port on every address: the sockets of both are there at once.
     let wide = format!("https = '0.0.0.0:{}'", first.port());
-    reload(&pki, &gateway, "https = '127.0.0.1:0'", &wide);
-    drop(tunnel_at(&pki, first, &device));
+    reload(&world.pki, &world.gateway, "https = '127.0.0.1:0'", &wide);
+    drop(tunnel_at(&world.pki, first, &world.device));
     let other = SocketAddr::from(([127, 0, 0, 2], first.port()));
-    drop(tunnel_at(&pki, other, &device));
+    drop(tunnel_at(&world.pki, other, &world.device));
 
     let (second, plain) = (free_port(), free_port());
     let both = format!(
         "https = '{second}'\nprotocol = 'both'\nhttp = '{plain}'\ntrusted_proxies = ['127.0.0.1/32']\n\
          health_path = '/health'"
     );
-    reload(&pki, &gateway, &wide, &both);
-    drop(tunnel_at(&pki, second, &device));
+    reload(&world.pki, &world.gateway, &wide, &both);
+    drop(tunnel_at(&world.pki, second, &world.device));
     let mut health = TcpStream::connect(plain).unwrap();
     health
         .write_all(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -92,51 +82,51 @@ fn listeners_come_go_and_move() {
     });
 
     // Both change places, each with the sockets that it has.
-    let text = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
+    let text = std::fs::read_to_string(world.pki.path("adit.toml")).unwrap();
     let swapped = text
         .replace(&second.to_string(), "SECOND")
         .replace(&plain.to_string(), &second.to_string())
         .replace("SECOND", &plain.to_string());
-    reload(&pki, &gateway, &text, &swapped);
+    reload(&world.pki, &world.gateway, &text, &swapped);
     until("TLS at the other address", || {
         let socket = TcpStream::connect(plain).unwrap();
-        ask(&mut session(&pki, socket, &device), &request("a.test:1")).is_ok()
+        ask(&mut world.session(socket), &request("a.test:1")).is_ok()
     });
 
     // What was opened through a listener that is gone lives on.
     echoes(&mut old, b"still here");
-    assert_eq!(failures(&gateway), 0.0);
+    assert_eq!(failures(&world.gateway), 0.0);
 }
 
 #[test]
 fn an_address_that_is_taken_refuses_the_whole_reload() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    let world = World::new(|node| node.servers(&[server(echo)]));
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let free = free_port();
     let listener = format!(
         "https = '{free}'\nprotocol = 'both'\nhttp = '{}'\ntrusted_proxies = ['127.0.0.1/32']",
         taken.local_addr().unwrap()
     );
-    edit(&pki, "https = '127.0.0.1:0'", &listener);
-    edit(&pki, "'*.test'", "'*.other'");
-    gateway.signal("HUP");
-    until("refused", || failures(&gateway) == 1.0);
-    assert_eq!(generation(&gateway), 1.0);
+    edit(&world.pki, "https = '127.0.0.1:0'", &listener);
+    edit(&world.pki, "'*.test'", "'*.other'");
+    world.gateway.signal("HUP");
+    until("refused", || failures(&world.gateway) == 1.0);
+    assert_eq!(generation(&world.gateway), 1.0);
     assert!(is_refused(free), "the first address is open all the same");
-    drop(tunnel(&pki, &gateway, &device, "a.test:1"));
+    drop(world.tunnel("a.test:1"));
     drop(taken);
-    gateway.signal("HUP");
-    until("taken over", || generation(&gateway) == 2.0);
-    until("the old one is closed", || is_refused(gateway.address));
+    world.gateway.signal("HUP");
+    until("taken over", || generation(&world.gateway) == 2.0);
+    until("the old one is closed", || {
+        is_refused(world.gateway.address)
+    });
 }
 
 #[test]
 fn a_connection_that_the_system_has_completed_is_served_though_its_listener_goes() {
     let pki = Arc::new(Pki::new());
     let device = Arc::new(pki.client("device", |_| ()));
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    let gateway = Gateway::builder(&pki).servers(&[server(echo)]).start();
     let mut here = "https = '127.0.0.1:0'".to_owned();
     for _ in 0..5 {
         let address = free_port();
@@ -189,7 +179,11 @@ fn who_waits_in_the_queue_of_a_listener_that_goes_is_served_as_it_was() {
     let https = "https = '127.0.0.1:0'\ntrusted_proxies = ['127.0.0.1/32']";
     let both = format!("protocol = 'both'\n{https}\nhttp = '{plain}'\nhealth_path = '/health'");
     let engine = format!("cores = 1\nmax_unauthenticated = {CROWD}");
-    let gateway = Gateway::behind_with(&pki, &both, &engine, &service(&[server(echo)]));
+    let gateway = Gateway::builder(&pki)
+        .engine(&engine)
+        .listener(&both)
+        .servers(&[server(echo)])
+        .start();
     // Nothing is accepted from either listener while these have just come.
     let silent = |address| TcpStream::connect(address).unwrap();
     let mut crowd: Vec<_> = [gateway.address; CROWD].map(silent).into();
@@ -225,39 +219,38 @@ fn repeated(address: SocketAddr) -> Vec<String> {
 
 #[test]
 fn a_listener_that_is_opened_again_while_it_closes_keeps_nobody_waiting() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    let world = World::new(|node| node.servers(&[server(echo)]));
     let address = free_port();
     let (gone, here) = (
         "https = '127.0.0.1:0'".to_owned(),
         format!("https = '{address}'"),
     );
-    reload(&pki, &gateway, &gone, &here);
+    reload(&world.pki, &world.gateway, &gone, &here);
     for _ in 0..10 {
         let early = TcpStream::connect(address).unwrap();
-        reload(&pki, &gateway, &here, &gone);
-        reload(&pki, &gateway, &gone, &here);
+        reload(&world.pki, &world.gateway, &here, &gone);
+        reload(&world.pki, &world.gateway, &gone, &here);
         let late: Vec<_> = (0..16)
             .map(|_| TcpStream::connect(address).unwrap())
             .collect();
         assert_eq!(repeated(address), [""; 0], "a first segment was dropped");
         for socket in late.into_iter().chain([early]) {
-            let mut session = session(&pki, socket, &device);
+            let mut session = world.session(socket);
             let head = ask(&mut session, &request("a.test:1")).unwrap();
             assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
         }
     }
-    assert_eq!(failures(&gateway), 0.0);
+    assert_eq!(failures(&world.gateway), 0.0);
 }
 
 /// A gateway with a token for changes, and these keys of the engine.
 fn with_token(pki: &Pki, engine: &str) -> Gateway {
-    let admin = free_port();
     let rest = service(&[server(echo)]);
-    let text = config_with_token(pki, admin, engine, "unmanaged = 'allow'", &rest);
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
-    Gateway::run(pki, admin)
+    Gateway::builder(pki)
+        .token()
+        .engine(engine)
+        .rest(&rest)
+        .start()
 }
 
 /// `adit reload`: exit code, standard output and standard error.
@@ -298,34 +291,32 @@ fn ready(gateway: &Gateway) -> serde_json::Value {
 
 #[test]
 fn everything_that_is_wrong_is_told_at_once_and_stays_told() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = with_token(&pki, "watch_files = false");
-    let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
-    assert_eq!(post(&gateway, "wrong").0, 401);
-    assert_eq!(gateway.get("/reload").0, 405);
-    let (status, answer) = post(&gateway, TOKEN);
+    let world = World::around(Pki::new(), |pki| with_token(pki, "watch_files = false"));
+    let mut session = world.tunnel("a.test:1");
+    assert_eq!(post(&world.gateway, "wrong").0, 401);
+    assert_eq!(world.gateway.get("/reload").0, 405);
+    let (status, answer) = post(&world.gateway, TOKEN);
     assert_eq!((status, &answer["generation"]), (200, &2.into()));
-    assert_eq!(ready(&gateway)["refused"], serde_json::Value::Null);
+    assert_eq!(ready(&world.gateway)["refused"], serde_json::Value::Null);
 
     // Three files and two keys that only a restart can change.
-    let key = std::fs::read(pki.path("server.key")).unwrap();
-    let ca = std::fs::read(pki.path("ca.pem")).unwrap();
-    std::fs::write(pki.path("server.key"), "no key").unwrap();
-    std::fs::write(pki.path("ca.pem"), "no certificate").unwrap();
-    std::fs::write(pki.path("devices.csv"), "one\nd,managed\nd2,lost\n").unwrap();
+    let key = std::fs::read(world.pki.path("server.key")).unwrap();
+    let ca = std::fs::read(world.pki.path("ca.pem")).unwrap();
+    std::fs::write(world.pki.path("server.key"), "no key").unwrap();
+    std::fs::write(world.pki.path("ca.pem"), "no certificate").unwrap();
+    std::fs::write(world.pki.path("devices.csv"), "one\nd,managed\nd2,lost\n").unwrap();
     edit(
-        &pki,
+        &world.pki,
         "unmanaged = 'allow'",
         "unmanaged = 'allow'\ndevice_registry = 'devices.csv'",
     );
-    edit(&pki, "format = 'text'", "format = 'json'");
+    edit(&world.pki, "format = 'text'", "format = 'json'");
     edit(
-        &pki,
+        &world.pki,
         "watch_files = false",
         "watch_files = false\ncores = [0]",
     );
-    let (status, answer) = post(&gateway, TOKEN);
+    let (status, answer) = post(&world.gateway, TOKEN);
     assert_eq!(status, 422, "{answer}");
     let text = answer["problems"].to_string();
     for words in [
@@ -338,12 +329,12 @@ fn everything_that_is_wrong_is_told_at_once_and_stays_told() {
     ] {
         assert!(text.contains(words), "{words}: {text}");
     }
-    let refused = ready(&gateway)["refused"].clone();
+    let refused = ready(&world.gateway)["refused"].clone();
     assert_eq!(refused["problems"], answer["problems"]);
     assert!(refused["at"].as_str().unwrap().ends_with('Z'), "{refused}");
-    assert_eq!(gateway.metric("adit_config_refused", ""), 1.0);
-    assert_eq!(failures(&gateway), 1.0);
-    let (code, _, error) = adit_reload(&pki);
+    assert_eq!(world.gateway.metric("adit_config_refused", ""), 1.0);
+    assert_eq!(failures(&world.gateway), 1.0);
+    let (code, _, error) = adit_reload(&world.pki);
     assert_eq!(code, Some(2), "{error}");
     for words in [
         "server.key",
@@ -354,99 +345,110 @@ fn everything_that_is_wrong_is_told_at_once_and_stays_told() {
     ] {
         assert!(error.contains(words), "{words}: {error}");
     }
-    assert_eq!((generation(&gateway), failures(&gateway)), (2.0, 2.0));
+    assert_eq!(
+        (generation(&world.gateway), failures(&world.gateway)),
+        (2.0, 2.0)
+    );
     echoes(&mut session, b"still here");
 
     // A config that is wrong itself is told with its lines.
-    let good = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
-    edit(&pki, "external", "externall");
-    let (status, answer) = post(&gateway, TOKEN);
+    let good = std::fs::read_to_string(world.pki.path("adit.toml")).unwrap();
+    edit(&world.pki, "external", "externall");
+    let (status, answer) = post(&world.gateway, TOKEN);
     assert_eq!(status, 422, "{answer}");
     assert!(answer["problems"][0]["line"].is_u64(), "{answer}");
     assert!(answer["problems"][0]["remedy"].is_string(), "{answer}");
 
     let good = good.replace("format = 'json'", "format = 'text'");
-    std::fs::write(pki.path("adit.toml"), good.replace("\ncores = [0]", "")).unwrap();
-    std::fs::write(pki.path("server.key"), key).unwrap();
-    std::fs::write(pki.path("ca.pem"), ca).unwrap();
-    std::fs::write(pki.path("devices.csv"), "d,managed\n").unwrap();
-    let (code, said, error) = adit_reload(&pki);
+    std::fs::write(
+        world.pki.path("adit.toml"),
+        good.replace("\ncores = [0]", ""),
+    )
+    .unwrap();
+    std::fs::write(world.pki.path("server.key"), key).unwrap();
+    std::fs::write(world.pki.path("ca.pem"), ca).unwrap();
+    std::fs::write(world.pki.path("devices.csv"), "d,managed\n").unwrap();
+    let (code, said, error) = adit_reload(&world.pki);
     assert_eq!(code, Some(0), "{error}");
     assert!(said.contains("generation 3"), "{said}");
-    assert_eq!(ready(&gateway)["refused"], serde_json::Value::Null);
-    assert_eq!(gateway.metric("adit_config_refused", ""), 0.0);
+    assert_eq!(ready(&world.gateway)["refused"], serde_json::Value::Null);
+    assert_eq!(world.gateway.metric("adit_config_refused", ""), 0.0);
 }
 
 #[test]
 fn slow_files_that_change_take_effect_by_themselves() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = with_token(&pki, "");
-    let mut old = tunnel(&pki, &gateway, &device, "a.test:1");
+    let world = World::around(Pki::new(), |pki| with_token(pki, ""));
+    let mut old = world.tunnel("a.test:1");
     let asks = |host: &str| {
-        let socket = TcpStream::connect(gateway.address).unwrap();
-        let mut session = session(&pki, socket, &device);
+        let socket = TcpStream::connect(world.gateway.address).unwrap();
+        let mut session = world.session(socket);
         ask(&mut session, &request(host)).unwrap_or_default()
     };
-    edit(&pki, "'*.test'", "['*.test', '*.other']");
+    edit(&world.pki, "'*.test'", "['*.test', '*.other']");
     // The config has one host a rule: it is refused, and said once.
-    until("refused", || failures(&gateway) == 1.0);
-    assert!(!ready(&gateway)["refused"].is_null());
+    until("refused", || failures(&world.gateway) == 1.0);
+    assert!(!ready(&world.gateway)["refused"].is_null());
     std::thread::sleep(std::time::Duration::from_secs(3));
-    assert_eq!((failures(&gateway), generation(&gateway)), (1.0, 1.0));
-    edit(&pki, "['*.test', '*.other']", "'*'");
-    until("put right", || generation(&gateway) == 2.0);
+    assert_eq!(
+        (failures(&world.gateway), generation(&world.gateway)),
+        (1.0, 1.0)
+    );
+    edit(&world.pki, "['*.test', '*.other']", "'*'");
+    until("put right", || generation(&world.gateway) == 2.0);
     until("in force", || {
         asks("a.other:1").starts_with("HTTP/1.1 200 ")
     });
-    assert!(ready(&gateway)["refused"].is_null());
+    assert!(ready(&world.gateway)["refused"].is_null());
 
     // A file that the config names, and that is not there when it is first read.
-    edit(&pki, "'ca.pem'", "'new/ca.pem'");
-    until("refused", || failures(&gateway) == 2.0);
-    std::fs::create_dir(pki.path("one")).unwrap();
-    std::fs::copy(pki.path("ca.pem"), pki.path("one/ca.pem")).unwrap();
-    symlink("one", pki.path("new")).unwrap();
-    until("it is there", || generation(&gateway) == 3.0);
-    drop(tunnel(&pki, &gateway, &device, "a.test:1"));
+    edit(&world.pki, "'ca.pem'", "'new/ca.pem'");
+    until("refused", || failures(&world.gateway) == 2.0);
+    std::fs::create_dir(world.pki.path("one")).unwrap();
+    std::fs::copy(world.pki.path("ca.pem"), world.pki.path("one/ca.pem")).unwrap();
+    symlink("one", world.pki.path("new")).unwrap();
+    until("it is there", || generation(&world.gateway) == 3.0);
+    drop(world.tunnel("a.test:1"));
 
     // The folder is another one: devices of the old authority are not let in any more, and their tunnels end.
-    std::fs::create_dir(pki.path("two")).unwrap();
+    std::fs::create_dir(world.pki.path("two")).unwrap();
     let other = common::authority("other");
-    other.write(&pki.path("two")).unwrap();
+    other.write(&world.pki.path("two")).unwrap();
     let now = time::OffsetDateTime::now_utc();
     let hour = std::time::Duration::from_secs(3600);
     let crl = common::crl_of(&other, &[], now - hour, now + hour);
-    std::fs::write(pki.path("two/ca.crl"), crl).unwrap();
+    std::fs::write(world.pki.path("two/ca.crl"), crl).unwrap();
     edit(
-        &pki,
+        &world.pki,
         "files = ['ca.crl']",
         "files = ['ca.crl', 'two/ca.crl']",
     );
-    edit(&pki, "['new/ca.pem']", "['new/ca.pem', 'two/ca.pem']");
-    until("both authorities", || generation(&gateway) == 4.0);
+    edit(&world.pki, "['new/ca.pem']", "['new/ca.pem', 'two/ca.pem']");
+    until("both authorities", || generation(&world.gateway) == 4.0);
     echoes(&mut old, b"still here");
     let stranger = common::client_of(&other, "stranger", |_| ());
-    drop(tunnel(&pki, &gateway, &stranger, "a.test:1"));
-    symlink("two", pki.path("next")).unwrap();
+    drop(tunnel(&world.pki, &world.gateway, &stranger, "a.test:1"));
+    symlink("two", world.pki.path("next")).unwrap();
     edit(
-        &pki,
+        &world.pki,
         "files = ['ca.crl', 'two/ca.crl']",
         "files = ['two/ca.crl']",
     );
-    std::fs::rename(pki.path("next"), pki.path("new")).unwrap();
-    until("the other one alone", || generation(&gateway) == 5.0);
+    std::fs::rename(world.pki.path("next"), world.pki.path("new")).unwrap();
+    until("the other one alone", || generation(&world.gateway) == 5.0);
     assert!(old.read(&mut [0]).is_err(), "cut");
-    drop(tunnel(&pki, &gateway, &stranger, "a.test:1"));
+    drop(tunnel(&world.pki, &world.gateway, &stranger, "a.test:1"));
 
     // Switched off, it is read on demand alone.
-    edit(&pki, "[admin]", "watch_files = false\n[admin]");
-    until("switched off", || generation(&gateway) == 6.0);
-    edit(&pki, "watch_files = false", "");
+    edit(&world.pki, "[admin]", "watch_files = false\n[admin]");
+    until("switched off", || generation(&world.gateway) == 6.0);
+    edit(&world.pki, "watch_files = false", "");
     std::thread::sleep(std::time::Duration::from_secs(3));
-    assert_eq!(generation(&gateway), 6.0);
-    gateway.signal("HUP");
-    until("on demand", || generation(&gateway) == 7.0);
+    assert_eq!(generation(&world.gateway), 6.0);
+    world.gateway.signal("HUP");
+    until("on demand", || generation(&world.gateway) == 7.0);
     std::thread::sleep(std::time::Duration::from_secs(3));
-    assert_eq!((generation(&gateway), failures(&gateway)), (7.0, 2.0));
+    assert_eq!(
+        (generation(&world.gateway), failures(&world.gateway)),
+        (7.0, 2.0)
+    );
 }

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use adit::certs::make::Usage;
 use adit::certs::{self, IssueRequest, Issued, Validity};
-use common::{Gateway, Pki, Session, TOKEN, config, echo, free_port, server, tunnel, until};
+use common::gateway::Builder;
+use common::{Gateway, PATIENCE, Pki, Session, TOKEN, echo, free_port, server, tunnel, until};
 
 const RELOADS: u64 = 1000;
 /// After so many the allocator has what it needs.
@@ -50,12 +51,10 @@ impl World {
         let other = certs::issue(&pki.ca, &other).unwrap();
         let (file, key) = (pki.path("other.pem"), pki.path("other.key"));
         other.write(&file, &key).unwrap();
-        pki.secret("token", TOKEN);
         std::fs::write(pki.path("devices.csv"), "some,managed\n").unwrap();
-        let (admin, plain) = (free_port(), free_port());
+        let plain = free_port();
         let servers = [server(echo), server(echo)];
-        std::fs::write(pki.path("adit.toml"), text(admin, plain, &servers, 0)).unwrap();
-        let gateway = Gateway::run(&pki, admin);
+        let gateway = config(&pki, plain, &servers, 0).start();
         Self {
             pki,
             device,
@@ -76,9 +75,8 @@ impl World {
 
     /// Puts the config of this number in its place.
     fn write(&self, number: u64) {
-        let text = text(self.gateway.admin, self.plain, &self.servers, number);
-        std::fs::write(self.pki.path("next.toml"), text).unwrap();
-        std::fs::rename(self.pki.path("next.toml"), self.pki.path("adit.toml")).unwrap();
+        let config = config(&self.pki, self.plain, &self.servers, number);
+        config.admin(self.gateway.admin).write();
     }
 
     fn generation(&self) -> u64 {
@@ -158,8 +156,7 @@ impl World {
         while !self.is_done() {
             match TcpStream::connect(self.plain) {
                 Ok(mut stream) => {
-                    let wait = Some(Duration::from_secs(10));
-                    stream.set_read_timeout(wait).unwrap();
+                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
                     let request = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
                     stream.write_all(request).unwrap();
                     let mut head = [0; 9];
@@ -187,7 +184,12 @@ impl World {
 }
 
 /// The config of this number: services, rules, limits, the certificate and a listener differ from that of the last.
-fn text(admin: SocketAddr, plain: SocketAddr, servers: &[SocketAddr; 2], number: u64) -> String {
+fn config<'p>(
+    pki: &'p Pki,
+    plain: SocketAddr,
+    servers: &[SocketAddr; 2],
+    number: u64,
+) -> Builder<'p> {
     let odd = |bit: u64| number >> bit & 1 == 1;
     let [first, second] = servers;
     let more = if odd(0) {
@@ -212,22 +214,18 @@ fn text(admin: SocketAddr, plain: SocketAddr, servers: &[SocketAddr; 2], number:
     rest += "[[profile.rule]]\nhost = '*.test'\nport = '*'\nservice = 'echo'\n";
     let engine = format!("max_tunnels_per_device = {}", 5000 + number);
     let auth = "unmanaged = 'allow'\ndevice_registry = 'devices.csv'";
-    let text = config(admin, &engine, auth, &rest);
-    let listen = format!("listen = '{admin}'");
-    let text = text.replace(&listen, &format!("{listen}\ntoken_file = 'token'"));
+    let node = Gateway::builder(pki).token().engine(&engine).auth(auth);
     let listener = match number / 3 % 2 {
         0 => "trusted_proxies = ['127.0.0.1/32']".to_owned(),
         _ => format!(
             "trusted_proxies = ['127.0.0.1/32']\nprotocol = 'both'\nhttp = '{plain}'\nhealth_path = '/health'"
         ),
     };
-    let https = "https = '127.0.0.1:0'";
-    let text = text.replace(https, &format!("{https}\n{listener}"));
+    let node = node.rest(&rest);
+    let node = node.listener(&format!("https = '127.0.0.1:0'\n{listener}"));
     match odd(2) {
-        true => text
-            .replace("'server.pem'", "'other.pem'")
-            .replace("'server.key'", "'other.key'"),
-        false => text,
+        true => node.certificate(Some("primary = 'other.pem'\nkey = 'other.key'")),
+        false => node,
     }
 }
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use adit::certs::Issued;
 use adit::observe::TunnelInfo;
+use common::gateway::Builder;
 use common::{
-    Gateway, Pki, Session, ask, config, echo, free_port, request, server, service, session_of,
-    speaking, until,
+    Gateway, Pki, Session, World, ask, echo, request, server, session_of, speaking, until,
 };
 use rustls::client::{Resumption, Tls12Resumption};
 use rustls::pki_types::ServerName;
@@ -24,14 +24,12 @@ const TLS13: &SupportedProtocolVersion = &version::TLS13;
 
 /// A gateway whose config file has a name of its own, so that several share the folder of `pki`.
 fn node(pki: &Pki, name: &str, engine: &str, tls: &str) -> Gateway {
-    let admin = free_port();
-    let rest = format!("{}\n[profile.tls]\n{tls}", service(&[server(echo)]));
-    let text = config(admin, engine, "unmanaged = 'allow'", &rest);
-    let text = text.replace("'state'", &format!("'state of {name}'"));
-    std::fs::write(pki.path(name), text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-    command.args(["run", "--config"]).arg(pki.path(name));
-    Gateway::spawn(command, admin)
+    config(pki, name, tls).engine(engine).start()
+}
+
+fn config<'p>(pki: &'p Pki, name: &'p str, tls: &str) -> Builder<'p> {
+    let node = Gateway::builder(pki).file(name).servers(&[server(echo)]);
+    node.rest(&format!("[profile.tls]\n{tls}"))
 }
 
 /// A client that keeps its sessions for the next connection; without tickets in TLS 1.2 if `by_id`.
@@ -86,28 +84,28 @@ fn a_session_is_resumed_on_another_core_with_its_full_record() {
         ("cache-1.3", "resumption = 'cache'", TLS13, false),
         ("cache-1.2", "resumption = 'cache'", TLS12, true),
     ] {
-        let pki = Pki::new();
-        let device = pki.client("device", |_| ());
-        let gateway = node(&pki, "adit.toml", "cores = [0, 1]", tls);
-        let client = client(&pki, &device, version, by_id);
+        let world = World::around(Pki::new(), |pki| {
+            node(pki, "adit.toml", "cores = [0, 1]", tls)
+        });
+        let client = client(&world.pki, &world.device, version, by_id);
         let (mut sessions, mut cores) = (Vec::new(), Vec::new());
         let (mut moved, mut tries) = (0, 0);
         while moved < 2 {
             assert!(tries < 60, "{name}: all on one core");
-            let (session, resumed) = open(&client, &gateway);
+            let (session, resumed) = open(&client, &world.gateway);
             assert_eq!(resumed, tries > 0, "{name}: connection {tries}");
-            let core = core_of(&gateway, &session);
+            let core = core_of(&world.gateway, &session);
             moved += usize::from(cores.last().is_some_and(|last| *last != core));
             cores.push(core);
             sessions.push(session);
             tries += 1;
         }
         let starts = || {
-            let audit = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+            let audit = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
             audit.matches("tunnel-start").count()
         };
         until("recorded", || starts() >= tries);
-        let audit = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+        let audit = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
         let known: Vec<_> = audit
             .lines()
             .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
@@ -126,12 +124,10 @@ fn a_session_is_resumed_on_another_core_with_its_full_record() {
 
 #[test]
 fn tickets_of_tls13_come_with_the_answer_to_a_request_that_is_there() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = node(&pki, "adit.toml", "", "");
-    let client = client(&pki, &device, TLS13, false);
+    let world = World::around(Pki::new(), |pki| node(pki, "adit.toml", "", ""));
+    let client = client(&world.pki, &world.device, TLS13, false);
     let connected = || {
-        let socket = TcpStream::connect(gateway.address).unwrap();
+        let socket = TcpStream::connect(world.gateway.address).unwrap();
         let mut session = session_of(client.clone(), socket);
         session.conn.write_tls(&mut session.sock).unwrap();
         while session.conn.is_handshaking() {
@@ -161,21 +157,19 @@ fn tickets_of_tls13_come_with_the_answer_to_a_request_that_is_there() {
     assert!(session.conn.handshake_kind() == Some(HandshakeKind::Resumed));
     assert!(session.conn.read_tls(&mut session.sock).unwrap() > 0);
     session.conn.process_new_packets().unwrap();
-    assert!(is_resumed(&client, &gateway) && is_resumed(&client, &gateway));
+    assert!(is_resumed(&client, &world.gateway) && is_resumed(&client, &world.gateway));
 }
 
 #[test]
 fn a_revoked_device_does_not_resume() {
     for tls in ["", "resumption = 'cache'"] {
         for (version, by_id) in [(TLS12, true), (TLS13, false)] {
-            let pki = Pki::new();
-            let device = pki.client("device", |_| ());
-            let gateway = node(&pki, "adit.toml", "", tls);
-            let client = client(&pki, &device, version, by_id);
-            assert!(!is_resumed(&client, &gateway) && is_resumed(&client, &gateway));
-            pki.write_crl(&[&device]);
-            gateway.reload();
-            let socket = TcpStream::connect(gateway.address).unwrap();
+            let world = World::around(Pki::new(), |pki| node(pki, "adit.toml", "", tls));
+            let client = client(&world.pki, &world.device, version, by_id);
+            assert!(!is_resumed(&client, &world.gateway) && is_resumed(&client, &world.gateway));
+            world.pki.write_crl(&[&world.device]);
+            world.gateway.reload();
+            let socket = TcpStream::connect(world.gateway.address).unwrap();
             let name = ServerName::try_from("localhost").unwrap();
             let connection = ClientConnection::new(client, name).unwrap();
             let mut session = StreamOwned::new(connection, socket);
@@ -186,7 +180,9 @@ fn a_revoked_device_does_not_resume() {
             );
             let kind = session.conn.handshake_kind();
             assert_eq!(kind, Some(HandshakeKind::Resumed), "revoked before that");
-            until("recorded", || gateway.ended("certificate-revoked") == 1.0);
+            until("recorded", || {
+                world.gateway.ended("certificate-revoked") == 1.0
+            });
         }
     }
 }
@@ -198,23 +194,27 @@ fn a_reload_ends_sessions_only_with_their_group_certificates() {
         ("", TLS12, true),
         ("resumption = 'cache'", TLS13, false),
     ] {
-        let pki = Pki::new();
-        let device = pki.client("device", |_| ());
-        let gateway = node(&pki, "adit.toml", "", tls);
-        let client = client(&pki, &device, version, by_id);
-        assert!(!is_resumed(&client, &gateway) && is_resumed(&client, &gateway));
-        gateway.reload();
-        assert!(is_resumed(&client, &gateway), "{tls}: nothing has changed");
+        let world = World::around(Pki::new(), |pki| node(pki, "adit.toml", "", tls));
+        let client = client(&world.pki, &world.device, version, by_id);
+        assert!(!is_resumed(&client, &world.gateway) && is_resumed(&client, &world.gateway));
+        world.gateway.reload();
+        assert!(
+            is_resumed(&client, &world.gateway),
+            "{tls}: nothing has changed"
+        );
         let other = common::authority("other");
         let both = format!(
             "{}{}",
-            std::fs::read_to_string(pki.path("ca.pem")).unwrap(),
+            std::fs::read_to_string(world.pki.path("ca.pem")).unwrap(),
             pem_of(&other)
         );
-        std::fs::write(pki.path("ca.pem"), both).unwrap();
-        gateway.reload();
-        assert!(!is_resumed(&client, &gateway), "{tls}: another group");
-        assert!(is_resumed(&client, &gateway), "{tls}: its new session");
+        std::fs::write(world.pki.path("ca.pem"), both).unwrap();
+        world.gateway.reload();
+        assert!(!is_resumed(&client, &world.gateway), "{tls}: another group");
+        assert!(
+            is_resumed(&client, &world.gateway),
+            "{tls}: its new session"
+        );
     }
 }
 
@@ -257,16 +257,8 @@ fn nodes_with_one_key_file_resume_each_other_s_sessions() {
     let mut pem = std::fs::read_to_string(pki.path("ca.pem")).unwrap();
     pem.push_str(&pem_of(&common::authority("other")));
     std::fs::write(pki.path("both.pem"), pem).unwrap();
-    let text = std::fs::read_to_string(pki.path("2.toml")).unwrap();
-    let admin = free_port();
-    let text = text
-        .replace("'ca.pem'", "'both.pem'")
-        .replace("'state of 2.toml'", "'state of 4.toml'")
-        .replace(&two.admin.to_string(), &admin.to_string());
-    std::fs::write(pki.path("4.toml"), text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-    command.args(["run", "--config"]).arg(pki.path("4.toml"));
-    let foreign = Gateway::spawn(command, admin);
+    let foreign = config(&pki, "4.toml", keys).replace("'ca.pem'", "'both.pem'");
+    let foreign = foreign.start();
     let client = client(&pki, &device, TLS13, false);
     assert!(!is_resumed(&client, &one));
     assert!(!is_resumed(&client, &foreign));
@@ -319,16 +311,7 @@ fn bad_key_files_stop_the_start_and_are_named() {
     use std::os::unix::fs::PermissionsExt;
     let pki = Pki::new();
     ticket_keys(&pki, &["make", "tickets.key"]);
-    let text = config(
-        free_port(),
-        "",
-        "",
-        &format!(
-            "{}\n[profile.tls]\nticket_keys = 'tickets.key'",
-            service(&[server(echo)])
-        ),
-    );
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    config(&pki, "adit.toml", "ticket_keys = 'tickets.key'").write();
     let check = || {
         let output = Command::new(env!("CARGO_BIN_EXE_adit"))
             .arg("check")

@@ -2,8 +2,7 @@
 
 use crate::common;
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,9 +10,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use adit::certs::make::Usage;
 use adit::certs::self_signed::self_signed_for;
 use adit::certs::{self, IssueRequest, Issued, KeyType, Validity};
+use common::gateway::Builder;
 use common::{
-    Gateway, Pki, Session, ask, config, echo, free_port, request, s_client_says, server, service,
-    session_of, until,
+    Gateway, Pki, Session, World, ask, echo, echoes, request, s_client_says, server, session_of,
+    until,
 };
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::CertificateDer;
@@ -42,25 +42,17 @@ fn issue(pki: &Pki, name: &str, to: u64, change: impl FnOnce(&mut IssueRequest))
 }
 
 /// The config with these lines for the server certificate, or without the table.
-fn write_config(pki: &Pki, admin: SocketAddr, lines: Option<&str>) {
-    let text = config(admin, "", "unmanaged = 'allow'", &service(&[server(echo)]));
-    let before = "[profile.server_certificate]\nprimary = 'server.pem'\nkey = 'server.key'\n";
-    assert!(text.contains(before));
-    let after = lines.map(|lines| format!("[profile.server_certificate]\n{lines}\n"));
-    let text = text.replace(before, &after.unwrap_or_default());
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
+fn config<'p>(pki: &'p Pki, lines: Option<&str>) -> Builder<'p> {
+    let node = Gateway::builder(pki).servers(&[server(echo)]);
+    node.certificate(lines)
 }
 
 fn start(pki: &Pki, lines: Option<&str>) -> Gateway {
-    let admin = free_port();
-    write_config(pki, admin, lines);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-    command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-    Gateway::spawn(command, admin)
+    config(pki, lines).start()
 }
 
 fn check(pki: &Pki, lines: &str) -> Output {
-    write_config(pki, free_port(), Some(lines));
+    config(pki, Some(lines)).write();
     let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
     let command = command
         .args(["check", "--config"])
@@ -99,13 +91,6 @@ fn is_resumed(session: &Session) -> bool {
     session.conn.handshake_kind() == Some(HandshakeKind::Resumed)
 }
 
-fn echoes(session: &mut Session) {
-    session.write_all(b"alive").unwrap();
-    let mut back = [0; 5];
-    session.read_exact(&mut back).unwrap();
-    assert_eq!(&back, b"alive");
-}
-
 fn served(gateway: &Gateway, role: &str) -> f64 {
     gateway.metric("adit_certificate_served", &format!("role=\"{role}\""))
 }
@@ -135,67 +120,77 @@ fn cross(
 #[test]
 fn the_secondary_takes_over_from_an_expired_primary_under_an_open_tunnel() {
     let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     let end = now() + 7;
     let primary = issue(&pki, "first", end, |_| ());
     let secondary = issue(&pki, "second", end + 100_000, |_| ());
     let lines = "primary = 'first.pem'\nkey = 'first.key'\nsecondary = 'second.pem'\n\
                  secondary_key = 'second.key'";
-    let gateway = start(&pki, Some(lines));
-    let client = client(&[pki.ca.certificate()], &device);
-    let mut tunnel = open(&client, &gateway);
+    let world = World::around(pki, |pki| start(pki, Some(lines)));
+    let client = client(&[world.pki.ca.certificate()], &world.device);
+    let mut tunnel = open(&client, &world.gateway);
     assert_eq!(shown(&tunnel), primary.chain[0]);
-    assert!(is_resumed(&open(&client, &gateway)));
+    assert!(is_resumed(&open(&client, &world.gateway)));
     assert_eq!(
-        (served(&gateway, "primary"), served(&gateway, "secondary")),
+        (
+            served(&world.gateway, "primary"),
+            served(&world.gateway, "secondary")
+        ),
         (1.0, 0.0)
     );
     let expiry = |role: &str| {
         let labels = format!("role=\"{role}\"");
-        gateway.metric("adit_certificate_expiry_timestamp_seconds", &labels)
+        world
+            .gateway
+            .metric("adit_certificate_expiry_timestamp_seconds", &labels)
     };
     assert_eq!(expiry("primary"), end as f64);
     assert_eq!(expiry("secondary"), (end + 100_000) as f64);
     assert!(now() < end, "the machine is too slow for this test");
 
     let chains = (&primary.chain[0], &secondary.chain[0]);
-    cross(&gateway, &client, chains, end);
-    echoes(&mut tunnel);
-    let session = open(&client, &gateway);
+    cross(&world.gateway, &client, chains, end);
+    echoes(&mut tunnel, b"alive");
+    let session = open(&client, &world.gateway);
     assert!(is_resumed(&session), "begun under the second");
     assert_eq!(
-        (served(&gateway, "primary"), served(&gateway, "secondary")),
+        (
+            served(&world.gateway, "primary"),
+            served(&world.gateway, "secondary")
+        ),
         (0.0, 1.0)
     );
     until("the takeover is counted", || {
-        gateway.metric("adit_certificate_takeovers_total", "") == 1.0
+        world.gateway.metric("adit_certificate_takeovers_total", "") == 1.0
     });
-    let left = gateway.metric("adit_certificate_days_left", "role=\"primary\"");
+    let left = world
+        .gateway
+        .metric("adit_certificate_days_left", "role=\"primary\"");
     assert!(left <= 0.0, "{left}");
-    let (status, body) = gateway.get("/readyz");
+    let (status, body) = world.gateway.get("/readyz");
     assert_eq!(status, 200, "{body}");
     let body: serde_json::Value = serde_json::from_str(&body).unwrap();
     let states: Vec<_> = body["certificates"].as_array().unwrap().iter().collect();
     assert_eq!(states[0]["state"], "expired");
     assert_eq!(states[1]["served"], true);
-    assert_eq!(gateway.metric("adit_config_generation", ""), 1.0);
+    assert_eq!(world.gateway.metric("adit_config_generation", ""), 1.0);
 }
 
 #[test]
 fn a_node_whose_last_certificate_has_expired_is_not_ready() {
     let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     let end = now() + 4;
     issue(&pki, "first", end, |_| ());
-    let gateway = start(&pki, Some("primary = 'first.pem'\nkey = 'first.key'"));
-    let client = client(&[pki.ca.certificate()], &device);
-    let mut tunnel = open(&client, &gateway);
-    until("it is not ready", || gateway.get("/readyz").0 == 503);
+    let world = World::around(pki, |pki| {
+        start(pki, Some("primary = 'first.pem'\nkey = 'first.key'"))
+    });
+    let client = client(&[world.pki.ca.certificate()], &world.device);
+    let mut tunnel = open(&client, &world.gateway);
+    until("it is not ready", || world.gateway.get("/readyz").0 == 503);
     assert!(now() >= end);
-    let (_, body) = gateway.get("/readyz");
+    let (_, body) = world.gateway.get("/readyz");
     assert!(body.contains("the server certificate has expired and there is no other"));
     assert!(body.contains("first.pem"), "{body}");
-    echoes(&mut tunnel);
+    echoes(&mut tunnel, b"alive");
 }
 
 #[test]
@@ -251,38 +246,43 @@ fn a_start_needs_one_certificate_of_the_two_that_has_not_expired() {
 #[test]
 fn a_reload_takes_other_certificates_and_refuses_bad_ones_whole() {
     let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     let [first, second] =
         ["first", "second"].map(|name| issue(&pki, name, now() + 100_000, |_| ()));
     issue(&pki, "old", now() - 60, |_| ());
-    let admin = free_port();
     let lines = "primary = 'first.pem'\nkey = 'first.key'";
-    write_config(&pki, admin, Some(lines));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-    command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-    let gateway = Gateway::spawn(command, admin);
-    let client = client(&[pki.ca.certificate()], &device);
-    let mut tunnel = open(&client, &gateway);
+    let world = World::around(pki, |pki| start(pki, Some(lines)));
+    let client = client(&[world.pki.ca.certificate()], &world.device);
+    let mut tunnel = open(&client, &world.gateway);
     assert_eq!(shown(&tunnel), first.chain[0]);
     // The key of another.
     let bad = format!("{lines}\nsecondary = 'second.pem'\nsecondary_key = 'first.key'");
-    write_config(&pki, admin, Some(&bad));
-    gateway.signal("HUP");
+    config(&world.pki, Some(&bad))
+        .admin(world.gateway.admin)
+        .write();
+    world.gateway.signal("HUP");
     until("refused", || {
-        gateway.metric("adit_config_reload_failures_total", "") == 1.0
+        world
+            .gateway
+            .metric("adit_config_reload_failures_total", "")
+            == 1.0
     });
-    assert_eq!(shown(&open(&client, &gateway)), first.chain[0]);
+    assert_eq!(shown(&open(&client, &world.gateway)), first.chain[0]);
     let good = "primary = 'old.pem'\nkey = 'old.key'\nsecondary = 'second.pem'\nsecondary_key = 'second.key'";
-    write_config(&pki, admin, Some(good));
-    gateway.reload();
+    config(&world.pki, Some(good))
+        .admin(world.gateway.admin)
+        .write();
+    world.gateway.reload();
     // The first is still valid, so sessions that began under it go on; who has none is shown the secondary.
-    assert!(is_resumed(&open(&client, &gateway)));
-    let other = self::client(&[pki.ca.certificate()], &device);
+    assert!(is_resumed(&open(&client, &world.gateway)));
+    let other = self::client(&[world.pki.ca.certificate()], &world.device);
     until("the secondary is shown", || {
-        shown(&open(&other, &gateway)) == second.chain[0]
+        shown(&open(&other, &world.gateway)) == second.chain[0]
     });
-    echoes(&mut tunnel);
-    assert_eq!(gateway.metric("adit_certificate_takeovers_total", ""), 0.0);
+    echoes(&mut tunnel, b"alive");
+    assert_eq!(
+        world.gateway.metric("adit_certificate_takeovers_total", ""),
+        0.0
+    );
 }
 
 #[test]
@@ -352,12 +352,12 @@ fn a_self_signed_certificate_has_its_successor_in_time() {
     assert_eq!(served(&gateway, "self-signed"), 1.0);
     assert!(now() < end, "the machine is too slow for this test");
     cross(&gateway, &client, (&first.chain[0], &next), end);
-    echoes(&mut tunnel);
+    echoes(&mut tunnel, b"alive");
     until("its files have the names of the first", || {
         read("server-self-signed.pem") == next && served(&gateway, "self-signed") == 1.0
     });
     assert!(!state.join("server-self-signed-next.pem").exists());
-    echoes(&mut tunnel);
+    echoes(&mut tunnel, b"alive");
     let takeovers = gateway.metric("adit_certificate_takeovers_total", "");
     assert_eq!(takeovers, 1.0, "its new place is no takeover");
     drop(gateway);

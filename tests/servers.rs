@@ -4,18 +4,15 @@ use crate::common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Deref;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use adit::certs::Issued;
 use adit::observe::ServerInfo;
-use common::{
-    Gateway, Pki, Session, TOKEN, ask, config, config_with_token, connect, echo, free_port,
-    request, tunnel, until,
-};
+use common::{Gateway, Pki, Session, TOKEN, World, echo, echoes, until};
 
 /// A server that echoes, and can be stopped and started again on its port.
 struct Server {
@@ -89,42 +86,27 @@ fn service(servers: &str, more: &str) -> String {
 }
 
 /// A running gateway, a device, and a token for changes.
-struct Node {
-    pki: Pki,
-    device: Issued,
-    gateway: Gateway,
+struct Node(World);
+
+impl Deref for Node {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.0
+    }
 }
 
 impl Node {
     fn start(engine: &str, service: &str) -> Self {
-        let pki = Pki::new();
-        let device = pki.client("device", |_| ());
-        let admin = free_port();
-        let text = config_with_token(&pki, admin, engine, "unmanaged = 'allow'", service);
-        std::fs::write(pki.path("adit.toml"), text).unwrap();
-        let gateway = Gateway::run(&pki, admin);
-        Self {
-            pki,
-            device,
-            gateway,
-        }
+        Self(World::new(|node| node.token().engine(engine).rest(service)))
     }
 
     /// Kills the gateway and starts it again.
     fn restart(&mut self) {
         self.gateway.signal("KILL");
-        self.gateway.child.wait().unwrap();
-        self.gateway = Gateway::run(&self.pki, self.gateway.admin);
-    }
-
-    fn tunnel(&self) -> Session {
-        tunnel(&self.pki, &self.gateway, &self.device, "a.test:1")
-    }
-
-    /// The head of the answer to a request.
-    fn answer(&self) -> String {
-        let mut session = connect(&self.pki, &self.gateway, Some(&self.device));
-        ask(&mut session, &request("a.test:1")).unwrap()
+        let world = &mut self.0;
+        world.gateway.child.wait().unwrap();
+        world.gateway = Gateway::run(&world.pki, world.gateway.admin);
     }
 
     fn servers(&self) -> Vec<ServerInfo> {
@@ -154,13 +136,6 @@ impl Node {
     }
 }
 
-fn echoes(session: &mut Session) {
-    session.write_all(b"here").unwrap();
-    let mut back = [0; 4];
-    session.read_exact(&mut back).unwrap();
-    assert_eq!(&back, b"here");
-}
-
 #[test]
 fn tunnels_are_spread_by_weight() {
     let servers = [Server::start(), Server::start()];
@@ -169,8 +144,8 @@ fn tunnels_are_spread_by_weight() {
         servers[0].address, servers[1].address
     );
     let node = Node::start("cores = [0]", &service(&list, ""));
-    let mut open: Vec<Session> = (0..100).map(|_| node.tunnel()).collect();
-    echoes(&mut open[99]);
+    let mut open: Vec<Session> = (0..100).map(|_| node.tunnel("a.test:1")).collect();
+    echoes(&mut open[99], b"here");
     servers[0].has_accepted(75);
     servers[1].has_accepted(25);
     let tunnels: Vec<u64> = node.servers().iter().map(|info| info.tunnels).collect();
@@ -199,7 +174,7 @@ fn the_server_with_the_fewest_tunnels_is_next_whichever_core_asks() {
         "cores = [0, 1]",
         &service(&list, "balance = 'least-tunnels'"),
     );
-    let open: Vec<Session> = (0..20).map(|_| node.tunnel()).collect();
+    let open: Vec<Session> = (0..20).map(|_| node.tunnel("a.test:1")).collect();
     servers[0].has_accepted(10);
     servers[1].has_accepted(10);
     let (_, listed) = node.gateway.get("/tunnels");
@@ -220,7 +195,7 @@ fn the_server_with_the_fewest_tunnels_is_next_whichever_core_asks() {
     until("they have ended", || {
         node.server(servers[1].address).tunnels == 0
     });
-    let more: Vec<Session> = (0..10).map(|_| node.tunnel()).collect();
+    let more: Vec<Session> = (0..10).map(|_| node.tunnel("a.test:1")).collect();
     servers[0].has_accepted(10);
     servers[1].has_accepted(20);
     drop((kept, more));
@@ -236,7 +211,7 @@ fn a_dead_server_is_found_by_its_failures_and_comes_back_by_one_tunnel() {
     let address = bad.end();
     // No app notices: each tunnel gets the other server.
     for _ in 0..6 {
-        echoes(&mut node.tunnel());
+        echoes(&mut node.tunnel("a.test:1"), b"here");
     }
     let info = node.server(address);
     assert_ne!(info.state, "up");
@@ -249,12 +224,12 @@ fn a_dead_server_is_found_by_its_failures_and_comes_back_by_one_tunnel() {
     );
     let back = Server::at(address);
     until("a tunnel finds it alive again", || {
-        echoes(&mut node.tunnel());
+        echoes(&mut node.tunnel("a.test:1"), b"here");
         node.state(address) == "up"
     });
     assert!(back.accepted() >= 1);
     let before = node.server(address).connects;
-    let open: Vec<Session> = (0..10).map(|_| node.tunnel()).collect();
+    let open: Vec<Session> = (0..10).map(|_| node.tunnel("a.test:1")).collect();
     // It has its share again; what it was owed when it died makes a difference of one.
     let share = node.server(address).connects - before;
     assert!((4..=6).contains(&share), "{share}");
@@ -279,7 +254,7 @@ fn checks_find_a_dead_server_and_its_return_without_a_tunnel() {
     assert_eq!(info.connect_failures, 0, "no tunnel was needed");
     let back = Server::at(address);
     until("checks find it alive", || node.state(address) == "up");
-    let open: Vec<Session> = (0..4).map(|_| node.tunnel()).collect();
+    let open: Vec<Session> = (0..4).map(|_| node.tunnel("a.test:1")).collect();
     assert_eq!(node.server(address).tunnels, 2);
     assert!(
         node.gateway
@@ -296,20 +271,20 @@ fn where_no_server_is_alive_all_are_tried_or_none() {
         |more: &str| format!("[profile.service.health]\nfailures = 1\ndead_time = '60s'\n{more}");
     let node = Node::start("", &service(&format!("'{gone}'"), &health("")));
     for _ in 0..3 {
-        let answer = node.answer();
+        let answer = node.answer("a.test:1");
         assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
     }
     assert_eq!(node.gateway.ended("server-refused"), 3.0);
     // The moment it is there it is used, whatever was thought of it.
     let back = Server::at(gone);
-    echoes(&mut node.tunnel());
+    echoes(&mut node.tunnel("a.test:1"), b"here");
     assert_eq!(node.state(gone), "up");
     back.end();
 
     let refuse = health("when_none_alive = 'refuse'");
     let node = Node::start("", &service(&format!("'{gone}'"), &refuse));
-    assert!(node.answer().starts_with("HTTP/1.1 502 "));
-    let answer = node.answer();
+    assert!(node.answer("a.test:1").starts_with("HTTP/1.1 502 "));
+    let answer = node.answer("a.test:1");
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
     assert!(answer.contains("error=destination_unavailable"), "{answer}");
     assert_eq!(node.gateway.ended("no-server"), 1.0);
@@ -321,12 +296,12 @@ fn an_operator_drains_a_server_and_brings_it_back() {
     let list = format!("'{}', '{}'", servers[0].address, servers[1].address);
     let node = Node::start("cores = [0]", &service(&list, ""));
     let address = servers[0].address.to_string();
-    let mut open: Vec<Session> = (0..4).map(|_| node.tunnel()).collect();
+    let mut open: Vec<Session> = (0..4).map(|_| node.tunnel("a.test:1")).collect();
     let (done, text) = node.command(&["drain", "echo", &address]);
     assert!(done && text.contains("\"drained\""), "{text}");
-    open.extend((0..6).map(|_| node.tunnel()));
+    open.extend((0..6).map(|_| node.tunnel("a.test:1")));
     assert_eq!(node.server(servers[0].address).connects, 2, "no new tunnel");
-    open.iter_mut().for_each(echoes);
+    open.iter_mut().for_each(|session| echoes(session, b"here"));
     assert_eq!(
         node.server(servers[0].address).tunnels,
         2,
@@ -347,7 +322,7 @@ fn an_operator_drains_a_server_and_brings_it_back() {
 
     let (done, text) = node.command(&["restore", "echo", &address]);
     assert!(done && text.contains("\"up\""), "{text}");
-    open.extend((0..6).map(|_| node.tunnel()));
+    open.extend((0..6).map(|_| node.tunnel("a.test:1")));
     assert_eq!(node.server(servers[0].address).connects - 2, 4);
     let (done, text) = node.command(&["list", "--service", "echo"]);
     assert!(done && text.matches("\"service\"").count() == 2, "{text}");
@@ -364,7 +339,7 @@ fn a_drain_outlives_a_restart_and_is_written_down_first() {
     assert!(node.command(&["drain", "echo", &address]).0);
     node.restart();
     assert_eq!(node.state(servers[0].address), "drained");
-    let open: Vec<Session> = (0..4).map(|_| node.tunnel()).collect();
+    let open: Vec<Session> = (0..4).map(|_| node.tunnel("a.test:1")).collect();
     servers[1].has_accepted(4);
     assert_eq!(servers[0].accepted(), 0);
     drop(open);
@@ -422,11 +397,11 @@ fn a_drain_needs_the_token() {
     }
     assert_eq!(put(&token, drained), "200");
     // The only server takes no tunnels.
-    let answer = node.answer();
+    let answer = node.answer("a.test:1");
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
     assert_eq!(node.gateway.ended("no-server"), 1.0);
     assert_eq!(put(&token, "{\"state\": \"up\"}"), "200");
-    echoes(&mut node.tunnel());
+    echoes(&mut node.tunnel("a.test:1"), b"here");
 }
 
 #[test]
@@ -436,39 +411,30 @@ fn a_name_leads_to_whichever_of_its_families_answers() {
     let port = six.address.port();
     let hosts = "127.0.0.1 both.internal\n::1 both.internal\n";
     let node = node_with_hosts(hosts, &service(&format!("'both.internal:{port}'"), ""));
-    echoes(&mut node.tunnel());
+    echoes(&mut node.tunnel("a.test:1"), b"here");
     assert_eq!(six.accepted(), 1);
     six.end();
     let four = Server::at(SocketAddr::from(([127, 0, 0, 1], port)));
-    echoes(&mut node.tunnel());
+    echoes(&mut node.tunnel("a.test:1"), b"here");
     assert_eq!(four.accepted(), 1);
     assert!(node.gateway.metric("adit_dial_retries_total", "") >= 1.0);
 }
 
 /// A gateway in a mount namespace of its own whose /etc/hosts has these lines.
 fn node_with_hosts(hosts: &str, service: &str) -> Node {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let admin = free_port();
-    std::fs::write(
-        pki.path("adit.toml"),
-        config(admin, "cores = [0]", "unmanaged = 'allow'", service),
-    )
-    .unwrap();
-    std::fs::write(pki.path("hosts"), hosts).unwrap();
-    let script = "mount --bind \"$1\" /etc/hosts && exec \"$2\" run --config \"$3\"";
-    let mut command = Command::new("unshare");
-    command
-        .args(["--mount", "sh", "-c", script, "sh"])
-        .arg(pki.path("hosts"))
-        .arg(env!("CARGO_BIN_EXE_adit"))
-        .arg(pki.path("adit.toml"));
-    let gateway = Gateway::spawn(command, admin);
-    Node {
-        pki,
-        device,
-        gateway,
-    }
+    Node(World::around(Pki::new(), |pki| {
+        let node = Gateway::builder(pki).engine("cores = [0]").rest(service);
+        let admin = node.write();
+        std::fs::write(pki.path("hosts"), hosts).unwrap();
+        let script = "mount --bind \"$1\" /etc/hosts && exec \"$2\" run --config \"$3\"";
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", script, "sh"])
+            .arg(pki.path("hosts"))
+            .arg(env!("CARGO_BIN_EXE_adit"))
+            .arg(pki.path("adit.toml"));
+        Gateway::spawn(command, admin)
+    }))
 }
 
 /// A namespace of its own, in which the name's IPv6 address swallows packets: the IPv4 address is tried a quarter of a
@@ -487,14 +453,12 @@ fn an_address_that_swallows_packets_costs_a_quarter_of_a_second() {
         --proxy https://localhost:8443 --write-out '\\n%{time_total}' http://a.test/hello";
     let pki = Pki::new();
     pki.client("device", |_| ());
-    let text = config(
-        "127.0.0.1:9901".parse().unwrap(),
-        "cores = [0]\nconnect_timeout = '5s'",
-        "unmanaged = 'allow'",
-        &service("'both.internal:8080'", ""),
-    );
-    let text = text.replace("127.0.0.1:0", "127.0.0.1:8443");
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    Gateway::builder(&pki)
+        .admin("127.0.0.1:9901".parse().unwrap())
+        .engine("cores = [0]\nconnect_timeout = '5s'")
+        .rest(&service("'both.internal:8080'", ""))
+        .replace("127.0.0.1:0", "127.0.0.1:8443")
+        .write();
     let hosts = "127.0.0.1 localhost\n2001:db8::2 both.internal\n127.0.0.1 both.internal\n";
     std::fs::write(pki.path("hosts"), hosts).unwrap();
     let namespaces = ["--net", "--mount", "--pid", "--fork", "--kill-child"];

@@ -6,14 +6,13 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use adit::certs::make::Usage;
 use adit::certs::{self, IssueRequest, Issued, Validity};
 use adit::proxy_protocol::Header;
 use common::{
-    Gateway, Pki, Session, ask, client_config, connect, echo, free_port, request, server, service,
-    until,
+    Gateway, PATIENCE, Pki, Session, World, ask, client_config, echo, free_port, request, server,
+    service, until,
 };
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned, version};
@@ -65,20 +64,17 @@ fn start(pki: &Pki, listener: &str) -> Gateway {
     general
         .write(&pki.path("server.pem"), &pki.path("server.key"))
         .unwrap();
-    Gateway::behind(
-        pki,
-        listener,
-        "10s",
-        &names(saying("git "), saying("wild ")),
-    )
+    Gateway::builder(pki)
+        .listener(listener)
+        .rest(&names(saying("git "), saying("wild ")))
+        .start()
 }
 
 const DIRECT: &str = "https = '127.0.0.1:0'";
 
 fn named(config: &Arc<ClientConfig>, gateway: &Gateway, name: &str) -> Session {
     let socket = TcpStream::connect(gateway.address).unwrap();
-    let wait = Some(Duration::from_secs(10));
-    socket.set_read_timeout(wait).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let name = ServerName::try_from(name.to_owned()).unwrap();
     StreamOwned::new(ClientConnection::new(config.clone(), name).unwrap(), socket)
 }
@@ -95,21 +91,19 @@ fn identity(pki: &Pki, device: &Issued) -> Arc<ClientConfig> {
 
 #[test]
 fn a_session_of_that_name_is_the_tunnel() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = start(&pki, DIRECT);
-    let config = identity(&pki, &device);
+    let world = World::around(Pki::new(), |pki| start(pki, DIRECT));
+    let config = identity(&world.pki, &world.device);
     for (name, word, service) in [
         ("git.test", "git ", "git"),
         ("GIT.test", "git ", "git"),
         ("x.wild.test", "wild ", "wild"),
     ] {
-        let mut session = named(&config, &gateway, name);
+        let mut session = named(&config, &world.gateway, name);
         // The first bytes may be the server's: nothing is asked.
         hears(&mut session, word);
         session.write_all(b"there and back").unwrap();
         hears(&mut session, "there and back");
-        let tunnels = gateway.get("/tunnels").1;
+        let tunnels = world.gateway.get("/tunnels").1;
         assert!(
             tunnels.contains(&format!("\"service\":\"{service}\"")),
             "{tunnels}"
@@ -118,62 +112,64 @@ fn a_session_of_that_name_is_the_tunnel() {
         session.conn.send_close_notify();
         session.flush().unwrap();
         assert_eq!(session.read(&mut [0]).unwrap(), 0);
-        gateway.lists_none();
+        world.gateway.lists_none();
     }
-    until("closed", || gateway.ended("closed") == 3.0);
-    let audit = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+    until("closed", || world.gateway.ended("closed") == 3.0);
+    let audit = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
     assert!(audit.contains("git.test:8443"), "{audit}");
     // Other names, and none, are for requests.
-    let mut by_request = connect(&pki, &gateway, Some(&device));
+    let mut by_request = world.connect();
     let told = ask(&mut by_request, &request("a.test:1")).unwrap();
     assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
 }
 
 #[test]
 fn protocols_are_those_of_the_service() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = start(&pki, DIRECT);
+    let world = World::around(Pki::new(), |pki| start(pki, DIRECT));
     for (name, offered, agreed) in [
         ("git.test", &["h2", "http/1.1", "git/2"][..], Some("git/2")),
         ("git.test", &["http/1.1"], Some("http/1.1")),
         ("git.test", &[], None),
         ("x.wild.test", &["h2", "anything"], None),
     ] {
-        let mut config = (*identity(&pki, &device)).clone();
+        let mut config = (*identity(&world.pki, &world.device)).clone();
         config.alpn_protocols = offered
             .iter()
             .map(|name| name.as_bytes().to_vec())
             .collect();
-        let mut session = named(&Arc::new(config), &gateway, name);
+        let mut session = named(&Arc::new(config), &world.gateway, name);
         session.read_exact(&mut [0; 4]).unwrap();
         let agreed = agreed.map(str::as_bytes);
         assert_eq!(session.conn.alpn_protocol(), agreed, "{name} {offered:?}");
     }
-    let mut config = (*identity(&pki, &device)).clone();
+    let mut config = (*identity(&world.pki, &world.device)).clone();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let error = named(&Arc::new(config), &gateway, "git.test")
+    let error = named(&Arc::new(config), &world.gateway, "git.test")
         .read(&mut [0])
         .unwrap_err();
     assert!(
         error.to_string().contains("NoApplicationProtocol"),
         "{error}"
     );
-    until("refused", || gateway.ended("tls-protocol") == 1.0);
+    until("refused", || world.gateway.ended("tls-protocol") == 1.0);
 }
 
 #[test]
 fn refusals_are_alerts() {
     let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     let other_app = pki.client("other", |r| r.app = Some("chess".into()));
     let revoked = pki.client("revoked", |_| ());
     pki.write_crl(&[&revoked]);
-    let gateway = start(&pki, DIRECT);
+    let world = World::around(pki, |pki| start(pki, DIRECT));
     for (who, name, words, reason) in [
         (&other_app, "git.test", "AccessDenied", "no-rule"),
-        (&device, "unruled.test", "AccessDenied", "no-rule"),
-        (&device, "dead.test", "InternalError", "server-refused"),
+        (&world.device, "unruled.test", "AccessDenied", "no-rule"),
+        (
+            &world.device,
+            "dead.test",
+            "InternalError",
+            "server-refused",
+        ),
         (
             &revoked,
             "git.test",
@@ -181,14 +177,14 @@ fn refusals_are_alerts() {
             "certificate-revoked",
         ),
     ] {
-        let before = gateway.ended(reason);
-        let mut session = named(&identity(&pki, who), &gateway, name);
+        let before = world.gateway.ended(reason);
+        let mut session = named(&identity(&world.pki, who), &world.gateway, name);
         let error = session.read(&mut [0]).unwrap_err();
         assert!(error.to_string().contains(words), "{name}: {error}");
-        until(reason, || gateway.ended(reason) == before + 1.0);
+        until(reason, || world.gateway.ended(reason) == before + 1.0);
     }
-    let nobody = client_config(&pki.path("ca.pem"), None);
-    let error = named(&nobody, &gateway, "git.test")
+    let nobody = client_config(&world.pki.path("ca.pem"), None);
+    let error = named(&nobody, &world.gateway, "git.test")
         .read(&mut [0])
         .unwrap_err();
     assert!(error.to_string().contains("CertificateRequired"), "{error}");
@@ -196,8 +192,6 @@ fn refusals_are_alerts() {
 
 #[test]
 fn a_rule_that_leads_elsewhere_does_not_take_the_session_along() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     let rest = format!(
         "[[profile.service]]\nname = 'git'\nservers = ['{}']\nsni = ['git.test']\n{}\n\
          [[profile.rule]]\nhost = 'git.test'\nport = '*'\nservice = 'git'",
@@ -205,15 +199,15 @@ fn a_rule_that_leads_elsewhere_does_not_take_the_session_along() {
         service(&[saying("echo ")])
     );
     // The rule of `echo` is for *.test, and comes first.
-    let gateway = Gateway::behind(&pki, DIRECT, "10s", &rest);
-    let mut config = (*identity(&pki, &device)).clone();
+    let world = World::new(|node| node.listener(DIRECT).rest(&rest));
+    let mut config = (*identity(&world.pki, &world.device)).clone();
     config
         .dangerous()
-        .set_certificate_verifier(Arc::new(AnyName(identity(&pki, &device))));
-    let mut session = named(&Arc::new(config), &gateway, "git.test");
+        .set_certificate_verifier(Arc::new(AnyName(identity(&world.pki, &world.device))));
+    let mut session = named(&Arc::new(config), &world.gateway, "git.test");
     let error = session.read(&mut [0]).unwrap_err();
     assert!(error.to_string().contains("AccessDenied"), "{error}");
-    gateway.has_ended("no-rule", 1.0);
+    world.gateway.has_ended("no-rule", 1.0);
 }
 
 /// Takes any server certificate: the test is about what comes behind it.
@@ -306,30 +300,28 @@ fn a_session_is_resumed_under_its_own_name_alone() {
 
 #[test]
 fn a_ticket_of_a_request_session_opens_no_service_by_name() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = start(&pki, DIRECT);
+    let world = World::around(Pki::new(), |pki| start(pki, DIRECT));
     for protocol in [&version::TLS12, &version::TLS13] {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let base = identity(&pki, &device);
+        let base = identity(&world.pki, &world.device);
         let config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[protocol])
             .unwrap()
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyName(base)))
-            .with_client_auth_cert(device.chain.clone(), device.key.clone_key())
+            .with_client_auth_cert(world.device.chain.clone(), world.device.key.clone_key())
             .unwrap();
         // A store that gives out the last session whatever the name is.
         let mut config = config;
         config.resumption = rustls::client::Resumption::store(Arc::new(AnySession::default()));
         let config = Arc::new(config);
-        let mut first = named(&config, &gateway, "localhost");
+        let mut first = named(&config, &world.gateway, "localhost");
         let told = ask(&mut first, &request("a.test:1")).unwrap();
         assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
-        let mut again = named(&config, &gateway, "localhost");
+        let mut again = named(&config, &world.gateway, "localhost");
         ask(&mut again, &request("a.test:1")).unwrap();
         assert_eq!(again.conn.handshake_kind(), Some(HandshakeKind::Resumed));
-        let mut other = named(&config, &gateway, "git.test");
+        let mut other = named(&config, &world.gateway, "git.test");
         hears(&mut other, "git ");
         assert_eq!(other.conn.handshake_kind(), Some(HandshakeKind::Full));
     }
@@ -388,17 +380,19 @@ impl rustls::client::ClientSessionStore for AnySession {
 
 #[test]
 fn behind_a_proxy_header_and_by_a_hello_in_pieces() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     let listener =
         "https = '127.0.0.1:0'\nproxy_protocol = 'required'\ntrusted_proxies = ['127.0.0.1']";
-    let gateway = start(&pki, listener);
+    let world = World::around(Pki::new(), |pki| start(pki, listener));
     let header = Header::of(
         "192.0.2.7:9".parse().unwrap(),
         "192.0.2.1:443".parse().unwrap(),
     );
     for size in [1, 10_000] {
-        let mut session = named(&identity(&pki, &device), &gateway, "git.test");
+        let mut session = named(
+            &identity(&world.pki, &world.device),
+            &world.gateway,
+            "git.test",
+        );
         let mut first = header.write_v2(true).unwrap();
         session.conn.write_tls(&mut first).unwrap();
         session.sock.set_nodelay(true).unwrap();
@@ -406,7 +400,7 @@ fn behind_a_proxy_header_and_by_a_hello_in_pieces() {
             session.sock.write_all(piece).unwrap();
         }
         hears(&mut session, "git ");
-        gateway.lists_peer("192.0.2.7:9");
+        world.gateway.lists_peer("192.0.2.7:9");
     }
 }
 
@@ -418,7 +412,11 @@ fn a_hello_that_never_ends_is_over_in_time_and_a_bare_check_is_counted_alone() {
         free_port(),
         service(&[server(echo)])
     );
-    let gateway = Gateway::behind(&pki, DIRECT, "500ms", &rest);
+    let gateway = Gateway::builder(&pki)
+        .engine("handshake_timeout = '500ms'")
+        .listener(DIRECT)
+        .rest(&rest)
+        .start();
     drop(TcpStream::connect(gateway.address).unwrap());
     until("unused", || gateway.ended("unused") == 1.0);
     let mut slow = TcpStream::connect(gateway.address).unwrap();

@@ -6,22 +6,13 @@ use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 
-use common::{Gateway, Pki, config, echo, free_port, server, service, tunnel, until};
+use common::{Gateway, Pki, World, echo, free_port, server, service, until};
 
 /// What a process says that is started on the same state folder, with addresses of its own, and ends at once.
 fn second(pki: &Pki) -> String {
-    let text = config(
-        free_port(),
-        "",
-        "unmanaged = 'allow'",
-        &service(&[free_port()]),
-    );
+    let text = Gateway::builder(pki).servers(&[free_port()]).text();
     std::fs::write(pki.path("second.toml"), text).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_adit"))
-        .args(["run", "--config", "second.toml"])
-        .current_dir(pki.folder.path())
-        .output()
-        .unwrap();
+    let output = pki.adit(["run", "--config", "second.toml"]);
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{error}");
     error
@@ -54,7 +45,7 @@ impl Drop for Process {
 #[test]
 fn a_second_process_is_refused_and_a_killed_one_leaves_nothing() {
     let pki = Pki::new();
-    let start = || Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    let start = || Gateway::builder(&pki).servers(&[server(echo)]).start();
     let mut gateway = start();
     let error = second(&pki);
     assert!(names(&error, gateway.child.id()), "{error}");
@@ -68,12 +59,10 @@ fn a_second_process_is_refused_and_a_killed_one_leaves_nothing() {
 
 #[test]
 fn an_upgrade_hands_the_lock_over_without_a_gap() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let mut gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
-    let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
-    let first = gateway.child.id();
-    gateway.signal("USR2");
+    let mut world = World::new(|node| node.servers(&[server(echo)]));
+    let mut session = world.tunnel("a.test:1");
+    let first = world.gateway.child.id();
+    world.gateway.signal("USR2");
     let mut successor = None;
     until("a new process", || {
         successor = child_of(first).map(Process);
@@ -82,7 +71,7 @@ fn an_upgrade_hands_the_lock_over_without_a_gap() {
     let successor = successor.unwrap();
     // At each moment somebody has it, at last the new one.
     until("the new process has it", || {
-        let error = second(&pki);
+        let error = second(&world.pki);
         assert!(
             names(&error, first) || names(&error, successor.0),
             "{error}"
@@ -92,20 +81,14 @@ fn an_upgrade_hands_the_lock_over_without_a_gap() {
     session.conn.send_close_notify();
     session.flush().unwrap();
     drop(session);
-    gateway.child.wait().unwrap();
-    let error = second(&pki);
+    world.gateway.child.wait().unwrap();
+    let error = second(&world.pki);
     assert!(names(&error, successor.0), "{error}");
 }
 
 /// Starts a node in a mount namespace of its own, after these commands have made its state folder.
 fn start_on(pki: &Pki, mount: &str) -> (Option<i32>, String) {
-    let text = config(
-        free_port(),
-        "",
-        "unmanaged = 'allow'",
-        &service(&[free_port()]),
-    );
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    Gateway::builder(pki).servers(&[free_port()]).write();
     let _ = std::fs::create_dir(pki.path("state"));
     let script = format!("set -e; {mount}; exec \"$0\" run");
     let Output { status, stderr, .. } = Command::new("timeout")
@@ -182,7 +165,7 @@ fn what_a_killed_import_leaves_is_removed_and_what_another_process_writes_is_not
     std::fs::remove_file(&under_way).unwrap();
     let left = killed(&pki);
     let rest = service(&[server(echo)]);
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &rest);
+    let gateway = Gateway::builder(&pki).rest(&rest).start();
     assert!(!left.exists());
     drop(gateway);
 }

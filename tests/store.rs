@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use adit::certs::{self, Issued, KeyType, make};
 use common::{
-    Gateway, Pki, Session, ask, authority, client_of, config, connect, echo, free_port, request,
-    server, service, tunnel, until,
+    Gateway, Pki, Session, World, ask, authority, client_of, connect, echo, free_port, request,
+    server, tunnel, until,
 };
 use serde_json::Value;
 use store::{ADIT, done, pkcs12, refused, run, stored, stored_config};
@@ -23,16 +23,13 @@ fn goes_through(pki: &Pki, gateway: &Gateway, device: &Issued) {
 
 #[test]
 fn what_is_imported_serves_and_is_not_deleted_under_the_profile() {
-    let (pki, admin) = (Pki::new(), free_port());
+    let pki = Pki::new();
     pkcs12(&pki, "front.p12", "server");
     let of = ["crl2pkcs7", "-nocrl", "-certfile", "ca.pem"];
     pki.openssl(&[&of[..], &["-outform", "DER", "-out", "fleet.p7b"]].concat());
     // The config names certificates that are not there yet: it is wrong, and the import is made with it all the same.
-    fs::write(
-        pki.path("adit.toml"),
-        stored_config(admin, "['store:fleet']", &service(&[server(echo)])),
-    )
-    .unwrap();
+    let node = stored_config(&pki, "['store:fleet']").servers(&[server(echo)]);
+    let admin = node.write();
     let check = run(&pki, ADIT, &["check", "--config", "adit.toml"]);
     let told = String::from_utf8(check.stderr).unwrap();
     assert_eq!(check.status.code(), Some(2));
@@ -48,11 +45,10 @@ fn what_is_imported_serves_and_is_not_deleted_under_the_profile() {
         "{said}"
     );
     done(&pki, "import fleet.p7b --as group");
-    let device = pki.client("device", |_| ());
-    let gateway = Gateway::run(&pki, admin);
-    goes_through(&pki, &gateway, &device);
+    let world = World::around(pki, |pki| Gateway::run(pki, admin));
+    goes_through(&world.pki, &world.gateway, &world.device);
 
-    let listed = done(&pki, "list --json");
+    let listed = done(&world.pki, "list --json");
     let listed: Value = serde_json::from_str(&listed).unwrap();
     let listed = listed["certificates"].as_array().unwrap();
     assert_eq!(listed.len(), 2);
@@ -62,50 +58,53 @@ fn what_is_imported_serves_and_is_not_deleted_under_the_profile() {
     );
     assert_eq!(listed[0]["names"], serde_json::json!(["localhost"]));
     assert_eq!(listed[1]["used_by"], serde_json::json!(["default"]));
-    let table = done(&pki, "list");
+    let table = done(&world.pki, "list");
     assert!(
         table.contains("front") && table.contains("used by default"),
         "{table}"
     );
-    assert!(done(&pki, "show front --as server").contains("CN=localhost"));
+    assert!(done(&world.pki, "show front --as server").contains("CN=localhost"));
     refused(
-        &pki,
+        &world.pki,
         "show other --as server",
         1,
         "no server certificate other in the store",
     );
 
     refused(
-        &pki,
+        &world.pki,
         "delete fleet --as group",
         1,
         "the profile default names it",
     );
     refused(
-        &pki,
+        &world.pki,
         "delete front --as server",
         1,
         "the profile default names it",
     );
-    assert!(stored(&pki, "server", "front").exists() && stored(&pki, "group", "fleet").exists());
+    assert!(
+        stored(&world.pki, "server", "front").exists()
+            && stored(&world.pki, "group", "fleet").exists()
+    );
     // The same name as another kind is another certificate.
     refused(
-        &pki,
+        &world.pki,
         "delete front --as group",
         1,
         "no group certificate front in the store",
     );
-    done(&pki, "import ca.pem --as group --name spare");
-    done(&pki, "delete spare --as group");
-    assert!(!stored(&pki, "group", "spare").exists());
+    done(&world.pki, "import ca.pem --as group --name spare");
+    done(&world.pki, "delete spare --as group");
+    assert!(!stored(&world.pki, "group", "spare").exists());
 }
 
 #[test]
 fn a_renewal_takes_the_place_only_where_that_is_said_and_is_served_after_a_reload() {
-    let (pki, admin) = (Pki::new(), free_port());
+    let pki = Pki::new();
     pkcs12(&pki, "front.p12", "server");
-    let text = stored_config(admin, "['ca.pem']", &service(&[server(echo)]));
-    fs::write(pki.path("adit.toml"), text).unwrap();
+    let node = stored_config(&pki, "['ca.pem']").servers(&[server(echo)]);
+    let admin = node.write();
     done(&pki, "import front.p12 --as server --password-file pass");
     let gateway = Gateway::run(&pki, admin);
     let device = pki.client("device", |_| ());
@@ -167,10 +166,10 @@ fn group_certificates_come_and_go_while_tunnels_are_open() {
         &pki,
         "import ca.pem --as group --name first --state-dir state",
     );
-    let rest = service(&[server(echo)]);
+    let backend = server(echo);
     let write = |group: &str, crls: &str| {
-        let text = stored_config(admin, group, &rest).replace("['ca.crl']", crls);
-        fs::write(pki.path("adit.toml"), text).unwrap();
+        let node = stored_config(&pki, group).admin(admin).servers(&[backend]);
+        node.replace("['ca.crl']", crls).write();
     };
     write("['store:first']", "['ca.crl']");
     let gateway = Gateway::run(&pki, admin);
@@ -213,8 +212,10 @@ fn group_certificates_come_and_go_while_tunnels_are_open() {
 #[test]
 fn certificates_are_exported_to_be_pinned_and_roots_to_be_trusted() {
     let pki = Pki::new();
-    let text = config(free_port(), "", "", &service(&[free_port()]));
-    fs::write(pki.path("adit.toml"), &text).unwrap();
+    Gateway::builder(&pki)
+        .auth("")
+        .servers(&[free_port()])
+        .write();
     pkcs12(&pki, "front.p12", "server");
     done(&pki, "import front.p12 --as server --password-file pass");
     done(&pki, "import ca.pem --as group --name fleet");
@@ -290,26 +291,23 @@ fn certificates_are_exported_to_be_pinned_and_roots_to_be_trusted() {
 
 #[test]
 fn the_self_signed_certificate_is_exported_for_devices() {
-    let (pki, admin) = (Pki::new(), free_port());
-    let text = config(admin, "", "unmanaged = 'allow'", &service(&[server(echo)]));
-    let own = "[profile.server_certificate]\nprimary = 'server.pem'\nkey = 'server.key'\n";
-    assert!(text.contains(own));
-    fs::write(pki.path("adit.toml"), text.replace(own, "")).unwrap();
+    let pki = Pki::new();
+    let node = Gateway::builder(&pki).servers(&[server(echo)]);
+    let admin = node.certificate(None).write();
     refused(&pki, "export --self-signed", 1, "server-self-signed.pem");
-    let device = pki.client("device", |_| ());
-    let gateway = Gateway::run(&pki, admin);
-    done(&pki, "export --self-signed --format der -o root.der");
-    fs::remove_file(pki.path("ca.pem")).unwrap();
+    let world = World::around(pki, |pki| Gateway::run(pki, admin));
+    done(&world.pki, "export --self-signed --format der -o root.der");
+    fs::remove_file(world.pki.path("ca.pem")).unwrap();
     // A device that trusts what was exported gets through.
-    fs::copy(pki.path("root.der"), pki.path("ca.pem")).unwrap();
-    goes_through(&pki, &gateway, &device);
-    let profile = done(&pki, "export --self-signed --format mobileconfig");
+    fs::copy(world.pki.path("root.der"), world.pki.path("ca.pem")).unwrap();
+    goes_through(&world.pki, &world.gateway, &world.device);
+    let profile = done(&world.pki, "export --self-signed --format mobileconfig");
     let profile = plist::Value::from_reader_xml(profile.as_bytes()).unwrap();
     let payloads = &profile.as_dictionary().unwrap()["PayloadContent"];
     let root = &payloads.as_array().unwrap()[0].as_dictionary().unwrap()["PayloadContent"];
     assert_eq!(
         root.as_data().unwrap(),
-        fs::read(pki.path("root.der")).unwrap()
+        fs::read(world.pki.path("root.der")).unwrap()
     );
 }
 
@@ -317,7 +315,9 @@ fn the_self_signed_certificate_is_exported_for_devices() {
 fn what_a_stored_profile_names_is_not_deleted_whether_it_is_assigned_or_not() {
     let pki = Pki::new();
     let node = format!("state_dir = 'state'\n[admin]\nlisten = '{}'\n", free_port());
-    let profile = stored_config(free_port(), "['store:fleet']", &service(&[free_port()]));
+    let profile = stored_config(&pki, "['store:fleet']")
+        .servers(&[free_port()])
+        .text();
     let profile = &profile[profile.find("[profile]").unwrap()..];
     let profile = profile.replacen("[profile]", "[profile]\nname = 'corp'", 1);
     fs::write(pki.path("adit.toml"), node).unwrap();

@@ -4,26 +4,24 @@ use crate::common;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::process::Command;
 
 use adit::certs::make::{Usage, to_pem};
 use adit::certs::{self, IssueRequest, Issued, Validity};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use common::gateway::Builder;
 use common::{
-    Gateway, Pki, TOKEN, ask, authority, client_of, config_with_token, connect, echo, free_port,
-    request, server, service, tunnel, until,
+    Gateway, Pki, TOKEN, ask, authority, client_of, connect, echo, request, server, tunnel, until,
 };
 use serde_json::{Value, json};
 
 /// The config with a token, and these group certificates and server certificate.
-fn write_config(pki: &Pki, admin: SocketAddr, group: &str, certificate: &str) {
-    let rest = service(&[server(echo)]);
-    let text = config_with_token(pki, admin, "", "unmanaged = 'allow'", &rest)
-        .replace("['ca.pem']", group)
-        .replace("primary = 'server.pem'\nkey = 'server.key'", certificate);
-    fs::write(pki.path("adit.toml"), text).unwrap();
+fn config<'p>(pki: &'p Pki, group: &str, certificate: &str) -> Builder<'p> {
+    let node = Gateway::builder(pki).token().servers(&[server(echo)]);
+    node.replace("['ca.pem']", group)
+        .certificate(Some(certificate))
 }
 
 const FILES: &str = "primary = 'server.pem'\nkey = 'server.key'";
@@ -93,9 +91,8 @@ fn renewed(pki: &Pki) -> (Issued, Vec<u8>) {
 
 #[test]
 fn certificates_are_looked_at_imported_listed_exported_and_deleted() {
-    let (pki, admin) = (Pki::new(), free_port());
-    write_config(&pki, admin, "['ca.pem']", FILES);
-    let gateway = Gateway::run(&pki, admin);
+    let pki = Pki::new();
+    let gateway = config(&pki, "['ca.pem']", FILES).start();
     assert_eq!(
         call(&gateway, "GET", "/certificates", &Value::Null),
         (200, json!({"certificates": []}))
@@ -185,8 +182,8 @@ fn certificates_are_looked_at_imported_listed_exported_and_deleted() {
 
 #[test]
 fn what_cannot_be_imported_is_told_with_findings_and_never_with_its_password() {
-    let (pki, admin) = (Pki::new(), free_port());
-    write_config(&pki, admin, "['ca.pem']", FILES);
+    let pki = Pki::new();
+    let admin = config(&pki, "['ca.pem']", FILES).write();
     pki.pkcs12("server.p12", "server", "hunter2", &[]);
     // What the node logs is looked at, too.
     let mut command = Command::new("bash");
@@ -298,17 +295,11 @@ fn what_cannot_be_imported_is_told_with_findings_and_never_with_its_password() {
 
 #[test]
 fn what_the_profile_names_is_served_at_once_and_is_not_deleted() {
-    let (pki, admin) = (Pki::new(), free_port());
-    write_config(&pki, admin, "['store:fleet']", "primary = 'store:front'");
-    let text = fs::read_to_string(pki.path("adit.toml")).unwrap();
-    let text = text.replace("files = ['ca.crl']", "enabled = false");
-    fs::write(pki.path("adit.toml"), text).unwrap();
+    let pki = Pki::new();
+    let node = config(&pki, "['store:fleet']", "primary = 'store:front'").without_crls();
+    let admin = node.write();
     let import = |file: &str, kind: &str, name: &str| {
-        let done = Command::new(env!("CARGO_BIN_EXE_adit"))
-            .args(["certs", "import", file, "--as", kind, "--name", name])
-            .current_dir(pki.folder.path())
-            .output()
-            .unwrap();
+        let done = pki.adit(["certs", "import", file, "--as", kind, "--name", name]);
         assert!(
             done.status.success(),
             "{}",
@@ -369,8 +360,8 @@ fn what_the_profile_names_is_served_at_once_and_is_not_deleted() {
 
 #[test]
 fn an_import_that_the_node_refuses_is_taken_back() {
-    let (pki, admin) = (Pki::new(), free_port());
-    write_config(&pki, admin, "['ca.pem']", "primary = 'store:front'");
+    let pki = Pki::new();
+    let admin = config(&pki, "['ca.pem']", "primary = 'store:front'").write();
     let (first, file) = renewed(&pki);
     fs::create_dir_all(pki.path("state/certificates/server")).unwrap();
     fs::write(pki.path("state/certificates/server/front.pem"), &file).unwrap();

@@ -7,9 +7,9 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use common::{Pki, authority, config, free_port, service};
+use common::{Gateway, PATIENCE, Pki, authority, free_port};
 use serde_json::Value;
 use store::{ADIT, certs, done, pkcs12, refused, run, stored};
 
@@ -47,7 +47,10 @@ fn findings_are_printed_and_decide() {
             .contains("other.test")
     );
     // The host of the config, where there is one.
-    let text = config(free_port(), "", "", &service(&[free_port()]));
+    let text = Gateway::builder(&pki)
+        .auth("")
+        .servers(&[free_port()])
+        .text();
     fs::write(
         pki.path("adit.toml"),
         text.replace("localhost:8443", "third.test:443"),
@@ -145,7 +148,7 @@ fn files_that_are_no_certificates_are_refused_at_once() {
     fs::write(pki.path("slow.p12"), bytes).unwrap();
     let import = "import slow.p12 --as server --state-dir state --password-file pass";
     refused(&pki, import, 1, "1000000000 iterations");
-    assert!(start.elapsed() < Duration::from_secs(20));
+    assert!(start.elapsed() < PATIENCE);
     assert_eq!(fs::read_dir(pki.path("state")).unwrap().count(), 0);
 }
 

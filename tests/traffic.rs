@@ -10,19 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use adit::certs::Issued;
-use common::{Gateway, Pki, Session, ask, connect, echo, request, server, service, tunnel, until};
+use common::{
+    Gateway, Pki, Session, World, ask, connect, echo, request, server, service, tunnel, until,
+};
 
-const ALLOW: &str = "unmanaged = 'allow'";
-
-fn start(engine: &str, server: std::net::SocketAddr, limits: &str) -> (Pki, Issued, Gateway) {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
+fn start(engine: &str, server: std::net::SocketAddr, limits: &str) -> World {
     let text = service(&[server]).replace(
         "[[profile.rule]]",
         &format!("[profile.service.limits]\n{limits}\n[[profile.rule]]"),
     );
-    let gateway = Gateway::start(&pki, engine, ALLOW, &text);
-    (pki, device, gateway)
+    World::new(|node| node.engine(engine).rest(&text))
 }
 
 /// The answer to one more request, whose session is closed.
@@ -44,30 +41,24 @@ fn is_refused(head: &str, words: &str) {
 
 #[test]
 fn a_service_has_a_tunnel_limit_that_a_reload_changes() {
-    let (pki, device, gateway) = start("", server(echo), "tunnels = 2");
-    let open = || tunnel(&pki, &gateway, &device, "a.test:1");
+    let world = start("", server(echo), "tunnels = 2");
+    let open = || world.tunnel("a.test:1");
     let (first, _second) = (open(), open());
-    is_refused(
-        &answer(&pki, &gateway, &device),
-        "service is at its tunnel limit",
-    );
-    until("counted", || gateway.ended("service-limit") == 1.0);
+    is_refused(&world.answer("a.test:1"), "service is at its tunnel limit");
+    until("counted", || world.gateway.ended("service-limit") == 1.0);
     // What was open before the reload still counts.
-    let text = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
+    let text = std::fs::read_to_string(world.pki.path("adit.toml")).unwrap();
     std::fs::write(
-        pki.path("adit.toml"),
+        world.pki.path("adit.toml"),
         text.replace("tunnels = 2", "tunnels = 3"),
     )
     .unwrap();
-    gateway.reload();
+    world.gateway.reload();
     let _third = open();
-    is_refused(
-        &answer(&pki, &gateway, &device),
-        "service is at its tunnel limit",
-    );
+    is_refused(&world.answer("a.test:1"), "service is at its tunnel limit");
     drop(first);
     until("a tunnel ends", || {
-        gateway.ended("client-truncated") + gateway.ended("client-reset") == 1.0
+        world.gateway.ended("client-truncated") + world.gateway.ended("client-reset") == 1.0
     });
     let _fourth = open();
 }
@@ -81,7 +72,7 @@ fn an_app_has_limits_of_its_own() {
         "[[profile.app_limits]]\napp = 'mail'\ntunnels = 1\n{}",
         service(&[server(echo)])
     );
-    let gateway = Gateway::start(&pki, "", ALLOW, &rest);
+    let gateway = Gateway::builder(&pki).rest(&rest).start();
     let _open = tunnel(&pki, &gateway, &mail, "a.test:1");
     is_refused(&answer(&pki, &gateway, &mail), "app is at its tunnel limit");
     let _others: Vec<_> = (0..3)
@@ -94,9 +85,9 @@ fn an_app_has_limits_of_its_own() {
 fn new_tunnels_a_second_are_a_burst_and_a_rate() {
     // One in a second, three at once: however slow this test is, no more than these get in.
     let limits = "new_tunnels_per_second = 1\nnew_tunnels_burst = 3";
-    let (pki, device, gateway) = start("", server(echo), limits);
+    let world = start("", server(echo), limits);
     let begin = Instant::now();
-    let answers: Vec<String> = (0..20).map(|_| answer(&pki, &gateway, &device)).collect();
+    let answers: Vec<String> = (0..20).map(|_| world.answer("a.test:1")).collect();
     let most = 3 + begin.elapsed().as_secs() as usize + 1;
     let open = answers
         .iter()
@@ -110,10 +101,10 @@ fn new_tunnels_a_second_are_a_burst_and_a_rate() {
         is_refused(head, "too many new tunnels to the service");
     }
     until("counted", || {
-        gateway.ended("service-rate") == (20 - open) as f64
+        world.gateway.ended("service-rate") == (20 - open) as f64
     });
     until("a token comes back", || {
-        answer(&pki, &gateway, &device).starts_with("HTTP/1.1 200 ")
+        world.answer("a.test:1").starts_with("HTTP/1.1 200 ")
     });
 }
 
@@ -140,7 +131,7 @@ fn bytes_a_second_hold_over_all_tunnels_and_directions_are_apart() {
         });
         flood(stream);
     });
-    let (pki, device, gateway) = start(
+    let world = start(
         "",
         both,
         "bytes_per_second = '2 MiB'\nbytes_burst = '64 KiB'",
@@ -148,9 +139,7 @@ fn bytes_a_second_hold_over_all_tunnels_and_directions_are_apart() {
     let begin = Instant::now();
     let down = Arc::new(AtomicU64::new(0));
     let stop = begin + Duration::from_secs(4);
-    let tunnels: Vec<Session> = (0..4)
-        .map(|_| tunnel(&pki, &gateway, &device, "a.test:1"))
-        .collect();
+    let tunnels: Vec<Session> = (0..4).map(|_| world.tunnel("a.test:1")).collect();
     std::thread::scope(|scope| {
         for mut session in tunnels {
             let down = down.clone();
@@ -176,35 +165,37 @@ fn bytes_a_second_hold_over_all_tunnels_and_directions_are_apart() {
     // Far below what flows without a limit, and still a stream: a quarter of the rate on the slowest machine.
     assert!(down >= RATE, "{down} down in {seconds} s");
     assert!(up >= RATE / 4, "{up} up in {seconds} s");
-    assert!(gateway.metric("adit_rate_waits_total", "") > 0.0);
-    assert!(gateway.metric("adit_rate_wait_seconds_total", "") > 1.0);
+    assert!(world.gateway.metric("adit_rate_waits_total", "") > 0.0);
+    assert!(world.gateway.metric("adit_rate_wait_seconds_total", "") > 1.0);
 }
 
 #[test]
 fn a_tunnel_that_waits_for_its_rate_is_not_idle() {
     // The client sends four seconds' worth at once and is silent then; the idle timeout is a tenth of that.
-    let (pki, device, gateway) = start(
+    let world = start(
         "idle_timeout = '400ms'",
         server(echo),
         "bytes_per_second = '16 KiB'\nbytes_burst = '16 KiB'",
     );
-    let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
+    let mut session = world.tunnel("a.test:1");
     let sent = vec![7; 48 << 10];
     session.write_all(&sent).unwrap();
     let mut back = vec![0; sent.len()];
     session.read_exact(&mut back).unwrap();
-    assert_eq!(gateway.ended("idle-timeout"), 0.0);
-    until("idle at last", || gateway.ended("idle-timeout") == 1.0);
+    assert_eq!(world.gateway.ended("idle-timeout"), 0.0);
+    until("idle at last", || {
+        world.gateway.ended("idle-timeout") == 1.0
+    });
 }
 
 #[test]
 fn a_tunnel_ends_when_its_time_is_over_though_bytes_move() {
-    let (pki, device, gateway) = start(
+    let world = start(
         "max_lifetime = '1h'",
         server(echo),
         "max_lifetime = '700ms'",
     );
-    let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
+    let mut session = world.tunnel("a.test:1");
     let mut byte = [0];
     let begin = Instant::now();
     while session.write_all(b"x").is_ok() && session.read_exact(&mut byte).is_ok() {}
@@ -213,15 +204,15 @@ fn a_tunnel_ends_when_its_time_is_over_though_bytes_move() {
         "{:?}",
         begin.elapsed()
     );
-    until("counted", || gateway.ended("lifetime-over") == 1.0);
+    until("counted", || world.gateway.ended("lifetime-over") == 1.0);
 }
 
 #[test]
 fn a_client_proposes_an_idle_timeout_within_bounds() {
     let engine = "idle_timeout = '60s'\nidle_timeout_min = '500ms'\nidle_timeout_max = '90s'";
-    let (pki, device, gateway) = start(engine, server(echo), "tunnels = 100");
+    let world = start(engine, server(echo), "tunnels = 100");
     let propose = |lines: &str| {
-        let mut session = connect(&pki, &gateway, Some(&device));
+        let mut session = world.connect();
         let request = format!("CONNECT a.test:1 HTTP/1.1\r\nHost: a.test:1\r\n{lines}\r\n");
         let head = ask(&mut session, request.as_bytes()).unwrap();
         (session, head)
@@ -241,5 +232,5 @@ fn a_client_proposes_an_idle_timeout_within_bounds() {
     let (mut short, _head) = propose("Adit-Idle-Timeout: 0\r\n");
     let mut end = [0];
     assert!(!matches!(short.read(&mut end), Ok(1..)), "cut when idle");
-    until("counted", || gateway.ended("idle-timeout") >= 1.0);
+    until("counted", || world.gateway.ended("idle-timeout") >= 1.0);
 }

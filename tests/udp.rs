@@ -8,15 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use adit::certs::Issued;
 use adit::tunnel::capsule::{CapsuleReader, Event, datagram_header};
-use common::{Gateway, Pki, free_port};
+use common::{PATIENCE, World, free_port};
 use h2::client::Builder;
 use h2::ext::Protocol;
 use http::{Method, Request};
-use http2::{Client, Tunnel, client, client_with, run};
-
-const ALLOW: &str = "unmanaged = 'allow'";
+use http2::{Client, Tunnel, client_with, run};
 
 /// A UDP server that sends each datagram back; it stops when the test ends.
 struct Echo(SocketAddr, Arc<AtomicBool>);
@@ -57,11 +54,8 @@ fn rules(server: SocketAddr, more: &str) -> String {
     )
 }
 
-fn start(engine: &str, rules: &str) -> (Pki, Issued, Gateway) {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = Gateway::start(&pki, engine, ALLOW, rules);
-    (pki, device, gateway)
+fn start(engine: &str, rules: &str) -> World {
+    World::new(|node| node.engine(engine).rest(rules))
 }
 
 fn udp_request(path: &str) -> Request<()> {
@@ -144,9 +138,9 @@ async fn datagrams(tunnel: &mut Tunnel, reader: &mut CapsuleReader, count: usize
 #[test]
 fn datagrams_keep_their_ends_both_ways() {
     let echo = Echo::start("127.0.0.1:0");
-    let (pki, device, gateway) = start("", &rules(echo.0, "udp = true"));
+    let world = start("", &rules(echo.0, "udp = true"));
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let mut tunnel = open(&client, &path("dns.test", 53)).await;
         let mut reader = CapsuleReader::default();
         for size in [1, 0, 62, 63, 1200, 9000, 16_000] {
@@ -174,13 +168,13 @@ fn datagrams_keep_their_ends_both_ways() {
         tunnel.end();
         assert!(tunnel.next().await.is_none());
         http2::until("the tunnel ends with its stream", || {
-            gateway.ended("closed") == 1.0
+            world.gateway.ended("closed") == 1.0
         })
         .await;
     });
-    assert_eq!(gateway.metric("adit_udp_tunnels_total", ""), 1.0);
-    assert_eq!(gateway.metric("adit_udp_dropped_total", ""), 2.0);
-    let log = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+    assert_eq!(world.gateway.metric("adit_udp_tunnels_total", ""), 1.0);
+    assert_eq!(world.gateway.metric("adit_udp_dropped_total", ""), 2.0);
+    let log = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
     assert!(
         log.contains("tunnel-start") && log.contains(&echo.0.to_string()),
         "{log}"
@@ -192,9 +186,9 @@ fn an_ipv6_literal_is_percent_encoded() {
     let echo = Echo::start("[::1]:0");
     let rules = "[[profile.service]]\nname = '<ANY>'\nudp = true\nallow = ['::1']\n\
                  [[profile.rule]]\nhost = '*'\nport = '*'\nservice = '<ANY>'\n";
-    let (pki, device, gateway) = start("", rules);
+    let world = start("", rules);
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let mut tunnel = open(&client, &path("%3A%3A1", echo.0.port())).await;
         tunnel.send(capsule(b"six")).await.unwrap();
         let mut reader = CapsuleReader::default();
@@ -210,9 +204,9 @@ fn an_ipv6_literal_is_percent_encoded() {
 #[test]
 fn refusals_are_those_of_a_tunnel() {
     let echo = Echo::start("127.0.0.1:0");
-    let (pki, device, gateway) = start("", &rules(echo.0, ""));
+    let world = start("", &rules(echo.0, ""));
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let (status, proxy_status, word) =
             refusal(&client, udp_request(&path("dns.test", 53))).await;
         assert_eq!((status, &*word), (403, "udp-not-allowed"));
@@ -244,15 +238,15 @@ fn refusals_are_those_of_a_tunnel() {
             }
         }
     });
-    assert_eq!(gateway.metric("adit_udp_tunnels_total", ""), 0.0);
+    assert_eq!(world.gateway.metric("adit_udp_tunnels_total", ""), 0.0);
 }
 
 #[test]
 fn a_broken_capsule_ends_its_tunnel_and_no_other() {
     let echo = Echo::start("127.0.0.1:0");
-    let (pki, device, gateway) = start("", &rules(echo.0, "udp = true"));
+    let world = start("", &rules(echo.0, "udp = true"));
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let mut other = open(&client, &path("dns.test", 53)).await;
         for broken in [&[0, 0][..], &[0, 1, 0x40], &[0, 0x80, 1, 0, 0]] {
             let mut tunnel = open(&client, &path("dns.test", 53)).await;
@@ -260,7 +254,7 @@ fn a_broken_capsule_ends_its_tunnel_and_no_other() {
             let reset = tunnel.down.data().await.unwrap().unwrap_err();
             assert_eq!(reset.reason(), Some(h2::Reason::PROTOCOL_ERROR));
         }
-        http2::until("counted", || gateway.ended("capsule-protocol") == 3.0).await;
+        http2::until("counted", || world.gateway.ended("capsule-protocol") == 3.0).await;
         other.send(capsule(b"still")).await.unwrap();
         let mut reader = CapsuleReader::default();
         assert_eq!(datagrams(&mut other, &mut reader, 1).await, [b"still"]);
@@ -270,14 +264,13 @@ fn a_broken_capsule_ends_its_tunnel_and_no_other() {
 #[test]
 fn datagrams_come_from_the_address_that_is_configured() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let patience = Some(Duration::from_secs(10));
-    server.set_read_timeout(patience).unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
     let address = server.local_addr().unwrap();
     let source = std::thread::spawn(move || server.recv_from(&mut [0; 64]).unwrap().1.ip());
     let more = "udp = true\nbind = ['127.0.0.77']";
-    let (pki, device, gateway) = start("", &rules(address, more));
+    let world = start("", &rules(address, more));
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let mut tunnel = open(&client, &path("dns.test", 53)).await;
         tunnel.send(capsule(b"from where?")).await.unwrap();
         let arrived = || source.is_finished();
@@ -285,9 +278,9 @@ fn datagrams_come_from_the_address_that_is_configured() {
     });
     assert_eq!(source.join().unwrap().to_string(), "127.0.0.77");
     let more = "udp = true\nbind = ['::1']";
-    let (pki, device, gateway) = start("", &rules(address, more));
+    let world = start("", &rules(address, more));
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let (status, _, word) = refusal(&client, udp_request(&path("dns.test", 53))).await;
         assert_eq!((status, &*word), (502, "server-unreachable"));
     });
@@ -299,15 +292,15 @@ fn idle_and_unreachable_tunnels_end() {
         .unwrap()
         .local_addr()
         .unwrap();
-    let (pki, device, gateway) = start("idle_timeout = '400ms'", &rules(nobody, "udp = true"));
+    let world = start("idle_timeout = '400ms'", &rules(nobody, "udp = true"));
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let _silent = open(&client, &path("dns.test", 53)).await;
-        http2::until("idle", || gateway.ended("idle-timeout") == 1.0).await;
+        http2::until("idle", || world.gateway.ended("idle-timeout") == 1.0).await;
         let mut tunnel = open(&client, &path("dns.test", 53)).await;
         tunnel.send(capsule(b"anybody?")).await.unwrap();
         // The network says that nobody is there.
-        http2::until("unreachable", || gateway.ended("server-reset") == 1.0).await;
+        http2::until("unreachable", || world.gateway.ended("server-reset") == 1.0).await;
     });
 }
 
@@ -316,11 +309,11 @@ fn what_an_app_does_not_read_is_dropped_and_counted() {
     const SENT: usize = 3000;
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
-    let (pki, device, gateway) = start("", &rules(address, "udp = true"));
+    let world = start("", &rules(address, "udp = true"));
     run(async {
         let mut builder = Builder::new();
         builder.initial_window_size(16_384);
-        let client = client_with(&builder, &pki, &gateway, &device).await;
+        let client = client_with(&builder, &world.pki, &world.gateway, &world.device).await;
         let mut tunnel = open(&client, &path("dns.test", 53)).await;
         tunnel.send(capsule(b"go")).await.unwrap();
         let flood = tokio::task::spawn_blocking(move || {
@@ -347,10 +340,10 @@ fn what_an_app_does_not_read_is_dropped_and_counted() {
         assert!(numbers.len() < SENT / 2, "{} were kept", numbers.len());
         tunnel.end();
         http2::until("the tunnel ends", || {
-            gateway.metric("adit_tunnels_closed_total", "") == 1.0
+            world.gateway.metric("adit_tunnels_closed_total", "") == 1.0
         })
         .await;
-        let full = || gateway.metric("adit_udp_queue_full_total", "");
+        let full = || world.gateway.metric("adit_udp_queue_full_total", "");
         http2::until("counted", || full() == (SENT - numbers.len()) as f64).await;
     });
 }
@@ -360,19 +353,19 @@ fn a_reload_that_takes_udp_away_ends_the_tunnels() {
     // A port that is free for both.
     let listener = std::net::TcpListener::bind(free_port()).unwrap();
     let echo = Echo::start(&listener.local_addr().unwrap().to_string());
-    let (pki, device, gateway) = start("", &rules(echo.0, "udp = true"));
+    let world = start("", &rules(echo.0, "udp = true"));
     run(async {
-        let client = client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let mut stream = client.tunnel("dns.test:53").await;
         let _udp = open(&client, &path("dns.test", 53)).await;
-        let text = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
+        let text = std::fs::read_to_string(world.pki.path("adit.toml")).unwrap();
         std::fs::write(
-            pki.path("adit.toml"),
+            world.pki.path("adit.toml"),
             text.replace("udp = true", "udp = false"),
         )
         .unwrap();
-        gateway.signal("HUP");
-        http2::until("cut", || gateway.ended("cut-no-rule") == 1.0).await;
+        world.gateway.signal("HUP");
+        http2::until("cut", || world.gateway.ended("cut-no-rule") == 1.0).await;
         // The other tunnel to the service is none of its business.
         assert!(stream.send(&b"x"[..]).await.is_ok());
         drop(listener);

@@ -1,13 +1,13 @@
 //! A node without a profile: what it does, and how it gets one and loses it.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 
 use command_fds::{CommandFdExt, FdMapping};
 
 use adit::certs::Issued;
-use common::{Session, ask, echo, free_port, request, server, session, until};
+use common::{Session, ask, echo, echoes, free_port, request, server, session, until};
 use node::{Node, Running};
 
 use crate::common;
@@ -22,14 +22,6 @@ fn tunnel(node: &Node, address: SocketAddr, device: &Issued) -> Session {
     let head = ask(&mut session, &request("a.test:1")).unwrap();
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     session
-}
-
-/// Sends and gets back.
-fn echoes(session: &mut Session, text: &[u8]) {
-    session.write_all(text).unwrap();
-    let mut back = vec![0; text.len()];
-    session.read_exact(&mut back).unwrap();
-    assert_eq!(back, text);
 }
 
 #[track_caller]

@@ -1,13 +1,13 @@
 //! A network in user space between two programs: a relay that cuts the streams of its connections at chosen bytes, joins what
-//! was cut with what follows, delays, limits the rate and resets. It reorders nothing, and each direction has its own [`Way`].
+//! was cut with what follows, delays, limits the rate and resets. It reorders nothing, and each direction has its own [`Direction`].
 //!
 //! ```ignore
 //! let chaos = Chaos::to(gateway.address);
 //! // The rest of the client's second flight comes with at least one byte of what follows it.
-//! let way = Way { cuts: vec![Cut { turn: 1, at: 7, join: 900 }], ..Way::default() };
-//! let socket = chaos.connect(Plan { up: way, ..Plan::default() });
+//! let direction = Direction { cuts: vec![Cut { turn: 1, at: 7, join: 900 }], ..Direction::default() };
+//! let socket = chaos.connect(Plan { up: direction, ..Plan::default() });
 //! // Connections of somebody else (a gateway that dials a server) go where `always` says.
-//! let chaos = Chaos::always(server, |number| Plan { down: Way::at(number), ..Plan::default() });
+//! let chaos = Chaos::always(server, |number| Plan { down: Direction::cut(0, number, 1), ..Plan::default() });
 //! ```
 //!
 //! What is random comes from [`Random`], whose seed is printed; `ADIT_CHAOS_SEED` sets it.
@@ -82,7 +82,7 @@ pub struct Cut {
 
 /// What one direction of a connection goes through.
 #[derive(Clone, Debug, Default)]
-pub struct Way {
+pub struct Direction {
     pub cuts: Vec<Cut>,
     /// Cuts at random places, as far apart as it comes: some of one byte, some of thousands.
     pub random: Option<Random>,
@@ -94,7 +94,7 @@ pub struct Way {
     pub reset_at: Option<u64>,
 }
 
-impl Way {
+impl Direction {
     /// One cut.
     pub fn cut(turn: usize, at: usize, join: usize) -> Self {
         Self {
@@ -115,19 +115,19 @@ impl Way {
 /// Both directions of a connection: `up` is from who has connected.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
-    pub up: Way,
-    pub down: Way,
+    pub up: Direction,
+    pub down: Direction,
 }
 
 impl Plan {
-    pub fn up(up: Way) -> Self {
+    pub fn up(up: Direction) -> Self {
         Self {
             up,
             ..Self::default()
         }
     }
 
-    pub fn down(down: Way) -> Self {
+    pub fn down(down: Direction) -> Self {
         Self {
             down,
             ..Self::default()
@@ -137,8 +137,8 @@ impl Plan {
     /// Both directions cut at random.
     pub fn random(random: &mut Random) -> Self {
         Self {
-            up: Way::random(random),
-            down: Way::random(random),
+            up: Direction::random(random),
+            down: Direction::random(random),
         }
     }
 }
@@ -256,8 +256,8 @@ async fn relay(near: TcpStream, target: SocketAddr, plan: Plan, lengths: Lengths
         lengths,
     };
     // Where the server speaks first, that is its turn 0, and what the client says then is its turn 1.
-    let up = Direction::new(&near, &far, plan.up, true);
-    let down = Direction::new(&far, &near, plan.down, false);
+    let up = Pump::new(&near, &far, plan.up, true);
+    let down = Pump::new(&far, &near, plan.down, false);
     let ended = tokio::try_join!(up.run(&turns), down.run(&turns));
     if ended.is_err() {
         reset(&near);
@@ -265,10 +265,10 @@ async fn relay(near: TcpStream, target: SocketAddr, plan: Plan, lengths: Lengths
     }
 }
 
-struct Direction<'s> {
+struct Pump<'s> {
     from: &'s TcpStream,
     to: &'s TcpStream,
-    way: Way,
+    plan: Direction,
     up: bool,
     /// Read and not passed on.
     held: Vec<u8>,
@@ -281,12 +281,12 @@ struct Direction<'s> {
     ended: bool,
 }
 
-impl<'s> Direction<'s> {
-    fn new(from: &'s TcpStream, to: &'s TcpStream, way: Way, up: bool) -> Self {
+impl<'s> Pump<'s> {
+    fn new(from: &'s TcpStream, to: &'s TcpStream, plan: Direction, up: bool) -> Self {
         Self {
             from,
             to,
-            way,
+            plan,
             up,
             held: Vec::new(),
             passed: 0,
@@ -308,7 +308,7 @@ impl<'s> Direction<'s> {
             }
             let (piece, join) = self.next_piece();
             self.pass(piece).await?;
-            if self.way.reset_at == Some(self.passed) {
+            if self.plan.reset_at == Some(self.passed) {
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
             if let Some(join) = join {
@@ -336,7 +336,7 @@ impl<'s> Direction<'s> {
             self.turn = Some(turn);
             self.length = 0;
             let start = self.passed + self.held.len() as u64;
-            let own = self.way.cuts.iter().filter(|cut| cut.turn == turn);
+            let own = self.plan.cuts.iter().filter(|cut| cut.turn == turn);
             self.known
                 .extend(own.map(|cut| (start + cut.at as u64, cut.join)));
         }
@@ -355,7 +355,7 @@ impl<'s> Direction<'s> {
         let mut next = ends
             .min_by_key(|(at, _)| *at)
             .map(|(at, join)| ((at - self.passed) as usize, Some(*join)));
-        if let Some(random) = &mut self.way.random {
+        if let Some(random) = &mut self.plan.random {
             let bound = [1, 7, 400, 20_000][random.below(4) as usize];
             let length = 1 + random.below(bound) as usize;
             if next.is_none_or(|(at, _)| length < at) {
@@ -367,7 +367,7 @@ impl<'s> Direction<'s> {
             Some((at, join)) if at <= all => (at, join),
             _ => (all, None),
         };
-        if let Some(reset) = self.way.reset_at {
+        if let Some(reset) = self.plan.reset_at {
             let left = (reset - self.passed) as usize;
             if left <= piece {
                 (piece, join) = (left, None);
@@ -377,8 +377,8 @@ impl<'s> Direction<'s> {
     }
 
     async fn pass(&mut self, count: usize) -> io::Result<()> {
-        if !self.way.delay.is_zero() {
-            tokio::time::sleep(self.way.delay).await;
+        if !self.plan.delay.is_zero() {
+            tokio::time::sleep(self.plan.delay).await;
         }
         let mut sent = 0;
         while sent < count {
@@ -390,8 +390,8 @@ impl<'s> Direction<'s> {
         }
         self.held.drain(..count);
         self.passed += count as u64;
-        if self.way.rate > 0 {
-            let takes = count as f64 / f64::from(self.way.rate);
+        if self.plan.rate > 0 {
+            let takes = count as f64 / f64::from(self.plan.rate);
             tokio::time::sleep(Duration::from_secs_f64(takes)).await;
         }
         Ok(())

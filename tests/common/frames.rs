@@ -13,7 +13,7 @@ use adit::certs::Issued;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
-use crate::common::{Gateway, PATIENCE, Pki, Session, client_config};
+use crate::common::{Gateway, PATIENCE, Pki, Session, World, client_config};
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
@@ -53,6 +53,13 @@ pub struct Raw {
     seen: Vec<u8>,
     /// SETTINGS are acknowledged when they are read.
     pub acknowledges: bool,
+}
+
+impl World {
+    /// The device's session with these settings, behind its preface.
+    pub fn raw(&self, settings: &[u8]) -> Raw {
+        Raw::open(&self.pki, &self.gateway, &self.device, settings)
+    }
 }
 
 impl Raw {

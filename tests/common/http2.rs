@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::common::{Gateway, PATIENCE, Pki, client_config};
+use crate::common::{Gateway, PATIENCE, Pki, World, client_config};
 
 pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread()
@@ -82,6 +82,13 @@ pub async fn client_with(
     Client {
         requests,
         driver: tokio::spawn(connection),
+    }
+}
+
+impl World {
+    /// The device's HTTP/2 session.
+    pub async fn http2(&self) -> Client {
+        client(&self.pki, &self.gateway, &self.device).await
     }
 }
 

@@ -8,7 +8,9 @@
 
 pub mod browser;
 pub mod chaos;
+pub mod clock;
 pub mod frames;
+pub mod gateway;
 pub mod http2;
 pub mod names;
 pub mod network;
@@ -17,14 +19,16 @@ pub mod plain;
 pub mod profiles;
 pub mod program;
 pub mod store;
+pub mod world;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::ffi::OsStr;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use adit::certs::make::Usage;
@@ -38,7 +42,9 @@ use rustls::{
 };
 use time::OffsetDateTime;
 
+pub use gateway::Gateway;
 pub use program::Program;
+pub use world::World;
 
 pub type Session = StreamOwned<ClientConnection, TcpStream>;
 
@@ -102,6 +108,13 @@ impl Pki {
             .unwrap();
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "openssl {arguments:?}: {told}");
+    }
+
+    /// `adit` with these arguments in the folder.
+    pub fn adit(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+        command.args(arguments).current_dir(self.folder.path());
+        command.output().unwrap()
     }
 
     /// A client certificate; also written as NAME.pem and NAME.key.
@@ -171,39 +184,6 @@ pub fn crl_of(
     certs::revoke(ca, None, &request).unwrap().der.to_vec()
 }
 
-/// A running gateway; killed when it is dropped.
-pub struct Gateway {
-    pub child: Child,
-    pub address: SocketAddr,
-    /// Of the plain listener, if there is one.
-    pub plain: Option<SocketAddr>,
-    pub admin: SocketAddr,
-    log: Arc<Mutex<String>>,
-}
-
-/// The config for `pki` with the given rest (services, rules and changed keys of engine).
-pub fn config(admin: SocketAddr, engine: &str, auth: &str, rest: &str) -> String {
-    format!(
-        "state_dir = 'state'\n[engine]\n{engine}\n[admin]\nlisten = '{admin}'\n[log]\nformat = 'text'\n\
-         audit = './audit.log'\n[profile]\nexternal = 'localhost:8443'\n[profile.listener]\nhttps = '127.0.0.1:0'\n\
-         [profile.server_certificate]\nprimary = 'server.pem'\nkey = 'server.key'\n[profile.device_auth]\n\
-         group_certificates = ['ca.pem']\n{auth}\n[profile.device_auth.crl]\nfiles = ['ca.crl']\n{rest}\n"
-    )
-}
-
-/// [`config`] with a file of [`TOKEN`], which is written.
-pub fn config_with_token(
-    pki: &Pki,
-    admin: SocketAddr,
-    engine: &str,
-    auth: &str,
-    rest: &str,
-) -> String {
-    pki.secret("token", TOKEN);
-    let listen = format!("listen = '{admin}'");
-    config(admin, engine, auth, rest).replace(&listen, &format!("{listen}\ntoken_file = 'token'"))
-}
-
 /// A service of these servers that every destination leads to.
 pub fn service(servers: &[SocketAddr]) -> String {
     let servers: Vec<String> = servers.iter().map(|server| format!("'{server}'")).collect();
@@ -211,166 +191,6 @@ pub fn service(servers: &[SocketAddr]) -> String {
         "[[profile.service]]\nname = 'echo'\nservers = [{}]\n[[profile.rule]]\nhost = '*.test'\nport = '*'\nservice = 'echo'",
         servers.join(",")
     )
-}
-
-impl Gateway {
-    pub fn start(pki: &Pki, engine: &str, auth: &str, rest: &str) -> Self {
-        let admin = free_port();
-        std::fs::write(pki.path("adit.toml"), config(admin, engine, auth, rest)).unwrap();
-        Self::run(pki, admin)
-    }
-
-    /// With these keys of the listener. All devices may come in, and what is not finished in `timeout` is over.
-    pub fn behind(pki: &Pki, listener: &str, timeout: &str, rest: &str) -> Self {
-        let engine = format!("handshake_timeout = '{timeout}'");
-        Self::behind_with(pki, listener, &engine, rest)
-    }
-
-    /// With these keys of the listener and the engine. All devices may come in.
-    pub fn behind_with(pki: &Pki, listener: &str, engine: &str, rest: &str) -> Self {
-        let admin = free_port();
-        let text = config(admin, engine, "unmanaged = 'allow'", rest);
-        let text = text.replace("https = '127.0.0.1:0'", listener);
-        std::fs::write(pki.path("adit.toml"), text).unwrap();
-        Self::run(pki, admin)
-    }
-
-    /// With the config that is written.
-    pub fn run(pki: &Pki, admin: SocketAddr) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-        command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-        Self::spawn(command, admin)
-    }
-
-    pub fn spawn(mut command: Command, admin: SocketAddr) -> Self {
-        let mut child = command
-            .env("RUST_LOG", "info")
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
-        let mut seen = String::new();
-        let (address, plain) = loop {
-            let mut line = String::new();
-            assert!(
-                log.read_line(&mut line).unwrap() > 0,
-                "the gateway did not start: {seen}"
-            );
-            seen.push_str(&line);
-            let value = |key| {
-                let rest = line.split_once(key)?.1;
-                rest.split_whitespace().next()?.parse().ok()
-            };
-            if let Some(address) = value("address=") {
-                break (address, value("plain="));
-            }
-        };
-        // The log goes on; nobody must block on a full pipe.
-        let kept = Arc::new(Mutex::new(seen));
-        let keeping = kept.clone();
-        std::thread::spawn(move || {
-            let mut line = Vec::new();
-            while log
-                .read_until(b'\n', &mut line)
-                .is_ok_and(|count| count > 0)
-            {
-                let text = String::from_utf8_lossy(&line);
-                keeping.lock().unwrap().push_str(&text);
-                line.clear();
-            }
-        });
-        Self {
-            log: kept,
-            child,
-            address,
-            plain,
-            admin,
-        }
-    }
-
-    /// How many lines of the log have these words.
-    pub fn said(&self, words: &str) -> usize {
-        let log = self.log.lock().unwrap();
-        log.lines().filter(|line| line.contains(words)).count()
-    }
-
-    /// A GET on the admin listener: status and body.
-    pub fn get(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.admin).unwrap();
-        write!(
-            stream,
-            "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n",
-            self.admin
-        )
-        .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (
-            head.split(' ').nth(1).unwrap().parse().unwrap(),
-            body.to_owned(),
-        )
-    }
-
-    /// The sum of the samples whose line begins with `name` and contains `labels`.
-    pub fn metric(&self, name: &str, labels: &str) -> f64 {
-        let (_, body) = self.get("/metrics");
-        let lines = body.lines().filter(|line| {
-            line.strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with(['{', ' ']))
-                && line.contains(labels)
-        });
-        lines
-            .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
-            .sum()
-    }
-
-    pub fn ended(&self, reason: &str) -> f64 {
-        self.metric("adit_ends_total", &format!("reason=\"{reason}\""))
-    }
-
-    /// Waits until this has ended so many sessions, and no other reason any.
-    pub fn has_ended(&self, reason: &str, times: f64) {
-        until(reason, || self.ended(reason) == times);
-        assert_eq!(self.metric("adit_ends_total", ""), times, "{reason} alone");
-    }
-
-    /// Waits until a tunnel of this peer is listed.
-    pub fn lists_peer(&self, peer: &str) {
-        let peer = format!("\"peer\":\"{peer}\"");
-        until(&peer, || self.get("/tunnels").1.contains(&peer));
-    }
-
-    /// Waits until no tunnel is listed.
-    pub fn lists_none(&self) {
-        until("no tunnel", || !self.get("/tunnels").1.contains("\"peer\""));
-    }
-
-    /// Reloads the config, and waits until it is in force.
-    pub fn reload(&self) {
-        let generation = || self.metric("adit_config_generation", "");
-        let before = generation();
-        self.signal("HUP");
-        until("a new generation", || generation() > before);
-    }
-
-    pub fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-s", name, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// Waits until `done`, for [`PATIENCE`] at most.
@@ -530,6 +350,19 @@ pub fn tunnel(pki: &Pki, gateway: &Gateway, identity: &Issued, host: &str) -> Se
     let head = ask(&mut session, &request(host)).unwrap();
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     session
+}
+
+/// Whether this device gets a tunnel.
+pub fn is_let_in(pki: &Pki, gateway: &Gateway, device: &Issued) -> bool {
+    let mut session = connect(pki, gateway, Some(device));
+    let answer = ask(&mut session, &request("a.test:1"));
+    answer.is_ok_and(|head| head.starts_with("HTTP/1.1 200 "))
+}
+
+/// Bytes come back in an open tunnel.
+#[track_caller]
+pub fn echoes(session: &mut Session, bytes: &[u8]) {
+    assert_eq!(echoed(session, bytes), bytes);
 }
 
 /// What comes back of `bytes` in an open tunnel.

@@ -1,4 +1,4 @@
-//! A gateway with one service, and TLS servers behind it.
+//! TLS servers behind a gateway.
 
 #![allow(
     dead_code,
@@ -18,7 +18,7 @@ use rustls::{
     RootCertStore, ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion,
 };
 
-use crate::common::{Gateway, Pki, Session, ask, connect, request, server, tunnel};
+use crate::common::{Pki, Session, server};
 
 /// A service of one server, with these lines more; every destination in .test leads to it.
 pub fn service(server: &str, more: &str) -> String {
@@ -26,33 +26,6 @@ pub fn service(server: &str, more: &str) -> String {
         "[[profile.rule]]\nhost = '*.test'\nport = '*'\nservice = 'out'\n[[profile.service]]\nname = 'out'\n\
          servers = ['{server}']\n{more}"
     )
-}
-
-pub struct Node {
-    pub pki: Pki,
-    pub device: Issued,
-    pub gateway: Gateway,
-}
-
-impl Node {
-    pub fn start(pki: Pki, engine: &str, service: &str) -> Self {
-        let device = pki.client("device", |_| ());
-        let gateway = Gateway::start(&pki, engine, "unmanaged = 'allow'", service);
-        Self {
-            pki,
-            device,
-            gateway,
-        }
-    }
-
-    pub fn tunnel(&self) -> Session {
-        tunnel(&self.pki, &self.gateway, &self.device, "a.test:1")
-    }
-
-    pub fn answer(&self) -> String {
-        let mut session = connect(&self.pki, &self.gateway, Some(&self.device));
-        ask(&mut session, &request("a.test:1")).unwrap()
-    }
 }
 
 /// Sends `bytes` through an open tunnel, says that nothing more comes, and expects them back and the end.

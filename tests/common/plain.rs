@@ -14,13 +14,16 @@ use adit::proxy_protocol::{CLIENT_CERT_CONNECTION, CLIENT_TLS, Header, TlsDetail
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::common::{Gateway, PATIENCE, Pki, echo, server, service};
+use crate::common::{Gateway, PATIENCE, Pki, echo, server};
 
 pub const PLAIN: &str = "protocol = 'http'\nhttp = '127.0.0.1:0'\ntrusted_proxies = ['127.0.0.1']";
 
 pub fn gateway(pki: &Pki, more: &str) -> Gateway {
     let listener = format!("{PLAIN}\n{more}");
-    Gateway::behind(pki, &listener, "10s", &service(&[server(echo)]))
+    Gateway::builder(pki)
+        .listener(&listener)
+        .servers(&[server(echo)])
+        .start()
 }
 
 pub fn sequence(der: &[u8]) -> String {

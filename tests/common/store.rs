@@ -6,11 +6,11 @@
     reason = "a test's helper: each file uses its part, and fails by panic"
 )]
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use crate::common::{Pki, config};
+use crate::common::Pki;
+use crate::common::gateway::{Builder, Gateway};
 
 pub const ADIT: &str = env!("CARGO_BIN_EXE_adit");
 
@@ -52,13 +52,9 @@ pub fn stored(pki: &Pki, kind: &str, name: &str) -> PathBuf {
 }
 
 /// A config in which the server and group certificates come from the store.
-pub fn stored_config(admin: SocketAddr, group: &str, rest: &str) -> String {
-    let text = config(admin, "", "unmanaged = 'allow'", rest);
-    let text = text.replace(
-        "primary = 'server.pem'\nkey = 'server.key'",
-        "primary = 'store:front'",
-    );
-    text.replace("['ca.pem']", group)
+pub fn stored_config<'p>(pki: &'p Pki, group: &str) -> Builder<'p> {
+    let node = Gateway::builder(pki).certificate(Some("primary = 'store:front'"));
+    node.replace("['ca.pem']", group)
 }
 
 /// A server certificate in PKCS#12 with its authority, and the password in a file.

@@ -9,7 +9,7 @@ use adit::limits::GUEST_GRACE;
 
 use super::buffers::{all_is_given_back, answers_at_once, one_core};
 use crate::common::{
-    PATIENCE, Pki, connect, connect_from, echo, request, server, service, tunnel, until,
+    Gateway, PATIENCE, Pki, World, connect_from, echo, request, server, service, until,
 };
 
 /// Whether the other end closes this connection, which is waited for.
@@ -32,17 +32,17 @@ fn is_closed_within(mut stream: &TcpStream, wait: Duration) -> bool {
 
 #[test]
 fn the_oldest_of_a_full_share_is_given_up_and_new_devices_get_in() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = one_core(
-        &pki,
-        "max_unauthenticated = 50\nmax_unauthenticated_per_source = 0",
-        &service(&[server(echo)]),
-    );
-    let mut other = tunnel(&pki, &gateway, &device, "a.test:1");
+    let world = World::around(Pki::new(), |pki| {
+        one_core(
+            pki,
+            "max_unauthenticated = 50\nmax_unauthenticated_per_source = 0",
+            &service(&[server(echo)]),
+        )
+    });
+    let mut other = world.tunnel("a.test:1");
     let mut crowd = Vec::new();
     for number in 0..200 {
-        let mut stream = TcpStream::connect(gateway.address).unwrap();
+        let mut stream = TcpStream::connect(world.gateway.address).unwrap();
         // Some say something, some nothing.
         if number % 2 == 0 {
             let _ = stream.write_all(&[0x16, 3]);
@@ -50,58 +50,64 @@ fn the_oldest_of_a_full_share_is_given_up_and_new_devices_get_in() {
         crowd.push(stream);
     }
     until("the share is kept", || {
-        gateway.ended("unauthenticated-limit") == 150.0
+        world.gateway.ended("unauthenticated-limit") == 150.0
     });
-    assert_eq!(gateway.metric("adit_unauthenticated", ""), 50.0);
-    assert_eq!(gateway.metric("adit_unauthenticated_max", ""), 50.0);
+    assert_eq!(world.gateway.metric("adit_unauthenticated", ""), 50.0);
+    assert_eq!(world.gateway.metric("adit_unauthenticated_max", ""), 50.0);
     answers_at_once(&mut other);
     for _ in 0..10 {
-        answers_at_once(&mut tunnel(&pki, &gateway, &device, "a.test:1"));
+        answers_at_once(&mut world.tunnel("a.test:1"));
     }
     assert!(crowd[..150].iter().all(is_closed));
     assert!(is_open(&crowd[199]), "the newest is the last to go");
     drop((crowd, other));
     until("all have ended", || {
-        gateway.metric("adit_unauthenticated", "") == 0.0
+        world.gateway.metric("adit_unauthenticated", "") == 0.0
     });
-    all_is_given_back(&gateway);
+    all_is_given_back(&world.gateway);
 }
 
 #[test]
 fn one_source_takes_places_from_itself_alone() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = one_core(
-        &pki,
-        "max_unauthenticated = 100\nmax_unauthenticated_per_source = 10",
-        &service(&[server(echo)]),
-    );
-    let from = |source| connect_from(source, gateway.address);
+    let world = World::around(Pki::new(), |pki| {
+        one_core(
+            pki,
+            "max_unauthenticated = 100\nmax_unauthenticated_per_source = 10",
+            &service(&[server(echo)]),
+        )
+    });
+    let from = |source| connect_from(source, world.gateway.address);
     let quiet: Vec<TcpStream> = (0..5).map(|_| from("127.0.0.3")).collect();
     let mut crowd: Vec<TcpStream> = (0..60).map(|_| from("127.0.0.2")).collect();
     // On a busy machine some have had their time when the last ones come.
     until("all are there", || {
-        gateway.metric("adit_unauthenticated", "") + gateway.ended("source-limit") == 65.0
+        world.gateway.metric("adit_unauthenticated", "") + world.gateway.ended("source-limit")
+            == 65.0
     });
     std::thread::sleep(GUEST_GRACE);
     crowd.push(from("127.0.0.2"));
-    until("its part is kept", || gateway.ended("source-limit") == 51.0);
-    assert_eq!(gateway.metric("adit_unauthenticated", ""), 15.0);
-    assert_eq!(gateway.metric("adit_unauthenticated_sources", ""), 2.0);
+    until("its part is kept", || {
+        world.gateway.ended("source-limit") == 51.0
+    });
+    assert_eq!(world.gateway.metric("adit_unauthenticated", ""), 15.0);
+    assert_eq!(
+        world.gateway.metric("adit_unauthenticated_sources", ""),
+        2.0
+    );
     assert!(quiet.iter().all(is_open));
     assert!(crowd[..51].iter().all(is_closed));
     // A device behind the same address gets in.
-    let mut session = crate::common::session(&pki, from("127.0.0.2"), &device);
+    let mut session = crate::common::session(&world.pki, from("127.0.0.2"), &world.device);
     session.write_all(&request("a.test:1")).unwrap();
     let mut answer = [0; 12];
     session.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200");
     drop((crowd, quiet, session));
     until("the one that must pay is remembered, and no other", || {
-        gateway.metric("adit_unauthenticated", "") == 0.0
-            && gateway.metric("adit_unauthenticated_sources", "") == 1.0
+        world.gateway.metric("adit_unauthenticated", "") == 0.0
+            && world.gateway.metric("adit_unauthenticated_sources", "") == 1.0
     });
-    let audit = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+    let audit = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
     assert!(!audit.contains("source-limit"), "it may come in floods");
 }
 
@@ -141,15 +147,15 @@ fn those_that_hold_bytes_are_given_up_and_not_a_slow_hello() {
 
 #[test]
 fn a_source_whose_handshakes_fail_is_let_in_again_later() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = one_core(
-        &pki,
-        "failed_handshakes_per_second = 2",
-        &service(&[server(echo)]),
-    );
+    let world = World::around(Pki::new(), |pki| {
+        one_core(
+            pki,
+            "failed_handshakes_per_second = 2",
+            &service(&[server(echo)]),
+        )
+    });
     let fail = || {
-        let mut stream = connect_from("127.0.0.2", gateway.address);
+        let mut stream = connect_from("127.0.0.2", world.gateway.address);
         let _ = stream.write_all(b"this is not TLS");
         let _ = stream.read(&mut [0; 100]);
     };
@@ -157,18 +163,18 @@ fn a_source_whose_handshakes_fail_is_let_in_again_later() {
     let begun = Instant::now();
     (0..40).for_each(|_| fail());
     let passed = 22.0 + 2.0 * begun.elapsed().as_secs_f64();
-    assert!(gateway.ended("not-tls") <= passed);
-    assert!(gateway.ended("source-failures") >= 40.0 - passed);
-    let audit = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+    assert!(world.gateway.ended("not-tls") <= passed);
+    assert!(world.gateway.ended("source-failures") >= 40.0 - passed);
+    let audit = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
     assert!(
         !audit.contains("source-failures"),
         "no line for what may come in floods"
     );
     // Another address is not concerned.
-    answers_at_once(&mut tunnel(&pki, &gateway, &device, "a.test:1"));
+    answers_at_once(&mut world.tunnel("a.test:1"));
     until("it is let in again", || {
-        let socket = connect_from("127.0.0.2", gateway.address);
-        let mut session = crate::common::session(&pki, socket, &device);
+        let socket = connect_from("127.0.0.2", world.gateway.address);
+        let mut session = crate::common::session(&world.pki, socket, &world.device);
         session.write_all(&request("a.test:1")).is_ok() && session.read_exact(&mut [0; 12]).is_ok()
     });
 }
@@ -176,12 +182,14 @@ fn a_source_whose_handshakes_fail_is_let_in_again_later() {
 #[test]
 fn what_a_trusted_proxy_says_is_the_source() {
     let pki = Pki::new();
-    let gateway = crate::common::Gateway::behind_with(
-        &pki,
-        "https = '127.0.0.1:0'\nproxy_protocol = 'optional'\ntrusted_proxies = ['127.0.0.1/32']",
-        "cores = 1\nmax_unauthenticated_per_source = 3",
-        &service(&[server(echo)]),
-    );
+    let gateway = Gateway::builder(&pki)
+        .engine("cores = 1\nmax_unauthenticated_per_source = 3")
+        .listener(
+            "https = '127.0.0.1:0'\nproxy_protocol = 'optional'\n\
+                   trusted_proxies = ['127.0.0.1/32']",
+        )
+        .servers(&[server(echo)])
+        .start();
     let says = |client: &str| {
         let mut stream = TcpStream::connect(gateway.address).unwrap();
         let header = format!("PROXY TCP4 {client} 192.0.2.9 1 2\r\n");
@@ -213,16 +221,16 @@ fn what_a_trusted_proxy_says_is_the_source() {
 
 #[test]
 fn at_the_limit_of_open_files_tunnels_go_on_and_it_recovers() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     // A full share makes the gateway begin to accept anew: an accept that has begun keeps the limit that it began with.
-    let gateway = one_core(
-        &pki,
-        "max_unauthenticated = 20\nmax_unauthenticated_per_source = 0",
-        &service(&[server(echo)]),
-    );
-    let mut open = tunnel(&pki, &gateway, &device, "a.test:1");
-    let pid = gateway.child.id().to_string();
+    let world = World::around(Pki::new(), |pki| {
+        one_core(
+            pki,
+            "max_unauthenticated = 20\nmax_unauthenticated_per_source = 0",
+            &service(&[server(echo)]),
+        )
+    });
+    let mut open = world.tunnel("a.test:1");
+    let pid = world.gateway.child.id().to_string();
     let limit = |files: usize| {
         let set = Command::new("prlimit")
             .args(["--pid", &pid, &format!("--nofile={files}:")])
@@ -239,7 +247,7 @@ fn at_the_limit_of_open_files_tunnels_go_on_and_it_recovers() {
         .count();
     limit(files + 10);
     let crowd: Vec<TcpStream> = (0..60)
-        .map(|_| TcpStream::connect(gateway.address).unwrap())
+        .map(|_| TcpStream::connect(world.gateway.address).unwrap())
         .collect();
     let before = processor_time();
     for _ in 0..15 {
@@ -249,8 +257,8 @@ fn at_the_limit_of_open_files_tunnels_go_on_and_it_recovers() {
     let ticks = processor_time() - before;
     assert!(ticks < 150, "{ticks} ticks of 10 ms in three seconds");
     limit(10_000);
-    answers_at_once(&mut tunnel(&pki, &gateway, &device, "a.test:1"));
-    assert!(gateway.metric("adit_accept_backoff_total", "") >= 1.0);
+    answers_at_once(&mut world.tunnel("a.test:1"));
+    assert!(world.gateway.metric("adit_accept_backoff_total", "") >= 1.0);
     drop(crowd);
-    drop(connect(&pki, &gateway, Some(&device)));
+    drop(world.connect());
 }

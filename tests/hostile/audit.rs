@@ -6,7 +6,7 @@ use adit::limits::REFUSALS_AUDITED;
 
 use super::buffers::one_core;
 use crate::common::frames::{END_HEADERS, HEADERS, Raw, connect_block, frame};
-use crate::common::{Gateway, Pki, echo, server, service, until};
+use crate::common::{Gateway, Pki, World, echo, server, service, until};
 
 /// Refusals with a line each, and those that a line counts.
 fn refused(pki: &Pki) -> (usize, u64) {
@@ -44,20 +44,20 @@ fn ask(pki: &Pki, gateway: &Gateway, device: &Issued, requests: u32) {
 fn refusals_without_number_are_few_lines() {
     const EACH: u32 = 800;
     const SESSIONS: u32 = 4;
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let mut gateway = one_core(&pki, "", &service(&[server(echo)]));
+    let mut world = World::around(Pki::new(), |pki| {
+        one_core(pki, "", &service(&[server(echo)]))
+    });
     for _ in 0..SESSIONS {
-        ask(&pki, &gateway, &device, EACH);
+        ask(&world.pki, &world.gateway, &world.device, EACH);
     }
     let all = f64::from(SESSIONS * EACH);
-    assert_eq!(gateway.ended("no-rule"), all);
+    assert_eq!(world.gateway.ended("no-rule"), all);
     // What was not told yet is told at the end.
-    gateway.signal("TERM");
+    world.gateway.signal("TERM");
     until("the process has ended", || {
-        gateway.child.try_wait().unwrap().is_some()
+        world.gateway.child.try_wait().unwrap().is_some()
     });
-    let (lines, more) = refused(&pki);
+    let (lines, more) = refused(&world.pki);
     assert_eq!(lines as f64 + more as f64, all, "{lines} lines");
     // The ends of the sessions are counted with them.
     let least = (REFUSALS_AUDITED.0 - SESSIONS) as usize;

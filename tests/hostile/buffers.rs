@@ -9,7 +9,7 @@ use rustls::ServerConnection;
 use rustls::StreamOwned;
 
 use crate::common::{
-    Gateway, Pki, Session, connect, connect_from, echo, request, server, service, tunnel, until,
+    Gateway, Pki, Session, World, connect_from, echo, request, server, service, tunnel, until,
     web_tls,
 };
 
@@ -34,7 +34,7 @@ pub fn answers_at_once(session: &mut Session) {
 /// A gateway with one core.
 pub fn one_core(pki: &Pki, engine: &str, rest: &str) -> Gateway {
     let engine = format!("cores = 1\n{engine}");
-    Gateway::start(pki, &engine, "unmanaged = 'allow'", rest)
+    Gateway::builder(pki).engine(&engine).rest(rest).start()
 }
 
 /// That as many buffers are in use as were, and nothing waits for its rest any more.
@@ -92,32 +92,38 @@ fn hello(pki: &Pki, length: usize) -> Vec<u8> {
 
 #[test]
 fn an_unfinished_hello_holds_no_buffer() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = one_core(&pki, "", &service(&[server(echo)]));
+    let world = World::around(Pki::new(), |pki| {
+        one_core(pki, "", &service(&[server(echo)]))
+    });
     for length in [1, 4, 5, 6, 150] {
-        let part = hello(&pki, length);
-        parts_hold_no_buffer(&pki, &gateway, &device, (gateway.address, &part));
+        let part = hello(&world.pki, length);
+        parts_hold_no_buffer(
+            &world.pki,
+            &world.gateway,
+            &world.device,
+            (world.gateway.address, &part),
+        );
     }
 }
 
 #[test]
 fn an_unfinished_header_of_a_load_balancer_or_a_front_end_holds_no_buffer() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = Gateway::behind_with(
-        &pki,
-        "protocol = 'both'\nhttps = '127.0.0.1:0'\nhttp = '127.0.0.1:0'\nproxy_protocol = 'optional'\ntrusted_proxies = ['127.0.0.1/32']",
-        "cores = 1",
-        &service(&[server(echo)]),
-    );
+    let world = World::new(|node| {
+        node.engine("cores = 1").listener("protocol = 'both'\nhttps = '127.0.0.1:0'\nhttp = '127.0.0.1:0'\nproxy_protocol = 'optional'\n\
+                   trusted_proxies = ['127.0.0.1/32']").servers(&[server(echo)])
+    });
     let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x40\0not all of it";
     for part in [&b"PROXY TCP4 192.0.2."[..], &v2[..]] {
-        parts_hold_no_buffer(&pki, &gateway, &device, (gateway.address, part));
+        parts_hold_no_buffer(
+            &world.pki,
+            &world.gateway,
+            &world.device,
+            (world.gateway.address, part),
+        );
     }
-    let plain = gateway.plain.unwrap();
+    let plain = world.gateway.plain.unwrap();
     let request = b"CONNECT a.test:1 HTTP/1.1\r\nHost: a.te";
-    parts_hold_no_buffer(&pki, &gateway, &device, (plain, request));
+    parts_hold_no_buffer(&world.pki, &world.gateway, &world.device, (plain, request));
 }
 
 /// The bytes of one record of this session that carries `content`.
@@ -189,24 +195,21 @@ fn begins_a_record(stream: TcpStream, tls: std::sync::Arc<rustls::ServerConfig>)
 fn a_record_that_a_server_has_begun_holds_no_buffer() {
     const TUNNELS: usize = 50;
     let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     let tls = web_tls(&pki, &["server.test"]);
     let address = server(move |stream| begins_a_record(stream, tls.clone()));
     let rest = service(&[address]).replace(
         "name = 'echo'",
         "name = 'echo'\ntls = true\ntls_roots = 'ca.pem'\ntls_name = 'server.test'",
     );
-    let gateway = one_core(&pki, "", &rest);
-    let mut tunnels: Vec<Session> = (0..TUNNELS)
-        .map(|_| tunnel(&pki, &gateway, &device, "a.test:1"))
-        .collect();
+    let world = World::around(pki, |pki| one_core(pki, "", &rest));
+    let mut tunnels: Vec<Session> = (0..TUNNELS).map(|_| world.tunnel("a.test:1")).collect();
     for session in &mut tunnels {
         session.write_all(b"1").unwrap();
     }
     until("all wait for the rest", || {
-        gateway.metric("adit_runtime_own_blocks", "") == TUNNELS as f64
+        world.gateway.metric("adit_runtime_own_blocks", "") == TUNNELS as f64
     });
-    let in_use = gateway.metric("adit_runtime_buffers_in_use", "");
+    let in_use = world.gateway.metric("adit_runtime_buffers_in_use", "");
     assert!(in_use <= 4.0, "{in_use} buffers");
     for session in &mut tunnels {
         session.write_all(b"2").unwrap();
@@ -215,49 +218,49 @@ fn a_record_that_a_server_has_begun_holds_no_buffer() {
         assert!(back.iter().all(|byte| *byte == b'y'));
     }
     drop(tunnels);
-    all_is_given_back(&gateway);
+    all_is_given_back(&world.gateway);
 }
 
 /// As many connections as there were buffers on a core, and more, each with one byte.
 #[test]
 fn slow_more_connections_of_one_byte_than_a_core_has_buffers_stop_nothing() {
     const CROWD: usize = 16_500;
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = one_core(
-        &pki,
-        "max_unauthenticated_per_source = 0\nhandshake_timeout = '120s'",
-        &service(&[server(echo)]),
-    );
-    let mut other = tunnel(&pki, &gateway, &device, "a.test:1");
+    let world = World::around(Pki::new(), |pki| {
+        one_core(
+            pki,
+            "max_unauthenticated_per_source = 0\nhandshake_timeout = '120s'",
+            &service(&[server(echo)]),
+        )
+    });
+    let mut other = world.tunnel("a.test:1");
     let mut crowd = Vec::with_capacity(CROWD);
     for number in 0..CROWD {
         // One address has not enough ports that are not waiting for their last time.
         let source = format!("127.0.0.{}", 2 + number % 8);
-        let mut stream = connect_from(&source, gateway.address);
+        let mut stream = connect_from(&source, world.gateway.address);
         // The oldest are given up meanwhile.
         let _ = stream.write_all(&[0x16]);
         crowd.push(stream);
         if number % 4000 == 0 {
             answers_at_once(&mut other);
-            let _ = connect(&pki, &gateway, Some(&device)).write_all(&request("a.test:1"));
+            let _ = world.connect().write_all(&request("a.test:1"));
         }
     }
-    let open = gateway.metric("adit_unauthenticated", "");
+    let open = world.gateway.metric("adit_unauthenticated", "");
     assert!(
-        open <= gateway.metric("adit_unauthenticated_max", ""),
+        open <= world.gateway.metric("adit_unauthenticated_max", ""),
         "{open}"
     );
     assert!(open >= 1000.0, "{open}");
-    let in_use = gateway.metric("adit_runtime_buffers_in_use", "");
+    let in_use = world.gateway.metric("adit_runtime_buffers_in_use", "");
     assert!(in_use <= 100.0, "{in_use} buffers");
     answers_at_once(&mut other);
-    answers_at_once(&mut tunnel(&pki, &gateway, &device, "a.test:1"));
-    assert!(gateway.ended("unauthenticated-limit") >= 1000.0);
+    answers_at_once(&mut world.tunnel("a.test:1"));
+    assert!(world.gateway.ended("unauthenticated-limit") >= 1000.0);
     drop((crowd, other));
-    all_is_given_back(&gateway);
+    all_is_given_back(&world.gateway);
     until("all have ended", || {
-        gateway.metric("adit_unauthenticated", "") == 0.0
-            && gateway.metric("adit_runtime_fds", "") == 0.0
+        world.gateway.metric("adit_unauthenticated", "") == 0.0
+            && world.gateway.metric("adit_runtime_fds", "") == 0.0
     });
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::buffers::{answers_at_once, one_core};
-use crate::common::{Gateway, Pki, echo, server, service, tunnel, until};
+use crate::common::{Gateway, Pki, World, echo, server, service, until};
 
 const SHARE: usize = 20;
 const WORDS: &str = "the limit of open files is reached";
@@ -38,31 +38,31 @@ fn free_below(limit: usize, gateway: &Gateway) -> usize {
 
 #[test]
 fn at_the_limit_of_open_files_accepting_rests_and_says_so() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     // The system looks at the limit when accepting begins. It begins anew when a share that was full has room again.
     let engine = format!(
         "handshake_timeout = '60s'\nmax_unauthenticated = {SHARE}\nmax_unauthenticated_per_source = 0\n\
          failed_handshakes_per_second = 0"
     );
-    let gateway = one_core(&pki, &engine, &service(&[server(echo)]));
-    let mut open = tunnel(&pki, &gateway, &device, "a.test:1");
-    let metric = |name: &str| gateway.metric(name, "");
+    let world = World::around(Pki::new(), |pki| {
+        one_core(pki, &engine, &service(&[server(echo)]))
+    });
+    let mut open = world.tunnel("a.test:1");
+    let metric = |name: &str| world.gateway.metric(name, "");
     assert_eq!(metric("adit_runtime_emfile_total"), 0.0);
-    let connect = || TcpStream::connect(gateway.address).unwrap();
+    let connect = || TcpStream::connect(world.gateway.address).unwrap();
     let crowd: Vec<TcpStream> = (0..SHARE).map(|_| connect()).collect();
     until("a full share", || {
         metric("adit_unauthenticated") == SHARE as f64
     });
 
-    let files = beyond_all(&gateway);
-    limit(&gateway, files);
+    let files = beyond_all(&world.gateway);
+    limit(&world.gateway, files);
     drop(crowd);
     until("all have ended", || metric("adit_unauthenticated") == 0.0);
     // Tunnels take all files but half of what a full share needs.
     let mut tunnels = Vec::new();
-    while free_below(files, &gateway) > SHARE / 2 {
-        tunnels.push(tunnel(&pki, &gateway, &device, "a.test:1"));
+    while free_below(files, &world.gateway) > SHARE / 2 {
+        tunnels.push(world.tunnel("a.test:1"));
     }
 
     let begun = Instant::now();
@@ -72,11 +72,11 @@ fn at_the_limit_of_open_files_accepting_rests_and_says_so() {
         crowd.extend((0..SHARE).map(|_| connect()));
         answers_at_once(&mut open);
         std::thread::sleep(Duration::from_millis(200));
-        gateway.said(WORDS) > 0
+        world.gateway.said(WORDS) > 0
     });
     drop(crowd);
     // The limit is the same.
-    answers_at_once(&mut tunnel(&pki, &gateway, &device, "a.test:1"));
+    answers_at_once(&mut world.tunnel("a.test:1"));
     let rests = begun.elapsed().as_millis() as f64 / 50.0;
     until("all have ended", || metric("adit_unauthenticated") == 0.0);
     let met = metric("adit_runtime_emfile_total");
@@ -84,6 +84,6 @@ fn at_the_limit_of_open_files_accepting_rests_and_says_so() {
     assert!(metric("adit_accept_backoff_total") >= met);
     // A rest after each, and not another attempt at once.
     assert!(met <= 2.0 * rests + 10.0, "{met} in {rests} rests");
-    assert_eq!(gateway.said(WORDS), 1, "once a minute");
+    assert_eq!(world.gateway.said(WORDS), 1, "once a minute");
     answers_at_once(&mut open);
 }

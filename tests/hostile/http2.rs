@@ -10,9 +10,7 @@ use adit::certs::Issued;
 use crate::common::frames::{
     ACK, DATA, END_HEADERS, ENHANCE_YOUR_CALM, HEADERS, PING, Raw, WIDE, connect_block, frame,
 };
-use crate::common::{Gateway, Pki, Session, ask, echo, request, server, service, tunnel, until};
-
-const ALLOW: &str = "unmanaged = 'allow'";
+use crate::common::{Gateway, Pki, Session, World, ask, echo, request, server, tunnel, until};
 
 /// Resident memory of a process, in bytes.
 fn resident(process: &Child) -> u64 {
@@ -75,7 +73,10 @@ fn small_messages_for_a_client_that_does_not_read() {
     let pki = Pki::new();
     let [attacker, other, new] = ["attacker", "other", "new"].map(|name| pki.client(name, |_| ()));
     let engine = "idle_timeout = '6s'\ncores = 1";
-    let gateway = Gateway::start(&pki, engine, ALLOW, &three_services(flood));
+    let gateway = Gateway::builder(&pki)
+        .engine(engine)
+        .rest(&three_services(flood))
+        .start();
     let mut other = tunnel(&pki, &gateway, &other, "echo.test:1");
     round_trip(&mut other);
     let in_use = || gateway.metric("adit_runtime_buffers_in_use", "");
@@ -119,7 +120,10 @@ fn sessions_without_a_tunnel_are_counted_and_end() {
     let pki = Pki::new();
     let [attacker, other] = ["attacker", "other"].map(|name| pki.client(name, |_| ()));
     let engine = "idle_timeout = '3s'\nmax_tunnels_per_device = 4";
-    let gateway = Gateway::start(&pki, engine, ALLOW, &service(&[server(echo)]));
+    let gateway = Gateway::builder(&pki)
+        .engine(engine)
+        .servers(&[server(echo)])
+        .start();
     // As many as tunnels, and sixteen.
     let mut sessions: Vec<Raw> = (0..20)
         .map(|_| {
@@ -163,11 +167,9 @@ fn sessions_without_a_tunnel_are_counted_and_end() {
 /// A client that measures its way with one PING at a time, as gRPC's do, was cut for it after some ten milliseconds.
 #[test]
 fn a_download_with_a_ping_for_each_frame_is_no_flood() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = Gateway::start(&pki, "", ALLOW, &three_services(flood));
+    let world = World::new(|node| node.rest(&three_services(flood)));
     for authority in ["drip.test:1", "bulk.test:1"] {
-        let mut raw = Raw::open(&pki, &gateway, &device, WIDE);
+        let mut raw = world.raw(WIDE);
         raw.widen();
         raw.tunnel_to(1, authority);
         let (mut outstanding, mut answered, mut read) = (false, 0, 0);
@@ -194,8 +196,8 @@ fn a_download_with_a_ping_for_each_frame_is_no_flood() {
             }
         }
     }
-    assert_eq!(gateway.metric("adit_http2_abuse_total", ""), 0.0);
-    let mut other = crate::common::connect(&pki, &gateway, Some(&device));
+    assert_eq!(world.gateway.metric("adit_http2_abuse_total", ""), 0.0);
+    let mut other = world.connect();
     let told = ask(&mut other, &request("echo.test:1")).unwrap();
     assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
 }

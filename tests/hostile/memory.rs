@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use super::buffers::{answers_at_once, one_core};
-use crate::common::{Gateway, Pki, Session, echo, server, service, tunnel, until};
+use crate::common::{Gateway, Pki, Session, World, echo, server, service, until};
 
 /// Resident memory of the gateway, in MB.
 fn resident(gateway: &Gateway) -> f64 {
@@ -41,25 +41,25 @@ fn tunnels() -> usize {
 fn slow_memory_returns_after_a_peak() {
     const ROOM: f64 = 6.0;
     let tunnels = tunnels();
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = one_core(
-        &pki,
-        "max_tunnels_per_device = 10000",
-        &service(&[server(echo)]),
-    );
-    let open = || tunnel(&pki, &gateway, &device, "a.test:1");
+    let world = World::around(Pki::new(), |pki| {
+        one_core(
+            pki,
+            "max_tunnels_per_device = 10000",
+            &service(&[server(echo)]),
+        )
+    });
+    let open = || world.tunnel("a.test:1");
     // Every table has been used once.
-    peak(&gateway, open, 20);
-    let fresh = resident(&gateway);
-    let most = peak(&gateway, open, tunnels);
-    let mut low = resident(&gateway);
+    peak(&world.gateway, open, 20);
+    let fresh = resident(&world.gateway);
+    let most = peak(&world.gateway, open, tunnels);
+    let mut low = resident(&world.gateway);
     for _ in 0..150 {
         if low < fresh + ROOM {
             break;
         }
         std::thread::sleep(Duration::from_millis(200));
-        low = resident(&gateway);
+        low = resident(&world.gateway);
     }
     let words =
         format!("{fresh:.1} MB, with {tunnels} tunnels {most:.1} MB, after them {low:.1} MB");
@@ -72,12 +72,10 @@ fn slow_memory_returns_after_a_peak() {
 #[test]
 fn a_reload_costs_no_memory() {
     let pki = Pki::new();
-    let gateway = Gateway::start(
-        &pki,
-        "cores = 1",
-        "unmanaged = 'allow'",
-        &service(&[server(echo)]),
-    );
+    let gateway = Gateway::builder(&pki)
+        .engine("cores = 1")
+        .servers(&[server(echo)])
+        .start();
     let config = pki.path("adit.toml");
     let text = std::fs::read_to_string(&config).unwrap();
     let start = resident(&gateway);

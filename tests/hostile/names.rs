@@ -31,12 +31,10 @@ fn a_flood_of_cold_names_delays_no_other_device() {
     let rules = "[[profile.service]]\nname = '<TCP_ANY>'\nallow = ['127.0.0.0/8']\n\
                  [[profile.rule]]\nhost = '*'\nport = '*'\nservice = '<TCP_ANY>'\n";
     // Nothing ends by a timeout.
-    let gateway = Gateway::start(
-        &pki,
-        "connect_timeout = '60s'",
-        "unmanaged = 'allow'",
-        rules,
-    );
+    let gateway = Gateway::builder(&pki)
+        .engine("connect_timeout = '60s'")
+        .rest(rules)
+        .start();
 
     let mut asking: Vec<_> = (0..HOSTILE)
         .map(|number| {

@@ -8,16 +8,13 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa};
 use time::OffsetDateTime;
 
 use super::buffers::answers_at_once;
-use crate::common::{
-    Gateway, Pki, ask, config, connect, echo, echoed, free_port, server, service, tunnel, until,
-    valid,
-};
+use crate::common::{Gateway, Pki, ask, connect, echo, echoed, server, tunnel, until, valid};
 use crate::pki::made::{end, party};
 
 #[test]
 fn a_certificate_that_is_no_part_of_the_path_causes_no_look() {
     let pki = Pki::new();
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(echo)]));
+    let gateway = Gateway::builder(&pki).servers(&[server(echo)]).start();
     let mut hostile = pki.client("hostile", |_| {});
     // One that has expired, and one that does so while the tunnels are open.
     let presented = |name: &str, begins, ends| -> Issued {
@@ -65,19 +62,13 @@ fn slow_an_authority_that_ends_cuts_its_tunnels_in_steps() {
         request.not_after = OffsetDateTime::now_utc() + Duration::from_secs(20);
     };
     std::fs::write(pki.path("ends.pem"), to_pem(&[ends.by(&ends, soon)])).unwrap();
-    let admin = free_port();
     let engine = "cores = 1\nmax_tunnels_per_device = 1000";
-    let text = config(
-        admin,
-        engine,
-        "unmanaged = 'allow'",
-        &service(&[server(echo)]),
-    );
-    let text = text
+    let gateway = Gateway::builder(&pki)
+        .engine(engine)
+        .servers(&[server(echo)])
         .replace("['ca.pem']", "['ca.pem', 'ends.pem']")
-        .replace("files = ['ca.crl']", "enabled = false");
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
-    let gateway = Gateway::run(&pki, admin);
+        .without_crls()
+        .start();
     let of_ending = Issued {
         chain: vec![device.by(&ends, end)],
         key: device.private_key(),

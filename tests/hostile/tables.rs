@@ -5,21 +5,19 @@ use std::time::{Duration, Instant};
 
 use adit::observe::TunnelInfo;
 
-use crate::common::{
-    Gateway, Pki, ask, config_with_token, connect, echo, echoed, free_port, server, service,
-    tunnel, until,
-};
+use crate::common::{Gateway, Pki, ask, connect, echo, echoed, free_port, server, tunnel, until};
 
 const MANY: usize = 300;
 
 #[test]
 fn what_is_asked_of_all_tunnels_is_answered_in_steps() {
-    let (pki, admin) = (Pki::new(), free_port());
+    let (pki, _admin) = (Pki::new(), free_port());
     let engine = "max_tunnels_per_device = 400";
-    let rules = service(&[server(echo)]);
-    let text = config_with_token(&pki, admin, engine, "unmanaged = 'allow'", &rules);
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
-    let gateway = Gateway::run(&pki, admin);
+    let gateway = Gateway::builder(&pki)
+        .token()
+        .engine(engine)
+        .servers(&[server(echo)])
+        .start();
     let (hostile, other) = (pki.client("hostile", |_| {}), pki.client("other", |_| {}));
     let mut many: Vec<_> = (0..MANY)
         .map(|_| tunnel(&pki, &gateway, &hostile, "a.test:1"))
@@ -90,12 +88,10 @@ fn sessions_that_ask_for_nothing_are_counted() {
     let pki = Pki::new();
     let [hostile, other] = ["hostile", "other"].map(|name| pki.client(name, |_| ()));
     let engine = "max_tunnels_per_device = 4\nhandshake_timeout = '30s'";
-    let gateway = Gateway::start(
-        &pki,
-        engine,
-        "unmanaged = 'allow'",
-        &service(&[server(echo)]),
-    );
+    let gateway = Gateway::builder(&pki)
+        .engine(engine)
+        .servers(&[server(echo)])
+        .start();
     // As many as tunnels, and sixteen.
     let silent: Vec<_> = (0..20)
         .map(|_| {

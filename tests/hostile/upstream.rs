@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use crate::common::{Gateway, Pki, ask, connect, echo, request, server};
+use crate::common::{World, ask, echo, request, server};
 
 /// A proxy that answers each request with `answer`, and then does not hang up.
 fn proxy(answer: Vec<u8>) -> SocketAddr {
@@ -34,19 +34,17 @@ fn interim_answers_without_end_cost_one_tunnel() {
         interim.repeat(1190),
         interim.repeat(100_000),
     ] {
-        let pki = Pki::new();
-        let device = pki.client("device", |_| ());
         let services = services(proxy(answer), server(echo));
-        let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &services);
-        let mut other = connect(&pki, &gateway, Some(&device));
+        let world = World::new(|node| node.rest(&services));
+        let mut other = world.connect();
         let told = ask(&mut other, &request("good.test:1")).unwrap();
         assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
         for _ in 0..3 {
-            let mut session = connect(&pki, &gateway, Some(&device));
+            let mut session = world.connect();
             let told = ask(&mut session, &request("bad.test:1")).unwrap();
             assert!(told.starts_with("HTTP/1.1 502 "), "{told}");
         }
-        assert_eq!(gateway.ended("upstream-proxy-protocol"), 3.0);
+        assert_eq!(world.gateway.ended("upstream-proxy-protocol"), 3.0);
         // The other tunnel has not noticed.
         let mut back = [0; 5];
         other.write_all(b"hello").unwrap();

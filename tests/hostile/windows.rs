@@ -9,7 +9,7 @@ use adit::limits::{HTTP2_WINDOW_MIN, HTTP2_WINDOW_START};
 use crate::common::frames::{
     ACK, DATA, END_HEADERS, HEADERS, PING, Raw, SETTINGS, WIDE, WINDOW_UPDATE, connect_block, frame,
 };
-use crate::common::{Gateway, PATIENCE, Pki, server, service};
+use crate::common::{Gateway, PATIENCE, Pki, server};
 
 const PIECE: [u8; 10_000] = [7; 10_000];
 
@@ -80,7 +80,7 @@ fn a_late_answer_gains_no_window() {
     let sink = |mut stream: TcpStream| {
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
     };
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &service(&[server(sink)]));
+    let gateway = Gateway::builder(&pki).servers(&[server(sink)]).start();
     let mut client = Client::new(&pki, &gateway);
     client.send(b"first");
     let mut pings = 0;
@@ -110,7 +110,10 @@ fn a_window_that_nobody_reads_is_given_up() {
     let pki = Pki::new();
     let deaf = server(|_stream| std::thread::sleep(2 * PATIENCE));
     let engine = "idle_timeout = '10m'";
-    let gateway = Gateway::start(&pki, engine, "unmanaged = 'allow'", &service(&[deaf]));
+    let gateway = Gateway::builder(&pki)
+        .engine(engine)
+        .servers(&[deaf])
+        .start();
     let mut client = Client::new(&pki, &gateway);
     let (mut open, mut most) = (false, 0);
     loop {

@@ -5,14 +5,13 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use adit::certs::Issued;
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use rustls::crypto::aws_lc_rs as provider;
 use rustls::{
     CipherSuite, ClientConfig, ConnectionTrafficSecrets, RootCertStore, SupportedCipherSuite,
 };
 
-use crate::common::{Gateway, Pki, Session, ask, echo, request, server, session_of};
+use crate::common::{Session, World, ask, echo, request, server, session_of};
 
 const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
@@ -26,58 +25,43 @@ const NO_RENEGOTIATION: u8 = 100;
 /// A ClientHello, as far as anybody looks at one that comes behind the handshake.
 const HELLO: [u8; 7] = [1, 0, 0, 3, 3, 3, 0];
 
-struct Place {
-    pki: Pki,
-    device: Issued,
-    gateway: Gateway,
+fn world() -> World {
+    World::new(|node| node.servers(&[server(echo)]))
 }
 
-fn place() -> Place {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let servers = crate::common::service(&[server(echo)]);
-    let gateway = Gateway::start(&pki, "", "unmanaged = 'allow'", &servers);
-    Place {
-        pki,
-        device,
-        gateway,
-    }
+/// An open tunnel on this suite, through which nothing has gone.
+fn tunnel(world: &World, suite: SupportedCipherSuite) -> Session {
+    let mut roots = RootCertStore::empty();
+    roots.add(world.pki.ca.certificate().clone()).unwrap();
+    let mut own = provider::default_provider();
+    own.cipher_suites = vec![suite];
+    let device = &world.device;
+    let mut config = ClientConfig::builder_with_provider(own.into())
+        .with_protocol_versions(&[suite.version()])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(device.chain.clone(), device.key.clone_key())
+        .unwrap();
+    config.enable_secret_extraction = true;
+    let socket = TcpStream::connect(world.gateway.address).unwrap();
+    let mut session = session_of(config.into(), socket);
+    let head = ask(&mut session, &request("a.test:1")).unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    session
 }
 
-impl Place {
-    /// An open tunnel on this suite, through which nothing has gone.
-    fn tunnel(&self, suite: SupportedCipherSuite) -> Session {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.pki.ca.certificate().clone()).unwrap();
-        let mut own = provider::default_provider();
-        own.cipher_suites = vec![suite];
-        let mut config = ClientConfig::builder_with_provider(own.into())
-            .with_protocol_versions(&[suite.version()])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_client_auth_cert(self.device.chain.clone(), self.device.key.clone_key())
-            .unwrap();
-        config.enable_secret_extraction = true;
-        let socket = TcpStream::connect(self.gateway.address).unwrap();
-        let mut session = session_of(config.into(), socket);
-        let head = ask(&mut session, &request("a.test:1")).unwrap();
-        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-        session
-    }
-
-    /// The same, its records made by hand from here on.
-    fn raw(&self, tls13: bool) -> Raw {
-        let suite = match tls13 {
-            true => provider::cipher_suite::TLS13_AES_128_GCM_SHA256,
-            false => provider::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-        };
-        let session = self.tunnel(suite);
-        let secrets = session.conn.dangerous_extract_secrets().unwrap();
-        Raw {
-            socket: session.sock,
-            sealing: Keys::new(secrets.tx, tls13),
-            opening: Keys::new(secrets.rx, tls13),
-        }
+/// The same, its records made by hand from here on.
+fn raw(world: &World, tls13: bool) -> Raw {
+    let suite = match tls13 {
+        true => provider::cipher_suite::TLS13_AES_128_GCM_SHA256,
+        false => provider::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    };
+    let session = tunnel(world, suite);
+    let secrets = session.conn.dangerous_extract_secrets().unwrap();
+    Raw {
+        socket: session.sock,
+        sealing: Keys::new(secrets.tx, tls13),
+        opening: Keys::new(secrets.rx, tls13),
     }
 }
 
@@ -199,9 +183,9 @@ impl Raw {
 /// record"; an end that waits for it must not wait for data that never comes.
 #[test]
 fn a_key_update_is_answered_at_once() {
-    let place = place();
+    let world = world();
     let suite = provider::cipher_suite::TLS13_AES_128_GCM_SHA256;
-    let mut session = place.tunnel(suite);
+    let mut session = tunnel(&world, suite);
     for round in 0..3 {
         session.conn.refresh_traffic_keys().unwrap();
         session.flush().unwrap();
@@ -221,8 +205,8 @@ fn a_key_update_is_answered_at_once() {
 /// RFC 5746, section 5, and RFC 5246, section 7.2.2: a renegotiation is refused by a warning, and the session goes on.
 #[test]
 fn a_renegotiation_is_refused_at_once() {
-    let place = place();
-    let mut raw = place.raw(false);
+    let world = world();
+    let mut raw = raw(&world, false);
     for _ in 0..5 {
         raw.send(HANDSHAKE, &HELLO);
         assert_eq!(raw.next(), (ALERT, vec![WARNING, NO_RENEGOTIATION]));
@@ -236,21 +220,21 @@ fn a_renegotiation_is_refused_at_once() {
     }
     raw.send(HANDSHAKE, &HELLO);
     assert_eq!(raw.next(), (ALERT, vec![FATAL, UNEXPECTED_MESSAGE]));
-    place.gateway.has_ended("tls-protocol", 1.0);
+    world.gateway.has_ended("tls-protocol", 1.0);
 }
 
 /// RFC 8446, sections 5 and 5.4; RFC 5246, sections 6 and 6.2.1.
 #[test]
 fn an_empty_alert_and_an_unknown_record_are_unexpected_messages() {
-    let place = place();
+    let world = world();
     for (times, tls13) in (0..).zip([true, false]) {
-        let mut raw = place.raw(tls13);
-        raw.send(ALERT, &[]);
-        assert_eq!(raw.next(), (ALERT, vec![FATAL, UNEXPECTED_MESSAGE]));
-        let mut raw = place.raw(tls13);
-        raw.socket.write_all(&[99, 3, 3, 0, 9]).unwrap();
-        assert_eq!(raw.next(), (ALERT, vec![FATAL, UNEXPECTED_MESSAGE]));
-        place
+        let mut hand = raw(&world, tls13);
+        hand.send(ALERT, &[]);
+        assert_eq!(hand.next(), (ALERT, vec![FATAL, UNEXPECTED_MESSAGE]));
+        let mut hand = raw(&world, tls13);
+        hand.socket.write_all(&[99, 3, 3, 0, 9]).unwrap();
+        assert_eq!(hand.next(), (ALERT, vec![FATAL, UNEXPECTED_MESSAGE]));
+        world
             .gateway
             .has_ended("tls-protocol", f64::from(2 * times + 2));
     }
@@ -259,8 +243,8 @@ fn an_empty_alert_and_an_unknown_record_are_unexpected_messages() {
 /// A client that asks for renegotiations and reads nothing is owed one refusal, and its tunnel ends with the next request.
 #[test]
 fn refusals_that_nobody_reads_do_not_pile_up() {
-    let place = place();
-    let mut raw = place.raw(false);
+    let world = world();
+    let mut raw = raw(&world, false);
     let limit = Some(Duration::from_secs(10));
     raw.socket.set_write_timeout(limit).unwrap();
     let mut flood = Vec::new();
@@ -269,5 +253,5 @@ fn refusals_that_nobody_reads_do_not_pile_up() {
         flood.extend(raw.sealing.seal(HANDSHAKE, &HELLO));
     }
     let _ = raw.socket.write_all(&flood);
-    place.gateway.has_ended("tls-protocol", 1.0);
+    world.gateway.has_ended("tls-protocol", 1.0);
 }

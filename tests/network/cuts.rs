@@ -15,10 +15,11 @@ use rustls::{
     ClientConfig, HandshakeKind, RootCertStore, ServerConfig, SupportedProtocolVersion, version,
 };
 
-use crate::common::chaos::{Chaos, Cut, Plan, Way};
+use crate::common::chaos::{Chaos, Cut, Direction, Plan};
+use crate::common::frames::{DATA, END_HEADERS, HEADERS, SETTINGS, connect_block, frame};
 use crate::common::outbound::{self, Tls, certificate};
 use crate::common::plain::{asking, client_cert};
-use crate::common::{Gateway, Pki, Session, echo, request, server, session_of, until};
+use crate::common::{Pki, Session, World, echo, request, server, session_of};
 
 /// Sessions at once: their waiting costs nothing.
 const AT_ONCE: usize = 48;
@@ -111,43 +112,26 @@ fn echoed(from: &mut impl Read) -> Result<(), String> {
     }
 }
 
-struct Place {
-    pki: Pki,
-    device: Issued,
-    gateway: Gateway,
-}
-
 /// A gateway whose listener has these keys, in front of this service.
-fn place(pki: Pki, listener: &str, service: &str) -> Place {
-    let device = pki.client("device", |_| ());
+fn world(pki: Pki, listener: &str, service: &str) -> World {
     let engine = "handshake_timeout = '20s'\ncores = [0]\nmax_tunnels_per_device = 1000";
-    let gateway = Gateway::behind_with(&pki, listener, engine, service);
-    Place {
-        pki,
-        device,
-        gateway,
-    }
+    World::of(pki, |node| {
+        node.engine(engine).listener(listener).rest(service)
+    })
 }
 
 const TLS: &str = "https = '127.0.0.1:0'";
 
-fn tls_place() -> Place {
+fn tls_world() -> World {
     let servers = crate::common::service(&[server(echo)]);
-    place(Pki::new(), TLS, &servers)
+    world(Pki::new(), TLS, &servers)
 }
 
-impl Place {
-    /// Nothing is left of what has gone through, and no session has ended but in order.
-    fn is_left_clean(&self) {
-        let gauge = |name: &str| self.gateway.metric(name, "");
-        until("nothing is left", || {
-            gauge("adit_sessions_live") == 0.0
-                && gauge("adit_tunnels_live") == 0.0
-                && gauge("adit_runtime_buffers_in_use") == 0.0
-        });
-        for reason in ["tls-protocol", "malformed-request", "server-tls"] {
-            assert_eq!(self.gateway.ended(reason), 0.0, "{reason}");
-        }
+/// Nothing is left of what has gone through, and no session has ended but in order.
+fn is_left_clean(world: &World) {
+    world.is_left_clean();
+    for reason in ["tls-protocol", "malformed-request", "server-tls"] {
+        assert_eq!(world.gateway.ended(reason), 0.0, "{reason}");
     }
 }
 
@@ -169,12 +153,12 @@ fn places(lengths: &[usize], skip: usize) -> Vec<Cut> {
 /// The client's turns, cut at every byte, of full handshakes and of resumed ones: its hello, its last flight (joined with its
 /// request, and that with the tunnel's first bytes, where the version lets it), and in TLS 1.2 the request.
 fn every_byte_of_a_client(version: &'static SupportedProtocolVersion, resumes: bool) {
-    let place = tls_place();
-    let config = Arc::new(client(&place.pki, &place.device, version, resumes));
-    let chaos = Chaos::to(place.gateway.address);
+    let world = tls_world();
+    let config = Arc::new(client(&world.pki, &world.device, version, resumes));
+    let chaos = Chaos::to(world.gateway.address);
     // The first makes tickets for the second, whose turns are those of the others.
     tunnel(&mut session(&config, chaos.connect(Plan::default()))).unwrap();
-    let measured = Chaos::to(place.gateway.address);
+    let measured = Chaos::to(world.gateway.address);
     tunnel(&mut session(&config, measured.connect(Plan::default()))).unwrap();
     let turns = measured.lengths(true);
     // A hello with a ticket is long, and read as one without.
@@ -183,11 +167,11 @@ fn every_byte_of_a_client(version: &'static SupportedProtocolVersion, resumes: b
     let resumed = AtomicUsize::new(0);
     every(&kind, places.len(), |number| {
         let cut = places[number];
-        let way = Way {
+        let direction = Direction {
             cuts: vec![cut],
-            ..Way::default()
+            ..Direction::default()
         };
-        let mut session = session(&config, chaos.connect(Plan::up(way)));
+        let mut session = session(&config, chaos.connect(Plan::up(direction)));
         tunnel(&mut session).map_err(|error| format!("{cut:?}: {error}"))?;
         let is_resumed = session.conn.handshake_kind() == Some(HandshakeKind::Resumed);
         resumed.fetch_add(usize::from(is_resumed), Relaxed);
@@ -196,7 +180,7 @@ fn every_byte_of_a_client(version: &'static SupportedProtocolVersion, resumes: b
     // With many at once, some find no ticket left.
     let resumed = resumed.into_inner();
     assert_eq!(resumes, resumed > places.len() / 2, "{kind}: {resumed}");
-    place.is_left_clean();
+    is_left_clean(&world);
 }
 
 #[test]
@@ -226,13 +210,13 @@ fn every_byte_of_a_proxy_header() {
     let servers = crate::common::service(&[server(echo)]);
     let listener = "protocol = 'both'\nhttps = '127.0.0.1:0'\nhttp = '127.0.0.1:0'\nproxy_protocol = 'required'\n\
                     trusted_proxies = ['127.0.0.1']";
-    let place = place(Pki::new(), listener, &servers);
-    let config = Arc::new(client(&place.pki, &place.device, &version::TLS13, true));
-    let by_tls = Chaos::to(place.gateway.address);
-    let plainly = Chaos::to(place.gateway.plain.unwrap());
-    let asks = asking(&client_cert(&place.device)).into_bytes();
+    let world = world(Pki::new(), listener, &servers);
+    let config = Arc::new(client(&world.pki, &world.device, &version::TLS13, true));
+    let by_tls = Chaos::to(world.gateway.address);
+    let plainly = Chaos::to(world.gateway.plain.unwrap());
+    let asks = asking(&client_cert(&world.device)).into_bytes();
     for header in headers {
-        let cut = |at| Plan::up(Way::cut(0, at, header.len() - at + 1));
+        let cut = |at| Plan::up(Direction::cut(0, at, header.len() - at + 1));
         every("in front of TLS", header.len() - 1, |at| {
             let mut socket = by_tls.connect(cut(at + 1));
             socket.write_all(&header).unwrap();
@@ -246,52 +230,40 @@ fn every_byte_of_a_proxy_header() {
             echoed(&mut socket)
         });
     }
-    place.is_left_clean();
+    is_left_clean(&world);
 }
 
 /// The request on the plain listener, joined with the tunnel's first bytes.
 #[test]
 fn every_byte_of_a_request() {
     let servers = crate::common::service(&[server(echo)]);
-    let place = place(Pki::new(), crate::common::plain::PLAIN, &servers);
-    let chaos = Chaos::to(place.gateway.address);
-    let asks = asking(&client_cert(&place.device)).into_bytes();
+    let world = world(Pki::new(), crate::common::plain::PLAIN, &servers);
+    let chaos = Chaos::to(world.gateway.address);
+    let asks = asking(&client_cert(&world.device)).into_bytes();
     every("a request", asks.len(), |at| {
         let rest = asks.len() - at - 1 + EARLY.len();
-        let mut socket = chaos.connect(Plan::up(Way::cut(0, at + 1, rest)));
+        let mut socket = chaos.connect(Plan::up(Direction::cut(0, at + 1, rest)));
         socket.write_all(&[&asks[..], EARLY].concat()).unwrap();
         echoed(&mut socket)
     });
-    place.is_left_clean();
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    let stream = stream.to_be_bytes();
-    [&length[1..], &[kind, flags], &stream, payload].concat()
+    is_left_clean(&world);
 }
 
 /// The preface of HTTP/2, settings, a request and the tunnel's first bytes, in two records that part at every byte.
 #[test]
 fn every_byte_of_http2() {
-    const DATA: u8 = 0;
-    const HEADERS: u8 = 1;
-    const SETTINGS: u8 = 4;
-    const END_HEADERS: u8 = 4;
-    let place = tls_place();
-    let mut config = client(&place.pki, &place.device, &version::TLS13, true);
+    let world = tls_world();
+    let mut config = client(&world.pki, &world.device, &version::TLS13, true);
     config.alpn_protocols = vec![b"h2".to_vec()];
     let config = Arc::new(config);
-    // CONNECT, without Huffman's code and the dynamic table (RFC 7541, section 6.2.2).
-    let block = b"\x02\x07CONNECT\x01\x08a.test:1";
     let opening = [
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
         frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]),
-        frame(HEADERS, END_HEADERS, 1, block),
+        frame(HEADERS, END_HEADERS, 1, &connect_block("a.test:1")),
         frame(DATA, 0, 1, EARLY),
     ]
     .concat();
-    let chaos = Chaos::to(place.gateway.address);
+    let chaos = Chaos::to(world.gateway.address);
     every("HTTP/2", opening.len() - 1, |at| {
         let socket = chaos.connect(Plan::default());
         socket.set_nodelay(true).unwrap();
@@ -312,7 +284,7 @@ fn every_byte_of_http2() {
         }
         Ok(())
     });
-    place.is_left_clean();
+    is_left_clean(&world);
 }
 
 /// Tunnels through a gateway whose server is behind a relay that cuts one direction of its connections, each at another byte.
@@ -321,11 +293,15 @@ fn every_byte_behind(what: &str, pki: Pki, server: SocketAddr, keys: &str, up: b
     let next = left.clone();
     let chaos = Chaos::always(server, move |_| {
         let cuts = next.lock().unwrap().pop().into_iter().collect();
-        let way = Way {
+        let direction = Direction {
             cuts,
-            ..Way::default()
+            ..Direction::default()
         };
-        if up { Plan::up(way) } else { Plan::down(way) }
+        if up {
+            Plan::up(direction)
+        } else {
+            Plan::down(direction)
+        }
     });
     let keys = keys.replace("RELAY", &chaos.address.to_string());
     let at = match keys.starts_with("upstream_proxy") {
@@ -334,10 +310,10 @@ fn every_byte_behind(what: &str, pki: Pki, server: SocketAddr, keys: &str, up: b
     };
     // Without a share that makes the first flights longer, and not otherwise.
     let tls = "[profile.tls]\noutbound = { key_exchange = ['X25519'] }\n";
-    let place = place(pki, TLS, &format!("{tls}{}", outbound::service(&at, &keys)));
-    let config = Arc::new(client(&place.pki, &place.device, &version::TLS13, true));
+    let world = world(pki, TLS, &format!("{tls}{}", outbound::service(&at, &keys)));
+    let config = Arc::new(client(&world.pki, &world.device, &version::TLS13, true));
     let one = || {
-        let socket = TcpStream::connect(place.gateway.address).unwrap();
+        let socket = TcpStream::connect(world.gateway.address).unwrap();
         tunnel(&mut session(&config, socket))
     };
     one().unwrap();
@@ -346,7 +322,7 @@ fn every_byte_behind(what: &str, pki: Pki, server: SocketAddr, keys: &str, up: b
     let count = left.lock().unwrap().len();
     every(&format!("{what}, turns of {turns:?}"), count, |_| one());
     assert!(left.lock().unwrap().is_empty(), "{what}: some are not cut");
-    place.is_left_clean();
+    is_left_clean(&world);
 }
 
 /// The answers of an upstream proxy, interim ones too, joined with what the server behind it says first.

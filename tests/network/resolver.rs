@@ -2,26 +2,21 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use adit::certs::Issued;
-
 use crate::common::names::{Etc, NameServer, Says};
 use crate::common::network::outside;
-use crate::common::{Gateway, Pki, ask, connect, echo, request, server, until};
+use crate::common::{World, echo, server, until};
 
 const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 /// A gateway with a service whose server has this name, and one that leads where the app wants.
 struct Stage {
-    pki: Pki,
-    device: Issued,
-    gateway: Gateway,
+    world: World,
     echo: SocketAddr,
 }
 
 impl Stage {
     fn new(server_name: &str, engine: &str) -> Self {
-        let (pki, echo) = (Pki::new(), server(echo));
-        let device = pki.client("device", |_| {});
+        let echo = server(echo);
         let rest = format!(
             "[[profile.service]]\nname = 'wiki'\nservers = ['{server_name}:{}']\n\
              [profile.service.health]\ndead_time = '1s'\ndead_time_max = '1s'\n\
@@ -30,20 +25,13 @@ impl Stage {
              [[profile.rule]]\nhost = '*'\nport = '*'\nservice = '<TCP_ANY>'\n",
             echo.port()
         );
-        let gateway = Gateway::start(&pki, engine, "unmanaged = 'allow'", &rest);
-        Self {
-            pki,
-            device,
-            gateway,
-            echo,
-        }
+        let world = World::new(|node| node.engine(engine).rest(&rest));
+        Self { world, echo }
     }
 
     /// What a request for a tunnel to this name is answered.
     fn asks(&self, name: &str) -> String {
-        let mut session = connect(&self.pki, &self.gateway, Some(&self.device));
-        let host = format!("{name}:{}", self.echo.port());
-        ask(&mut session, &request(&host)).unwrap()
+        self.world.answer(&format!("{name}:{}", self.echo.port()))
     }
 
     fn opens(&self, name: &str) -> bool {
@@ -76,19 +64,19 @@ fn settings_are_followed_as_they_change() {
     // Name servers that cannot be taken, and a reload: those before stay.
     for nothing in ["", "nameserver\n", "nameserver 127.0.0."] {
         etc.put("resolv.conf", nothing);
-        stage.gateway.reload();
+        stage.world.gateway.reload();
         let name = format!("after{}.test", nothing.len());
         old.set(&name, Says::Address(HERE));
         assert!(stage.opens(&name), "{nothing:?}");
     }
 
-    let refused = || stage.gateway.metric("adit_name_settings_refused", "");
+    let refused = || stage.world.gateway.metric("adit_name_settings_refused", "");
     assert_eq!(refused(), 1.0);
 
     // Another name server. What the old one said does not count any more.
     assert!(stage.asks("new.test").contains("name not found"));
     etc.put("resolv.conf", "nameserver 127.0.0.54\n");
-    stage.gateway.reload();
+    stage.world.gateway.reload();
     assert!(stage.opens("new.test"));
     assert_eq!(refused(), 0.0);
 
@@ -100,7 +88,13 @@ fn settings_are_followed_as_they_change() {
     // An entry that goes, by itself.
     etc.put("hosts", "127.0.0.1 localhost\n");
     until("the entry's end", || !stage.opens("wiki.test"));
-    assert!(stage.gateway.metric("adit_name_settings_changes_total", "") >= 4.0);
+    assert!(
+        stage
+            .world
+            .gateway
+            .metric("adit_name_settings_changes_total", "")
+            >= 4.0
+    );
 }
 
 #[test]

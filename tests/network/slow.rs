@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::network::{Namespace, ip, outside_for};
-use crate::common::{Gateway, Pki, config, free_port, server};
+use crate::common::{Gateway, Pki, server};
 
 /// The gateway's end of the wire, and the clients'.
 const GATEWAY: &str = "198.51.100.1";
@@ -102,14 +102,14 @@ fn gateway(pki: &Pki, kind: Kind) -> Gateway {
         "enabled = false\n[profile.tls]\ninbound = {{ protocols = ['{}'] }}\n{servers}",
         kind.version
     );
-    let admin = free_port();
     // A low rate divided among many is slow, and no fault.
     let engine = "handshake_timeout = '60s'";
-    let text = config(admin, engine, "unmanaged = 'allow'", &rest);
-    let text = text.replace("files = ['ca.crl']", "");
-    let text = text.replace("https = '127.0.0.1:0'", &format!("https = '{GATEWAY}:0'"));
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
-    Gateway::run(pki, admin)
+    Gateway::builder(pki)
+        .engine(engine)
+        .rest(&rest)
+        .replace("files = ['ca.crl']", "")
+        .listener(&format!("https = '{GATEWAY}:0'"))
+        .start()
 }
 
 /// Echoes, but for those who ask for a page.

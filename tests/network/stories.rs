@@ -5,57 +5,50 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit::certs::Issued;
 use rustls::{ClientConfig, SupportedProtocolVersion, version};
 
 use crate::common::chaos::{Chaos, Plan, Random};
 use crate::common::outbound::{self, Tls, certificate, noise};
-use crate::common::{Gateway, Pki, echo, request, server, session_of, speaking, until};
+use crate::common::{Pki, World, echo, request, server, session_of, speaking};
 
 /// Sessions of each kind, and bytes that go through each both ways.
 const SESSIONS: usize = 12;
 const BYTES: usize = 120_000;
 
 /// How the two sides speak.
-struct Way {
+struct Versions {
     app: &'static SupportedProtocolVersion,
     /// `None`: the server has no TLS.
     server: Option<&'static SupportedProtocolVersion>,
 }
 
-const WAYS: [Way; 4] = [
-    Way {
+const ALL: [Versions; 4] = [
+    Versions {
         app: &version::TLS13,
         server: None,
     },
-    Way {
+    Versions {
         app: &version::TLS12,
         server: None,
     },
-    Way {
+    Versions {
         app: &version::TLS13,
         server: Some(&version::TLS13),
     },
-    Way {
+    Versions {
         app: &version::TLS12,
         server: Some(&version::TLS12),
     },
 ];
 
-struct Place {
-    pki: Pki,
-    device: Issued,
-    gateway: Gateway,
-    /// In front of the gateway.
-    front: Chaos,
-    /// Between the gateway and its server.
-    _back: Chaos,
-}
-
-/// A gateway between two relays, with plans that are made anew for each connection.
-fn place(way: &Way, random: &mut Random, plan: fn(&mut Random) -> Plan) -> Place {
+/// A gateway between two relays, with plans that are made anew for each connection, and the address of the one in front.
+fn world(
+    versions: &Versions,
+    random: &mut Random,
+    plan: fn(&mut Random) -> Plan,
+) -> (World, SocketAddr) {
     let pki = Pki::new();
-    let (address, keys) = match way.server {
+    let (address, keys) = match versions.server {
         None => (server(echo), ""),
         Some(version) => {
             let mut tls = Tls::new(certificate(&pki, "127.0.0.1", |_| ()));
@@ -63,35 +56,13 @@ fn place(way: &Way, random: &mut Random, plan: fn(&mut Random) -> Plan) -> Place
             (tls.echo(), "tls = true\ntls_roots = 'ca.pem'")
         }
     };
-    let relay = |to: SocketAddr, mut random: Random| Chaos::always(to, move |_| plan(&mut random));
-    let back = relay(address, random.split());
+    let plans = |mut random: Random| move |_| plan(&mut random);
+    let back = Chaos::always(address, plans(random.split()));
     let service = outbound::service(&back.address.to_string(), keys);
-    let device = pki.client("device", |_| ());
-    let gateway = Gateway::start(&pki, "cores = [0]", "unmanaged = 'allow'", &service);
-    let front = relay(gateway.address, random.split());
-    Place {
-        pki,
-        device,
-        gateway,
-        front,
-        _back: back,
-    }
-}
-
-impl Place {
-    fn client(&self, way: &Way) -> Arc<ClientConfig> {
-        speaking(&self.pki, &self.device, way.app).into()
-    }
-
-    /// Nothing is left of any session, however it ended.
-    fn is_left_clean(&self) {
-        let gauge = |name: &str| self.gateway.metric(name, "");
-        until("nothing is left", || {
-            gauge("adit_sessions_live") == 0.0
-                && gauge("adit_tunnels_live") == 0.0
-                && gauge("adit_runtime_buffers_in_use") == 0.0
-        });
-    }
+    let world = World::of(pki, |node| node.engine("cores = [0]").rest(&service));
+    let mut world = world.with(back);
+    let front = world.link(plans(random.split()));
+    (world, front)
 }
 
 /// A tunnel whose bytes come back while more are sent; how many did before anything broke.
@@ -117,12 +88,16 @@ fn exchange(client: &Arc<ClientConfig>, front: SocketAddr, bytes: &[u8]) -> std:
     Ok(done)
 }
 
+fn client(world: &World, versions: &Versions) -> Arc<ClientConfig> {
+    speaking(&world.pki, &world.device, versions.app).into()
+}
+
 /// The results of many exchanges at once.
-fn exchanges(place: &Place, way: &Way) -> Vec<std::io::Result<usize>> {
-    let (client, bytes) = (place.client(way), noise(BYTES));
+fn exchanges(client: &Arc<ClientConfig>, front: SocketAddr) -> Vec<std::io::Result<usize>> {
+    let bytes = noise(BYTES);
     std::thread::scope(|scope| {
         let all: Vec<_> = (0..SESSIONS)
-            .map(|_| scope.spawn(|| exchange(&client, place.front.address, &bytes)))
+            .map(|_| scope.spawn(|| exchange(client, front, &bytes)))
             .collect();
         all.into_iter().map(|one| one.join().unwrap()).collect()
     })
@@ -131,13 +106,13 @@ fn exchanges(place: &Place, way: &Way) -> Vec<std::io::Result<usize>> {
 #[test]
 fn no_byte_is_lost_wherever_the_streams_are_cut() {
     let mut random = Random::seeded();
-    for way in &WAYS {
-        let place = place(way, &mut random, Plan::random);
-        for result in exchanges(&place, way) {
-            assert_eq!(result.unwrap(), BYTES, "{:?}", way.app);
+    for versions in &ALL {
+        let (world, front) = world(versions, &mut random, Plan::random);
+        for result in exchanges(&client(&world, versions), front) {
+            assert_eq!(result.unwrap(), BYTES, "{:?}", versions.app);
         }
-        place.is_left_clean();
-        place.gateway.has_ended("closed", SESSIONS as f64);
+        world.is_left_clean();
+        world.gateway.has_ended("closed", SESSIONS as f64);
     }
 }
 
@@ -157,14 +132,14 @@ fn broken(random: &mut Random) -> Plan {
 fn nothing_is_left_of_sessions_that_are_reset_in_any_phase() {
     let mut random = Random::seeded();
     let mut lost = 0;
-    for way in &WAYS {
-        let place = place(way, &mut random, broken);
+    for versions in &ALL {
+        let (world, front) = world(versions, &mut random, broken);
         for _ in 0..3 {
-            let results = exchanges(&place, way);
+            let results = exchanges(&client(&world, versions), front);
             lost += results.iter().filter(|result| result.is_err()).count();
         }
-        place.is_left_clean();
-        assert_eq!(place.gateway.metric("adit_runtime_panics_total", ""), 0.0);
+        world.is_left_clean();
+        assert_eq!(world.gateway.metric("adit_runtime_panics_total", ""), 0.0);
     }
     assert!(lost > 0, "no session was reset");
 }
@@ -174,20 +149,20 @@ fn nothing_is_left_of_sessions_that_are_reset_in_any_phase() {
 fn a_link_of_latency_and_a_low_rate_is_only_slow() {
     let slow = |_: &mut Random| {
         let mut plan = Plan::default();
-        for way in [&mut plan.up, &mut plan.down] {
-            way.delay = Duration::from_millis(30);
-            way.rate = 60_000;
+        for direction in [&mut plan.up, &mut plan.down] {
+            direction.delay = Duration::from_millis(30);
+            direction.rate = 60_000;
         }
         plan
     };
-    let way = &WAYS[2];
-    let place = place(way, &mut Random::seeded(), slow);
-    let client = place.client(way);
+    let versions = &ALL[2];
+    let (world, front) = world(versions, &mut Random::seeded(), slow);
+    let client = client(&world, versions);
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            let (client, front) = (&client, place.front.address);
+            let client = &client;
             scope.spawn(move || assert_eq!(exchange(client, front, &noise(9_000)).unwrap(), 9_000));
         }
     });
-    place.is_left_clean();
+    world.is_left_clean();
 }

@@ -10,19 +10,10 @@ use rcgen::{GeneralSubtree, KeyUsagePurpose, NameConstraints};
 use rustls::pki_types::CertificateDer;
 
 use super::made::{Party, end, party, past};
-use crate::common::{
-    Gateway, Pki, ask, config, connect, echo, free_port, request, server, service, until,
-};
+use crate::common::gateway::Builder;
+use crate::common::{Gateway, Pki, echo, is_let_in, server, until};
 
 /// `adit` with these arguments in the PKI's folder.
-fn adit(pki: &Pki, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_adit"))
-        .args(arguments)
-        .current_dir(pki.folder.path())
-        .output()
-        .unwrap()
-}
-
 fn told(output: &Output) -> String {
     let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
     format!("{out}{err}")
@@ -31,21 +22,16 @@ fn told(output: &Output) -> String {
 /// Writes the config with these group certificates, and no revocation.
 fn write(pki: &Pki, group: &[CertificateDer<'static>]) {
     std::fs::write(pki.path("group.pem"), to_pem(group)).unwrap();
-    write_config(pki);
+    config(pki).write();
 }
 
-fn write_config(pki: &Pki) -> std::net::SocketAddr {
-    let admin = free_port();
-    let text = config(admin, "", "unmanaged = 'allow'", &service(&[server(echo)]));
-    let text = text
-        .replace("['ca.pem']", "['group.pem']")
-        .replace("files = ['ca.crl']", "enabled = false");
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
-    admin
+fn config(pki: &Pki) -> Builder<'_> {
+    let node = Gateway::builder(pki).servers(&[server(echo)]);
+    node.replace("['ca.pem']", "['group.pem']").without_crls()
 }
 
 fn check(pki: &Pki) -> (Option<i32>, String) {
-    let output = adit(pki, &["check", "--config", "adit.toml"]);
+    let output = pki.adit(&["check", "--config", "adit.toml"]);
     (output.status.code(), told(&output))
 }
 
@@ -54,12 +40,6 @@ fn identity(of: &Party, chain: Vec<CertificateDer<'static>>) -> Issued {
         chain,
         key: of.private_key(),
     }
-}
-
-/// Whether a device with this chain gets a tunnel.
-fn is_let_in(pki: &Pki, gateway: &Gateway, identity: &Issued) -> bool {
-    let mut session = connect(pki, gateway, Some(identity));
-    ask(&mut session, &request("a.test:1")).is_ok_and(|head| head.starts_with("HTTP/1.1 200 "))
 }
 
 #[test]
@@ -92,7 +72,7 @@ fn what_is_no_authority_is_refused_everywhere_in_the_same_words() {
                 "s",
             ],
         ] {
-            let output = adit(&pki, arguments);
+            let output = pki.adit(arguments);
             let told = told(&output);
             assert!(!output.status.success(), "{arguments:?}: {told}");
             assert!(told.contains(words), "{arguments:?}: {told}");
@@ -105,7 +85,7 @@ fn who_may_not_sign_does_not_let_devices_in() {
     let pki = Pki::new();
     let (root, sub, device) = (party("root"), party("sub"), party("phone"));
     write(&pki, &[root.root()]);
-    let gateway = Gateway::run(&pki, write_config(&pki));
+    let gateway = config(&pki).start();
     let good = sub.by(&root, |_| ());
     let mute = sub.by(&root, |params| {
         params.key_usages = vec![KeyUsagePurpose::CrlSign];
@@ -148,7 +128,7 @@ fn an_expired_one_stops_nobody_but_its_devices() {
         code == Some(0) && told.contains("CN=old: it has expired"),
         "{told}"
     );
-    let gateway = Gateway::run(&pki, write_config(&pki));
+    let gateway = config(&pki).start();
     assert!(is_let_in(
         &pki,
         &gateway,
@@ -231,7 +211,7 @@ fn a_version_1_root_is_taken_and_reported() {
         "below.pem",
     ]);
     if is_version_1(&pki.path("group.pem")) {
-        write_config(&pki);
+        config(&pki).write();
         let (code, told) = check(&pki);
         assert!(code == Some(0) && told.contains("of version 1"), "{told}");
         std::fs::copy(pki.path("below.pem"), pki.path("group.pem")).unwrap();
@@ -281,7 +261,7 @@ fn a_thousand_names_are_left_out_and_devices_come_in() {
         code == Some(0) && told.contains("clients are not told which authorities"),
         "{told}"
     );
-    let gateway = Gateway::run(&pki, write_config(&pki));
+    let gateway = config(&pki).start();
     assert!(is_let_in(
         &pki,
         &gateway,
@@ -296,7 +276,7 @@ fn certificates_under_another_label_count() {
     for label in ["TRUSTED CERTIFICATE", "X509 CERTIFICATE"] {
         let second = to_pem(&[two.root()]).replace("CERTIFICATE", label);
         std::fs::write(pki.path("group.pem"), to_pem(&[one.root()]) + &second).unwrap();
-        let gateway = Gateway::run(&pki, write_config(&pki));
+        let gateway = config(&pki).start();
         let below = identity(&device, vec![device.by(&two, end)]);
         assert!(is_let_in(&pki, &gateway, &below), "{label}");
     }

@@ -6,13 +6,12 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use adit::certs::{self, Issued};
+use adit::certs;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
 use crate::common::{
-    Gateway, Pki, TOKEN, ask, config_with_token, connect, echo, free_port, request, server,
-    service, until,
+    Gateway, Pki, TOKEN, World, echo, free_port, is_let_in, server, service, until,
 };
 
 /// A list that OpenSSL makes with the key of NAME.pem and NAME.key.
@@ -134,20 +133,9 @@ impl List {
     }
 }
 
-fn is_let_in(pki: &Pki, gateway: &Gateway, device: &Issued) -> bool {
-    let answer = ask(
-        &mut connect(pki, gateway, Some(device)),
-        &request("a.test:1"),
-    );
-    answer.is_ok_and(|head| head.starts_with("HTTP/1.1 200 "))
-}
-
 fn start(pki: &Pki, crl: &str) -> Gateway {
-    let admin = free_port();
     let rest = format!("{crl}\n{}", service(&[server(echo)]));
-    let text = config_with_token(pki, admin, "", "unmanaged = 'allow'", &rest);
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
-    Gateway::run(pki, admin)
+    Gateway::builder(pki).token().rest(&rest).start()
 }
 
 /// What `adit crl` with these arguments says.
@@ -175,60 +163,58 @@ fn number_is(gateway: &Gateway, number: u32) {
 #[test]
 fn an_authority_that_counts_anew_is_heard_when_its_old_list_has_run_out() {
     let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     List::by("ca")
         .number(500)
         .valid(-60, 6)
         .write(&pki, "ca.crl");
-    let gateway = start(&pki, "");
-    assert!(is_let_in(&pki, &gateway, &device));
+    let world = World::around(pki, |pki| start(pki, ""));
+    assert!(world.lets_in());
     List::by("ca")
         .number(1)
         .valid(-30, 3600)
-        .write(&pki, "ca.crl");
-    says(&gateway, "adit crl forget");
+        .write(&world.pki, "ca.crl");
+    says(&world.gateway, "adit crl forget");
     assert_eq!(
-        gateway.metric("adit_crl_list_number", ""),
+        world.gateway.metric("adit_crl_list_number", ""),
         500.0,
         "it stays until then"
     );
-    number_is(&gateway, 1);
-    assert!(is_let_in(&pki, &gateway, &device));
+    number_is(&world.gateway, 1);
+    assert!(world.lets_in());
     until("no problem", || {
-        !gateway.get("/readyz").1.contains("adit crl forget")
+        !world.gateway.get("/readyz").1.contains("adit crl forget")
     });
 }
 
 #[test]
 fn the_operator_has_the_next_list_taken() {
     let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     let file = List::by("ca").number(500).write(&pki, "ca.crl");
-    let gateway = start(&pki, "");
+    let world = World::around(pki, |pki| start(pki, ""));
     // Older in both: refused, until the operator says otherwise.
     List::by("ca")
         .number(1)
         .valid(-600, 3600)
-        .write(&pki, "ca.crl");
-    says(&gateway, "older than the one in use");
+        .write(&world.pki, "ca.crl");
+    says(&world.gateway, "older than the one in use");
     let source = file.display().to_string();
-    let said = adit_crl(&pki, &["list"]);
+    let said = adit_crl(&world.pki, &["list"]);
     assert!(said.contains(&source) && said.contains("older"), "{said}");
-    let said = adit_crl(&pki, &["forget", "nowhere.crl"]);
+    let said = adit_crl(&world.pki, &["forget", "nowhere.crl"]);
     assert!(said.contains("/crls lists"), "{said}");
-    assert_eq!(gateway.metric("adit_crl_list_number", ""), 500.0);
-    let said = adit_crl(&pki, &["forget", &source]);
+    assert_eq!(world.gateway.metric("adit_crl_list_number", ""), 500.0);
+    let said = adit_crl(&world.pki, &["forget", &source]);
     assert!(said.contains("forgotten"), "{said}");
-    number_is(&gateway, 1);
-    assert!(is_let_in(&pki, &gateway, &device));
+    number_is(&world.gateway, 1);
+    assert!(world.lets_in());
     // That was for one list.
-    List::by("ca").number(9).write(&pki, "ca.crl");
-    number_is(&gateway, 9);
+    List::by("ca").number(9).write(&world.pki, "ca.crl");
+    number_is(&world.gateway, 9);
     List::by("ca")
         .number(1)
         .valid(-600, 3600)
-        .write(&pki, "ca.crl");
-    says(&gateway, "older than the one in use");
+        .write(&world.pki, "ca.crl");
+    says(&world.gateway, "older than the one in use");
 }
 
 #[test]
@@ -257,33 +243,23 @@ fn a_list_that_has_run_out_takes_the_place_of_none_that_has_not() {
         .number(5)
         .valid(-60, 3600)
         .write(&pki, "new.crl");
-    let text = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
-    let text = text.replace("files = ['ca.crl']", "files = ['ca.crl', 'new.crl']");
-    std::fs::write(pki.path("adit.toml"), &text).unwrap();
-    let admin = text
-        .lines()
-        .find_map(|line| line.strip_prefix("listen = '"));
-    let admin = admin.unwrap().trim_end_matches('\'').parse().unwrap();
-    let gateway = Gateway::run(&pki, admin);
+    let both = "files = ['ca.crl', 'new.crl']";
+    let node = Gateway::builder(&pki).servers(&[server(echo)]);
+    let gateway = node.replace("files = ['ca.crl']", both).start();
     assert!(is_let_in(&pki, &gateway, &device));
 }
 
 #[test]
 fn a_list_that_has_run_out_is_told_and_replaces_none_that_is_in_force_though_forgotten() {
     let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     let file = List::by("ca").number(5).valid(-60, 4).write(&pki, "ca.crl");
-    let gateway = start(&pki, "");
-    assert!(!gateway.get("/readyz").1.contains("has run out"));
-    says(&gateway, "has run out on ");
-    assert!(!is_let_in(&pki, &gateway, &device));
-    assert_eq!(gateway.metric("adit_crl_list_refused", ""), 0.0);
-    assert!(adit_crl(&pki, &["list"]).contains("publish a newer one"));
-    let check = Command::new(env!("CARGO_BIN_EXE_adit"))
-        .args(["check", "--config", "adit.toml"])
-        .current_dir(pki.folder.path())
-        .output()
-        .unwrap();
+    let world = World::around(pki, |pki| start(pki, ""));
+    assert!(!world.gateway.get("/readyz").1.contains("has run out"));
+    says(&world.gateway, "has run out on ");
+    assert!(!world.lets_in());
+    assert_eq!(world.gateway.metric("adit_crl_list_refused", ""), 0.0);
+    assert!(adit_crl(&world.pki, &["list"]).contains("publish a newer one"));
+    let check = world.pki.adit(["check", "--config", "adit.toml"]);
     let said = String::from_utf8_lossy(&check.stdout);
     assert!(check.status.success(), "{said}");
     assert!(said.contains("has run out on "), "{said}");
@@ -291,19 +267,19 @@ fn a_list_that_has_run_out_is_told_and_replaces_none_that_is_in_force_though_for
     List::by("ca")
         .number(6)
         .valid(-30, 3600)
-        .write(&pki, "ca.crl");
-    number_is(&gateway, 6);
-    assert!(is_let_in(&pki, &gateway, &device));
-    assert!(!gateway.get("/readyz").1.contains("has run out"));
-    let said = adit_crl(&pki, &["forget", &file.display().to_string()]);
+        .write(&world.pki, "ca.crl");
+    number_is(&world.gateway, 6);
+    assert!(world.lets_in());
+    assert!(!world.gateway.get("/readyz").1.contains("has run out"));
+    let said = adit_crl(&world.pki, &["forget", &file.display().to_string()]);
     assert!(said.contains("forgotten"), "{said}");
     List::by("ca")
         .number(1)
         .valid(-900, -600)
-        .write(&pki, "ca.crl");
-    says(&gateway, "has run out already");
-    assert!(!gateway.get("/readyz").1.contains("adit crl forget"));
-    assert!(is_let_in(&pki, &gateway, &device));
+        .write(&world.pki, "ca.crl");
+    says(&world.gateway, "has run out already");
+    assert!(!world.gateway.get("/readyz").1.contains("adit crl forget"));
+    assert!(world.lets_in());
 }
 
 /// A clock that is behind, or an authority's that is ahead: the node starts, says so, and refuses as without a list, until the
@@ -311,24 +287,21 @@ fn a_list_that_has_run_out_is_told_and_replaces_none_that_is_in_force_though_for
 #[test]
 fn a_list_that_is_not_valid_yet_refuses_no_start() {
     let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     let skew = adit::limits::CRL_CLOCK_SKEW_SECONDS as i64;
     List::by("ca").valid(skew + 8, 3600).write(&pki, "ca.crl");
-    let gateway = start(&pki, "");
-    assert!(!is_let_in(&pki, &gateway, &device));
-    until("told why", || gateway.ended("revocation-unknown") == 1.0);
-    says(&gateway, "is not valid yet, but from ");
-    assert_eq!(gateway.metric("adit_crl_list_refused", ""), 0.0);
-    let check = Command::new(env!("CARGO_BIN_EXE_adit"))
-        .args(["check", "--config", "adit.toml"])
-        .current_dir(pki.folder.path())
-        .output()
-        .unwrap();
+    let world = World::around(pki, |pki| start(pki, ""));
+    assert!(!world.lets_in());
+    until("told why", || {
+        world.gateway.ended("revocation-unknown") == 1.0
+    });
+    says(&world.gateway, "is not valid yet, but from ");
+    assert_eq!(world.gateway.metric("adit_crl_list_refused", ""), 0.0);
+    let check = world.pki.adit(["check", "--config", "adit.toml"]);
     let said = String::from_utf8_lossy(&check.stdout);
     assert!(check.status.success(), "{said}");
     assert!(said.contains("is not valid yet"), "{said}");
-    until("it begins", || is_let_in(&pki, &gateway, &device));
-    assert!(!gateway.get("/readyz").1.contains("not valid yet"));
+    until("it begins", || world.lets_in());
+    assert!(!world.gateway.get("/readyz").1.contains("not valid yet"));
 }
 
 /// The server of a list is gone: a reload does not make that untold, and the end of the wish for the list does.
@@ -367,10 +340,9 @@ fn what_is_wrong_with_a_source_stays_told_over_a_reload() {
 #[test]
 fn a_url_is_asked_right_after_the_end_of_its_list() {
     let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     let content = Arc::new(Mutex::new((String::new(), Vec::new())));
-    let offer = |list: &List| {
-        let file = list.write(&pki, "offered.crl");
+    let offer = |pki: &Pki, list: &List| {
+        let file = list.write(pki, "offered.crl");
         content.lock().unwrap().1 = std::fs::read(file).unwrap();
     };
     let held = content.clone();
@@ -380,15 +352,17 @@ fn a_url_is_asked_right_after_the_end_of_its_list() {
         .number(1)
         .valid(-7200, -3600)
         .write(&pki, "ca.crl");
-    offer(&List::by("ca").number(500).valid(-60, 6));
-    let gateway = start(&pki, &format!("urls = ['{url}']\nallow = ['127.0.0.0/8']"));
-    until("fetched", || is_let_in(&pki, &gateway, &device));
-    // The authority is made anew: nobody has offered this list before the end of the other.
-    offer(&List::by("ca").number(1).valid(-30, 3600));
-    until("the new list", || {
-        gateway.metric("adit_crl_list_number", &url) == 1.0
+    offer(&pki, &List::by("ca").number(500).valid(-60, 6));
+    let world = World::around(pki, |pki| {
+        start(pki, &format!("urls = ['{url}']\nallow = ['127.0.0.0/8']"))
     });
-    assert!(is_let_in(&pki, &gateway, &device));
+    until("fetched", || world.lets_in());
+    // The authority is made anew: nobody has offered this list before the end of the other.
+    offer(&world.pki, &List::by("ca").number(1).valid(-30, 3600));
+    until("the new list", || {
+        world.gateway.metric("adit_crl_list_number", &url) == 1.0
+    });
+    assert!(world.lets_in());
 }
 
 /// A server that gives what it holds.
@@ -414,8 +388,8 @@ fn a_fetched_list_is_forgotten_also_while_no_node_runs() {
     let pki = Pki::new();
     let device = pki.client("device", |_| ());
     let content = Arc::new(Mutex::new((String::new(), Vec::new())));
-    let offer = |list: &List| {
-        let file = list.write(&pki, "offered.crl");
+    let offer = |pki: &Pki, list: &List| {
+        let file = list.write(pki, "offered.crl");
         content.lock().unwrap().1 = std::fs::read(file).unwrap();
     };
     let held = content.clone();
@@ -426,7 +400,7 @@ fn a_fetched_list_is_forgotten_also_while_no_node_runs() {
         .number(1)
         .valid(-7200, -3600)
         .write(&pki, "ca.crl");
-    offer(&List::by("ca").number(500));
+    offer(&pki, &List::by("ca").number(500));
     let crl = format!("urls = ['{url}']\nallow = ['127.0.0.0/8']");
     let gateway = start(&pki, &crl);
     until("fetched", || is_let_in(&pki, &gateway, &device));
@@ -441,7 +415,7 @@ fn a_fetched_list_is_forgotten_also_while_no_node_runs() {
     });
     drop(gateway);
 
-    offer(&List::by("ca").number(1).valid(-600, 3600));
+    offer(&pki, &List::by("ca").number(1).valid(-600, 3600));
     let gateway = start(&pki, &crl);
     says(&gateway, "older than the one in use");
     assert_eq!(number(&gateway), 500.0);
@@ -529,18 +503,21 @@ fn a_list_is_read_in_any_wrapping_and_under_any_spelling_of_its_issuer() {
 #[test]
 fn what_cannot_prove_anything_says_why() {
     let pki = Pki::new();
-    let device = pki.client("device", |_| ());
     let file = List::by("ca").number(2).write(&pki, "ca.crl");
-    let gateway = start(&pki, "");
-    assert!(is_let_in(&pki, &gateway, &device));
+    let world = World::around(pki, |pki| start(pki, ""));
+    assert!(world.lets_in());
     for (bytes, words) in [
         (vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0], "compressed"),
         (b"<html><body>404</body></html>".to_vec(), "HTML"),
         (Vec::new(), "it is empty"),
     ] {
         std::fs::write(&file, bytes).unwrap();
-        says(&gateway, words);
-        assert!(is_let_in(&pki, &gateway, &device), "{words}");
-        assert_eq!(gateway.metric("adit_crl_list_refused", ""), 1.0, "{words}");
+        says(&world.gateway, words);
+        assert!(world.lets_in(), "{words}");
+        assert_eq!(
+            world.gateway.metric("adit_crl_list_refused", ""),
+            1.0,
+            "{words}"
+        );
     }
 }

@@ -1,22 +1,17 @@
 //! Chains of servers: what the gateway shows of a file, and what it accepts of a server.
 
 use std::net::SocketAddr;
-use std::process::Command;
 
 use adit::certs::make::{pem_block, to_pem};
 use adit::certs::{Issued, read_certificates, read_private_key};
 use rustls::pki_types::CertificateDer;
 
 use super::made::{end, party, past};
-use crate::common::outbound::{Node, Tls, round_trip, service};
-use crate::common::{Gateway, Pki, config, free_port, s_client_says, service as common_service};
+use crate::common::outbound::{Tls, round_trip, service};
+use crate::common::{Gateway, Pki, World, free_port, s_client_says};
 
 fn adit(pki: &Pki, arguments: &[&str]) -> (bool, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_adit"))
-        .args(arguments)
-        .current_dir(pki.folder.path())
-        .output()
-        .unwrap();
+    let output = pki.adit(arguments);
     let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
     (output.status.success(), format!("{out}{err}"))
 }
@@ -25,14 +20,10 @@ fn adit(pki: &Pki, arguments: &[&str]) -> (bool, String) {
 fn shown(pki: &Pki, file: &[CertificateDer<'static>], key: &str) -> Vec<CertificateDer<'static>> {
     let text = to_pem(file) + key;
     pki.secret("own.pem", &text);
-    let admin = free_port();
-    let text = config(admin, "", "unmanaged = 'allow'", &common_service(&[admin]));
-    let text = text.replace(
-        "primary = 'server.pem'\nkey = 'server.key'",
-        "primary = 'own.pem'",
-    );
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
-    let gateway = Gateway::run(pki, admin);
+    let gateway = Gateway::builder(pki)
+        .servers(&[free_port()])
+        .certificate(Some("primary = 'own.pem'"))
+        .start();
     let said = s_client_says(pki, &gateway, "localhost", &["-showcerts"]);
     std::fs::write(pki.path("shown.pem"), said).unwrap();
     read_certificates(&pki.path("shown.pem")).unwrap()
@@ -100,9 +91,9 @@ fn self_signed(pki: &Pki) -> SocketAddr {
 fn a_self_signed_certificate_among_the_roots_is_a_pin() {
     let pki = Pki::new();
     let server = self_signed(&pki).to_string();
-    let node = Node::start(pki, "", &service(&server, PINNED));
-    round_trip(node.tunnel(), b"pinned");
-    let (fine, told) = adit(&node.pki, &["check", "--config", "adit.toml", "--probe"]);
+    let world = World::of(pki, |node| node.rest(&service(&server, PINNED)));
+    round_trip(world.tunnel("a.test:1"), b"pinned");
+    let (fine, told) = adit(&world.pki, &["check", "--config", "adit.toml", "--probe"]);
     assert!(fine, "{told}");
 }
 
@@ -112,13 +103,13 @@ fn another_certificate_than_the_pinned_is_refused_in_plain_words() {
     let server = self_signed(&pki).to_string();
     std::fs::rename(pki.path("self.pem"), pki.path("other.pem")).unwrap();
     let _ = self_signed(&pki);
-    let node = Node::start(pki, "", &service(&server, PINNED));
+    let world = World::of(pki, |node| node.rest(&service(&server, PINNED)));
     assert!(
-        node.answer().starts_with("HTTP/1.1 502 "),
+        world.answer("a.test:1").starts_with("HTTP/1.1 502 "),
         "{}",
-        node.answer()
+        world.answer("a.test:1")
     );
-    let (fine, told) = adit(&node.pki, &["check", "--config", "adit.toml", "--probe"]);
+    let (fine, told) = adit(&world.pki, &["check", "--config", "adit.toml", "--probe"]);
     assert!(!fine && told.contains("certificate: "), "{told}");
     for debug in ["(", "Error", "::", "{"] {
         let line = told
@@ -144,10 +135,10 @@ fn what_a_pin_has_signed_is_not_accepted() {
         key: other.private_key(),
     };
     let server = Tls::new(identity).echo().to_string();
-    let node = Node::start(pki, "", &service(&server, PINNED));
+    let world = World::of(pki, |node| node.rest(&service(&server, PINNED)));
     assert!(
-        node.answer().starts_with("HTTP/1.1 502 "),
+        world.answer("a.test:1").starts_with("HTTP/1.1 502 "),
         "{}",
-        node.answer()
+        world.answer("a.test:1")
     );
 }

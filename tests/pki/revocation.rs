@@ -10,17 +10,7 @@ use adit::tls::{load_crls, public_keys};
 use time::OffsetDateTime;
 
 use super::lists::{List, openssl_authority};
-use crate::common::{
-    Gateway, Pki, ask, authority, client_of, config, connect, crl_of, echo, free_port, request,
-    server, service, until,
-};
-
-const HOST: &str = "a.test:1";
-
-fn is_let_in(pki: &Pki, gateway: &Gateway, device: &Issued) -> bool {
-    let answer = ask(&mut connect(pki, gateway, Some(device)), &request(HOST));
-    answer.is_ok_and(|head| head.starts_with("HTTP/1.1 200 "))
-}
+use crate::common::{Gateway, Pki, authority, client_of, crl_of, echo, is_let_in, server, until};
 
 /// A list in PEM that is in force for an hour.
 fn list(ca: &CertificateAuthority, revoked: &[&Issued]) -> String {
@@ -37,7 +27,7 @@ fn trust(pki: &Pki, ca: &CertificateAuthority) {
 }
 
 fn start(pki: &Pki) -> Gateway {
-    Gateway::start(pki, "", "unmanaged = 'allow'", &service(&[server(echo)]))
+    Gateway::builder(pki).servers(&[server(echo)]).start()
 }
 
 #[test]
@@ -95,16 +85,12 @@ fn a_list_whose_signer_is_revoked_is_named_and_proves_nothing() {
     };
     let names = "group_certificates = ['ca.pem', 'sub.pem']";
     let files = "files = ['ca.crl', 'sub.crl']";
-    let admin = free_port();
-    let text = config(admin, "", "unmanaged = 'allow'", &service(&[server(echo)]));
-    let text = text.replace("group_certificates = ['ca.pem']", names);
-    std::fs::write(
-        pki.path("adit.toml"),
-        text.replace("files = ['ca.crl']", files),
-    )
-    .unwrap();
     above(false);
-    let gateway = Gateway::run(&pki, admin);
+    let gateway = Gateway::builder(&pki)
+        .servers(&[server(echo)])
+        .replace("group_certificates = ['ca.pem']", names)
+        .replace("files = ['ca.crl']", files)
+        .start();
     let issuer = x509_name(&sub);
     let status = |now: u64| {
         let files = [pki.path("ca.crl"), below.clone()];

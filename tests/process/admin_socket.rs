@@ -8,9 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::sockets::activate_on;
-use crate::common::{
-    Gateway, Pki, TOKEN, config, config_with_token, echo, free_port, server, service, until,
-};
+use crate::common::{Gateway, Pki, TOKEN, echo, free_port, server, service, until};
 
 /// Another user than root and the one that runs this.
 const OTHER: u32 = 64_123;
@@ -18,10 +16,12 @@ const OTHER: u32 = 64_123;
 /// A config whose admin listener is this socket, with these keys.
 fn on_socket(pki: &Pki, socket: &Path, keys: &str) {
     let admin = free_port();
-    let text = config(admin, "", "unmanaged = 'allow'", &service(&[server(echo)]));
     let listen = format!("listen = 'unix:{}'\n{keys}", socket.display());
-    let text = text.replace(&format!("listen = '{admin}'"), &listen);
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    Gateway::builder(pki)
+        .admin(admin)
+        .servers(&[server(echo)])
+        .replace(&format!("listen = '{admin}'"), &listen)
+        .write();
 }
 
 /// Asks over the socket as another user, for which root's rights are needed. Status and content.
@@ -136,11 +136,11 @@ fn ask(gateway: &Gateway, request: &str, token: &str, more: &str) -> u16 {
 fn changes_and_refused_ones_are_written_down_and_a_flood_of_them_is_not() {
     const WRONG: &str = "a-wrong-token-of-some-length";
     let pki = Pki::new();
-    let admin = free_port();
-    let rest = service(&[server(echo)]);
-    let text = config_with_token(&pki, admin, "", "unmanaged = 'allow'", &rest);
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
-    let gateway = Gateway::run(&pki, admin);
+    let gateway = Gateway::builder(&pki)
+        .token()
+        .servers(&[server(echo)])
+        .start();
+    let admin = gateway.admin;
     let body = "{\"state\":\"blocked\"}";
     let put = format!(
         "adit-user: ann\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
@@ -249,11 +249,8 @@ fn changes_and_refused_ones_are_written_down_and_a_flood_of_them_is_not() {
 #[test]
 fn what_cannot_be_tried_is_not_made_under_that_word() {
     let pki = Pki::new();
-    let admin = free_port();
     let rest = service(&[server(echo)]);
-    let text = config_with_token(&pki, admin, "", "unmanaged = 'allow'", &rest);
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
-    let gateway = Gateway::run(&pki, admin);
+    let gateway = Gateway::builder(&pki).token().rest(&rest).start();
     let generation = gateway.metric("adit_config_generation", "");
     for request in [
         "PUT /devices/phone?dry_run=true",

@@ -1,54 +1,22 @@
-//! A node whose clock is wrong, and is set while it runs. The clock is libfaketime's; what counts time on its own (timeouts,
-//! timers) keeps the machine's.
+//! A node whose clock is wrong, and is set while it runs.
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::time::Duration;
 
 use adit::certs::{self, KeyType, MakeCa};
 
-use crate::common::{Gateway, Pki, config, echo, free_port, server, service, tunnel, until};
-
-/// The clock of one process: a file that says how far it is off.
-struct Clock(PathBuf);
-
-impl Clock {
-    fn set(&self, offset: &str) {
-        let new = self.0.with_extension("new");
-        std::fs::write(&new, offset).unwrap();
-        std::fs::rename(new, &self.0).unwrap();
-    }
-
-    /// Lets a program go by it.
-    fn rule(&self, command: &mut Command) {
-        let folders = std::fs::read_dir("/usr/lib").unwrap().flatten();
-        let library = folders
-            .map(|folder| folder.path().join("faketime/libfaketime.so.1"))
-            .find(|path| path.exists())
-            .expect("faketime is installed; tests/run installs it");
-        command
-            .env("LD_PRELOAD", library)
-            .env("FAKETIME_TIMESTAMP_FILE", &self.0)
-            .env("FAKETIME_NO_CACHE", "1")
-            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-            .env("DONT_FAKE_MONOTONIC", "1");
-    }
-}
+use crate::common::clock::Clock;
+use crate::common::{Gateway, Pki, World, echo, server, until};
 
 /// A node by this clock, with a certificate of its own or the one of `pki`.
-fn start(pki: &Pki, clock: &Clock, own: bool, auth: &str) -> Gateway {
-    let admin = free_port();
-    let rest = service(&[server(echo)]);
-    let mut text = config(admin, "cores = 1", auth, &rest);
-    if own {
-        let named = "[profile.server_certificate]\nprimary = 'server.pem'\nkey = 'server.key'\n";
-        text = text.replace(named, "");
+fn start(pki: &Pki, clock: &Clock, own: bool) -> Gateway {
+    let node = Gateway::builder(pki)
+        .engine("cores = 1")
+        .servers(&[server(echo)]);
+    let node = node.without_crls().clock(clock);
+    match own {
+        true => node.certificate(None).start(),
+        false => node.start(),
     }
-    text = text.replace("files = ['ca.crl']", "enabled = false");
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-    command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-    clock.rule(&mut command);
-    Gateway::spawn(command, admin)
 }
 
 fn open(gateway: &Gateway) -> usize {
@@ -75,27 +43,26 @@ fn the_certificate_that_devices_have_outlives_every_clock() {
     let long = certs::make_ca(&request).unwrap();
     let (certificate, _) = long.write(&pki.path("long")).unwrap();
     std::fs::copy(certificate, pki.path("ca.pem")).unwrap();
-    let clock = Clock(pki.path("clock"));
-    clock.set("+0d");
-    drop(start(&pki, &clock, true, "unmanaged = 'allow'"));
+    let clock = Clock::new(&pki, "+0d");
+    drop(start(&pki, &clock, true));
     let made = self_signed(&pki);
     // Starts: in 1970, and in some years.
     clock.set("-20000d");
-    drop(start(&pki, &clock, true, "unmanaged = 'allow'"));
+    drop(start(&pki, &clock, true));
     assert_eq!(self_signed(&pki), made);
     clock.set("+900d");
-    drop(start(&pki, &clock, true, "unmanaged = 'allow'"));
+    drop(start(&pki, &clock, true));
     let later = self_signed(&pki);
     assert_ne!(later.0, made.0, "the first has expired by that clock");
     assert_eq!(later.1, made.1, "the key");
     clock.set("+0d");
-    let gateway = start(&pki, &clock, true, "unmanaged = 'allow'");
+    let gateway = start(&pki, &clock, true);
     assert_eq!(self_signed(&pki), made);
     // Jumps under a running node.
     clock.set("+900d");
     until("the one for that clock", || self_signed(&pki) == later);
     clock.set("-20000d");
-    std::thread::sleep(std::time::Duration::from_secs(2));
+    std::thread::sleep(Duration::from_secs(2));
     clock.set("+0d");
     until("the one that devices have", || self_signed(&pki) == made);
     assert_eq!(gateway.get("/readyz").0, 200);
@@ -105,15 +72,15 @@ fn the_certificate_that_devices_have_outlives_every_clock() {
 #[test]
 fn a_node_that_starts_in_1970_serves_when_its_clock_is_set() {
     let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let clock = Clock(pki.path("clock"));
-    clock.set("-20000d");
-    let gateway = start(&pki, &clock, false, "unmanaged = 'allow'");
+    let clock = Clock::new(&pki, "-20000d");
+    let world = World::around(pki, |pki| start(pki, &clock, false));
     clock.set("+0d");
-    until("the clock is seen", || gateway.get("/readyz").0 == 200);
-    let session = tunnel(&pki, &gateway, &device, "a.test:1");
+    until("the clock is seen", || {
+        world.gateway.get("/readyz").0 == 200
+    });
+    let session = world.tunnel("a.test:1");
     drop(session);
-    assert_eq!(gateway.metric("adit_runtime_panics_total", ""), 0.0);
+    assert_eq!(world.gateway.metric("adit_runtime_panics_total", ""), 0.0);
 }
 
 /// A tunnel ends when the clock says that its certificate has, and another one opens when the clock is right again. Timeouts
@@ -121,34 +88,34 @@ fn a_node_that_starts_in_1970_serves_when_its_clock_is_set() {
 #[test]
 fn a_clock_that_jumps_ends_what_it_says_and_nothing_else() {
     let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let clock = Clock(pki.path("clock"));
-    clock.set("+0d");
-    let gateway = start(&pki, &clock, false, "unmanaged = 'allow'");
-    let first = tunnel(&pki, &gateway, &device, "a.test:1");
+    let clock = Clock::new(&pki, "+0d");
+    let world = World::around(pki, |pki| start(pki, &clock, false));
+    let first = world.tunnel("a.test:1");
     // Hours back and forth, within the certificates' time.
     for offset in ["+6h", "-20m", "+0d"] {
         clock.set(offset);
-        std::thread::sleep(std::time::Duration::from_millis(1500));
-        assert_eq!(open(&gateway), 1, "{offset}");
-        drop(tunnel(&pki, &gateway, &device, "a.test:1"));
-        until("one is left", || open(&gateway) == 1);
+        std::thread::sleep(Duration::from_millis(1500));
+        assert_eq!(open(&world.gateway), 1, "{offset}");
+        drop(world.tunnel("a.test:1"));
+        until("one is left", || open(&world.gateway) == 1);
     }
     clock.set("+900d");
-    until("the tunnel ends", || open(&gateway) == 0);
+    until("the tunnel ends", || open(&world.gateway) == 0);
     drop(first);
     clock.set("+0d");
-    until("the clock is seen", || gateway.get("/readyz").0 == 200);
-    let again = tunnel(&pki, &gateway, &device, "a.test:1");
+    until("the clock is seen", || {
+        world.gateway.get("/readyz").0 == 200
+    });
+    let again = world.tunnel("a.test:1");
     clock.set("-20000d");
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    std::thread::sleep(Duration::from_millis(1500));
     clock.set("+0d");
-    assert_eq!(open(&gateway), 1, "the past ends nothing");
+    assert_eq!(open(&world.gateway), 1, "the past ends nothing");
     drop(again);
-    assert_eq!(gateway.metric("adit_runtime_panics_total", ""), 0.0);
+    assert_eq!(world.gateway.metric("adit_runtime_panics_total", ""), 0.0);
     // Each record says when by the clock of its moment, and the order of lines is that of the events.
     until("the audit log", || {
-        let text = std::fs::read_to_string(pki.path("audit.log")).unwrap_or_default();
+        let text = std::fs::read_to_string(world.pki.path("audit.log")).unwrap_or_default();
         text.lines()
             .filter(|line| line.contains("\"time\""))
             .count()

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::common::{free_port, server};
+use crate::common::{Gateway, free_port, server};
 
 fn adit(admin: SocketAddr, arguments: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_adit"))
@@ -197,10 +197,9 @@ fn nobody_there_is_said() {
 #[test]
 fn what_is_wrong_on_the_command_line_or_in_the_config_is_2_for_every_command() {
     let pki = crate::common::Pki::new();
-    let rest = crate::common::service(&[free_port()]);
-    let text = crate::common::config(free_port(), "cores = 1", "unmanaged = 'allow'", &rest);
     std::fs::write(pki.path("state"), "a file").unwrap();
-    std::fs::write(pki.path("adit.toml"), &text).unwrap();
+    let node = Gateway::builder(&pki).engine("cores = 1");
+    node.servers(&[free_port()]).write();
     std::fs::write(pki.path("bad.toml"), "nonsense").unwrap();
     for arguments in [
         "run",

@@ -1,14 +1,14 @@
 //! The device registry's last good copy stands in for its own file only, whatever the format.
 
-use std::net::SocketAddr;
 use std::process::Command;
 
-use crate::common::{Gateway, Pki, config, free_port, service, until};
+use crate::common::gateway::Builder;
+use crate::common::{Gateway, Pki, free_port, until};
 
-fn write_config(pki: &Pki, admin: SocketAddr, registry: &str) {
+fn config<'p>(pki: &'p Pki, registry: &str) -> Builder<'p> {
     let auth = format!("device_registry = '{registry}'");
-    let text = config(admin, "cores = 1", &auth, &service(&[free_port()]));
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    let node = Gateway::builder(pki).engine("cores = 1").auth(&auth);
+    node.servers(&[free_port()])
 }
 
 fn state_of(gateway: &Gateway, device: &str) -> String {
@@ -30,39 +30,37 @@ fn refused_start(pki: &Pki) -> String {
 
 #[test]
 fn another_file_that_is_broken_does_not_get_the_devices_of_the_first() {
-    let (pki, admin) = (Pki::new(), free_port());
+    let pki = Pki::new();
     std::fs::write(pki.path("old.csv"), "lost-phone,managed\n").unwrap();
     std::fs::write(pki.path("new.csv"), "lost-phone,mangled\n").unwrap();
-    write_config(&pki, admin, "old.csv");
-    drop(Gateway::run(&pki, admin));
+    drop(config(&pki, "old.csv").start());
     // It stands in for its own file.
     std::fs::write(pki.path("old.csv"), "lost-phone,mangled\n").unwrap();
-    let gateway = Gateway::run(&pki, admin);
+    let gateway = config(&pki, "old.csv").start();
     assert_eq!(state_of(&gateway, "lost-phone"), "managed");
     assert_eq!(gateway.metric("adit_registry_stale", ""), 1.0);
     drop(gateway);
     // And for no other.
-    write_config(&pki, admin, "new.csv");
+    config(&pki, "new.csv").write();
     let error = refused_start(&pki);
     assert!(
         error.contains("new.csv:1") && error.contains("old.csv"),
         "{error}"
     );
     // The copy is there still.
-    write_config(&pki, admin, "old.csv");
-    let gateway = Gateway::run(&pki, admin);
+    let gateway = config(&pki, "old.csv").start();
     assert_eq!(state_of(&gateway, "lost-phone"), "managed");
 }
 
 #[test]
 fn ndjson_is_read_copied_and_reloaded() {
-    let (pki, admin) = (Pki::new(), free_port());
+    let pki = Pki::new();
     let write = |text: &str| std::fs::write(pki.path("devices.ndjson"), text).unwrap();
     write(
         "{\"device\": \"one\", \"state\": \"managed\", \"user\": \"ann\"}\n\n{\"device\": \"two\", \"state\": \"blocked\"}\n",
     );
-    write_config(&pki, admin, "devices.ndjson");
-    let gateway = Gateway::run(&pki, admin);
+    let node = config(&pki, "devices.ndjson");
+    let gateway = node.start();
     let states = |gateway: &Gateway| ["one", "two", "three"].map(|name| state_of(gateway, name));
     assert_eq!(states(&gateway), ["managed", "blocked", "unmanaged"]);
     write("{\"device\": \"three\", \"state\": \"managed\"}\n");
@@ -76,7 +74,7 @@ fn ndjson_is_read_copied_and_reloaded() {
     });
     assert!(gateway.get("/readyz").1.contains("devices.ndjson:1"));
     drop(gateway);
-    let gateway = Gateway::run(&pki, admin);
+    let gateway = node.start();
     assert_eq!(gateway.metric("adit_registry_stale", ""), 1.0);
     assert_eq!(states(&gateway), ["unmanaged", "unmanaged", "managed"]);
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::common::{Pki, config, free_port, service, until};
+use crate::common::{Gateway, Pki, free_port, until};
 
 fn adit(pki: &Pki, arguments: &[&str]) -> Output {
     Command::new("timeout")
@@ -23,13 +23,7 @@ fn set_mode(folder: &Path, mode: u32) {
 #[test]
 fn a_state_folder_that_others_may_write_to_is_refused_with_the_remedy() {
     let pki = Pki::new();
-    let text = config(
-        free_port(),
-        "",
-        "unmanaged = 'allow'",
-        &service(&[free_port()]),
-    );
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
+    Gateway::builder(&pki).servers(&[free_port()]).write();
     let state = pki.path("state");
     std::fs::create_dir(&state).unwrap();
     for mode in [0o777, 0o1777, 0o770, 0o2775] {

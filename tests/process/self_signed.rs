@@ -11,21 +11,13 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use time::{Duration, OffsetDateTime};
 
-use crate::common::{Gateway, Pki, config, echo, free_port, server, service, until};
-
-const SERVER: &str = "[profile.server_certificate]\nprimary = 'server.pem'\nkey = 'server.key'\n";
+use crate::common::gateway::Builder;
+use crate::common::{Gateway, Pki, echo, server, until};
 
 /// The config of a node that makes its own certificate.
-fn own(admin: std::net::SocketAddr) -> String {
-    let text = config(admin, "", "unmanaged = 'allow'", &service(&[server(echo)]));
-    assert!(text.contains(SERVER));
-    text.replace(SERVER, "")
-}
-
-fn command(pki: &Pki) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-    command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-    command
+fn own(pki: &Pki) -> Builder<'_> {
+    let node = Gateway::builder(pki).servers(&[server(echo)]);
+    node.certificate(None)
 }
 
 /// Every file below a folder but the lock, whose text is a process's number.
@@ -83,9 +75,7 @@ fn a_certificate_that_is_not_valid_yet_is_served_and_stays() {
     let pki = Pki::new();
     let made = put(&pki, 1, 700);
     let before = files_of(&pki.path("state"));
-    let admin = free_port();
-    std::fs::write(pki.path("adit.toml"), own(admin)).unwrap();
-    let gateway = Gateway::spawn(command(&pki), admin);
+    let gateway = own(&pki).start();
     assert_eq!(served(&gateway), made.chain[0].as_ref());
     gateway.signal("HUP");
     until("the reload", || {
@@ -99,9 +89,7 @@ fn an_expired_one_gets_a_successor_with_its_key_and_is_kept() {
     let pki = Pki::new();
     put(&pki, -900, -80);
     let before = files_of(&pki.path("state"));
-    let admin = free_port();
-    std::fs::write(pki.path("adit.toml"), own(admin)).unwrap();
-    let gateway = Gateway::spawn(command(&pki), admin);
+    let gateway = own(&pki).start();
     let after = files_of(&pki.path("state"));
     for (name, content) in &before {
         assert!(
@@ -128,8 +116,8 @@ fn what_is_refused_leaves_the_state_folder_as_it_was() {
     std::fs::write(pki.path("bad.csv"), "device,state\nphone,mangled\n").unwrap();
     std::fs::write(pki.path("bad.crl"), "no list").unwrap();
     std::fs::write(pki.path("bad.keys"), "no keys").unwrap();
-    let admin = free_port();
-    let good = own(admin);
+    let node = own(&pki);
+    let good = node.text();
     let registry = "unmanaged = 'allow'\ndevice_registry = 'bad.csv'";
     let https = "https = '127.0.0.1:0'";
     assert!(good.contains(https) && good.contains("unmanaged = 'allow'"));
@@ -148,15 +136,14 @@ fn what_is_refused_leaves_the_state_folder_as_it_was() {
         let before = files_of(&pki.path("state"));
         for text in [text.clone(), other(text)] {
             std::fs::write(pki.path("adit.toml"), text).unwrap();
-            let output = command(&pki).output().unwrap();
+            let output = Gateway::command(&pki).output().unwrap();
             assert!(!output.status.success(), "{index}");
             assert_eq!(files_of(&pki.path("state")), before, "{index}");
         }
     }
     // At a reload: for another name.
-    std::fs::write(pki.path("adit.toml"), &good).unwrap();
     let made = put(&pki, -1, 700);
-    let gateway = Gateway::spawn(command(&pki), admin);
+    let gateway = node.start();
     let before = files_of(&pki.path("state"));
     for (index, text) in bad.iter().enumerate() {
         std::fs::write(pki.path("adit.toml"), other(text)).unwrap();
@@ -186,15 +173,14 @@ fn a_reload_that_fails_in_its_last_step_changes_no_device() {
 
     let pki = Pki::new();
     let made = put(&pki, -1, 700);
-    let admin = free_port();
+    let node = own(&pki);
     let with = |file: &str| {
         let registry = format!("unmanaged = 'allow'\ndevice_registry = '{file}'");
-        own(admin).replace("unmanaged = 'allow'", &registry)
+        node.clone().auth(&registry)
     };
     std::fs::write(pki.path("old.csv"), "phone,managed\n").unwrap();
     std::fs::write(pki.path("new.csv"), "phone,blocked\n").unwrap();
-    std::fs::write(pki.path("adit.toml"), with("old.csv")).unwrap();
-    let gateway = Gateway::spawn(command(&pki), admin);
+    let gateway = with("old.csv").start();
     // Where the certificate that makes room is to be kept, there is a folder.
     let hash = Sha256::digest(made.chain[0].as_ref());
     let name: String = hash[..8]
@@ -205,7 +191,7 @@ fn a_reload_that_fails_in_its_last_step_changes_no_device() {
     std::fs::create_dir(&in_the_way).unwrap();
     let before = files_of(&pki.path("state"));
     let other = with("new.csv").replace("localhost:8443", "other.example.com:443");
-    std::fs::write(pki.path("adit.toml"), other).unwrap();
+    other.write();
     gateway.signal("HUP");
     until("the refusal", || {
         gateway.metric("adit_config_refused", "") == 1.0
@@ -223,8 +209,7 @@ fn a_reload_that_fails_in_its_last_step_changes_no_device() {
 #[test]
 fn a_check_leaves_no_trace() {
     let pki = Pki::new();
-    let admin = free_port();
-    std::fs::write(pki.path("adit.toml"), own(admin)).unwrap();
+    own(&pki).write();
     let temporary = pki.path("tmp");
     std::fs::create_dir(&temporary).unwrap();
     let before = files_of(pki.folder.path());

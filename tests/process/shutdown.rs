@@ -4,10 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{Gateway, Pki, config, free_port, service, until};
-
-/// What no test may take: far below what a drain timeout would be.
-const BOUND: Duration = Duration::from_secs(20);
+use crate::common::{Gateway, PATIENCE, Pki, free_port, service, until};
 
 fn ended(child: &mut Child) -> ExitStatus {
     let since = Instant::now();
@@ -15,7 +12,7 @@ fn ended(child: &mut Child) -> ExitStatus {
         if let Some(status) = child.try_wait().unwrap() {
             return status;
         }
-        assert!(since.elapsed() < BOUND, "it does not end");
+        assert!(since.elapsed() < PATIENCE, "it does not end");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -25,7 +22,7 @@ fn ended_under(held: Held, child: &mut Child) -> ExitStatus {
     let status = format!("/proc/{}/status", child.id());
     let since = Instant::now();
     while !std::fs::read_to_string(&status).is_ok_and(|text| text.contains("Z (zombie)")) {
-        assert!(since.elapsed() < BOUND, "it does not end");
+        assert!(since.elapsed() < PATIENCE, "it does not end");
         std::thread::sleep(Duration::from_millis(20));
     }
     drop(held);
@@ -40,7 +37,11 @@ fn fifo(path: &Path) {
 fn start(pki: &Pki) -> Gateway {
     let rest = service(&[free_port()]);
     std::fs::write(pki.path("devices.csv"), "one,managed\n").unwrap();
-    Gateway::start(pki, "cores = 1", "device_registry = 'devices.csv'", &rest)
+    Gateway::builder(pki)
+        .engine("cores = 1")
+        .auth("device_registry = 'devices.csv'")
+        .rest(&rest)
+        .start()
 }
 
 /// Nobody writes to it: who opens it waits for ever.
@@ -55,12 +56,11 @@ fn a_pipe_in_the_place_of_a_file_holds_neither_a_check_nor_a_start_nor_a_stop() 
         "adit.toml",
     ] {
         let pki = Pki::new();
-        let text = config(
-            free_port(),
-            "cores = 1",
-            "device_registry = 'devices.csv'",
-            &service(&[free_port()]),
-        );
+        let text = Gateway::builder(&pki)
+            .engine("cores = 1")
+            .auth("device_registry = 'devices.csv'")
+            .servers(&[free_port()])
+            .text();
         std::fs::write(pki.path("devices.csv"), "one,managed\n").unwrap();
         std::fs::write(pki.path("adit.toml"), text).unwrap();
         fifo(&pki.path(file));
@@ -143,7 +143,10 @@ fn slow_a_job_that_hangs_holds_no_stop() {
 fn a_second_signal_ends_a_process_that_hangs_at_once() {
     let pki = Pki::new();
     let rest = service(&[free_port()]);
-    let mut gateway = Gateway::start(&pki, "drain_delay = '100s'", "unmanaged = 'allow'", &rest);
+    let mut gateway = Gateway::builder(&pki)
+        .engine("drain_delay = '100s'")
+        .rest(&rest)
+        .start();
     let held = Held::new(&pki, &gateway, "ca.crl");
     gateway.signal("TERM");
     until("it drains", || gateway.get("/readyz").0 == 503);

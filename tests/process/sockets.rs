@@ -4,14 +4,13 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
-use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
 use socket2::{Domain, Socket, Type};
 
-use super::upgrade::{command, end};
+use super::upgrade::end;
 use crate::common::{
-    Gateway, Pki, ask, config, connect, echo, free_port, request, server, service, tunnel,
+    Gateway, PATIENCE, Pki, ask, connect, echo, free_port, request, server, tunnel,
 };
 
 /// Starts a gateway as systemd does, with the sockets that it holds.
@@ -25,7 +24,7 @@ fn activate(pki: &Pki, sockets: &[&TcpListener], notify: &std::path::Path) -> Co
 }
 
 pub fn activate_on(pki: &Pki, sockets: Vec<OwnedFd>) -> Command {
-    let mut command = command(pki);
+    let mut command = Gateway::command(pki);
     let count = sockets.len();
     let mappings = sockets
         .into_iter()
@@ -43,17 +42,16 @@ pub fn activate_on(pki: &Pki, sockets: Vec<OwnedFd>) -> Command {
 fn systemd_holds_the_socket_and_is_told() {
     let pki = Pki::new();
     let device = pki.client("device", |_| ());
-    let admin = free_port();
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     // As systemd makes it.
     socket.set_nonblocking(true).unwrap();
-    let text = config(admin, "", "unmanaged = 'allow'", &service(&[server(echo)]));
-    let text = text.replace("https = '127.0.0.1:0'", &format!("https = '{address}'"));
-    std::fs::write(pki.path("adit.toml"), &text).unwrap();
+    let admin = Gateway::builder(&pki)
+        .servers(&[server(echo)])
+        .listener(&format!("https = '{address}'"))
+        .write();
     let told = UnixDatagram::bind(pki.path("notify")).unwrap();
-    told.set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    told.set_read_timeout(Some(PATIENCE)).unwrap();
     let hear = || {
         let mut message = [0; 512];
         let length = told.recv(&mut message).unwrap();
@@ -112,10 +110,11 @@ fn on_all_addresses(only_v6: bool) -> (OwnedFd, u16) {
 fn a_socket_of_both_families_serves_a_listener_of_ipv4() {
     let pki = Pki::new();
     let device = pki.client("device", |_| ());
-    let (admin, (socket, port)) = (free_port(), on_all_addresses(false));
-    let text = config(admin, "", "unmanaged = 'allow'", &service(&[server(echo)]));
-    let text = text.replace("127.0.0.1:0", &format!("0.0.0.0:{port}"));
-    std::fs::write(pki.path("adit.toml"), &text).unwrap();
+    let (socket, port) = on_all_addresses(false);
+    let admin = Gateway::builder(&pki)
+        .servers(&[server(echo)])
+        .replace("127.0.0.1:0", &format!("0.0.0.0:{port}"))
+        .write();
     let mut gateway = Gateway::spawn(activate_on(&pki, vec![socket]), admin);
     gateway.address = SocketAddr::from(([127, 0, 0, 1], port));
     let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
@@ -133,9 +132,11 @@ fn a_socket_that_a_listener_cannot_use_is_named() {
     let one = |port| format!("127.0.0.1:{port}");
     for (only_v6, listen) in [(true, &any as &dyn Fn(u16) -> String), (false, &one)] {
         let (socket, port) = on_all_addresses(only_v6);
-        let text = config(free_port(), "", "", &service(&[server(echo)]));
-        let text = text.replace("127.0.0.1:0", &listen(port));
-        std::fs::write(pki.path("adit.toml"), &text).unwrap();
+        Gateway::builder(&pki)
+            .auth("")
+            .servers(&[server(echo)])
+            .replace("127.0.0.1:0", &listen(port))
+            .write();
         let output = activate_on(&pki, vec![socket]).output().unwrap();
         let log = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{log}");

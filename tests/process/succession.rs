@@ -8,20 +8,13 @@ use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::upgrade::{
-    Successor, child_of, command, echoes, end, put, signal, until_within, upgradable,
-    upgradable_with,
+    Successor, child_of, end, put, signal, until_within, upgradable, upgradable_with,
 };
-use crate::common::{
-    Gateway, Pki, TOKEN, config_with_token, echo, free_port, server, service, tunnel, until,
-};
+use crate::common::{Gateway, Pki, TOKEN, World, echo, echoes, free_port, server, tunnel, until};
 
 /// `adit` with these arguments, in the folder of its config. What it prints.
 fn adit(pki: &Pki, arguments: &str) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_adit"))
-        .args(arguments.split(' '))
-        .current_dir(pki.folder.path())
-        .output()
-        .unwrap();
+    let output = pki.adit(arguments.split(' '));
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "adit {arguments}: {told}");
     String::from_utf8(output.stdout).unwrap()
@@ -97,25 +90,24 @@ fn tunnels_and_counters_of_both_processes_are_shown() {
 
 #[test]
 fn both_processes_open_the_audit_log_again() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = upgradable(&pki, "");
-    let mut old = tunnel(&pki, &gateway, &device, "a.test:1");
-    let successor = Successor::of(&gateway);
-    let mut new = tunnel(&pki, &gateway, &device, "a.test:1");
-    std::fs::rename(pki.path("audit.log"), pki.path("audit.log.1")).unwrap();
+    let world = World::around(Pki::new(), |pki| upgradable(pki, ""));
+    let mut old = world.tunnel("a.test:1");
+    let successor = Successor::of(&world.gateway);
+    let mut new = world.tunnel("a.test:1");
+    std::fs::rename(world.pki.path("audit.log"), world.pki.path("audit.log.1")).unwrap();
     // A rotation asks for it also where the config is wrong at the time.
-    let good = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
-    std::fs::write(pki.path("adit.toml"), "nonsense").unwrap();
+    let good = std::fs::read_to_string(world.pki.path("adit.toml")).unwrap();
+    std::fs::write(world.pki.path("adit.toml"), "nonsense").unwrap();
     successor.signal("HUP");
-    let text = |name: &str| std::fs::read_to_string(pki.path(name)).unwrap_or_default();
+    let text = |name: &str| std::fs::read_to_string(world.pki.path(name)).unwrap_or_default();
     until("the refused reload", || {
-        gateway.metric("adit_config_refused", "") == 1.0
+        world.gateway.metric("adit_config_refused", "") == 1.0
     });
     until("the old process has the new file", || {
-        let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.child.id())).unwrap();
-        open.flatten()
-            .any(|one| std::fs::read_link(one.path()).is_ok_and(|to| to == pki.path("audit.log")))
+        let open = std::fs::read_dir(format!("/proc/{}/fd", world.gateway.child.id())).unwrap();
+        open.flatten().any(|one| {
+            std::fs::read_link(one.path()).is_ok_and(|to| to == world.pki.path("audit.log"))
+        })
     });
     end(&mut old);
     end(&mut new);
@@ -123,7 +115,7 @@ fn both_processes_open_the_audit_log_again() {
         text("audit.log").matches("tunnel-end").count() == 2
     });
     assert!(!text("audit.log.1").contains("tunnel-end"));
-    std::fs::write(pki.path("adit.toml"), good).unwrap();
+    std::fs::write(world.pki.path("adit.toml"), good).unwrap();
 }
 
 /// The files below a folder, with when they were written.
@@ -139,109 +131,100 @@ fn files(folder: &Path, found: &mut BTreeMap<std::path::PathBuf, SystemTime>) {
 
 #[test]
 fn a_process_that_follows_writes_nothing_into_the_state_folder() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = upgradable(&pki, "watch_files = false");
-    std::fs::write(pki.path("devices.csv"), "device,state\n").unwrap();
+    let world = World::around(Pki::new(), |pki| upgradable(pki, "watch_files = false"));
+    std::fs::write(world.pki.path("devices.csv"), "device,state\n").unwrap();
     change_config(
-        &pki,
+        &world.pki,
         "unmanaged = 'allow'",
         "unmanaged = 'allow'\ndevice_registry = 'devices.csv'",
     );
-    gateway.reload();
-    let mut elsewhere = tunnel(&pki, &gateway, &device, "b.test:1");
-    let mut stays = tunnel(&pki, &gateway, &device, "a.test:1");
-    let _successor = Successor::of(&gateway);
+    world.gateway.reload();
+    let mut elsewhere = world.tunnel("b.test:1");
+    let mut stays = world.tunnel("a.test:1");
+    let _successor = Successor::of(&world.gateway);
     let mut before = BTreeMap::new();
-    files(&pki.path("state"), &mut before);
+    files(&world.pki.path("state"), &mut before);
     // The old process alone is asked to read everything.
-    std::fs::write(pki.path("devices.csv"), "device,state\nx,managed\n").unwrap();
-    change_config(&pki, "'*.test'", "'a.test'");
-    gateway.signal("HUP");
+    std::fs::write(world.pki.path("devices.csv"), "device,state\nx,managed\n").unwrap();
+    change_config(&world.pki, "'*.test'", "'a.test'");
+    world.gateway.signal("HUP");
     assert!(elsewhere.read(&mut [0]).is_err(), "it has");
     let mut after = BTreeMap::new();
-    files(&pki.path("state"), &mut after);
+    files(&world.pki.path("state"), &mut after);
     assert_eq!(before, after);
     end(&mut stays);
 }
 
 #[test]
 fn slow_a_new_process_that_is_killed_takes_the_old_tunnels_with_it_soon() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let mut gateway = upgradable(&pki, "drain_timeout = '10m'");
-    let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
-    let successor = Successor::of(&gateway);
+    let mut world = World::around(Pki::new(), |pki| upgradable(pki, "drain_timeout = '10m'"));
+    let mut session = world.tunnel("a.test:1");
+    let successor = Successor::of(&world.gateway);
     successor.signal("KILL");
     let killed = Instant::now();
     echoes(&mut session, b"a little time is left");
-    let ended = || gateway.child.try_wait().unwrap().is_some();
+    let ended = || world.gateway.child.try_wait().unwrap().is_some();
     until_within(30, "the old process ends, though its tunnel goes on", ended);
     assert!(killed.elapsed() > Duration::from_secs(5), "not at once");
-    assert_eq!(gateway.child.wait().unwrap().code(), Some(0));
+    assert_eq!(world.gateway.child.wait().unwrap().code(), Some(0));
     assert!(session.read(&mut [0]).is_err());
     // The folder and the address are free for the next one.
-    let _next = Gateway::spawn(command(&pki), gateway.admin);
+    let _next = Gateway::run(&world.pki, world.gateway.admin);
     drop(successor);
 }
 
 #[test]
 fn slow_an_old_process_that_is_stuck_is_said_and_ends() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let mut gateway = upgradable(&pki, "drain_timeout = '10m'");
-    let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
-    let successor = Successor::of(&gateway);
-    gateway.signal("STOP");
+    let mut world = World::around(Pki::new(), |pki| upgradable(pki, "drain_timeout = '10m'"));
+    let mut session = world.tunnel("a.test:1");
+    let successor = Successor::of(&world.gateway);
+    world.gateway.signal("STOP");
     // What it cannot say is missing, and the answer says so.
-    let listed = Command::new(env!("CARGO_BIN_EXE_adit"))
-        .args(["tunnels"])
-        .current_dir(pki.folder.path())
-        .output()
-        .unwrap();
+    let listed = world.pki.adit(["tunnels"]);
     let told = String::from_utf8_lossy(&listed.stderr);
     assert_eq!(listed.status.code(), Some(1), "{told}");
     assert!(
-        told.contains(&format!("process {}", gateway.child.id())),
+        told.contains(&format!("process {}", world.gateway.child.id())),
         "{told}"
     );
-    assert_eq!(gateway.metric("adit_tunnels_live", ""), 0.0);
+    assert_eq!(world.gateway.metric("adit_tunnels_live", ""), 0.0);
     // A change is not held up by it.
     let begun = Instant::now();
-    assert_eq!(put(gateway.admin, "device", "blocked"), 200);
+    assert_eq!(put(world.gateway.admin, "device", "blocked"), 200);
     assert!(begun.elapsed() < Duration::from_secs(5));
     until_within(30, "it is given up", || {
-        gateway.metric("adit_predecessor_lost", "") == 1.0
+        world.gateway.metric("adit_predecessor_lost", "") == 1.0
     });
-    let ready = gateway.get("/readyz");
+    let ready = world.gateway.get("/readyz");
     assert_eq!(ready.0, 200, "the new one serves all the same");
     assert!(ready.1.contains("does not follow any more"), "{}", ready.1);
     // It runs again, finds that nobody speaks with it, and ends.
-    gateway.signal("CONT");
-    let ended = || gateway.child.try_wait().unwrap().is_some();
+    world.gateway.signal("CONT");
+    let ended = || world.gateway.child.try_wait().unwrap().is_some();
     until_within(30, "the old process ends", ended);
     assert!(session.read(&mut [0]).is_err());
     until("that is seen", || {
-        gateway.metric("adit_predecessor", "") == 0.0
+        world.gateway.metric("adit_predecessor", "") == 0.0
     });
-    assert_eq!(gateway.metric("adit_predecessor_losses_total", ""), 1.0);
+    assert_eq!(
+        world.gateway.metric("adit_predecessor_losses_total", ""),
+        1.0
+    );
     drop(successor);
 }
 
 #[test]
 fn an_old_process_that_is_killed_is_no_fault_of_the_new_one() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let mut gateway = upgradable(&pki, "");
-    let _session = tunnel(&pki, &gateway, &device, "a.test:1");
-    let successor = Successor::of(&gateway);
-    gateway.signal("KILL");
-    gateway.child.wait().unwrap();
+    let mut world = World::around(Pki::new(), |pki| upgradable(pki, ""));
+    let _session = world.tunnel("a.test:1");
+    let successor = Successor::of(&world.gateway);
+    world.gateway.signal("KILL");
+    world.gateway.child.wait().unwrap();
     until("that is seen", || {
-        gateway.metric("adit_predecessor", "") == 0.0
+        world.gateway.metric("adit_predecessor", "") == 0.0
     });
-    assert_eq!(put(gateway.admin, "device", "managed"), 200);
-    let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
+    assert_eq!(put(world.gateway.admin, "device", "managed"), 200);
+    let mut session = world.tunnel("a.test:1");
     echoes(&mut session, b"new");
     end(&mut session);
     // And it can be followed in its turn.
@@ -252,27 +235,21 @@ fn an_old_process_that_is_killed_is_no_fault_of_the_new_one() {
         next.is_some()
     });
     let pid = format!("\"pid\":{},", next.unwrap());
-    until("it answers", || gateway.get("/readyz").1.contains(&pid));
+    until("it answers", || {
+        world.gateway.get("/readyz").1.contains(&pid)
+    });
     signal(next.unwrap(), "KILL");
 }
 
 /// A gateway whose program can be replaced by another one.
 fn replaceable(pki: &Pki) -> Gateway {
-    let admin = free_port();
-    let rest = service(&[server(echo)]);
-    let text = config_with_token(
-        pki,
-        admin,
-        "watch_files = false",
-        "unmanaged = 'allow'",
-        &rest,
-    );
     let fixed = format!("https = '{}'", free_port());
-    std::fs::write(
-        pki.path("adit.toml"),
-        text.replace("https = '127.0.0.1:0'", &fixed),
-    )
-    .unwrap();
+    let admin = Gateway::builder(pki)
+        .token()
+        .engine("watch_files = false")
+        .servers(&[server(echo)])
+        .listener(&fixed)
+        .write();
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_adit"), pki.path("adit")).unwrap();
     let mut command = Command::new(pki.path("adit"));
     command.args(["run", "--config"]).arg(pki.path("adit.toml"));
@@ -288,43 +265,47 @@ fn replace_program(pki: &Pki, text: &str) {
 
 #[test]
 fn a_new_process_that_never_serves_keeps_nothing_and_goes_with_the_old_one() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let mut gateway = replaceable(&pki);
-    std::fs::write(pki.path("devices.csv"), "device,state\n").unwrap();
-    let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
+    let mut world = World::around(Pki::new(), |pki| replaceable(pki));
+    std::fs::write(world.pki.path("devices.csv"), "device,state\n").unwrap();
+    let mut session = world.tunnel("a.test:1");
     // A program that hangs.
-    replace_program(&pki, "#!/bin/sh\nexec sleep 1000\n");
+    replace_program(&world.pki, "#!/bin/sh\nexec sleep 1000\n");
     let hanging = || {
-        gateway.signal("USR2");
+        world.gateway.signal("USR2");
         let mut found = None;
         until("the process", || {
-            found = child_of(gateway.child.id());
+            found = child_of(world.gateway.child.id());
             found.is_some()
         });
         found.unwrap()
     };
     let child = hanging();
     until("changes are the other's", || {
-        put(gateway.admin, "two", "managed") == 503
+        put(world.gateway.admin, "two", "managed") == 503
     });
     // A reload meanwhile takes the config, and the list that it names as soon as the list is this process's again.
-    std::fs::write(pki.path("devices.csv"), "device,state\ndevice,blocked\n").unwrap();
+    std::fs::write(
+        world.pki.path("devices.csv"),
+        "device,state\ndevice,blocked\n",
+    )
+    .unwrap();
     change_config(
-        &pki,
+        &world.pki,
         "unmanaged = 'allow'",
         "unmanaged = 'allow'\ndevice_registry = 'devices.csv'",
     );
-    gateway.reload();
+    world.gateway.reload();
     echoes(&mut session, b"still here");
     signal(child, "KILL");
-    until("changes", || put(gateway.admin, "two", "managed") == 200);
+    until("changes", || {
+        put(world.gateway.admin, "two", "managed") == 200
+    });
     assert!(session.read(&mut [0]).is_err(), "blocked by the list");
-    assert_eq!(gateway.get("/readyz").0, 200);
+    assert_eq!(world.gateway.get("/readyz").0, 200);
     // To stop the node is to stop the one that was to serve.
     let child = hanging();
-    gateway.signal("TERM");
-    assert_eq!(gateway.child.wait().unwrap().code(), Some(0));
+    world.gateway.signal("TERM");
+    assert_eq!(world.gateway.child.wait().unwrap().code(), Some(0));
     until("no process is left", || {
         !Path::new(&format!("/proc/{child}/cwd")).exists()
     });
@@ -374,14 +355,12 @@ fn slow_many_devices_reach_the_old_process() {
 
 #[test]
 fn the_old_process_is_not_asked_for_what_the_new_one_says() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = upgradable(&pki, "");
-    let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
-    let _successor = Successor::of(&gateway);
+    let world = World::around(Pki::new(), |pki| upgradable(pki, ""));
+    let mut session = world.tunnel("a.test:1");
+    let _successor = Successor::of(&world.gateway);
     // Who may close tunnels of the old process is decided by the new one.
-    let mut stream = TcpStream::connect(gateway.admin).unwrap();
-    let admin = gateway.admin;
+    let mut stream = TcpStream::connect(world.gateway.admin).unwrap();
+    let admin = world.gateway.admin;
     use std::io::Write;
     write!(
         stream,
@@ -401,16 +380,14 @@ fn the_old_process_is_not_asked_for_what_the_new_one_says() {
 /// A script that sets devices to what they are already: nothing changes, and the link is asked each time.
 #[test]
 fn changes_that_change_nothing_do_not_fill_the_link() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = upgradable(&pki, "");
-    let mut old = tunnel(&pki, &gateway, &device, "a.test:1");
-    let _successor = Successor::of(&gateway);
+    let world = World::around(Pki::new(), |pki| upgradable(pki, ""));
+    let mut old = world.tunnel("a.test:1");
+    let _successor = Successor::of(&world.gateway);
     for _ in 0..40 {
-        assert_eq!(put(gateway.admin, "other", "managed"), 200);
+        assert_eq!(put(world.gateway.admin, "other", "managed"), 200);
         std::thread::sleep(Duration::from_millis(60));
     }
-    assert!(gateway.get("/readyz").1.contains("\"follows\":true"));
+    assert!(world.gateway.get("/readyz").1.contains("\"follows\":true"));
     echoes(&mut old, b"still here");
     end(&mut old);
 }

@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use crate::common::http2;
 use crate::common::{
-    Gateway, Pki, Session, TOKEN, config_with_token, echo, free_port, server, service, tunnel,
-    until,
+    Gateway, Pki, Session, TOKEN, World, echo, echoes, free_port, server, tunnel, until,
 };
 
 /// A gateway with a token for changes, whose listener has a port that the config names.
@@ -19,20 +18,15 @@ pub fn upgradable(pki: &Pki, engine: &str) -> Gateway {
 }
 
 pub fn upgradable_with(pki: &Pki, engine: &str, auth: &str) -> Gateway {
-    let admin = free_port();
-    let rest = service(&[server(echo)]);
-    let text = config_with_token(pki, admin, engine, auth, &rest);
     // As in production: the old process could not open this port beside the new one.
     let fixed = format!("https = '{}'", free_port());
-    let text = text.replace("https = '127.0.0.1:0'", &fixed);
-    std::fs::write(pki.path("adit.toml"), text).unwrap();
-    Gateway::spawn(command(pki), admin)
-}
-
-pub fn command(pki: &Pki) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-    command.args(["run", "--config"]).arg(pki.path("adit.toml"));
-    command
+    Gateway::builder(pki)
+        .token()
+        .engine(engine)
+        .auth(auth)
+        .servers(&[server(echo)])
+        .listener(&fixed)
+        .start()
 }
 
 /// The process that a gateway has started in its place; killed when it is dropped.
@@ -99,14 +93,6 @@ pub fn child_of(pid: u32) -> Option<u32> {
         let child = entry.file_name().into_string().ok()?;
         (parent_of(&child) == Some(pid)).then(|| child.parse().unwrap())
     })
-}
-
-/// Sends and gets back.
-pub fn echoes(session: &mut Session, text: &[u8]) {
-    session.write_all(text).unwrap();
-    let mut back = vec![0; text.len()];
-    session.read_exact(&mut back).unwrap();
-    assert_eq!(back, text);
 }
 
 /// Sets a device's state through the admin listener. Status of the answer.
@@ -220,16 +206,10 @@ fn slow_an_upgrade_refuses_nobody_and_cuts_nothing() {
 fn an_upgrade_tells_listeners_apart_whose_ports_the_system_chose() {
     let pki = Pki::new();
     let device = pki.client("device", |_| ());
-    let admin = free_port();
-    let auth = "unmanaged = 'allow'";
-    let text = config_with_token(&pki, admin, "", auth, &service(&[server(echo)]));
-    let listener = "https = '127.0.0.1:0'";
-    let both = format!(
-        "{listener}\nhttp = '127.0.0.1:0'\nprotocol = 'both'\ntrusted_proxies = ['127.0.0.1/32']\n\
-         health_path = '/health'"
-    );
-    std::fs::write(pki.path("adit.toml"), text.replace(listener, &both)).unwrap();
-    let mut gateway = Gateway::spawn(command(&pki), admin);
+    let both = "https = '127.0.0.1:0'\nhttp = '127.0.0.1:0'\nprotocol = 'both'\n\
+                trusted_proxies = ['127.0.0.1/32']\nhealth_path = '/health'";
+    let node = Gateway::builder(&pki).token().servers(&[server(echo)]);
+    let mut gateway = node.listener(both).start();
     let mut old = tunnel(&pki, &gateway, &device, "a.test:1");
     let _successor = Successor::of(&gateway);
     end(&mut old);
@@ -246,31 +226,29 @@ fn an_upgrade_tells_listeners_apart_whose_ports_the_system_chose() {
 
 #[test]
 fn a_session_of_many_tunnels_is_told_to_go_to_the_new_process() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let mut gateway = upgradable(&pki, "");
+    let mut world = World::around(Pki::new(), |pki| upgradable(pki, ""));
     http2::run(async {
-        let client = http2::client(&pki, &gateway, &device).await;
+        let client = world.http2().await;
         let mut tunnel = client.tunnel("a.test:1").await;
-        let successor = Successor::of(&gateway);
+        let successor = Successor::of(&world.gateway);
         // GOAWAY: what is open runs on, and the client asks for no more here. What it asks before it knows is served.
         while let Ok((response, _)) = client.ask(http2::connect_request("a.test:1")).await {
             assert_eq!(response.status(), 200);
         }
         tunnel.send("still here").await.unwrap();
         assert_eq!(tunnel.read(10).await, b"still here");
-        let again = http2::client(&pki, &gateway, &device).await;
+        let again = world.http2().await;
         let mut new = again.tunnel("a.test:1").await;
         new.send("new").await.unwrap();
         assert_eq!(new.read(3).await, b"new");
         tunnel.end();
         http2::until("the old process ends", || {
-            gateway.child.try_wait().unwrap().is_some()
+            world.gateway.child.try_wait().unwrap().is_some()
         })
         .await;
         drop(successor);
     });
-    let log = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+    let log = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
     assert!(!log.contains("refused"), "{log}");
 }
 
@@ -305,25 +283,25 @@ fn a_device_that_is_blocked_after_an_upgrade_loses_its_old_tunnels() {
 
 #[test]
 fn a_new_process_that_cannot_serve_changes_nothing() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let gateway = upgradable(&pki, "");
-    assert_eq!(put(gateway.admin, "one", "managed"), 200);
-    let good = std::fs::read_to_string(pki.path("adit.toml")).unwrap();
-    std::fs::write(pki.path("adit.toml"), "nonsense").unwrap();
-    let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
+    let world = World::around(Pki::new(), |pki| upgradable(pki, ""));
+    assert_eq!(put(world.gateway.admin, "one", "managed"), 200);
+    let good = std::fs::read_to_string(world.pki.path("adit.toml")).unwrap();
+    std::fs::write(world.pki.path("adit.toml"), "nonsense").unwrap();
+    let mut session = world.tunnel("a.test:1");
     for _ in 0..2 {
-        gateway.signal("USR2");
+        world.gateway.signal("USR2");
         // While the other process tries, changes are refused; then they are taken again.
         std::thread::sleep(Duration::from_millis(300));
-        until("changes", || put(gateway.admin, "two", "managed") == 200);
+        until("changes", || {
+            put(world.gateway.admin, "two", "managed") == 200
+        });
         echoes(&mut session, b"still here");
-        drop(tunnel(&pki, &gateway, &device, "a.test:1"));
-        assert_eq!(gateway.get("/readyz").0, 200);
+        drop(world.tunnel("a.test:1"));
+        assert_eq!(world.gateway.get("/readyz").0, 200);
     }
-    std::fs::write(pki.path("adit.toml"), good).unwrap();
-    let _successor = Successor::of(&gateway);
-    let (_, devices) = gateway.get("/devices");
+    std::fs::write(world.pki.path("adit.toml"), good).unwrap();
+    let _successor = Successor::of(&world.gateway);
+    let (_, devices) = world.gateway.get("/devices");
     assert!(
         devices.contains("one") && devices.contains("two"),
         "{devices}"
@@ -332,16 +310,14 @@ fn a_new_process_that_cannot_serve_changes_nothing() {
 
 #[test]
 fn a_node_that_leaves_says_so_before_it_refuses() {
-    let pki = Pki::new();
-    let device = pki.client("device", |_| ());
-    let mut gateway = upgradable(&pki, "drain_delay = '3s'");
-    gateway.signal("TERM");
-    until("not ready", || gateway.get("/readyz").0 == 503);
-    let mut session = tunnel(&pki, &gateway, &device, "a.test:1");
+    let mut world = World::around(Pki::new(), |pki| upgradable(pki, "drain_delay = '3s'"));
+    world.gateway.signal("TERM");
+    until("not ready", || world.gateway.get("/readyz").0 == 503);
+    let mut session = world.tunnel("a.test:1");
     until("nothing is accepted", || {
-        TcpStream::connect(gateway.address).is_err()
+        TcpStream::connect(world.gateway.address).is_err()
     });
     echoes(&mut session, b"still here");
     end(&mut session);
-    assert_eq!(gateway.child.wait().unwrap().code(), Some(0));
+    assert_eq!(world.gateway.child.wait().unwrap().code(), Some(0));
 }
