@@ -13,6 +13,8 @@ mod balance;
 mod bites;
 mod certificates;
 mod chromium;
+// Early in the alphabet, by which tests begin: it takes longest.
+mod churn;
 mod clients;
 mod command_line;
 mod crl;
@@ -46,7 +48,6 @@ mod refusals;
 mod registry;
 mod relay;
 mod reload;
-mod reload_load;
 mod resumption;
 mod server_certificate;
 mod servers;
