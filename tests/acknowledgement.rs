@@ -15,6 +15,10 @@ use rustls::version::{TLS12, TLS13};
 
 const TUNNELS: u32 = 20;
 
+/// How often it may be that a busy machine, and not the algorithm, lets half of the tunnels wait. With the algorithm all wait
+/// in each round.
+const ROUNDS: usize = 8;
+
 /// Acknowledgements that the system has sent in this network because it had waited long enough for something to go with.
 fn delayed() -> u32 {
     let counters = std::fs::read_to_string("/proc/net/netstat").unwrap();
@@ -62,15 +66,14 @@ fn a_request_is_not_held_back_by_nagle_s_algorithm() {
         }
         let client = Arc::new(client);
         assert_eq!(open(&client, &world.gateway), Full);
-        let before = delayed();
-        for _ in 0..TUNNELS {
-            assert_eq!(open(&client, &world.gateway), kind);
-        }
-        let waited = delayed() - before;
-        // A machine that is slow enough lets one wait now and then.
-        assert!(
-            waited < TUNNELS / 2,
-            "{resumption}, {version:?}, {kind:?}: {waited} of {TUNNELS}"
-        );
+        let mut round = || {
+            let before = delayed();
+            for _ in 0..TUNNELS {
+                assert_eq!(open(&client, &world.gateway), kind);
+            }
+            delayed() - before
+        };
+        let is_quick = (0..ROUNDS).any(|_| round() < TUNNELS / 2);
+        assert!(is_quick, "{resumption}, {version:?}, {kind:?}");
     }
 }
