@@ -66,7 +66,7 @@ fn a_request_is_not_held_back_by_nagle_s_algorithm() {
         }
         let client = Arc::new(client);
         assert_eq!(open(&client, &world.gateway), Full);
-        let mut round = || {
+        let round = || {
             let before = delayed();
             for _ in 0..TUNNELS {
                 assert_eq!(open(&client, &world.gateway), kind);
