@@ -56,7 +56,7 @@ enum Rules {
 pub struct Element<'a> {
     /// Its identifier octet.
     pub tag: u8,
-    /// What is in it, without its header and without an end-of-contents.
+    /// Its content, without its header and without an end-of-contents.
     pub content: &'a [u8],
     /// All of it.
     pub whole: &'a [u8],
@@ -140,13 +140,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Whether nothing is left.
+    /// Returns whether nothing is left.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
-    /// What is left.
+    /// Returns what is left.
     #[must_use]
     pub fn rest(&self) -> &'a [u8] {
         self.rest
@@ -186,7 +186,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What follows the header of the next value, if it has this tag; its end may be missing.
+    /// Returns what follows the header of the next value, if it has this tag; its end may be
+    /// missing.
     #[must_use]
     pub fn open(&self, tag: u8) -> Option<Self> {
         let header = header(self.rest, self.rules)?;
@@ -270,7 +271,8 @@ fn element(octets: &[u8], rules: Rules, depth: usize) -> Option<Element<'_>> {
     })
 }
 
-/// Where two zero octets end a value of indefinite length (X.690, section 8.1.3.6) whose content begins at `start`.
+/// Returns where two zero octets end a value of indefinite length (X.690, section 8.1.3.6) whose
+/// content begins at `start`.
 fn end_of_contents(octets: &[u8], start: usize, rules: Rules, depth: usize) -> Option<usize> {
     let mut end = start;
     while !octets.get(end..)?.starts_with(END_OF_CONTENTS) {

@@ -1,4 +1,4 @@
-//! What is wrong with a file, a configuration or a certificate, in one type for people and for programs.
+//! Problems of a file, a configuration or a certificate, in one type for people and for programs.
 //!
 //! Who finds a problem makes it; this room knows neither files nor certificates.
 
@@ -38,7 +38,7 @@ impl Severity {
 pub struct Problem {
     /// How bad.
     pub severity: Severity,
-    /// What, as one word for programs. Empty where there is no word for it.
+    /// The problem as one word for programs. Empty where there is no word for it.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub code: Cow<'static, str>,
     /// The file or profile that it is in, as the caller named it, where that is known apart from the message.
@@ -50,12 +50,12 @@ pub struct Problem {
     /// Path of the key, such as `profile.rule[0].service` (lists count from 0). Empty where there is none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub key: String,
-    /// What it is about, such as the subject of a certificate; `None` for the whole file.
+    /// The object of the problem, such as the subject of a certificate; `None` for the whole file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// What is wrong.
+    /// The fault.
     pub message: String,
-    /// What would be right. Empty where the message says it.
+    /// The remedy. Empty where the message says it.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub remedy: Cow<'static, str>,
 }

@@ -26,7 +26,7 @@ use crate::limits::{FAILED_HANDSHAKES_BURST, GUEST_GRACE, LINGER, RELIEVED_PART,
 use crate::reason::{CloseReason, Who};
 use crate::ring;
 
-/// What clients that have not shown who they are may take of a core.
+/// Limits of a core for clients that are not authenticated yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdmissionLimits {
     /// Connections at once, for certain.
@@ -53,8 +53,8 @@ impl AdmissionLimits {
     }
 }
 
-/// Where connections come from: an IPv4 address, or the 64 bits of an IPv6 address that one network has for itself (RFC
-/// 4291, section 2.5.4).
+/// Source of connections: an IPv4 address, or the 64 bits of an IPv6 address that one network has
+/// for itself (RFC 4291, section 2.5.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum SourceNetwork {
     V4(u32),
@@ -62,7 +62,7 @@ pub(crate) enum SourceNetwork {
 }
 
 impl SourceNetwork {
-    /// Where `address` is.
+    /// Returns where `address` is.
     pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self::V4(address.into()),
@@ -71,7 +71,7 @@ impl SourceNetwork {
     }
 }
 
-/// What is known of one source.
+/// Record of one source.
 #[derive(Default)]
 struct Origin {
     open: usize,
@@ -147,7 +147,7 @@ impl Guests {
         self.origins.borrow().len()
     }
 
-    /// Whether the share is full, and nobody of it can be given up.
+    /// Returns whether the share is full, and nobody of it can be given up.
     pub fn is_full(&self, share: usize, limits: &AdmissionLimits, now: Instant) -> bool {
         self.open.get() >= share && self.next_to_go(limits, now).is_none()
     }
@@ -330,7 +330,7 @@ impl Guests {
         }
     }
 
-    /// Whether it is the client that is waited for.
+    /// Returns whether it is the client that is waited for.
     fn set_waiting(&self, guest: &Rc<Guest>, waits: bool) {
         if guest.ending.get().is_some() {
             return;

@@ -1,4 +1,4 @@
-//! What the sessions of one core share.
+//! State shared by the sessions of one core.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -34,7 +34,7 @@ pub struct Limits {
     pub max_tunnels: usize,
     /// Tunnels of one device at most.
     pub max_tunnels_per_device: usize,
-    /// What clients that have not shown who they are may take of a core.
+    /// Limits of a core for clients that are not authenticated yet.
     pub admission: AdmissionLimits,
     /// For the TLS handshake and the tunnel request together.
     pub handshake_timeout: Duration,
@@ -44,7 +44,7 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Options of the connections with apps.
     pub tcp: TcpOptions,
-    /// What a client may propose in its place, at least and at most.
+    /// Limits of the timeout that a client may propose, at least and at most.
     pub idle_bounds: (Duration, Duration),
     /// From a tunnel's opening; a service may have one of its own.
     pub max_lifetime: Option<Duration>,
@@ -64,11 +64,11 @@ pub struct ServiceState {
     pub name: Arc<str>,
     /// How its servers are reached.
     pub connector: Connector,
-    /// What its tunnels may take; `None` for as much as there is.
+    /// Limits of its tunnels; `None` for as much as there is.
     pub gate: Option<Arc<Gate>>,
     /// Time that a tunnel may be open, if it has one of its own.
     pub max_lifetime: Option<Duration>,
-    /// Whether apps may send datagrams to it.
+    /// True if apps may send datagrams to it.
     pub udp: bool,
 }
 
@@ -78,21 +78,21 @@ pub struct Snapshot {
     pub tls: Arc<ServerConfig>,
     /// Names that make a session a tunnel.
     pub names: Names,
-    /// What stands in front of sessions.
+    /// Listener that accepts the sessions.
     pub listener: Arc<Listener>,
     /// The port that devices use.
     pub external_port: u16,
     /// The check of client certificates, for resumed sessions.
     pub verifier: Arc<DeviceVerifier>,
-    /// Where names are read in a certificate.
+    /// Fields of a certificate from which names are read.
     pub identity: IdentityMapping,
-    /// Whether devices that are not in the registry may open tunnels.
+    /// True if devices that are not in the registry may open tunnels.
     pub unmanaged_allowed: bool,
     /// Services, by index.
     pub services: Vec<ServiceState>,
     /// Rules, in order.
     pub rules: Vec<Rule>,
-    /// What the tunnels of an app may take, by the app's name.
+    /// Limits of an app's tunnels, by the app's name.
     pub apps: Arc<HashMap<String, Arc<Gate>>>,
     /// Why what no rule is about is refused.
     pub no_rule: CloseReason,
@@ -103,7 +103,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Whether a server is told where an app's connection came in.
+    /// Returns whether a server is told where an app's connection came in.
     pub(crate) fn introduces(&self) -> bool {
         let mut services = self.services.iter();
         services.any(|service| service.connector.proxy_header.is_some())
@@ -146,7 +146,7 @@ pub struct Core {
     pub(crate) sequence: Cell<u64>,
     /// The changes that open tunnels depend on.
     pub(crate) changes: Cell<Changes>,
-    /// What the next sweep is for.
+    /// Causes of the next sweep.
     pub(crate) sweep_for: Cell<Causes>,
     pub(crate) sweeping: Cell<bool>,
     /// Connections whose clients have not shown who they are.
@@ -166,11 +166,11 @@ pub(crate) struct Live {
     pub target: HostPort,
     /// It carries datagrams.
     pub udp: bool,
-    /// What the client has presented, for a later check. Issuers' certificates are shared.
+    /// Chain that the client has presented, for a later check. Issuers' certificates are shared.
     pub chain: Rc<[Rc<[u8]>]>,
     /// The certificates are good until then, in seconds since 1970. Changed by the list alone, once the tunnel is in it.
     pub good_until: Cell<u64>,
-    /// Where the tunnel is in the list.
+    /// Index of the tunnel in the list.
     pub place: Cell<usize>,
     pub opened: Instant,
     pub up: Cell<u64>,
@@ -199,7 +199,7 @@ impl Live {
         }
     }
 
-    /// Whether the filter means this tunnel.
+    /// Returns whether the filter means this tunnel.
     pub fn is_chosen(&self, filter: &TunnelFilter) -> bool {
         fn fits<'a>(wanted: Option<&'a str>, value: Option<&'a str>) -> bool {
             wanted.is_none_or(|wanted| value == Some(wanted))
@@ -290,8 +290,8 @@ impl Core {
         chain.iter().enumerate().map(&mut keep).collect()
     }
 
-    /// Whether nothing more should be accepted for now: `limit` sessions are authenticated, or so many others have just come, or
-    /// wait for this core, that none of them can be given up.
+    /// Returns whether nothing more should be accepted for now: `limit` sessions are authenticated,
+    /// or so many others have just come, or wait for this core, that none of them can be given up.
     #[must_use]
     pub fn is_full(&self, limit: usize) -> bool {
         let (guests, share) = (&self.guests, self.unauthenticated_share());

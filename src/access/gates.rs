@@ -1,7 +1,7 @@
-//! What the tunnels of one service, or of one app, may take together: how many are open, how many are new in a second, and
-//! how many bytes flow. Counted exactly over all cores, without a lock.
+//! Limits on the tunnels of one service, or of one app, together: how many are open, how many are
+//! new in a second, and how many bytes flow. Counted exactly over all cores, without a lock.
 //!
-//! A gate outlives a reload, so that what was open before still counts after it, and its new numbers are in force at once,
+//! A gate outlives a reload, so that what was open before still counts after it, and its new numbers are active at once,
 //! also for open tunnels. A tunnel of a service and an app without limits has no gate and pays nothing.
 
 use std::collections::HashMap;
@@ -204,7 +204,7 @@ impl Gates {
         (services.collect(), apps.collect())
     }
 
-    /// Puts a profile's numbers in force. What the profile does not limit any more has no limit.
+    /// Activates a profile's numbers. What the profile does not limit any more has no limit.
     pub fn configure(&self, profile: &Profile) {
         let set = |gates: &Mutex<HashMap<String, Arc<Gate>>>,
                    limits: HashMap<&str, &TrafficLimits>| {

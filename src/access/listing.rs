@@ -1,4 +1,4 @@
-//! What the operator asks of all open tunnels of a core: a list of some, and the end of some.
+//! Requests of the operator for all open tunnels of a core: a list of some, and the end of some.
 //!
 //! Both walk in chunks and rest between them, so that no question stops the bytes of tunnels, however many there are.
 

@@ -16,7 +16,7 @@ pub struct Names {
     entries: Vec<Named>,
 }
 
-/// What a name leads to.
+/// Destination of a name.
 #[derive(Clone)]
 pub(crate) struct Named {
     /// Index of the service.
@@ -39,13 +39,13 @@ impl Names {
         }
     }
 
-    /// Whether no name leads anywhere.
+    /// Returns whether no name leads anywhere.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// What `name` leads to: itself, or else the longest name that it is below of.
+    /// Returns what `name` leads to: itself, or else the longest name that it is below of.
     pub(crate) fn find(&self, name: &str) -> Option<&Named> {
         let mut above = name;
         let mut found = self.exact.get(name);

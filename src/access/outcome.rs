@@ -10,7 +10,7 @@ use crate::observe::{AuditEvent, AuditRecord, Subject};
 use crate::reason::CloseReason;
 use crate::ring;
 
-/// What is known of a tunnel that is asked for, for the record of its end.
+/// Facts about a requested tunnel, for the record of its end.
 pub(crate) struct Outcome {
     pub subject: Arc<Subject>,
     pub target: Option<HostPort>,

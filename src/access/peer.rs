@@ -17,7 +17,7 @@ pub(crate) struct Arrival {
     pub local: Option<SocketAddr>,
     /// The version of the TLS that ended here.
     pub tls: Option<TlsVersion>,
-    /// Whether the session was resumed: its certificate was presented before.
+    /// True if the session was resumed: its certificate was presented before.
     pub resumed: bool,
 }
 
@@ -83,7 +83,7 @@ fn subject_of(core: &Core, before: &Subject, identity: &PeerIdentity) -> Subject
     }
 }
 
-/// What is known of a client before it has shown who it is.
+/// Returns what is known of a client before it has shown who it is.
 pub(crate) fn subject_before(peer: SocketAddr) -> Subject {
     Subject {
         peer,

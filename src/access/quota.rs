@@ -18,7 +18,7 @@ pub struct Quota {
     hasher: RandomState,
 }
 
-/// What one device holds.
+/// Tunnels and sessions of one device.
 #[derive(Default)]
 struct Device {
     tunnels: usize,

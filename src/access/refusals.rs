@@ -49,7 +49,7 @@ impl Lines {
 
 struct Account {
     lines: Lines,
-    /// What had no line since it was told last, with how many.
+    /// Ends without a line since the last report, with their number.
     more: Vec<(Repeated, u64)>,
     told: Instant,
     /// Who it was last.
@@ -74,7 +74,7 @@ impl Refusals {
         }
     }
 
-    /// Whether this one has a line of its own. Otherwise it is counted.
+    /// Returns whether this one has a line of its own. Otherwise it is counted.
     pub fn has_line(&self, subject: &Arc<Subject>, event: Repeated, now: Instant) -> bool {
         let mut accounts = self.accounts.borrow_mut();
         let mut client = match &subject.device {
@@ -114,7 +114,7 @@ impl Refusals {
         false
     }
 
-    /// What is to be told now of those that had no line; `all`: nothing comes later.
+    /// Returns what is to be told now of those that had no line; `all`: nothing comes later.
     pub fn due(&self, all: bool, now: Instant) -> Vec<(Arc<Subject>, AuditEvent)> {
         let mut due = Vec::new();
         if !self.untold.get() {

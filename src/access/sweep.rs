@@ -30,7 +30,7 @@ use crate::ring;
 use crate::table::DeviceRegistry;
 use crate::tls::{HandshakeFailure, PeerIdentity, failure_of, good_until};
 
-/// What has changed.
+/// Causes of a sweep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Causes(u8);
 
@@ -99,7 +99,7 @@ pub fn sweep(core: &Rc<Core>, causes: Causes) {
     }
 }
 
-/// Puts a new configuration into force for new sessions, and sweeps for what it changes.
+/// Activates a new configuration for new sessions, and sweeps for what it changes.
 pub fn replace_snapshot(core: &Rc<Core>, snapshot: Snapshot) {
     let old = core.snapshot.replace(Rc::new(snapshot));
     let new = core.snapshot.borrow().clone();
@@ -270,7 +270,7 @@ pub(crate) fn still_trusted(core: &Core, peer: &Peer) -> Result<(), CloseReason>
     reason.map_or(Ok(()), Err)
 }
 
-/// What a tunnel is compared with.
+/// State with which a tunnel is compared.
 struct Look<'a> {
     snapshot: &'a Snapshot,
     devices: &'a DeviceRegistry,

@@ -9,7 +9,7 @@ pub struct Balancer {
     shares: RefCell<Vec<Share>>,
     /// Picks that are to be skipped at first.
     skip: Cell<usize>,
-    /// Where [`Balancer::by_load`] begins to look.
+    /// Position at which [`Balancer::by_load`] begins.
     next: Cell<usize>,
 }
 
@@ -18,7 +18,7 @@ pub struct Balancer {
 struct Share {
     /// Its weight in the pick that is made.
     weight: i64,
-    /// What it is owed. The sum is 0 until servers come or go.
+    /// Its credit. The sum is 0 until servers come or go.
     owed: i64,
 }
 

@@ -15,7 +15,7 @@ use crate::observe::TlsVersion;
 use crate::ring::TcpOptions;
 use crate::tls::{ClientTls, RecordingVerifier, TlsError};
 
-/// What is read from the files that a service names for its servers, checked.
+/// Content of the files that a service names for its servers, checked.
 #[derive(Debug, Default)]
 pub struct ConnectorSource {
     tls: Option<ClientTls>,
@@ -75,7 +75,7 @@ pub struct Connector {
     pub(super) upstream: Option<Upstream>,
     pub(super) bind: Vec<IpAddr>,
     pub(super) options: TcpOptions,
-    /// What is said to a server in front of a tunnel's bytes.
+    /// Header sent to a server before a tunnel's bytes.
     pub proxy_header: Option<ProxyVersion>,
 }
 

@@ -42,7 +42,7 @@ pub struct Dialer {
     turn: Cell<usize>,
 }
 
-/// What dialling led to.
+/// Result of dialling.
 pub struct Dialled {
     /// The connection, or why there is none: the reason of the last attempt.
     pub result: Result<Reached, CloseReason>,
@@ -54,7 +54,7 @@ pub struct Dialled {
 pub struct Reached {
     /// The connection.
     pub end: ServerEnd,
-    /// Where it leads, as text: an address, or behind an upstream proxy the server as it is named.
+    /// Its destination as text: an address, or behind an upstream proxy the server as it is named.
     pub address: Arc<str>,
     /// The place among the service's servers, for as long as the tunnel lives.
     pub claim: Option<Claim>,
@@ -425,7 +425,7 @@ fn of_handshake(error: &HandshakeError) -> CloseReason {
     }
 }
 
-/// What a failed handshake with a server means for the app.
+/// Returns what a failed handshake with a server means for the app.
 #[must_use]
 pub fn of_tls(error: &rustls::Error) -> CloseReason {
     match ServerFailure::of(error) {
@@ -435,7 +435,7 @@ pub fn of_tls(error: &rustls::Error) -> CloseReason {
     }
 }
 
-/// What a name without addresses means for the app.
+/// Returns what a name without addresses means for the app.
 #[must_use]
 pub fn of_name(error: ResolveError) -> CloseReason {
     match error {
@@ -446,7 +446,7 @@ pub fn of_name(error: ResolveError) -> CloseReason {
     }
 }
 
-/// What a failure to connect to the upstream proxy means for the app.
+/// Returns what a failure to connect to the upstream proxy means for the app.
 #[must_use]
 pub fn of_upstream(reason: CloseReason) -> CloseReason {
     match reason {
@@ -455,7 +455,7 @@ pub fn of_upstream(reason: CloseReason) -> CloseReason {
     }
 }
 
-/// What a failure to connect means for the app.
+/// Returns what a failure to connect means for the app.
 #[must_use]
 pub fn reason_of(error: &io::Error) -> CloseReason {
     match error.raw_os_error() {

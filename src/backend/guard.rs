@@ -1,4 +1,4 @@
-//! Where a destination that the app chose may never lead.
+//! Addresses that a destination chosen by the app may never have.
 //!
 //! Checked against addresses, after resolution, so that no name can stand for a forbidden place (DNS rebinding). What is
 //! private by RFC 1918 or RFC 4193 is allowed: internal services are what the gateway is for.
@@ -26,14 +26,14 @@ impl OwnAddresses {
         ))
     }
 
-    /// Whether `address` is one of them.
+    /// Returns whether `address` is one of them.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address)
     }
 }
 
-/// Whether an app may choose `address`: it is in `allow`, or it is not forbidden.
+/// Returns whether an app may choose `address`: it is in `allow`, or it is not forbidden.
 #[must_use]
 pub fn is_allowed(address: IpAddr, allow: &[IpNet], own: &OwnAddresses) -> bool {
     let address = address.to_canonical();

@@ -1,4 +1,5 @@
-//! Whether a server is alive. Events and `now` go in, the state and the next deadline come out; no I/O and no clock.
+//! Health of a server. Events and `now` go in, the state and the next deadline come out; no I/O and
+//! no clock.
 //!
 //! A server is alive until it is shown dead: by failures to connect in a row ([`Event::Failed`]), or by bad checks in a row.
 //! What ends that is, without checks, one tunnel that tries it when its dead time is over (a *trial*), and, with checks,
@@ -12,7 +13,7 @@ use crate::config;
 use crate::limits::SLOW_START_LEAST;
 use crate::reason::CloseReason;
 
-/// What has happened with a server.
+/// An event of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A tunnel reached it.
@@ -25,7 +26,7 @@ pub enum Event {
     CheckFailed(CloseReason),
 }
 
-/// Whether a server is alive.
+/// Health of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// It is. `back`: when it came back, if it had been dead.
@@ -39,12 +40,12 @@ pub enum State {
         until: Instant,
         /// The last failure.
         why: CloseReason,
-        /// Whether a check found it.
+        /// True if a check found it.
         by_check: bool,
     },
 }
 
-/// What is known of a server.
+/// Health record of a server.
 #[derive(Debug)]
 pub struct Health {
     state: State,
@@ -70,12 +71,12 @@ impl Default for Health {
 }
 
 impl Health {
-    /// Whether the server is alive.
+    /// Returns whether the server is alive.
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// Whether a tunnel that gets through would change anything.
+    /// Returns whether a tunnel that gets through would change anything.
     pub fn is_clean(&self) -> bool {
         self.failures.is_empty() && self.deaths == 0 && matches!(self.state, State::Alive { .. })
     }

@@ -119,7 +119,8 @@ impl Client {
         answer.unwrap_or(Err(ResolveError::Timeout))
     }
 
-    /// What the hosts file says counts for both families, as it does for the C library: the name servers are not asked.
+    /// Returns what the hosts file says counts for both families, as it does for the C library: the
+    /// name servers are not asked.
     fn in_hosts(&self, name: &Name) -> Option<Resolved> {
         let of = |kind| {
             let query = Query::query(name.to_lowercase(), kind);
@@ -134,7 +135,8 @@ impl Client {
 }
 
 impl Servers {
-    /// What a short name may stand for, in the order in which the C library tries it (`resolv.conf(5)`, `ndots`).
+    /// Returns what a short name may stand for, in the order in which the C library tries it
+    /// (`resolv.conf(5)`, `ndots`).
     fn candidates(&self, whole: &Name) -> Vec<Name> {
         let mut names: Vec<Name> = self
             .search
@@ -226,7 +228,7 @@ impl Servers {
     }
 }
 
-/// What one server says.
+/// Returns what one server says.
 async fn ask(resolver: &TokioResolver, name: Name, kind: RecordType) -> Family {
     match resolver.lookup(name.clone(), kind).await {
         Ok(found) => {

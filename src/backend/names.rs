@@ -41,7 +41,7 @@ impl NameCache {
         }
     }
 
-    /// What is known about `name` at `now`.
+    /// Returns what is known about `name` at `now`.
     pub fn get(&self, name: &str, now: Instant) -> Option<Known> {
         self.entries
             .get(name)
@@ -49,7 +49,8 @@ impl NameCache {
             .map(|entry| entry.known.clone())
     }
 
-    /// Whether there is an answer that has run out and may be used while nobody gives a new one (RFC 8767).
+    /// Returns whether there is an answer that has run out and may be used while nobody gives a new
+    /// one (RFC 8767).
     pub fn has_stale(&self, name: &str, now: Instant) -> bool {
         self.entries
             .get(name)

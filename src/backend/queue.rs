@@ -21,11 +21,11 @@ pub enum QueryOwner {
     Device(Arc<str>),
 }
 
-/// What is looked up: equal ones are one lookup.
+/// Key of a lookup: equal ones are one lookup.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Wanted {
     pub name: Box<str>,
-    /// Whether the name may be completed with the system's search domains.
+    /// True if the name may be completed with the system's search domains.
     pub may_be_short: bool,
     /// The settings that count.
     pub generation: u64,
@@ -54,7 +54,7 @@ struct Lookup {
     queries: Vec<u64>,
 }
 
-/// What an asker has.
+/// Lookups of one requester.
 #[derive(Default)]
 struct Share {
     waiting: VecDeque<u64>,

@@ -25,7 +25,7 @@ pub fn in_order(addresses: &[IpAddr], turn: usize) -> Vec<IpAddr> {
     pairs.flatten().copied().collect()
 }
 
-/// What is to be done.
+/// The next step.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     /// To begin the attempt at this place.
@@ -56,7 +56,7 @@ impl Race {
         }
     }
 
-    /// What is to be done now. A start is taken for done.
+    /// Returns what is to be done now. A start is taken for done.
     pub fn step(&mut self, now: Instant) -> Step {
         let is_due = self.running == 0 || self.next_at.is_none_or(|at| now >= at);
         if self.started < self.count && is_due {

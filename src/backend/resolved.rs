@@ -1,4 +1,4 @@
-//! What comes of a name.
+//! Result of resolving a name.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -33,7 +33,7 @@ struct Ask {
     reply: Reply,
 }
 
-/// Where the data cores ask. Cheap to clone.
+/// Handle by which data cores ask the resolver. Cheap to clone.
 #[derive(Clone)]
 pub struct ResolverHandle {
     asks: mpsc::Sender<Ask>,
@@ -41,7 +41,7 @@ pub struct ResolverHandle {
     shared: Arc<Shared>,
 }
 
-/// What the askers and the resolver have in common.
+/// State shared by the resolver and its handles.
 struct Shared {
     system: System,
     next: AtomicU64,
@@ -179,7 +179,7 @@ impl ResolverHandle {
         self.shared.system.generation()
     }
 
-    /// What has been asked so far.
+    /// Returns what has been asked so far.
     #[must_use]
     pub fn counts(&self) -> NameCounts {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);

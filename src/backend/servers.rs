@@ -49,14 +49,14 @@ pub struct ServerState {
     text: Arc<str>,
 }
 
-/// What is behind the lock.
+/// State behind the lock.
 #[derive(Debug, Default)]
 struct Record {
     health: Health,
     last_check: Option<(Instant, Duration, Option<CloseReason>)>,
 }
 
-/// What a server is to the one who chooses.
+/// Standing of a server for the choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     /// Alive, with this share of its weight in thousandths.
@@ -86,7 +86,7 @@ impl ServerState {
         }
     }
 
-    /// Where it is.
+    /// Its address.
     #[must_use]
     pub fn address(&self) -> &HostPort {
         &self.address
@@ -271,7 +271,7 @@ impl Group {
         &self.health
     }
 
-    /// Whether one of its servers is alive and not drained.
+    /// Returns whether one of its servers is alive and not drained.
     #[must_use]
     pub fn some_is_alive(&self, now: Instant) -> bool {
         self.members.iter().any(|(state, _)| {
@@ -383,12 +383,12 @@ impl Backends {
         services.iter().map(group).collect()
     }
 
-    /// Puts prepared groups into force.
+    /// Activates prepared groups.
     pub fn commit(&self, groups: Arc<[Option<Arc<Group>>]>) {
         *self.groups.lock().unwrap_or_else(PoisonError::into_inner) = groups;
     }
 
-    /// The groups in force, by service.
+    /// The active groups, by service.
     #[must_use]
     pub fn groups(&self) -> Arc<[Option<Arc<Group>>]> {
         self.groups

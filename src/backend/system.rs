@@ -17,7 +17,7 @@ use hickory_resolver::system_conf::parse_resolv_conf;
 use crate::files::{self, Mark, Quiet};
 use crate::limits::{NAME_FILE_MAX, NAME_QUERIES_RUNNING, NAME_TTL_MAX};
 
-/// What was read last and is in effect.
+/// The active settings, which were read last.
 #[derive(Clone, Default)]
 pub(super) struct Settings {
     /// Of how many changes this is the last.
@@ -48,9 +48,9 @@ struct Watched {
     read: Option<Mark>,
     /// Another state.
     change: Quiet<Mark>,
-    /// What was taken last.
+    /// The content that was accepted last.
     taken: Option<String>,
-    /// What stands there now cannot be taken.
+    /// True if the current content cannot be accepted.
     is_refused: bool,
 }
 
@@ -75,12 +75,13 @@ impl System {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// What is in effect.
+    /// Returns what is in effect.
     pub fn settings(&self) -> Settings {
         self.lock().settings.clone()
     }
 
-    /// Whether something else stands in the files than what is in effect, because it cannot be taken.
+    /// Returns whether something else stands in the files than what is in effect, because it cannot
+    /// be taken.
     pub fn is_refused(&self) -> bool {
         self.is_refused.load(Ordering::Relaxed)
     }
@@ -129,8 +130,8 @@ impl Watched {
         }
     }
 
-    /// What is in the file, if it has changed, is quiet (or must be read `now`), and is what `parse` takes. What it does not
-    /// take is logged once.
+    /// Reads the file, if it has changed, is quiet (or must be read `now`), and is what `parse`
+    /// takes. What it does not take is logged once.
     fn take<T>(
         &mut self,
         now: bool,

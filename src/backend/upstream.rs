@@ -15,7 +15,7 @@ use crate::reason::CloseReason;
 /// An HTTP proxy with its credentials. They are not in its debug form.
 #[derive(Clone)]
 pub struct Upstream {
-    /// Where it is.
+    /// Its address.
     pub address: HostPort,
     /// The value of `Proxy-Authorization` (RFC 7617).
     authorization: Option<Zeroizing<String>>,
@@ -86,7 +86,7 @@ pub struct ProxyResponse {
     interim: usize,
 }
 
-/// What has come of it.
+/// Its result.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Progress {
     /// All bytes belong to the header, and more are needed.

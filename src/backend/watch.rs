@@ -23,7 +23,7 @@ pub struct Watch {
     pub upstream: Option<Upstream>,
     /// Addresses to connect from.
     pub bind: Vec<IpAddr>,
-    /// What is said first where a handshake follows: that the connection is the gateway's own.
+    /// Header sent first if a handshake follows: that the connection is the gateway's own.
     pub proxy_header: Vec<u8>,
     tls: Option<Arc<ClientConfig>>,
     name: Option<ServerName<'static>>,
@@ -69,7 +69,8 @@ impl Watch {
     }
 }
 
-/// What is said in front of the gateway's own bytes: that the connection is for no app (PROXY protocol, `LOCAL`).
+/// Returns what is said in front of the gateway's own bytes: that the connection is for no app
+/// (PROXY protocol, `LOCAL`).
 #[must_use]
 pub fn own_proxy_header(reach: &Reach) -> Vec<u8> {
     let own = Header {

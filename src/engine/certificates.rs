@@ -19,7 +19,7 @@ use crate::findings::{Problem, Severity};
 use crate::observe::CertificateInfo;
 use crate::tls::ServerCertificates;
 
-/// What a certificate is for.
+/// Purpose of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Role {
     Primary,
@@ -46,7 +46,7 @@ impl Role {
         }
     }
 
-    /// Whether it is one of those that are served one after the other.
+    /// Returns whether it is one of those that are served one after the other.
     const fn is_in_line(self) -> bool {
         !matches!(self, Self::Additional | Self::Service | Self::Group)
     }
@@ -81,7 +81,7 @@ impl Inventory {
         shown.map(|held| held.term.not_after)
     }
 
-    /// Whether these are among them.
+    /// Returns whether these are among them.
     fn contains(&self, others: &Self) -> bool {
         others.0.iter().all(|other| self.0.contains(other))
     }
@@ -108,7 +108,7 @@ impl Inventory {
     }
 }
 
-/// What was read.
+/// The files as read.
 pub(super) struct Certificates {
     /// Those of the profile.
     pub general: Arc<ServerCertificates>,
@@ -116,9 +116,9 @@ pub(super) struct Certificates {
     pub named: HashMap<usize, ServerCertificates>,
     /// All of them.
     pub inventory: Inventory,
-    /// What may be wrong with them, with their files.
+    /// Warnings, each with its file.
     pub findings: Vec<(PathBuf, Problem)>,
-    /// Where none is named.
+    /// Plan for the self-signed certificate, if none is named.
     self_signed: Option<Plan>,
 }
 
@@ -219,11 +219,11 @@ impl Node {
         self.takeovers.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Makes a successor of the self-signed certificate when it is time, and puts it into force, or what the clock wants now
+    /// Makes a successor of the self-signed certificate when it is time, and activates it, or what the clock wants now
     /// that it has been set. Reads and writes files: not for a data core.
     ///
     /// # Errors
-    /// [`ReloadErrors`]; what was in force stays so.
+    /// [`ReloadErrors`]; what was active stays so.
     pub fn renew_self_signed(&self) -> Result<bool, ReloadErrors> {
         let config = self.config();
         let profile = &config.profile;
@@ -266,7 +266,8 @@ struct Read {
 }
 
 impl Read {
-    /// Whether clients of `self` are as well off with `other`: it can be used, and is what they want.
+    /// Returns whether clients of `self` are as well off with `other`: it can be used, and is what
+    /// they want.
     fn is_replaced_by(&self, other: &Self) -> bool {
         if other.expired.is_some() || other.held.role == Role::Service {
             return false;
@@ -400,7 +401,7 @@ impl Reading {
     }
 }
 
-/// What is said of a self-signed certificate that is not valid yet.
+/// Returns what is said of a self-signed certificate that is not valid yet.
 fn early() -> Problem {
     Problem {
         severity: Severity::Warning,

@@ -11,7 +11,7 @@ use crate::certs::{self, CertError, Term};
 use crate::config::DeviceAuth;
 use crate::findings::Problem;
 
-/// What was read.
+/// The files as read.
 #[derive(Default)]
 pub(super) struct GroupCertificates {
     /// All of them.
@@ -20,7 +20,7 @@ pub(super) struct GroupCertificates {
     pub origins: Vec<PathBuf>,
     /// Each file, and when all that is in it can be used.
     pub files: Vec<(PathBuf, Term)>,
-    /// What may be wrong with them, with their files.
+    /// Warnings, each with its file.
     pub findings: Vec<(PathBuf, Problem)>,
 }
 

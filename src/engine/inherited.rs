@@ -133,13 +133,13 @@ impl Inherited {
     }
 }
 
-/// Whether connections to one of them could be meant for the other.
+/// Returns whether connections to one of them could be meant for the other.
 pub(super) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let any = one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() == other.port() && (any || is_same_ip(one, other))
 }
 
-/// Whether both are one address: `[::ffff:192.0.2.1]` is `192.0.2.1`.
+/// Returns whether both are one address: `[::ffff:192.0.2.1]` is `192.0.2.1`.
 fn is_same_ip(one: SocketAddr, other: SocketAddr) -> bool {
     one.ip().to_canonical() == other.ip().to_canonical()
 }
@@ -148,14 +148,15 @@ fn is_any_ipv4(address: SocketAddr) -> bool {
     address.is_ipv4() && address.ip().is_unspecified()
 }
 
-/// Whether a socket is on all addresses of IPv6, and of IPv4 with them (`IPV6_V6ONLY` is off).
+/// Returns whether a socket is on all addresses of IPv6, and of IPv4 with them (`IPV6_V6ONLY` is
+/// off).
 fn takes_ipv4_too(bound: SocketAddr, socket: &TcpListener) -> bool {
     let only_v6 = || SockRef::from(socket).only_v6();
     bound.is_ipv6() && bound.ip().is_unspecified() && only_v6().is_ok_and(|only| !only)
 }
 
 impl NamedSocket {
-    /// Whether it may be a listener's of this name and port, and `fits`.
+    /// Returns whether it may be a listener's of this name and port, and `fits`.
     fn fits(&self, name: &str, port: u16, fits: impl Fn(SocketAddr, &TcpListener) -> bool) -> bool {
         let bound = self.socket.local_addr();
         bound.is_ok_and(|bound| {

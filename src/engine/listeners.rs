@@ -24,7 +24,7 @@ fn copies(sockets: &[TcpListener]) -> io::Result<Vec<TcpListener>> {
 #[derive(Default)]
 pub(super) struct Listeners {
     open: Vec<(ListenerKind, Arc<Open>)>,
-    /// What some core still empties.
+    /// Sockets whose queues some core still empties.
     closing: Vec<Weak<Open>>,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Open {
     inherited: bool,
 }
 
-/// What a core is to accept from, at one address.
+/// Sockets from which a core accepts, at one address.
 pub(super) struct ListenSource {
     pub by: ListenerKind,
     pub at: Arc<Open>,
@@ -47,7 +47,7 @@ pub(super) struct ListenSource {
     pub sockets: Vec<TcpListener>,
 }
 
-/// Addresses that can be put into force: each socket that it takes is open.
+/// Addresses that can be activated: each socket that it takes is open.
 pub(super) struct Opened {
     open: Vec<(ListenerKind, Arc<Open>)>,
     of_cores: Vec<Vec<ListenSource>>,
@@ -127,12 +127,12 @@ impl Listeners {
         kept
     }
 
-    /// Whether this is among what is listened on.
+    /// Returns whether this is among what is listened on.
     fn has(&self, entry: &Arc<Open>) -> bool {
         self.open.iter().any(|(_, open)| Arc::ptr_eq(open, entry))
     }
 
-    /// Whether `address` is taken by this node, which leaves it.
+    /// Returns whether `address` is taken by this node, which leaves it.
     fn leaves(&self, address: SocketAddr, kept: &[Option<Arc<Open>>]) -> bool {
         let stays = |entry: &Arc<Open>| kept.iter().flatten().any(|kept| Arc::ptr_eq(kept, entry));
         let open = self.open.iter().map(|(_, entry)| entry.clone());
@@ -284,7 +284,8 @@ fn prepare(socket: &TcpListener) -> io::Result<()> {
 /// is in its queue, so it must be empty before, and stay so. Sockets accepted from here on have the filter too, which lets
 /// all pass that an open connection can get.
 fn refuse_new(socket: &TcpListener) {
-    /// Where the flags are in a TCP header (RFC 9293, section 3.1), and what an opening segment has of them.
+    /// Offset of the flags in a TCP header (RFC 9293, section 3.1), and the flags of an opening
+    /// segment.
     const FLAGS: u32 = 13;
     const SYN: u32 = 0x02;
     const SYN_OR_ACK: u32 = 0x12;

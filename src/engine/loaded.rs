@@ -46,10 +46,10 @@ pub enum LoadError {
     /// A file of the state folder that cannot be written.
     #[error("cannot write {0}: {1}")]
     Write(String, std::io::Error),
-    /// What is kept of the device registry.
+    /// The stored part of the device registry.
     #[error("device registry: {0}")]
     Store(#[from] StoreError),
-    /// What a service's servers are reached with.
+    /// Files for the connections to a service's servers.
     #[error("service {0}: {1}")]
     Service(String, String),
     /// A certificate that cannot do what it is for.
@@ -79,7 +79,7 @@ impl LoadError {
     }
 }
 
-/// What is wrong, while what comes after it is looked at all the same.
+/// Faults found so far; later files are still checked.
 #[derive(Debug, Default)]
 pub(super) struct Problems(pub Vec<LoadError>);
 
@@ -113,12 +113,12 @@ impl Problems {
 /// The gates of a profile's services, by index, and those of its apps.
 type ProfileGates = (ServiceGates, Arc<AppGates>);
 
-/// What may be wrong in files that can be used.
+/// Warnings about files that can be used.
 #[derive(Debug)]
 pub struct Doubts {
     /// With the certificates, by file.
     pub certificates: Vec<(PathBuf, Problem)>,
-    /// CRLs that are not in force: where each is from, and what is to be said of it.
+    /// CRLs that are not valid now: where each is from, and what is to be said of it.
     pub ended_crls: Vec<(String, String)>,
 }
 
@@ -129,13 +129,13 @@ pub struct Loaded {
     group: Vec<CertificateDer<'static>>,
     /// The file of each group certificate.
     origins: Vec<PathBuf>,
-    /// What the servers of each service are reached with.
+    /// Content of the files for the connections to each service's servers.
     means: Vec<ConnectorSource>,
     /// How sessions are resumed.
     pub resumption: Arc<Resumption>,
     /// The CRLs.
     pub(super) crls: Crls,
-    /// What TLS goes by, on all cores.
+    /// Clock of TLS, on all cores.
     clock: Arc<dyn TimeProvider>,
 }
 
@@ -294,7 +294,7 @@ impl Loaded {
             .collect()
     }
 
-    /// What is wrong with a group certificate, with its file and its place there.
+    /// Returns what is wrong with a group certificate, with its file and its place there.
     fn of_group(&self, error: TlsError) -> LoadError {
         let TlsError::GroupCertificate { position, why } = error else {
             return error.into();

@@ -64,7 +64,7 @@ pub enum EngineError {
     Unfit {
         /// As configured.
         address: SocketAddr,
-        /// Where the socket is.
+        /// Address of the socket.
         socket: SocketAddr,
     },
     /// The CPU.
@@ -101,7 +101,7 @@ pub struct Node {
     pub(super) reloading: Mutex<()>,
     pub(super) cores: Vec<Remote>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// What the cores accept from. Nothing once the node drains.
+    /// Listeners of the cores. Nothing once the node drains.
     listeners: Mutex<Listeners>,
     /// Sockets that this process was started with, for the profile that the node has not got yet.
     pub(super) spare: Mutex<Inherited>,
@@ -244,7 +244,7 @@ impl Node {
         Ok(())
     }
 
-    /// What makes a core, on the core's own thread.
+    /// Makes a core, on the core's own thread.
     fn core(
         &self,
         index: usize,
@@ -285,7 +285,7 @@ impl Node {
         self.cores.len()
     }
 
-    /// Where names are asked for.
+    /// Returns where names are asked for.
     #[must_use]
     pub fn names(&self) -> &ResolverHandle {
         &self.names
@@ -363,7 +363,7 @@ impl Node {
         &self.backends
     }
 
-    /// The servers that are to be checked, as the configuration in force says.
+    /// The servers that are to be checked, as the active configuration says.
     #[must_use]
     pub fn watches(&self) -> Arc<[Watch]> {
         let watches = self.watches.lock();
@@ -391,7 +391,7 @@ impl Node {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The configuration in force.
+    /// The active configuration.
     #[must_use]
     pub fn config(&self) -> Config {
         self.lock_config().clone()
@@ -424,7 +424,7 @@ impl Node {
         }
     }
 
-    /// Whether [`Node::leave`] or [`Node::drain`] was called.
+    /// Returns whether [`Node::leave`] or [`Node::drain`] was called.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Relaxed) || self.is_draining()
@@ -451,7 +451,7 @@ impl Node {
         self.predecessor.as_ref()
     }
 
-    /// Whether another process has what is on disk.
+    /// Returns whether another process has what is on disk.
     pub(super) fn follows(&self) -> bool {
         self.following.load(Ordering::Relaxed)
     }
@@ -493,25 +493,25 @@ impl Node {
         }
     }
 
-    /// Whether [`Node::cut`] was called.
+    /// Returns whether [`Node::cut`] was called.
     #[must_use]
     pub fn is_cut(&self) -> bool {
         self.is_cut.load(Ordering::Relaxed)
     }
 
-    /// Whether [`Node::drain`] or [`Node::retire`] was called.
+    /// Returns whether [`Node::drain`] or [`Node::retire`] was called.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Whether every core has ended.
+    /// Returns whether every core has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.threads_mut().iter().all(JoinHandle::is_finished)
     }
 
-    /// Whether every core runs.
+    /// Returns whether every core runs.
     #[must_use]
     pub fn all_cores_run(&self) -> bool {
         self.threads_mut()

@@ -11,7 +11,8 @@ pub(super) struct Peak {
 }
 
 impl Peak {
-    /// Whether the number, which is `now`, has fallen to less than half of its peak and stayed there.
+    /// Returns whether the number, which is `now`, has fallen to less than half of its peak and
+    /// stayed there.
     pub fn is_over(&mut self, now: usize) -> bool {
         self.most = self.most.max(now);
         if now > self.most / 2 || self.most - now < PEAK_MIN {

@@ -1,4 +1,4 @@
-//! A node and its profile: which one is in force, and what becomes of the sockets of a node that has none.
+//! A node and its profile: which one is active, and what becomes of the sockets of a node that has none.
 //!
 //! A node without a profile listens nowhere. The sockets that it was started with (by systemd, or by the process before)
 //! it keeps, unused, until a profile listens on them: connections wait in their queues meanwhile. One that loses its profile
@@ -12,12 +12,12 @@ use super::node::{EngineError, Node};
 use super::reload::ReloadError;
 use crate::config::{Config, Origin, Profile};
 
-/// The profile that is in force.
+/// The active profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InForce {
     /// Its name; empty where there is none.
     pub name: String,
-    /// Where it comes from.
+    /// Its origin.
     pub origin: Origin,
 }
 
@@ -31,7 +31,7 @@ impl From<&Profile> for InForce {
 }
 
 impl Inherited {
-    /// Whether none is left over: a profile listens on each, or there is no profile yet.
+    /// Returns whether none is left over: a profile listens on each, or there is no profile yet.
     pub(super) fn fit(&self, profile: &Profile) -> Result<(), EngineError> {
         match self.left() {
             Some(address) if !profile.is_none() => Err(EngineError::NotListened(address)),
@@ -41,7 +41,7 @@ impl Inherited {
 }
 
 impl Node {
-    /// The profile that is in force.
+    /// The active profile.
     #[must_use]
     pub fn profile(&self) -> InForce {
         InForce::from(&self.lock_config().profile)

@@ -1,4 +1,4 @@
-//! A new configuration for a running node: read, checked and opened wholly, then put into force, which cannot fail any more.
+//! A new configuration for a running node: read, checked and opened wholly, then activated, which cannot fail any more.
 //!
 //! A node that drains opens no listener: it has none any more, and where another process has taken its place, that one has
 //! the addresses. Such a node also leaves the state folder to the other process, and takes from it what only a new process
@@ -63,7 +63,7 @@ impl Node {
         self.replace(|_| config)
     }
 
-    /// Reads the files of the configuration in force again. As [`reload`](Self::reload).
+    /// Reads the files of the active configuration again. As [`reload`](Self::reload).
     ///
     /// # Errors
     /// [`ReloadErrors`], counted; what was read before stays.
@@ -168,7 +168,7 @@ impl Node {
     }
 }
 
-/// What has changed that only a restart can change.
+/// Returns what has changed that only a restart can change.
 fn fixed(current: &Config, config: &Config) -> Vec<ReloadError> {
     let keys = [
         (current.engine.cores != config.engine.cores, "engine.cores"),

@@ -6,7 +6,7 @@ use crate::limits::{
 };
 use crate::ring;
 
-/// What fits into the open files that are allowed.
+/// Sizes that fit into the limit of open files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
     /// Open files of the process.

@@ -22,7 +22,7 @@ use crate::limits::{
 use crate::observe::{TunnelFilter, TunnelInfo};
 use crate::ring::{self, Either, Remote, Runtime, RuntimeConfig, Signal, TcpListener, TcpStream};
 
-/// Where a core runs and what it shares with the others.
+/// Place of a core, and the state that it shares with the others.
 pub(super) struct CoreSetup {
     pub cpu: usize,
     pub sources: Vec<ListenSource>,
@@ -166,7 +166,7 @@ pub(super) fn sweep(causes: Causes) {
     }
 }
 
-/// Puts a new configuration into force on this thread's core.
+/// Activates a new configuration on this thread's core.
 pub(super) fn replace_snapshot(snapshot: Snapshot) {
     let here = HERE.with_borrow(Clone::clone);
     if let Some(here) = here {

@@ -4,9 +4,9 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What tells a file from the one that had its path before: device, inode, size, and when its content and when anything of
-/// it last changed, each in seconds and nanoseconds. That of a path that leads to nothing, or cannot be looked at, is equal
-/// to itself alone.
+/// Mark that distinguishes a file from an earlier one at its path: device, inode, size, and when
+/// its content and when anything of it last changed, each in seconds and nanoseconds. That of a
+/// path that leads to nothing, or cannot be looked at, is equal to itself alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark(Option<(u64, u64, u64, Time, Time)>);
 
@@ -38,12 +38,13 @@ impl<T: PartialEq> Quiet<T> {
         Self { seen: None }
     }
 
-    /// What was seen is taken, or of no interest any more.
+    /// Forgets the last look: it was used, or is of no interest any more.
     pub fn forget(&mut self) {
         self.seen = None;
     }
 
-    /// Whether `now` is what the last look has seen; `is_changed` says whether it is another than what was taken.
+    /// Returns whether `now` is what the last look has seen; `is_changed` says whether it is
+    /// another than what was taken.
     pub fn is_due(&mut self, is_changed: bool, now: T) -> bool {
         if !is_changed {
             self.seen = None;

@@ -33,11 +33,11 @@ pub enum FileError {
     /// The operating system refuses, or it is no regular file.
     #[error("cannot {action} {path}: {cause}{}", remedy(cause))]
     Io {
-        /// What was being done, as a verb: "read", "write".
+        /// The action, as a verb: "read", "write".
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's message.
         cause: io::Error,
     },
     /// The file is larger than any file of its kind can be.
@@ -71,7 +71,7 @@ pub enum FileError {
         path: PathBuf,
         /// Its mode, or its owner.
         why: String,
-        /// What to do.
+        /// The remedy.
         remedy: &'static str,
     },
     /// The path ends in no name.
@@ -92,7 +92,8 @@ impl FileError {
     }
 }
 
-/// What to do about an answer of the operating system, to be put behind it; empty where that is not known.
+/// Returns what to do about an answer of the operating system, to be put behind it; empty where
+/// that is not known.
 fn remedy(cause: &io::Error) -> &'static str {
     match cause.kind() {
         io::ErrorKind::NotFound => "; check the path",

@@ -1,5 +1,6 @@
-//! What is in a state folder, of whom the folder is: the command line runs as root (`sudo`) where the node has a user of its own,
-//! which must be able to read and replace it. Only root may give files away; to others nothing here is different.
+//! Files in a state folder belong to the owner of the folder: the command line runs as root
+//! (`sudo`) where the node has a user of its own, which must be able to read and replace it. Only
+//! root may give files away; to others nothing here is different.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -82,7 +83,8 @@ mod tests {
 
     use super::*;
 
-    /// Where this runs as root, as in a container: what is made belongs to the folder's owner. Else it is one's own anyway.
+    /// If this runs as root, as in a container: what is made belongs to the folder's owner. Else it
+    /// is one's own anyway.
     #[test]
     fn what_is_made_belongs_to_the_owner_of_the_folder() {
         let parent = tempfile::tempdir().unwrap();

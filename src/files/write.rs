@@ -202,7 +202,7 @@ impl Pending {
         synced.map_err(|cause| FileError::io("write", &self.place, cause))
     }
 
-    /// Where it gets.
+    /// Returns where it gets.
     #[must_use]
     pub fn place(&self) -> &Path {
         &self.place

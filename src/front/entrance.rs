@@ -1,4 +1,4 @@
-//! What comes in front of a session: who connects, and on whose behalf.
+//! Checks before a session: who connects, and on whose behalf.
 //!
 //! A PROXY protocol header counts when a trusted proxy sends it, and never otherwise: from anybody else it is refused, and
 //! not passed on as the first bytes of TLS. The plain listener is for trusted proxies altogether, and for those who may ask
@@ -16,7 +16,7 @@ use crate::ring::{self, RingBuf, TcpStream};
 
 use super::response::plain_refusal;
 
-/// What has accepted a connection.
+/// Listener that has accepted a connection.
 #[derive(Clone, Debug)]
 pub struct AcceptedBy {
     /// Which listener.
@@ -31,9 +31,9 @@ pub(super) struct Entrance {
     pub peer: IpAddr,
     /// The client: the other end of the connection, or whom a trusted proxy names.
     pub client: SocketAddr,
-    /// Where the client connected to, as a trusted proxy says.
+    /// Address to which the client connected, as a trusted proxy reports.
     pub destination: Option<SocketAddr>,
-    /// What was received already, behind a PROXY protocol header.
+    /// Data that was received after a PROXY protocol header.
     pub begun: Option<RingBuf>,
     /// The client's certificate as a PROXY protocol header has it, DER.
     pub certificate: Option<Vec<u8>>,
@@ -42,7 +42,8 @@ pub(super) struct Entrance {
 }
 
 impl Entrance {
-    /// Whether the other end is a trusted proxy that does not say for whom it speaks: what it does is not one client's doing.
+    /// Returns whether the other end is a trusted proxy that does not say for whom it speaks: what
+    /// it does is not one client's doing.
     pub fn speaks_for_others(&self, listener: &Listener) -> bool {
         self.peer == self.client.ip() && listener.trusts(self.peer)
     }
@@ -60,7 +61,7 @@ impl Entrance {
     }
 }
 
-/// Whether anything has to be looked at before a connection is a session.
+/// Returns whether anything has to be looked at before a connection is a session.
 pub(super) fn is_open(listener: &Listener, by: ListenerKind) -> bool {
     by == ListenerKind::Https && listener.proxy_protocol == ProxyProtocol::Off
 }

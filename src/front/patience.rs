@@ -27,8 +27,8 @@ impl Patience {
     }
 }
 
-/// What comes of `step`, `late` where the deadline is first, and another reason where the client is given up. `None`: the
-/// node ends, and nothing is decided.
+/// Runs `step`: gives its result, `late` if the deadline is first, and another reason if the client
+/// is given up. `None`: the node ends, and nothing is decided.
 pub(super) fn in_time<T>(
     core: &Core,
     patience: &mut Patience,

@@ -189,8 +189,8 @@ async fn head(stream: &TcpStream, mut received: Option<RingBuf>) -> Result<Head,
     }
 }
 
-/// Whether this is a GET of the health page. Those who may not ask for it come no further than to here with a request of
-/// their own, so it is answered to all who do.
+/// Returns whether this is a GET of the health page. Those who may not ask for it come no further
+/// than to here with a request of their own, so it is answered to all who do.
 fn is_health_check(head: &[u8], listener: &Listener) -> bool {
     let Some(path) = &listener.health_path else {
         return false;

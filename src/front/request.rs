@@ -1,4 +1,5 @@
-//! What may be asked for, and how it is asked over HTTP/1.1: `CONNECT host:port` (RFC 9110, section 9.3.6; RFC 9112, section 3.2.3).
+//! Requests of clients, and their form over HTTP/1.1: `CONNECT host:port` (RFC 9110, section 9.3.6;
+//! RFC 9112, section 3.2.3).
 //!
 //! Bytes go in as they come, at any split; the result does not depend on it. The parser is strict, since two readers
 //! that disagree about a request are how access rules are walked around: one spelling of line ends, no body, no user
@@ -19,7 +20,7 @@ const EMPTY_LINE: &[u8] = b"\r\n";
 /// Longest method that is taken for one, in bytes: registered ones have 17 at most.
 const METHOD_MAX: usize = 32;
 
-/// The header field by which a client proposes an idle timeout and is answered the one in force.
+/// The header field by which a client proposes an idle timeout and is answered the active one.
 pub(super) const IDLE_TIMEOUT: &str = "adit-idle-timeout";
 
 /// The seconds in the value of [`IDLE_TIMEOUT`]: an integer of RFC 8941, section 3.3.1, without a sign.
@@ -33,14 +34,14 @@ pub(super) fn idle_seconds(value: &[u8]) -> Option<u32> {
         .ok()
 }
 
-/// What a client asks for, in whatever protocol.
+/// Request of a client, in any protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asked {
     /// A tunnel (RFC 9110, section 9.3.6; RFC 9113, section 8.5).
     Tunnel(HostPort),
     /// A tunnel for datagrams (RFC 9298).
     Datagrams(HostPort),
-    /// What the gateway is for (RFC 8801).
+    /// The gateway's configuration (RFC 8801).
     Configuration,
 }
 
@@ -58,7 +59,7 @@ impl Asked {
 /// A request, as every front end hands it on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// What it asks for.
+    /// Its kind.
     pub asked: Asked,
     /// The idle timeout that it proposes, in seconds.
     pub idle: Option<u32>,
@@ -166,7 +167,8 @@ impl RequestParser {
     }
 }
 
-/// What can be refused before the header is complete: another method, and line ends other than CR LF.
+/// Returns what can be refused before the header is complete: another method, and line ends other
+/// than CR LF.
 fn check_new_bytes(head: &[u8], new: usize) -> Result<(), RequestError> {
     let begins = |start: &[u8]| {
         let common = head.len().min(start.len());
@@ -188,7 +190,8 @@ fn check_new_bytes(head: &[u8], new: usize) -> Result<(), RequestError> {
     Ok(())
 }
 
-/// What begins as a request with another method. It is one when its first line says so; nothing behind that matters.
+/// Returns what begins as a request with another method. It is one when its first line says so;
+/// nothing behind that matters.
 fn other_method(head: &[u8]) -> Result<(), RequestError> {
     let end = head.iter().position(|byte| *byte == b'\n');
     let line = &head[..end.unwrap_or(head.len())];

@@ -1,4 +1,4 @@
-//! What the client is answered.
+//! Answers to the client.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::reason::{CloseReason, Who};
 
 /// The tunnel is open (RFC 9110, section 9.3.6: no body, no Content-Length, no Transfer-Encoding).
 ///
-/// `idle`: the idle timeout in force, where the client has proposed one.
+/// `idle`: the active idle timeout, where the client has proposed one.
 pub(super) fn established(idle: Option<Duration>) -> Cow<'static, [u8]> {
     match idle {
         None => b"HTTP/1.1 200 Connection established\r\n\r\n".into(),

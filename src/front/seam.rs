@@ -18,7 +18,7 @@ pub(super) trait Front: Sized {
     /// The app's end of a tunnel.
     type App: AppEnd;
 
-    /// What is kept until the tunnel has ended.
+    /// State that is kept until the tunnel has ended.
     type Kept: 'static;
 
     /// Ready when the client has left before it is answered, where that can be seen.
@@ -32,7 +32,7 @@ pub(super) trait Front: Sized {
         terms: Agreed,
     ) -> impl Future<Output = Option<(Self::App, ReadAhead, Self::Kept)>>;
 
-    /// Whether what waits for the client leaves room for another document.
+    /// Returns whether what waits for the client leaves room for another document.
     fn has_room(&self) -> bool {
         true
     }
@@ -44,7 +44,7 @@ pub(super) trait Front: Sized {
     fn refuse(self, reason: CloseReason) -> impl Future<Output = ()>;
 }
 
-/// What a client is told of its open tunnel.
+/// Details in the answer that opens a tunnel.
 pub(super) struct Agreed {
     /// The active idle timeout, where the client has proposed one.
     pub idle: Option<Duration>,

@@ -30,15 +30,15 @@ use crate::tls::{HandshakeError, ServerHandshake};
 /// A connection whose first bytes, if any were read, are known.
 struct Accepted {
     tls: ServerHandshake,
-    /// What was received already.
+    /// Data that has been received already.
     begun: Option<RingBuf>,
-    /// What the session's name leads to.
+    /// Service of the session's name.
     chosen: Option<Chosen>,
     subject: Subject,
     arrived: Arrived,
 }
 
-/// Where and when a connection came.
+/// Listener and time of a connection.
 struct Arrived {
     /// The address that the app connected to, if a server wants to know.
     local: Option<SocketAddr>,
@@ -50,7 +50,7 @@ struct Arrived {
 /// A completed handshake.
 struct Established {
     arrival: Arrival,
-    /// What came behind it.
+    /// Data that was received after it.
     carry: Option<RingBuf>,
 }
 
@@ -125,7 +125,7 @@ async fn serve_counted(
     }
 }
 
-/// What came in front of the session. `None`: there will be none, and that is recorded and told.
+/// Handles the bytes before the session. `None`: there will be none, and that is recorded and told.
 async fn entered(
     core: &Core,
     stream: &TcpStream,

@@ -18,7 +18,7 @@ use crate::ring::{self, RingBuf, TcpStream};
 use crate::tls::{Hello, HelloReader, ServerStream};
 use crate::tunnel::ReadAhead;
 
-/// What a hello was for: the name, and what it leads to.
+/// Purpose of a hello: the name, and what it leads to.
 pub(super) struct Chosen {
     pub host: Host,
     pub named: Named,

@@ -94,8 +94,8 @@ pub const HTTP2_FIELDS_MAX: usize = 1024;
 /// CONTINUATION frames of one header block. [`REQUEST_HEADER_MAX`] bytes fit into one frame: real clients send none.
 pub const HTTP2_CONTINUATIONS_MAX: u32 = 4;
 
-/// What a client of HTTP/2 may send of each kind that carries nothing: so many at once, and so many a second. Each
-/// [`HTTP2_CREDIT_BYTES`] of payload allow one more.
+/// Number of frames of each kind without payload that an HTTP/2 client may send: so many at once,
+/// and so many a second. Each [`HTTP2_CREDIT_BYTES`] of payload allow one more.
 ///
 /// nghttp2 takes 1000 and 33 for streams that are reset; browsers reset a page's worth at once.
 pub const HTTP2_RESETS: (u32, u32) = (1000, 33);

@@ -24,7 +24,7 @@ pub const PROFILES_MAX: usize = 1000;
 pub const PROFILE_STORE_CACHE: usize = 16 << 20;
 
 /// How long the store is waited for while another process has it open. A change takes milliseconds; one that puts a
-/// profile into force on the way takes as long as a reload.
+/// profile active takes as long as a reload.
 pub const PROFILE_STORE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often the store is tried meanwhile.

@@ -16,7 +16,7 @@ pub const SUCCESSION_BEAT: Duration = Duration::from_secs(1);
 /// does beside; a machine that is paused (a snapshot, a migration) for less is no reason to cut tunnels.
 pub const SUCCESSION_SILENCE: Duration = Duration::from_secs(10);
 
-/// How long the process before may take to put one change into force: as long as the new one may take for all of them.
+/// How long the process before may take to activate one change: as long as the new one may take for all of them.
 pub const SUCCESSION_APPLY: Duration = SUCCESSION_PATIENCE;
 
 /// How long a process that follows nobody any more lets its tunnels run: nothing tells it whom to block.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use crate::limits::{ACCEPT_BACKLOG, REQUEST_HEADER_MAX, REQUEST_HEADERS_MAX};
 use crate::ring::{self, RingError, Runtime, RuntimeConfig, TcpListener, TcpStream};
 
-/// What the server does with a connection.
+/// Behaviour of the server with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum BackendKind {
     /// Sends back what comes.

@@ -42,7 +42,7 @@ pub struct LoadCommand {
     /// The destination in CONNECT, host:port.
     #[arg(long, default_value = "localhost:80")]
     connect: String,
-    /// What is done.
+    /// Work of each tunnel.
     #[arg(long, value_enum, default_value = "echo")]
     scenario: Work,
     /// Resume sessions.
@@ -105,7 +105,7 @@ enum ServeCommand {
         /// Address to listen on.
         #[arg(long)]
         listen: SocketAddr,
-        /// What it does.
+        /// Behaviour of the server.
         #[arg(long, value_enum, default_value = "echo")]
         kind: BackendKind,
         /// Run on this CPU.

@@ -70,7 +70,7 @@ pub enum Mode {
     Tcp,
 }
 
-/// What is done with tunnels.
+/// Work in each tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Work {
     /// Open a tunnel, send one byte, wait for it to come back, close.
@@ -83,7 +83,7 @@ pub enum Work {
     Idle,
 }
 
-/// Where the bytes of [`Work::Stream`] go.
+/// Direction of the bytes of [`Work::Stream`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Direction {
     /// To the server.
@@ -101,9 +101,9 @@ pub struct Scenario {
     pub mode: Mode,
     /// The destination in CONNECT, `host:port`.
     pub connect: String,
-    /// What is done.
+    /// The work.
     pub work: Work,
-    /// Whether sessions are resumed.
+    /// True if sessions are resumed.
     pub resumed: bool,
     /// Tunnels at once.
     pub tunnels: usize,
@@ -111,7 +111,8 @@ pub struct Scenario {
     pub tunnels_per_session: usize,
     /// Bytes of a message.
     pub size: usize,
-    /// What a round trip sends, and how many bytes come back for it; `None`: `size` bytes each way.
+    /// Bytes that a round trip sends, and the number of bytes that come back; `None`: `size` bytes
+    /// each way.
     pub exchange: Option<(Vec<u8>, usize)>,
     /// Operations a second over all tunnels; `None` for a closed loop.
     pub rate: Option<f64>,

@@ -1,4 +1,4 @@
-//! What a run has measured.
+//! Results of a run.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};

@@ -22,7 +22,7 @@ const STREAM_PIECE: usize = 32 * 1024;
 /// How long a slot rests after a handshake that failed.
 const FAILED_PAUSE: Duration = Duration::from_millis(10);
 
-/// What the caller is told while a run goes on.
+/// Progress of a run, for the caller.
 #[derive(Clone, Copy, Debug)]
 pub enum Progress {
     /// The tunnels are open and the warm-up is over: the measured time begins.
@@ -38,7 +38,7 @@ pub enum Progress {
     Measured,
 }
 
-/// What the tasks of a run share.
+/// State shared by the tasks of a run.
 struct Shared {
     measuring: Cell<bool>,
     stop: Cell<bool>,

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::moment::rfc3339;
 
-/// What became of a change that was asked for.
+/// Result of a requested change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminEnd {
     /// It was made.
@@ -46,11 +46,11 @@ pub struct AdminRecord {
     pub operator: Option<String>,
     /// The method and the path, as they were sent.
     pub request: String,
-    /// What came of it.
+    /// Its result.
     pub end: AdminEnd,
     /// The status of the answer; `None` where there was none.
     pub status: Option<u16>,
-    /// What the answer says, where it is short.
+    /// Content of the answer, if it is short.
     pub answer: Option<Value>,
     /// Refused requests before this one that have no record of their own.
     pub suppressed: u64,

@@ -26,7 +26,7 @@ use super::sink::{AuditLogError, LogFile, Output, Stdout};
 use crate::limits::{AUDIT_BATCH, AUDIT_QUEUE, AUDIT_STOP};
 use crate::reason::CloseReason;
 
-/// Where the audit log goes.
+/// Destination of the audit log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuditSink {
     /// The process's standard output.
@@ -59,13 +59,13 @@ pub struct AuditRecord {
     pub time: SystemTime,
     /// Who.
     pub subject: Arc<Subject>,
-    /// What the client asked for (`host:port`), as far as it came to that.
+    /// Destination that the client asked for (`host:port`), if known.
     pub target: Option<String>,
-    /// What happened.
+    /// The event.
     pub event: AuditEvent,
 }
 
-/// What happened.
+/// The event.
 #[derive(Clone, Debug)]
 pub enum AuditEvent {
     /// A tunnel was opened.
@@ -274,14 +274,14 @@ enum Command {
     Stop,
 }
 
-/// What waits for the writer.
+/// An entry that waits for the writer.
 #[derive(Debug)]
 enum Queued {
     Tunnels(AuditRecord),
     Admin(Box<AdminRecord>),
 }
 
-/// What a core holds of the audit log.
+/// A core's handle of the audit log.
 #[derive(Clone, Debug)]
 pub struct AuditHandle {
     queue: Option<Sender<Queued>>,
@@ -307,7 +307,7 @@ impl AuditHandle {
         }
     }
 
-    /// Whether records go anywhere: where they do not, a caller need not make them.
+    /// Returns whether records go anywhere: where they do not, a caller need not make them.
     #[must_use]
     pub const fn is_on(&self) -> bool {
         self.queue.is_some()
@@ -344,7 +344,8 @@ impl AuditLog {
         Self::start_with(output, AUDIT_QUEUE).map_err(AuditLogError::Thread)
     }
 
-    /// Whether a file can be appended to, as far as that can be told without making or opening it.
+    /// Returns whether a file can be appended to, as far as that can be told without making or
+    /// opening it.
     ///
     /// # Errors
     /// [`AuditLogError::Open`].

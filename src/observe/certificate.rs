@@ -1,4 +1,4 @@
-//! What is told of a server certificate and of group certificates, in `/metrics` and on `/readyz`.
+//! State of a server certificate and of group certificates, in `/metrics` and on `/readyz`.
 
 use std::fmt;
 
@@ -21,8 +21,9 @@ pub struct CertificateInfo {
     pub state: &'static str,
     /// Whole days until it ends; negative where it has ended.
     pub days_left: i64,
-    /// Whether clients are shown it: of primary and secondary the one whose turn it is, of the others each that can be used. Of a file
-    /// of group certificates, whether all of them can be used.
+    /// True if clients are shown it: of primary and secondary the one whose turn it is, of the
+    /// others each that can be used. Of a file of group certificates, whether all of them can be
+    /// used.
     pub served: bool,
 }
 
@@ -48,13 +49,13 @@ impl CertificateInfo {
         }
     }
 
-    /// Whether it is the one that clients are shown that ask for no other.
+    /// Returns whether it is the one that clients are shown that ask for no other.
     #[must_use]
     pub fn is_in_turn(&self) -> bool {
         self.served && !matches!(self.role, "additional" | "service" | GROUP)
     }
 
-    /// Whether it has ended.
+    /// Returns whether it has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.state == "expired"

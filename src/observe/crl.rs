@@ -1,4 +1,4 @@
-//! What is told of a CRL, in `/metrics` and on `/readyz`.
+//! State of a CRL, in `/metrics` and on `/readyz`.
 
 /// One CRL, or a place where there should be one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -15,14 +15,15 @@ pub struct CrlInfo {
     pub next_update: Option<u64>,
     /// Entries in it.
     pub entries: u64,
-    /// Whether it is a delta CRL.
+    /// True if it is a delta CRL.
     pub delta: bool,
-    /// Whether it is not valid yet.
+    /// True if it is not valid yet.
     #[serde(skip)]
     pub early: bool,
-    /// Why the last list of that source was not taken, why the one in use proves nothing, or that it is not in force.
+    /// Why the last list of that source was not taken, why the one in use proves nothing, or that it is not valid now.
     pub problem: Option<String>,
-    /// Whether the last list of that source was not taken, or the one in use proves nothing whatever the date.
+    /// True if the last list of that source was not taken, or the one in use proves nothing
+    /// whatever the date.
     pub refused: bool,
 }
 

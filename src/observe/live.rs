@@ -1,4 +1,4 @@
-//! What `/tunnels` tells of a tunnel that is open.
+//! Entry of an open tunnel in `/tunnels`.
 
 use std::net::SocketAddr;
 
@@ -51,7 +51,7 @@ pub struct TunnelFilter {
 }
 
 impl TunnelFilter {
-    /// Whether every tunnel is meant.
+    /// Returns whether every tunnel is meant.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

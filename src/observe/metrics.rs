@@ -1,4 +1,4 @@
-//! What one core counts and measures.
+//! Counters and histograms of one core.
 //!
 //! A core owns its [`CoreMetrics`] and writes plain integers: no atomics, no shared cache lines. A reader asks the core
 //! for a clone and merges the clones. Recording never allocates and never fails; a value out of range is kept at the
@@ -82,7 +82,7 @@ impl TlsVersion {
     }
 }
 
-/// Whether a handshake verified a certificate or resumed an earlier session.
+/// Kind of a handshake: it verified a certificate or resumed an earlier session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandshakeKind {
     /// The certificate chain and its signature were verified.
@@ -117,7 +117,8 @@ impl HandshakeCounters {
     }
 }
 
-/// What a client does in an HTTP/2 session that costs the gateway more than the client; the session is ended for it.
+/// Behaviour of a client in an HTTP/2 session that costs the gateway more than the client; the
+/// session is ended for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Abuse {
     /// Streams opened and reset at once, or reset too often.

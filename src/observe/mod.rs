@@ -1,5 +1,5 @@
-//! What a node tells of itself: counters and latency histograms for each core, the audit log, and the forms in which
-//! they are read.
+//! Observation of a node: counters and latency histograms for each core, the audit log, and the
+//! forms in which they are read.
 //!
 //! A core writes only to what it owns ([`CoreMetrics`]) or to a bounded queue that never blocks ([`AuditHandle`]);
 //! merging, formatting and writing happen elsewhere. This room opens no socket: `control` serves what is made here.

@@ -1,4 +1,4 @@
-//! What has come of name resolution.
+//! Counts of name resolution.
 
 use std::fmt;
 
@@ -25,7 +25,7 @@ pub struct NameCounts {
     pub running: u64,
     /// Times that the system's settings were taken.
     pub generation: u64,
-    /// Whether what stands in their files now cannot be taken.
+    /// True if what stands in their files now cannot be taken.
     pub settings_refused: bool,
 }
 

@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 
 use super::families::Families;
 
-/// What is known of the process before this one.
+/// State of the process before this one.
 #[derive(Clone, Copy, Debug)]
 pub struct PredecessorGauges {
     /// It has not ended.

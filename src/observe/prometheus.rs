@@ -56,25 +56,25 @@ const BUCKETS: [u64; 24] = [
     3_600_000_000,
 ];
 
-/// What the node as a whole tells, beside its cores.
+/// Values of the node as a whole, beside its cores.
 #[derive(Clone, Debug, Default)]
 pub struct NodeGauges {
     /// The version of the build.
     pub version: &'static str,
     /// When the process started.
     pub started: Option<SystemTime>,
-    /// Whether the node takes new tunnels.
+    /// True if the node takes new tunnels.
     pub ready: bool,
-    /// Whether the node is shutting down.
+    /// True if the node is shutting down.
     pub draining: bool,
-    /// The name and the version of the profile in force, the version where it comes from the store; `None` for a node that
+    /// The name and the version of the active profile, the version where it comes from the store; `None` for a node that
     /// is unconfigured.
     pub profile: Option<(String, Option<u64>)>,
-    /// How many configurations have been in force, the present one included.
+    /// How many configurations have been active, the present one included.
     pub config_generation: u64,
     /// Reloads that were refused.
     pub config_reload_failures: u64,
-    /// Whether the last one was.
+    /// True if the last one was.
     pub config_refused: bool,
     /// Audit records lost to a full queue or a failing sink.
     pub audit_lost: u64,
@@ -96,9 +96,9 @@ pub struct NodeGauges {
     pub servers: Vec<ServerInfo>,
     /// Devices in the registry; absent without one.
     pub registry_devices: Option<u64>,
-    /// Whether the registry's file could not be read and its last good copy counts.
+    /// True if the registry's file could not be read and its last good copy counts.
     pub registry_stale: bool,
-    /// What has come of name resolution.
+    /// Counts of name resolution.
     pub names: NameCounts,
 }
 
@@ -138,7 +138,7 @@ struct Snapshot {
     metrics: CoreMetrics,
     core_up: Arc<[bool]>,
     node: NodeGauges,
-    /// Whether the node's own are wanted.
+    /// True if the node's own are wanted.
     is_node: bool,
 }
 

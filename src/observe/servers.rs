@@ -1,4 +1,4 @@
-//! What `/servers` and the metrics tell of a server.
+//! State of a server in `/servers` and the metrics.
 
 use std::fmt;
 
@@ -40,7 +40,7 @@ pub struct ServerInfo {
 }
 
 impl ServerInfo {
-    /// Whether it takes tunnels.
+    /// Returns whether it takes tunnels.
     #[must_use]
     pub fn is_up(&self) -> bool {
         matches!(self.state.as_str(), "up" | "slow-start")
@@ -52,7 +52,7 @@ impl ServerInfo {
 pub struct LastCheck {
     /// Milliseconds ago.
     pub age_ms: u64,
-    /// Whether it was good.
+    /// True if it was good.
     pub passed: bool,
     /// Why it was not: the word of the failure.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,5 @@
-//! Where the lines of the audit log go: standard output, or a file that a rotation may rename.
+//! Destination of the lines of the audit log: standard output, or a file that a rotation may
+//! rename.
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Write};
@@ -25,7 +26,7 @@ pub enum AuditLogError {
     Thread(io::Error),
 }
 
-/// Where lines go.
+/// Destination of lines.
 pub(super) trait Output: Send {
     /// Writes some of the bytes, as [`Write::write`].
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
@@ -112,7 +113,7 @@ fn refuse_pipe(kind: FileType) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, message))
 }
 
-/// Whether a name stands for a descriptor of this process, as /dev/stdout does.
+/// Returns whether a name stands for a descriptor of this process, as /dev/stdout does.
 fn is_own_descriptor(path: &Path) -> bool {
     const FOLDERS: [&str; 2] = ["/proc/self/fd", "/dev/fd"];
     let named = std::fs::read_link(path);

@@ -11,7 +11,8 @@ use super::tables::{ASSIGNED, ENTRIES, Kept, NODE, NUMBERS, StoreFailure, TEXTS,
 use super::{Changed, NewVersion, StoreError, too_many};
 use crate::limits::{PROFILE_VERSIONS_KEPT, PROFILES_MAX};
 
-/// What a change begins with: the newest version, if there is one, and what the node is assigned.
+/// Returns what a change begins with: the newest version, if there is one, and what the node is
+/// assigned.
 fn before(transaction: &WriteTransaction, name: &str) -> Result<Changed, StoreFailure> {
     let newest = history(&transaction.open_table(ENTRIES)?, name)?;
     let newest = newest.first().map(|entry| entry.version);

@@ -99,7 +99,7 @@ pub enum Change<'c> {
     },
 }
 
-/// What makes a new version.
+/// Parameters of a new version.
 #[derive(Debug, Clone, Copy)]
 pub struct NewVersion<'c> {
     /// The profile; see [`check_name`].
@@ -108,24 +108,24 @@ pub struct NewVersion<'c> {
     pub text: &'c str,
     /// Who makes it.
     pub who: &'c str,
-    /// What for; may be empty.
+    /// Its note; may be empty.
     pub note: &'c str,
     /// The version that it replaces, if the caller knows it; 0 for a profile that is not there yet.
     pub expect: Option<u64>,
 }
 
-/// What a change comes to.
+/// Result of a change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changed {
     /// The newest version of the profile then; 0 where it is gone, or where the change is of no profile.
     pub version: u64,
     /// The newest version before, if there was one.
     pub replaced: Option<u64>,
-    /// Whether it is about the profile that this node is assigned, or assigns another.
+    /// True if it is about the profile that this node is assigned, or assigns another.
     pub assigned: bool,
     /// The profile that this node was assigned before.
     pub assigned_before: Option<String>,
-    /// Whether anything has changed.
+    /// True if anything has changed.
     pub stored: bool,
 }
 
@@ -166,7 +166,7 @@ pub struct StoredProfile {
     pub who: String,
     /// When (RFC 3339, UTC).
     pub when: String,
-    /// What for; may be empty.
+    /// Its note; may be empty.
     pub note: String,
     /// All versions that are kept, the newest first.
     pub history: Vec<VersionInfo>,
@@ -181,7 +181,7 @@ impl StoredProfile {
     }
 }
 
-/// What a version is for that has the text of version `to`, where nothing else is said.
+/// Returns what a version is for that has the text of version `to`, where nothing else is said.
 #[must_use]
 pub fn rollback_note(to: u64) -> String {
     format!("rollback to version {to}")
@@ -196,7 +196,7 @@ pub struct VersionInfo {
     pub who: String,
     /// When (RFC 3339, UTC).
     pub when: String,
-    /// What for; may be empty.
+    /// Its note; may be empty.
     pub note: String,
 }
 
@@ -213,11 +213,11 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
-    /// What is in it is not a store of profiles, or not any more.
+    /// The file is not a store of profiles, or is damaged.
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What was found.
+        /// The reason.
         why: String,
     },
     /// There is no such profile.
@@ -244,7 +244,7 @@ impl StoreError {
         }
     }
 
-    /// What is wrong.
+    /// The fault.
     #[must_use]
     pub fn message(&self) -> String {
         match self {
@@ -267,7 +267,7 @@ impl StoreError {
         }
     }
 
-    /// What would put it right; empty where the message says it.
+    /// Returns what would put it right; empty where the message says it.
     #[must_use]
     pub fn remedy(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
@@ -293,7 +293,8 @@ impl StoreError {
     }
 }
 
-/// Whether a profile can be stored under this name: 1 to 64 of `A-Z a-z 0-9 . _ -`, not beginning with a dot or a hyphen.
+/// Returns whether a profile can be stored under this name: 1 to 64 of `A-Z a-z 0-9 . _ -`, not
+/// beginning with a dot or a hyphen.
 ///
 /// # Errors
 /// [`StoreError::Name`].

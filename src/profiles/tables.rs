@@ -16,7 +16,7 @@ pub(super) const TEXTS: TableDefinition<'_, (&str, u64), (&[u8], &str)> =
 /// Profile to the last number that was given. It outlives the profile, so that no number means two texts.
 pub(super) const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 
-/// What concerns this node.
+/// Values of this node.
 pub(super) const NODE: TableDefinition<'_, &str, &str> = TableDefinition::new("node");
 
 /// The key of [`NODE`] under which the assigned profile stands.

@@ -22,7 +22,7 @@ use crate::limits::PROXY_V1_MAX;
 #[error("PROXY protocol: {0}")]
 pub struct HeaderError(&'static str);
 
-/// What the first bytes of a connection are.
+/// Result of parsing the first bytes of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parsed {
     /// So far they could be a header; more are needed.
@@ -33,12 +33,12 @@ pub enum Parsed {
     Header(Box<Header>, usize),
 }
 
-/// What a header says.
+/// Content of a header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     /// Whose connection it is.
     pub endpoints: Endpoints,
-    /// What else is known of it. Version 1 has nothing of it.
+    /// Further details. Version 1 has nothing of it.
     pub details: Details,
 }
 
@@ -77,7 +77,7 @@ pub struct Details {
     pub alpn: Option<Vec<u8>>,
     /// The name that the client asked for: of TLS, the SNI.
     pub authority: Option<String>,
-    /// What tells this connection from all others: at most [`UNIQUE_ID_MAX`] bytes.
+    /// Identifier of this connection: at most [`UNIQUE_ID_MAX`] bytes.
     pub unique_id: Option<Vec<u8>>,
     /// The client's TLS, if it ended at the sender.
     pub tls: Option<TlsDetails>,
@@ -85,7 +85,7 @@ pub struct Details {
     pub namespace: Option<String>,
 }
 
-/// What a sender says about TLS that it has ended (section 2.2.6).
+/// Details of the TLS that the sender has ended (section 2.2.6).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsDetails {
     /// The bits `CLIENT_*`.
@@ -139,7 +139,7 @@ impl Addresses {
         self.source
     }
 
-    /// Where the client connected to.
+    /// Returns where the client connected to.
     #[must_use]
     pub fn destination(&self) -> SocketAddr {
         self.destination
@@ -178,7 +178,7 @@ impl Header {
         self.tcp().map(|addresses| addresses.source)
     }
 
-    /// Where that client connected to.
+    /// Returns where that client connected to.
     #[must_use]
     pub fn destination(&self) -> Option<SocketAddr> {
         self.tcp().map(|addresses| addresses.destination)

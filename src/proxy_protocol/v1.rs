@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::{Addresses, Details, Endpoints, Header, HeaderError, Parsed, Transport};
 use crate::limits::PROXY_V1_MAX;
 
-/// What the line begins with. Its space is a part of it: no other protocol's word may go on from here.
+/// Begin of the line. Its space is a part of it: no other protocol's word may go on from here.
 pub(super) const SIGNATURE: &[u8] = b"PROXY ";
 
 /// Longest IPv6 address of the form in section 2.1, in characters.

@@ -8,7 +8,7 @@ use super::{
     UNIQUE_ID_MAX,
 };
 
-/// What the header begins with.
+/// Begin of the header.
 pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// Bytes in front of the addresses.

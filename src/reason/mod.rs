@@ -20,7 +20,7 @@ pub enum Who {
     Server,
     /// This node: its limits, its shutdown, its faults.
     Gateway,
-    /// What the operator configured: certificates, registry, rules.
+    /// The operator's configuration: certificates, registry, rules.
     Policy,
 }
 
@@ -37,7 +37,7 @@ impl Who {
     }
 }
 
-/// What an end means for the session.
+/// Meaning of an end for the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A tunnel had been open, and ended.
@@ -60,7 +60,7 @@ impl Kind {
     }
 }
 
-/// What the client is told.
+/// The answer to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientResponse {
     /// Nothing: there is nobody to tell, or the tunnel's own end says it.
@@ -78,7 +78,7 @@ pub enum ClientResponse {
     },
 }
 
-/// Whether the audit log has a line for it.
+/// Presence in the audit log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audit {
     /// One line for each.
@@ -87,7 +87,7 @@ pub enum Audit {
     Never,
 }
 
-/// Whether a failure to reach a server speaks against that server, so that it may be marked dead.
+/// Blame for a failure to reach a server: the server may be marked dead for it, or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
     /// The server did not do what it should.
@@ -103,11 +103,11 @@ pub struct Row {
     pub word: &'static str,
     /// Who caused it.
     pub who: Who,
-    /// What it means for the session.
+    /// Its meaning for the session.
     pub kind: Kind,
-    /// What the client is told.
+    /// The answer to the client.
     pub answer: ClientResponse,
-    /// Whether it is audited.
+    /// Its presence in the audit log.
     pub audit: Audit,
     /// Code of the RST_STREAM that ends an HTTP/2 stream (RFC 9113, sections 7 and 8.5).
     pub reset: Reset,
@@ -459,7 +459,7 @@ impl CloseReason {
         }
     }
 
-    /// Whether the audit log has a line for it.
+    /// Presence in the audit log.
     #[must_use]
     pub const fn is_audited(self) -> bool {
         matches!(self.row().audit, Audit::Line)
@@ -471,13 +471,14 @@ impl CloseReason {
         self.row().reset
     }
 
-    /// Whether a failed attempt speaks against the server itself, and not against what leads there.
+    /// Returns whether a failed attempt speaks against the server itself, and not against what
+    /// leads there.
     #[must_use]
     pub const fn blames_server(self) -> bool {
         matches!(self.row().blame, Blame::Server)
     }
 
-    /// Whether the gateway said no: such an end is audited as a refusal.
+    /// Returns whether the gateway said no: such an end is audited as a refusal.
     #[must_use]
     pub const fn is_refusal(self) -> bool {
         matches!(self.row().kind, Kind::Refusal)

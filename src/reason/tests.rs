@@ -149,7 +149,7 @@ fn what_a_server_ends_is_a_connect_error_and_nothing_else_is() {
     }
 }
 
-/// What a client without a certificate can cause as fast as it likes must not fill the disk.
+/// Lines that a client without a certificate can cause as fast as it likes must not fill the disk.
 #[test]
 fn only_what_comes_before_a_certificate_is_not_audited() {
     let silent: Vec<_> = CloseReason::ALL

@@ -12,9 +12,10 @@ use crate::asn1::{Element, Reader};
 /// Attributes of one relative name that are compared in any order. Names of authorities have one, rarely two.
 const ATTRIBUTES_MAX: usize = 8;
 
-/// Whether two `Name`s in DER are one (RFC 5280, section 7.1): the same attributes in the same order, with values that
-/// are equal after RFC 4518's preparation (string type, case, insignificant spaces). Names of the same octets are one,
-/// whatever they hold. Allocates nothing unless a value needs a long decomposition.
+/// Returns whether two `Name`s in DER are one (RFC 5280, section 7.1): the same attributes in the
+/// same order, with values that are equal after RFC 4518's preparation (string type, case,
+/// insignificant spaces). Names of the same octets are one, whatever they hold. Allocates nothing
+/// unless a value needs a long decomposition.
 #[must_use]
 pub fn same_name(one: &[u8], other: &[u8]) -> bool {
     one == other || same_sequence(one, other).unwrap_or(false)
@@ -112,7 +113,7 @@ impl<'a> Text<'a> {
         Some(text)
     }
 
-    /// What is no character counts as the one that stands for such.
+    /// Returns what is no character counts as the one that stands for such.
     fn characters(self) -> impl Iterator<Item = char> {
         let (utf8, octets, pairs, quads) = match self {
             Self::Utf8(text) => (text, &[][..], &[][..], &[][..]),

@@ -1,5 +1,5 @@
-//! What is revoked: an exact answer for (issuer, serial), built off the data cores from lists that somebody else has
-//! verified.
+//! Index of revoked certificates: an exact answer for (issuer, serial), built off the data cores
+//! from lists that somebody else has verified.
 //!
 //! Guarantees: no false answer in either direction; a look-up allocates nothing. It does not read CRLs, check
 //! signatures or decide what a missing or stale list means: `src/tls` does the first two, the profile's policy the last.
@@ -10,10 +10,10 @@ use std::sync::Arc;
 use super::names::same_name;
 use super::serials::SerialSet;
 
-/// What the index knows about one certificate at one moment.
+/// Status of one certificate at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// A list by the issuer's key that is still in force does not name the certificate.
+    /// A list by the issuer's key that is still valid does not name the certificate.
     Good,
     /// A list in the issuer's name, by whatever key, names the certificate. A list past its `nextUpdate` still revokes.
     Revoked,
@@ -50,12 +50,13 @@ pub enum Holders {
     Authorities,
 }
 
-/// What a certificate says that decides whether a list speaks for it. Asked only where an issuer's lists are partial.
+/// Properties of a certificate that decide whether a list covers it. Asked only where an issuer's
+/// lists are partial.
 pub trait Subject {
-    /// Whether it is the certificate of an authority.
+    /// Returns whether it is the certificate of an authority.
     fn is_authority(&self) -> bool;
 
-    /// Whether it names this distribution point, given as in [`Scope::points`].
+    /// Returns whether it names this distribution point, given as in [`Scope::points`].
     fn names_point(&self, point: &[u8]) -> bool;
 }
 
@@ -86,9 +87,9 @@ pub struct RevocationIndex {
 /// All authorities of one name.
 #[derive(Debug)]
 struct Issuer {
-    /// What any list in the name holds.
+    /// Entries of all lists in the name.
     serials: Arc<SerialSet>,
-    /// What proves that nothing is revoked.
+    /// Proofs that a certificate is not revoked.
     proofs: Box<[Proof]>,
 }
 
@@ -162,7 +163,7 @@ impl RevocationIndex {
     /// [`RevocationList::signer`]; `serial` the contents of its serial `INTEGER`, with or without redundant leading
     /// octets; `now` is in unix seconds.
     ///
-    /// What any list in the issuer's name holds is revoked. To be good, a certificate needs a list by `key`, in force,
+    /// What any list in the issuer's name holds is revoked. To be good, a certificate needs a list by `key`, valid now,
     /// that speaks for it: an authority that has changed its key says nothing of what the old one signed.
     pub fn status_of(
         &self,
@@ -175,7 +176,8 @@ impl RevocationIndex {
         self.look_up(issuer, key, serial, now, Some(subject))
     }
 
-    /// Whether any list in the issuer's name holds the serial, whoever signed it and however old it is.
+    /// Returns whether any list in the issuer's name holds the serial, whoever signed it and
+    /// however old it is.
     pub fn is_revoked(&self, issuer: &[u8], serial: &[u8]) -> bool {
         self.issuer(issuer)
             .is_some_and(|known| known.serials.contains(canonical_serial(serial)))
@@ -219,7 +221,7 @@ impl RevocationIndex {
         self.issuers.iter().map(|issuer| issuer.serials.len()).sum()
     }
 
-    /// Whether no certificate is revoked; the index may know issuers nevertheless.
+    /// Returns whether no certificate is revoked; the index may know issuers nevertheless.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -38,7 +38,7 @@ struct Table {
     keys: [u64; 2],
 }
 
-/// What is known of the serials in a share of the hashes.
+/// Serials in a share of the hashes.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(align(64))]
 struct Block {
@@ -70,7 +70,7 @@ impl SerialSet {
         }
     }
 
-    /// Whether a canonical serial is in the set.
+    /// Returns whether a canonical serial is in the set.
     pub fn contains(&self, serial: &[u8]) -> bool {
         // Serials of a CA have one or two lengths: a search for the right one would cost more.
         self.tables
@@ -86,7 +86,7 @@ impl SerialSet {
             .sum()
     }
 
-    /// Whether the set is empty.
+    /// Returns whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.tables.is_empty()
     }

@@ -34,7 +34,7 @@ use super::atomic::{AtomicU64, Ordering, fence, zeroed};
 const DIRECTORY: usize = 32;
 const PAGE: usize = 2048;
 
-/// Where a page has what.
+/// Layout of a page.
 const WRITER: usize = 0;
 const NEXT: usize = 1;
 const OLDEST: usize = 2;
@@ -196,7 +196,7 @@ impl DirectoryWord {
     }
 }
 
-/// Where a session lies in the ring, and until when it lives.
+/// Position of a session in the ring, and the end of its life.
 #[derive(Clone, Copy)]
 struct Session {
     start: usize,
@@ -281,7 +281,8 @@ impl<'c, const DIR: usize, const WORDS: usize> Page<'c, DIR, WORDS> {
         })
     }
 
-    /// What the words at `start` say; nothing where that cannot be, since somebody writes there.
+    /// Returns what the words at `start` say; nothing where that cannot be, since somebody writes
+    /// there.
     fn session_at(&self, start: usize) -> Option<Session> {
         let lengths = self.ring(start).load(Ordering::Relaxed);
         let (key, value) = ((lengths >> 32) as usize, lengths as u32 as usize);
@@ -343,7 +344,7 @@ impl<'c, const DIR: usize, const WORDS: usize> Page<'c, DIR, WORDS> {
         }
     }
 
-    /// Whether what was read of a session so far was whole.
+    /// Returns whether what was read of a session so far was whole.
     fn is_still(&self, found: &Found) -> bool {
         // Whoever writes over a session has changed its directory word before, with a release fence between the two. So if
         // one of the loads above saw such a write, this fence makes the load below see that change.

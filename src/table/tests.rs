@@ -45,7 +45,8 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// What a page must hold: its turns from the oldest on, those that are gone included, since their space is.
+/// Model of a page: its turns from the oldest on, those that are gone included, since their space
+/// is.
 #[derive(Default)]
 struct Model {
     turns: VecDeque<Step>,

@@ -194,7 +194,8 @@ fn sources_are_forgotten_before_they_are_too_many() {
     assert_eq!(guests.open(), 0);
 }
 
-/// What had just come was kept until its source came again, and so was what was more than a share that has shrunk.
+/// New connections were kept until their source came again, and so were those above a share that
+/// has shrunk.
 #[test]
 fn what_is_more_than_its_part_goes_when_it_has_had_time() {
     let guests = Guests::default();
@@ -235,7 +236,7 @@ fn bytes_of_those_that_are_given_up_are_as_good_as_free() {
     assert_eq!(guests.leaving(), 0);
 }
 
-/// What has come for a connection counts as kept before it counts as held by it.
+/// Data received for a connection counts as kept before it counts as held by it.
 #[test]
 fn an_excess_that_is_nobody_s_yet_is_not_taken_from_those_who_hold_little() {
     let guests = Guests::default();

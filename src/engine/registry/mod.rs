@@ -6,7 +6,7 @@
 //! admin listener only. A file that cannot be read or has a wrong line changes nothing: at a start the last good copy
 //! counts, and the node says so.
 //!
-//! One thread writes. It answers when a change is on the disk and in force; changes that wait for it are written
+//! One thread writes. It answers when a change is on the disk and active; changes that wait for it are written
 //! together.
 
 mod source;
@@ -29,7 +29,7 @@ use crate::table::{
     RegistryFull,
 };
 
-/// Why a change did not come into force. Nothing of it has.
+/// Why a change did not become active. Nothing of it has.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
     /// The device to be taken out is not there.
@@ -72,7 +72,7 @@ enum Job {
         follow: bool,
         reply: mpsc::SyncSender<()>,
     },
-    /// What that process has changed, or all that it has.
+    /// Changes of that process, or its whole registry.
     Followed {
         changes: DeviceChanges,
         whole: bool,
@@ -80,15 +80,15 @@ enum Job {
     },
 }
 
-/// What else a new file of devices depends on: done when little of its own can fail any more.
+/// Last step on which a new file of devices depends: done when little of its own can fail any more.
 type Last = Box<dyn FnOnce() -> Result<(), LoadError> + Send>;
 
-/// Is told what is in force after each change. Does not wait.
+/// Is told what is active after each change. Does not wait.
 pub(crate) type Tell = Box<dyn Fn(DeviceRegistry) + Send>;
 
-/// The registry in force and the way to change it.
+/// The active registry and the way to change it.
 pub struct Registry {
-    /// What the data cores read.
+    /// The registry as the data cores read it.
     pub table: Arc<Published<DeviceRegistry>>,
     jobs: Sender<Job>,
     /// Why the file does not count, while the last good copy does.
@@ -96,7 +96,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Reads what `config` names and what earlier runs have left. `changed` is called after each change in force, and
+    /// Reads what `config` names and what earlier runs have left. `changed` is called after each change that became active, and
     /// `tell` with it.
     ///
     /// # Errors
@@ -140,7 +140,7 @@ impl Registry {
                 }
                 (last, Ok(source)) => {
                     // A copy that cannot be read any more is nothing to compare with. That of another file is: what its line
-                    // said of a device was in force.
+                    // said of a device was active.
                     let last = last.ok().flatten();
                     writer.base = last.map(|last| last.registry).unwrap_or_default();
                     new = Some(source);
@@ -166,7 +166,7 @@ impl Registry {
         })
     }
 
-    /// Changes devices. `reply` is called when the change is on the disk and in force, or refused; it is dropped if the
+    /// Changes devices. `reply` is called when the change is on the disk and active, or refused; it is dropped if the
     /// node ends before. Never waits.
     pub fn change(&self, changes: DeviceChanges, must_exist: bool, reply: ChangeReply) {
         let job = Job::Change {
@@ -195,10 +195,10 @@ impl Registry {
         }
     }
 
-    /// Puts the file's devices into force, once `last` is done, and waits for it: not for a data core.
+    /// Activates the file's devices, once `last` is done, and waits for it: not for a data core.
     ///
     /// # Errors
-    /// [`LoadError::Store`], and that of `last`; the devices in force are what they were then.
+    /// [`LoadError::Store`], and that of `last`; the active devices are what they were then.
     pub(crate) fn rebase(
         &self,
         source: Option<RegistryFile>,
@@ -239,7 +239,7 @@ impl Registry {
         self.jobs.send(job).is_ok() && answer.recv().unwrap_or(false)
     }
 
-    /// The devices in force.
+    /// The active devices.
     #[must_use]
     pub fn devices(&self) -> DeviceRegistry {
         self.table.read(DeviceRegistry::clone)
@@ -267,15 +267,15 @@ fn first_line(error: &LoadError) -> String {
 /// The one who writes.
 struct Writer {
     store: Store,
-    /// What the file says.
+    /// Devices of the file.
     base: DeviceRegistry,
-    /// What is in force: the file, and what the admin listener says.
+    /// The active registry: the file, and what the admin listener says.
     table: Arc<Published<DeviceRegistry>>,
     changed: Box<dyn Fn() + Send>,
     tell: Option<Tell>,
     /// Another process writes.
     follows: bool,
-    /// What was said about devices, is in force, and could not be written back to the disk.
+    /// Changes that are active and could not be written back to the disk.
     owed: Option<DeviceChanges>,
 }
 
@@ -334,7 +334,7 @@ impl Writer {
         }
     }
 
-    /// Takes over what the other process says. Whether it is in force.
+    /// Takes over what the other process says. Returns whether it is active.
     fn followed(&mut self, changes: &DeviceChanges, whole: bool) -> bool {
         let before = match whole {
             true => DeviceRegistry::default(),
@@ -488,7 +488,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Puts what the file has said, and what was said beside it, into force.
+    /// Activates what the file has said, and what was said beside it.
     fn publish_all(&mut self) -> Result<(), LoadError> {
         let said = self.store.load()?;
         let registry = self.base.with(&said).map_err(StoreError::from)?;
@@ -496,8 +496,9 @@ impl Writer {
         Ok(())
     }
 
-    /// What is on disk is another process's, or this one's again. Where it cannot be opened then, it is this one's all the
-    /// same: each change and each reload tries again, and says why it is refused.
+    /// Notes whether the file on disk belongs to another process, or to this one again. Where it
+    /// cannot be opened then, it is this one's all the same: each change and each reload tries
+    /// again, and says why it is refused.
     fn follow(&mut self, follow: bool) {
         if follow {
             if let Err(error) = self.settle() {
@@ -523,7 +524,7 @@ impl Writer {
     }
 }
 
-/// Whether the file that the config names is right; changes nothing.
+/// Returns whether the file that the config names is right; changes nothing.
 ///
 /// # Errors
 /// [`LoadError`], which names the file and its wrong lines.

@@ -33,7 +33,7 @@ pub(super) struct Last {
 }
 
 impl Last {
-    /// Whether it is a copy of this file, as it was.
+    /// Returns whether it is a copy of this file, as it was.
     pub fn is_of(&self, file: &Path) -> bool {
         self.of == named(file)
     }
@@ -104,7 +104,7 @@ pub(super) fn last(state_dir: &Path) -> Result<Option<Last>, LoadError> {
     }))
 }
 
-/// Whether the file is what was copied last.
+/// Returns whether the file is what was copied last.
 pub(super) fn is_unchanged(file: &Path, state_dir: &Path) -> bool {
     let same = || -> io::Result<bool> {
         let copy = files::open(&state_dir.join(COPY))?;

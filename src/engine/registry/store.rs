@@ -1,4 +1,4 @@
-//! What the admin listener has said about devices, on disk: one redb file in the state folder.
+//! Changes of devices through the admin listener, on disk: one redb file in the state folder.
 //!
 //! A change is on the disk when [`Store::apply`] returns, whole or not at all. The file is made by the first change: a
 //! node that is never told anything has none.

@@ -40,7 +40,7 @@ impl RegistryFixture {
         self.writer.rebase(Some(source), || last)
     }
 
-    /// What the admin listener says of one device.
+    /// Returns what the admin listener says of one device.
     fn say(&mut self, device: &str, state: DeviceState) -> Result<(), ChangeError> {
         let (sender, receiver) = mpsc::sync_channel(1);
         let entry = DeviceEntry { state, user: None };
@@ -54,7 +54,7 @@ impl RegistryFixture {
         self.writer.table.read(|devices| devices.state(device))
     }
 
-    /// What a node that is started now has in force.
+    /// Returns the devices that are active in a node that is started now.
     fn after_a_start(&mut self) -> Vec<(String, DeviceState)> {
         self.writer.store.release();
         let last = source::last(self.folder.path()).unwrap().unwrap();
@@ -145,7 +145,7 @@ fn a_store_that_cannot_be_taken_back_loses_nothing() {
     );
 }
 
-/// What was to be forgotten, and could not be written back, is written with the next change.
+/// A removal that could not be written back is written with the next change.
 #[test]
 fn what_the_disk_has_refused_is_owed() {
     use DeviceState::{Blocked, Managed};

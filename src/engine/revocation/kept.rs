@@ -10,7 +10,7 @@ use crate::tls::CrlSource;
 /// The folder in the state folder for lists that were fetched.
 pub const CRLS_FOLDER: &str = "crls";
 
-/// Where the last good list of a URL is kept.
+/// Returns where the last good list of a URL is kept.
 pub(super) fn kept_file(folder: &Path, source: &CrlSource) -> PathBuf {
     use aws_lc_rs::digest::{SHA256, digest};
     let name: String = digest(&SHA256, source.to_string().as_bytes()).as_ref()[..16]
@@ -20,7 +20,8 @@ pub(super) fn kept_file(folder: &Path, source: &CrlSource) -> PathBuf {
     folder.join(name + ".crl")
 }
 
-/// What is kept of a list that the next one replaces whatever its number: still in use, also after a start.
+/// Returns what is kept of a list that the next one replaces whatever its number: still in use,
+/// also after a start.
 pub(super) fn forgotten_file(kept: &Path) -> PathBuf {
     kept.with_extension("forgotten")
 }

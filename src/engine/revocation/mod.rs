@@ -33,7 +33,7 @@ use kept::{forget_kept, forgotten_file, keep, kept_file};
 pub(super) struct Crls {
     crl_set: CrlSet,
     group: Arc<[CertificateDer<'static>]>,
-    /// What the lists say of the group certificates themselves.
+    /// Revocation status of the group certificates themselves.
     standing: Arc<Standing>,
     files: BTreeMap<PathBuf, Mark>,
     /// By source, why its last list was not taken.
@@ -52,10 +52,10 @@ pub(super) struct Crls {
     folder: PathBuf,
 }
 
-/// What of the CRLs the whole node shares.
+/// State of the CRLs, shared by the whole node.
 pub(super) struct Revocation {
     pub index: Arc<Published<RevocationIndex>>,
-    /// What client certificates name.
+    /// Distribution points that client certificates name.
     pub points: Arc<PointsSeen>,
     /// Held by a reload from reading its files until they are in use, so that no list that comes meanwhile is lost.
     turn: Mutex<()>,
@@ -150,7 +150,7 @@ impl Crls {
         index
     }
 
-    /// Notes which lists are not in force at a moment in unix seconds, and says in the log what is new. Whether something is.
+    /// Notes which lists are not valid at a moment in unix seconds, and says in the log what is new. Returns whether something is.
     fn note_ended(&mut self, now: u64) -> bool {
         let ended = self.crl_set.reports().into_iter().filter_map(|report| {
             let text = report.unproving_text(now)?;
@@ -167,7 +167,7 @@ impl Crls {
         is_new
     }
 
-    /// Lists that are not in force: where each is from, and what is to be said of it.
+    /// Lists that are not valid now: where each is from, and what is to be said of it.
     pub fn ended(&self) -> Vec<(String, String)> {
         let reports = self.crl_set.reports().into_iter();
         let ended = reports
@@ -175,7 +175,7 @@ impl Crls {
         ended.collect()
     }
 
-    /// Whether a list that was not taken would be now, or the operator has asked for it.
+    /// Returns whether a list that was not taken would be now, or the operator has asked for it.
     fn is_due(&mut self, source: &CrlSource, now: u64) -> bool {
         let due = self.again.get(source).is_some_and(|again| *again <= now);
         if due {
@@ -512,7 +512,7 @@ impl Node {
         Some(Duration::from_secs(again.saturating_sub(now)))
     }
 
-    /// What each CRL says of itself, and each that is missing.
+    /// Returns what each CRL says of itself, and each that is missing.
     #[must_use]
     pub fn crls(&self) -> Arc<[CrlInfo]> {
         let told = self.revocation.told.lock();

@@ -25,7 +25,7 @@ pub use passing::{pass, receive};
 pub use predecessor::{Predecessor, PredecessorInfo};
 pub use successor::{Followed, Successor, follow};
 
-/// What the process before this one is told.
+/// A message to the process before this one.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Message {
@@ -45,13 +45,13 @@ enum Message {
     Beat,
 }
 
-/// What it answers.
+/// Its response.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Response {
     /// To [`Message::Beat`].
     Here,
-    /// To [`Message::Reload`] and [`Message::Apply`]: it is in force, or refused.
+    /// To [`Message::Reload`] and [`Message::Apply`]: it is active, or refused.
     Done { taken: bool },
 }
 

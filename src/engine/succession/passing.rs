@@ -27,7 +27,7 @@ pub fn pass(link: &UnixStream, descriptor: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// What the process at the other end of `link` has [passed](pass). Waits for it.
+/// Returns what the process at the other end of `link` has [passed](pass). Waits for it.
 ///
 /// # Errors
 /// The system's, or there is none.

@@ -28,13 +28,13 @@ use crate::table::DeviceRegistry;
 pub struct Predecessor {
     shared: Arc<Shared>,
     link: Mutex<Option<Link>>,
-    /// Where it takes connections with questions to its control core.
+    /// Socket by which it takes connections for its control core.
     questions: Option<UnixStream>,
     /// How many processes there were before this one.
     generation: u64,
 }
 
-/// What is known of it.
+/// State of the process before this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PredecessorInfo {
     /// Its number.
@@ -52,7 +52,7 @@ struct Shared {
     pid: u32,
     /// Becomes readable when it has ended.
     process: Option<OwnedFd>,
-    /// Whether it is of the first version, which answers nothing.
+    /// True if it is of the first version, which answers nothing.
     is_first: bool,
 }
 
@@ -164,7 +164,7 @@ impl Predecessor {
         self.shared.give(|tasks| tasks.devices = Some(devices));
     }
 
-    /// What is known of it; `None` when it has ended.
+    /// Returns what is known of it; `None` when it has ended.
     #[must_use]
     pub fn info(&self) -> Option<PredecessorInfo> {
         let tasks = self.shared.tasks();
@@ -191,7 +191,7 @@ impl Predecessor {
         Some(ours)
     }
 
-    /// Whether it can be asked at all, were it to answer.
+    /// Returns whether it can be asked at all, were it to answer.
     #[must_use]
     pub fn takes_questions(&self) -> bool {
         self.questions.is_some()
@@ -290,7 +290,8 @@ impl Shared {
         }
     }
 
-    /// What is to be told next; nothing, when it is time to ask whether the other process is there.
+    /// Returns what is to be told next; nothing, when it is time to ask whether the other process
+    /// is there.
     fn next(&self) -> (Option<DeviceRegistry>, bool, bool) {
         let is_idle = |tasks: &mut Tasks| tasks.devices.is_none() && !tasks.reload && !tasks.reopen;
         let waited = self
@@ -339,7 +340,7 @@ impl Shared {
         self.wait(link)
     }
 
-    /// Waits until what was told last is in force there.
+    /// Waits until what was told last is active there.
     fn wait(&self, link: &mut Link) -> Result<(), End> {
         if self.is_first {
             return Ok(());
@@ -395,7 +396,7 @@ impl Shared {
     }
 }
 
-/// Whether a process ends within this time.
+/// Returns whether a process ends within this time.
 fn ends(process: &OwnedFd, patience: Duration) -> bool {
     let deadline = Instant::now() + patience;
     loop {

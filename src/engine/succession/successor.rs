@@ -1,6 +1,6 @@
 //! The process after this one, as the old process hears it.
 //!
-//! Two threads: one hears and answers that this process is there, the other puts what it heard into force, which may take
+//! Two threads: one hears and answers that this process is there, the other activates what it heard, which may take
 //! long. What is heard next comes when that is done, so nothing piles up.
 
 use std::io;
@@ -14,7 +14,7 @@ use crate::limits::SUCCESSION_SILENCE;
 use crate::ring;
 use crate::table::{DeviceChanges, DeviceCollector};
 
-/// What was heard, and waits to be put into force.
+/// A received change that is not active yet.
 enum Heard {
     Reload,
     Reopen,
@@ -25,7 +25,7 @@ enum Heard {
     },
 }
 
-/// What this process is to put into force.
+/// A change that this process must activate.
 pub enum Followed {
     /// The config, read again.
     Reload,
@@ -104,7 +104,7 @@ fn answer(answers: &Mutex<UnixStream>, answer: &Response) -> io::Result<()> {
     write(&mut stream, answer)
 }
 
-/// Follows `successor` until it says no more, which ends with the reason why. `take` puts into force what it says, and gives
+/// Follows `successor` until it says no more, which ends with the reason why. `take` activates what it says, and gives
 /// back whether that was possible.
 ///
 /// # Errors

@@ -20,17 +20,17 @@ use crate::tls::{ByteStream, Duplex};
 pub(super) struct Guarded<S> {
     stream: Duplex<S>,
     guard: FrameGuard,
-    /// What the client is sent.
+    /// Queue of data for the client.
     queue: Rc<SessionQueue>,
     seen: Rc<Seen>,
 }
 
-/// What the guard has seen, for the session's task.
+/// Observations of the guard, for the session's task.
 #[derive(Default)]
 pub(super) struct Seen {
-    /// What the client has done that it must not, once it has.
+    /// Abuse by the client, once it has happened.
     pub abuse: Cell<Option<Abuse>>,
-    /// What it is that the client does too much of, should the protocol's own code say so.
+    /// Abuse to report if the protocol's own code ends the session.
     pub suspected: Cell<Option<Abuse>>,
     /// The client has acknowledged SETTINGS since the session's task looked last.
     pub acknowledged: Cell<bool>,

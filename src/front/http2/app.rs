@@ -81,7 +81,7 @@ impl StreamEnd {
         Poll::Ready(Ok(Some(gather)))
     }
 
-    /// What was received last is with the server: the client may send as much again.
+    /// The data received last is with the server: the client may send as much again.
     fn release(&self) {
         let count = self.with_relay.take();
         if count > 0 {

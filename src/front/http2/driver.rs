@@ -26,7 +26,7 @@ use crate::tls::{ByteStream, Duplex, StreamError};
 /// How a session ended.
 pub(super) struct Ended {
     pub reason: CloseReason,
-    /// What the client is to be told.
+    /// The alert for the client.
     pub alert: Option<AlertDescription>,
 }
 
@@ -81,7 +81,8 @@ fn builder(window: u32) -> Builder {
     builder
 }
 
-/// What is known of an end: of the stream's failure first, which the protocol's own code may take for an end in order.
+/// Returns what is known of an end: of the stream's failure first, which the protocol's own code
+/// may take for an end in order.
 fn broken<S: ByteStream>(stream: &Duplex<S>, error: Option<&h2::Error>) -> Ended {
     let failure = stream.take_failure();
     let alert = match &failure {
@@ -100,7 +101,7 @@ fn broken<S: ByteStream>(stream: &Duplex<S>, error: Option<&h2::Error>) -> Ended
     Ended { reason, alert }
 }
 
-/// What the kernel had for the client at one moment, of a buffer that it was given and had not taken in whole.
+/// Data in the kernel for the client at one moment, from a buffer that was not sent completely.
 #[derive(Clone, Copy)]
 struct Unsent {
     since: Instant,
@@ -118,7 +119,7 @@ pub(super) struct Driver<S: ByteStream, B> {
     pings: Option<PingPong>,
     /// The session's receive window.
     window: u32,
-    /// What the client had not taken when that was looked at.
+    /// Data that the client had not taken at the last look.
     seen: Option<Unsent>,
     /// When GOAWAY was sent because the node drains.
     draining: Option<Instant>,
@@ -189,7 +190,7 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
         }
     }
 
-    /// Whether the client has had time to hear that it is to ask elsewhere.
+    /// Returns whether the client has had time to hear that it is to ask elsewhere.
     fn has_told_long_ago(&self) -> bool {
         self.draining
             .is_some_and(|since| ring::now() >= since + LINGER)

@@ -196,7 +196,7 @@ impl FrameGuard {
         Ok(())
     }
 
-    /// Whether the client has acknowledged SETTINGS since this was asked last.
+    /// Returns whether the client has acknowledged SETTINGS since this was asked last.
     pub fn take_acknowledged(&mut self) -> bool {
         std::mem::take(&mut self.acknowledged)
     }

@@ -1,4 +1,5 @@
-//! What is queued for the client of a session: payload of DATA frames, in the buffers that it was received in.
+//! Queue of data for the client of a session: payload of DATA frames, in the buffers that it was
+//! received in.
 //!
 //! A buffer is held for what it takes and not for what is in it, so a stream has few of them queued, whatever their length: a
 //! server's small messages wait in its connection meanwhile, where the kernel joins them, and datagrams in their socket's
@@ -13,7 +14,7 @@ use bytes::{Buf, Bytes};
 use crate::limits::{HTTP2_SESSION_QUEUE, HTTP2_STREAM_BUFFERS};
 use crate::ring::{LARGE_PAYLOAD, RingBuf, SMALL_PAYLOAD};
 
-/// What all streams of a session have queued.
+/// Queue of all streams of a session.
 #[derive(Default)]
 pub(super) struct SessionQueue {
     /// Bytes of memory.
@@ -67,7 +68,7 @@ impl SessionQueue {
     }
 }
 
-/// What one stream has queued.
+/// Queue of one stream.
 #[derive(Default)]
 pub(super) struct StreamQueue {
     buffers: Cell<usize>,
@@ -76,7 +77,7 @@ pub(super) struct StreamQueue {
 }
 
 impl StreamQueue {
-    /// What a server has sent.
+    /// Returns what a server has sent.
     pub fn chunk(self: &Rc<Self>, session: &Rc<SessionQueue>, buffer: RingBuf) -> Chunk {
         self.buffers.set(self.buffers.get() + 1);
         let frames = 1 + buffer.len() / FRAME;

@@ -1,4 +1,4 @@
-//! What a request over HTTP/2 asks for.
+//! Requests over HTTP/2.
 //!
 //! As strict as HTTP/1.1's parser ([`crate::front::request`]): one reading of the authority, no body. `h2` has refused
 //! what is no HTTP/2 request at all, among it a CONNECT with a path, and header fields of HTTP/1.1's framing.
@@ -17,7 +17,7 @@ use crate::reason::CloseReason;
 /// The protocol of an extended CONNECT for datagrams (RFC 9298, section 8.1).
 const CONNECT_UDP: &str = "connect-udp";
 
-/// What the path of one begins with.
+/// Begin of the path of a UDP request.
 const UDP_PATH: &str = "/.well-known/masque/udp/";
 
 /// Bytes that a field counts beyond its name and value (RFC 9113, section 6.5.2).
@@ -107,7 +107,8 @@ fn tunnel(parts: &Parts) -> Result<HostPort, CloseReason> {
     authority.parse().map_err(|_| CloseReason::Malformed)
 }
 
-/// Whether a value begins or ends with a space or a tab, which makes a request malformed (RFC 9113, section 8.2.1).
+/// Returns whether a value begins or ends with a space or a tab, which makes a request malformed
+/// (RFC 9113, section 8.2.1).
 fn has_blank_end(value: &HeaderValue) -> bool {
     let bytes = value.as_bytes();
     [bytes.first(), bytes.last()]

@@ -31,7 +31,7 @@ use crate::ring::{self, RingBuf};
 use crate::tls::{ByteStream, Duplex};
 use crate::tunnel::ReadAhead;
 
-/// What the tasks of one session share.
+/// State shared by the tasks of one session.
 pub(super) struct Session {
     pub core: Rc<Core>,
     pub requester: Requester,
@@ -46,7 +46,7 @@ pub(super) struct Session {
     pub had_tunnel: Cell<bool>,
     /// When a byte last moved in any tunnel, or a tunnel was opened or ended. What opens none keeps no session.
     pub last: Cell<Instant>,
-    /// What waits for the client.
+    /// Queue of data for the client.
     pub queue: Rc<SessionQueue>,
     /// Bytes from the client that servers have not taken yet.
     pub unread: Cell<usize>,
@@ -59,7 +59,7 @@ pub(super) struct Session {
     pub windows: RefCell<Windows>,
     /// Why the session ends: for the tunnels that end with it.
     pub ending: Cell<Option<CloseReason>>,
-    /// What the guard has seen.
+    /// Observations of the guard.
     pub seen: Rc<Seen>,
     /// Of the session's own task.
     pub waker: RefCell<Option<Waker>>,

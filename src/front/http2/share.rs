@@ -9,9 +9,9 @@ use crate::limits::{HTTP2_CORE_WINDOWS, HTTP2_DEVICE_WINDOWS, HTTP2_WINDOW_MIN};
 
 /// The share; given back when it is dropped.
 pub struct Share {
-    /// What all sessions of the device have, on all cores.
+    /// Window bytes of all sessions of the device, on all cores.
     device: Arc<AtomicUsize>,
-    /// What all sessions of the core have.
+    /// Window bytes of all sessions of the core.
     core: Rc<Cell<usize>>,
     taken: usize,
 }

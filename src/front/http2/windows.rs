@@ -25,9 +25,9 @@ use crate::limits::{
 /// The windows of one session.
 #[derive(Debug)]
 pub struct Windows {
-    /// What a tunnel may have, as far as it was measured.
+    /// Measured window of a tunnel.
     wanted: u32,
-    /// What the client was told.
+    /// Window that was announced to the client.
     told: u32,
     /// How many tunnels were open then.
     open: usize,
@@ -37,7 +37,8 @@ pub struct Windows {
     unacknowledged: Option<Instant>,
     /// The larger of the windows before them and with them.
     larger: u32,
-    /// What the client may send in the session at most until more is granted: its window, or what is left of a larger one.
+    /// Bytes that the client may send in the session until more is granted: its window, or what is
+    /// left of a larger one.
     credit: u32,
     /// Bytes that have come since the probe was sent, or since the last one was answered.
     received: u64,
@@ -89,7 +90,7 @@ impl Windows {
         self.credit = self.credit.saturating_sub(bytes).max(self.of_session());
     }
 
-    /// Whether a PING is to be sent now; the caller sends it.
+    /// Returns whether a PING is to be sent now; the caller sends it.
     pub fn probe(&mut self, now: Instant) -> bool {
         let due = self.probing.is_none() && now >= self.next_probe && self.received > 0;
         if due {
@@ -123,7 +124,7 @@ impl Windows {
         self.next_probe = now + self.pause;
     }
 
-    /// What came in a round trip that took so long, as if it had been the fastest.
+    /// Returns what came in a round trip that took so long, as if it had been the fastest.
     fn product(&mut self, took: Duration, now: Instant) -> u64 {
         let known = self.fastest.filter(|(fastest, at)| {
             *fastest < took && now.saturating_duration_since(*at) < HTTP2_ROUND_TRIP_KEPT
@@ -219,7 +220,7 @@ impl Windows {
         (self.told, self.open, self.keeps) = (window, open, keeps);
     }
 
-    /// What the client was told last.
+    /// Returns what the client was told last.
     #[must_use]
     pub fn window(&self) -> u32 {
         self.told

@@ -31,7 +31,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the store is to be.
+/// Model of the store.
 #[derive(Default)]
 struct Model {
     versions: BTreeMap<&'static str, Vec<(u64, String)>>,
@@ -47,7 +47,7 @@ impl Model {
             .map_or(0, |(version, _)| *version)
     }
 
-    /// Whether it is done.
+    /// Returns whether it is done.
     fn take(&mut self, step: &Step) -> bool {
         let fits = |newest: u64, expect: Option<u64>| expect.is_none_or(|expect| expect == newest);
         match *step {

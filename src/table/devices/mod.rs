@@ -16,7 +16,7 @@ pub use text::{DeviceFormat, DeviceReader, RegistryError, RegistryProblem};
 
 use crate::limits::{DEVICE_SHARDS, DEVICES_MAX};
 
-/// What the registry says about a device.
+/// State of a device in the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DeviceState {
     /// Registered, and allowed.
@@ -39,7 +39,7 @@ impl DeviceState {
     }
 }
 
-/// What is known about one device. In changes, [`DeviceState::Unmanaged`] takes the device out.
+/// Entry of one device. In changes, [`DeviceState::Unmanaged`] takes the device out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceEntry<'a> {
     /// The state.
@@ -80,7 +80,7 @@ impl std::fmt::Debug for DeviceRegistry {
 }
 
 impl DeviceRegistry {
-    /// What is known about a device, by its exact name; `None` where it is unmanaged.
+    /// Returns what is known about a device, by its exact name; `None` where it is unmanaged.
     #[must_use]
     pub fn get(&self, device: &str) -> Option<DeviceEntry<'_>> {
         self.find(device).map(|record| record.entry())
@@ -110,7 +110,7 @@ impl DeviceRegistry {
         self.len
     }
 
-    /// Whether no device is registered.
+    /// Returns whether no device is registered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -140,7 +140,8 @@ impl DeviceRegistry {
         Ok(registry)
     }
 
-    /// What has to be said about devices for `before` to become this registry. Parts that both share are not looked at.
+    /// Returns what has to be said about devices for `before` to become this registry. Parts that
+    /// both share are not looked at.
     ///
     /// # Errors
     /// [`RegistryFull`].
@@ -225,7 +226,7 @@ impl Ord for Named<'_> {
     }
 }
 
-/// What is said about some devices, each of them once.
+/// Changes of some devices, each of them once.
 #[derive(Default)]
 pub struct DeviceChanges {
     shards: BTreeMap<u16, Shard>,
@@ -249,13 +250,13 @@ impl DeviceChanges {
         self.len
     }
 
-    /// Whether nothing is said.
+    /// Returns whether nothing is said.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// What is said, in no order that means anything.
+    /// Returns what is said, in no order that means anything.
     pub fn iter(&self) -> impl Iterator<Item = (&str, DeviceEntry<'_>)> {
         self.shards
             .values()
@@ -274,7 +275,7 @@ impl DeviceCollector {
         self.0.add(name, entry, 0);
     }
 
-    /// What was said.
+    /// Returns what was said.
     ///
     /// # Errors
     /// [`RegistryFull`].
@@ -283,7 +284,7 @@ impl DeviceCollector {
     }
 }
 
-/// What is said about devices, before it is known whether it agrees.
+/// Collected changes of devices, which may still contradict each other.
 #[derive(Default)]
 struct Collected(BTreeMap<u16, Pending>);
 

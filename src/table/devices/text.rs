@@ -26,7 +26,7 @@ pub struct RegistryError {
 pub struct RegistryProblem {
     /// Counted from 1.
     pub line: usize,
-    /// What is wrong and what would be right.
+    /// The fault and its remedy.
     pub message: String,
 }
 
@@ -174,7 +174,7 @@ impl DeviceReader {
         Ok(())
     }
 
-    /// What was said.
+    /// Returns what was said.
     ///
     /// # Errors
     /// Every line that is malformed or says something else about a device than an earlier line did, in order.
@@ -218,7 +218,7 @@ impl DeviceReader {
     }
 }
 
-/// Whether a line begins as an object of JSON does, and no name in braces.
+/// Returns whether a line begins as an object of JSON does, and no name in braces.
 fn is_object(line: &str) -> bool {
     let inside = line.trim_start_matches('[').trim_start().strip_prefix('{');
     inside.is_some_and(|inside| inside.is_empty() || inside.trim_start().starts_with('"'))
@@ -279,7 +279,8 @@ struct Said<'a> {
     user: Option<Cow<'a, str>>,
 }
 
-/// What is wrong with an object that was refused, and what would be right. `named`: it names its device.
+/// Returns what is wrong with an object that was refused, and what would be right. `named`: it
+/// names its device.
 fn json_problem(json: &[u8], named: bool) -> String {
     let (known, form) = match named {
         true => (
@@ -371,7 +372,8 @@ fn entry<'a>(
     Ok(DeviceEntry { state, user })
 }
 
-/// What of a bad field goes into a message: not a megabyte, and nothing that a terminal would obey.
+/// Returns what of a bad field goes into a message: not a megabyte, and nothing that a terminal
+/// would obey.
 fn excerpt(field: &str) -> String {
     field
         .chars()
