@@ -15,6 +15,7 @@ pub mod http2;
 pub mod names;
 pub mod network;
 pub mod outbound;
+pub mod pace;
 pub mod plain;
 pub mod profiles;
 pub mod program;

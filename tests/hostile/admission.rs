@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use adit::limits::GUEST_GRACE;
 
-use super::buffers::{all_is_given_back, answers_at_once, one_core};
+use super::buffers::{all_is_given_back, one_core};
+use crate::common::pace::answers_at_once;
 use crate::common::{
     Gateway, PATIENCE, Pki, World, connect_from, echo, request, server, service, until,
 };

@@ -2,34 +2,16 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
 
 use adit::certs::Issued;
 use rustls::ServerConnection;
 use rustls::StreamOwned;
 
+use crate::common::pace::answers_at_once;
 use crate::common::{
     Gateway, Pki, Session, World, connect_from, echo, request, server, service, tunnel, until,
     web_tls,
 };
-
-/// That an open tunnel's bytes come back at once: the median of many, so that one late turn of a busy machine is not taken for
-/// a frozen core.
-pub fn answers_at_once(session: &mut Session) {
-    let mut took: Vec<Duration> = (0..30)
-        .map(|_| {
-            let begun = Instant::now();
-            session.write_all(b"here").unwrap();
-            let mut back = [0; 4];
-            session.read_exact(&mut back).unwrap();
-            assert_eq!(&back, b"here");
-            begun.elapsed()
-        })
-        .collect();
-    took.sort();
-    let median = took[took.len() / 2];
-    assert!(median < Duration::from_millis(100), "{median:?}");
-}
 
 /// A gateway with one core.
 pub fn one_core(pki: &Pki, engine: &str, rest: &str) -> Gateway {

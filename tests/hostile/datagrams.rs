@@ -4,8 +4,9 @@
 use std::net::UdpSocket;
 use std::time::Instant;
 
-use super::buffers::{all_is_given_back, answers_at_once, one_core};
+use super::buffers::{all_is_given_back, one_core};
 use crate::common::frames::{DATA, END_HEADERS, HEADERS, RST_STREAM, Raw, WIDE, frame};
+use crate::common::pace::answers_at_once;
 use crate::common::{PATIENCE, Pki, echo, server, tunnel, until};
 
 const TUNNELS: u32 = 60;

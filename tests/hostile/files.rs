@@ -4,7 +4,8 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::buffers::{answers_at_once, one_core};
+use super::buffers::one_core;
+use crate::common::pace::answers_at_once;
 use crate::common::{Gateway, Pki, World, echo, server, service, until};
 
 const SHARE: usize = 20;

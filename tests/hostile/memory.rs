@@ -3,7 +3,8 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use super::buffers::{answers_at_once, one_core};
+use super::buffers::one_core;
+use crate::common::pace::answers_at_once;
 use crate::common::{Gateway, Pki, Session, World, echo, server, service, until};
 
 /// Resident memory of the gateway, in MB.
