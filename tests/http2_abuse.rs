@@ -31,7 +31,8 @@ fn ends_for(kind: &str, flood: &[u8]) {
         world.gateway.metric("adit_sessions_live", "") == 0.0
             && world.gateway.metric("adit_tunnels_live", "") == 0.0
     });
-    let log = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
+    until("recorded", || world.pki.audit().contains("session-end"));
+    let log = world.pki.audit();
     let ends: Vec<&str> = log
         .lines()
         .filter(|line| line.contains("\"event\":\"session-end\""))

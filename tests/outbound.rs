@@ -281,8 +281,7 @@ fn a_server_is_told_whose_tunnel_it_is() {
         assert_eq!((tls.verify, tls.client & 1), (0, 1));
         let unique = String::from_utf8(details.unique_id.unwrap()).unwrap();
         let tunnel = unique.rsplit('-').next().unwrap();
-        let audit = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
-        assert!(audit.contains(tunnel), "{tunnel} in {audit}");
+        until("recorded", || world.pki.audit().contains(tunnel));
     }
 }
 

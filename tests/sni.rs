@@ -115,8 +115,7 @@ fn a_session_of_that_name_is_the_tunnel() {
         world.gateway.lists_none();
     }
     until("closed", || world.gateway.ended("closed") == 3.0);
-    let audit = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
-    assert!(audit.contains("git.test:8443"), "{audit}");
+    until("recorded", || world.pki.audit().contains("git.test:8443"));
     // Other names, and none, are for requests.
     let mut by_request = world.connect();
     let told = ask(&mut by_request, &request("a.test:1")).unwrap();

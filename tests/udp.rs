@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use adit::tunnel::capsule::{CapsuleReader, Event, datagram_header};
-use common::{PATIENCE, World, free_port};
+use common::{PATIENCE, World, free_port, until};
 use h2::client::Builder;
 use h2::ext::Protocol;
 use http::{Method, Request};
@@ -174,11 +174,10 @@ fn datagrams_keep_their_ends_both_ways() {
     });
     assert_eq!(world.gateway.metric("adit_udp_tunnels_total", ""), 1.0);
     assert_eq!(world.gateway.metric("adit_udp_dropped_total", ""), 2.0);
-    let log = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
-    assert!(
-        log.contains("tunnel-start") && log.contains(&echo.0.to_string()),
-        "{log}"
-    );
+    until("recorded", || {
+        let log = world.pki.audit();
+        log.contains("tunnel-start") && log.contains(&echo.0.to_string())
+    });
 }
 
 #[test]

@@ -118,6 +118,11 @@ impl Pki {
         command.output().unwrap()
     }
 
+    /// The audit log. A record may come a moment after what it tells is seen.
+    pub fn audit(&self) -> String {
+        std::fs::read_to_string(self.path("audit.log")).unwrap_or_default()
+    }
+
     /// A client certificate; also written as NAME.pem and NAME.key.
     pub fn client(&self, name: &str, change: impl FnOnce(&mut IssueRequest)) -> Issued {
         let issued = client_of(&self.ca, name, change);

@@ -234,8 +234,10 @@ fn slow_more_connections_of_one_byte_than_a_core_has_buffers_stop_nothing() {
         open() <= world.gateway.metric("adit_unauthenticated_max", "")
     });
     assert!(open() >= 1000.0, "{}", open());
-    let in_use = world.gateway.metric("adit_runtime_buffers_in_use", "");
-    assert!(in_use <= 100.0, "{in_use} buffers");
+    // The last ones hold some until their bytes are seen.
+    until("few buffers are in use", || {
+        world.gateway.metric("adit_runtime_buffers_in_use", "") <= 100.0
+    });
     answers_at_once(&mut other);
     answers_at_once(&mut world.tunnel("a.test:1"));
     assert!(world.gateway.ended("unauthenticated-limit") >= 1000.0);
