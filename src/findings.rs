@@ -60,6 +60,8 @@ pub struct Problem {
     pub remedy: Cow<'static, str>,
 }
 
+impl std::error::Error for Problem {}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(file) = &self.file {
@@ -80,6 +82,17 @@ impl fmt::Display for Problem {
             write!(f, "; remedy: {}", self.remedy)?;
         }
         Ok(())
+    }
+}
+
+impl Problem {
+    /// An error whose text says what is wrong and what would be right.
+    #[must_use]
+    pub fn of(error: &impl fmt::Display) -> Self {
+        Self {
+            message: error.to_string(),
+            ..Self::default()
+        }
     }
 }
 

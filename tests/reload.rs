@@ -322,8 +322,8 @@ fn everything_that_is_wrong_is_told_at_once_and_stays_told() {
     for words in [
         "server.key",
         "ca.pem",
-        "devices.csv:1",
-        "devices.csv:3",
+        "devices.csv\",\"line\":1,",
+        "devices.csv\",\"line\":3,",
         "\"log\"",
         "engine.cores",
     ] {

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 
 use super::balance::Balancer;
 use super::servers::Group;
-use super::upstream::Upstream;
+use super::upstream::{Upstream, UpstreamError};
 use crate::config::{Host, HostPort, ProxyVersion, Service, TlsChoice};
 use crate::observe::TlsVersion;
 use crate::ring::TcpOptions;
@@ -22,12 +22,23 @@ pub struct ConnectorSource {
     upstream: Option<Upstream>,
 }
 
+/// Why what a service names for its servers cannot be used. The text names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectorError {
+    /// Certificates and keys.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The password of the upstream proxy.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+}
+
 impl ConnectorSource {
     /// Reads the files.
     ///
     /// # Errors
-    /// What is wrong, with the file's name.
-    pub fn load(service: &Service, outbound: &TlsChoice) -> Result<Self, String> {
+    /// [`ConnectorError`].
+    pub fn load(service: &Service, outbound: &TlsChoice) -> Result<Self, ConnectorError> {
         let reach = &service.reach;
         let tls = reach.tls.as_ref();
         let upstream = reach.upstream_proxy.as_ref();

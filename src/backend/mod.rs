@@ -22,7 +22,7 @@ mod upstream;
 mod watch;
 
 pub use balance::Balancer;
-pub use connector::{Connector, ConnectorSource, name_of, options};
+pub use connector::{Connector, ConnectorError, ConnectorSource, name_of, options};
 pub use datagram::Socket;
 pub use dial::{Dialer, Dialled, Reached, ServerEnd, of_name, of_tls, of_upstream, reason_of};
 pub use guard::OwnAddresses;

@@ -4,7 +4,7 @@
 //! counts as a whole or not at all: a file that is missing, empty, still written or no such file leaves what was read
 //! before in effect, and the log says so.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hickory_resolver::Hosts;
 use hickory_resolver::config::{ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::NetError;
 use hickory_resolver::system_conf::parse_resolv_conf;
 
 use crate::files::{self, Mark, Quiet};
@@ -135,7 +136,7 @@ impl Watched {
     fn take<T>(
         &mut self,
         now: bool,
-        parse: impl FnOnce(&str) -> Result<T, String>,
+        parse: impl FnOnce(&str) -> Result<T, SettingsError>,
     ) -> Option<(String, T)> {
         let mark = Mark::of(&self.path);
         let is_known = self.read == Some(mark);
@@ -179,29 +180,45 @@ impl Watched {
     }
 }
 
+/// Why a file of settings is not taken; to be put behind its name.
+#[derive(Debug, thiserror::Error)]
+enum SettingsError {
+    #[error("cannot be read ({0})")]
+    Read(#[from] io::Error),
+    #[error("is larger than {NAME_FILE_MAX} bytes")]
+    TooLarge,
+    #[error("is empty")]
+    Empty,
+    #[error("is no text")]
+    NoText,
+    #[error("has no use ({0})")]
+    Servers(NetError),
+    #[error("ends in the middle of a line")]
+    Cut,
+    #[error("has no line that begins with an address")]
+    NoAddress,
+}
+
 /// The text of a file that may be read.
-fn text_of(path: &Path) -> Result<String, String> {
-    let failed = |error: std::io::Error| format!("cannot be read ({error})");
+fn text_of(path: &Path) -> Result<String, SettingsError> {
     let mut bytes = Vec::new();
-    let file = files::open(path).map_err(failed)?;
-    let read = file.take(NAME_FILE_MAX + 1).read_to_end(&mut bytes);
-    read.map_err(failed)?;
+    let file = files::open(path)?;
+    file.take(NAME_FILE_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > NAME_FILE_MAX {
-        return Err(format!("is larger than {NAME_FILE_MAX} bytes"));
+        return Err(SettingsError::TooLarge);
     }
     if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Err("is empty".to_owned());
+        return Err(SettingsError::Empty);
     }
     if bytes.contains(&0) {
-        return Err("is no text".to_owned());
+        return Err(SettingsError::NoText);
     }
     // Comments may be in any encoding.
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn servers_of(text: &str) -> Result<(ResolverConfig, ResolverOpts), String> {
-    let parsed = parse_resolv_conf(text);
-    let (config, mut options) = parsed.map_err(|error| format!("has no use ({error})"))?;
+fn servers_of(text: &str) -> Result<(ResolverConfig, ResolverOpts), SettingsError> {
+    let (config, mut options) = parse_resolv_conf(text).map_err(SettingsError::Servers)?;
     // The hosts file is looked at here; each name is asked for as a whole.
     options.use_hosts_file = ResolveHosts::Never;
     // That a name does not exist is kept by the cores alone, and for no longer than they say.
@@ -213,7 +230,7 @@ fn servers_of(text: &str) -> Result<(ResolverConfig, ResolverOpts), String> {
 
 /// Lines that begin with no address are passed over, as the C library does, but for a file that has no others, and for one
 /// that ends in the middle of one.
-fn hosts_of(text: &str) -> Result<Hosts, String> {
+fn hosts_of(text: &str) -> Result<Hosts, SettingsError> {
     let content = |line: &str| line.split('#').next().unwrap_or_default().trim().to_owned();
     let begins_well = |line: &str| {
         let address = line.split_whitespace().next().unwrap_or_default();
@@ -229,14 +246,13 @@ fn hosts_of(text: &str) -> Result<Hosts, String> {
                 && (!begins_well(last) || last.split_whitespace().count() < 2)
         });
     if is_cut {
-        return Err("ends in the middle of a line".to_owned());
+        return Err(SettingsError::Cut);
     }
     if !lines.is_empty() && !lines.iter().any(|line| begins_well(line)) {
-        return Err("has no line that begins with an address".to_owned());
+        return Err(SettingsError::NoAddress);
     }
     let mut hosts = Hosts::default();
-    let read = hosts.read_hosts_conf(text.as_bytes());
-    read.map_err(|error| format!("cannot be read ({error})"))?;
+    hosts.read_hosts_conf(text.as_bytes())?;
     Ok(hosts)
 }
 

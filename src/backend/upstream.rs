@@ -1,14 +1,14 @@
 //! The way through an HTTP proxy: a CONNECT request and the header of its answer (RFC 9110, section 9.3.6). No I/O.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use zeroize::Zeroizing;
 
 use crate::config::{HostPort, UpstreamProxy};
-use crate::files::read_secret;
+use crate::files::{FileError, read_secret};
 use crate::limits::{PROXY_ANSWER_HEADERS, PROXY_ANSWER_MAX, PROXY_INTERIM_MAX, PROXY_USER_MAX};
 use crate::reason::CloseReason;
 
@@ -29,12 +29,23 @@ impl fmt::Debug for Upstream {
     }
 }
 
+/// Why a proxy's password cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// Its file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// What is in the file.
+    #[error("{0} does not hold one line with a password")]
+    NoPassword(PathBuf),
+}
+
 impl Upstream {
     /// Reads the password.
     ///
     /// # Errors
-    /// What is wrong with its file, which is named.
-    pub fn load(config: &UpstreamProxy) -> Result<Self, String> {
+    /// [`UpstreamError`], which names its file.
+    pub fn load(config: &UpstreamProxy) -> Result<Self, UpstreamError> {
         let authorization = match &config.user {
             None => None,
             Some(user) => {
@@ -67,13 +78,12 @@ impl Upstream {
     }
 }
 
-fn password(file: &Path) -> Result<Zeroizing<String>, String> {
-    let text = read_secret(file, PROXY_USER_MAX as u64).map_err(|error| error.to_string())?;
+fn password(file: &Path) -> Result<Zeroizing<String>, UpstreamError> {
+    let text = read_secret(file, PROXY_USER_MAX as u64)?;
     let password = text.strip_suffix('\n').unwrap_or(&text);
     let password = password.strip_suffix('\r').unwrap_or(password);
     if password.is_empty() || password.chars().any(char::is_control) {
-        let shown = file.display();
-        return Err(format!("{shown} does not hold one line with a password"));
+        return Err(UpstreamError::NoPassword(file.to_owned()));
     }
     Ok(Zeroizing::new(password.to_owned()))
 }
@@ -201,6 +211,7 @@ mod tests {
             password_file,
         };
         let error = Upstream::load(&config(Some("Aladdin"), Some(file.clone()))).unwrap_err();
+        let error = error.to_string();
         assert!(error.contains("chmod 600"), "others may read it: {error}");
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();

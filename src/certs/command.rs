@@ -355,9 +355,10 @@ fn update_moments(arguments: &RevokeArgs, now: OffsetDateTime) -> (OffsetDateTim
     (this, next)
 }
 
-fn parse_moment(text: &str) -> Result<OffsetDateTime, String> {
-    OffsetDateTime::parse(text, &Rfc3339)
-        .map_err(|cause| format!("{cause}; write it like 2026-01-31T12:00:00Z"))
+fn parse_moment(text: &str) -> Result<OffsetDateTime, CertError> {
+    OffsetDateTime::parse(text, &Rfc3339).map_err(|cause| {
+        CertError::request(cause.to_string(), "write it like 2026-01-31T12:00:00Z")
+    })
 }
 
 /// A file name for a common name, which may hold slashes and blanks. Never empty, never hidden, never a path.

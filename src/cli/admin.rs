@@ -16,7 +16,7 @@ use crate::config::{self, AdminListen};
 use crate::control::{
     client,
     client::{ClientError, Patience, Reply, RequestBody, Upload},
-    read_token,
+    TokenError, read_token,
 };
 use crate::files;
 use crate::limits::{ADMIN_BODY_MAX, ADMIN_IMPORT_MAX, TUNNELS_LISTED};
@@ -173,7 +173,7 @@ pub enum AdminError {
     Export(#[from] ExportError),
     /// The token.
     #[error("{0}")]
-    Token(String),
+    Token(#[from] TokenError),
     /// The file.
     #[error("cannot read {0}: {1}")]
     File(String, io::Error),

@@ -337,12 +337,12 @@ impl ExportCommand {
     }
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+fn pair(text: &str) -> Result<(String, String), ExportError> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() && !value.is_empty() => {
             Ok((name.to_owned(), value.to_owned()))
         }
-        _ => Err("write a name, =, and a value".into()),
+        _ => Err(ExportError::Usage("write a name, =, and a value".into())),
     }
 }
 

@@ -7,6 +7,7 @@ use clap::Subcommand;
 
 use crate::certs;
 use crate::config;
+use crate::findings::Problem;
 use crate::tls::{TicketKeys, TicketKeysError};
 
 /// Make and rotate the keys of session tickets.
@@ -74,7 +75,7 @@ impl TicketKeysCommand {
 }
 
 /// A time as the config file writes it, or 0.
-fn time(text: &str) -> Result<Duration, String> {
+fn time(text: &str) -> Result<Duration, Problem> {
     if matches!(text, "0" | "0s") {
         return Ok(Duration::ZERO);
     }

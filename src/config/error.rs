@@ -42,11 +42,16 @@ impl Fault {
             remedy: remedy.into(),
         }
     }
-}
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; remedy: {}", self.message, self.remedy)
+    /// The problem, in its place.
+    pub(super) fn at(self, place: &Location) -> Problem {
+        Problem {
+            line: place.line,
+            key: place.key.clone(),
+            message: self.message,
+            remedy: self.remedy.into(),
+            ..Problem::default()
+        }
     }
 }
 
@@ -58,13 +63,7 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn add(&mut self, place: &Location, fault: Fault) {
-        self.problems.push(Problem {
-            line: place.line,
-            key: place.key.clone(),
-            message: fault.message,
-            remedy: fault.remedy.into(),
-            ..Problem::default()
-        });
+        self.problems.push(fault.at(place));
     }
 
     /// `value` if nothing was wrong, else all that was.

@@ -61,6 +61,7 @@ pub use types::{
 use document::Document;
 use error::{Fault, Location, Report};
 
+use crate::findings::Problem;
 use crate::limits::PROFILE_TEXT_MAX;
 use crate::profiles::{StoredProfile, store_of};
 
@@ -174,8 +175,8 @@ pub fn read_profile(path: &Path) -> Result<String, ConfigError> {
 /// # Errors
 ///
 /// What is wrong, and a remedy.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    values::duration(text).map_err(|fault| fault.to_string())
+pub fn duration(text: &str) -> Result<Duration, Problem> {
+    values::duration(text).map_err(|fault| fault.at(&Location::default()))
 }
 
 /// The file's text, bounded.

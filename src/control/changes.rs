@@ -99,7 +99,7 @@ impl Pages {
         let said = DeviceEntry::from_json(name, &body, |entry| {
             (DeviceChanges::one(name, entry), Device::new(name, entry))
         });
-        let (changes, device) = said.map_err(|error| failure(StatusCode::BAD_REQUEST, &error))?;
+        let (changes, device) = said.map_err(|fault| failure(StatusCode::BAD_REQUEST, &fault.to_string()))?;
         self.apply(changes, false).await?;
         tracing::info!(
             device = device.device,
@@ -157,7 +157,7 @@ impl Pages {
             Ok(Err(problems)) => {
                 let problems: Vec<_> = problems
                     .iter()
-                    .map(|problem| json!({"line": problem.line, "error": problem.message}))
+                    .map(|problem| json!({"line": problem.line, "error": problem.fault.to_string()}))
                     .collect();
                 let error = format!("{} wrong lines, so nothing was changed", problems.len());
                 return Err(json_page(

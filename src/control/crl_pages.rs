@@ -6,7 +6,7 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
-use super::pages::{Page, Pages, failure, json_page};
+use super::pages::{Page, Pages, failure, json_page, written};
 use crate::observe::CrlInfo;
 
 impl Pages {
@@ -34,10 +34,7 @@ impl Pages {
         let (node, named) = (self.node.clone(), source.clone());
         // Waits while an index is made, and for the disk: not on this thread, which answers probes.
         let forgotten = spawn_blocking(move || node.forget_crl(&named)).await;
-        let forgotten = forgotten.unwrap_or_else(|_| Err("the change failed".to_owned()));
-        let is_known =
-            forgotten.map_err(|error| failure(StatusCode::INTERNAL_SERVER_ERROR, &error))?;
-        if !is_known {
+        if !written(forgotten)? {
             return Err(unknown());
         }
         tracing::info!(

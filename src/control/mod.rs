@@ -53,7 +53,7 @@ pub use deadline::Deadline;
 pub use devices::Device;
 pub use listen::Control;
 pub use node::RunningNode;
-pub use permission::read_token;
+pub use permission::{TokenError, read_token};
 pub use probe::{ServerProbe, TlsProbe, probe_servers};
 pub use reload::{ConfigFile, Refusal, ReloadTrigger, Reloader, watch_files};
 pub use signals::{EarlySignals, Signal, Signals};
@@ -63,7 +63,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::engine::{ChangeError, Predecessor};
+use crate::engine::{ChangeError, DrainError, Predecessor};
 use crate::observe::{AdminRecord, CoreMetrics, NodeGauges, ServerInfo, TunnelFilter, TunnelInfo};
 use crate::table::DeviceChanges;
 
@@ -126,14 +126,14 @@ pub trait Node: Send + Sync + 'static {
         service: &str,
         server: &str,
         drained: bool,
-    ) -> Result<Option<ServerInfo>, String>;
+    ) -> Result<Option<ServerInfo>, DrainError>;
 
     /// Lets the next list of a file or URL take the place of the one in use, whatever its number; whether a list is wanted
     /// from there. Waits.
     ///
     /// # Errors
     /// The disk refuses it; nothing has changed then.
-    fn forget_crl(&self, source: &str) -> Result<bool, String>;
+    fn forget_crl(&self, source: &str) -> Result<bool, DrainError>;
 
     /// Reads everything again. Answers with the new generation when it is in force.
     fn reload(&self, reply: Reply<Result<u64, Refusal>>);
@@ -203,7 +203,7 @@ pub enum ControlError {
     },
     /// The token of changes.
     #[error("admin.token_file: {0}")]
-    Token(String),
+    Token(TokenError),
     /// The thread's runtime could not be started.
     #[error(
         "cannot start the control core: {0}; it needs io_uring (see kernel.io_uring_disabled) and free file descriptors"

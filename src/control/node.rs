@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Device, Node, Readiness, Refusal, ReloadTrigger, Reloader, Reply};
 use crate::config::Origin;
-use crate::engine::{self, ChangeError, InForce, Predecessor};
+use crate::engine::{self, ChangeError, DrainError, InForce, Predecessor};
 use crate::observe::{
     AdminRecord, AuditHandle, CoreMetrics, NodeGauges, PredecessorGauges, ServerInfo, TunnelFilter,
     TunnelInfo,
@@ -86,14 +86,12 @@ impl Node for RunningNode {
         service: &str,
         server: &str,
         drained: bool,
-    ) -> Result<Option<ServerInfo>, String> {
-        let set = self.engine.drain_server(service, server, drained);
-        set.map_err(|error| error.to_string())
+    ) -> Result<Option<ServerInfo>, DrainError> {
+        self.engine.drain_server(service, server, drained)
     }
 
-    fn forget_crl(&self, source: &str) -> Result<bool, String> {
-        let forgotten = self.engine.forget_crl(source);
-        forgotten.map_err(|error| error.to_string())
+    fn forget_crl(&self, source: &str) -> Result<bool, DrainError> {
+        self.engine.forget_crl(source)
     }
 
     fn reload(&self, reply: Reply<Result<u64, Refusal>>) {

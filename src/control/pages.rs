@@ -14,6 +14,7 @@ use hyper::{Request, Response, StatusCode, Version};
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::oneshot;
+use tokio::task::JoinError;
 use tokio::time::{Instant, timeout_at};
 
 use super::crl_pages::described;
@@ -21,10 +22,10 @@ use super::earlier::Earlier;
 use super::host::{names_no_site, names_this_machine};
 use super::ledger::Ledger;
 use super::permission::{Caller, Denied, Permission, Users};
-use super::query::{Query, decoded};
+use super::query::{Query, QueryError, decoded};
 use super::routes::{self, Action, ROUTES, Show};
 use super::{Node, Reply};
-use crate::engine::ChangeError;
+use crate::engine::{ChangeError, DrainError};
 use crate::limits::{
     ADMIN_BODY_MAX, CORE_ANSWER, DEVICES_LISTED, DEVICES_LISTED_MAX, LIST_ANSWER, TUNNELS_LISTED,
 };
@@ -104,7 +105,7 @@ impl Pages {
         body: &mut Incoming,
         caller: Caller,
     ) -> Result<Page, Page> {
-        let bad = |error: String| failure(StatusCode::BAD_REQUEST, &error);
+        let bad = |error: QueryError| failure(StatusCode::BAD_REQUEST, &error.to_string());
         if !self.is_meant_for_us(parts) {
             let error = "this host is not served here; ask for localhost or a loopback address";
             return Err(failure(StatusCode::MISDIRECTED_REQUEST, error));
@@ -445,6 +446,21 @@ fn denied_page(denied: &Denied) -> Page {
 
 pub(super) fn failure(status: StatusCode, error: &str) -> Page {
     json_page(status, &json!({"error": error}))
+}
+
+/// What a change of a file in the state folder has come to, on a thread of its own.
+pub(super) fn written<T>(done: Result<Result<T, DrainError>, JoinError>) -> Result<T, Page> {
+    let Ok(done) = done else {
+        let error = "the change failed; the node's log says more";
+        return Err(failure(StatusCode::INTERNAL_SERVER_ERROR, error));
+    };
+    done.map_err(|error| {
+        let status = match &error {
+            DrainError::File(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            DrainError::Succeeded(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        failure(status, &error.to_string())
+    })
 }
 
 pub(super) fn json_page(status: StatusCode, body: &impl Serialize) -> Page {

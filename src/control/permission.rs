@@ -16,7 +16,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, AsHeaderName, HOST, HeaderMap, HeaderValue, ORIGIN};
 
-use crate::files::read_secret;
+use crate::files::{FileError, read_secret};
 use crate::limits::{ADMIN_TOKEN_MAX, ADMIN_TOKEN_MIN};
 
 /// Who is at the other end of a connection to the admin listener, as the system says.
@@ -175,23 +175,32 @@ fn only(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&HeaderValue> {
     values.next().filter(|_| values.next().is_none())
 }
 
+/// Why a file with a token is not used: what is wrong with it and what would be right.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// It cannot be read, or others may read it.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// What it holds.
+    #[error(
+        "{0} does not hold a token of {ADMIN_TOKEN_MIN} to {ADMIN_TOKEN_MAX} printable characters; make one with \
+         `openssl rand -hex 32`"
+    )]
+    NoToken(PathBuf),
+}
+
 /// Reads the token of a file that its owner only may read.
 ///
 /// # Errors
-/// What is wrong with the file and what would be right.
-pub fn read_token(file: &Path) -> Result<String, String> {
-    let text = read_secret(file, ADMIN_TOKEN_MAX as u64).map_err(|error| error.to_string())?;
+/// [`TokenError`].
+pub fn read_token(file: &Path) -> Result<String, TokenError> {
+    let text = read_secret(file, ADMIN_TOKEN_MAX as u64)?;
     let token = text.trim();
     let is_right = (ADMIN_TOKEN_MIN..=ADMIN_TOKEN_MAX).contains(&token.len())
         && token.bytes().all(|byte| byte.is_ascii_graphic());
-    if is_right {
-        Ok(token.to_owned())
-    } else {
-        let shown = file.display();
-        Err(format!(
-            "{shown} does not hold a token of {ADMIN_TOKEN_MIN} to {ADMIN_TOKEN_MAX} printable characters; \
-             make one with `openssl rand -hex 32`"
-        ))
+    match is_right {
+        true => Ok(token.to_owned()),
+        false => Err(TokenError::NoToken(file.to_owned())),
     }
 }
 
@@ -354,7 +363,7 @@ mod tests {
             (&TOKEN.repeat(100), 0o600),
         ] {
             let (_folder, file) = with(token, mode);
-            let error = read_token(&file).unwrap_err();
+            let error = read_token(&file).unwrap_err().to_string();
             assert!(error.contains("token"), "{error}");
         }
     }

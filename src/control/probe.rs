@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::reach::reach;
-use crate::backend::{ConnectorSource, ResolverHandle, name_of, own_proxy_header};
+use crate::backend::{ConnectorError, ConnectorSource, ResolverHandle, name_of, own_proxy_header};
 use crate::certs::describe::{CertificateDescription, described, escaped};
 use crate::config::{Config, HostPort, Service, ServiceKind};
 use crate::limits::{PROBE_AFTERMATH, PROBES_AT_ONCE};
@@ -71,7 +71,7 @@ pub struct TlsProbe {
 pub async fn probe_servers(
     config: &Config,
     resolver: ResolverHandle,
-) -> Result<Vec<ServerProbe>, (String, String)> {
+) -> Result<Vec<ServerProbe>, (String, ConnectorError)> {
     let patience = config.engine.connect_timeout;
     let permits = Arc::new(Semaphore::new(PROBES_AT_ONCE));
     let mut running = JoinSet::new();

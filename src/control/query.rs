@@ -14,6 +14,34 @@ pub(super) enum HistogramFormat {
     Percentiles,
 }
 
+/// What is wrong with a parameter, or with a part of a path.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum QueryError {
+    #[error("a name is not UTF-8 text in percent-encoding")]
+    Encoding,
+    #[error(
+        "format is json, hgrm, buckets or percentiles, and pem, der or mobileconfig of a certificate"
+    )]
+    Format,
+    #[error("{0:?} is neither true nor false")]
+    Flag(String),
+    #[error("a version is a whole number")]
+    Version,
+    #[error("stage is one of {}", Stage::ALL.map(Stage::word).join(", "))]
+    Stage,
+    #[error(
+        "limit is a number, up to {TUNNELS_LISTED_MAX} for tunnels and {DEVICES_LISTED_MAX} for devices"
+    )]
+    Limit,
+    #[error("{0} is given twice")]
+    Twice(String),
+    #[error(
+        "the parameters are format, stage, limit, device, user, app, serial, service, prefix, after, version, expect, note, \
+         dry_run, replace and root"
+    )]
+    Unknown,
+}
+
 /// The parameters; `None` and empty where they are not given. Each is given once at most.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Query {
@@ -43,7 +71,7 @@ pub(super) struct Query {
 }
 
 impl Query {
-    pub fn parse(query: &str) -> Result<Self, String> {
+    pub fn parse(query: &str) -> Result<Self, QueryError> {
         let mut parsed = Self::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -69,16 +97,10 @@ impl Query {
                 "dry_run" => !std::mem::replace(&mut parsed.dry_run, yes(&value)?),
                 "replace" => !std::mem::replace(&mut parsed.replace, yes(&value)?),
                 "root" => !std::mem::replace(&mut parsed.root, yes(&value)?),
-                _ => {
-                    return Err(
-                        "the parameters are format, stage, limit, device, user, app, serial, \
-                                service, prefix, after, version, expect, note, dry_run, replace and root"
-                            .to_owned(),
-                    );
-                }
+                _ => return Err(QueryError::Unknown),
             };
             if !is_new {
-                return Err(format!("{name} is given twice"));
+                return Err(QueryError::Twice(name.to_owned()));
             }
         }
         Ok(parsed)
@@ -91,53 +113,38 @@ fn put<T>(place: &mut Option<T>, value: T) -> bool {
 }
 
 /// A value or a part of a path, with its percent-encoding (RFC 3986, section 2.1) taken off.
-pub(super) fn decoded(text: &str) -> Result<String, String> {
+pub(super) fn decoded(text: &str) -> Result<String, QueryError> {
     let decoded = percent_decode_str(text).decode_utf8();
-    decoded
-        .map(std::borrow::Cow::into_owned)
-        .map_err(|_| "a name is not UTF-8 text in percent-encoding".to_owned())
+    let decoded = decoded.map_err(|_| QueryError::Encoding)?;
+    Ok(decoded.into_owned())
 }
 
-fn format(word: &str) -> Result<HistogramFormat, String> {
+fn format(word: &str) -> Result<HistogramFormat, QueryError> {
     match word {
         "json" => Ok(HistogramFormat::Json),
         "hgrm" => Ok(HistogramFormat::Hgrm),
         "buckets" => Ok(HistogramFormat::Buckets),
         "percentiles" => Ok(HistogramFormat::Percentiles),
-        _ => Err("format is json, hgrm, buckets or percentiles, and pem, der or mobileconfig of a certificate".to_owned()),
+        _ => Err(QueryError::Format),
     }
 }
 
-fn yes(word: &str) -> Result<bool, String> {
-    match word {
-        "true" => Ok(true),
-        "false" => Ok(false),
-        _ => Err(format!("{word:?} is neither true nor false")),
-    }
+fn yes(word: &str) -> Result<bool, QueryError> {
+    word.parse().map_err(|_| QueryError::Flag(word.to_owned()))
 }
 
-fn version(number: &str) -> Result<u64, String> {
-    let parsed = number.parse();
-    parsed.map_err(|_| "a version is a whole number".to_owned())
+fn version(number: &str) -> Result<u64, QueryError> {
+    number.parse().map_err(|_| QueryError::Version)
 }
 
-fn stage(word: &str) -> Result<Stage, String> {
-    Stage::from_word(word).ok_or_else(|| {
-        let stages = Stage::ALL.map(Stage::word).join(", ");
-        format!("stage is one of {stages}")
-    })
+fn stage(word: &str) -> Result<Stage, QueryError> {
+    Stage::from_word(word).ok_or(QueryError::Stage)
 }
 
-fn limit(number: &str) -> Result<usize, String> {
-    number
-        .parse()
-        .ok()
-        .filter(|limit| *limit <= TUNNELS_LISTED_MAX)
-        .ok_or_else(|| {
-            format!(
-                "limit is a number, up to {TUNNELS_LISTED_MAX} for tunnels and {DEVICES_LISTED_MAX} for devices"
-            )
-        })
+fn limit(number: &str) -> Result<usize, QueryError> {
+    let limit = number.parse().ok();
+    let limit = limit.filter(|limit| *limit <= TUNNELS_LISTED_MAX);
+    limit.ok_or(QueryError::Limit)
 }
 
 #[cfg(test)]

@@ -116,14 +116,8 @@ impl From<ReloadErrors> for Refusal {
                 remedy: "choose another address or port, or stop what uses it".into(),
                 ..Problem::default()
             }],
-            other => {
-                let text = other.to_string();
-                let lines = text.lines().map(|line| Problem {
-                    message: line.to_owned(),
-                    ..Problem::default()
-                });
-                lines.collect()
-            }
+            ReloadError::Listen(error) => vec![Problem::of(error)],
+            ReloadError::Load(error) => error.problems(),
         });
         Self {
             at: SystemTime::now(),

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use tokio::task::spawn_blocking;
 
 use super::changes::json_body;
-use super::pages::{Page, Pages, failure, json_page};
+use super::pages::{Page, Pages, failure, json_page, written};
 use super::query::Query;
 use crate::limits::ADMIN_BODY_MAX;
 use crate::observe::ServerInfo;
@@ -58,9 +58,7 @@ impl Pages {
         let (node, named) = (self.node.clone(), (service.clone(), server.clone()));
         // Waits for the disk: not on this thread, which answers probes.
         let set = spawn_blocking(move || node.drain_server(&named.0, &named.1, drained)).await;
-        let set = set.unwrap_or_else(|_| Err("the change failed".to_owned()));
-        let info = set.map_err(|error| failure(StatusCode::INTERNAL_SERVER_ERROR, &error))?;
-        let info = info.ok_or_else(unknown)?;
+        let info = written(set)?.ok_or_else(unknown)?;
         tracing::info!(
             service,
             server,

@@ -262,14 +262,14 @@ struct Read {
     held: Held,
     identity: Identity,
     /// Why a gateway does not start with it, unless another one stands in for it.
-    expired: Option<String>,
+    expired: Vec<Problem>,
 }
 
 impl Read {
     /// Returns whether clients of `self` are as well off with `other`: it can be used, and is what
     /// they want.
     fn is_replaced_by(&self, other: &Self) -> bool {
-        if other.expired.is_some() || other.held.role == Role::Service {
+        if !other.expired.is_empty() || other.held.role == Role::Service {
             return false;
         }
         if self.held.role.is_in_line() {
@@ -311,17 +311,10 @@ impl Reading {
         let file = &files.file;
         let (of, key) = (certs::Role::Server, files.key.as_deref());
         let inspected = certs::inspect(of, file, key, password, host)?;
-        let (expired, errors): (Vec<_>, Vec<_>) = inspected
-            .errors()
-            .map(|finding| (finding.code == "expired", finding.to_string()))
-            .partition(|(is_expired, _)| *is_expired);
-        let joined = |list: Vec<(bool, String)>| {
-            let texts: Vec<String> = list.into_iter().map(|(_, text)| text).collect();
-            (!texts.is_empty()).then(|| texts.join("; "))
-        };
-        if let Some(why) = joined(errors) {
-            self.problem(file, why);
-        }
+        let errors = inspected.errors().cloned();
+        let (expired, errors): (Vec<_>, Vec<_>) =
+            errors.partition(|finding| finding.code == "expired");
+        self.refuse(file, errors);
         let findings = inspected.findings.iter().cloned();
         self.findings
             .extend(findings.map(|finding| (file.clone(), finding)));
@@ -330,14 +323,15 @@ impl Reading {
         self.read.push(Read {
             held: Held::new(role, file, &identity),
             identity,
-            expired: joined(expired),
+            expired,
         });
         Ok(())
     }
 
-    fn problem(&mut self, file: &Path, why: String) {
-        let problem = LoadError::Findings(file.display().to_string(), why);
-        self.problems.0.push(problem);
+    fn refuse(&mut self, file: &Path, errors: Vec<Problem>) {
+        let errors = errors.into_iter();
+        let errors = errors.map(|error| LoadError::Finding(file.to_owned(), error));
+        self.problems.0.extend(errors);
     }
 
     fn self_signed(&mut self, config: &Config, plan: PlanSelfSigned) -> Result<(), CertError> {
@@ -348,7 +342,7 @@ impl Reading {
             self.read.push(Read {
                 held: Held::new(role, &config.state_dir.join(file), &identity),
                 identity,
-                expired: None,
+                expired: Vec::new(),
             });
         };
         add(Role::SelfSigned, CERTIFICATE_FILE, &plan.shown.current);
@@ -366,9 +360,9 @@ impl Reading {
     fn into_certificates(mut self, services: Vec<usize>) -> Result<Certificates, LoadError> {
         let replaced = |one: &Read| self.read.iter().any(|other| one.is_replaced_by(other));
         let ended = self.read.iter().filter(|one| !replaced(one));
-        let ended = ended.filter_map(|one| Some((one.held.file.clone(), one.expired.clone()?)));
-        for (file, why) in ended.collect::<Vec<_>>() {
-            self.problem(&file, why);
+        let ended = ended.map(|one| (one.held.file.clone(), one.expired.clone()));
+        for (file, errors) in ended.collect::<Vec<_>>() {
+            self.refuse(&file, errors);
         }
         std::mem::take(&mut self.problems).conclude(Some(()))?;
         let mut seen = HashSet::new();

@@ -44,8 +44,8 @@ impl GroupCertificates {
         let all_ended = ended >= group.all.len();
         for (file, finding) in &group.findings {
             if certs::refuses(finding) && (finding.code != EXPIRED || all_ended) {
-                let (file, why) = (file.display().to_string(), finding.to_string());
-                problems.0.push(LoadError::Findings(file, why));
+                let finding = LoadError::Finding(file.clone(), finding.clone());
+                problems.0.push(finding);
             }
         }
         if let (Some(finding), Some(file)) = (together(&group.all), auth.group_certificates.first())

@@ -1,6 +1,6 @@
 //! From a configuration to what cores run on: files read, certificates and CRLs checked, TLS set up.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -15,7 +15,7 @@ use super::sizes::Sizes;
 use crate::access::{
     AdmissionLimits, AppGates, Gates, Limits, Names, ServiceGates, ServiceState, Snapshot,
 };
-use crate::backend::{self, Backends, Connector, ConnectorSource, Group, Watch};
+use crate::backend::{self, Backends, Connector, ConnectorError, ConnectorSource, Group, Watch};
 use crate::certs::CertError;
 use crate::certs::self_signed::{Plan, Prepared};
 use crate::config::{Config, Stale};
@@ -51,10 +51,10 @@ pub enum LoadError {
     Store(#[from] StoreError),
     /// Files for the connections to a service's servers.
     #[error("service {0}: {1}")]
-    Service(String, String),
-    /// A certificate that cannot do what it is for.
-    #[error("{0}: {1}")]
-    Findings(String, String),
+    Service(String, ConnectorError),
+    /// A certificate, by its file, that cannot do what it is for.
+    #[error("{}: {}", .0.display(), .1)]
+    Finding(PathBuf, Problem),
     /// TLS cannot be set up with these certificates.
     #[error("{0}")]
     Tls(#[from] TlsError),
@@ -75,6 +75,34 @@ impl LoadError {
         match self {
             Self::Several(errors) => errors.into_iter().flat_map(Self::apart).collect(),
             other => vec![other],
+        }
+    }
+
+    /// The same for people and programs.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let problem = |file: &Path, line, message: String| Problem {
+            file: Some(file.display().to_string()),
+            line,
+            message,
+            ..Problem::default()
+        };
+        match self {
+            Self::Several(errors) => errors.iter().flat_map(Self::problems).collect(),
+            Self::Finding(file, finding) => vec![Problem {
+                file: Some(file.display().to_string()),
+                ..finding.clone()
+            }],
+            Self::Registry(RegistryError { path, problems }) => {
+                let lines = problems.iter();
+                let lines = lines.map(|one| problem(path, Some(one.line), one.fault.to_string()));
+                lines.collect()
+            }
+            Self::Crl(CrlErrors(errors)) => errors.iter().map(Problem::of).collect(),
+            Self::Certificates(error) => vec![Problem::of(error)],
+            Self::Store(error) => vec![Problem::of(error)],
+            Self::Tls(error) => vec![Problem::of(error)],
+            Self::Read(..) | Self::Write(..) | Self::Service(..) => vec![Problem::of(self)],
         }
     }
 }
@@ -303,10 +331,12 @@ impl Loaded {
         match origins.last() {
             Some(file) => {
                 let place = origins.iter().filter(|other| *other == file).count();
-                let why = format!(
-                    "certificate {place}: {why}; see profile.device_auth.group_certificates"
-                );
-                LoadError::Findings(file.display().to_string(), why)
+                let problem = Problem {
+                    message: format!("certificate {place}: {why}"),
+                    remedy: "see profile.device_auth.group_certificates".into(),
+                    ..Problem::default()
+                };
+                LoadError::Finding(file.clone(), problem)
             }
             None => TlsError::GroupCertificate { position, why }.into(),
         }

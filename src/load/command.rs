@@ -309,13 +309,11 @@ fn client_config(command: &LoadCommand) -> Result<Arc<ClientConfig>, LoadError> 
     }))
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let number: f64 = text
-        .strip_suffix('s')
-        .unwrap_or(text)
-        .parse()
-        .map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+fn seconds(text: &str) -> Result<Duration, LoadError> {
+    let number = text.strip_suffix('s').unwrap_or(text).parse();
+    let usage = |text: &str| LoadError::Usage(text.to_owned());
+    let number: f64 = number.map_err(|_| usage("not a number of seconds"))?;
+    Duration::try_from_secs_f64(number).map_err(|error| usage(&error.to_string()))
 }
 
 #[cfg(test)]

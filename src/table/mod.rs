@@ -17,8 +17,8 @@ mod sessions;
 mod tests;
 
 pub use devices::{
-    DeviceChanges, DeviceCollector, DeviceEntry, DeviceFormat, DeviceReader, DeviceRegistry,
-    DeviceState, RegistryError, RegistryFull, RegistryProblem,
+    DeviceChanges, DeviceCollector, DeviceEntry, DeviceFault, DeviceFormat, DeviceReader,
+    DeviceRegistry, DeviceState, RegistryError, RegistryFull, RegistryProblem,
 };
 pub use load::CoreLoad;
 pub use names::same_name;

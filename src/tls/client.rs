@@ -29,8 +29,8 @@ impl ClientTls {
     /// Reads the files that `config` names, or the system's roots where it names none.
     ///
     /// # Errors
-    /// What is wrong, with the file's name.
-    pub fn load(config: &OutboundTls, choice: &TlsChoice) -> Result<Self, String> {
+    /// [`TlsError`], which names the file.
+    pub fn load(config: &OutboundTls, choice: &TlsChoice) -> Result<Self, TlsError> {
         let roots = match &config.roots {
             Some(file) => Roots::of(file)?,
             None => Roots::of_system()?,
@@ -38,16 +38,12 @@ impl ClientTls {
         let identity = match &config.certificate {
             None => None,
             Some(CertificateFiles { file, key, .. }) => {
-                let (chain, key) = certs::read_identity(file, key.as_deref(), None)
-                    .map_err(|error| error.to_string())?;
+                let (chain, key) = certs::read_identity(file, key.as_deref(), None)?;
                 let chain = sent(&chain);
                 let bytes: usize = chain.iter().map(|der| der.len() + 5).sum();
                 if bytes > CHAIN_BYTES_MAX {
-                    return Err(format!(
-                        "the chain of {} takes {bytes} bytes in a handshake, and servers take {CHAIN_BYTES_MAX} at most; have it issued below \
-                         fewer authorities",
-                        file.display()
-                    ));
+                    let file = file.clone();
+                    return Err(TlsError::ChainTooLong { file, bytes });
                 }
                 Some((chain, key))
             }
@@ -57,7 +53,7 @@ impl ClientTls {
             identity,
             choice: choice.clone(),
         };
-        tls.config().map_err(|error| error.to_string())?;
+        tls.config()?;
         Ok(tls)
     }
 

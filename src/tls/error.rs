@@ -1,10 +1,13 @@
 //! Why TLS cannot be set up.
 
+use std::path::PathBuf;
+
 use rustls::Error;
 
 use super::ticket_keys::TicketKeysError;
 use super::words::words;
-use crate::certs::PathFault;
+use crate::certs::{CertError, PathFault};
+use crate::limits::CHAIN_BYTES_MAX;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +38,35 @@ pub enum TlsError {
     /// The versions, of `inbound` or `outbound`.
     #[error("these protocol versions cannot be used: {}; see profile.tls.{}", words(.1), .0)]
     Versions(&'static str, Error),
+    /// A file with certificates for servers.
+    #[error(transparent)]
+    Certificates(#[from] CertError),
+    /// A certificate of `tls_roots` that is of no use there.
+    #[error("certificate {position} of {file} cannot be a root: {}", words(.why))]
+    Root {
+        /// Its place in the file, from 1.
+        position: usize,
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        why: Error,
+    },
+    /// Nothing that servers' certificates could chain to.
+    #[error(
+        "the system has no root certificates ({0}); name a file in tls_roots, or install ca-certificates"
+    )]
+    NoSystemRoots(String),
+    /// The gateway's chain for servers.
+    #[error(
+        "the chain of {file} takes {bytes} bytes in a handshake, and servers take {CHAIN_BYTES_MAX} at most; have it issued \
+         below fewer authorities"
+    )]
+    ChainTooLong {
+        /// The file.
+        file: PathBuf,
+        /// What it takes.
+        bytes: usize,
+    },
     /// The tickets.
     #[error("{0}")]
     Tickets(#[from] TicketKeysError),

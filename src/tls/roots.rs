@@ -14,7 +14,7 @@ use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-use super::words::words;
+use super::error::TlsError;
 use crate::certs::{self, policy};
 
 /// What servers' certificates are checked against.
@@ -28,23 +28,20 @@ impl Roots {
     /// Those of a file.
     ///
     /// # Errors
-    /// What is wrong, with the file's name.
-    pub(super) fn of(file: &Path) -> Result<Self, String> {
+    /// [`TlsError`], which names the file.
+    pub(super) fn of(file: &Path) -> Result<Self, TlsError> {
         let mut store = RootCertStore::empty();
         let mut pins = Vec::new();
-        let list = certs::read_certificates(file).map_err(|error| error.to_string())?;
-        for (place, certificate) in list.into_iter().enumerate() {
+        for (certificate, position) in certs::read_certificates(file)?.into_iter().zip(1..) {
             let kind = policy::root_kind(&certificate);
             if kind.is_pin {
                 pins.push(certificate.clone());
             }
             if kind.is_authority {
-                store.add(certificate).map_err(|error| {
-                    let (place, shown) = (place + 1, file.display());
-                    format!(
-                        "certificate {place} of {shown} cannot be a root: {}",
-                        words(&error)
-                    )
+                store.add(certificate).map_err(|why| TlsError::Root {
+                    position,
+                    file: file.to_owned(),
+                    why,
                 })?;
             }
         }
@@ -57,8 +54,8 @@ impl Roots {
     /// Those of the system that can be read: a few that cannot are no reason to trust none.
     ///
     /// # Errors
-    /// Where there is none.
-    pub(super) fn of_system() -> Result<Self, String> {
+    /// [`TlsError::NoSystemRoots`].
+    pub(super) fn of_system() -> Result<Self, TlsError> {
         let mut roots = RootCertStore::empty();
         let found = rustls_native_certs::load_native_certs();
         let (used, _) = roots.add_parsable_certificates(found.certs);
@@ -70,9 +67,7 @@ impl Roots {
         }
         let why = found.errors.first();
         let why = why.map_or("none found".to_owned(), ToString::to_string);
-        Err(format!(
-            "the system has no root certificates ({why}); name a file in tls_roots, or install ca-certificates"
-        ))
+        Err(TlsError::NoSystemRoots(why))
     }
 
     /// What checks servers' certificates.

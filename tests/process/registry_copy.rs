@@ -72,7 +72,8 @@ fn ndjson_is_read_copied_and_reloaded() {
     until("the refusal", || {
         gateway.metric("adit_config_refused", "") == 1.0
     });
-    assert!(gateway.get("/readyz").1.contains("devices.ndjson:1"));
+    let refused = "devices.ndjson\",\"line\":1,";
+    assert!(gateway.get("/readyz").1.contains(refused));
     drop(gateway);
     let gateway = node.start();
     assert_eq!(gateway.metric("adit_registry_stale", ""), 1.0);

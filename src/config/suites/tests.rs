@@ -3,7 +3,14 @@
 use super::*;
 
 fn told(result: Result<&'static str, Fault>) -> String {
-    result.map_or_else(|fault| fault.to_string(), |name| format!("right: {name}"))
+    result.map_or_else(
+        |fault| {
+            fault
+                .at(&crate::config::error::Location::default())
+                .to_string()
+        },
+        |name| format!("right: {name}"),
+    )
 }
 
 #[test]

@@ -209,8 +209,8 @@ fn parse(
     };
     let changes = reader.finish().map_err(refused)?;
     let registry = DeviceRegistry::default().with(&changes).map_err(|full| {
-        let message = full.to_string();
-        refused(vec![RegistryProblem { line: 1, message }])
+        let fault = full.into();
+        refused(vec![RegistryProblem { line: 1, fault }])
     })?;
     Ok(registry)
 }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::{Arc, LazyLock};
 
 use shard::{NameHash, Record, Records, Shard};
-pub use text::{DeviceFormat, DeviceReader, RegistryError, RegistryProblem};
+pub use text::{DeviceFault, DeviceFormat, DeviceReader, RegistryError, RegistryProblem};
 
 use crate::limits::{DEVICE_SHARDS, DEVICES_MAX};
 

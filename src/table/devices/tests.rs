@@ -15,7 +15,7 @@ fn problems(text: &str) -> Vec<(usize, String)> {
     error
         .problems
         .into_iter()
-        .map(|problem| (problem.line, problem.message))
+        .map(|problem| (problem.line, problem.fault.to_string()))
         .collect()
 }
 
@@ -198,7 +198,7 @@ fn a_wrong_object_is_told_in_plain_words() {
         let mut reader = DeviceReader::new(DeviceFormat::Ndjson);
         reader.push(line.as_bytes());
         let problems = reader.finish().err().unwrap();
-        let message = &problems[0].message;
+        let message = problems[0].fault.to_string();
         assert!(message.starts_with(words), "{line}: {message}");
         assert!(message.contains("; write {"), "{message}");
         for foreign in ["expected", "struct", "invalid type", "EOF"] {
@@ -206,6 +206,7 @@ fn a_wrong_object_is_told_in_plain_words() {
         }
     }
     let error = DeviceEntry::from_json("a", b"{}", |_| ()).unwrap_err();
+    let error = error.to_string();
     assert!(error.contains("`state` is missing"), "{error}");
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{Collected, DeviceChanges, DeviceEntry, DeviceRegistry, DeviceState};
+use super::{Collected, DeviceChanges, DeviceEntry, DeviceRegistry, DeviceState, RegistryFull};
 use crate::limits::{DEVICE_LINE_MAX, DEVICE_PROBLEMS_MAX, MAX_IDENTITY_NAME_BYTES};
 
 /// Why a registry was refused: every line that is wrong, in order.
@@ -27,14 +27,69 @@ pub struct RegistryProblem {
     /// Counted from 1.
     pub line: usize,
     /// The fault and its remedy.
-    pub message: String,
+    pub fault: DeviceFault,
+}
+
+/// A fault in what is said about a device, with its remedy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceFault {
+    /// A line without an end.
+    #[error("the line is longer than {DEVICE_LINE_MAX} bytes; write one device on each line")]
+    LongLine,
+    /// Another encoding.
+    #[error("the line is not UTF-8 text; save the file as UTF-8")]
+    NotUtf8,
+    /// The other format.
+    #[error(
+        "this looks like NDJSON, and is read as CSV; let the file's name end in .ndjson or .jsonl (over the admin listener: \
+         Content-Type: application/x-ndjson)"
+    )]
+    LooksLikeNdjson,
+    /// JSON that is wrong, and what would be right.
+    #[error("{0}; write {1}")]
+    Json(String, &'static str),
+    /// Too many fields, or too few.
+    #[error("found {0} fields; write `device,state` or `device,state,user`")]
+    Fields(usize),
+    /// Nothing where the name is to be.
+    #[error("the device has no name; write `device,state`")]
+    NoName,
+    /// A name that is too long.
+    #[error("a name has {0} bytes; at most {MAX_IDENTITY_NAME_BYTES} are allowed")]
+    LongName(usize),
+    /// A name that a terminal would obey.
+    #[error("a name has a control character; remove it")]
+    ControlCharacter,
+    /// An excerpt of what is no state.
+    #[error("unknown state `{0}`; write `managed` or `blocked`")]
+    State(String),
+    /// A quote in the middle of a field.
+    #[error("there is text after a closing quote; put a comma or nothing there")]
+    AfterQuote,
+    /// A quote without an end.
+    #[error("a quoted field does not end on its line; close it with `\"`")]
+    OpenQuote,
+    /// Two lines about a device that do not agree.
+    #[error("device `{name}` is given differently on line {first}; keep one of the two lines")]
+    Conflict {
+        /// The device.
+        name: String,
+        /// The earlier line.
+        first: usize,
+    },
+    /// So many wrong lines that no more were read.
+    #[error("{0} lines are wrong, and nothing behind them was read; is this a device registry?")]
+    TooMany(usize),
+    /// More devices than there is room for.
+    #[error(transparent)]
+    Full(#[from] RegistryFull),
 }
 
 impl fmt::Display for RegistryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, RegistryProblem { line, message }) in self.problems.iter().enumerate() {
+        for (index, RegistryProblem { line, fault }) in self.problems.iter().enumerate() {
             let separator = if index == 0 { "" } else { "\n" };
-            write!(f, "{separator}{}:{line}: {message}", self.path.display())?;
+            write!(f, "{separator}{}:{line}: {fault}", self.path.display())?;
         }
         Ok(())
     }
@@ -124,21 +179,19 @@ impl DeviceReader {
     fn line(&mut self, bytes: &[u8]) {
         self.lines += 1;
         let parsed = if bytes.len() > DEVICE_LINE_MAX {
-            Err(format!(
-                "the line is longer than {DEVICE_LINE_MAX} bytes; write one device on each line"
-            ))
+            Err(DeviceFault::LongLine)
         } else {
             std::str::from_utf8(bytes)
-                .map_err(|_| "the line is not UTF-8 text; save the file as UTF-8".to_owned())
+                .map_err(|_| DeviceFault::NotUtf8)
                 .and_then(|line| self.device(line))
         };
-        if let Err(message) = parsed {
+        if let Err(fault) = parsed {
             let line = self.lines;
-            self.problems.push(RegistryProblem { line, message });
+            self.problems.push(RegistryProblem { line, fault });
         }
     }
 
-    fn device(&mut self, line: &str) -> Result<(), String> {
+    fn device(&mut self, line: &str) -> Result<(), DeviceFault> {
         let line = if self.lines == 1 {
             line.trim_start_matches('\u{feff}').trim()
         } else {
@@ -151,11 +204,7 @@ impl DeviceReader {
         let number = u32::try_from(self.lines).unwrap_or(u32::MAX);
         match self.format {
             DeviceFormat::Csv if is_first && is_object(line) => {
-                return Err(
-                    "this looks like NDJSON, and is read as CSV; let the file's name end in .ndjson or .jsonl (over the \
-                     admin listener: Content-Type: application/x-ndjson)"
-                        .to_owned(),
-                );
+                return Err(DeviceFault::LooksLikeNdjson);
             }
             DeviceFormat::Csv => {
                 let fields = fields(line)?;
@@ -187,20 +236,17 @@ impl DeviceReader {
         if problems.len() >= DEVICE_PROBLEMS_MAX {
             problems.push(RegistryProblem {
                 line: lines + 1,
-                message: format!(
-                    "{} lines are wrong, and nothing behind them was read; is this a device registry?",
-                    problems.len()
-                ),
+                fault: DeviceFault::TooMany(problems.len()),
             });
             return Err(problems);
         }
         let settled = self.collected.settle(|conflict| {
             problems.push(RegistryProblem {
                 line: conflict.line as usize,
-                message: format!(
-                    "device `{}` is given differently on line {}; keep one of the two lines",
-                    conflict.name, conflict.first
-                ),
+                fault: DeviceFault::Conflict {
+                    name: conflict.name.to_string(),
+                    first: conflict.first as usize,
+                },
             });
         });
         problems.sort_by_key(|problem| problem.line);
@@ -210,7 +256,7 @@ impl DeviceReader {
             Err(full) => {
                 problems.push(RegistryProblem {
                     line: lines,
-                    message: full.to_string(),
+                    fault: full.into(),
                 });
                 Err(problems)
             }
@@ -238,8 +284,8 @@ impl DeviceRegistry {
         };
         let changes = reader.finish().map_err(refused)?;
         DeviceRegistry::default().with(&changes).map_err(|full| {
-            let message = full.to_string();
-            refused(vec![RegistryProblem { line: 1, message }])
+            let fault = full.into();
+            refused(vec![RegistryProblem { line: 1, fault }])
         })
     }
 }
@@ -248,12 +294,12 @@ impl DeviceEntry<'_> {
     /// Reads what is said about one device, as [`DeviceFormat::Ndjson`] says it without the name: state and user.
     ///
     /// # Errors
-    /// What is wrong and what would be right.
+    /// [`DeviceFault`].
     pub fn from_json<T>(
         device: &str,
         json: &[u8],
         with: impl FnOnce(DeviceEntry<'_>) -> T,
-    ) -> Result<T, String> {
+    ) -> Result<T, DeviceFault> {
         let said: Said<'_> = serde_json::from_slice(json).map_err(|_| json_problem(json, false))?;
         entry(device, &said.state, said.user.as_deref(), false).map(with)
     }
@@ -281,7 +327,7 @@ struct Said<'a> {
 
 /// Returns what is wrong with an object that was refused, and what would be right. `named`: it
 /// names its device.
-fn json_problem(json: &[u8], named: bool) -> String {
+fn json_problem(json: &[u8], named: bool) -> DeviceFault {
     let (known, form) = match named {
         true => (
             &["device", "state", "user"][..],
@@ -294,7 +340,7 @@ fn json_problem(json: &[u8], named: bool) -> String {
         Ok(Value::Object(fields)) => object_problem(&fields, known),
         Ok(_) => "it is not an object".to_owned(),
     };
-    format!("{problem}; write {form}")
+    DeviceFault::Json(problem, form)
 }
 
 fn object_problem(fields: &Map<String, Value>, known: &[&str]) -> String {
@@ -322,16 +368,11 @@ fn is_header(fields: &[Cow<'_, str>]) -> bool {
     matches!(fields, [device, state, ..] if device.eq_ignore_ascii_case("device") && state.eq_ignore_ascii_case("state"))
 }
 
-fn from_fields<'f>(fields: &'f [Cow<'_, str>]) -> Result<(&'f str, DeviceEntry<'f>), String> {
+fn from_fields<'f>(fields: &'f [Cow<'_, str>]) -> Result<(&'f str, DeviceEntry<'f>), DeviceFault> {
     let (name, state, user) = match fields {
         [name, state] => (name, state, None),
         [name, state, user] => (name, state, Some(&**user)),
-        _ => {
-            return Err(format!(
-                "found {} fields; write `device,state` or `device,state,user`",
-                fields.len()
-            ));
-        }
+        _ => return Err(DeviceFault::Fields(fields.len())),
     };
     Ok((name, entry(name, state, user, false)?))
 }
@@ -342,32 +383,24 @@ fn entry<'a>(
     state: &str,
     user: Option<&'a str>,
     may_take_out: bool,
-) -> Result<DeviceEntry<'a>, String> {
+) -> Result<DeviceEntry<'a>, DeviceFault> {
     if name.is_empty() {
-        return Err("the device has no name; write `device,state`".to_owned());
+        return Err(DeviceFault::NoName);
     }
     let user = user.filter(|user| !user.is_empty());
     for value in [Some(name), user].into_iter().flatten() {
         if value.len() > MAX_IDENTITY_NAME_BYTES {
-            return Err(format!(
-                "a name has {} bytes; at most {MAX_IDENTITY_NAME_BYTES} are allowed",
-                value.len()
-            ));
+            return Err(DeviceFault::LongName(value.len()));
         }
         if value.contains(char::is_control) {
-            return Err("a name has a control character; remove it".to_owned());
+            return Err(DeviceFault::ControlCharacter);
         }
     }
     let state = match state {
         "managed" => DeviceState::Managed,
         "blocked" => DeviceState::Blocked,
         "unmanaged" if may_take_out => DeviceState::Unmanaged,
-        other => {
-            return Err(format!(
-                "unknown state `{}`; write `managed` or `blocked`",
-                excerpt(other)
-            ));
-        }
+        other => return Err(DeviceFault::State(excerpt(other))),
     };
     Ok(DeviceEntry { state, user })
 }
@@ -384,7 +417,7 @@ fn excerpt(field: &str) -> String {
 }
 
 /// Splits one line; fields are trimmed unless quoted.
-fn fields(line: &str) -> Result<Vec<Cow<'_, str>>, String> {
+fn fields(line: &str) -> Result<Vec<Cow<'_, str>>, DeviceFault> {
     let mut fields = Vec::new();
     let mut rest = line;
     loop {
@@ -401,21 +434,17 @@ fn fields(line: &str) -> Result<Vec<Cow<'_, str>>, String> {
         match after.strip_prefix(',') {
             Some(next) => rest = next,
             None if after.is_empty() => return Ok(fields),
-            None => {
-                return Err(
-                    "there is text after a closing quote; put a comma or nothing there".to_owned(),
-                );
-            }
+            None => return Err(DeviceFault::AfterQuote),
         }
     }
 }
 
 /// Reads a field up to its closing quote, a doubled quote standing for one; gives what follows, too.
-fn quoted_field(text: &str) -> Result<(Cow<'_, str>, &str), String> {
+fn quoted_field(text: &str) -> Result<(Cow<'_, str>, &str), DeviceFault> {
     let mut from = 0;
     loop {
         let Some(quote) = text[from..].find('"') else {
-            return Err("a quoted field does not end on its line; close it with `\"`".to_owned());
+            return Err(DeviceFault::OpenQuote);
         };
         let at = from + quote;
         if text[at + 1..].starts_with('"') {

@@ -11,8 +11,7 @@ use std::time::Duration;
 use super::super::{Device, Readiness, Refusal, Reloader, Reply};
 use super::*;
 use crate::config::AdminListen;
-use crate::engine::ChangeError;
-use crate::engine::{Inherited, Predecessor};
+use crate::engine::{ChangeError, DrainError, Inherited, Predecessor};
 use crate::observe::{
     AdminRecord, CoreMetrics, NodeGauges, ServerInfo, Stage, TunnelFilter, TunnelInfo,
 };
@@ -125,7 +124,7 @@ impl Node for Fake {
         service: &str,
         server: &str,
         drained: bool,
-    ) -> Result<Option<ServerInfo>, String> {
+    ) -> Result<Option<ServerInfo>, DrainError> {
         if (service, server) != ("wiki/eu", "10.0.0.5:443") {
             return Ok(None);
         }
@@ -133,7 +132,7 @@ impl Node for Fake {
         Ok(self.servers().pop())
     }
 
-    fn forget_crl(&self, source: &str) -> Result<bool, String> {
+    fn forget_crl(&self, source: &str) -> Result<bool, DrainError> {
         Ok(source == "http://pki.test/a b.crl")
     }
 
