@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::lookup::Client;
 use super::queue::{QueryOwner, Queue, Refused, Wanted};
 use super::resolved::{ResolveError, Resolved};
 use super::system::System;
+use crate::files;
 use crate::limits::{FILES_POLL, NAME_QUERIES_MAX};
 use crate::observe::NameCounts;
 
@@ -217,9 +217,10 @@ impl ResolverTask {
             tasks: JoinSet::new(),
             handles: HashMap::new(),
         };
-        let mut poll = interval(FILES_POLL);
-        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut look = JoinSet::new();
+        // Aborted when it is dropped.
+        let mut watch = JoinSet::new();
+        let shared = self.shared.clone();
+        watch.spawn(files::watch(FILES_POLL, move || shared.system.look(false)));
         let local = tokio::task::LocalSet::new();
         local
             .run_until(async {
@@ -236,13 +237,6 @@ impl ResolverTask {
                             Some(ask) => running.take(ask),
                             None => return,
                         },
-                        Some(_) = look.join_next(), if !look.is_empty() => {}
-                        _ = poll.tick(), if look.is_empty() => {
-                            let shared = self.shared.clone();
-                            look.spawn(async move {
-                                let _ = spawn_blocking(move || shared.system.look(false)).await;
-                            });
-                        }
                     }
                     running.start();
                 }

@@ -6,12 +6,12 @@
 use std::fs::{File, TryLockError};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use crate::engine::pass;
-use crate::files;
+use crate::files::{self, Identity};
 
 /// The file in the state folder.
 const FILE: &str = "adit.lock";
@@ -118,7 +118,7 @@ impl From<StateLock> for OwnedFd {
 }
 
 fn is_same(one: &File, other: &File) -> bool {
-    let identity = |file: &File| Some((file.metadata().ok()?.dev(), file.metadata().ok()?.ino()));
+    let identity = |file| Identity::of_file(file).ok();
     identity(one).is_some() && identity(one) == identity(other)
 }
 

@@ -220,7 +220,7 @@ impl Gateway {
                 tokio::join!(
                     names.run(),
                     refresh_addresses(&node),
-                    refresh_sessions(&node),
+                    refresh_sessions(node.clone()),
                     watch_crl_files(node.clone()),
                     watch_certificates(node.clone()),
                     watch_files(reloader),
@@ -266,17 +266,13 @@ async fn refresh_addresses(node: &Node) {
     }
 }
 
-async fn refresh_sessions(node: &Arc<Node>) {
-    loop {
-        tokio::time::sleep(TICKET_KEYS_POLL).await;
-        let node = node.clone();
-        // Reads a file and walks through tables and heaps: not on this thread, which answers probes.
-        let _ = tokio::task::spawn_blocking(move || {
-            node.refresh_sessions();
-            node.give_back();
-        })
-        .await;
-    }
+async fn refresh_sessions(node: Arc<Node>) {
+    // Reads a file and walks through tables and heaps.
+    files::watch(TICKET_KEYS_POLL, move || {
+        node.refresh_sessions();
+        node.give_back();
+    })
+    .await;
 }
 
 /// What signals ask for.

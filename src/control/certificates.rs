@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::engine::Node;
+use crate::files::in_background;
 use crate::limits::{
     CERTIFICATE_POLL, EXPIRY_NOTICE_DAYS, EXPIRY_URGENT_DAYS, SELF_SIGNED_POLL, SELF_SIGNED_RETRY,
 };
@@ -68,7 +69,7 @@ fn is_usable(certificates: &[CertificateInfo]) -> bool {
 async fn renew(node: &Arc<Node>) {
     let node = node.clone();
     // Makes keys and reads files: not on this thread, which answers probes.
-    let renewed = tokio::task::spawn_blocking(move || node.renew_self_signed()).await;
+    let renewed = in_background(move || node.renew_self_signed()).await;
     match renewed {
         Ok(Ok(true)) => tracing::info!("the self-signed server certificates have changed"),
         Ok(Err(error)) => {

@@ -17,10 +17,11 @@ use super::earlier::Earlier;
 use super::pages::{Page, Pages, failure, gather, json_page, name_silent, tunnel_of};
 use super::profiles::Profiles;
 use super::query::Query;
-use super::reload::{Reloader, in_background};
+use super::reload::Reloader;
 use super::routes::Change;
 use super::{Device, Refusal};
 use crate::engine::ChangeError;
+use crate::files::in_background;
 use crate::limits::{ADMIN_BODY_MAX, ADMIN_IMPORT_MAX, CHANGE_ANSWER, MAX_IDENTITY_NAME_BYTES};
 use crate::observe::TunnelFilter;
 use crate::table::{DeviceChanges, DeviceEntry, DeviceFormat, DeviceReader, DeviceState};
@@ -99,7 +100,8 @@ impl Pages {
         let said = DeviceEntry::from_json(name, &body, |entry| {
             (DeviceChanges::one(name, entry), Device::new(name, entry))
         });
-        let (changes, device) = said.map_err(|fault| failure(StatusCode::BAD_REQUEST, &fault.to_string()))?;
+        let (changes, device) =
+            said.map_err(|fault| failure(StatusCode::BAD_REQUEST, &fault.to_string()))?;
         self.apply(changes, false).await?;
         tracing::info!(
             device = device.device,
@@ -157,7 +159,9 @@ impl Pages {
             Ok(Err(problems)) => {
                 let problems: Vec<_> = problems
                     .iter()
-                    .map(|problem| json!({"line": problem.line, "error": problem.fault.to_string()}))
+                    .map(
+                        |problem| json!({"line": problem.line, "error": problem.fault.to_string()}),
+                    )
                     .collect();
                 let error = format!("{} wrong lines, so nothing was changed", problems.len());
                 return Err(json_page(

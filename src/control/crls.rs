@@ -12,25 +12,21 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep};
 
 use super::fetch::{Bounds, Fetched, Fetcher, Validators};
-use super::reload::in_background;
 use crate::backend::ResolverHandle;
 use crate::config::CrlFetch;
 use crate::engine::Node;
+use crate::files::{self, in_background};
 use crate::limits::{
     CRL_FETCHES, CRL_POLL, CRL_RETRY, CRL_RETRY_MAX, CRL_UPDATE_MAX, CRL_UPDATE_MIN,
 };
 
 /// Reads the CRL files again that have changed, and notes lists that run out, for ever.
 pub async fn watch_crl_files(node: Arc<Node>) {
-    loop {
-        sleep(CRL_POLL).await;
-        let node = node.clone();
-        let _ = in_background(move || {
-            node.read_changed_crl_files();
-            node.note_ended_crls();
-        })
-        .await;
-    }
+    files::watch(CRL_POLL, move || {
+        node.read_changed_crl_files();
+        node.note_ended_crls();
+    })
+    .await;
 }
 
 /// Fetches the CRLs of URLs, for ever.

@@ -11,34 +11,18 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::sleep;
 
 use super::watch::Watched;
 use crate::config::{self, Config, ConfigError};
 use crate::engine::{self, EngineError, ReloadError, ReloadErrors};
+use crate::files;
 use crate::findings::{Problem, in_lines};
 use crate::limits::FILES_POLL;
 use crate::ring;
 
-/// Runs what may take seconds of a CPU: behind everything else, so that the data cores do not feel it. For the thread of
-/// the control core, which answers probes.
-pub(super) fn in_background<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> JoinHandle<T> {
-    spawn_blocking(|| {
-        ring::yield_to_others();
-        work()
-    })
-}
-
 /// Takes changes of files, for ever.
 pub async fn watch_files(reloader: Arc<Reloader>) {
-    loop {
-        sleep(FILES_POLL).await;
-        let reloader = reloader.clone();
-        let _ = in_background(move || reloader.look()).await;
-    }
+    files::watch(FILES_POLL, move || reloader.look()).await;
 }
 
 /// Who asks for a reload.

@@ -4,11 +4,13 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::Identity;
+
 /// Mark that distinguishes a file from an earlier one at its path: device, inode, size, and when
 /// its content and when anything of it last changed, each in seconds and nanoseconds. That of a
 /// path that leads to nothing, or cannot be looked at, is equal to itself alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark(Option<(u64, u64, u64, Time, Time)>);
+pub struct Mark(Option<(Identity, u64, Time, Time)>);
 
 type Time = (i64, i64);
 
@@ -21,7 +23,8 @@ impl Mark {
         };
         let content = (file.mtime(), file.mtime_nsec());
         let any = (file.ctime(), file.ctime_nsec());
-        Self(Some((file.dev(), file.ino(), file.size(), content, any)))
+        let size = file.size();
+        Self(Some((file.into(), size, content, any)))
     }
 }
 

@@ -4,24 +4,29 @@
 //! - [`replace`], [`write_new`], [`Pending`]: a reader, or the next start after a crash, sees the old content or the new
 //!   and nothing between.
 //! - [`own_folder`], [`check_folder`]: a folder in which others may write keeps no secret and no state.
-//! - [`Mark`], [`Quiet`]: a file that has changed, and whose change is over.
+//! - [`Identity`]: which file it is.
+//! - [`Mark`], [`Quiet`], [`watch()`]: a file that has changed, and whose change is over; the loop that looks.
 //! - [`keep`], [`keep_new`], [`open_kept`], [`own_folder_in`]: what root makes in a state folder belongs to the folder's owner.
 //!
 //! The room knows nothing of what the files hold.
 
 mod folder;
+mod identity;
 mod mark;
 mod read;
 mod state;
+mod watch;
 mod write;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub use folder::{check_folder, make_folder, own_folder};
+pub use identity::Identity;
 pub use mark::{Mark, Quiet};
 pub use read::{open, read, read_secret};
 pub use state::{keep, keep_new, open_kept, own_folder_in};
+pub use watch::{in_background, watch};
 pub use write::{
     Mode, Pending, refuse_existing, remove, rename, replace, sweep, write_new, write_new_pair,
 };
