@@ -189,8 +189,9 @@ impl Candidate {
         }
     }
 
-    /// As the store keeps it.
-    fn content(&self) -> Zeroizing<String> {
+    /// As the store keeps it: PEM without a password, with the key.
+    #[must_use]
+    pub fn content(&self) -> Zeroizing<String> {
         let mut certificates = self.inspected.certificates.clone();
         if self.role == Role::Group {
             let mut seen = std::collections::HashSet::new();

@@ -1,13 +1,22 @@
 //! `adit certs` as far as it is about the store: import, list, show, delete, export.
 //!
-//! These work on the files of the state folder, beside a running node or without one. Of the config they need the state
-//! folder and the profile's name, not that it is right: a certificate is imported before the config that names it.
+//! Where a node runs, it makes the changes (see `change`); what only looks reads the files of the state folder beside it.
+//! Of the config they need the state folder and the profile's name, not that it is right: a certificate is imported before
+//! the config that names it.
 
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
+use serde::de::IgnoredAny;
+use serde_json::json;
+
+use super::admin::AdminCommand;
+use super::change::{self, ChangeError, Maker, Request};
+use super::target::{JSON, Target};
 
 use crate::certs::check::Report;
 use crate::certs::describe::escaped;
@@ -206,6 +215,9 @@ pub enum CertificatesError {
         /// Which profiles.
         profiles: String,
     },
+    /// The running node, which makes the change, or the lock of the state folder.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
     /// The command line.
     #[error("{0}")]
     Usage(String),
@@ -254,6 +266,28 @@ impl StoreLocation {
 }
 
 impl Opened {
+    /// Has the running node make a change of a certificate; `here` makes it where none runs.
+    fn change(
+        &self,
+        place: &StoreLocation,
+        request: &Request,
+        here: impl FnOnce() -> Result<(), CertificatesError>,
+    ) -> Result<(), CertificatesError> {
+        let named = self
+            .outline
+            .as_ref()
+            .and_then(|_| AdminCommand::of(&place.config).target().ok());
+        // The config may be wrong where it does not concern this command.
+        let node = named.unwrap_or_else(|| Target::StateDir(self.state_dir.clone()));
+        match change::make(&node, request)? {
+            Maker::Node(answer) => {
+                change::made::<IgnoredAny>(answer)?;
+                Ok(())
+            }
+            Maker::Here(_lock) => here(),
+        }
+    }
+
     /// The name or address that devices use.
     fn host(&self) -> Option<&str> {
         let (host, _) = self.outline.as_ref()?.external.as_ref()?;
@@ -294,14 +328,28 @@ impl ImportArgs {
         let candidate = Candidate::load(self.role, file, key, password, host)?;
         let count = candidate.certificates();
         let mut report = Report::new(file, self.role, count, candidate.findings());
-        let result = opened.store.put(&name, &candidate, self.replace);
-        match &result {
-            Ok(()) => report.imported(&name),
-            Err(CertError::Findings { .. }) => {}
-            Err(_) => return Ok(result?),
+        let errors = candidate.errors();
+        if errors > 0 {
+            certs::print(report.text(self.json)?.as_bytes())?;
+            return Err(CertError::Findings { errors }.into());
         }
-        certs::print(report.text(self.json)?.as_bytes())?;
-        Ok(result?)
+        let request = self.request(&name, &candidate);
+        opened.change(&self.place, &request, || {
+            Ok(opened.store.put(&name, &candidate, self.replace)?)
+        })?;
+        report.imported(&name);
+        Ok(certs::print(report.text(self.json)?.as_bytes())?)
+    }
+
+    fn request(&self, name: &Name, candidate: &Candidate) -> Request {
+        let file = STANDARD.encode(candidate.content().as_bytes());
+        let content = json!({"file": file}).to_string().into_bytes();
+        let query = if self.replace { "?replace=true" } else { "" };
+        Request {
+            method: "PUT",
+            path: format!("/certificates/{}/{name}{query}", self.role.word()),
+            body: Some((JSON, content)),
+        }
     }
 
     fn name(&self) -> Result<Name, CertificatesError> {
@@ -330,7 +378,7 @@ impl ListArgs {
         }
         let list = List { certificates };
         let text = if self.json {
-            json(&list)?
+            pretty(&list)?
         } else {
             table(&list.certificates)
         };
@@ -398,7 +446,7 @@ impl ShowArgs {
         let password = password.as_ref().map(|password| password.as_str());
         let descriptions = certs::describe_with(&file, password)?;
         let text = if self.json {
-            json(&descriptions)?
+            pretty(&descriptions)?
         } else {
             let texts: Vec<String> = descriptions.iter().map(ToString::to_string).collect();
             texts.join("\n")
@@ -415,15 +463,22 @@ impl DeleteArgs {
             role,
             name: name.clone(),
         };
-        let users = users_of(&wanted, &opened.profiles()?);
-        if !users.is_empty() {
-            return Err(CertificatesError::InUse {
+        let request = Request {
+            method: "DELETE",
+            path: format!("/certificates/{}/{name}", role.word()),
+            body: None,
+        };
+        opened.change(&self.place, &request, || {
+            let users = users_of(&wanted, &opened.profiles()?);
+            if users.is_empty() {
+                return Ok(opened.store.delete(role, name)?);
+            }
+            Err(CertificatesError::InUse {
                 role: role.word(),
                 name: name.clone(),
                 profiles: users.join(", "),
-            });
-        }
-        opened.store.delete(role, name)?;
+            })
+        })?;
         let said = format!("deleted the {} certificate {name}\n", role.word());
         Ok(certs::print(said.as_bytes())?)
     }
@@ -477,7 +532,7 @@ fn password(file: Option<&Path>) -> Result<Option<zeroize::Zeroizing<String>>, C
     file.map(certs::read_password).transpose()
 }
 
-fn json(value: &impl Serialize) -> Result<String, CertError> {
+fn pretty(value: &impl Serialize) -> Result<String, CertError> {
     let json = serde_json::to_string_pretty(value)
         .map_err(|cause| CertError::crypto("write JSON", cause))?;
     Ok(json + "\n")

@@ -47,6 +47,9 @@ impl CheckCommand {
             for (file, finding) in doubts.certificates {
                 let _ = writeln!(said, "certificate     {}: {finding}", file.display());
             }
+            if let Some(problem) = control::check_state_socket(&config.state_dir) {
+                let _ = writeln!(said, "warning: {problem}");
+            }
             for (source, text) in doubts.ended_crls {
                 let _ = writeln!(said, "warning: crl    {source}: {text}");
             }

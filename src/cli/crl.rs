@@ -1,8 +1,10 @@
 //! `adit crl`: the CRLs of a running node, and the way out where an authority was made anew.
 
-use super::admin::{AdminCommand, AdminError, encoded};
+use super::admin::{AdminCommand, encoded};
+use super::admin_error::AdminError;
+use super::change::{self, ChangeError, Maker, Request};
+use super::target::JSON;
 use crate::certs;
-use crate::control::client::ClientError;
 use crate::engine::forget_kept_crl;
 
 /// Shows the CRLs of a running node, or has the next one taken whatever its number is.
@@ -33,26 +35,33 @@ impl CrlCommand {
     /// Does it.
     ///
     /// # Errors
-    /// [`AdminError`].
-    pub fn run(&self) -> Result<(), AdminError> {
+    /// [`ChangeError`].
+    pub fn run(&self) -> Result<(), ChangeError> {
         let Crl::Forget { source } = &self.what else {
-            return self.admin.print("/crls");
+            return Ok(self.admin.print("/crls")?);
         };
-        let path = format!("/crls/{}", encoded(source));
-        match self.admin.request("DELETE", &path, None) {
-            Err(AdminError::Client(listener, error @ ClientError::Connect(_))) => {
-                // With --admin a node is meant that is elsewhere, or runs.
-                let Some(state_dir) = self.admin.state_dir()? else {
-                    return Err(AdminError::Client(listener, error));
-                };
-                if !forget_kept_crl(&state_dir, source)? {
-                    let error = Box::new(AdminError::Client(listener, error));
-                    return Err(AdminError::NothingKept(error, source.clone()));
-                }
-                let said = "no node answers; what is kept of this URL is replaced by its next list after a start\n";
-                Ok(certs::print(said.as_bytes())?)
-            }
-            other => other,
+        let request = Request {
+            method: "DELETE",
+            path: format!("/crls/{}", encoded(source)),
+            body: None,
+        };
+        let target = self.admin.target()?;
+        let _lock = match change::make(&target, &request)? {
+            Maker::Node(answer) => return Ok(answer.print(JSON)?),
+            Maker::Here(lock) => lock,
+        };
+        let forgotten = target
+            .state_dir()
+            .map(|folder| forget_kept_crl(folder, source));
+        if !forgotten
+            .transpose()
+            .map_err(AdminError::from)?
+            .unwrap_or(false)
+        {
+            return Err(ChangeError::NothingKept(source.clone()));
         }
+        let said =
+            "no node runs; what is kept of this URL is replaced by its next list after a start\n";
+        Ok(certs::print(said.as_bytes()).map_err(AdminError::from)?)
     }
 }

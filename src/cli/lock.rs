@@ -9,9 +9,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Instant;
 
 use crate::engine::pass;
 use crate::files::{self, Identity};
+use crate::limits::{STATE_LOCK_PATIENCE, STATE_LOCK_POLL};
 
 /// The file in the state folder.
 const FILE: &str = "adit.lock";
@@ -44,6 +47,13 @@ pub enum LockError {
         /// The system's answer.
         source: io::Error,
     },
+}
+
+impl LockError {
+    /// Whether the folder is another user's.
+    pub(super) fn is_denied(&self) -> bool {
+        matches!(self, Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
 }
 
 /// The locked file.
@@ -84,6 +94,20 @@ impl StateLock {
         };
         lock.sign().map_err(failed("write"))?;
         Ok(lock)
+    }
+
+    /// As [`take`](Self::take), and waits for a command that changes what is stored.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn wait(state_dir: &Path, mut inherited: Option<OwnedFd>) -> Result<Self, LockError> {
+        let deadline = Instant::now() + STATE_LOCK_PATIENCE;
+        loop {
+            match Self::take(state_dir, inherited.take()) {
+                Err(LockError::Taken { .. }) if Instant::now() < deadline => sleep(STATE_LOCK_POLL),
+                other => return other,
+            }
+        }
     }
 
     /// Says that the lock is this process's.

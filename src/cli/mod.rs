@@ -1,7 +1,9 @@
 //! The command line.
 
 mod admin;
+mod admin_error;
 mod certificates;
+mod change;
 mod check;
 mod crl;
 mod export;
@@ -11,6 +13,8 @@ mod profile_text;
 mod quickstart;
 mod reload;
 mod run;
+mod servers;
+mod target;
 mod ticket_keys;
 mod upgrade;
 
@@ -23,8 +27,10 @@ use crate::engine;
 use crate::load::{self, LoadCommand, LoadError};
 use crate::tls::TicketKeysError;
 
-pub use admin::{AdminCommand, AdminError, DevicesCommand, ServersCommand, TunnelsCommand};
+pub use admin::{AdminCommand, DevicesCommand, TunnelsCommand};
+pub use admin_error::AdminError;
 pub use certificates::{CertificatesCommand, CertificatesError};
+pub use change::ChangeError;
 pub use check::CheckCommand;
 pub use crl::CrlCommand;
 pub use export::{ExportCommand, ExportError};
@@ -33,6 +39,7 @@ pub use profile::{ProfileCommand, ProfileError};
 pub use quickstart::{QuickstartCommand, QuickstartError};
 pub use reload::ReloadCommand;
 pub use run::{Gateway, RunError};
+pub use servers::ServersCommand;
 pub use ticket_keys::TicketKeysCommand;
 
 /// A per-app tunnel gateway: mutual TLS in, policy, one io_uring per core.
@@ -120,6 +127,9 @@ pub enum CliError {
     /// The admin listener of a running node.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// A change of what a node stores.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
     /// Servers were met, and some are of no use. They were printed.
     #[error("{unusable} of {all} servers cannot be used")]
     Probe {
@@ -140,10 +150,12 @@ impl CliError {
         match self {
             Self::Config(_) | Self::Files(_) => 2,
             Self::Certs(CertificatesError::Config(_) | CertificatesError::Usage(_)) => 2,
+            Self::Certs(CertificatesError::Change(error)) => error.exit_code(),
             Self::Load(LoadError::Usage(_)) => 2,
             Self::Profile(error) => error.exit_code(),
             Self::Run(error) => error.exit_code(),
             Self::Admin(error) => error.exit_code(),
+            Self::Change(error) => error.exit_code(),
             Self::Certs(_)
             | Self::Load(_)
             | Self::Quickstart(_)

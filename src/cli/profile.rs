@@ -1,18 +1,20 @@
 //! `adit profile`: profiles in the store of a node.
 //!
-//! A profile is checked before anything is kept, with all that it names, as a start would. When a change is of the profile
-//! that the node is assigned, the running node is asked to take it; what the node refuses is taken back.
+//! A profile is checked before anything is kept, with all that it names, as a start would. Where a node runs, it makes the
+//! change (see `change`); else the change is for the next start.
 
 use std::path::{Path, PathBuf};
 
+use hyper::StatusCode;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::admin::{AdminCommand, AdminError};
+use super::admin::{AdminCommand, encoded};
+use super::admin_error::AdminError;
+use super::change::{self, ChangeError, Maker, Request};
 use super::profile_text::{difference, table, title, versions};
-use super::reload::reload;
 use crate::certs::{self, CertError};
 use crate::config::{self, Config, ConfigError, ProfileText};
-use crate::control::client::ClientError;
 use crate::engine::{LoadError, Loaded};
 use crate::profiles::{
     Change, Changed, NewVersion, ProfileStore, StoreError, StoredProfile, rollback_note, store_of,
@@ -22,9 +24,9 @@ use crate::profiles::{
 /// Keeps profiles in the store of a node, and assigns one to it.
 #[derive(Debug, clap::Args)]
 pub struct ProfileCommand {
-    /// The node's config file: it names the state folder with the store, and relative paths in profiles start at its folder.
-    #[arg(long, global = true, default_value = "adit.toml")]
-    config: PathBuf,
+    // The config file names the state folder with the store, and relative paths in profiles start at its folder.
+    #[command(flatten)]
+    admin: AdminCommand,
     /// Print JSON.
     #[arg(long, global = true)]
     json: bool,
@@ -120,12 +122,9 @@ pub enum ProfileError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The running node does not take it.
-    #[error("the running node refuses it, so nothing was changed: {0}")]
-    Refused(String),
-    /// The running node does not take it, and it stays stored.
-    #[error("the running node refuses it, and it could not be taken back ({1}): {0}")]
-    Kept(String, StoreError),
+    /// The change.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
     /// Neither a version nor a file.
     #[error("{0} of profile {1} is its oldest version; name another with --from or --to")]
     Oldest(u64, String),
@@ -139,21 +138,26 @@ impl ProfileError {
     pub(super) fn exit_code(&self) -> u8 {
         use StoreError::{Bad, NoProfile, NoVersion};
         match self {
-            Self::Config(_) | Self::Files(_) | Self::Refused(_) | Self::Oldest(..) => 2,
+            Self::Config(_) | Self::Files(_) | Self::Oldest(..) => 2,
             Self::Store(Bad(_) | NoProfile(_) | NoVersion(..)) => 2,
-            Self::Store(_) | Self::Kept(..) | Self::Output(_) => 1,
+            // There is no such profile.
+            Self::Change(ChangeError::Admin(AdminError::Refused(.., StatusCode::NOT_FOUND))) => 2,
+            Self::Change(error) => error.exit_code(),
+            Self::Store(_) | Self::Output(_) => 1,
         }
     }
 }
 
-/// What the running node says to a change.
-enum ChangeResult {
-    /// It has taken it.
-    Taken,
-    /// It will not.
-    Refused(String),
-    /// It was not asked, or did not answer; why, and what to do.
-    Unknown(String),
+/// What a change has come to. Of a profile that was deleted nothing is left to say.
+#[derive(Deserialize)]
+#[serde(default)]
+#[derive(Default)]
+struct Done {
+    version: u64,
+    replaced: Option<u64>,
+    stored: bool,
+    assigned: bool,
+    in_force: bool,
 }
 
 impl ProfileCommand {
@@ -166,6 +170,7 @@ impl ProfileCommand {
         if let (true, Err(error)) = (self.json, &result) {
             let problems = match error {
                 ProfileError::Config(error) => json!(error.problems),
+                ProfileError::Change(ChangeError::Refused(problems)) => json!(problems),
                 _ => json!([]),
             };
             self.print_json(&json!({"error": error.to_string(), "problems": problems}))?;
@@ -174,7 +179,7 @@ impl ProfileCommand {
     }
 
     fn perform(&self) -> Result<(), ProfileError> {
-        let node = config::load_node(&self.config)?;
+        let node = config::load_node(&self.admin.config)?;
         let store = store_of(&node.state_dir);
         let store = &*store;
         match &self.what {
@@ -198,19 +203,19 @@ impl ProfileCommand {
             What::Apply { file, with } => {
                 let text = config::read_profile(file)?;
                 let name = self.check(&node, &text, file, None)?;
-                self.put(store, (&name, &text), with.note.as_deref(), with.expect)
+                self.put(&node, (&name, &text), with.note.as_deref(), with.expect)
             }
             What::Rollback { name, to, with } => self.roll_back(&node, store, name, *to, with),
             What::Assign { name } => {
                 let profile = store.read(name, None)?;
                 let shown = format!("profile {name} version {}", profile.version);
                 self.check(&node, &profile.text, Path::new(&shown), Some(name))?;
-                self.assign(store, Some(name))
+                self.assign(&node, Some(name))
             }
-            What::Unassign => self.assign(store, None),
+            What::Unassign => self.assign(&node, None),
             What::Delete { name, expect } => {
                 let expect = *expect;
-                store.change(&Change::Delete { name, expect }, &mut |_| true)?;
+                self.change(&node, &Change::Delete { name, expect })?;
                 self.print(&json!({"name": name, "deleted": true}), || {
                     format!("profile {name} is deleted\n")
                 })
@@ -240,7 +245,7 @@ impl ProfileCommand {
             name,
             version: None,
         };
-        let config = config::with_profile(node, &self.config, &profile)?;
+        let config = config::with_profile(node, &self.admin.config, &profile)?;
         for (file, finding) in Loaded::check(&config)?.certificates {
             eprintln!("adit: {}: {finding}", file.display());
         }
@@ -299,13 +304,13 @@ impl ProfileCommand {
         let note = with.note.clone();
         let note = note.unwrap_or_else(|| rollback_note(old.version));
         let expect = with.expect.or(Some(newest.version));
-        self.put(store, (name, &old.text), Some(&note), expect)
+        self.put(node, (name, &old.text), Some(&note), expect)
     }
 
     /// Stores a text that is right.
     fn put(
         &self,
-        store: &dyn ProfileStore,
+        node: &Config,
         (name, text): (&str, &str),
         note: Option<&str>,
         expect: Option<u64>,
@@ -317,68 +322,52 @@ impl ProfileCommand {
             note: note.unwrap_or_default(),
             expect,
         };
-        let changed = store.change(&Change::Put(new), &mut |_| true)?;
-        let version = changed.version;
-        let undo = changed.stored.then_some(Change::Withdraw { name, version });
-        let told = self.tell(store, &changed, undo)?;
+        let done = self.change(node, &Change::Put(new))?;
+        let version = done.version;
         let said = json!({
             "name": name,
             "version": version,
-            "replaced": changed.replaced,
-            "stored": changed.stored,
-            "assigned": changed.assigned,
-            "in_force": told,
+            "replaced": done.replaced,
+            "stored": done.stored,
+            "assigned": done.assigned,
+            "in_force": done.in_force,
         });
-        self.print(&said, || match changed.stored {
+        self.print(&said, || match done.stored {
             true => format!("{name} version {version}\n"),
             false => format!("{name} version {version} has this text already\n"),
         })
     }
 
-    fn assign(&self, store: &dyn ProfileStore, name: Option<&str>) -> Result<(), ProfileError> {
-        let changed = store.change(&Change::Assign(name), &mut |_| true)?;
-        let undo = Change::Assign(changed.assigned_before.as_deref());
-        let told = self.tell(store, &changed, changed.stored.then_some(undo))?;
-        let said = json!({"assigned": name, "version": changed.version, "in_force": told});
+    fn assign(&self, node: &Config, name: Option<&str>) -> Result<(), ProfileError> {
+        let done = self.change(node, &Change::Assign(name))?;
+        let said = json!({"assigned": name, "version": done.version, "in_force": done.in_force});
         self.print(&said, || match name {
-            Some(name) => format!("{name} version {} is assigned\n", changed.version),
+            Some(name) => format!("{name} version {} is assigned\n", done.version),
             None => "no profile is assigned: the node is unconfigured\n".to_owned(),
         })
     }
 
-    /// Lets the running node take a change of the profile that it is assigned; where it refuses, `undo` is done. Whether
-    /// it has taken it; why not, on standard error.
-    fn tell(
-        &self,
-        store: &dyn ProfileStore,
-        changed: &Changed,
-        undo: Option<Change<'_>>,
-    ) -> Result<bool, ProfileError> {
-        if !changed.assigned {
-            return Ok(false);
-        }
-        if config::has_profile(&self.config)? {
+    /// Makes a change of the store, or has the running node make it. Why it is not in force then, on standard error.
+    fn change(&self, node: &Config, change: &Change<'_>) -> Result<Done, ProfileError> {
+        let store = store_of(&node.state_dir);
+        let Some(request) = request(change, &*store)? else {
+            return Ok(Done::default());
+        };
+        let target = self.admin.target().map_err(ChangeError::from)?;
+        let maker = change::make(&target, &request)?;
+        let (done, runs) = match maker {
+            Maker::Node(answer) => (change::made(answer)?, true),
+            Maker::Here(_lock) => (Done::from(store.change(change, &mut |_| true)?), false),
+        };
+        if done.assigned && config::has_profile(&self.admin.config)? {
             eprintln!(
                 "adit: {} has a [profile] of its own, which counts; take it out to let the node run on the store",
-                self.config.display()
+                self.admin.config.display()
             );
-            return Ok(false);
+        } else if done.assigned && !runs {
+            eprintln!("adit: no node runs with this state folder; the next start takes it");
         }
-        match ask_to_reload(&self.config) {
-            ChangeResult::Taken => Ok(true),
-            ChangeResult::Unknown(why) => {
-                eprintln!("adit: {why}");
-                Ok(false)
-            }
-            ChangeResult::Refused(why) => {
-                let undone = undo.map(|undo| store.change(&undo, &mut |_| true));
-                match undone.transpose() {
-                    Ok(_) => Err(ProfileError::Refused(why)),
-                    // Somebody else has changed it since.
-                    Err(error) => Err(ProfileError::Kept(why, error)),
-                }
-            }
-        }
+        Ok(done)
     }
 
     fn print(&self, said: &Value, text: impl FnOnce() -> String) -> Result<(), ProfileError> {
@@ -399,16 +388,40 @@ fn before(profile: &StoredProfile) -> Result<u64, ProfileError> {
     profile.before().ok_or_else(oldest)
 }
 
-/// Asks the node of this config file to read everything again.
-fn ask_to_reload(config: &Path) -> ChangeResult {
-    match reload(&AdminCommand::of(config)) {
-        Ok(_) => ChangeResult::Taken,
-        Err(AdminError::Change(why)) => ChangeResult::Refused(why),
-        Err(error @ AdminError::Client(_, ClientError::Connect(_))) => ChangeResult::Unknown(
-            format!("{error} It is taken at the next start, or at a reload (SIGHUP)"),
-        ),
-        Err(error) => ChangeResult::Unknown(format!(
-            "the running node has not taken it yet: {error}; send the node SIGHUP"
-        )),
+impl From<Changed> for Done {
+    fn from(changed: Changed) -> Self {
+        Self {
+            version: changed.version,
+            replaced: changed.replaced,
+            stored: changed.stored,
+            assigned: changed.assigned,
+            in_force: false,
+        }
     }
+}
+
+/// A change as a request to the running node; `None` where there is nothing to change.
+fn request(change: &Change<'_>, store: &dyn ProfileStore) -> Result<Option<Request>, ProfileError> {
+    let expected = |expect: Option<u64>| expect.map(|expect| format!("expect={expect}"));
+    let path = |name: &str, more: &str| format!("/profiles/{}{more}", encoded(name));
+    let (method, path, body) = match *change {
+        Change::Put(new) => {
+            let note = format!("?note={}", encoded(new.note));
+            let query = [Some(note), expected(new.expect)];
+            let query: Vec<String> = query.into_iter().flatten().collect();
+            let text = new.text.as_bytes().to_vec();
+            let body = Some(("application/toml", text));
+            ("PUT", path(new.name, &query.join("&")), body)
+        }
+        Change::Assign(Some(name)) => ("POST", path(name, "/assign"), None),
+        Change::Assign(None) => match store.overview()?.assigned {
+            Some(name) => ("POST", path(&name, "/unassign"), None),
+            None => return Ok(None),
+        },
+        Change::Delete { name, expect } => {
+            let query = expected(expect).map_or(String::new(), |expect| format!("?{expect}"));
+            ("DELETE", path(name, &query), None)
+        }
+    };
+    Ok(Some(Request { method, path, body }))
 }

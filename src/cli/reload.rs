@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-use super::admin::{AdminCommand, AdminError};
+use super::admin::AdminCommand;
+use super::admin_error::AdminError;
 use crate::certs;
 use crate::findings::{Problem, in_lines};
 
@@ -27,21 +28,15 @@ impl ReloadCommand {
     /// # Errors
     /// [`AdminError`]; [`AdminError::Change`] with all that is wrong where the node refuses the change.
     pub fn run(&self) -> Result<(), AdminError> {
-        let generation = reload(&self.admin)?;
+        let answer = self.admin.ask("POST", "/reload", None)?;
+        let generation = match serde_json::from_str(&answer.body) {
+            Ok(ReloadResult::Taken { generation }) => generation,
+            Ok(ReloadResult::Refused { problems }) => {
+                return Err(AdminError::Change(in_lines(&problems)));
+            }
+            Err(_) => return Err(answer.wrong()),
+        };
         let said = format!("generation {generation} is active\n");
         Ok(certs::print(said.as_bytes())?)
-    }
-}
-
-/// Asks for it. The generation that is active then.
-///
-/// # Errors
-/// As [`ReloadCommand::run`].
-pub(super) fn reload(admin: &AdminCommand) -> Result<u64, AdminError> {
-    let answer = admin.ask("POST", "/reload", None)?;
-    match serde_json::from_str(&answer.body) {
-        Ok(ReloadResult::Taken { generation }) => Ok(generation),
-        Ok(ReloadResult::Refused { problems }) => Err(AdminError::Change(in_lines(&problems))),
-        Err(_) => Err(answer.wrong()),
     }
 }

@@ -130,13 +130,14 @@ impl Gateway {
         let early = EarlySignals::note().map_err(RunError::Signals)?;
         let deadline = Deadline::install().map_err(RunError::Signals)?;
         files::own_folder(&config.state_dir)?;
-        let lock = StateLock::take(&config.state_dir, lock)?;
+        let lock = StateLock::wait(&config.state_dir, lock)?;
         sweep(&config.state_dir);
         let control = Control::bind(&config.admin, &mut sockets)?;
-        let mut control = control.with_users(&config.admin_users);
+        let control = control.with_users(&config.admin_users);
+        let mut control = control.with_state_socket(&config.state_dir, &mut sockets);
         let succession = control
             .socket()
-            .and_then(|socket| Succession::new(socket, lock))
+            .and_then(|socket| Succession::new(socket, control.state_socket(), lock))
             .map_err(RunError::Keep)?;
         if let Some(file) = &config.admin_token {
             control = control.with_token(file)?;
@@ -235,6 +236,7 @@ impl Gateway {
             engine: node,
             audit: audit.handle(),
             reloader,
+            state_socket: control.state_socket(),
         };
         let result = control.run(Arc::new(running), shutdown, retired, jobs);
         deadline.allow(AUDIT_STOP + STOP_JOBS);

@@ -25,8 +25,9 @@ use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 
 use super::lock::StateLock;
+use crate::control::StateSocket;
 use crate::engine::{
-    ADMIN, Followed, Inherited, NamedSocket, Node, Predecessor, Successor, follow, receive,
+    ADMIN, Followed, Inherited, NamedSocket, Node, Predecessor, STATE, Successor, follow, receive,
 };
 use crate::limits::{
     ADMIN_STOP, AUDIT_STOP, DRAIN_POLL, SESSIONS_END, SUCCESSION_BEAT, SUCCESSION_ORPHANED,
@@ -105,6 +106,7 @@ impl Inheritance {
                 Ok(Some(socket)) => taken.sockets.tcp.push(NamedSocket { name, socket }),
                 Ok(None) => {}
                 Err(_) => match descriptors.take_unix_listener(index) {
+                    Ok(socket) if name == STATE => taken.sockets.state = socket,
                     Ok(socket) => taken.sockets.unix.extend(socket),
                     Err(_) => return Err(unusable(index, &name)),
                 },
@@ -144,6 +146,7 @@ pub(super) struct Succession {
     program: PathBuf,
     arguments: Vec<OsString>,
     admin: OwnedFd,
+    state_socket: Option<Arc<StateSocket>>,
     lock: StateLock,
     under_way: AtomicBool,
     /// The process that is to serve, until it does.
@@ -153,12 +156,16 @@ pub(super) struct Succession {
 }
 
 impl Succession {
-    /// With the program and the arguments of this process. `admin`: the socket of the admin listener; `lock`: that of
-    /// the state folder, which this keeps.
+    /// With the program and the arguments of this process. `admin`: the socket of the admin listener; `state_socket`: that in
+    /// the state folder, where it is another one; `lock`: that of the state folder, which this keeps.
     ///
     /// # Errors
     /// The program's path is not known.
-    pub fn new(admin: OwnedFd, lock: StateLock) -> io::Result<Self> {
+    pub fn new(
+        admin: OwnedFd,
+        state_socket: Option<Arc<StateSocket>>,
+        lock: StateLock,
+    ) -> io::Result<Self> {
         let mut arguments = std::env::args_os();
         let named = arguments.next().map(PathBuf::from);
         // A path with folders may lead through a link that leads to another version later; it counts from here.
@@ -170,6 +177,7 @@ impl Succession {
             program,
             arguments: arguments.collect(),
             admin,
+            state_socket,
             lock,
             under_way: AtomicBool::new(false),
             starting: Mutex::default(),
@@ -240,6 +248,11 @@ impl Succession {
         let (ours, theirs) = UnixStream::pair()?;
         let (asked, asking) = UnixStream::pair()?;
         let (mut names, mut descriptors) = (ADMIN.to_owned(), vec![self.admin.try_clone()?]);
+        let state = self.state_socket.as_ref().map(|socket| socket.copy());
+        if let Some(socket) = state.transpose()?.flatten() {
+            names = names + ":" + STATE;
+            descriptors.push(socket);
+        }
         for NamedSocket { name, socket } in node.sockets()? {
             names = names + ":" + &name;
             descriptors.push(socket.into());

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::earlier::Earlier;
 use super::pages::{Page, Pages, failure, gather, json_page, name_silent, tunnel_of};
+use super::permission::Caller;
 use super::profiles::Profiles;
 use super::query::Query;
 use super::reload::Reloader;
@@ -35,7 +36,7 @@ impl Pages {
         change: Change,
         [name, second]: [String; 2],
         query: Query,
-        parts: &Parts,
+        (parts, caller): (&Parts, Caller),
         body: &mut Incoming,
     ) -> Result<Page, Page> {
         match change {
@@ -57,7 +58,7 @@ impl Pages {
                 self.import_certificate(named, &query, parts, body).await
             }
             Change::DeleteCertificate => self.delete_certificate([name, second]).await,
-            Change::TryPermission => Ok(self.permission()),
+            Change::TryPermission => Ok(self.permission(caller)),
         }
     }
 

@@ -7,6 +7,8 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::pending;
 use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -175,28 +177,74 @@ impl Patience {
     };
 }
 
-/// Asks the listener at `listen`. The request names its host itself.
-///
-/// # Errors
-/// [`ClientError`].
-pub async fn ask(
-    listen: &AdminListen,
-    request: Request<RequestBody>,
-    patience: Patience,
-) -> Result<Reply, ClientError> {
-    let late = |_| ClientError::Connect(io::ErrorKind::TimedOut.into());
-    match listen {
-        AdminListen::Tcp(address) => {
-            let connecting = timeout(ADMIN_CONNECT, TcpStream::connect(address)).await;
-            let stream = connecting.map_err(late)?.map_err(ClientError::Connect)?;
-            exchange(stream, request, patience).await
-        }
-        AdminListen::Unix(path) => {
-            let connecting = timeout(ADMIN_CONNECT, UnixStream::connect(path)).await;
-            let stream = connecting.map_err(late)?.map_err(ClientError::Connect)?;
-            exchange(stream, request, patience).await
+/// A connection to an admin listener, for one request.
+#[derive(Debug)]
+pub enum Connection {
+    /// Over TCP.
+    Tcp(TcpStream),
+    /// Over a Unix socket.
+    Unix(UnixStream),
+}
+
+impl Connection {
+    /// Asks. The request names its host itself.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn ask(
+        self,
+        request: Request<RequestBody>,
+        patience: Patience,
+    ) -> Result<Reply, ClientError> {
+        match self {
+            Self::Tcp(stream) => exchange(stream, request, patience).await,
+            Self::Unix(stream) => exchange(stream, request, patience).await,
         }
     }
+}
+
+/// Connects to the listener at `listen`.
+///
+/// # Errors
+/// [`ClientError::Connect`].
+pub async fn connect(listen: &AdminListen) -> Result<Connection, ClientError> {
+    let connecting = async {
+        Ok::<_, io::Error>(match listen {
+            AdminListen::Tcp(address) => Connection::Tcp(TcpStream::connect(address).await?),
+            AdminListen::Unix(path) => Connection::Unix(UnixStream::connect(path).await?),
+        })
+    };
+    let connected = timeout(ADMIN_CONNECT, connecting).await;
+    let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    connected.map_err(ClientError::Connect)
+}
+
+/// Connects to a socket, if it is one itself (no link to one) and whoever listens may: root, this user, or the owner of the
+/// folder. What is sent may be a private key.
+///
+/// # Errors
+/// [`ClientError::Connect`]; [`ClientError::Foreign`] where another user listens.
+pub async fn connect_owned(path: &Path) -> Result<Connection, ClientError> {
+    let is_socket = std::fs::symlink_metadata(path).map(|file| file.file_type().is_socket());
+    if !is_socket.map_err(ClientError::Connect)? {
+        let error = io::Error::new(io::ErrorKind::NotFound, "it is not a socket");
+        return Err(ClientError::Connect(error));
+    }
+    let connection = connect(&AdminListen::Unix(path.to_owned())).await?;
+    if let Connection::Unix(stream) = &connection {
+        let peer = stream.peer_cred().map_err(ClientError::Connect)?.uid();
+        let folder = path
+            .parent()
+            .and_then(|folder| std::fs::metadata(folder).ok());
+        let may = [0, rustix::process::geteuid().as_raw()];
+        if !may.contains(&peer) && folder.is_none_or(|folder| folder.uid() != peer) {
+            let why = format!(
+                "user {peer} listens there, who is neither root nor this user nor the owner of the folder"
+            );
+            return Err(ClientError::Foreign(why));
+        }
+    }
+    Ok(connection)
 }
 
 /// Asks whoever is at the other end of `stream`, which is used for this alone.

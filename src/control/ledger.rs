@@ -145,7 +145,9 @@ impl PendingRecord {
         }
         let (peer, process) = match self.caller {
             Caller::Tcp(address) => (Some(address), None),
-            Caller::Unix { uid, pid } => (None, Some((uid, pid))),
+            Caller::Unix(process) | Caller::State(process) => {
+                (None, Some((process.uid, process.pid)))
+            }
             Caller::Successor => (None, None),
         };
         ledger.node.audit(AdminRecord {

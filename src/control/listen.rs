@@ -1,29 +1,25 @@
 //! Where the admin listener listens: bound early, so that a process whose address is taken refuses to start.
 
-use std::fs::{self, File, Permissions};
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-
-use socket2::{Domain, SockAddr, Socket, Type};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
 
 use super::ControlError;
-use super::permission::{Permission, Users, read_token};
+use super::permission::{Permission, Policy, Users, read_token};
+use super::socket::{self, SocketError, SocketFile};
+use super::state_socket::{StateSocket, state_socket_path};
 use crate::config::AdminListen;
 use crate::engine::{ADMIN, Inherited};
-
-/// Connections that the kernel keeps for a Unix listener until they are accepted; the standard library's for TCP.
-const BACKLOG: i32 = 128;
 
 /// The control core with its bound admin listener, not running yet.
 #[derive(Debug)]
 pub struct Control {
     pub(super) listener: Listener,
-    pub(super) permission: Permission,
-    pub(super) users: Users,
+    pub(super) policy: Policy,
+    pub(super) state_socket: Option<Arc<StateSocket>>,
 }
 
 /// A bound listener.
@@ -45,21 +41,43 @@ impl Control {
             AdminListen::Tcp(address) => bind_tcp(*address, inherited)?,
             AdminListen::Unix(path) => bind_unix(path, inherited)?,
         };
-        let permission = match listener {
-            Listener::Tcp(..) => Permission::Never,
-            Listener::Unix(..) => Permission::Socket,
+        let (permission, host) = match &listener {
+            Listener::Tcp(_, address) => (Permission::Never, Some(address.ip())),
+            Listener::Unix(..) => (Permission::Socket, None),
         };
         Ok(Self {
             listener,
-            permission,
-            users: Users::new(&[]),
+            policy: Policy {
+                permission,
+                users: Users::new(&[]),
+                host,
+            },
+            state_socket: None,
         })
+    }
+
+    /// Listens in the state folder too, whose lock this process has, unless the admin listener does that already. Where it
+    /// cannot, the node runs on, and says so.
+    #[must_use]
+    pub fn with_state_socket(mut self, state_dir: &Path, inherited: &mut Inherited) -> Self {
+        let path = state_socket_path(state_dir);
+        let is_admin = matches!(&self.listener, Listener::Unix(_, file) if file.is_at(&path));
+        if !is_admin {
+            self.state_socket = Some(Arc::new(StateSocket::open(state_dir, inherited)));
+        }
+        self
+    }
+
+    /// The socket in the state folder, where there is one of its own.
+    #[must_use]
+    pub fn state_socket(&self) -> Option<Arc<StateSocket>> {
+        self.state_socket.clone()
     }
 
     /// Serves these users on the Unix socket too, beside root and the node's own.
     #[must_use]
     pub fn with_users(mut self, users: &[u32]) -> Self {
-        self.users = Users::new(users);
+        self.policy.users = Users::new(users);
         self
     }
 
@@ -70,7 +88,7 @@ impl Control {
     /// The file holds no token, or others may read it.
     pub fn with_token(mut self, file: &Path) -> Result<Self, ControlError> {
         read_token(file).map_err(ControlError::Token)?;
-        self.permission = Permission::Token(file.to_owned());
+        self.policy.permission = Permission::Token(file.to_owned());
         Ok(self)
     }
 
@@ -94,11 +112,6 @@ impl Control {
             Listener::Unix(..) => None,
         }
     }
-
-    /// The address that a request's host may name beside loopback. `None` for a Unix socket, which no browser reaches.
-    pub(super) fn host(&self) -> Option<IpAddr> {
-        self.local_addr().map(|address| address.ip())
-    }
 }
 
 fn bind_tcp(address: SocketAddr, inherited: &mut Inherited) -> Result<Listener, ControlError> {
@@ -116,64 +129,29 @@ fn bind_tcp(address: SocketAddr, inherited: &mut Inherited) -> Result<Listener, 
 }
 
 fn bind_unix(path: &Path, inherited: &mut Inherited) -> Result<Listener, ControlError> {
-    let inherited = inherited.take_unix(path);
-    if inherited.is_none() {
-        remove_stale(path)?;
-    }
-    let bind = || {
-        if let Some(listener) = inherited {
-            listener.set_nonblocking(true)?;
-            return Ok(Listener::Unix(listener, SocketFile::new(path)?));
-        }
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        // Linux makes the file with the mode of the unbound socket, so there is no moment with a wider one.
-        let file = File::from(OwnedFd::from(socket));
-        file.set_permissions(Permissions::from_mode(0o600))?;
-        let socket = Socket::from(OwnedFd::from(file));
-        socket.bind(&SockAddr::unix(path)?)?;
-        let guard = SocketFile::new(path)?;
-        fs::set_permissions(path, Permissions::from_mode(0o600))?;
-        socket.listen(BACKLOG)?;
-        socket.set_nonblocking(true)?;
-        Ok(Listener::Unix(
-            UnixListener::from(OwnedFd::from(socket)),
-            guard,
-        ))
+    let Some(listener) = inherited.take_unix(path) else {
+        let (listener, file) = socket::listen(path).map_err(|error| of_socket(path, error))?;
+        return Ok(Listener::Unix(listener, file));
     };
-    bind().map_err(|source| bind_error(path.display().to_string(), source))
+    let file = listener
+        .set_nonblocking(true)
+        .and_then(|()| SocketFile::inherited(path));
+    let file = file.map_err(|source| bind_error(path.display().to_string(), source))?;
+    Ok(Listener::Unix(listener, file))
 }
 
-/// Removes the socket's file if nobody listens on it.
-fn remove_stale(path: &Path) -> Result<(), ControlError> {
-    let address = || path.display().to_string();
-    let metadata = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => {
-            return Err(ControlError::Bind {
-                address: address(),
-                source,
-            });
-        }
-    };
-    if !metadata.file_type().is_socket() {
-        return Err(ControlError::NotASocket {
+fn of_socket(path: &Path, error: SocketError) -> ControlError {
+    let address = path.display().to_string();
+    match error {
+        SocketError::InUse => ControlError::AddressInUse { address },
+        SocketError::NotASocket => ControlError::NotASocket {
             path: path.to_owned(),
-        });
-    }
-    match UnixStream::connect(path) {
-        Ok(_) => Err(ControlError::AddressInUse { address: address() }),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            tracing::info!(path = %path.display(), "replacing the admin socket of a process that is gone");
-            fs::remove_file(path).map_err(|source| ControlError::Bind {
-                address: address(),
-                source,
-            })
-        }
-        Err(source) => Err(ControlError::Bind {
-            address: address(),
-            source,
-        }),
+        },
+        SocketError::System(source) => ControlError::Bind { address, source },
+        SocketError::TooLong(_) => ControlError::Bind {
+            address,
+            source: io::Error::new(io::ErrorKind::InvalidFilename, error.to_string()),
+        },
     }
 }
 
@@ -184,45 +162,11 @@ fn bind_error(address: String, source: io::Error) -> ControlError {
     }
 }
 
-/// The file of a Unix socket, removed at the end unless another process has replaced it.
-#[derive(Debug)]
-pub(super) struct SocketFile {
-    path: PathBuf,
-    identity: (u64, u64),
-    is_mine: bool,
-}
-
-impl SocketFile {
-    fn new(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            path: path.to_owned(),
-            identity: identity(path)?,
-            is_mine: true,
-        })
-    }
-
-    /// Leaves the file to another process.
-    pub fn leave(mut self) {
-        self.is_mine = false;
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if self.is_mine && identity(&self.path).is_ok_and(|found| found == self.identity) {
-            // Failing leaves a stale file, which the next start replaces.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let metadata = fs::symlink_metadata(path)?;
-    Ok((metadata.dev(), metadata.ino()))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn bind(listen: &AdminListen) -> Result<Control, ControlError> {

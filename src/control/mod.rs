@@ -7,7 +7,8 @@
 //! The admin listener listens on loopback or a Unix socket, and answers only requests that were meant for it (see
 //! `host`). Reading has no authentication beyond that: who can log in to the machine, or for a Unix socket who is the
 //! same user, can read. Changes (devices, tunnels to be closed) are refused unless they carry the token of
-//! `admin.token_file` or, where none is configured, come over the Unix socket (see `permission`).
+//! `admin.token_file` or, where none is configured, come over the Unix socket (see `permission`). Beside it there is a socket in
+//! the state folder, by which commands find the node (see `state_socket`).
 
 #![allow(
     clippy::result_large_err,
@@ -43,6 +44,8 @@ mod routes;
 mod server;
 mod servers;
 mod signals;
+mod socket;
+mod state_socket;
 mod store;
 mod watch;
 
@@ -57,6 +60,7 @@ pub use permission::{TokenError, read_token};
 pub use probe::{ServerProbe, TlsProbe, probe_servers};
 pub use reload::{ConfigFile, Refusal, ReloadTrigger, Reloader, watch_files};
 pub use signals::{EarlySignals, Signal, Signals};
+pub use state_socket::{StateSocket, check_state_socket, state_socket_path};
 
 use std::io;
 use std::net::SocketAddr;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::{Device, Node, Readiness, Refusal, ReloadTrigger, Reloader, Reply};
+use super::{Device, Node, Readiness, Refusal, ReloadTrigger, Reloader, Reply, StateSocket};
 use crate::config::Origin;
 use crate::engine::{self, ChangeError, DrainError, InForce, Predecessor};
 use crate::observe::{
@@ -21,6 +21,8 @@ pub struct RunningNode {
     pub audit: AuditHandle,
     /// Takes changes for it.
     pub reloader: Arc<Reloader>,
+    /// The socket in the state folder, where it has one of its own.
+    pub state_socket: Option<Arc<StateSocket>>,
 }
 
 impl Node for RunningNode {
@@ -132,6 +134,10 @@ impl Node for RunningNode {
         let ready = reasons.is_empty();
         if self.audit.lost() > 0 {
             reasons.push(format!("{} audit records were lost", self.audit.lost()));
+        }
+        let state_socket = self.state_socket.as_ref();
+        if let Some(problem) = state_socket.and_then(|socket| socket.problem()) {
+            reasons.push(problem.to_string());
         }
         if let Some(why) = self.engine.registry().stale() {
             reasons.push(format!(

@@ -21,7 +21,7 @@ use super::crl_pages::described;
 use super::earlier::Earlier;
 use super::host::{names_no_site, names_this_machine};
 use super::ledger::Ledger;
-use super::permission::{Caller, Denied, Permission, Users};
+use super::permission::{Caller, Denied, Policy};
 use super::query::{Query, QueryError, decoded};
 use super::routes::{self, Action, ROUTES, Show};
 use super::{Node, Reply};
@@ -50,28 +50,30 @@ const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resour
 /// The admin listener's pages.
 pub(super) struct Pages {
     pub(super) node: Arc<dyn Node>,
-    pub(super) permission: Permission,
-    users: Users,
+    /// That of the admin listener.
+    admin: Policy,
+    /// That of the socket in the state folder.
+    state: Policy,
     ledger: Rc<Ledger>,
     /// Many devices are being changed: one such request at a time.
     pub(super) importing: Cell<bool>,
-    /// The listener's address; `None` for a Unix socket.
-    host: Option<IpAddr>,
 }
 
 impl Pages {
-    pub(super) fn new(
-        node: Arc<dyn Node>,
-        host: Option<IpAddr>,
-        (permission, users): (Permission, Users),
-    ) -> Self {
+    pub(super) fn new(node: Arc<dyn Node>, admin: Policy) -> Self {
         Self {
             ledger: Rc::new(Ledger::new(node.clone())),
             node,
-            permission,
-            users,
+            admin,
+            state: Policy::of_state_socket(),
             importing: Cell::new(false),
-            host,
+        }
+    }
+
+    fn policy(&self, caller: Caller) -> &Policy {
+        match caller {
+            Caller::State(_) => &self.state,
+            Caller::Tcp(_) | Caller::Unix(_) | Caller::Successor => &self.admin,
         }
     }
 
@@ -79,7 +81,7 @@ impl Pages {
     pub(super) async fn answer(&self, request: Request<Incoming>, caller: Caller) -> Page {
         let (parts, mut body) = request.into_parts();
         let entry = self.ledger.entry(caller, &parts);
-        let decided = match self.users.serve(caller) {
+        let decided = match self.policy(caller).users.serve(caller) {
             Ok(()) => self.decide(&parts, &mut body, caller).await,
             Err(denied) => Err(denied_page(&denied)),
         };
@@ -106,7 +108,8 @@ impl Pages {
         caller: Caller,
     ) -> Result<Page, Page> {
         let bad = |error: QueryError| failure(StatusCode::BAD_REQUEST, &error.to_string());
-        if !self.is_meant_for_us(parts) {
+        let policy = self.policy(caller);
+        if !is_meant_for_us(parts, policy.host) {
             let error = "this host is not served here; ask for localhost or a loopback address";
             return Err(failure(StatusCode::MISDIRECTED_REQUEST, error));
         }
@@ -116,7 +119,7 @@ impl Pages {
         let query = Query::parse(parts.uri.query().unwrap_or_default()).map_err(bad)?;
         if let Action::Change(change) = action {
             if caller != Caller::Successor {
-                let allowed = self.permission.check(&parts.headers);
+                let allowed = policy.permission.check(&parts.headers);
                 allowed.map_err(|denied| denied_page(&denied))?;
             }
             // It would be made, and be kept out of the audit log as a question.
@@ -129,7 +132,10 @@ impl Pages {
         let names = [first.map_err(bad)?, second.map_err(bad)?];
         match action {
             Action::Show(show) => self.show(show, names, query, caller).await,
-            Action::Change(change) => self.change(change, names, query, parts, body).await,
+            Action::Change(change) => {
+                let from = (parts, caller);
+                self.change(change, names, query, from, body).await
+            }
         }
     }
 
@@ -142,7 +148,7 @@ impl Pages {
     ) -> Result<Page, Page> {
         match show {
             Show::Asset(asset) => Ok(asset.page()),
-            Show::Permission => Ok(self.permission()),
+            Show::Permission => Ok(self.permission(caller)),
             Show::Health => Ok(self.health().await),
             Show::Readiness => Ok(self.readiness()),
             Show::Metrics => Ok(self.metrics(caller).await),
@@ -163,28 +169,10 @@ impl Pages {
         }
     }
 
-    /// See [`host`](super::host). HTTP/1.0 may come without a host; no browser sends that.
-    fn is_meant_for_us(&self, request: &Parts) -> bool {
-        let is_ours = |host: &str| match self.host {
-            Some(listener) => names_this_machine(host, listener),
-            None => names_no_site(host),
-        };
-        let target = request
-            .uri
-            .authority()
-            .is_none_or(|named| is_ours(named.as_str()));
-        let mut hosts = request.headers.get_all(header::HOST).iter();
-        let field = match (hosts.next(), hosts.next()) {
-            (Some(host), None) => host.to_str().is_ok_and(is_ours),
-            (None, _) => request.version == Version::HTTP_10,
-            (Some(_), Some(_)) => false,
-        };
-        target && field
-    }
-
     /// What a change needs.
-    pub(super) fn permission(&self) -> Page {
-        json_page(StatusCode::OK, &json!({"changes": self.permission.word()}))
+    pub(super) fn permission(&self, caller: Caller) -> Page {
+        let needed = self.policy(caller).permission.word();
+        json_page(StatusCode::OK, &json!({"changes": needed}))
     }
 
     /// Alive: every core answers.
@@ -412,6 +400,25 @@ pub(super) fn tunnel_of(id: &str) -> Result<TunnelFilter, Page> {
         id: Some(id),
         ..TunnelFilter::default()
     })
+}
+
+/// See [`host`](super::host). HTTP/1.0 may come without a host; no browser sends that.
+fn is_meant_for_us(request: &Parts, listener: Option<IpAddr>) -> bool {
+    let is_ours = |host: &str| match listener {
+        Some(listener) => names_this_machine(host, listener),
+        None => names_no_site(host),
+    };
+    let target = request
+        .uri
+        .authority()
+        .is_none_or(|named| is_ours(named.as_str()));
+    let mut hosts = request.headers.get_all(header::HOST).iter();
+    let field = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.to_str().is_ok_and(is_ours),
+        (None, _) => request.version == Version::HTTP_10,
+        (Some(_), Some(_)) => false,
+    };
+    target && field
 }
 
 /// Reads a small body away: to close on one that is not read is a reset, which can overtake the answer.

@@ -9,7 +9,7 @@
 //! the token. The browser says which page it is (`Sec-Fetch-Site`, `Origin`), and no script can say otherwise. Nothing that
 //! a browser adds by itself, such as a cookie, is ever looked at.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -24,15 +24,41 @@ use crate::limits::{ADMIN_TOKEN_MAX, ADMIN_TOKEN_MIN};
 pub(super) enum Caller {
     /// A program that has come over TCP.
     Tcp(SocketAddr),
-    /// One that has come over the Unix socket.
-    Unix {
-        /// Its user.
-        uid: u32,
-        /// Its number, where that means something here.
-        pid: Option<i32>,
-    },
+    /// One that has come over the Unix socket of `admin.listen`.
+    Unix(Process),
+    /// One that has come over the socket in the state folder.
+    State(Process),
     /// The process that has taken this one's place, which has asked who asks it.
     Successor,
+}
+
+/// Who has connected to a Unix socket (`SO_PEERCRED`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Process {
+    /// Its user.
+    pub uid: u32,
+    /// Its number, where that means something here.
+    pub pid: Option<i32>,
+}
+
+/// Who is served on a listener, and how changes are allowed there.
+#[derive(Clone, Debug)]
+pub(super) struct Policy {
+    pub users: Users,
+    pub permission: Permission,
+    /// The address that a request's host may name beside loopback. `None` for a Unix socket, which no browser reaches.
+    pub host: Option<IpAddr>,
+}
+
+impl Policy {
+    /// That of the socket in the state folder: root and the node's own user alone, who may write to the folder anyway.
+    pub fn of_state_socket() -> Self {
+        Self {
+            users: Users::new(&[]),
+            permission: Permission::Socket,
+            host: None,
+        }
+    }
 }
 
 /// The users whose programs are served on the Unix socket: root, the node's own, and those of `admin.socket_users`. The
@@ -49,8 +75,10 @@ impl Users {
 
     /// Whether `caller` is served.
     pub fn serve(&self, caller: Caller) -> Result<(), Denied> {
-        let Caller::Unix { uid, .. } = caller else {
-            return Ok(());
+        let (uid, remedy) = match caller {
+            Caller::Tcp(_) | Caller::Successor => return Ok(()),
+            Caller::Unix(process) => (process.uid, "see admin.socket_users"),
+            Caller::State(process) => (process.uid, "run the command as one of them"),
         };
         if self.0.contains(&uid) {
             return Ok(());
@@ -58,8 +86,7 @@ impl Users {
         Err(Denied {
             status: StatusCode::FORBIDDEN,
             why: format!(
-                "this socket serves root and the node's own user, and not the user with the number {uid}; \
-                 see admin.socket_users"
+                "this socket serves root and the node's own user, and not the user with the number {uid}; {remedy}"
             ),
         })
     }
@@ -335,7 +362,7 @@ mod tests {
         let own = rustix::process::geteuid().as_raw();
         let (named, other) = (own.wrapping_add(1), own.wrapping_add(2));
         let users = Users::new(&[named]);
-        let serves = |uid| users.serve(Caller::Unix { uid, pid: None });
+        let serves = |uid| users.serve(Caller::Unix(Process { uid, pid: None }));
         for uid in [0, own, named] {
             assert!(serves(uid).is_ok(), "{uid}");
         }

@@ -1,11 +1,11 @@
-//! The control core's thread: its runtime, the admin listener's accept loop and its connections.
+//! The control core's thread: its runtime, the accept loops of the admin listener and of the socket in the state folder, and
+//! their connections.
 //!
 //! Connections are bounded in number and in life, requests in size and in time.
 
 use std::convert::Infallible;
 use std::future::{Future, pending};
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::net;
 use std::pin::pin;
 use std::rc::Rc;
@@ -16,13 +16,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::listen::{Control, Listener, SocketFile};
+use super::listen::{Control, Listener};
 use super::pages::Pages;
-use super::permission::Caller;
+use super::permission::{Caller, Process};
+use super::socket::SocketFile;
+use super::state_socket::StateSocket;
 use super::{ControlError, Node};
 use crate::limits::{
     ADMIN_ACCEPT_PAUSE, ADMIN_CONNECTION_LIFE, ADMIN_CONNECTIONS, ADMIN_HEADER_TIMEOUT,
@@ -30,10 +32,10 @@ use crate::limits::{
 };
 
 impl Control {
-    /// Runs the control core on this thread until `shutdown` holds `true` or its sender is gone: the admin listener, which
-    /// is left to another process once `retired` gives something; from then on the connections that it gives are served, and
-    /// beside it `extra` (other jobs of the control core, such as signals and name resolution), which is dropped at the
-    /// end. It is not the end when `extra` returns.
+    /// Runs the control core on this thread until `shutdown` holds `true` or its sender is gone: the admin listener and the
+    /// socket in the state folder, which are left to another process once `retired` gives something; from then on the
+    /// connections that it gives are served, and beside it `extra` (other jobs of the control core, such as signals and name
+    /// resolution), which is dropped at the end. It is not the end when `extra` returns.
     ///
     /// # Errors
     ///
@@ -41,22 +43,40 @@ impl Control {
     pub fn run(
         self,
         node: Arc<dyn Node>,
-        shutdown: watch::Receiver<bool>,
+        mut shutdown: watch::Receiver<bool>,
         retired: mpsc::Receiver<Option<net::UnixStream>>,
         extra: impl Future<Output = ()>,
     ) -> Result<(), ControlError> {
         let runtime =
             tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(ControlError::Runtime)?;
         runtime.block_on(async move {
-            let host = self.host();
-            let pages = Rc::new(Pages::new(node, host, (self.permission, self.users)));
-            let acceptor = Acceptor::new(self.listener).map_err(ControlError::Runtime)?;
+            let pages = Rc::new(Pages::new(node, self.policy));
+            let admin = Acceptor::new(self.listener).map_err(ControlError::Runtime)?;
+            let state = self.state_socket.map(Acceptor::of_state_socket);
             let jobs = async {
                 extra.await;
                 pending::<()>().await;
             };
+            let (leave, left) = watch::channel(false);
+            let end = End {
+                shutdown: shutdown.clone(),
+                left,
+            };
+            let serve = async {
+                tokio::join!(
+                    serve(Some(admin), &pages, end.clone()),
+                    serve(state, &pages, end.clone()),
+                    serve_successor(retired, leave, &pages, end.clone()),
+                )
+            };
+            let in_time = async {
+                stopped(&mut shutdown).await;
+                sleep(ADMIN_STOP).await;
+            };
             tokio::select! {
-                () = serve(acceptor, pages, shutdown, retired) => {}
+                _ = serve => {}
+                // What is not done by then is cut off with the runtime.
+                () = in_time => {}
                 () = jobs => {}
             }
             Ok(())
@@ -64,67 +84,152 @@ impl Control {
     }
 }
 
-/// The listener on the runtime.
+/// When a listener ends.
+#[derive(Clone)]
+struct End {
+    /// The node stops.
+    shutdown: watch::Receiver<bool>,
+    /// Another process listens on.
+    left: watch::Receiver<bool>,
+}
+
+impl End {
+    async fn of_listener(&mut self) {
+        tokio::select! {
+            () = stopped(&mut self.shutdown) => {}
+            () = stopped(&mut self.left) => {}
+        }
+    }
+
+    /// The end of a connection: who was accepted before another process took over has an answer, once `asked`.
+    async fn of_connection(&mut self, asked: &Notify) {
+        let left = async {
+            stopped(&mut self.left).await;
+            asked.notified().await;
+        };
+        tokio::select! {
+            () = stopped(&mut self.shutdown) => {}
+            () = left => {}
+        }
+    }
+}
+
+/// A listener on the runtime.
 enum Acceptor {
     Tcp(TcpListener),
     /// The socket's file is removed with it.
     Unix(UnixListener, SocketFile),
+    State(StateAcceptor),
+}
+
+/// Accepts on the socket in the state folder, on another one when it has been made anew.
+struct StateAcceptor {
+    socket: Arc<StateSocket>,
+    listener: Option<UnixListener>,
+    listeners: mpsc::Receiver<net::UnixListener>,
 }
 
 enum Stream {
-    Tcp(TcpStream, SocketAddr),
-    Unix(UnixStream, Caller),
+    Tcp(TcpStream),
+    Unix(UnixStream),
 }
 
 impl Acceptor {
     fn new(listener: Listener) -> io::Result<Self> {
         Ok(match listener {
             Listener::Tcp(listener, _) => Self::Tcp(TcpListener::from_std(listener)?),
-            Listener::Unix(listener, file) => Self::Unix(UnixListener::from_std(listener)?, file),
+            Listener::Unix(listener, mut file) => {
+                let listener = UnixListener::from_std(listener)?;
+                file.take_over();
+                Self::Unix(listener, file)
+            }
         })
     }
 
-    /// Another process listens on.
-    fn leave(self) {
-        if let Self::Unix(_, file) = self {
-            file.leave();
+    /// To be called on the runtime.
+    fn of_state_socket(socket: Arc<StateSocket>) -> Self {
+        socket.take_over();
+        let (to, listeners) = mpsc::channel(1);
+        let looking = socket.clone();
+        tokio::task::spawn_local(async move { looking.listeners(to).await });
+        Self::State(StateAcceptor {
+            socket,
+            listener: None,
+            listeners,
+        })
+    }
+
+    /// The end, or, with `is_left`, another process listens on.
+    fn end(self, is_left: bool) {
+        match (self, is_left) {
+            (Self::Tcp(_), _) | (Self::Unix(..), false) => {}
+            (Self::Unix(_, mut file), true) => file.leave(),
+            (Self::State(state), true) => state.socket.leave(),
+            (Self::State(state), false) => state.socket.close(),
         }
     }
 
-    async fn accept(&self) -> io::Result<Stream> {
+    async fn accept(&mut self) -> io::Result<(Stream, Caller)> {
         Ok(match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                Stream::Tcp(stream, address)
+                (Stream::Tcp(stream), Caller::Tcp(address))
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                let peer = stream.peer_cred()?;
-                let (uid, pid) = (peer.uid(), peer.pid());
-                Stream::Unix(stream, Caller::Unix { uid, pid })
+                let caller = Caller::Unix(process_of(&stream)?);
+                (Stream::Unix(stream), caller)
+            }
+            Self::State(state) => {
+                let stream = state.accept().await?;
+                let caller = Caller::State(process_of(&stream)?);
+                (Stream::Unix(stream), caller)
             }
         })
     }
 }
 
-async fn serve(
-    acceptor: Acceptor,
-    pages: Rc<Pages>,
-    mut shutdown: watch::Receiver<bool>,
-    mut retired: mpsc::Receiver<Option<net::UnixStream>>,
-) {
+impl StateAcceptor {
+    async fn accept(&mut self) -> io::Result<UnixStream> {
+        loop {
+            let accepted = async {
+                match &self.listener {
+                    Some(listener) => listener.accept().await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                accepted = accepted => return Ok(accepted?.0),
+                Some(listener) = self.listeners.recv() => {
+                    self.listener = Some(UnixListener::from_std(listener)?);
+                }
+            }
+        }
+    }
+}
+
+fn process_of(stream: &UnixStream) -> io::Result<Process> {
+    let peer = stream.peer_cred()?;
+    let (uid, pid) = (peer.uid(), peer.pid());
+    Ok(Process { uid, pid })
+}
+
+/// Serves who connects to a listener until the end, and lets those who are served then have their answers.
+async fn serve(acceptor: Option<Acceptor>, pages: &Rc<Pages>, mut end: End) {
+    let Some(mut acceptor) = acceptor else {
+        return;
+    };
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             // At the bound, clients wait in the kernel's backlog.
             accepted = acceptor.accept(), if connections.len() < ADMIN_CONNECTIONS => match accepted {
-                Ok(Stream::Tcp(stream, address)) => {
-                    let from = (Rc::clone(&pages), Caller::Tcp(address));
-                    connections.spawn_local(converse(stream, from, shutdown.clone()));
-                }
-                Ok(Stream::Unix(stream, caller)) => {
-                    let from = (Rc::clone(&pages), caller);
-                    connections.spawn_local(converse(stream, from, shutdown.clone()));
+                Ok((stream, caller)) => {
+                    let from = (Rc::clone(pages), caller);
+                    match stream {
+                        Stream::Tcp(stream) => connections.spawn_local(converse(stream, from, end.clone())),
+                        Stream::Unix(stream) => connections.spawn_local(converse(stream, from, end.clone())),
+                    };
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the admin listener cannot accept");
@@ -132,54 +237,55 @@ async fn serve(
                 }
             },
             Some(_) = connections.join_next() => {}
-            () = stopped(&mut shutdown) => break,
-            Some(connection) = retired.recv() => {
-                acceptor.leave();
-                return serve_successor(connection, retired, pages, shutdown).await;
-            }
+            () = end.of_listener() => break,
         }
     }
-    drop(acceptor);
-    let finish = async { while connections.join_next().await.is_some() {} };
-    // What is not done by then is cut off with the runtime.
-    let _ = timeout(ADMIN_STOP, finish).await;
+    acceptor.end(*end.left.borrow());
+    while connections.join_next().await.is_some() {}
 }
 
-/// Serves the process that has taken this one's place, and nobody else.
+/// Leaves the listeners to the process that takes this one's place, once there is one, and serves that alone.
 async fn serve_successor(
-    mut connection: Option<net::UnixStream>,
-    mut next: mpsc::Receiver<Option<net::UnixStream>>,
-    pages: Rc<Pages>,
-    mut shutdown: watch::Receiver<bool>,
+    mut retired: mpsc::Receiver<Option<net::UnixStream>>,
+    leave: watch::Sender<bool>,
+    pages: &Rc<Pages>,
+    mut end: End,
 ) {
+    // What has been left does not end who is served here.
+    let (_never, left) = watch::channel(false);
+    end.left = left;
     let mut connections = JoinSet::new();
     loop {
-        if let Some(connection) = connection.take()
-            && connection.set_nonblocking(true).is_ok()
-            && let Ok(stream) = UnixStream::from_std(connection)
-        {
-            let from = (Rc::clone(&pages), Caller::Successor);
-            connections.spawn_local(converse(stream, from, shutdown.clone()));
-        }
         tokio::select! {
-            next = next.recv(), if connections.len() < ADMIN_CONNECTIONS => match next {
-                Some(next) => connection = next,
-                None => return stopped(&mut shutdown).await,
+            next = retired.recv(), if connections.len() < ADMIN_CONNECTIONS => match next {
+                Some(connection) => {
+                    leave.send_replace(true);
+                    if let Some(connection) = connection
+                        && connection.set_nonblocking(true).is_ok()
+                        && let Ok(stream) = UnixStream::from_std(connection)
+                    {
+                        let from = (Rc::clone(pages), Caller::Successor);
+                        connections.spawn_local(converse(stream, from, end.clone()));
+                    }
+                }
+                None => return stopped(&mut end.shutdown).await,
             },
             Some(_) = connections.join_next() => {}
-            () = stopped(&mut shutdown) => return,
+            () = stopped(&mut end.shutdown) => return,
         }
     }
 }
 
-/// Serves one connection until it ends, has lived long enough, or the node stops.
+/// Serves one connection until it ends, has lived long enough, or its listener ends.
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     (pages, caller): (Rc<Pages>, Caller),
-    mut shutdown: watch::Receiver<bool>,
+    mut end: End,
 ) {
+    let asked = Notify::new();
     let service = service_fn(|request| {
         let pages = Rc::clone(&pages);
+        asked.notify_one();
         async move { Ok::<_, Infallible>(pages.answer(request, caller).await) }
     });
     let connection = http1::Builder::new()
@@ -192,7 +298,7 @@ async fn converse(
     tokio::select! {
         _ = connection.as_mut() => return,
         () = sleep(ADMIN_CONNECTION_LIFE) => {}
-        () = stopped(&mut shutdown) => {}
+        () = end.of_connection(&asked) => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = timeout(ADMIN_CONNECTION_LIFE, connection).await;

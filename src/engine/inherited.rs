@@ -2,11 +2,12 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use socket2::SockRef;
+
+use crate::files::Identity;
 
 /// Listening sockets that this process was started with (`sd_listen_fds(3)`).
 #[derive(Debug, Default)]
@@ -15,6 +16,8 @@ pub struct Inherited {
     pub tcp: Vec<NamedSocket>,
     /// For the admin listener.
     pub unix: Vec<UnixListener>,
+    /// The one in the state folder, of the process before.
+    pub state: Option<UnixListener>,
 }
 
 /// A listening socket of TCP.
@@ -28,6 +31,9 @@ pub struct NamedSocket {
 
 /// The name of the admin listener's socket.
 pub const ADMIN: &str = "admin";
+
+/// The name of the socket in the state folder, as one process passes it on to the next.
+pub const STATE: &str = "state";
 
 impl Inherited {
     /// Copies of all of them.
@@ -46,6 +52,8 @@ impl Inherited {
                 .iter()
                 .map(UnixListener::try_clone)
                 .collect::<Result<_, _>>()?,
+            // It is of the node, and no listener asks for it.
+            state: None,
         })
     }
 
@@ -95,21 +103,14 @@ impl Inherited {
 
     /// Takes the socket that listens on `path`, however the path is spelled: by links (`/var/run`), or from another folder.
     pub fn take_unix(&mut self, path: &Path) -> Option<UnixListener> {
-        let place = |path: &Path| {
-            let file = std::fs::metadata(path).ok()?;
-            Some((file.dev(), file.ino()))
-        };
-        let wanted = place(path);
-        let fits = |socket: &UnixListener| {
-            let bound = socket.local_addr();
-            bound.is_ok_and(|bound| {
-                bound.as_pathname().is_some_and(|bound| {
-                    bound == path || wanted.is_some() && place(bound) == wanted
-                })
-            })
-        };
-        let at = self.unix.iter().position(fits)?;
+        let at = self.unix.iter().position(|socket| is_at(socket, path))?;
         Some(self.unix.swap_remove(at))
+    }
+
+    /// Takes the socket in the state folder, where its file is still there and is this one.
+    pub fn take_state(&mut self, path: &Path) -> Option<UnixListener> {
+        let fits = |socket: &UnixListener| Identity::of_name(path).is_ok() && is_at(socket, path);
+        self.state.take().filter(fits)
     }
 
     /// The address of a socket that nothing in the config has taken.
@@ -131,6 +132,17 @@ impl Inherited {
         };
         tcp.or_else(unix)
     }
+}
+
+/// Returns whether a socket listens on `path`, however that is spelled.
+fn is_at(socket: &UnixListener, path: &Path) -> bool {
+    let bound = socket.local_addr();
+    bound.is_ok_and(|bound| {
+        bound.as_pathname().is_some_and(|bound| {
+            let is_same = |wanted| Identity::of(bound).is_ok_and(|bound| bound == wanted);
+            bound == path || Identity::of(path).is_ok_and(is_same)
+        })
+    })
 }
 
 /// Returns whether connections to one of them could be meant for the other.

@@ -20,7 +20,7 @@ mod succession;
 mod sweeper;
 mod worker;
 
-pub use inherited::{ADMIN, Inherited, NamedSocket};
+pub use inherited::{ADMIN, Inherited, NamedSocket, STATE};
 pub use loaded::{Doubts, LoadError, Loaded};
 pub use node::{DrainError, EngineError, Node};
 pub use profile::InForce;

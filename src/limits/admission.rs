@@ -46,8 +46,9 @@ pub const RELIEVED_PART: usize = 8;
 /// others are forgotten.
 pub const SOURCES_MAX: usize = 16_384;
 
-/// Open files that the process has for itself: the admin listener's connections, files that are read, the log.
-pub const DESCRIPTORS_OF_PROCESS: usize = 2 * ADMIN_CONNECTIONS;
+/// Open files that the process has for itself: the connections of the admin listener and of the socket in the state folder,
+/// files that are read, the log.
+pub const DESCRIPTORS_OF_PROCESS: usize = 3 * ADMIN_CONNECTIONS;
 
 /// Open files that a core has for itself: its ring, its listeners, and what was accepted of a burst before any is given up.
 pub const DESCRIPTORS_OF_CORE: usize = 64;

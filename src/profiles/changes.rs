@@ -115,25 +115,6 @@ pub(super) fn assign(
     Ok(changed)
 }
 
-pub(super) fn withdraw(
-    transaction: &WriteTransaction,
-    name: &str,
-    version: u64,
-) -> Result<Changed, StoreFailure> {
-    let mut changed = before(transaction, name)?;
-    if changed.replaced.is_none() {
-        return Err(store(StoreError::NoProfile(name.to_owned())));
-    }
-    expected(name, changed.replaced, Some(version))?;
-    remove(transaction, name, &[version])?;
-    let left = history(&transaction.open_table(ENTRIES)?, name)?;
-    changed.version = left.first().map_or(0, |entry| entry.version);
-    if changed.assigned && changed.version == 0 {
-        return Err(store(StoreError::Assigned(name.to_owned())));
-    }
-    Ok(changed)
-}
-
 pub(super) fn delete(
     transaction: &WriteTransaction,
     name: &str,

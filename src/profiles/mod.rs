@@ -83,13 +83,6 @@ pub enum Change<'c> {
     Put(NewVersion<'c>),
     /// Assigns this node a profile, or none.
     Assign(Option<&'c str>),
-    /// Takes the newest version back, if it is `version`: a node has refused it. A profile without another version goes.
-    Withdraw {
-        /// The profile.
-        name: &'c str,
-        /// Its newest version.
-        version: u64,
-    },
     /// Deletes a profile with all its versions. Not the one that is assigned.
     Delete {
         /// The profile.

@@ -16,7 +16,7 @@ use redb::{
 };
 use sha2::{Digest, Sha256};
 
-use super::changes::{assign, delete, put, withdraw};
+use super::changes::{assign, delete, put};
 use super::tables::{ASSIGNED, ENTRIES, Kept, NODE, StoreFailure, TEXTS, history, kept, store};
 use super::{
     Change, Changed, Overview, ProfileStore, StoreError, StoredProfile, Summary, VersionInfo,
@@ -266,7 +266,6 @@ impl ProfileStore for RedbStore {
             let changed = match *change {
                 Change::Put(new) => put(transaction, &new)?,
                 Change::Assign(name) => assign(transaction, name)?,
-                Change::Withdraw { name, version } => withdraw(transaction, name, version)?,
                 Change::Delete { name, expect } => delete(transaction, name, expect)?,
             };
             if changed.stored && !agree(&changed) {

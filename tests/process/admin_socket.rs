@@ -11,7 +11,7 @@ use super::sockets::activate_on;
 use crate::common::{Gateway, Pki, TOKEN, echo, free_port, server, service, until};
 
 /// Another user than root and the one that runs this.
-const OTHER: u32 = 64_123;
+pub const OTHER: u32 = 64_123;
 
 /// A config whose admin listener is this socket, with these keys.
 fn on_socket(pki: &Pki, socket: &Path, keys: &str) {
@@ -25,7 +25,7 @@ fn on_socket(pki: &Pki, socket: &Path, keys: &str) {
 }
 
 /// Asks over the socket as another user, for which root's rights are needed. Status and content.
-fn ask_as(user: u32, socket: &Path, arguments: &[&str]) -> (String, String) {
+pub fn ask_as(user: u32, socket: &Path, arguments: &[&str]) -> (String, String) {
     let mut command = match rustix::process::geteuid().is_root() {
         true => Command::new("curl"),
         false => {

@@ -8,5 +8,6 @@ mod scratch;
 mod self_signed;
 mod shutdown;
 mod sockets;
+mod state_socket;
 mod succession;
 mod upgrade;

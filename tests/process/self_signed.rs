@@ -32,7 +32,10 @@ fn files_of(folder: &Path) -> BTreeMap<String, Vec<u8>> {
             let path = entry.path();
             if path.is_dir() {
                 folders.push(path);
-            } else if entry.file_name() != "adit.lock" {
+            } else if !["adit.lock", "admin.sock"]
+                .map(Into::into)
+                .contains(&entry.file_name())
+            {
                 all.insert(path.display().to_string(), std::fs::read(path).unwrap());
             }
         }

@@ -196,25 +196,6 @@ fn one_profile_is_assigned_and_stays() {
 }
 
 #[test]
-fn a_version_that_the_node_refuses_is_taken_back() {
-    let fixture = StoreFixture::new();
-    fixture.put("corp", "one", None).unwrap();
-    fixture.change(Change::Assign(Some("corp"))).unwrap();
-    fixture.put("corp", "two", None).unwrap();
-    let withdraw = |version| {
-        fixture.change(Change::Withdraw {
-            name: "corp",
-            version,
-        })
-    };
-    assert!(said(withdraw(1)).contains("is 2, and not version 1"));
-    assert_eq!(withdraw(2).unwrap().version, 1);
-    assert_eq!(fixture.store.assigned().unwrap().unwrap().text, "one");
-    assert!(said(withdraw(1)).contains("is assigned"));
-    assert_eq!(fixture.put("corp", "three", None).unwrap().version, 3);
-}
-
-#[test]
 fn the_oldest_versions_go() {
     let fixture = StoreFixture::new();
     let last = PROFILE_VERSIONS_KEPT as u64 + 3;

@@ -11,7 +11,6 @@ use crate::limits::PROFILE_VERSIONS_KEPT;
 enum Step {
     Put(usize, u8, Option<u64>),
     Assign(Option<usize>),
-    Withdraw(usize, u64),
     Delete(usize, Option<u64>),
     /// A change that whoever is asked refuses.
     Refused(usize, u8),
@@ -25,7 +24,6 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (name(), 0_u8..4, expect()).prop_map(|(name, text, expect)| Step::Put(name, text, expect)),
         2 => proptest::option::of(name()).prop_map(Step::Assign),
-        1 => (name(), 0_u64..6).prop_map(|(name, version)| Step::Withdraw(name, version)),
         2 => (name(), expect()).prop_map(|(name, expect)| Step::Delete(name, expect)),
         1 => (name(), 0_u8..4).prop_map(|(name, text)| Step::Refused(name, text)),
     ]
@@ -74,17 +72,6 @@ impl Model {
                 }
                 is_there
             }
-            Step::Withdraw(name, version) => {
-                let name = NAMES[name];
-                let all = self.versions.get(name).map_or(0, Vec::len);
-                let only = self.assigned == Some(name) && all == 1;
-                let done = all > 0 && self.newest(name) == version && !only;
-                if done && let Some(all) = self.versions.get_mut(name) {
-                    all.pop();
-                }
-                self.versions.retain(|_, all| !all.is_empty());
-                done
-            }
             Step::Delete(name, expect) => {
                 let name = NAMES[name];
                 let newest = self.newest(name);
@@ -119,10 +106,6 @@ fn done(store: &RedbStore, step: &Step) -> Result<Changed, StoreError> {
         Step::Put(name, text, expect) => return put(name, text, expect, true),
         Step::Refused(name, text) => return put(name, text, None, false),
         Step::Assign(name) => Change::Assign(name.map(|name| NAMES[name])),
-        Step::Withdraw(name, version) => Change::Withdraw {
-            name: NAMES[name],
-            version,
-        },
         Step::Delete(name, expect) => Change::Delete {
             name: NAMES[name],
             expect,
