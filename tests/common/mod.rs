@@ -23,13 +23,14 @@ pub mod store;
 pub mod world;
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use adit::certs::make::Usage;
@@ -209,22 +210,39 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// An address on which nothing listens yet. It is below those that the system gives to connections and to port 0
-/// (`ip_local_port_range`), so that nobody gets it before who has asked for it.
+/// (`ip_local_port_range`), so that nobody gets it before who has asked for it: each is given once, and other programs of
+/// tests that run at the same time, of whatever folder, have other ones.
 pub fn free_port() -> SocketAddr {
-    const FIRST: u32 = 12_000;
-    const PORTS: u32 = 20_000;
-    static NEXT: AtomicU32 = AtomicU32::new(0);
+    /// The ports left of the windows that this process has locked.
+    static LEFT: Mutex<(Range<u16>, Vec<File>)> = Mutex::new((0..0, Vec::new()));
+    let mut left = LEFT.lock().unwrap();
     loop {
-        // Programs of tests that run at the same time begin far from each other.
-        let place = std::process::id()
-            .wrapping_mul(7919)
-            .wrapping_add(NEXT.fetch_add(1, Relaxed));
-        let port = (FIRST + place % PORTS) as u16;
+        let Some(port) = left.0.next() else {
+            let (ports, lock) = port_window();
+            left.0 = ports;
+            left.1.push(lock);
+            continue;
+        };
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         if TcpListener::bind(address).is_ok() {
             return address;
         }
     }
+}
+
+/// Ports that no other process takes while the file is locked.
+fn port_window() -> (Range<u16>, File) {
+    const FIRST: u16 = 12_000;
+    const PORTS: u16 = 250;
+    const WINDOWS: u16 = 80;
+    let locked = |number: &u16| {
+        let path = std::env::temp_dir().join(format!("adit-test-ports-{number}"));
+        let file = File::open(&path).or_else(|_| File::create(&path)).ok()?;
+        file.try_lock().ok().map(|()| file)
+    };
+    let mut windows = (0..WINDOWS).map(|number| (FIRST + number * PORTS, locked(&number)));
+    let taken = windows.find_map(|(first, lock)| Some((first..first + PORTS, lock?)));
+    taken.expect("some of the windows of ports is free")
 }
 
 /// A server that gives each connection to `serve` on a thread of its own.
