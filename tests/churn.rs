@@ -21,7 +21,7 @@ const WARM: u64 = 200;
 const TUNNELS: usize = 200;
 const USERS: usize = 4;
 /// Longest time in which an open tunnel may not answer: far above what a loaded machine needs, and far below a cut.
-const STALL: Duration = Duration::from_secs(5);
+const STALL: Duration = PATIENCE;
 
 /// How much more memory the process may have after the last reload than after [`WARM`] of them. It comes to rest about
 /// 4 MiB above that, after 3000 reloads as after 1000; what is never given back, 15 KiB a reload or more, goes beyond this.
