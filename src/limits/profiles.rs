@@ -23,8 +23,8 @@ pub const PROFILES_MAX: usize = 1000;
 /// Bytes of the store that are kept in memory while it is open: the largest text and the pages that lead to it.
 pub const PROFILE_STORE_CACHE: usize = 16 << 20;
 
-/// How long the store is waited for while another process has it open. A change takes milliseconds; one that puts a
-/// profile active takes as long as a reload.
+/// How long the store is waited for while another process has it open. A change takes milliseconds; one that activates a
+/// profile takes as long as a reload.
 pub const PROFILE_STORE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often the store is tried meanwhile.
