@@ -410,7 +410,7 @@ fn slow_other_pages_read_and_change_nothing() {
     // A name of the attacker's that leads to loopback (DNS rebinding) is told nothing.
     let rebound = format!("http://attacker.test:{}/", node.gateway.admin.port());
     browser.open(&rebound);
-    browser.sees("this host is not served here");
+    browser.sees("this host name is not served");
     assert_eq!(
         browser.eval("fetch('/tunnels').then(({ status }) => status)"),
         421

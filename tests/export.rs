@@ -210,7 +210,7 @@ fn a_profile_with_a_pkcs12_identity() {
     for net in ["10.1.0.0/16", "2001:db8::/32"] {
         assert!(
             told.contains(&format!(
-                "no place for addresses: nothing leads devices to the rule for {net}"
+                "cannot match addresses: devices do not use the rule for {net}"
             )),
             "{told}"
         );
@@ -391,7 +391,7 @@ fn a_pac_file_leads_exactly_what_a_rule_is_about() {
     let pki = config(RULES);
     let (script, told) = right(&pki, &["--format", "pac"]);
     assert!(
-        told.contains("no place for IPv6 networks") && told.contains("2001:db8::/32"),
+        told.contains("cannot match IPv6 networks") && told.contains("2001:db8::/32"),
         "{told}"
     );
     // What a browser brings beside the file itself.
@@ -459,11 +459,11 @@ fn what_cannot_be_exported_is_told() {
     for (arguments, words) in [
         (
             &["--format", "pac", "--no-toggle"][..],
-            "--no-toggle has no place in a document of the format pac",
+            "--no-toggle cannot be used with the format pac",
         ),
         (
             &["--format", "declaration", "--identity", "x"],
-            "--identity has no place",
+            "--identity cannot be used",
         ),
         (
             &["--format", "mobileconfig", "--identity", "not.p12"],
@@ -500,7 +500,7 @@ fn what_cannot_be_exported_is_told() {
             .get("MatchDomains")
             .is_none()
     );
-    assert!(told.contains("a rule is about every host"), "{told}");
+    assert!(told.contains("a rule matches every host"), "{told}");
 }
 
 #[test]

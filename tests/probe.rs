@@ -248,7 +248,7 @@ fn servers_that_cannot_be_used_are_told_with_the_reason() {
         ("strange", "no trusted authority has issued it"),
         ("mutual", "it refused the session: certificate_required"),
         ("mail", "TLS: "),
-        ("refusing", "upstream_proxy does not lead there"),
+        ("refusing", "upstream_proxy refuses this destination"),
     ] {
         let server = of(name);
         assert_eq!(server["usable"], false, "{name}");

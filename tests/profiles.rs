@@ -199,7 +199,7 @@ fn two_administrators_do_not_overwrite_each_other() {
     node.write("one.toml", "corp", "one");
     assert!(
         node.refused(1, &["apply", "one.toml", "--expect", "3"])
-            .contains("profile corp is not there")
+            .contains("profile corp does not exist")
     );
     node.done(&["apply", "one.toml", "--expect", "0"]);
     for number in 0..8 {
@@ -403,8 +403,7 @@ fn a_profile_in_the_config_file_counts_and_that_is_said() {
     node.done(&["unassign"]);
     let output = node.output(&["assign", "corp"]);
     assert!(
-        output.status.success()
-            && errors(&output).contains("has a [profile] of its own, which counts"),
+        output.status.success() && errors(&output).contains("has its own [profile], which is used"),
         "{}",
         errors(&output)
     );

@@ -93,7 +93,7 @@ fn findings_are_printed_and_decide() {
         &pki,
         &format!("{import} --name ../x"),
         2,
-        "is not the name of a certificate",
+        "is not a valid name of a certificate",
     );
     refused(
         &pki,

@@ -25,6 +25,6 @@ pub enum ResolveError {
     #[error("the device waits for too many names")]
     Share,
     /// The node waits for as many names as it may.
-    #[error("too many names are waited for")]
+    #[error("too many names wait")]
     Full,
 }

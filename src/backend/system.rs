@@ -161,10 +161,10 @@ impl Watched {
                 let path = self.path.display();
                 match self.taken {
                     Some(_) => tracing::warn!(
-                        "{path} {why}: what was read from it before stays in effect, and it is looked at again"
+                        "{path} {why}: its last valid content stays active, and it is read again later"
                     ),
                     None => tracing::error!(
-                        "{path} {why}: names are resolved without it, and it is looked at again"
+                        "{path} {why}: names are resolved without it, and it is read again later"
                     ),
                 }
                 None
@@ -174,7 +174,7 @@ impl Watched {
 
     fn has_taken(&mut self, text: String, generation: u64) {
         if generation > 0 {
-            tracing::info!("{} has changed and is in effect", self.path.display());
+            tracing::info!("{} has changed and is active", self.path.display());
         }
         self.taken = Some(text);
     }

@@ -93,7 +93,7 @@ impl Block<'_> {
                         "the certificate that begins on line {} is marked as not trusted for TLS (OpenSSL's settings of trust)",
                         self.line
                     ),
-                    "leave it out, or take the settings away with `openssl x509 -in FILE -out FILE.pem`",
+                    "leave it out, or remove the settings with `openssl x509 -in FILE -out FILE.pem`",
                 )),
             };
         }
@@ -107,7 +107,7 @@ impl Block<'_> {
         CertError::content(
             path,
             format!("the {noun} that begins on line {} is broken", self.line),
-            "export it again from where it came",
+            "export it again from its source",
         )
     }
 
@@ -142,7 +142,7 @@ impl Block<'_> {
                     "the PEM block that begins on line {} is not valid base64",
                     self.line
                 ),
-                "copy it again, whole, from where it came",
+                "copy it again completely from its source",
             )),
         }
     }
@@ -210,14 +210,14 @@ pub(super) fn blocks<'a>(path: &Path, bytes: &'a [u8]) -> Result<Vec<Block<'a>>,
         CertError::content(
             path,
             format!("the PEM block that begins on line {line} has no end: the file is truncated"),
-            "copy it again, whole, from where it came",
+            "copy it again completely from its source",
         )
     };
     let joined = |line: usize| {
         CertError::content(
             path,
             format!("a line break is missing on line {line}, in front of -----BEGIN or -----END"),
-            "put it in: files that are joined have to end in a line break each",
+            "add it: each of the files that are joined must end in a line break",
         )
     };
     let mut found = Vec::new();
@@ -236,7 +236,7 @@ pub(super) fn blocks<'a>(path: &Path, bytes: &'a [u8]) -> Result<Vec<Block<'a>>,
                 CertError::content(
                     path,
                     format!("line {number} begins a PEM block without ending in -----"),
-                    "copy the block again, whole, from where it came",
+                    "copy the block again completely from its source",
                 )
             })?;
             open = Some((label, number, start));
@@ -270,7 +270,7 @@ fn refuse_damaged(path: &Path, number: usize, line: &[u8]) -> Result<(), CertErr
             remedy,
         ))
     };
-    const AGAIN: &str = "copy the block again, whole, from where it came";
+    const AGAIN: &str = "copy the block again completely from its source";
     // A comment is left out on purpose.
     if line.starts_with(BEGIN) || line.starts_with(b"#") {
         return Ok(());
@@ -281,14 +281,14 @@ fn refuse_damaged(path: &Path, number: usize, line: &[u8]) -> Result<(), CertErr
     if has_mark_inside(line) {
         return refused(
             "has something in front of -----BEGIN or -----END",
-            "take it away, be it blanks, a dash or a sign of quotation; files that are joined have to end in a line break \
-             each",
+            "remove it (blanks, a dash or a quotation mark); each of the files that are joined must end in a \
+                line break",
         );
     }
     if is_nearly_a_mark(line) {
         return refused(
-            "is nearly the beginning or the end of a PEM block, and neither",
-            "write it as -----BEGIN CERTIFICATE----- is written: five dashes, in capitals",
+            "is almost the beginning or the end of a PEM block",
+            "write it like -----BEGIN CERTIFICATE-----: five dashes, capital letters",
         );
     }
     if is_content(line) {

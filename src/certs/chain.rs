@@ -309,8 +309,8 @@ pub fn root(
     let chain = linked(&parsed, 0);
     let Some(top) = chain.last() else {
         return Err(CertError::request(
-            "there is no certificate that could be read",
-            "export it again from where it came",
+            "no certificate can be read",
+            "export it again from its source",
         ));
     };
     if is_self_signed(&parsed[*top]) {

@@ -88,7 +88,7 @@ pub(super) fn run(arguments: &CheckArgs) -> Result<(String, usize), CertError> {
     let password = password.as_ref().map(|password| password.as_str());
     let file = &arguments.file;
     if arguments.role != Role::Server && arguments.name.is_some() {
-        let problem = "only a server certificate has to cover a name";
+        let problem = "only a server certificate must cover a name";
         return Err(CertError::request(problem, "leave --name out"));
     }
     let Inspected {

@@ -224,7 +224,7 @@ fn broken(path: &Path, noun: &str) -> CertError {
     CertError::content(
         path,
         format!("a {noun} in it is broken"),
-        "export it again from where it came",
+        "export it again from its source",
     )
 }
 

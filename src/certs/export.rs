@@ -88,7 +88,7 @@ impl Export<'_> {
             ExportFormat::Mobileconfig => {
                 let Some(gateway) = self.gateway else {
                     return Err(CertError::request(
-                        "a configuration profile is made for the name that devices use, and it is not known",
+                        "a configuration profile needs the name that devices use, which is not known",
                         "set profile.external in the config, and name the config with --config",
                     ));
                 };

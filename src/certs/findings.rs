@@ -270,7 +270,7 @@ fn order(certificates: &[X509Certificate<'_>], chain: &[usize], findings: &mut F
         .enumerate()
         .any(|(wanted, place)| wanted != *place)
     {
-        let remedy = "nothing needs to be done: it is put right when it is read";
+        let remedy = "nothing to do: the order is corrected when the file is read";
         findings.add(
             Severity::Warning,
             "order",
@@ -289,7 +289,7 @@ fn order(certificates: &[X509Certificate<'_>], chain: &[usize], findings: &mut F
             Severity::Error,
             "chain-too-long",
             &certificates[chain[0]],
-            format!("its chain takes {bytes} bytes in a handshake, and clients take {CHAIN_BYTES_MAX} at most"),
+            format!("its chain has {bytes} bytes in a handshake, and clients accept at most {CHAIN_BYTES_MAX}"),
             "have it issued with fewer names, or below fewer authorities",
         );
     }
@@ -319,7 +319,7 @@ fn chain_of(
                 Severity::Warning,
                 "self-signed",
                 end,
-                "it has signed itself",
+                "it is self-signed",
                 remedy,
             );
         } else {
@@ -331,7 +331,7 @@ fn chain_of(
             let (severity, remedy) = match role {
                 Role::Client => (
                     Severity::Warning,
-                    "add the certificates of its authorities, or see that the servers have them",
+                    "add the certificates of its authorities, or make sure that the servers have them",
                 ),
                 _ => (
                     Severity::Error,
@@ -346,8 +346,8 @@ fn chain_of(
     if !self_issued {
         let problem = format!("no root is available: {} is not in the file", top.issuer());
         let remedy = match role {
-            Role::Client => "add the root, or see that the servers have it",
-            _ => "add the root, or see that the devices have it",
+            Role::Client => "add the root, or make sure that the servers have it",
+            _ => "add the root, or make sure that the devices have it",
         };
         findings.add(Severity::Warning, "no-root", top, problem, remedy);
     }
@@ -380,19 +380,20 @@ fn links(certificates: &[X509Certificate<'_>], chain: &[usize], findings: &mut F
             let (code, remedy) = (fault.code(), fault.remedy());
             findings.add(Severity::Error, code, above, fault.to_string(), remedy);
         }
-        let remedy = "put the certificate that did issue it into the file: that authority has another one of the same name";
+        let remedy = "put the certificate that issued it into the file: the authority has another one with \
+            the same name";
         match issued(below, above) {
             Issued::Yes => {}
             Issued::No if level == 0 => {
                 let problem = format!(
-                    "{} did not sign it, for all that it has the name of its issuer",
+                    "{} has the name of its issuer, but did not sign it",
                     above.subject()
                 );
                 findings.add(Severity::Error, "broken-chain", below, problem, remedy);
             }
             Issued::No => {
                 let problem = format!(
-                    "{} did not issue it, for all that it has the name of its issuer",
+                    "{} has the name of its issuer, but did not issue it",
                     above.subject()
                 );
                 findings.add(Severity::Warning, "issuer-mismatch", below, problem, remedy);
@@ -403,7 +404,7 @@ fn links(certificates: &[X509Certificate<'_>], chain: &[usize], findings: &mut F
                     Severity::Warning,
                     "unverified",
                     below,
-                    "its signature is of a kind that is not checked here",
+                    "its signature algorithm is not supported here",
                     remedy,
                 );
             }
@@ -516,7 +517,8 @@ fn must_staple(end: &X509Certificate<'_>, findings: &mut Findings) {
             Severity::Warning,
             "must-staple",
             end,
-            "it asks for a stapled OCSP answer (must-staple), which is not sent here: Firefox and others refuse it",
+            "it requires a stapled OCSP response (must-staple), which is not sent here: Firefox and others \
+                refuse it",
             "have it issued again without the TLS feature extension (RFC 7633)",
         );
     }

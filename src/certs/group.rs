@@ -52,8 +52,8 @@ pub fn together(group: &[CertificateDer<'_>]) -> Option<Problem> {
         severity: Severity::Warning,
         code: "names-not-sent".into(),
         message: format!(
-            "the names of these {} authorities take {bytes} bytes, more than {AUTHORITY_NAMES_BYTES_MAX}: clients are not \
-             told which authorities are accepted, and one with several certificates has to choose by itself",
+            "the names of these {} authorities have {bytes} bytes, more than {AUTHORITY_NAMES_BYTES_MAX}: \
+                their list is not sent, and a client with several certificates must choose without it",
             group.len()
         ),
         remedy: "name fewer authorities, such as the root above them".into(),
@@ -82,8 +82,8 @@ pub(super) fn group_findings(ders: &[CertificateDer<'_>], now: OffsetDateTime) -
                 Severity::Warning,
                 "version-1",
                 certificate,
-                "of version 1, which cannot say that it is a certification authority: it is taken for one, since it has \
-                 signed itself",
+                "of version 1, which cannot say that it is a certification authority: it is accepted as one, \
+                    because it is self-signed",
                 "have it issued again as version 3 with basicConstraints and keyUsage",
             );
         }
@@ -113,14 +113,14 @@ fn issuer(
                 "no root is available: {} is not in the file",
                 certificate.issuer()
             );
-            let remedy = "add the root where devices send chains up to it";
+            let remedy = "add the root if devices send chains up to it";
             findings.add(Severity::Warning, "no-root", certificate, problem, remedy);
         }
         return;
     };
     if issued(certificate, above) == Issued::No {
         let problem = format!(
-            "{} did not issue it, for all that it has the name of its issuer",
+            "{} has the name of its issuer, but did not issue it",
             above.subject()
         );
         let remedy = "replace the root by the one that did";
@@ -168,7 +168,7 @@ fn key(certificate: &X509Certificate<'_>, findings: &mut Findings) {
     } else if known.any(|known| known.public_key_alg_id().as_ref() == algorithm) {
         return;
     } else {
-        "its key is of a kind whose signatures are not checked here"
+        "signatures by its type of key are not supported here"
     };
     let remedy =
         "use an authority with a key of RSA (2048 to 8192 bits), P-256, P-384, P-521 or Ed25519";
@@ -208,7 +208,7 @@ fn name_constraints(certificate: &X509Certificate<'_>, findings: &mut Findings) 
             ),
         };
         let problem = format!(
-            "it has name constraints on names of the kind {kind}, which are not compared here: {who}"
+            "it has name constraints on names of the kind {kind}, which are not supported here: {who}"
         );
         let remedy =
             "use an authority without such constraints, or have it issued again without them";

@@ -77,12 +77,12 @@ fn no_list(path: &Path, bytes: &[u8]) -> CertError {
     let (problem, remedy) = if bytes.is_empty() {
         (
             "it is empty",
-            "write it beside and rename it into place, so that it is never seen empty",
+            "write it under another name and rename it, so that it is never empty",
         )
     } else if bytes.starts_with(&[0x1f, 0x8b]) || bytes.starts_with(b"PK\x03\x04") {
         (
             "it is compressed (gzip or zip)",
-            "unpack it; a server must give it as it is, without Content-Encoding",
+            "unpack it; a server must send it without Content-Encoding",
         )
     } else if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         (

@@ -457,7 +457,7 @@ fn check_issuer(
         return Ok(());
     }
     Err(CertError::request(
-        "the subject of this authority is of a form that can not be copied faithfully",
+        "the subject of this authority is of a form that cannot be copied exactly",
         "use an authority made by `adit certs make-ca`",
     ))
 }

@@ -129,7 +129,7 @@ impl Pairs {
                 _ => Ok(()),
             };
             if let Err(error) = read {
-                tracing::warn!("what was kept of a self-signed certificate is left out: {error}");
+                tracing::warn!("a kept self-signed certificate is ignored: {error}");
             }
         }
         Ok(pairs)

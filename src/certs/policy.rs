@@ -32,13 +32,13 @@ pub enum PathFault {
     #[error("its key usage does not let it sign certificates (no keyCertSign)")]
     NoCertSign,
     /// RFC 5280, section 4.2.1.12: where an authority has extended key usages, they bound what it issues.
-    #[error("its extended key usage leaves TLS clients out")]
+    #[error("its extended key usage does not include TLS clients")]
     NotForClients,
     /// RFC 5280, section 4.2.1.3; RFC 8446, section 4.4.2.2.
     #[error("its key usage does not let it sign handshakes (no digitalSignature)")]
     NoSignature,
     /// RFC 5280, section 6.1.4 (l).
-    #[error("more authorities stand below it than its path length allows")]
+    #[error("more authorities are below it than its path length allows")]
     PathLength,
     /// It has ended, at this second since 1970.
     #[error("it has expired")]
@@ -67,7 +67,7 @@ impl PathFault {
     /// What would put it right in a file.
     pub(super) const fn remedy(self) -> &'static str {
         match self {
-            Self::Unreadable => "export it again from where it came",
+            Self::Unreadable => "export it again from its source",
             Self::NotCa | Self::Version1 => {
                 "name the certificate of the authority that issues the identity certificates"
             }

@@ -175,7 +175,7 @@ fn checked(path: &Path, ders: Vec<Vec<u8>>) -> Result<Vec<CertificateDer<'static
         return Err(CertError::content(
             path,
             format!("certificate {} of {} is broken", index + 1, ders.len()),
-            "export it again from where it came",
+            "export it again from its source",
         ));
     }
     Ok(ders.into_iter().map(CertificateDer::from).collect())
@@ -186,7 +186,7 @@ pub(super) fn from_pkcs7(path: &Path, bytes: &[u8]) -> Result<Vec<Vec<u8>>, Cert
         CertError::content(
             path,
             "its PKCS#7 structure is broken or truncated",
-            "copy it again, whole, from where it came",
+            "copy it again completely from its source",
         )
     })
 }
@@ -207,7 +207,7 @@ fn protected(path: &Path, fault: Fault) -> CertError {
         Fault::PasswordWrong => return CertError::PasswordWrong { path },
         Fault::Broken(problem) => (
             format!("{problem}, or truncated"),
-            "copy it again, whole, from where it came",
+            "copy it again completely from its source",
         ),
         Fault::Unsupported(what) => (
             format!("has {what}, which is not read"),
@@ -215,7 +215,8 @@ fn protected(path: &Path, fault: Fault) -> CertError {
         ),
         Fault::TooMuchWork(count) => (
             format!(
-                "asks for {count} iterations of key derivation; {MAX_PASSWORD_ITERATIONS} are the most in all its parts"
+                "needs {count} iterations of key derivation; the limit is {MAX_PASSWORD_ITERATIONS} for all \
+                    its parts"
             ),
             "export it again with a usual count, such as 100000",
         ),
@@ -419,7 +420,8 @@ fn private_key_from_pem(
         return Err(CertError::content(
             path,
             "the private key is encrypted in OpenSSL's old way (Proc-Type: 4,ENCRYPTED), which is not read, with a password or without",
-            "write it anew with `openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD -out NEW`, and name the file of its password",
+            "write it again with `openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD -out NEW`, and name the file \
+                of its password",
         ));
     }
     if block.is_encrypted() {
@@ -480,7 +482,7 @@ pub(super) fn check_length(path: &Path, bytes: &[u8]) -> Result<(), CertError> {
         Some(announced) if announced > present => Err(CertError::content(
             path,
             format!("truncated: {present} of {announced} bytes are there"),
-            "copy it again, whole, from where it came",
+            "copy it again completely from its source",
         )),
         Some(announced) if announced < present => Err(CertError::content(
             path,

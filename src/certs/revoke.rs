@@ -171,7 +171,7 @@ pub fn serial_of_issued(
             .is_err()
     {
         return Err(CertError::request(
-            "the certificate was not issued by this authority, which therefore can not revoke it",
+            "the certificate was not issued by this authority, which therefore cannot revoke it",
             "name the folder of its own authority with --dir",
         ));
     }
@@ -199,8 +199,8 @@ fn carry_over(
 ) -> Result<(Vec<u8>, Vec<RevokedCertParams>), CertError> {
     let refused = |problem: &str| {
         CertError::request(
-            format!("the existing CRL can not be continued: {problem}"),
-            "move it away to begin a new one, which then lacks its entries",
+            format!("the existing CRL cannot be continued: {problem}"),
+            "move it away to start a new one, without its entries",
         )
     };
     let (_, crl) =

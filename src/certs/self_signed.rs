@@ -268,8 +268,9 @@ impl Prepared {
         for file in self.lost {
             tracing::warn!(
                 file = %file.display(),
-                "the key of the self-signed server certificate is missing: another certificate with another key is shown, \
-                 and every device that pins the certificate or its key must be given the new one; remedy: put the old key \
+                "the key of the self-signed server certificate is missing: another certificate with another \
+                    key is served, and every device that pins the certificate or its key must be given the \
+                    new one; remedy: put the old key \
                  back there, or distribute the new certificate"
             );
         }

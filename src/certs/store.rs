@@ -55,13 +55,13 @@ impl NameError {
     /// What is wrong.
     #[must_use]
     pub fn message(&self) -> String {
-        format!("{:?} is not the name of a certificate", self.shown)
+        format!("{:?} is not a valid name of a certificate", self.shown)
     }
 
     /// What would be right.
     #[must_use]
     pub fn remedy(&self) -> String {
-        format!("write 1 to {CERTIFICATE_NAME_MAX} of A-Z a-z 0-9 . _ - and no dot in front")
+        format!("write 1 to {CERTIFICATE_NAME_MAX} of A-Z a-z 0-9 . _ - and no dot at the start")
     }
 }
 

@@ -263,7 +263,7 @@ fn open(file: &Path) -> Result<Body, AdminError> {
     let opened = files::open(file).map_err(failed)?;
     let length = opened.metadata().map_err(failed)?.len();
     if length > ADMIN_IMPORT_MAX as u64 {
-        let message = format!("{length} bytes, and at most {ADMIN_IMPORT_MAX} are taken at a time");
+        let message = format!("{length} bytes; the limit is {ADMIN_IMPORT_MAX}");
         return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, message)));
     }
     let media_type = match DeviceFormat::of(file) {

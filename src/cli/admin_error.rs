@@ -58,7 +58,7 @@ pub enum AdminError {
     Change(String),
     /// The command line.
     #[error(
-        "--close wants to know which tunnels: --id, --device, --user, --app, --serial or --service"
+        "--close needs a selection of tunnels: --id, --device, --user, --app, --serial or --service"
     )]
     CloseAll,
 }

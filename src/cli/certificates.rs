@@ -414,7 +414,7 @@ fn table(listed: &[StoredCertificate]) -> String {
         }
     }
     if listed.is_empty() {
-        text.push_str("the store is empty; `adit certs import` takes certificates into it\n");
+        text.push_str("the store is empty; `adit certs import` adds certificates\n");
     }
     text
 }

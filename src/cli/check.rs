@@ -168,12 +168,12 @@ fn notes(server: &ServerProbe) -> Vec<String> {
             ..
         } = certificate;
         let chains = match chain_fault {
-            None => "leads to a root",
-            Some(_) => "does not lead to a root",
+            None => "chains to a root",
+            Some(_) => "does not chain to a root",
         };
         let fits = match fits_name {
             Some(true) => "fits the name",
-            _ => "does not fit the name",
+            _ => "does not cover the name",
         };
         notes.push(format!(
             "certificate {} by {}, until {not_after} ({days_left} days), {chains}, {fits}",

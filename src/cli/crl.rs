@@ -60,8 +60,7 @@ impl CrlCommand {
         {
             return Err(ChangeError::NothingKept(source.clone()));
         }
-        let said =
-            "no node runs; what is kept of this URL is replaced by its next list after a start\n";
+        let said = "no node runs; the stored list of this URL is replaced by its next list after a start\n";
         Ok(certs::print(said.as_bytes()).map_err(AdminError::from)?)
     }
 }

@@ -146,7 +146,7 @@ impl ExportCommand {
                     .map(|value| value.get_name().to_owned());
                 let format = format.unwrap_or_default();
                 return Err(ExportError::Usage(format!(
-                    "{option} has no place in a document of the format {format}; leave it out"
+                    "{option} cannot be used with the format {format}; leave it out"
                 )));
             }
         }
@@ -171,7 +171,7 @@ impl ExportCommand {
         if self.format == ExportKind::Declaration {
             if self.credential_asset.is_none() {
                 warn(
-                    "the declaration names no identity, and the gateway asks for one: see --credential-asset",
+                    "the declaration names no identity, but the gateway requires one: see --credential-asset",
                 );
             }
             let text = gateway.declaration(&relay, self.credential_asset.as_deref());
@@ -180,7 +180,7 @@ impl ExportCommand {
         let (identity, mode) = self.identity()?;
         if identity.is_none() {
             warn(
-                "the profile brings no identity, and the gateway asks for one: see --identity and --scep-url",
+                "the profile has no identity, but the gateway requires one: see --identity and --scep-url",
             );
         }
         let roots = self.roots(config)?;
@@ -212,17 +212,19 @@ impl ExportCommand {
                 HostPattern::Exact(name) => domains.push(name.clone()),
                 HostPattern::Suffix(name) => domains.push(name.clone()),
                 HostPattern::Net(net) => warn(&format!(
-                    "a relay has no place for addresses: nothing leads devices to the rule for {net}"
+                    "a relay cannot match addresses: devices do not use the rule for {net}"
                 )),
             }
         }
         if everything {
             warn(
-                "a rule is about every host: the device sends everything to the gateway, but for what --exclude names",
+                "a rule matches every host: the device sends everything to the gateway, except the domains \
+                    of --exclude",
             );
             domains.clear();
         } else if domains.is_empty() {
-            let message = "no rule names a host, and a relay without domains would get all that the device sends; \
+            let message = "no rule names a host, and with a relay without domains the device would send \
+                everything; \
                            add a [[profile.rule]] with a name or a wildcard, or one with host = \"*\"";
             return Err(ExportError::Usage(message.into()));
         } else {
@@ -251,7 +253,7 @@ impl ExportCommand {
                 HostPattern::Net(net) => {
                     if net.network().is_ipv6() {
                         warn(&format!(
-                            "a PAC file has no place for IPv6 networks: nothing leads browsers to the rule for {net}"
+                            "a PAC file cannot match IPv6 networks: browsers do not use the rule for {net}"
                         ));
                         continue;
                     }
@@ -267,7 +269,7 @@ impl ExportCommand {
             }
         }
         if rules.is_empty() {
-            let message = "no rule is left that a browser could follow; add a [[profile.rule]]";
+            let message = "no rule is left that a browser could use; add a [[profile.rule]]";
             return Err(ExportError::Usage(message.into()));
         }
         Ok(rules)
@@ -299,9 +301,9 @@ impl ExportCommand {
             let password = self.embed_password.as_deref().map(secret).transpose()?;
             let whoever = match password {
                 Some(_) => {
-                    "the profile holds the identity and its password: whoever reads it has both"
+                    "the profile has the identity and its password: everybody who can read it has both"
                 }
-                None => "the profile holds the identity, under the file's password",
+                None => "the profile has the identity, protected by the file's password",
             };
             warn(whoever);
             return Ok((Some(Identity::Pkcs12 { content, password }), Mode::Secret));
@@ -311,7 +313,7 @@ impl ExportCommand {
         };
         if !url.starts_with("https://") && !url.starts_with("http://") {
             return Err(ExportError::Usage(format!(
-                "--scep-url {url:?} is not a URL; write http:// or https:// and the authority's place"
+                "--scep-url {url:?} is not a URL; write http:// or https:// and the address of the authority"
             )));
         }
         let challenge = self.scep_challenge.as_deref().map(secret).transpose()?;

@@ -361,7 +361,7 @@ impl ProfileCommand {
         };
         if done.assigned && config::has_profile(&self.admin.config)? {
             eprintln!(
-                "adit: {} has a [profile] of its own, which counts; take it out to let the node run on the store",
+                "adit: {} has its own [profile], which is used; remove it so that the node uses the store",
                 self.admin.config.display()
             );
         } else if done.assigned && !runs {

@@ -55,10 +55,10 @@ pub struct QuickstartCommand {
 #[derive(Debug, thiserror::Error)]
 pub enum QuickstartError {
     /// Certificates.
-    #[error("{0}; delete the folder {FOLDER} to start anew")]
+    #[error("{0}; delete the folder {FOLDER} to start again")]
     Certs(#[from] CertError),
     /// The config that was written.
-    #[error("{0}; delete the folder {FOLDER} to start anew")]
+    #[error("{0}; delete the folder {FOLDER} to start again")]
     Config(#[from] ConfigError),
     /// A file or folder that cannot be written.
     #[error(transparent)]

@@ -88,7 +88,7 @@ pub(super) fn run(file: &Path) -> Result<(), RunError> {
     let cores = gateway.node.core_count();
     match address {
         Some(address) => tracing::info!(%address, plain, cores, "taking tunnels"),
-        None => tracing::warn!(cores, "nothing is listened on, so no tunnels are taken"),
+        None => tracing::warn!(cores, "no listener is open, so no tunnels are accepted"),
     }
     gateway.run()
 }
@@ -214,7 +214,7 @@ impl Gateway {
                 upgrade::notify_ready();
                 if let Some(predecessor) = predecessor {
                     if let Err(error) = predecessor.is_succeeded(node.registry().devices()) {
-                        tracing::error!(%error, "the process before this one learns nothing, and ends");
+                        tracing::error!(%error, "the old process gets no changes, and ends");
                     }
                     succession.sign();
                 }
@@ -256,8 +256,10 @@ fn sweep(state_dir: &Path) {
     let swept = swept.into_iter().sum::<Result<usize, CertError>>();
     match swept {
         Ok(0) => {}
-        Ok(files) => tracing::info!(files, "removed what killed processes have left"),
-        Err(error) => tracing::warn!("what killed processes may have left is not removed: {error}"),
+        Ok(files) => tracing::info!(files, "removed files that killed processes have left"),
+        Err(error) => {
+            tracing::warn!("cannot remove files that killed processes may have left: {error}")
+        }
     }
 }
 
@@ -328,12 +330,12 @@ impl Stops {
             let retired = |questions| {
                 tracing::info!(
                     tunnels = node.open_tunnels(),
-                    "the new process serves; this one finishes its tunnels"
+                    "the new process is ready; this one finishes its tunnels"
                 );
                 upgrade::take_questions(questions, retire);
             };
             if let Err(error) = succession.hand_over(&node, retired, take) {
-                tracing::error!("the new process does not serve, and this one goes on: {error}");
+                tracing::error!("the new process is not ready, and this one continues: {error}");
             }
         });
     }

@@ -304,7 +304,7 @@ impl AdminResponse {
 
     /// As an error: it is not what a node answers.
     fn foreign(self) -> AdminError {
-        let why = "what answers is not an admin listener, or of another version";
+        let why = "the answer is not from an admin listener, or is from another version";
         AdminError::Client(self.from, ClientError::Foreign(why.to_owned()))
     }
 

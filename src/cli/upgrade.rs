@@ -120,7 +120,8 @@ impl Inheritance {
 fn unusable(index: usize, name: &str) -> io::Error {
     let descriptor = FIRST as usize + index;
     io::Error::other(format!(
-        "descriptor {descriptor} ({name}) is no listening socket of TCP or Unix streams; the socket unit may have ListenStream= only, \
+        "descriptor {descriptor} ({name}) is not a listening socket of TCP or Unix streams; the socket unit \
+            may have ListenStream= only, \
          and no ListenDatagram= (tunnels of UDP come over TCP, too), ListenFIFO= or Accept=yes"
     ))
 }
@@ -137,7 +138,7 @@ pub(super) fn notify_stopping() {
 
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "systemd cannot be told");
+        tracing::warn!(%error, "cannot notify systemd");
     }
 }
 
@@ -316,7 +317,7 @@ fn why_it_ended(mut child: Child, error: io::Error) -> io::Error {
         while Instant::now() < deadline {
             if let Ok(Some(status)) = child.try_wait() {
                 return io::Error::other(format!(
-                    "it has ended before it served ({status}); what it has written to the log before this line says why"
+                    "it ended before it was ready ({status}); its log lines before this one have the reason"
                 ));
             }
             thread::sleep(DRAIN_POLL);
@@ -330,7 +331,7 @@ fn why_it_ended(mut child: Child, error: io::Error) -> io::Error {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
             let seconds = SUCCESSION_PATIENCE.as_secs();
             io::Error::other(format!(
-                "it has not come to serve within {seconds} s, and was ended"
+                "it was not ready within {seconds} s, and was ended"
             ))
         }
         _ => error,
@@ -341,7 +342,8 @@ fn why_it_ended(mut child: Child, error: io::Error) -> io::Error {
 fn end_alone(node: &Node, why: &str) {
     tracing::warn!(
         tunnels = node.open_tunnels(),
-        "the process after this one is not followed any more: {why}; what is left here ends in {} s",
+        "changes of the process after this one are not taken any more: {why}; the tunnels that are left end \
+            in {} s",
         SUCCESSION_ORPHANED.as_secs()
     );
     let deadline = Instant::now() + SUCCESSION_ORPHANED;
@@ -351,6 +353,6 @@ fn end_alone(node: &Node, why: &str) {
     node.cut();
     // The process ends before, and this thread with it.
     thread::sleep(SESSIONS_END + AUDIT_STOP + ADMIN_STOP);
-    tracing::error!("this process does not end by itself, and is ended");
+    tracing::error!("this process has not ended in time, and is ended");
     std::process::exit(1);
 }

@@ -63,7 +63,7 @@ pub enum AddressError {
     Character,
     /// Ends like a number, but is no address. Resolvers read such names as old spellings of IPv4 addresses
     /// (`127.1`, `0x7f.1`), which would lead around rules that are about addresses.
-    #[error("it looks like an address and is none")]
+    #[error("it looks like an address, but is not valid")]
     AlmostAddress,
     /// No port.
     #[error("the port is missing")]

@@ -37,7 +37,7 @@ pub(super) fn server_certificate(
     let others = [raw.secondary_key, raw.secondary_password_file];
     let secondary = files(raw.secondary, others, report);
     if let Some(beyond) = raw.additional.get(ADDITIONAL_CERTIFICATES_MAX) {
-        let message = format!("{ADDITIONAL_CERTIFICATES_MAX} additional certificates are the most");
+        let message = format!("more than {ADDITIONAL_CERTIFICATES_MAX} additional certificates");
         let remedy =
             "have one issued for several names, or give services certificates of their own (sni)";
         report.add(&beyond.file.place, Fault::new(message, remedy));
@@ -63,7 +63,7 @@ pub(super) fn optional_certificate(
 ) -> Option<CertificateFiles> {
     let absent = file.written().is_none();
     if let (true, Some(place)) = (absent, key.written()) {
-        let message = "is the key of a certificate that is not there";
+        let message = "is the key of a certificate that is not named";
         report.add(place, Fault::new(message, format!("name {what} too")));
     }
     let none = Slot {
@@ -87,7 +87,7 @@ fn certificate_files(
     let file = file.parse(report, |named| {
         let file = folder.certificate(&named)?;
         if seen.contains(&file) {
-            let message = "the file is another one of the server certificates already";
+            let message = "the file is already named as another server certificate";
             return Err(Fault::new(message, "name each certificate once"));
         }
         seen.push(file.clone());
@@ -170,7 +170,7 @@ fn crl(raw: RawCrl, folder: &Folder, report: &mut Report) -> (bool, Vec<PathBuf>
         Value::Given(files) => files.is_empty(),
     };
     if enabled && none_named && !fetched {
-        let message = "revocation is to be checked (the default), and no CRL is named";
+        let message = "revocation is checked by default, but no CRL is named";
         let remedy = "name CRLs in files = [...] or urls = [...], or write enabled = false under [profile.device_auth.crl]";
         report.add(&enabled_place, Fault::new(message, remedy));
     }
@@ -208,7 +208,7 @@ fn crl_fetch(
                 Some(_) => Ok(url),
                 None if url == FROM_CERTIFICATES => Ok(url),
                 None => Err(Fault::new(
-                    format!("{} is no URL of a CRL", quoted(&url)),
+                    format!("{} is not a URL of a CRL", quoted(&url)),
                     "write one as in \"http://pki.example.com/group-ca.crl\", or \"cdp\" for those in the certificates",
                 )),
             })
@@ -219,7 +219,7 @@ fn crl_fetch(
     urls.retain(|url| url != FROM_CERTIFICATES);
     let from_certificates = urls.len() < given;
     if urls.len() > CRL_SOURCES_MAX {
-        let message = format!("{} URLs; {CRL_SOURCES_MAX} are the most", urls.len());
+        let message = format!("{} URLs; the limit is {CRL_SOURCES_MAX}", urls.len());
         let remedy = "name those of the authorities that issue identity certificates";
         report.add(&urls_place, Fault::new(message, remedy));
     }
@@ -227,7 +227,7 @@ fn crl_fetch(
         host.parse(report, |host| match url_host(&format!("http://{host}/")) {
             Some(name) if name.eq_ignore_ascii_case(&host) => Ok(name),
             _ => Err(Fault::new(
-                format!("{} is no host", quoted(&host)),
+                format!("{} is not a host", quoted(&host)),
                 "write a name or an address without port, as in \"pki.example.com\"",
             )),
         })

@@ -219,7 +219,7 @@ fn check(listener: &Listener, places: &Places, report: &mut Report) {
         && listener.proxy_protocol != ProxyProtocol::Required
     {
         let message =
-            "the certificate is to come in a PROXY protocol header, which is not required";
+            "the certificate is expected in a PROXY protocol header, which is not required";
         problem(
             &places.client_identity,
             message,
@@ -227,7 +227,7 @@ fn check(listener: &Listener, places: &Places, report: &mut Report) {
         );
     }
     if listener.health_path.is_some() && listener.http.is_none() {
-        let message = "the plain listener answers health checks, and there is none";
+        let message = "the plain listener answers health checks, but it is not open";
         problem(
             &places.health_path,
             message,
@@ -235,7 +235,7 @@ fn check(listener: &Listener, places: &Places, report: &mut Report) {
         );
     }
     if !listener.health_from.is_empty() && listener.health_path.is_none() {
-        let message = "nothing is to be asked for: there is no health_path";
+        let message = "it has no effect without health_path";
         problem(
             &places.health_from,
             message,

@@ -94,7 +94,7 @@ fn protocols(list: Slot<List>, report: &mut Report) -> (bool, bool) {
             )),
             (_, "1" | "1.0" | "1.1") => Err(Fault::new(
                 format!("TLS {number} is broken and was withdrawn (RFC 8996)"),
-                "write \"1.2\", which all that speaks it can be brought to, or \"1.3\"",
+                "write \"1.2\", which nearly all such peers also support, or \"1.3\"",
             )),
             _ => word(&text, &[("1.2", 2), ("1.3", 3)]),
         }

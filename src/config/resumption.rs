@@ -25,13 +25,13 @@ pub(super) fn resumption(raw: RawResumption, folder: &Folder, report: &mut Repor
         .parse(report, |text| cache_size(&text))
         .or(defaults.cache_bytes);
     if by == ResumptionKind::Cache && cache_bytes == 0 {
-        let message = "sessions are to be resumed out of a cache that is off";
+        let message = "sessions are resumed from a cache, but the cache is off";
         let remedy = "write a size, as in \"64 MiB\", or profile.tls.resumption = \"tickets\"";
         report.add(&cache_place, Fault::new(message, remedy));
     }
     let lifetime = raw.session_lifetime.parse(report, |text| lifetime(&text));
     if let (false, Some(place)) = (by == ResumptionKind::Tickets, raw.ticket_keys.written()) {
-        let message = "ticket keys are named, and no tickets are given";
+        let message = "ticket keys are named, but tickets are off";
         let remedy = "leave the key out, or write profile.tls.resumption = \"tickets\"";
         report.add(place, Fault::new(message, remedy));
     }

@@ -153,7 +153,7 @@ impl Services<'_> {
             .chain(SPECIAL_NAMES);
         let remedy = match nearest(name, known) {
             Some(similar) => format!("did you mean {}?", quoted(similar)),
-            None => "add a [[profile.service]] of this name, or name one that is there".to_owned(),
+            None => "add a [[profile.service]] of this name, or name an existing one".to_owned(),
         };
         Err(Fault::new(
             format!("no service named {}", quoted(name)),
@@ -172,7 +172,7 @@ fn udp(slot: Slot<bool>, reach: &Reach, report: &mut Report) -> bool {
     let in_the_way = in_the_way.into_iter().find(|(given, _)| *given);
     let checked = slot.parse(report, |udp| match in_the_way {
         Some((_, key)) if udp => Err(Fault::new(
-            format!("{key} of this service cannot be done to datagrams"),
+            format!("{key} of this service does not work with datagrams"),
             format!("give datagrams a service of their own, without {key}"),
         )),
         _ => Ok(udp),

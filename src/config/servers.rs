@@ -131,7 +131,7 @@ fn refuse_for_special(raw: &RawReach, report: &mut Report) {
         report.add(place, Fault::new(message, remedy));
     }
     if raw.health.is_present {
-        let message = "the health of what the app asks for is not watched";
+        let message = "there are no health checks for destinations of the app";
         report.add(
             &raw.health.place,
             Fault::new(message, "remove the table from this service"),
@@ -238,7 +238,7 @@ fn bind(list: Slot<List>, report: &mut Report) -> Vec<IpAddr> {
             })?;
             let usable = !address.is_unspecified() && !address.is_multicast();
             if !usable {
-                let message = format!("{address} is no address to send from");
+                let message = format!("{address} is not a usable source address");
                 return Err(Fault::new(
                     message,
                     "write an address of this machine, or leave the key out",

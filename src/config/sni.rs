@@ -38,7 +38,7 @@ impl SniNames<'_> {
             let protocols = raw.protocols.written();
             let others = [raw.certificate.written(), raw.key.written(), protocols];
             for place in others.into_iter().flatten() {
-                let message = "is for sessions that name the service, and it has no sni";
+                let message = "is for sessions by name, but the service has no sni";
                 let remedy = "add sni = [\"git.corp.example.com\"], or leave the key out";
                 report.add(place, Fault::new(message, remedy));
             }
@@ -100,7 +100,7 @@ impl SniNames<'_> {
                 .line
                 .map_or(String::new(), |line| format!(", line {line}"));
             let message = format!(
-                "{} leads to a service already ({}{line})",
+                "{} already belongs to a service ({}{line})",
                 quoted(text),
                 first.key
             );

@@ -77,7 +77,7 @@ impl fmt::Display for Summary<'_> {
         match (admin_token, admin) {
             (Some(file), _) => writeln!(f, "admin changes   with the token in {}", file.display())?,
             (None, AdminListen::Unix(_)) => {
-                writeln!(f, "admin changes   by whom the socket serves")?;
+                writeln!(f, "admin changes   by users that the socket serves")?;
             }
             (None, AdminListen::Tcp(_)) => writeln!(f, "admin changes   refused: no token_file")?,
         }
@@ -223,9 +223,9 @@ fn device_auth(f: &mut fmt::Formatter<'_>, profile: &Profile) -> fmt::Result {
         )?,
     }
     let stale = match auth.stale {
-        Stale::Hard => "a stale or missing one refuses".to_owned(),
-        Stale::Grace(grace) => format!("a stale one counts for {} more", span(grace)),
-        Stale::Soft => "a stale one counts on, a missing one is let pass".to_owned(),
+        Stale::Hard => "a stale or missing CRL refuses".to_owned(),
+        Stale::Grace(grace) => format!("a stale CRL is used for {} more", span(grace)),
+        Stale::Soft => "a stale CRL is still used, a missing one is ignored".to_owned(),
     };
     if auth.crl_enabled {
         let mut lists: Vec<String> = Vec::new();

@@ -82,7 +82,7 @@ fn stored_name(name: String, expected: Option<&str>) -> Result<String, Fault> {
     profiles::check_name(&name).map_err(|error| Fault::new(error.message(), error.remedy()))?;
     match expected {
         Some(expected) if expected != name => {
-            let message = format!("this is profile {name}, and {expected} is meant");
+            let message = format!("this is profile {name}, but {expected} is expected");
             let remedy = format!("write {expected:?}, or name the other profile");
             Err(Fault::new(message, remedy))
         }
@@ -303,7 +303,7 @@ fn admin_listen(text: &str, folder: &Folder) -> Result<AdminListen, Fault> {
         let length = path.as_os_str().len();
         if length > UNIX_SOCKET_PATH_MAX {
             let message = format!(
-                "the socket's path has {length} bytes, and {UNIX_SOCKET_PATH_MAX} is the most"
+                "the socket's path has {length} bytes; the limit is {UNIX_SOCKET_PATH_MAX}"
             );
             return Err(Fault::new(message, "choose a shorter path"));
         }
@@ -356,7 +356,7 @@ fn audit(text: &str, folder: &Folder) -> Result<AuditSink, Fault> {
         .unwrap_or(Path::new("."));
     if !parent.is_dir() {
         let message = format!(
-            "the folder {} is not there",
+            "the folder {} does not exist",
             quoted(&parent.display().to_string())
         );
         return Err(Fault::new(
@@ -416,7 +416,7 @@ fn profile(
         .iter()
         .find_map(|service| service.sni.names.written());
     if let (None, Some(place)) = (listener.https, sni_place) {
-        let message = "sessions that name a service begin TLS here, and no listener is for that";
+        let message = "sessions by name need the TLS listener, which is not open";
         report.add(
             place,
             Fault::new(message, "write profile.listener.protocol = \"both\""),

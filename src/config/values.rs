@@ -271,8 +271,7 @@ impl Folder {
     fn opened(&self, path: PathBuf) -> Result<PathBuf, Fault> {
         let shown = quoted(&path.display().to_string());
         let metadata = path.metadata().map_err(|error| {
-            let remedy =
-                "name a file that is there; relative paths start at the config file's folder";
+            let remedy = "name an existing file; relative paths start at the config file's folder";
             Fault::new(format!("the file {shown} cannot be found: {error}"), remedy)
         })?;
         if !metadata.is_file() {
@@ -319,10 +318,7 @@ pub(super) fn without_repetition<T: PartialEq>(list: Vec<Slot<T>>, report: &mut 
     for slot in list {
         let slot = slot.parse(report, |value| {
             if kept.contains(&value) {
-                Err(Fault::new(
-                    "stands in the list twice",
-                    "remove one of the two",
-                ))
+                Err(Fault::new("is in the list twice", "remove one of the two"))
             } else {
                 Ok(value)
             }

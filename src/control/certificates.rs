@@ -36,7 +36,7 @@ pub async fn watch_certificates(node: Arc<Node>) {
                     tracing::warn!(
                         expired = from,
                         served = to,
-                        "the server certificate has expired, and another one has taken over"
+                        "the server certificate has expired, and the other one is served now"
                     );
                 }
                 Change::Ending { role, file, days } => {
@@ -48,7 +48,7 @@ pub async fn watch_certificates(node: Arc<Node>) {
                 ),
                 Change::Ended { file } => tracing::error!(
                     file,
-                    "the server certificate has expired and there is none to take over: clients refuse it"
+                    "the server certificate has expired and there is no other one: clients refuse it"
                 ),
             }
         }
@@ -73,7 +73,7 @@ async fn renew(node: &Arc<Node>) {
     match renewed {
         Ok(Ok(true)) => tracing::info!("the self-signed server certificates have changed"),
         Ok(Err(error)) => {
-            tracing::error!("the self-signed server certificates are as they were: {error}");
+            tracing::error!("the self-signed server certificates are unchanged: {error}");
         }
         Ok(Ok(false)) | Err(_) => {}
     }

@@ -121,7 +121,7 @@ impl Pages {
             user: None,
         };
         self.apply(DeviceChanges::one(name, entry), true).await?;
-        tracing::info!(device = name, "device taken out through the admin listener");
+        tracing::info!(device = name, "device removed through the admin listener");
         let state = DeviceState::Unmanaged.word();
         Ok(json_page(
             StatusCode::OK,
@@ -214,7 +214,7 @@ impl Pages {
         };
         let done = in_background(move || job(reloader)).await;
         let done = done.map_err(|_| {
-            let error = "it came to no end; the node's log says more";
+            let error = "it did not finish; the node's log has the reason";
             failure(StatusCode::INTERNAL_SERVER_ERROR, error)
         });
         done?.map_err(Into::into)
@@ -289,7 +289,7 @@ fn wrong_type(types: &[&str]) -> Page {
 }
 
 fn body_failure(limit: usize) -> Page {
-    let error = format!("the body did not come whole, or is larger than {limit} bytes");
+    let error = format!("the body is incomplete, or is larger than {limit} bytes");
     failure(StatusCode::PAYLOAD_TOO_LARGE, &error)
 }
 

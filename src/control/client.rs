@@ -38,7 +38,7 @@ pub enum ClientError {
     #[error("the connection broke while the request was sent: {0}")]
     Send(hyper::Error),
     /// What was to be sent cannot be read.
-    #[error("what is to be sent cannot be read: {0}")]
+    #[error("the data to send cannot be read: {0}")]
     Source(io::Error),
     /// Nothing comes.
     #[error("no answer within {} s; the node may be stuck, and its log may say why", .0.as_secs())]
@@ -59,7 +59,7 @@ pub enum ClientError {
     #[error("the answer is larger than {ADMIN_ANSWER_MAX} bytes")]
     TooLarge,
     /// It is no HTTP.
-    #[error("what answers is not an admin listener: {0}")]
+    #[error("the answer is not from an admin listener: {0}")]
     Foreign(String),
 }
 
@@ -132,7 +132,7 @@ impl Body for Upload {
         let count = match self.from.read(&mut piece) {
             Ok(0) => Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
-                "it has become shorter meanwhile",
+                "it has become shorter in the meantime",
             )),
             other => other,
         };

@@ -39,15 +39,14 @@ impl Pages {
         }
         tracing::info!(
             source,
-            "the CRL in use is forgotten through the admin listener"
+            "the CRL in use was forgotten through the admin listener"
         );
         Ok(json_page(StatusCode::OK, &json!({"forgotten": source})))
     }
 }
 
 fn unknown() -> Page {
-    let error =
-        "no CRL is wanted from there; /crls lists the files and URLs, as they are to be named";
+    let error = "no CRL is configured there; /crls lists the files and URLs with their names";
     failure(StatusCode::NOT_FOUND, error)
 }
 

@@ -78,7 +78,7 @@ fn count(at: &Mutex<Option<Instant>>) {
     }
     std::thread::spawn(|| {
         tracing::error!(
-            "something hangs (a file system without its server?), and the process ends without it"
+            "something blocks the end (a file system without its server?), and the process exits"
         );
     });
     std::thread::sleep(STOP_LAST_WORD);

@@ -34,30 +34,30 @@ use crate::tls::io_words;
 /// Why a CRL could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
-    #[error(
-        "{0} is not a host that may be asked; list it in profile.device_auth.crl.allowed_hosts"
-    )]
+    #[error("{0} is not an allowed host; list it in profile.device_auth.crl.allowed_hosts")]
     Host(String),
     #[error(
-        "{0} has only addresses that must not be asked ({1}); list the network in profile.device_auth.crl.allow if it is right"
+        "{0} has only addresses that are not allowed ({1}); if they are right, list the network in \
+            profile.device_auth.crl.allow"
     )]
     Address(String, IpAddr),
     #[error("{0}: {1}")]
     Name(String, ResolveError),
     #[error("cannot connect to {}: {}", .0, io_words(.1))]
     Connect(String, std::io::Error),
-    #[error("the server gave no whole answer in {0:?}")]
+    #[error("the server gave no complete answer within {0:?}")]
     Slow(Duration),
     #[error("the server answered {0}")]
     Status(StatusCode),
     #[error("more than {CRL_REDIRECTS_MAX} redirections")]
     Redirects,
-    #[error("a redirection that leads nowhere, or from https to http")]
+    #[error("a redirection without a valid target, or from https to http")]
     Redirect,
     #[error("the list is larger than {0} bytes")]
     TooLarge(u64),
     #[error(
-        "the server gave the list in an encoding that was not asked for (Content-Encoding: {0}); let it give the list as it is"
+        "the server sent the list in an encoding that was not requested (Content-Encoding: {0}); let it send \
+            the list without an encoding"
     )]
     Encoded(String),
     #[error("no HTTP: {0}")]

@@ -141,7 +141,7 @@ impl Node for RunningNode {
         }
         if let Some(why) = self.engine.registry().stale() {
             reasons.push(format!(
-                "the last good copy of the device registry counts: {why}"
+                "the last good copy of the device registry is used: {why}"
             ));
         }
         if let Some(refusal) = self.refused() {
@@ -154,7 +154,7 @@ impl Node for RunningNode {
             let pid = earlier.pid;
             if let Some(why) = earlier.lost {
                 reasons.push(format!(
-                    "the process before this one ({pid}) does not follow any more, and is made to end: {why}"
+                    "the process before this one ({pid}) does not follow any more, and is being ended: {why}"
                 ));
             } else if earlier.refused {
                 reasons.push(format!(

@@ -110,7 +110,7 @@ impl Pages {
         let bad = |error: QueryError| failure(StatusCode::BAD_REQUEST, &error.to_string());
         let policy = self.policy(caller);
         if !is_meant_for_us(parts, policy.host) {
-            let error = "this host is not served here; ask for localhost or a loopback address";
+            let error = "this host name is not served; use localhost or a loopback address";
             return Err(failure(StatusCode::MISDIRECTED_REQUEST, error));
         }
         let (route, names) = routes::find(parts.uri.path()).ok_or_else(no_such_page)?;

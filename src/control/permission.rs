@@ -127,7 +127,7 @@ impl Permission {
         };
         let sender = Sender::of(headers);
         if sender == Sender::OtherPage {
-            return Err(forbidden("changes are not taken from other pages"));
+            return Err(forbidden("changes from other pages are refused"));
         }
         match self {
             Self::Socket if sender == Sender::OwnPage => {

@@ -133,7 +133,7 @@ impl ProbeFailure {
     fn text(&self) -> String {
         match self {
             Self::Connect(reason) => format!("{}: {}", reason.row().word, connect_text(*reason)),
-            Self::NoProtocol => "TLS: it takes neither h2 nor http/1.1".to_owned(),
+            Self::NoProtocol => "TLS: it accepts neither h2 nor http/1.1".to_owned(),
             Self::Tls(why) => format!("TLS: {why}"),
         }
     }
@@ -232,7 +232,7 @@ impl Probe {
             let name = name.and_then(|name| name.try_into().ok());
             let name = name.or_else(|| name_of(&self.server));
             let name = name.ok_or_else(|| {
-                ProbeFailure::Tls("the server has no name that a certificate could have".to_owned())
+                ProbeFailure::Tls("the server's name cannot be in a certificate".to_owned())
             })?;
             let proxy_header = own_proxy_header(reach);
             let sent = stream.write_all(&proxy_header).await;
@@ -245,7 +245,7 @@ impl Probe {
                 && let Some(rustls::Error::AlertReceived(alert)) = tls_error(&error)
             {
                 return Err(ProbeFailure::Tls(format!(
-                    "it refused the session: {}; see tls_certificate, if it wants the gateway's",
+                    "it refused the session: {}; see tls_certificate, if it requires a client certificate",
                     alert_name(*alert)
                 )));
             }
@@ -321,14 +321,14 @@ fn connect_text(reason: CloseReason) -> &'static str {
         CloseReason::NameTimeout => "no name server answers",
         CloseReason::ServerRefused => "it refuses the connection: is it running, on this port?",
         CloseReason::ServerUnreachable => {
-            "there is no way to it: see the routes, and bind for the address's family"
+            "there is no route to it: see the routes, and bind for the address family"
         }
         CloseReason::ConnectTimeout => "no answer within engine.connect_timeout",
         CloseReason::UpstreamUnreachable => "upstream_proxy cannot be reached",
         CloseReason::UpstreamAuthentication => {
-            "upstream_proxy wants other credentials; see upstream_proxy_password_file"
+            "upstream_proxy requires other credentials; see upstream_proxy_password_file"
         }
-        CloseReason::UpstreamRefused => "upstream_proxy does not lead there",
+        CloseReason::UpstreamRefused => "upstream_proxy refuses this destination",
         CloseReason::UpstreamFailed => "upstream_proxy did not reach it",
         CloseReason::UpstreamProtocol => "upstream_proxy does not answer as an HTTP proxy does",
         CloseReason::NodeLimit => "this machine has no file descriptor or port left",

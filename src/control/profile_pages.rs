@@ -171,8 +171,8 @@ fn expected(headers: &HeaderMap, query: &Query) -> Result<Option<u64>, Page> {
     match given {
         Some(version) if query.expect.is_none_or(|expect| expect == version) => Ok(Some(version)),
         _ => {
-            let error = "write If-Match: \"4\" for version 4, If-None-Match: * for a profile that is not there, \
-                         or ?expect=4";
+            let error = "write If-Match: \"4\" for version 4, If-None-Match: * for a profile that does not \
+                exist, or ?expect=4";
             Err(failure(StatusCode::BAD_REQUEST, error))
         }
     }

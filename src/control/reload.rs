@@ -97,7 +97,7 @@ impl From<ReloadErrors> for Refusal {
             }) => vec![Problem {
                 key: format!("profile.listener.{by}"),
                 message: format!("cannot listen on {address}: {source}"),
-                remedy: "choose another address or port, or stop what uses it".into(),
+                remedy: "choose another address or port, or stop the program that uses it".into(),
                 ..Problem::default()
             }],
             ReloadError::Listen(error) => vec![Problem::of(error)],
@@ -255,7 +255,7 @@ impl Reloader {
         match &result {
             Ok(()) => {
                 let generation = self.node.generation();
-                tracing::info!(generation, %by, "the new config is in effect");
+                tracing::info!(generation, %by, "the new config is active");
             }
             Err(refusal) => tracing::error!(
                 %by,

@@ -232,7 +232,7 @@ async fn serve(acceptor: Option<Acceptor>, pages: &Rc<Pages>, mut end: End) {
                     };
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the admin listener cannot accept");
+                    tracing::warn!(%error, "the admin listener cannot accept connections connections");
                     sleep(ADMIN_ACCEPT_PAUSE).await;
                 }
             },

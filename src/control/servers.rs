@@ -70,6 +70,6 @@ impl Pages {
 }
 
 fn unknown() -> Page {
-    let error = "there is no such server; /servers lists them";
+    let error = "the server does not exist; /servers lists all";
     failure(StatusCode::NOT_FOUND, error)
 }

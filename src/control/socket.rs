@@ -74,7 +74,7 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
         Ok(_) => Err(SocketError::InUse),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            tracing::info!(path = %path.display(), "replacing the admin socket of a process that is gone");
+            tracing::info!(path = %path.display(), "replacing the admin socket of a process that has ended");
             Ok(fs::remove_file(path)?)
         }
         Err(error) => Err(error.into()),

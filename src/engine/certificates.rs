@@ -400,9 +400,12 @@ fn early() -> Problem {
     Problem {
         severity: Severity::Warning,
         code: "not-yet-valid".into(),
-        message: "the self-signed certificate is not valid yet by this machine's clock; it is served as it is".to_owned(),
+        message:
+            "the self-signed certificate is not valid yet by this machine's clock; it is served \
+            anyway"
+                .to_owned(),
         remedy: "set the clock".into(),
-..Problem::default()
+        ..Problem::default()
     }
 }
 

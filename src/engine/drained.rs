@@ -60,7 +60,7 @@ impl Drained {
                 }
             }
             Err(error) => tracing::error!(
-                "no server is drained: {} cannot be read: {error}; drain again what must not be used",
+                "no server is drained: {} cannot be read: {error}; drain the servers again that must not be used",
                 self.file.display()
             ),
         }

@@ -40,7 +40,8 @@ pub enum EngineError {
     Ring(#[from] RingError),
     /// The address.
     #[error(
-        "profile.listener.{by}: cannot listen on {address}: {source}; choose another address or port, or stop what uses it"
+        "profile.listener.{by}: cannot listen on {address}: {source}; choose another address or port, or \
+            stop the program that uses it"
     )]
     Listen {
         /// The listener.

@@ -78,8 +78,8 @@ impl Sizes {
         );
         if tunnels < engine.max_tunnels {
             tracing::warn!(
-                "{descriptors} open files are allowed, and a tunnel takes two: there will be {tunnels} tunnels at most and not \
-                 engine.max_tunnels = {}; raise LimitNOFILE",
+                "{descriptors} open files are allowed, and a tunnel takes two: the limit is {tunnels} \
+                    tunnels instead of engine.max_tunnels = {}; raise LimitNOFILE",
                 engine.max_tunnels
             );
         }

@@ -232,7 +232,7 @@ impl Snapshot {
         }
         out.gauge(
             "registry_stale",
-            "1 while the last good copy of the registry's file counts",
+            "1 while the last good copy of the registry's file is used",
             u64::from(node.registry_stale),
         )?;
         self.encode_cores(out)
@@ -382,7 +382,7 @@ impl Snapshot {
         self.encode_http2(out)?;
         out.counter(
             "dial_retries",
-            "Dials tried again with the next server",
+            "Connects tried again with the next server",
             m.dial_retries,
         )?;
         self.encode_udp(out)?;
@@ -394,7 +394,7 @@ impl Snapshot {
         out.counter("udp_tunnels", "UDP tunnels opened", m.udp_tunnels)?;
         out.counter(
             "udp_dropped",
-            "Datagrams that were not passed on",
+            "Datagrams that were not forwarded",
             m.udp_dropped,
         )?;
         out.counter(
@@ -423,12 +423,12 @@ impl Snapshot {
         let m = &self.metrics;
         out.counter(
             "rate_waits",
-            "Receives put off by a limit of bytes a second",
+            "Receives delayed by a limit of bytes a second",
             m.rate_waits,
         )?;
         out.family(
             "rate_wait_seconds",
-            "For how long, added up over all tunnels",
+            "Duration of these delays, summed over all tunnels",
             MetricType::Counter,
         )?
         .encode_counter(
@@ -495,7 +495,7 @@ impl Snapshot {
         )?;
         out.gauge(
             "runtime_own_blocks",
-            "Blocks in which a part of something waits for the rest",
+            "Blocks of memory with incomplete data",
             r.own_blocks,
         )?;
         out.gauge("runtime_own_bytes", "Bytes of these blocks", r.own_bytes)?;

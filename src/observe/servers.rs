@@ -81,7 +81,7 @@ pub(super) fn encode_servers(servers: &[ServerInfo], out: &mut Families<'_>) -> 
             sample.encode_gauge(&value(info))
         })
     };
-    gauge("server_up", "1 while the server takes tunnels", &|info| {
+    gauge("server_up", "1 while the server gets tunnels", &|info| {
         u64::from(info.is_up())
     })?;
     gauge("server_drained", "1 while the server is drained", &|info| {
@@ -89,7 +89,7 @@ pub(super) fn encode_servers(servers: &[ServerInfo], out: &mut Families<'_>) -> 
     })?;
     let help = "Weight of the server";
     gauge("server_weight", help, &|info| u64::from(info.weight))?;
-    let help = "Percent of its weight that a server has now";
+    let help = "Active part of the server's weight, in percent";
     gauge("server_share", help, &|info| u64::from(info.share))?;
     let help = "Tunnels to the server, open or being opened";
     gauge("server_tunnels", help, &|info| info.tunnels)?;

@@ -34,7 +34,7 @@ fn expected(name: &str, newest: Option<u64>, expect: Option<u64>) -> Result<(), 
         Some(expect) if expect != newest.unwrap_or(0) => {
             let found = match newest {
                 Some(newest) => format!("the newest version of profile {name} is {newest}"),
-                None => format!("profile {name} is not there"),
+                None => format!("profile {name} does not exist"),
             };
             Err(store(StoreError::Conflict(found, expect)))
         }

@@ -119,7 +119,7 @@ impl RedbStore {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(StoreFailure::Store(error))) => Err(error),
             Ok(Err(StoreFailure::Redb(error))) => Err(self.failed(*error)),
-            Err(_) => Err(self.damaged("reading it came to an end that must not be")),
+            Err(_) => Err(self.damaged("reading it failed unexpectedly")),
         }
     }
 
@@ -325,7 +325,7 @@ fn stored(
     };
     let (digest, text) = text.value();
     if digest != Sha256::digest(text).as_slice() {
-        let why = format!("version {version} of profile {name} is not as it was stored");
+        let why = format!("version {version} of profile {name} has changed since it was stored");
         return Err(StorageError::Corrupted(why).into());
     }
     Ok(StoredProfile {

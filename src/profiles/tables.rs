@@ -47,9 +47,8 @@ pub(super) fn store(error: StoreError) -> StoreFailure {
 }
 
 pub(super) fn kept(value: &[u8]) -> Result<Kept, StoreFailure> {
-    serde_json::from_slice(value).map_err(|error| {
-        StorageError::Corrupted(format!("an entry is not understood: {error}")).into()
-    })
+    serde_json::from_slice(value)
+        .map_err(|error| StorageError::Corrupted(format!("an entry is not valid: {error}")).into())
 }
 
 /// The versions of a profile, the newest first.

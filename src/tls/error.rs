@@ -58,7 +58,8 @@ pub enum TlsError {
     NoSystemRoots(String),
     /// The gateway's chain for servers.
     #[error(
-        "the chain of {file} takes {bytes} bytes in a handshake, and servers take {CHAIN_BYTES_MAX} at most; have it issued \
+        "the chain of {file} has {bytes} bytes in a handshake, and servers accept at most {CHAIN_BYTES_MAX}; \
+            have it issued \
          below fewer authorities"
     )]
     ChainTooLong {

@@ -120,7 +120,7 @@ impl TicketKeys {
             let mode = found.mode() & 0o777;
             return Err(fail(
                 format!(
-                    "its mode is {mode:04o}: others than its owner and readers of its group get at the keys"
+                    "its mode is {mode:04o}: others than its owner and readers of its group have access to the keys"
                 ),
                 "chmod 0600 it, and make new keys if others may have read it",
             ));
@@ -157,7 +157,7 @@ impl TicketKeys {
             let key = parse_line(line)
                 .map_err(|(message, remedy)| fail(Some(number + 1), message, remedy))?;
             if keys.iter().any(|other| other.secret == key.secret) {
-                let message = "the key stands in the file twice".to_owned();
+                let message = "the key is in the file twice".to_owned();
                 return Err(fail(Some(number + 1), message, "remove one of the two"));
             }
             keys.push(key);
@@ -167,7 +167,7 @@ impl TicketKeys {
             return Err(fail(None, "has no key".to_owned(), ROTATE));
         }
         if keys.len() > TICKET_KEYS_MAX {
-            let message = format!("has {} keys, and {TICKET_KEYS_MAX} is the most", keys.len());
+            let message = format!("has {} keys; the limit is {TICKET_KEYS_MAX}", keys.len());
             return Err(fail(None, message, "remove the oldest"));
         }
         keys.sort_by_key(|key| key.from);
@@ -234,7 +234,7 @@ fn parse_line(line: &str) -> Result<TicketKey, (String, &'static str)> {
         .ok_or_else(|| (format!("{time:?} is not a time"), LINE))?;
     if hex.len() != 64 {
         // The key itself is in no message.
-        let message = format!("the key has {} digits, and 64 are right", hex.len());
+        let message = format!("the key has {} digits instead of 64", hex.len());
         return Err((message, LINE));
     }
     let mut secret = Zeroizing::new([0; 32]);

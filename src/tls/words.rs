@@ -7,7 +7,7 @@ use rustls::{AlertDescription, CertificateError, Error};
 pub fn words(error: &Error) -> String {
     match error {
         Error::InvalidCertificate(error) => certificate_words(error).to_owned(),
-        Error::NoCertificatesPresented => "it shows no certificate".to_owned(),
+        Error::NoCertificatesPresented => "it sends no certificate".to_owned(),
         Error::AlertReceived(alert) => format!("it sent the alert {}", alert_name(*alert)),
         Error::PeerIncompatible(_) => {
             "it has no version, cipher suite or key exchange in common with the configured ones"
@@ -21,7 +21,9 @@ pub fn words(error: &Error) -> String {
         }
         Error::DecryptError => "a record does not authenticate".to_owned(),
         Error::PeerSentOversizedRecord => "a record is too long".to_owned(),
-        Error::NoApplicationProtocol => "it takes none of the offered protocols (ALPN)".to_owned(),
+        Error::NoApplicationProtocol => {
+            "it accepts none of the offered protocols (ALPN)".to_owned()
+        }
         Error::InconsistentKeys(_) => {
             "the private key does not belong to the certificate".to_owned()
         }
@@ -57,7 +59,7 @@ fn certificate_words(error: &CertificateError) -> &'static str {
         CertificateError::UnknownRevocationStatus
         | CertificateError::ExpiredRevocationList
         | CertificateError::ExpiredRevocationListContext { .. } => {
-            "whether the certificate is revoked is not known"
+            "the revocation status of the certificate is not known"
         }
         CertificateError::BadSignature => "a signature of the chain is wrong",
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
@@ -78,7 +80,7 @@ fn certificate_words(error: &CertificateError) -> &'static str {
 
 /// Of a signature that nothing here checks.
 const KIND: &str =
-    "a signature of the chain is of a kind that is not accepted, or by a key that is too short";
+    "a signature of the chain has an algorithm that is not accepted, or a key that is too short";
 
 /// Of a signature and a key that do not go together, as where two authorities have one name.
 const OTHER_KEY: &str = "a signature of the chain cannot be by the key of the authority that is trusted under its issuer's name: \
@@ -89,15 +91,15 @@ fn path_words(error: &webpki::Error) -> &'static str {
     use webpki::Error as E;
     match error {
         E::CaUsedAsEndEntity => {
-            "the certificate is that of a certification authority; one that has signed itself has to be in the file of roots \
-             itself, the very same"
+            "the certificate is that of a certification authority; a self-signed certificate must itself be \
+                in the file of roots"
         }
-        E::EndEntityUsedAsCa => "an issuer in the chain is no certification authority",
+        E::EndEntityUsedAsCa => "an issuer in the chain is not a certification authority",
         E::PathLenConstraintViolated => {
-            "more authorities stand in the chain than one of them allows"
+            "the chain has more authorities than the path length of one of them allows"
         }
         E::NameConstraintViolation => {
-            "a name constraint of an authority does not allow the certificate's names, or is of a kind that is not compared"
+            "a name constraint of an authority does not allow the certificate's names, or is of an unsupported kind"
         }
         E::UnsupportedCertVersion => "a certificate of the chain is not of version 3",
         E::UnsupportedSignatureAlgorithmContext(_) => KIND,
@@ -105,7 +107,7 @@ fn path_words(error: &webpki::Error) -> &'static str {
         E::MaximumSignatureChecksExceeded
         | E::MaximumPathBuildCallsExceeded
         | E::MaximumPathDepthExceeded
-        | E::MaximumNameConstraintComparisonsExceeded => "its chain asks for too much work",
+        | E::MaximumNameConstraintComparisonsExceeded => "its chain is too complex to verify",
         _ => "the certificate, or one of its chain, is malformed",
     }
 }

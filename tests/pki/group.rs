@@ -258,7 +258,7 @@ fn a_thousand_names_are_left_out_and_devices_come_in() {
     write(&pki, &group);
     let (code, told) = check(&pki);
     assert!(
-        code == Some(0) && told.contains("clients are not told which authorities"),
+        code == Some(0) && told.contains("their list is not sent"),
         "{told}"
     );
     let gateway = config(&pki).start();

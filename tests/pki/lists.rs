@@ -230,7 +230,7 @@ fn a_list_that_has_run_out_takes_the_place_of_none_that_has_not() {
         .number(6)
         .valid(-30, -10)
         .write(&pki, "ca.crl");
-    says(&gateway, "has run out already");
+    says(&gateway, "has expired already");
     assert!(is_let_in(&pki, &gateway, &device));
     assert_eq!(gateway.metric("adit_crl_list_number", ""), 5.0);
     // Nor does the expired list of another place, whose number is larger, take its authority out of force.
@@ -254,15 +254,15 @@ fn a_list_that_has_run_out_is_told_and_replaces_none_that_is_in_force_though_for
     let pki = Pki::new();
     let file = List::by("ca").number(5).valid(-60, 4).write(&pki, "ca.crl");
     let world = World::around(pki, |pki| start(pki, ""));
-    assert!(!world.gateway.get("/readyz").1.contains("has run out"));
-    says(&world.gateway, "has run out on ");
+    assert!(!world.gateway.get("/readyz").1.contains("has expired"));
+    says(&world.gateway, "has expired on ");
     assert!(!world.lets_in());
     assert_eq!(world.gateway.metric("adit_crl_list_refused", ""), 0.0);
     assert!(adit_crl(&world.pki, &["list"]).contains("publish a newer one"));
     let check = world.pki.adit(["check", "--config", "adit.toml"]);
     let said = String::from_utf8_lossy(&check.stdout);
     assert!(check.status.success(), "{said}");
-    assert!(said.contains("has run out on "), "{said}");
+    assert!(said.contains("has expired on "), "{said}");
 
     List::by("ca")
         .number(6)
@@ -270,14 +270,14 @@ fn a_list_that_has_run_out_is_told_and_replaces_none_that_is_in_force_though_for
         .write(&world.pki, "ca.crl");
     number_is(&world.gateway, 6);
     assert!(world.lets_in());
-    assert!(!world.gateway.get("/readyz").1.contains("has run out"));
+    assert!(!world.gateway.get("/readyz").1.contains("has expired"));
     let said = adit_crl(&world.pki, &["forget", &file.display().to_string()]);
     assert!(said.contains("forgotten"), "{said}");
     List::by("ca")
         .number(1)
         .valid(-900, -600)
         .write(&world.pki, "ca.crl");
-    says(&world.gateway, "has run out already");
+    says(&world.gateway, "has expired already");
     assert!(!world.gateway.get("/readyz").1.contains("adit crl forget"));
     assert!(world.lets_in());
 }
@@ -294,14 +294,14 @@ fn a_list_that_is_not_valid_yet_refuses_no_start() {
     until("told why", || {
         world.gateway.ended("revocation-unknown") == 1.0
     });
-    says(&world.gateway, "is not valid yet, but from ");
+    says(&world.gateway, "is not valid before ");
     assert_eq!(world.gateway.metric("adit_crl_list_refused", ""), 0.0);
     let check = world.pki.adit(["check", "--config", "adit.toml"]);
     let said = String::from_utf8_lossy(&check.stdout);
     assert!(check.status.success(), "{said}");
-    assert!(said.contains("is not valid yet"), "{said}");
+    assert!(said.contains("is not valid before"), "{said}");
     until("it begins", || world.lets_in());
-    assert!(!world.gateway.get("/readyz").1.contains("not valid yet"));
+    assert!(!world.gateway.get("/readyz").1.contains("not valid before"));
 }
 
 /// The server of a list is gone: a reload does not make that untold, and the end of the wish for the list does.

@@ -307,7 +307,7 @@ fn an_upgrade_that_fails_takes_no_socket_away() {
     let address = taken.local_addr().unwrap().to_string();
     fs::write(pki.path("adit.toml"), text.replace("127.0.0.1:0", &address)).unwrap();
     gateway.signal("USR2");
-    until("it is given up", || gateway.said("this one goes on") == 1);
+    until("it is given up", || gateway.said("this one continues") == 1);
     assert!(child_of(gateway.child.id()).is_none());
     assert!(sockets.iter().all(answers));
     fs::write(pki.path("adit.toml"), text).unwrap();

@@ -117,7 +117,7 @@ fn names_are_those_of_files_and_nothing_else() {
     ] {
         let error = wrong.parse::<Name>().unwrap_err().to_string();
         assert!(
-            error.contains("is not the name of a certificate"),
+            error.contains("is not a valid name of a certificate"),
             "{error}"
         );
         assert!(error.len() < 300 && !error.contains('\0'), "{error}");

@@ -340,7 +340,7 @@ fn an_authority_whose_name_can_not_be_copied_is_refused() {
         issue(&loaded, &request)
             .unwrap_err()
             .to_string()
-            .contains("copied faithfully")
+            .contains("copied exactly")
     );
 }
 

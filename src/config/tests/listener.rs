@@ -83,7 +83,7 @@ fn what_would_be_open_or_do_nothing_is_refused() {
         ),
         (
             "health_from = [\"10.0.0.1\"]",
-            ["health_from: nothing", "health_path"],
+            ["health_from: it has no effect", "health_path"],
         ),
         (
             "protocol = \"htps\"",

@@ -514,7 +514,7 @@ fn the_summary_says_what_the_config_means() {
         "tickets.key and a cache of 64 MiB, for 12h\n",
         "timeouts        handshake 10s, connect 5s, idle 1m, drain 30s\n",
         "devices.csv; others are blocked\n",
-        "group-ca.crl; a stale or missing one refuses\n",
+        "group-ca.crl; a stale or missing CRL refuses\n",
         "identity        device from san-uri, cn; user from san-upn, san-email; app from ou\n",
         "  wiki: 10.0.0.5:443, 10.0.0.6:443\n",
         "  spare: [::1]:1 (no rule leads here)\n",

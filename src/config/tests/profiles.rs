@@ -132,7 +132,7 @@ fn a_profile_by_itself_has_nothing_of_the_node() {
     assert!(error.contains("profile.name: is missing"), "{error}");
     let error = check(&named("corp"), Some("lab")).unwrap_err();
     assert!(
-        error.starts_with("new.toml:2: profile.name: this is profile corp, and lab is meant"),
+        error.starts_with("new.toml:2: profile.name: this is profile corp, but lab is expected"),
         "{error}"
     );
     let error = check(&named("a b"), None).unwrap_err();

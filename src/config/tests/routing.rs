@@ -42,7 +42,7 @@ fn services() {
     );
     one_problem(
         &LEAST.replace("[\"10.0.0.5:443\"]", "[\"a:1\", \"A.:1\"]"),
-        &["servers[1]: stands in the list twice"],
+        &["servers[1]: is in the list twice"],
     );
     one_problem(
         &LEAST.replace("10.0.0.5:443", "10.0.0.5:0"),

@@ -37,7 +37,7 @@ fn servers_have_weights() {
         ),
         (
             "[\"a:1\", { address = \"A.:1\", weight = 2 }]",
-            "stands in the list twice",
+            "is in the list twice",
         ),
         ("[1]", "servers[0]: must be a text"),
         ("\"a:1\"", "servers: must be a list"),
@@ -153,14 +153,14 @@ fn what_would_have_no_effect_or_contradicts_itself_is_told() {
         ("tls = true\ntls_roots = \"missing.pem\"", "cannot be found"),
         (
             "tls = true\ntls_key = \"server.key\"",
-            "is the key of a certificate that is not there; name tls_certificate too",
+            "is the key of a certificate that is not named; name tls_certificate too",
         ),
         ("tls = true\ntls_name = \"a b\"", "tls_name: \"a b\""),
         (
             "bind = [\"10.0.0.1\", \"10.0.0.2\"]",
             "bind[1]: there is another address of this family",
         ),
-        ("bind = [\"0.0.0.0\"]", "no address to send from"),
+        ("bind = [\"0.0.0.0\"]", "not a usable source address"),
         ("bind = [\"10.0.0.1:80\"]", "is not an address"),
         ("user_timeout = \"0s\"", "duration of zero"),
         ("keepalive = { idle = \"1500ms\" }", "whole seconds"),

@@ -20,7 +20,7 @@ fn cores() {
         ("[]", "empty"),
         ("[2]", "CPU 2 is not among"),
         ("[-1]", "CPU -1"),
-        ("[1, 1]", "engine.cores[1]: stands in the list twice"),
+        ("[1, 1]", "engine.cores[1]: is in the list twice"),
         ("\"some\"", "\"all\", a count"),
     ] {
         one_problem(&with(&format!("[engine]\ncores = {text}"), ""), &[part]);
@@ -92,7 +92,7 @@ fn the_audit_sink() {
     assert_eq!(right(&audit("off")).log.audit, AuditSink::Off);
     let config = place.parse(&audit("./audit.log")).unwrap();
     assert_eq!(config.log.audit, AuditSink::File(place.path("./audit.log")));
-    one_problem(&audit("logs/audit.log"), &["the folder", "is not there"]);
+    one_problem(&audit("logs/audit.log"), &["the folder", "does not exist"]);
     one_problem(&audit("/"), &["is a folder"]);
     one_problem(&audit("stdot"), &["did you mean \"stdout\"?"]);
     one_problem(
@@ -151,11 +151,11 @@ fn resumption() {
         ),
         (
             "resumption = \"cache\"\nticket_keys = \"tickets.key\"",
-            ["profile.tls.ticket_keys", "no tickets are given"],
+            ["profile.tls.ticket_keys", "tickets are off"],
         ),
         (
             "resumption = \"cache\"\nsession_cache = \"off\"",
-            ["profile.tls.session_cache", "a cache that is off"],
+            ["profile.tls.session_cache", "the cache is off"],
         ),
         ("resumption = \"ticket\"", ["did you mean \"tickets\"", ""]),
     ] {
@@ -274,8 +274,14 @@ fn there_may_be_a_secondary_and_additional_certificates() {
         ("secondary_key = \"server.key\"", "there is none"),
         ("secondary_password_file = \"server.key\"", "there is none"),
         ("secondary = \"nothing.here\"", "cannot be found"),
-        ("secondary = \"server.pem\"", "another one of the server"),
-        ("additional = [\"server.pem\"]", "another one of the server"),
+        (
+            "secondary = \"server.pem\"",
+            "already named as another server",
+        ),
+        (
+            "additional = [\"server.pem\"]",
+            "already named as another server",
+        ),
         ("additional = [{ key = \"server.key\" }]", "is missing"),
         (
             "additional = [{ file = \"server.pem\", name = \"x\" }]",
@@ -322,7 +328,7 @@ fn device_authentication() {
     );
     one_problem(
         &CONTRACT.replace("[\"group-ca.pem\"]", "[\"group-ca.pem\", \"group-ca.pem\"]"),
-        &["group_certificates[1]: stands in the list twice"],
+        &["group_certificates[1]: is in the list twice"],
     );
     assert!(
         right(&CONTRACT.replace("\"block\"", "\"allow\""))
@@ -351,7 +357,7 @@ fn device_authentication() {
     );
     one_problem(
         &CONTRACT.replace("[\"ou\"]", "[\"ou\", \"ou\"]"),
-        &["identity.app[1]: stands in the list twice"],
+        &["identity.app[1]: is in the list twice"],
     );
     one_problem(
         &CONTRACT.replace("[\"ou\"]", "[\"san-url\"]"),
@@ -402,13 +408,13 @@ fn places_to_fetch_crls_from() {
     );
     assert_eq!(found.allow.len(), 1);
     for (lines, part) in [
-        ("urls = [\"ftp://a.example.com/a.crl\"]", "is no URL"),
-        ("urls = [\"http://user@a.example.com/\"]", "is no URL"),
-        ("urls = [\"http:///a.crl\"]", "is no URL"),
+        ("urls = [\"ftp://a.example.com/a.crl\"]", "is not a URL"),
+        ("urls = [\"http://user@a.example.com/\"]", "is not a URL"),
+        ("urls = [\"http:///a.crl\"]", "is not a URL"),
         ("urls = [\"cdp\"]", "allowed_hosts"),
         (
             "urls = []\nallowed_hosts = [\"a.example.com:80\"]",
-            "is no host",
+            "is not a host",
         ),
         ("urls = []\nallow = [\"localhost\"]", "write a network"),
     ] {

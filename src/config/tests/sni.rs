@@ -53,7 +53,10 @@ fn names_that_lead_nowhere_or_to_two_places_are_refused() {
         ("sni = [\"a.*.test\"]", ["sni[0]:", "wildcard"]),
         (
             "sni = [\"a.test\", \"A.test.\"]",
-            ["sni[1]:", "already (profile.service[1].sni[0], line"],
+            [
+                "sni[1]:",
+                "already belongs to a service (profile.service[1].sni[0], line",
+            ],
         ),
         (
             "sni = [\"tunnel.example.com\"]",
@@ -93,5 +96,5 @@ fn names_that_lead_nowhere_or_to_two_places_are_refused() {
         "[profile.listener]\nprotocol = \"http\"\ntrusted_proxies = [\"10.0.0.1\"]",
         "[[profile.service]]\nname = \"git\"\nservers = [\"a:1\"]\nsni = [\"a.test\"]",
     );
-    one_problem(&plain, &["sni: sessions that name a service", "\"both\""]);
+    one_problem(&plain, &["sni: sessions by name need", "\"both\""]);
 }

@@ -125,7 +125,7 @@ fn one_that_is_missing_or_misspelt_is_told_with_what_imports_it() {
         assert!(
             error
                 .to_string()
-                .contains("is not the name of a certificate"),
+                .contains("is not a valid name of a certificate"),
             "{error}"
         );
     }

@@ -45,7 +45,7 @@ pub enum ChangeError {
     #[error("too many changes wait; try again")]
     Busy,
     /// Another process takes this one's place.
-    #[error("another process takes this one's place; ask it")]
+    #[error("a new process is taking over; try again")]
     Succeeded,
     /// The node ends.
     #[error("the node ends")]
@@ -122,7 +122,7 @@ impl Registry {
             let unchanged = source::is_unchanged(file, &config.state_dir);
             match (last, source::load(file, &config.state_dir)) {
                 (Ok(Some(last)), Err(error)) if last.is_of(file) => {
-                    tracing::error!("the last good copy of the device registry counts: {error}");
+                    tracing::error!("the last good copy of the device registry is used: {error}");
                     stale = Some(first_line(&error));
                     writer.base = last.registry;
                 }
@@ -473,8 +473,8 @@ impl Writer {
         if let Err(error) = self.settle() {
             tracing::error!(
                 devices,
-                "what the admin listener has said about devices is active and not on the disk, and is written with \
-                 the next change: {error}"
+                "changes of devices through the admin listener are active but not on disk, and are written \
+                    with the next change: {error}"
             );
         }
     }
@@ -502,9 +502,7 @@ impl Writer {
     fn follow(&mut self, follow: bool) {
         if follow {
             if let Err(error) = self.settle() {
-                tracing::error!(
-                    "another process does not get all that was said about devices: {error}"
-                );
+                tracing::error!("another process does not get all changes of devices: {error}");
             }
             self.store.release();
         } else if let Err(error) = self.store.take_back() {

@@ -28,7 +28,7 @@ pub enum StoreError {
     #[error("{0} is in use by another process; give each node a state_dir of its own")]
     InUse(PathBuf),
     /// The file, or the disk.
-    #[error("{path}: {source}; free or mend the disk, or move the file away to start without it")]
+    #[error("{path}: {source}; free or repair the disk, or move the file away to start without it")]
     Database {
         /// The file.
         path: PathBuf,

@@ -142,7 +142,7 @@ impl Crls {
         }
         for (source, doubt) in &doubts {
             if self.doubts.get(source) != Some(doubt) {
-                tracing::warn!(%source, "a CRL is used in part: {doubt}");
+                tracing::warn!(%source, "a CRL is partly used: {doubt}");
             }
         }
         self.doubts = doubts;

@@ -232,7 +232,7 @@ impl Shared {
             let pid = self.pid;
             tracing::error!(
                 pid,
-                "the process before this one does not follow any more, and is made to end: {why}"
+                "the process before this one does not follow any more, and is being ended: {why}"
             );
             let mut tasks = self.tasks();
             (tasks.devices, tasks.lost) = (None, Some(why));
@@ -253,7 +253,7 @@ impl Shared {
         if !ends(process, SUCCESSION_END) {
             tracing::error!(
                 pid = self.pid,
-                "the process before this one is killed: it does not end"
+                "killing the process before this one: it does not end"
             );
             if let Err(error) = pidfd_send_signal(process, Signal::KILL) {
                 tracing::error!(%error, "it cannot be killed");

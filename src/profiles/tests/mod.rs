@@ -125,7 +125,7 @@ fn two_administrators_do_not_overwrite_each_other() {
     assert!(said(fixture.put("corp", "three", Some(1))).contains("is 2, and not version 1"));
     assert!(
         said(fixture.put("new", "x", Some(4)))
-            .contains("profile new is not there, and not version 4")
+            .contains("profile new does not exist, and not version 4")
     );
     let delete = Change::Delete {
         name: "corp",

@@ -111,7 +111,7 @@ impl CrlSet {
                 }
                 if let Err((problem, until)) = new.may_replace(old, now) {
                     let problem = format!(
-                        "{problem}; remedy: publish a list that is newer in both, or have this one taken with \
+                        "{problem}; remedy: publish a list that is newer in both, or accept this one with \
                          `adit crl forget '{source}'`"
                     );
                     return Admission::Refused { problem, until };
@@ -306,8 +306,8 @@ impl CheckedCrl {
         }
         if has_smaller_number && now < end {
             let problem = format!(
-                "{of} is later than the one in use, but has a smaller number ({ages}), as from an authority that \
-                     was made anew; the one in use stays until it runs out on {}",
+                "{of} is later than the one in use, but has a smaller number ({ages}), as from a CA that was \
+                    set up again; the one in use stays until it expires on {}",
                 moment(end)
             );
             return Err((problem, Some(end)));
@@ -324,7 +324,8 @@ impl CheckedCrl {
 
     fn run_out_text(&self, end: u64) -> String {
         format!(
-            "the list of {} has run out already ({}); the one in use stays, which is valid until {}; remedy: publish \
+            "the list of {} has expired already ({}); the one in use stays, which is valid until {}; remedy: \
+                publish \
              a list that is valid now",
             self.report.issuer,
             self.described_age(),

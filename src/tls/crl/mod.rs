@@ -87,7 +87,8 @@ impl CrlReport {
         }
         let end = self.next_update.filter(|end| *end <= now)?;
         Some(format!(
-            "the list of {} has run out on {}: it revokes, and proves nothing, so that `stale` decides for its devices; \
+            "the list of {} has expired on {}: it revokes, and proves nothing, so that `stale` decides for \
+                its devices; \
              remedy: publish a newer one",
             self.issuer,
             crl_set::moment(end)
@@ -96,7 +97,7 @@ impl CrlReport {
 
     fn early_text(&self, consequence: &str) -> String {
         format!(
-            "the list of {} is not valid yet, but from {} on: {consequence}; remedy: check this machine's clock, or the CA's",
+            "the list of {} is not valid before {}: {consequence}; remedy: check this machine's clock, or the CA's",
             self.issuer,
             crl_set::moment(self.this_update)
         )

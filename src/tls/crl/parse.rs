@@ -104,7 +104,7 @@ impl<'a> Parsed<'a> {
         let mut file = Reader::der(der);
         let mut outer = file.enter(tag::SEQUENCE).ok_or_else(broken)?;
         if !file.is_empty() {
-            return Err(("has bytes behind its end".into(), FETCH_AGAIN));
+            return Err(("has bytes after its end".into(), FETCH_AGAIN));
         }
         let frame = (
             outer.take(tag::SEQUENCE),
@@ -306,7 +306,7 @@ fn scope(value: &[u8]) -> Result<Scope, Problem> {
             }
             ONLY_ATTRIBUTE_CERTS if is_set()? => {
                 return Err((
-                    "speaks for attribute certificates only".into(),
+                    "covers attribute certificates only".into(),
                     "name the list of the CA's public key certificates",
                 ));
             }
@@ -320,7 +320,7 @@ fn scope(value: &[u8]) -> Result<Scope, Problem> {
 fn narrow(scope: &mut Scope, holders: Holders) -> Result<(), Problem> {
     if scope.holders != Holders::All {
         return Err((
-            "speaks for end entities only and for authorities only, so for nobody".into(),
+            "covers end entities only and authorities only, so no certificate".into(),
             FETCH_AGAIN,
         ));
     }

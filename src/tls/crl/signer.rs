@@ -53,7 +53,7 @@ pub(super) fn of(
     Err(if may_not_sign {
         (
             format!("is signed by {issuer}, whose key usage lacks cRLSign"),
-            "let the CA's certificate be made again with the key usage cRLSign",
+            "issue the CA's certificate again with the key usage cRLSign",
         )
     } else if known {
         unverified(list, issuer, &faults)

@@ -61,7 +61,7 @@ fn a_later_list_of_a_smaller_number_waits_until_the_old_one_has_run_out() {
     assert!(
         refused(&mut crl_set, check(&old), end)
             .0
-            .contains("has run out already")
+            .contains("has expired already")
     );
     let late = list(99, ("231112000000Z", Some("20231130000000Z")), 3);
     assert!(
@@ -157,7 +157,7 @@ fn a_list_that_is_to_come_revokes_and_proves_from_its_beginning_on() {
     crl_set.admit(file.clone(), check(&list(1, NEW, 1)), NOW);
     crl_set.forget(&file);
     let (text, until) = refused(&mut crl_set, early, NOW);
-    assert!(text.contains("not valid yet"), "{text}");
+    assert!(text.contains("not valid before"), "{text}");
     assert_eq!(until, Some(begins));
     crl_set.admit(source("other.crl"), check(&list(5, EARLY, 2)), NOW);
     assert_eq!(status(&crl_set, 1, NOW), Status::Revoked);
@@ -174,7 +174,7 @@ fn a_list_that_has_run_out_replaces_none_in_force() {
     crl_set.admit(source("ca.crl"), check(&list(5, OLD, 1)), NOW);
     for worse in [list(6, OVER, 2), endless] {
         let (text, until) = refused(&mut crl_set, check(&worse), NOW);
-        assert!(text.contains("has run out already"), "{text}");
+        assert!(text.contains("has expired already"), "{text}");
         assert!(!text.contains("forget"), "{text}");
         assert!(until.is_some_and(|until| until > NOW));
     }
@@ -183,7 +183,7 @@ fn a_list_that_has_run_out_replaces_none_in_force() {
     assert!(crl_set.forget(&source("ca.crl")));
     for worse in [list(6, OVER, 2), ended] {
         let (text, _) = refused(&mut crl_set, check(&worse), NOW);
-        assert!(text.contains("has run out already"), "{text}");
+        assert!(text.contains("has expired already"), "{text}");
         assert_eq!(
             index_of(&ca, &crl_set).status(&ca.name, ca.key(), &[2], NOW),
             Status::Good

@@ -269,7 +269,7 @@ fn what_is_not_understood_is_refused_with_its_name() {
     for (flags, words) in [
         (&[0x84, 1, 0xff][..], "indirect"),
         (&[0x85, 1, 0xff], "attribute"),
-        (&[0x81, 1, 0xff, 0x82, 1, 0xff], "for nobody"),
+        (&[0x81, 1, 0xff, 0x82, 1, 0xff], "so no certificate"),
         (&[0xa0, 2, 0xa1, 0], "relative"),
         (&[0xa0, 2, 0xa0, 0], "broken"),
         (&[0x86, 1, 0xff], "broken"),
