@@ -9,5 +9,7 @@ mod tls_server;
 mod udp;
 
 pub(crate) use ends::{AppEnd, Broken, Data, PlainApp};
+#[cfg(test)]
+pub(crate) use open::memory;
 pub(crate) use open::{open, open_udp};
 pub(crate) use relay::ReadAhead;

@@ -11,8 +11,8 @@ use super::relay::{Ends, ReadAhead, Relay};
 use super::tls_server::TlsServer;
 use super::udp::UdpServer;
 use crate::access::{
-    Core, Limits, Live, Outcome, Pass, Peer, Permit, ServiceState, Snapshot, audit, authorize,
-    reconsider, route,
+    Activity, Core, Lifetimes, Limits, Live, Outcome, Pass, Peer, Permit, ServiceState, Snapshot,
+    audit, authorize, reconsider, route,
 };
 use crate::backend::{Claim, Reached, ServerEnd as Dialled, Socket};
 use crate::config::HostPort;
@@ -34,16 +34,7 @@ pub(crate) struct Opened {
     target: HostPort,
     permit: Permit,
     pass: Pass,
-    terms: Terms,
-}
-
-/// How long a tunnel may be open.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Terms {
-    /// Without a byte in either direction.
-    pub idle_timeout: Duration,
-    /// From its opening.
-    pub max_lifetime: Option<Duration>,
+    lifetimes: Lifetimes,
 }
 
 /// A tunnel whose app has been told that it is open.
@@ -63,7 +54,7 @@ struct Granted<'s> {
     service: &'s ServiceState,
     permit: Permit,
     pass: Pass,
-    terms: Terms,
+    lifetimes: Lifetimes,
 }
 
 /// Authorize and route.
@@ -105,7 +96,7 @@ fn grant<'s>(
         service,
         permit,
         pass,
-        terms: Terms {
+        lifetimes: Lifetimes {
             idle_timeout: limits.idle_timeout,
             max_lifetime: service.max_lifetime.or(limits.max_lifetime),
         },
@@ -180,7 +171,7 @@ impl Granted<'_> {
             target,
             permit: self.permit,
             pass: self.pass,
-            terms: self.terms,
+            lifetimes: self.lifetimes,
         }
     }
 }
@@ -191,8 +182,8 @@ impl Opened {
     pub fn propose_idle(&mut self, seconds: Option<u32>, limits: &Limits) -> Option<Duration> {
         let proposed = Duration::from_secs(seconds?.into());
         let (min, max) = limits.idle_bounds;
-        self.terms.idle_timeout = proposed.clamp(min, max);
-        Some(self.terms.idle_timeout)
+        self.lifetimes.idle_timeout = proposed.clamp(min, max);
+        Some(self.lifetimes.idle_timeout)
     }
 
     /// Runs the tunnel to `app`, whose bytes begin with those `read_ahead` the request, in a task of its own: what it took to
@@ -229,7 +220,7 @@ impl Opened {
             core,
             app,
             live: Rc::new(live),
-            terms: self.terms,
+            lifetimes: self.lifetimes,
             pass: self.pass,
             read_ahead: Box::new(read_ahead),
             changes: peer.changes,
@@ -256,7 +247,7 @@ struct Parts<A> {
     core: Rc<Core>,
     app: A,
     live: Rc<Live>,
-    terms: Terms,
+    lifetimes: Lifetimes,
     pass: Pass,
     read_ahead: Box<ReadAhead>,
     changes: u64,
@@ -271,11 +262,10 @@ impl<A: AppEnd> Parts<A> {
                 app: self.app,
                 server,
                 live: self.live,
-                terms: self.terms,
+                lifetimes: self.lifetimes,
                 pass: self.pass,
                 paced: 0.into(),
-                last: ring::now().into(),
-                rests: false.into(),
+                activity: Activity::new(ring::now()),
                 ends: Ends::default(),
             }),
             read_ahead: self.read_ahead,
@@ -339,4 +329,38 @@ fn over<A, S>(relay: &Relay<A, S>, reason: CloseReason) {
         reason,
     };
     audit(core, &live.subject, Some(&live.target), end);
+}
+
+/// Memory of an open tunnel between two kinds of ends, in bytes: its relay, the futures of its three tasks, and what is listed
+/// of it. Without the connections' buffers and the heads of the tasks.
+#[cfg(test)]
+pub(crate) fn memory<A: AppEnd, S: ServerEnd>() -> usize {
+    fn task<T, F>(_: impl FnOnce(T, ()) -> F) -> usize {
+        size_of::<F>()
+    }
+    size_of::<Live>() + Relay::<A, S>::memory() + task(relay::<A, S>)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::TcpStream;
+    use crate::tls::ServerStream;
+    use crate::tunnel::PlainApp;
+
+    /// What a tunnel may cost in memory is a promise to whoever counts devices: each pair of ends has its bound, in bytes.
+    #[test]
+    fn a_tunnel_between_any_two_ends_keeps_to_its_memory() {
+        let pairs = [
+            ("TLS to TCP", memory::<ServerStream, TcpStream>(), 1344),
+            ("TLS to TLS", memory::<ServerStream, TlsServer>(), 2016),
+            ("TLS to UDP", memory::<ServerStream, UdpServer>(), 1664),
+            ("plain to TCP", memory::<PlainApp, TcpStream>(), 928),
+            ("plain to TLS", memory::<PlainApp, TlsServer>(), 1664),
+            ("plain to UDP", memory::<PlainApp, UdpServer>(), 1344),
+        ];
+        let over = pairs.iter().filter(|(_, bytes, bound)| bytes > bound);
+        let over: Vec<_> = over.collect();
+        assert!(over.is_empty(), "(ends, bytes, bound): {over:?}");
+    }
 }

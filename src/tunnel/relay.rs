@@ -11,14 +11,13 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustls::AlertDescription;
 
 use super::ends::{AppEnd, Broken, Data, ServerEnd};
-use super::open::Terms;
-use crate::access::{Core, Direction, Live, Pass};
-use crate::limits::{CUT_LINGER, LINGER, SESSION_REST};
+use crate::access::{Activity, Core, Direction, Due, Lifetimes, Live, Pass};
+use crate::limits::{CUT_LINGER, LINGER};
 use crate::observe::Stage;
 use crate::reason::{CloseReason, Who};
 use crate::ring::{self, Either, RingBuf, TaskHandle};
@@ -32,15 +31,12 @@ pub(crate) struct Relay<A, S> {
     pub app: A,
     pub server: S,
     pub live: Rc<Live>,
-    pub terms: Terms,
+    pub lifetimes: Lifetimes,
     /// What its service and its app may take.
     pub pass: Pass,
     /// Directions that wait until more may move.
     pub paced: Cell<u8>,
-    /// When a byte last moved.
-    pub last: Cell<Instant>,
-    /// Nothing has moved since what is not needed meanwhile was given back.
-    pub rests: Cell<bool>,
+    pub activity: Activity,
     pub ends: Ends,
 }
 
@@ -116,48 +112,27 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
         let mut rested = false;
         poll_fn(move |context| {
             loop {
-                let rest_has_ended = rested && !self.rests.get();
+                let rest_has_ended = rested && !self.activity.rests();
                 if !rest_has_ended {
                     ready!(Pin::new(&mut timer).poll(context));
                 }
-                match self.time_left() {
-                    Ok(left) => timer.reset(ring::now() + left),
-                    Err(over) => return Poll::Ready(over),
-                }
-                rested = self.rests.get();
+                // A tunnel that waits because of a limit is not idle.
+                let is_busy = self.paced.get() > 0;
+                let (activity, opened) = (&self.activity, self.live.opened);
+                let next = loop {
+                    match activity.due(ring::now(), opened, &self.lifetimes, is_busy) {
+                        Due::At(at) => break at,
+                        Due::Rest => {
+                            self.app.rest();
+                            self.server.rest();
+                        }
+                        Due::Over(reason) => return Poll::Ready(reason),
+                    }
+                };
+                timer.reset(next);
+                rested = activity.rests();
             }
         })
-    }
-
-    /// How long nothing has to be done about the time, if nothing moves. What is due is done: the session rests.
-    fn time_left(&self) -> Result<Duration, CloseReason> {
-        let Terms {
-            idle_timeout,
-            max_lifetime,
-        } = self.terms;
-        let lifetime = max_lifetime.unwrap_or(Duration::MAX);
-        let now = ring::now();
-        let age = now.saturating_duration_since(self.live.opened);
-        if age >= lifetime {
-            return Err(CloseReason::LifetimeOver);
-        }
-        // A tunnel that waits because of a limit is not idle.
-        let idle = match self.paced.get() {
-            0 => now.saturating_duration_since(self.last.get()),
-            _ => Duration::ZERO,
-        };
-        if idle >= idle_timeout {
-            return Err(CloseReason::IdleTimeout);
-        }
-        if idle >= SESSION_REST && !self.rests.replace(true) {
-            self.app.rest();
-            self.server.rest();
-        }
-        let next = match self.rests.get() {
-            true => idle_timeout,
-            false => idle_timeout.min(SESSION_REST),
-        };
-        Ok((next - idle).min(lifetime - age))
     }
 
     /// Ends the connections as it befits how the directions, which are no more, have ended. In a box of its own, like all
@@ -281,7 +256,7 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
             self.paced.set(self.paced.get() + 1);
             ring::sleep(wait).await;
             self.paced.set(self.paced.get() - 1);
-            self.last.set(ring::now());
+            self.touch();
         })
     }
 
@@ -293,10 +268,13 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
         };
         tunnel.set(tunnel.get() + bytes as u64);
         all.set(all.get() + bytes as u64);
-        self.last.set(ring::now());
-        if self.rests.get() {
+        self.touch();
+    }
+
+    /// Ends a rest.
+    fn touch(&self) {
+        if self.activity.moved(ring::now()) {
             // The timer is set to the idle timeout, and has to be set to the next rest.
-            self.rests.set(false);
             self.live.wake();
         }
     }
@@ -339,5 +317,19 @@ impl Drop for Ending<'_> {
             self.end.set(Some(Err(CloseReason::GatewayError)));
         }
         self.live.wake();
+    }
+}
+
+#[cfg(test)]
+impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
+    /// Memory of the relay and its two directions, in bytes, without what their connections hold.
+    pub fn memory() -> usize {
+        fn up<R: 'static, F>(_: impl FnOnce(&'static R, Box<ReadAhead>) -> F) -> usize {
+            size_of::<F>()
+        }
+        fn down<R: 'static, F>(_: impl FnOnce(&'static R) -> F) -> usize {
+            size_of::<F>()
+        }
+        size_of::<Self>() + up(Self::up) + down(Self::down)
     }
 }

@@ -14,6 +14,7 @@ use rustls::AlertDescription;
 use super::adapter::{Guarded, blame};
 use super::queue::Chunk;
 use super::session::{Session, settings_timeout, stall_after};
+use crate::access::{Due, Lifetimes};
 use crate::limits::{
     HTTP2_FRAME_MAX, HTTP2_HEADER_LIST_MAX, HTTP2_RESETS, HTTP2_SEND_QUEUE,
     HTTP2_SESSION_WINDOW_MIN, HTTP2_TUNNELS_MAX, LINGER, SESSION_REST,
@@ -215,7 +216,7 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
         {
             // It ends by itself when its client has answered; the client may not answer.
             self.timer
-                .reset(self.session.last.get().max(since) + LINGER);
+                .reset(self.session.activity.last().max(since) + LINGER);
         }
         while Pin::new(&mut self.timer).poll(context).is_ready() {
             let next = self.time_passed(ring::now());
@@ -226,25 +227,39 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
     /// Looks at what has not moved for too long. When to look again.
     fn time_passed(&mut self, now: Instant) -> Instant {
         let session = self.session.clone();
-        let last = session.last.get();
+        let last = session.activity.last();
         let idle = session.core.snapshot.borrow().limits.idle_timeout;
         if self.leaving {
             self.late = true;
             return now + idle;
         }
-        if session.open.get() == 0 {
-            let over = match self.draining {
-                Some(since) => (last.max(since) + LINGER, CloseReason::Draining),
-                None => (last + idle, CloseReason::IdleTimeout),
-            };
-            if now >= over.0 {
-                self.leave(over.1, Reason::NO_ERROR);
-                return now + LINGER;
+        let has_tunnels = session.open.get() > 0;
+        if let Some(since) = self.draining
+            && !has_tunnels
+            && now >= last.max(since) + LINGER
+        {
+            self.leave(CloseReason::Draining, Reason::NO_ERROR);
+            return now + LINGER;
+        }
+        let lifetimes = Lifetimes {
+            idle_timeout: idle,
+            max_lifetime: None,
+        };
+        // Tunnels have lifetimes of their own, and a session that drains ends by itself.
+        let is_busy = has_tunnels || self.draining.is_some();
+        let due = loop {
+            match session
+                .activity
+                .due(now, session.opened, &lifetimes, is_busy)
+            {
+                Due::At(at) => break at,
+                Due::Rest => self.stream.stream().rest(),
+                Due::Over(reason) => {
+                    self.leave(reason, Reason::NO_ERROR);
+                    return now + LINGER;
+                }
             }
-        }
-        if now >= last + SESSION_REST {
-            self.stream.stream().rest();
-        }
+        };
         let stall = last + stall_after(&session);
         if now >= stall && session.held.get() > 0 {
             session.seen.abuse.set(Some(Abuse::ZeroWindow));
@@ -263,7 +278,7 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
         };
         let unread = session.unread.get() > 0;
         let rest = session.windows.borrow_mut().rest(unread, now);
-        let coming = [last + SESSION_REST, stall, last + idle, rest, look, answer];
+        let coming = [due, stall, rest, look, answer];
         let coming = coming.into_iter().filter(|time| *time > now);
         coming.min().unwrap_or(now + SESSION_REST)
     }

@@ -17,7 +17,7 @@ use super::queue::{Chunk, SessionQueue};
 use super::request::request as read;
 use super::share::Share;
 use super::windows::Windows;
-use crate::access::{Core, Outcome, Presence, Repeated, audit, record};
+use crate::access::{Activity, Core, Outcome, Presence, Repeated, audit, record};
 use crate::config::HostPort;
 use crate::front::pvd;
 use crate::front::request::IDLE_TIMEOUT;
@@ -44,8 +44,8 @@ pub(super) struct Session {
     pub opening: Cell<usize>,
     /// A request has become a tunnel.
     pub had_tunnel: Cell<bool>,
-    /// When a byte last moved in any tunnel, or a tunnel was opened or ended. What opens none keeps no session.
-    pub last: Cell<Instant>,
+    /// Bytes in any tunnel, and tunnels that were opened or ended. A request that opens none keeps no session.
+    pub activity: Activity,
     /// Queue of data for the client.
     pub queue: Rc<SessionQueue>,
     /// Bytes from the client that servers have not taken yet.
@@ -86,7 +86,7 @@ impl Session {
 
     /// Takes note that something has moved.
     pub fn moved(&self) {
-        self.last.set(ring::now());
+        self.activity.moved(ring::now());
     }
 
     /// Ends the session: no more requests, and its tunnels are cut.
@@ -130,7 +130,7 @@ pub(in crate::front) async fn serve<S: ByteStream>(
         open: 0.into(),
         opening: 0.into(),
         had_tunnel: false.into(),
-        last: now.into(),
+        activity: Activity::new(now),
         held: 0.into(),
         queue: Rc::default(),
         unread: 0.into(),
