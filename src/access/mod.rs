@@ -28,7 +28,7 @@ pub(crate) use self::core::Live;
 pub(crate) use admission::GuestGuard;
 pub(crate) use gates::{Direction, Pass};
 pub(crate) use lifetimes::{Activity, Due, Lifetimes};
-pub(crate) use names::Named;
+pub(crate) use names::NamedService;
 pub(crate) use outcome::{Outcome, audit, record};
 pub(crate) use peer::{Arrival, Peer, identify, reason_of, subject_before};
 pub(crate) use policy::{authorize, route};

@@ -13,12 +13,12 @@ pub struct Names {
     exact: HashMap<String, usize>,
     /// By the name below which they all are.
     below: HashMap<String, usize>,
-    entries: Vec<Named>,
+    entries: Vec<NamedService>,
 }
 
 /// Destination of a name.
 #[derive(Clone)]
-pub(crate) struct Named {
+pub(crate) struct NamedService {
     /// Index of the service.
     pub service: usize,
     /// TLS of its sessions.
@@ -29,7 +29,7 @@ impl Names {
     /// Lets `names` lead to `service`.
     pub fn add(&mut self, names: &[HostPattern], service: usize, tls: Arc<ServerConfig>) {
         let entry = self.entries.len();
-        self.entries.push(Named { service, tls });
+        self.entries.push(NamedService { service, tls });
         for name in names {
             match name {
                 HostPattern::Exact(name) => self.exact.insert(name.clone(), entry),
@@ -46,7 +46,7 @@ impl Names {
     }
 
     /// Returns what `name` leads to: itself, or else the longest name that it is below of.
-    pub(crate) fn find(&self, name: &str) -> Option<&Named> {
+    pub(crate) fn find(&self, name: &str) -> Option<&NamedService> {
         let mut above = name;
         let mut found = self.exact.get(name);
         while found.is_none() {

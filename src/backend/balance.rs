@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 #[derive(Debug, Default)]
 pub struct Balancer {
     /// Of each server, for [`Balancer::by_weight`].
-    shares: RefCell<Vec<Share>>,
+    shares: RefCell<Vec<Credit>>,
     /// Picks that are to be skipped at first.
     skip: Cell<usize>,
     /// Position at which [`Balancer::by_load`] begins.
@@ -15,7 +15,7 @@ pub struct Balancer {
 
 /// A server's part in the picks.
 #[derive(Debug, Default)]
-struct Share {
+struct Credit {
     /// Its weight in the pick that is made.
     weight: i64,
     /// Its credit. The sum is 0 until servers come or go.
@@ -38,7 +38,7 @@ impl Balancer {
     /// `None`: all are.
     pub fn by_weight(&self, count: usize, weight: impl Fn(usize) -> u64) -> Option<usize> {
         let mut shares = self.shares.borrow_mut();
-        shares.resize_with(count, Share::default);
+        shares.resize_with(count, Credit::default);
         for (index, share) in shares.iter_mut().enumerate() {
             share.weight = weight(index) as i64;
         }
@@ -68,10 +68,10 @@ impl Balancer {
     }
 }
 
-fn pick(shares: &mut [Share]) -> Option<usize> {
+fn pick(shares: &mut [Credit]) -> Option<usize> {
     let total: i64 = shares.iter().map(|share| share.weight).sum();
     let mut best: Option<(usize, i64)> = None;
-    for (index, Share { weight, owed }) in shares.iter_mut().enumerate() {
+    for (index, Credit { weight, owed }) in shares.iter_mut().enumerate() {
         if *weight == 0 {
             continue;
         }

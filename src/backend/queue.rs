@@ -23,7 +23,7 @@ pub enum QueryOwner {
 
 /// Key of a lookup: equal ones are one lookup.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Wanted {
+pub(super) struct LookupKey {
     pub name: Box<str>,
     /// True if the name may be completed with the system's search domains.
     pub may_be_short: bool,
@@ -43,7 +43,7 @@ pub(super) enum Refused {
 /// A query, and who gets its answer.
 struct Query<R> {
     owner: QueryOwner,
-    wanted: Arc<Wanted>,
+    wanted: Arc<LookupKey>,
     reply: R,
 }
 
@@ -56,7 +56,7 @@ struct Lookup {
 
 /// Lookups of one requester.
 #[derive(Default)]
-struct Share {
+struct OwnerShare {
     waiting: VecDeque<u64>,
     running: usize,
 }
@@ -64,8 +64,8 @@ struct Share {
 /// The queries that wait or run.
 pub(super) struct Queue<R> {
     queries: HashMap<u64, Query<R>>,
-    lookups: HashMap<Arc<Wanted>, Lookup>,
-    shares: HashMap<QueryOwner, Share>,
+    lookups: HashMap<Arc<LookupKey>, Lookup>,
+    shares: HashMap<QueryOwner, OwnerShare>,
     /// Askers with queries that wait, each once.
     turns: VecDeque<QueryOwner>,
 }
@@ -90,7 +90,7 @@ impl<R> Queue<R> {
         &mut self,
         id: u64,
         owner: QueryOwner,
-        wanted: Wanted,
+        wanted: LookupKey,
         reply: R,
     ) -> Result<(), (R, Refused)> {
         if self.queries.len() >= NAME_QUERIES_MAX {
@@ -123,7 +123,7 @@ impl<R> Queue<R> {
     }
 
     /// The next lookup to start, if one may.
-    pub fn start(&mut self) -> Option<Arc<Wanted>> {
+    pub fn start(&mut self) -> Option<Arc<LookupKey>> {
         for _ in 0..self.turns.len() {
             if self.lookups.len() >= NAME_QUERIES_RUNNING {
                 return None;
@@ -165,7 +165,7 @@ impl<R> Queue<R> {
     }
 
     /// A lookup has ended: those who wait for its answer.
-    pub fn finish(&mut self, wanted: &Wanted) -> Vec<R> {
+    pub fn finish(&mut self, wanted: &LookupKey) -> Vec<R> {
         let Some(lookup) = self.lookups.remove(wanted) else {
             return Vec::new();
         };
@@ -177,7 +177,7 @@ impl<R> Queue<R> {
     }
 
     /// Nobody waits for this query any more. The lookup that is to be ended with it. A query that was answered is not known.
-    pub fn drop_query(&mut self, id: u64) -> Option<Arc<Wanted>> {
+    pub fn drop_query(&mut self, id: u64) -> Option<Arc<LookupKey>> {
         let query = self.queries.remove(&id)?;
         if let Some(lookup) = self.lookups.get_mut(&query.wanted)
             && let Some(place) = lookup.queries.iter().position(|other| *other == id)
@@ -220,7 +220,7 @@ impl<R> Queue<R> {
 
     /// Forgets an asker that has nothing.
     fn tidy(&mut self, owner: &QueryOwner) {
-        let is_idle = |share: &Share| share.running == 0 && share.waiting.is_empty();
+        let is_idle = |share: &OwnerShare| share.running == 0 && share.waiting.is_empty();
         if self.shares.get(owner).is_some_and(is_idle) {
             self.shares.remove(owner);
         }
@@ -239,8 +239,8 @@ mod tests {
         QueryOwner::Device(name.into())
     }
 
-    fn wanted(name: &str) -> Wanted {
-        Wanted {
+    fn wanted(name: &str) -> LookupKey {
+        LookupKey {
             name: name.into(),
             may_be_short: false,
             generation: 1,
@@ -319,7 +319,7 @@ mod tests {
         #[test]
         fn nothing_is_lost_and_nothing_stays(steps in prop::collection::vec((0u8..4, 0u64..64, 0u8..8), 0..400)) {
             let mut queue = Queue::default();
-            let (mut open, mut running) = (HashSet::new(), Vec::<Arc<Wanted>>::new());
+            let (mut open, mut running) = (HashSet::new(), Vec::<Arc<LookupKey>>::new());
             for (number, (step, id, owner)) in steps.into_iter().enumerate() {
                 match step {
                     0 => {

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::lookup::Client;
-use super::queue::{QueryOwner, Queue, Refused, Wanted};
+use super::queue::{LookupKey, QueryOwner, Queue, Refused};
 use super::resolved::{ResolveError, Resolved};
 use super::system::System;
 use crate::files;
@@ -203,8 +203,8 @@ struct Running {
     shared: Arc<Shared>,
     client: Arc<Client>,
     queue: Queue<Reply>,
-    tasks: JoinSet<(Arc<Wanted>, Result<Resolved, ResolveError>)>,
-    handles: HashMap<Arc<Wanted>, AbortHandle>,
+    tasks: JoinSet<(Arc<LookupKey>, Result<Resolved, ResolveError>)>,
+    handles: HashMap<Arc<LookupKey>, AbortHandle>,
 }
 
 impl ResolverTask {
@@ -251,7 +251,7 @@ impl Running {
             self.shared.cancelled.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let wanted = Wanted {
+        let wanted = LookupKey {
             name: ask.name,
             may_be_short: ask.may_be_short,
             generation: self.shared.system.generation(),
@@ -282,7 +282,7 @@ impl Running {
         self.note_load();
     }
 
-    fn finish(&mut self, wanted: &Wanted, answer: &Result<Resolved, ResolveError>) {
+    fn finish(&mut self, wanted: &LookupKey, answer: &Result<Resolved, ResolveError>) {
         self.handles.remove(wanted);
         let count = match answer {
             Ok(_) => &self.shared.found,

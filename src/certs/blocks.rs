@@ -21,13 +21,13 @@ const END: &[u8] = b"-----END ";
 const DASHES: &[u8] = b"-----";
 
 /// One block of a PEM file; its line is that of its BEGIN, from 1; its text includes BEGIN and END.
-pub(super) struct Block<'a> {
+pub(super) struct PemBlock<'a> {
     pub(super) label: &'a [u8],
     pub(super) line: usize,
     text: &'a [u8],
 }
 
-impl Block<'_> {
+impl PemBlock<'_> {
     pub(super) fn kind(&self) -> Option<SectionKind> {
         SectionKind::try_from(self.label).ok()
     }
@@ -205,7 +205,7 @@ fn with_settings(der: &[u8]) -> Option<(&[u8], Settings<'_>)> {
 }
 
 /// Finds the blocks of a PEM file, of whatever kind.
-pub(super) fn blocks<'a>(path: &Path, bytes: &'a [u8]) -> Result<Vec<Block<'a>>, CertError> {
+pub(super) fn blocks<'a>(path: &Path, bytes: &'a [u8]) -> Result<Vec<PemBlock<'a>>, CertError> {
     let truncated = |line: usize| {
         CertError::content(
             path,
@@ -246,7 +246,7 @@ pub(super) fn blocks<'a>(path: &Path, bytes: &'a [u8]) -> Result<Vec<Block<'a>>,
             if rest.strip_suffix(DASHES) != Some(label) {
                 return Err(truncated(begin));
             }
-            found.push(Block {
+            found.push(PemBlock {
                 label,
                 line: begin,
                 text: &bytes[text_start..start + line.len()],

@@ -90,7 +90,7 @@ pub(super) fn linked(certificates: &[X509Certificate<'_>], first: usize) -> Vec<
 
 /// How much is asked of a link of a chain.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Asked {
+enum LinkKind {
     /// The issuer's name.
     Name,
     /// And its signature.
@@ -152,11 +152,11 @@ impl<'a, 'c> Search<'a, 'c> {
             return Vec::new();
         }
         self.left = CHAIN_SIGNATURES_MAX;
-        let best = self.reach(first, Asked::All);
+        let best = self.reach(first, LinkKind::All);
         if let Some(at) = self.root_in(&best).or_else(|| self.whole_in(&best)) {
             return best.chain_to(at);
         }
-        let signed = self.reach(first, Asked::Signature);
+        let signed = self.reach(first, LinkKind::Signature);
         if let Some(at) = self.root_in(&signed) {
             return signed.chain_to(at);
         }
@@ -166,7 +166,7 @@ impl<'a, 'c> Search<'a, 'c> {
             chain.extend(self.namesake(&chain));
             return chain;
         }
-        let by_name = self.reach(first, Asked::Name);
+        let by_name = self.reach(first, LinkKind::Name);
         by_name.chain_to(by_name.0.len() - 1)
     }
 
@@ -183,7 +183,7 @@ impl<'a, 'c> Search<'a, 'c> {
     }
 
     /// What is reached from `first` by links of this kind. A root ends a chain.
-    fn reach(&mut self, first: usize, asked: Asked) -> Reached {
+    fn reach(&mut self, first: usize, asked: LinkKind) -> Reached {
         let mut reached = vec![(first, None)];
         let mut seen = vec![false; self.certificates.len()];
         seen[first] = true;
@@ -235,13 +235,13 @@ impl<'a, 'c> Search<'a, 'c> {
         places
     }
 
-    fn is_linked(&mut self, below: usize, above: usize, asked: Asked) -> bool {
+    fn is_linked(&mut self, below: usize, above: usize, asked: LinkKind) -> bool {
         let certificate = &self.certificates[above];
         let may = certificate.is_ca() && may_issue(certificate.as_raw()).is_ok();
-        if asked == Asked::All && !(may && self.is_current(above)) {
+        if asked == LinkKind::All && !(may && self.is_current(above)) {
             return false;
         }
-        asked == Asked::Name || self.issued(below, above) != Issued::No
+        asked == LinkKind::Name || self.issued(below, above) != Issued::No
     }
 
     fn is_current(&self, place: usize) -> bool {

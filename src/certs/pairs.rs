@@ -24,7 +24,7 @@ use crate::limits::MAX_CERTIFICATE_FILE;
 
 /// A file, as it is and what it holds.
 #[derive(Debug)]
-struct Held<T> {
+struct StateFile<T> {
     path: PathBuf,
     bytes: Zeroizing<Vec<u8>>,
     holds: T,
@@ -79,7 +79,13 @@ struct Laying<'f> {
 
 impl Laying<'_> {
     /// Lays `one` into the place `file`, or nothing; what is there is kept, unless it is `shown` in one place or another.
-    fn lay<C: Content>(&mut self, held: &[Held<C>], file: &str, one: Option<&C>, shown: &[&C]) {
+    fn lay<C: Content>(
+        &mut self,
+        held: &[StateFile<C>],
+        file: &str,
+        one: Option<&C>,
+        shown: &[&C],
+    ) {
         let place = self.state_dir.join(file);
         let there = held.iter().find(|held| held.path == place);
         if there.map(|held| &held.holds) == one {
@@ -107,8 +113,8 @@ impl Laying<'_> {
 /// What is there: in the place of the current one, of the next, and what is kept, in this order.
 #[derive(Debug, Default)]
 pub(super) struct Pairs {
-    keys: Vec<Held<PrivateKeyDer<'static>>>,
-    chains: Vec<Held<Vec<CertificateDer<'static>>>>,
+    keys: Vec<StateFile<PrivateKeyDer<'static>>>,
+    chains: Vec<StateFile<Vec<CertificateDer<'static>>>>,
 }
 
 impl Pairs {
@@ -138,7 +144,7 @@ impl Pairs {
     fn add_chain(&mut self, path: PathBuf) -> Result<(), CertError> {
         if let Some(bytes) = read(&path)? {
             let holds = certificates_in(&path, &bytes, None)?;
-            self.chains.push(Held { path, bytes, holds });
+            self.chains.push(StateFile { path, bytes, holds });
         }
         Ok(())
     }
@@ -146,7 +152,7 @@ impl Pairs {
     fn add_key(&mut self, path: PathBuf) -> Result<(), CertError> {
         if let Some(bytes) = read(&path)? {
             let holds = private_key_in(&path, &bytes, None)?;
-            self.keys.push(Held { path, bytes, holds });
+            self.keys.push(StateFile { path, bytes, holds });
         }
         Ok(())
     }
@@ -182,7 +188,7 @@ impl Pairs {
         let has_no_key = |file: &str| {
             let place = state_dir.join(file);
             let chain = self.chains.iter().find(|held| held.path == place);
-            let fits = |chain: &Held<Vec<CertificateDer<'static>>>| {
+            let fits = |chain: &StateFile<Vec<CertificateDer<'static>>>| {
                 let mut keys = self.keys.iter();
                 keys.any(|key| key_matches(&chain.holds[0], &key.holds))
             };

@@ -14,7 +14,7 @@ use rustls_pki_types::pem::{PemObject, SectionKind};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
-use super::blocks::{BEGIN, Block, blocks, is_certificate, lines};
+use super::blocks::{BEGIN, PemBlock, blocks, is_certificate, lines};
 use super::chain::in_order;
 use super::frame::{der_length, is_encrypted};
 use super::group::is_explicit_curve;
@@ -102,7 +102,7 @@ pub(super) fn unordered(
     }
     let chain = certificates_in(path, bytes, password)?;
     let has_key = Encoding::of(bytes) == Encoding::Pem
-        && blocks(path, bytes)?.iter().any(Block::is_private_key);
+        && blocks(path, bytes)?.iter().any(PemBlock::is_private_key);
     // A DER file with a certificate in it has no key.
     let key = key.or(has_key.then_some(file));
     let key = key.map(|key| private_key_in(&key.path, &key.bytes, password));
@@ -496,7 +496,7 @@ pub(super) fn check_length(path: &Path, bytes: &[u8]) -> Result<(), CertError> {
     }
 }
 
-pub(super) fn no_item(path: &Path, noun: &str, blocks: &[Block<'_>]) -> CertError {
+pub(super) fn no_item(path: &Path, noun: &str, blocks: &[PemBlock<'_>]) -> CertError {
     if blocks.is_empty() {
         return CertError::content(
             path,

@@ -19,7 +19,7 @@ use super::pairs::Pairs;
 use super::{
     CertError, Identity, IssueRequest, Issued, KeyType, Term, Validity, read_certificates,
 };
-use crate::files::{self, Mode, Pending};
+use crate::files::{self, Mode, PendingFile};
 use crate::limits::SELF_SIGNED_NEXT_DAYS;
 
 /// The certificate's file in the state folder.
@@ -146,7 +146,7 @@ impl Changes {
 /// A [`Plan`] on the disk, under temporary names.
 #[derive(Debug, Default)]
 pub struct Prepared {
-    pending: Vec<Pending>,
+    pending: Vec<PendingFile>,
     remove: Vec<PathBuf>,
     made: Option<Vec<String>>,
     lost: Vec<PathBuf>,
@@ -241,10 +241,10 @@ impl Plan {
             files::own_folder(state_dir)?;
         }
         let write = self.changes.write.iter();
-        let pending = write.map(|(place, content, mode)| Pending::with(place, content, *mode));
+        let pending = write.map(|(place, content, mode)| PendingFile::with(place, content, *mode));
         Ok(Prepared {
             pending: pending
-                .map(|pending| pending.map(Pending::in_state))
+                .map(|pending| pending.map(PendingFile::in_state))
                 .collect::<Result<_, _>>()?,
             remove: self.changes.remove.clone(),
             made: self.changes.made.clone(),

@@ -349,10 +349,10 @@ impl Store {
     ///
     /// # Errors
     /// [`CertError::File`].
-    pub fn kept(&self, role: Role, name: &Name) -> Result<Kept, CertError> {
+    pub fn kept(&self, role: Role, name: &Name) -> Result<PreviousFile, CertError> {
         match CertFile::load(&self.path(role, name)) {
-            Ok(source) => Ok(Kept(Some(source.bytes))),
-            Err(error) if is_absent(&error) => Ok(Kept(None)),
+            Ok(source) => Ok(PreviousFile(Some(source.bytes))),
+            Err(error) if is_absent(&error) => Ok(PreviousFile(None)),
             Err(error) => Err(error),
         }
     }
@@ -361,7 +361,7 @@ impl Store {
     ///
     /// # Errors
     /// [`CertError::File`].
-    pub fn restore(&self, role: Role, name: &Name, kept: &Kept) -> Result<(), CertError> {
+    pub fn restore(&self, role: Role, name: &Name, kept: &PreviousFile) -> Result<(), CertError> {
         let path = self.path(role, name);
         match &kept.0 {
             Some(content) => files::keep(&path, content, mode(role))?,
@@ -481,7 +481,7 @@ fn name_of(file: &str) -> Option<Name> {
 }
 
 /// The file of a certificate as it was, which may have held a key.
-pub struct Kept(Option<Zeroizing<Vec<u8>>>);
+pub struct PreviousFile(Option<Zeroizing<Vec<u8>>>);
 
 const fn mode(role: Role) -> Mode {
     match role {

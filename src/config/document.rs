@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Fault, Location, Report, alternatives, nearest, quoted};
-use super::named::{CertificateName, FileName, Named};
+use super::named::{CertificateName, FileName, NamedFiles};
 use super::slot::{List, Numbers, Slot, Value};
 use crate::certs::Role;
 use crate::limits::CONFIG_SYNTAX_ERRORS_MAX;
@@ -27,7 +27,7 @@ pub(super) struct Read<T> {
     /// What was made of it.
     pub(super) value: T,
     /// What it names.
-    pub(super) named: Named,
+    pub(super) named: NamedFiles,
     /// What is wrong so far.
     pub(super) report: Report,
 }
@@ -85,7 +85,7 @@ struct Reader {
     /// Offset of the first byte of each line.
     line_starts: Vec<usize>,
     report: RefCell<Report>,
-    named: RefCell<Named>,
+    named: RefCell<NamedFiles>,
 }
 
 impl Reader {
@@ -205,12 +205,12 @@ impl<'d> Section<'d> {
 
     /// A file that is looked at by itself whenever it changes.
     pub(super) fn live_file(&mut self, key: &'static str) -> Slot<FileName> {
-        self.string(key).map(Named::live_file)
+        self.string(key).map(NamedFiles::live_file)
     }
 
     /// Files that are looked at by themselves whenever they change.
     pub(super) fn live_files(&mut self, key: &'static str) -> Slot<Vec<Slot<FileName>>> {
-        let each = |slot: Slot<String>| slot.map(Named::live_file);
+        let each = |slot: Slot<String>| slot.map(NamedFiles::live_file);
         let list = self.strings(key);
         list.map(|list| list.into_iter().map(each).collect())
     }

@@ -1,6 +1,6 @@
 //! The files and the certificates of the store that a text names, noted where a key is read.
 //!
-//! Only [`Named`] makes the names that can be opened, so no key whose file is opened can be left out of what is watched, and
+//! Only [`NamedFiles`] makes the names that can be opened, so no key whose file is opened can be left out of what is watched, and
 //! no certificate that is used can be deleted from the store.
 
 use std::collections::BTreeSet;
@@ -42,12 +42,12 @@ impl CertificateName {
 
 /// What a text names.
 #[derive(Debug, Default)]
-pub(super) struct Named {
+pub(super) struct NamedFiles {
     files: Vec<FileName>,
     certificates: Vec<CertificateName>,
 }
 
-impl Named {
+impl NamedFiles {
     /// A file whose contents take effect by a reload.
     pub(super) fn file(&mut self, text: String) -> FileName {
         let file = FileName(text);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::document::Document;
 use super::error::{ConfigError, Report};
-use super::named::Named;
+use super::named::NamedFiles;
 use super::raw::{Part, RawConfig, RawProfile};
 use super::validate::host_and_port;
 use super::values::{Folder, STATE_DIR};
@@ -65,7 +65,7 @@ fn assigned(state_dir: PathBuf, file: &Path, report: &mut Report) -> Result<Outl
 fn of_profile(
     profile: RawProfile,
     state_dir: PathBuf,
-    named: &Named,
+    named: &NamedFiles,
     report: &mut Report,
 ) -> Outline {
     let external = profile.external.parse(report, |text| host_and_port(&text));

@@ -15,7 +15,7 @@ use super::cores::Cpus;
 use super::document::Document;
 use super::error::{ConfigError, Fault, Report, nearest, quoted};
 use super::listener::{Listener, listener};
-use super::named::Named;
+use super::named::NamedFiles;
 use super::protocols::tls;
 use super::raw::{Part, RawConfig, RawEngine, RawProfile};
 use super::reach::Tcp;
@@ -92,7 +92,7 @@ fn stored_name(name: String, expected: Option<&str>) -> Result<String, Fault> {
 
 fn config(
     raw: RawConfig,
-    named: &Named,
+    named: &NamedFiles,
     folder: &Folder,
     cpus: &Cpus,
     report: &mut Report,
@@ -390,7 +390,7 @@ pub(super) fn host_and_port(text: &str) -> Result<(String, u16), Fault> {
 
 fn profile(
     raw: RawProfile,
-    named: &Named,
+    named: &NamedFiles,
     tcp: Tcp,
     folder: &Folder,
     report: &mut Report,

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::address::{AddressError, HostPort, has_zone, network};
 use super::error::{Fault, Report, alternatives, nearest, quoted};
-use super::named::{CertificateName, FileName, Named};
+use super::named::{CertificateName, FileName, NamedFiles};
 use super::slot::{List, Slot};
 use crate::certs::{Reference, Store};
 use crate::files;
@@ -239,7 +239,7 @@ impl Folder {
     }
 
     /// The paths of all files whose contents take effect by a reload, those of the store too.
-    pub(super) fn paths(&self, named: &Named) -> BTreeSet<PathBuf> {
+    pub(super) fn paths(&self, named: &NamedFiles) -> BTreeSet<PathBuf> {
         let files = named.files().iter().map(|file| self.path(file.as_str()));
         let certificates = named.certificates().iter();
         let certificates = certificates.map(|named| self.certificate_path(named));
@@ -380,7 +380,7 @@ mod tests {
     fn a_folder_is_not_a_readable_file() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::of(&dir.path().join("adit.toml"));
-        let named = |name: &str| Named::live_file(name.to_owned());
+        let named = |name: &str| NamedFiles::live_file(name.to_owned());
         std::fs::write(dir.path().join("a.pem"), "x").unwrap();
         assert_eq!(
             folder.readable(&named("a.pem")),

@@ -54,13 +54,13 @@ impl Role {
 
 /// A certificate that is there: what for, from where, and when it can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Held {
+struct InventoryEntry {
     role: Role,
     file: PathBuf,
     term: Term,
 }
 
-impl Held {
+impl InventoryEntry {
     fn new(role: Role, file: &Path, (chain, _): &Identity) -> Self {
         Self {
             role,
@@ -72,7 +72,7 @@ impl Held {
 
 /// The server certificates of a configuration, without their keys, and its files of group certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Inventory(Arc<[Held]>);
+pub(super) struct Inventory(Arc<[InventoryEntry]>);
 
 impl Inventory {
     /// When each server certificate ends, in seconds since 1970.
@@ -129,7 +129,7 @@ impl Certificates {
         files: &[(PathBuf, Term)],
         findings: Vec<(PathBuf, Problem)>,
     ) -> Self {
-        let group = files.iter().map(|(file, term)| Held {
+        let group = files.iter().map(|(file, term)| InventoryEntry {
             role: Role::Group,
             file: file.clone(),
             term: *term,
@@ -259,7 +259,7 @@ fn unix_now() -> u64 {
 
 /// A certificate with its key.
 struct Read {
-    held: Held,
+    held: InventoryEntry,
     identity: Identity,
     /// Why a gateway does not start with it, unless another one stands in for it.
     expired: Vec<Problem>,
@@ -321,7 +321,7 @@ impl Reading {
         // Without a key there is nothing to go on with; that is a finding of its own only where one is looked for.
         let identity = inspected.identity(file)?;
         self.read.push(Read {
-            held: Held::new(role, file, &identity),
+            held: InventoryEntry::new(role, file, &identity),
             identity,
             expired,
         });
@@ -340,7 +340,7 @@ impl Reading {
         let mut add = |role, file, (chain, key): &Identity| {
             let identity = (chain.clone(), key.clone_key());
             self.read.push(Read {
-                held: Held::new(role, &config.state_dir.join(file), &identity),
+                held: InventoryEntry::new(role, &config.state_dir.join(file), &identity),
                 identity,
                 expired: Vec::new(),
             });

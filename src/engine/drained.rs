@@ -18,7 +18,7 @@ const FILE: &str = "drained-servers.json";
 
 /// One drained server, as it is named on the admin listener.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-struct Named {
+struct DrainedServer {
     service: String,
     server: String,
 }
@@ -51,8 +51,9 @@ impl Drained {
                     .filter(|info| info.state != "drained")
                 {
                     let (service, server) = (&info.service, &info.server);
-                    let is_meant =
-                        |named: &Named| named.service == *service && named.server == *server;
+                    let is_meant = |named: &DrainedServer| {
+                        named.service == *service && named.server == *server
+                    };
                     if list.iter().any(is_meant) {
                         backends.drain(service, server, true);
                         tracing::info!(service, server, "the server is drained, as it was before");
@@ -87,7 +88,7 @@ impl Drained {
             true => drained,
             false => info.state == "drained",
         };
-        let list = servers.iter().filter(stays).map(|info| Named {
+        let list = servers.iter().filter(stays).map(|info| DrainedServer {
             service: info.service.clone(),
             server: info.server.clone(),
         });
@@ -95,7 +96,7 @@ impl Drained {
         Ok(backends.drain(service, server, drained))
     }
 
-    fn read(&self) -> io::Result<BTreeSet<Named>> {
+    fn read(&self) -> io::Result<BTreeSet<DrainedServer>> {
         let mut text = Vec::new();
         match files::open(&self.file) {
             Ok(file) => file.take(DRAINED_FILE_MAX).read_to_end(&mut text)?,
@@ -105,7 +106,7 @@ impl Drained {
         Ok(serde_json::from_slice(&text)?)
     }
 
-    fn write(&self, list: &BTreeSet<Named>) -> Result<(), CertError> {
+    fn write(&self, list: &BTreeSet<DrainedServer>) -> Result<(), CertError> {
         // Strings into strings: there is nothing that could fail.
         let text = serde_json::to_vec_pretty(list).unwrap_or_default();
         Ok(files::keep(&self.file, &text, Mode::Public)?)

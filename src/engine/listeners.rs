@@ -48,7 +48,7 @@ pub(super) struct ListenSource {
 }
 
 /// Addresses that can be activated: each socket that it takes is open.
-pub(super) struct Opened {
+pub(super) struct OpenListeners {
     open: Vec<(ListenerKind, Arc<Open>)>,
     of_cores: Vec<Vec<ListenSource>>,
 }
@@ -63,10 +63,10 @@ impl Listeners {
         wanted: impl Iterator<Item = (ListenerKind, SocketAddr)>,
         cores: usize,
         inherited: &mut Inherited,
-    ) -> Result<Opened, EngineError> {
+    ) -> Result<OpenListeners, EngineError> {
         let wanted: Vec<_> = wanted.collect();
         let kept = self.keep(&wanted);
-        let mut opened = Opened {
+        let mut opened = OpenListeners {
             open: Vec::new(),
             of_cores: (0..cores).map(|_| Vec::new()).collect(),
         };
@@ -143,7 +143,7 @@ impl Listeners {
     /// From now on these are the node's. Addresses that are not among them are closed: nothing new comes in, and what the
     /// system has completed is for the cores to take.
     /// Gives back for each core all that it is to accept from.
-    pub fn replace(&mut self, opened: Opened) -> Vec<Vec<ListenSource>> {
+    pub fn replace(&mut self, opened: OpenListeners) -> Vec<Vec<ListenSource>> {
         let before = std::mem::replace(&mut self.open, opened.open);
         for (by, entry) in &self.open {
             if !before.iter().any(|(_, old)| Arc::ptr_eq(old, entry)) {

@@ -7,7 +7,7 @@
 use std::sync::{MutexGuard, PoisonError};
 
 use super::inherited::Inherited;
-use super::listeners::Opened;
+use super::listeners::OpenListeners;
 use super::node::{EngineError, Node};
 use super::reload::ReloadError;
 use crate::config::{Config, Origin, Profile};
@@ -52,7 +52,7 @@ impl Node {
     pub(super) fn open_listeners(
         &self,
         config: &Config,
-    ) -> Result<(Opened, Inherited), ReloadError> {
+    ) -> Result<(OpenListeners, Inherited), ReloadError> {
         let failed = |error| ReloadError::from(EngineError::Thread(error));
         let listeners = self.listeners();
         let mut spare = self.lock_spare().try_clone().map_err(failed)?;

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::inherited::Inherited;
-use super::listeners::Opened;
+use super::listeners::OpenListeners;
 use super::loaded::{LoadError, Loaded, Problems};
 use super::node::{EngineError, Node};
 use super::worker;
@@ -145,7 +145,11 @@ impl Node {
 
     /// Gives each core its part. Listeners change when every core has its snapshot: a connection may be handed to another
     /// core than that which has accepted it.
-    fn configure_cores(&self, snapshots: Vec<Snapshot>, opened: Option<(Opened, Inherited)>) {
+    fn configure_cores(
+        &self,
+        snapshots: Vec<Snapshot>,
+        opened: Option<(OpenListeners, Inherited)>,
+    ) {
         let mut listeners = self.listeners();
         // It may have begun to drain since.
         let opened = opened.filter(|_| !self.is_draining());

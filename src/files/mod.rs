@@ -1,7 +1,7 @@
 //! Files on disk: read only where they are regular, written whole or not at all, and kept where nobody else may write.
 //!
 //! - [`open`], [`read()`], [`read_secret`]: regular files only. A pipe would wait for its writer, a device may do anything.
-//! - [`replace`], [`write_new`], [`Pending`]: a reader, or the next start after a crash, sees the old content or the new
+//! - [`replace`], [`write_new`], [`PendingFile`]: a reader, or the next start after a crash, sees the old content or the new
 //!   and nothing between.
 //! - [`own_folder`], [`check_folder`]: a folder in which others may write keeps no secret and no state.
 //! - [`Identity`]: which file it is.
@@ -28,7 +28,7 @@ pub use read::{open, read, read_secret};
 pub use state::{keep, keep_new, open_kept, own_folder_in};
 pub use watch::{in_background, watch};
 pub use write::{
-    Mode, Pending, refuse_existing, remove, rename, replace, sweep, write_new, write_new_pair,
+    Mode, PendingFile, refuse_existing, remove, rename, replace, sweep, write_new, write_new_pair,
 };
 
 /// Why a file or folder is not used. The text of each says which and what to do about it.

@@ -10,7 +10,7 @@ use std::path::Path;
 use rustix::fs::OFlags;
 
 use super::folder::{folder_of, give};
-use super::{FileError, Mode, Pending, check_folder, own_folder};
+use super::{FileError, Mode, PendingFile, check_folder, own_folder};
 
 /// A folder in a state folder, and this: made with mode 0700 where they are missing, and refused where others may write.
 ///
@@ -45,7 +45,7 @@ pub fn own_folder_in(state_dir: &Path, inner: &Path) -> Result<(), FileError> {
 /// # Errors
 /// As [`replace`](super::replace).
 pub fn keep(path: &Path, content: &[u8], mode: Mode) -> Result<(), FileError> {
-    Pending::with(path, content, mode)?.in_state().put()
+    PendingFile::with(path, content, mode)?.in_state().put()
 }
 
 /// Writes a file of a state folder that must not exist yet.
@@ -54,7 +54,7 @@ pub fn keep(path: &Path, content: &[u8], mode: Mode) -> Result<(), FileError> {
 /// As [`write_new`](super::write_new).
 pub fn keep_new(path: &Path, content: &[u8], mode: Mode) -> Result<(), FileError> {
     super::refuse_existing(path)?;
-    Pending::with(path, content, mode)?.in_state().put_new()
+    PendingFile::with(path, content, mode)?.in_state().put_new()
 }
 
 /// Opens a file of a state folder for reading and writing; made, empty and with mode 0600, where it is missing. Whoever has the

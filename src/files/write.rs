@@ -36,7 +36,7 @@ pub enum Mode {
 /// [`FileError::Exists`] where it does, also when another process made it in the same moment; [`FileError::Io`].
 pub fn write_new(path: &Path, content: &[u8], mode: Mode) -> Result<(), FileError> {
     refuse_existing(path)?;
-    Pending::with(path, content, mode)?.put_new()
+    PendingFile::with(path, content, mode)?.put_new()
 }
 
 /// Writes a file, in place of the one that may be there.
@@ -44,7 +44,7 @@ pub fn write_new(path: &Path, content: &[u8], mode: Mode) -> Result<(), FileErro
 /// # Errors
 /// [`FileError::Io`]; the old file is then untouched.
 pub fn replace(path: &Path, content: &[u8], mode: Mode) -> Result<(), FileError> {
-    Pending::with(path, content, mode)?.put()
+    PendingFile::with(path, content, mode)?.put()
 }
 
 /// Removes a file; whether it was there.
@@ -124,7 +124,7 @@ pub fn write_new_pair(certificate: (&Path, &[u8]), key: (&Path, &[u8])) -> Resul
 /// A file that is being written under a temporary name beside its place, where it gets by [`Pending::put`] only. Removed
 /// when it is dropped before.
 #[derive(Debug)]
-pub struct Pending {
+pub struct PendingFile {
     /// Locked.
     file: NamedTempFile,
     place: PathBuf,
@@ -132,7 +132,7 @@ pub struct Pending {
     in_state: bool,
 }
 
-impl Pending {
+impl PendingFile {
     /// An empty one.
     ///
     /// # Errors
@@ -255,7 +255,7 @@ impl Pending {
     }
 }
 
-impl Write for Pending {
+impl Write for PendingFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write(bytes)
     }
@@ -361,7 +361,7 @@ mod tests {
         }
         fs::create_dir(at(".a.pem.000000000003.tmp")).unwrap();
         std::os::unix::fs::symlink(at("a.pem"), at(".a.pem.000000000004.tmp")).unwrap();
-        let written = Pending::with(&at("a.pem"), b"new", Mode::Secret).unwrap();
+        let written = PendingFile::with(&at("a.pem"), b"new", Mode::Secret).unwrap();
         let is_meant = |name: &str| name == "a.pem";
         assert_eq!(sweep(folder.path(), is_meant).unwrap(), 2);
         for name in others
@@ -416,7 +416,7 @@ mod tests {
         let path = folder.path().join("a.pem");
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..50 {
-            let pending = Pending::new(&path, Mode::Secret).unwrap();
+            let pending = PendingFile::new(&path, Mode::Secret).unwrap();
             let name = names(folder.path());
             assert_eq!(name.len(), 1);
             assert_eq!(destination(&name[0]), Some("a.pem"));

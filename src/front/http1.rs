@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::patience::{Patience, in_time};
 use super::request::{Parsed, Request, RequestError, RequestParser};
 use super::response::{configuration, established, refusal};
-use super::seam::{self, Agreed, Front};
+use super::seam::{self, Front, TunnelTerms};
 use crate::access::{Core, Outcome, Peer, Snapshot, record};
 use crate::limits::{CLIENT_GONE_AFTER, LINGER};
 use crate::reason::CloseReason;
@@ -89,7 +89,7 @@ struct Session<C> {
 
 impl<C: 'static> Front for Session<C> {
     type App = ServerStream;
-    type Kept = C;
+    type Guards = C;
 
     /// Looks only where the opening takes long, so that nothing is looked up and dialled for nobody. What came behind the
     /// request may hold the session's end in order, which is none.
@@ -100,7 +100,7 @@ impl<C: 'static> Front for Session<C> {
         }
     }
 
-    async fn accept(self, agreed: Agreed) -> Option<(ServerStream, ReadAhead, C)> {
+    async fn accept(self, agreed: TunnelTerms) -> Option<(ServerStream, ReadAhead, C)> {
         let sent = self.tls.send_message(&established(agreed.idle)).await;
         sent.ok()?;
         Some((self.tls, self.read_ahead, self.counted))

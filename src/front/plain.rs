@@ -14,7 +14,7 @@ use super::patience::{Patience, in_time};
 use super::request::{Request, RequestError, RequestParser};
 use super::requester::{FrontEnd, Requester};
 use super::response::{configuration, established, health};
-use super::seam::{self, Agreed, Front};
+use super::seam::{self, Front, TunnelTerms};
 use crate::access::{Core, GuestGuard, Outcome, Snapshot, record, subject_before};
 use crate::config::{Listener, ListenerKind};
 use crate::limits::{BEGINNING_MAX, LINGER, REQUEST_EMPTY_LINES, REQUEST_HEADER_MAX};
@@ -128,9 +128,9 @@ struct Session<'p, C> {
 
 impl<C: 'static> Front for Session<'_, C> {
     type App = PlainApp;
-    type Kept = C;
+    type Guards = C;
 
-    async fn accept(self, agreed: Agreed) -> Option<(PlainApp, ReadAhead, C)> {
+    async fn accept(self, agreed: TunnelTerms) -> Option<(PlainApp, ReadAhead, C)> {
         let answer = established(agreed.idle).into_owned();
         self.stream.send(answer).await.0.ok()?;
         Some((PlainApp(self.stream), self.read_ahead, self.counted))

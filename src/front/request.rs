@@ -36,7 +36,7 @@ pub(super) fn idle_seconds(value: &[u8]) -> Option<u32> {
 
 /// Request of a client, in any protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Asked {
+pub enum RequestKind {
     /// A tunnel (RFC 9110, section 9.3.6; RFC 9113, section 8.5).
     Tunnel(HostPort),
     /// A tunnel for datagrams (RFC 9298).
@@ -45,7 +45,7 @@ pub enum Asked {
     Configuration,
 }
 
-impl Asked {
+impl RequestKind {
     /// The target of a tunnel.
     #[must_use]
     pub fn target(&self) -> Option<&HostPort> {
@@ -60,7 +60,7 @@ impl Asked {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// Its kind.
-    pub asked: Asked,
+    pub asked: RequestKind,
     /// The idle timeout that it proposes, in seconds.
     pub idle: Option<u32>,
 }
@@ -223,9 +223,9 @@ fn parse(head: &[u8]) -> Result<Request, RequestError> {
     }
     let is_get = request.method == Some("GET");
     let asked = match request.path.unwrap_or_default() {
-        PATH if is_get => Asked::Configuration,
+        PATH if is_get => RequestKind::Configuration,
         _ if is_get => return Err(NotConnect),
-        target => Asked::Tunnel(
+        target => RequestKind::Tunnel(
             target
                 .parse()
                 .map_err(|_| Malformed("the target is not host:port in its plain form"))?,
@@ -358,7 +358,10 @@ mod tests {
         let refused = |text: &str| asked(text).unwrap_err();
         let right =
             "GET /.well-known/pvd HTTP/1.1\r\nHost: x\r\nAccept: application/pvd+json\r\n\r\n";
-        assert_eq!(asked(right).unwrap().request.asked, Asked::Configuration);
+        assert_eq!(
+            asked(right).unwrap().request.asked,
+            RequestKind::Configuration
+        );
         assert_eq!(parse_whole(&right.as_bytes()[..30]), Ok(None));
         for other in [
             "GET /.well-known/pvdx HTTP/1.1\r\n",

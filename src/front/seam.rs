@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use super::pvd;
-use super::request::{Asked, Request};
+use super::request::{Request, RequestKind};
 use crate::access::{Core, Outcome, Peer, Snapshot, record};
 use crate::reason::CloseReason;
 use crate::ring::{self, Either};
@@ -19,7 +19,7 @@ pub(super) trait Front: Sized {
     type App: AppEnd;
 
     /// State that is kept until the tunnel has ended.
-    type Kept: 'static;
+    type Guards: 'static;
 
     /// Ready when the client has left before it is answered, where that can be seen.
     fn gone(&mut self) -> impl Future<Output = ()> {
@@ -29,8 +29,8 @@ pub(super) trait Front: Sized {
     /// Says that the tunnel is open. `None`: the client has left.
     fn accept(
         self,
-        terms: Agreed,
-    ) -> impl Future<Output = Option<(Self::App, ReadAhead, Self::Kept)>>;
+        terms: TunnelTerms,
+    ) -> impl Future<Output = Option<(Self::App, ReadAhead, Self::Guards)>>;
 
     /// Returns whether what waits for the client leaves room for another document.
     fn has_room(&self) -> bool {
@@ -45,7 +45,7 @@ pub(super) trait Front: Sized {
 }
 
 /// Details in the answer that opens a tunnel.
-pub(super) struct Agreed {
+pub(super) struct TunnelTerms {
     /// The active idle timeout, where the client has proposed one.
     pub idle: Option<Duration>,
     /// The tunnel carries datagrams.
@@ -63,9 +63,11 @@ pub(super) async fn serve<F: Front>(
 ) {
     let mut outcome = Outcome::of(peer.subject.clone());
     let (target, datagrams) = match asked {
-        Asked::Tunnel(target) => (target, false),
-        Asked::Datagrams(target) => (target, true),
-        Asked::Configuration => return configure(core, snapshot, peer, &outcome, front).await,
+        RequestKind::Tunnel(target) => (target, false),
+        RequestKind::Datagrams(target) => (target, true),
+        RequestKind::Configuration => {
+            return configure(core, snapshot, peer, &outcome, front).await;
+        }
     };
     // In a box: whoever waits for a request keeps no room for the opening.
     let opening = Box::pin(async {
@@ -84,7 +86,7 @@ pub(super) async fn serve<F: Front>(
         Ok(opened) => opened,
         Err(reason) => return refuse(core, &outcome, front, reason).await,
     };
-    let agreed = Agreed {
+    let agreed = TunnelTerms {
         idle: opened.propose_idle(idle, &snapshot.limits),
         datagrams,
     };

@@ -16,7 +16,7 @@ use rustls::{HandshakeKind as Kind, ProtocolVersion};
 use super::entrance::{self, AcceptedBy, Entrance, enter, is_open};
 use super::patience::{Patience, bounded, in_time};
 use super::requester::Requester;
-use super::sni::{self, Chosen};
+use super::sni::{self, SniTarget};
 use super::{http1, http2, plain};
 use crate::access::{
     Arrival, Core, GuestGuard, Outcome, Snapshot, identify, reason_of, record, subject_before,
@@ -33,12 +33,12 @@ struct Accepted {
     /// Data that has been received already.
     begun: Option<RingBuf>,
     /// Service of the session's name.
-    chosen: Option<Chosen>,
+    chosen: Option<SniTarget>,
     subject: Subject,
     arrived: Arrived,
 }
 
-/// Listener and time of a connection.
+/// Local address, time and count of changes when a connection arrived.
 struct Arrived {
     /// The address that the app connected to, if a server wants to know.
     local: Option<SocketAddr>,

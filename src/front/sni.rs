@@ -8,9 +8,9 @@ use std::rc::Rc;
 
 use rustls::AlertDescription;
 
-use super::request::{Asked, Request};
-use super::seam::{self, Agreed, Front};
-use crate::access::{Core, Named, Names, Peer, Snapshot};
+use super::request::{Request, RequestKind};
+use super::seam::{self, Front, TunnelTerms};
+use crate::access::{Core, NamedService, Names, Peer, Snapshot};
 use crate::config::{Host, HostPort};
 use crate::limits::{BEGINNING_MAX, LINGER};
 use crate::reason::{CloseReason, Who};
@@ -19,9 +19,9 @@ use crate::tls::{Hello, HelloReader, ServerStream};
 use crate::tunnel::ReadAhead;
 
 /// Purpose of a hello: the name, and what it leads to.
-pub(super) struct Chosen {
+pub(super) struct SniTarget {
     pub host: Host,
-    pub named: Named,
+    pub named: NamedService,
 }
 
 /// Reads a session's hello and says what its name leads to, with what was received. The handshake gets all of it again,
@@ -30,7 +30,7 @@ pub(super) async fn choose(
     names: &Names,
     stream: &TcpStream,
     mut begun: Option<RingBuf>,
-) -> (Option<Chosen>, Option<RingBuf>) {
+) -> (Option<SniTarget>, Option<RingBuf>) {
     let mut reader = HelloReader::default();
     let mut hello = begun.as_ref().map(|bytes| reader.read(bytes));
     while hello
@@ -56,7 +56,7 @@ pub(super) async fn choose(
         Host::Name(name) => names.find(name).cloned(),
         Host::Ip(_) => None,
     };
-    (named.map(|named| Chosen { host, named }), begun)
+    (named.map(|named| SniTarget { host, named }), begun)
 }
 
 /// The session is the tunnel. `carry`: what came behind the handshake.
@@ -66,7 +66,7 @@ pub(super) async fn session(
     tls: ServerStream,
     mut peer: Peer,
     carry: Option<RingBuf>,
-    Chosen { host, named }: Chosen,
+    SniTarget { host, named }: SniTarget,
     counted: impl Sized + 'static,
 ) {
     let target = HostPort {
@@ -75,7 +75,7 @@ pub(super) async fn session(
     };
     peer.service = Some(named.service);
     let request = Request {
-        asked: Asked::Tunnel(target),
+        asked: RequestKind::Tunnel(target),
         idle: None,
     };
     let session = Session {
@@ -95,10 +95,10 @@ struct Session<C> {
 
 impl<C: 'static> Front for Session<C> {
     type App = ServerStream;
-    type Kept = C;
+    type Guards = C;
 
     /// Its first bytes are the server's already.
-    async fn accept(self, _agreed: Agreed) -> Option<(ServerStream, ReadAhead, C)> {
+    async fn accept(self, _agreed: TunnelTerms) -> Option<(ServerStream, ReadAhead, C)> {
         let read_ahead = ReadAhead {
             early: Vec::new(),
             carry: self.carry,

@@ -7,7 +7,9 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::tables::{ASSIGNED, ENTRIES, Kept, NODE, NUMBERS, StoreFailure, TEXTS, history, store};
+use super::tables::{
+    ASSIGNED, ENTRIES, NODE, NUMBERS, StoreFailure, TEXTS, VersionRecord, history, store,
+};
 use super::{Changed, NewVersion, StoreError, too_many};
 use crate::limits::{PROFILE_VERSIONS_KEPT, PROFILES_MAX};
 
@@ -68,7 +70,7 @@ pub(super) fn put(
     let last = numbers.get(name)?.map_or(0, |last| last.value());
     changed.version = last + 1;
     numbers.insert(name, changed.version)?;
-    let kept = Kept {
+    let kept = VersionRecord {
         who: new.who.to_owned(),
         when: now(),
         note: new.note.to_owned(),

@@ -17,7 +17,9 @@ use redb::{
 use sha2::{Digest, Sha256};
 
 use super::changes::{assign, delete, put};
-use super::tables::{ASSIGNED, ENTRIES, Kept, NODE, StoreFailure, TEXTS, history, kept, store};
+use super::tables::{
+    ASSIGNED, ENTRIES, NODE, StoreFailure, TEXTS, VersionRecord, history, kept, store,
+};
 use super::{
     Change, Changed, Overview, ProfileStore, StoreError, StoredProfile, Summary, VersionInfo,
 };
@@ -57,8 +59,8 @@ impl RedbStore {
             // It lives as long as what is read from it.
             let opened = self.patiently(|| open_to_read(&self.path))?;
             let transaction = match &opened {
-                Opened::Clean(database) => database.begin_read()?,
-                Opened::Mended(database) => database.begin_read()?,
+                OpenedStore::Clean(database) => database.begin_read()?,
+                OpenedStore::Mended(database) => database.begin_read()?,
             };
             // A crash came between the making of the file and its first change.
             if transaction.list_tables()?.next().is_none() {
@@ -155,22 +157,22 @@ impl RedbStore {
     }
 }
 
-enum Opened {
+enum OpenedStore {
     Clean(ReadOnlyDatabase),
     Mended(Database),
 }
 
 /// Opens without writing. What a killed process has left is mended in memory, so that a disk that is full or read only
 /// hides no profile.
-fn open_to_read(path: &Path) -> Result<Opened, DatabaseError> {
+fn open_to_read(path: &Path) -> Result<OpenedStore, DatabaseError> {
     let clean = Builder::new()
         .set_cache_size(PROFILE_STORE_CACHE)
         .open_read_only(path);
     match clean {
-        Ok(database) => Ok(Opened::Clean(database)),
+        Ok(database) => Ok(OpenedStore::Clean(database)),
         // A file that its last user did not close, or that is empty.
         Err(DatabaseError::RepairAborted | DatabaseError::Storage(StorageError::Io(_))) => {
-            mended_copy(path).map(Opened::Mended)
+            mended_copy(path).map(OpenedStore::Mended)
         }
         Err(error) => Err(error),
     }
@@ -281,7 +283,7 @@ fn overview(transaction: &ReadTransaction) -> Result<Overview, StoreFailure> {
     for item in transaction.open_table(ENTRIES)?.iter()? {
         let (key, value) = item?;
         let (name, version) = key.value();
-        let Kept { who, when, .. } = kept(value.value())?;
+        let VersionRecord { who, when, .. } = kept(value.value())?;
         match profiles.last_mut().filter(|last| last.name == name) {
             Some(last) => {
                 last.versions += 1;

@@ -24,7 +24,7 @@ pub(super) const ASSIGNED: &str = "assigned";
 
 /// Who made a version, when and what for, as it is kept.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Kept {
+pub(super) struct VersionRecord {
     pub who: String,
     pub when: String,
     pub note: String,
@@ -46,7 +46,7 @@ pub(super) fn store(error: StoreError) -> StoreFailure {
     StoreFailure::Store(error)
 }
 
-pub(super) fn kept(value: &[u8]) -> Result<Kept, StoreFailure> {
+pub(super) fn kept(value: &[u8]) -> Result<VersionRecord, StoreFailure> {
     serde_json::from_slice(value)
         .map_err(|error| StorageError::Corrupted(format!("an entry is not valid: {error}")).into())
 }
@@ -59,7 +59,7 @@ pub(super) fn history(
     let mut found = Vec::new();
     for item in entries.range((name, 0)..=(name, u64::MAX))?.rev() {
         let (key, value) = item?;
-        let Kept { who, when, note } = kept(value.value())?;
+        let VersionRecord { who, when, note } = kept(value.value())?;
         found.push(VersionInfo {
             version: key.value().1,
             who,

@@ -34,14 +34,14 @@ struct Table {
     /// In the order of their hashes, each once.
     serials: Box<[u8]>,
     /// One for each equal share of all hashes, and one more that ends the last.
-    blocks: Box<[Block]>,
+    blocks: Box<[SerialBlock]>,
     keys: [u64; 2],
 }
 
 /// Serials in a share of the hashes.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(align(64))]
-struct Block {
+struct SerialBlock {
     /// The position of the first of them.
     first: u32,
     /// How many of `marks` are in use. All: there may be more serials, up to the `first` of the next block.
@@ -49,7 +49,7 @@ struct Block {
     marks: [u16; BLOCK],
 }
 
-const _: () = assert!(size_of::<Block>() == 64);
+const _: () = assert!(size_of::<SerialBlock>() == 64);
 
 impl SerialSet {
     /// Gathers serials, which must be canonical; 2^32 of one length at most. Takes twice the serials' own octets
@@ -124,7 +124,7 @@ impl Table {
         let shares = order.len() / MEAN + 1;
         let mut blocks = Vec::with_capacity(shares + 1);
         advise_huge_pages(blocks.spare_capacity_mut());
-        blocks.resize(shares + 1, Block::default());
+        blocks.resize(shares + 1, SerialBlock::default());
         let mut open = 0;
         for same in order.chunk_by(|one, other| one.0 == other.0) {
             let hash = same[0].0;
@@ -346,14 +346,14 @@ mod tests {
         let serials: Vec<Vec<u8>> = (0..200).map(|_| serial(&mut state, 16)).collect();
         let mut table = Table::build(16, &serials.concat());
         table.blocks = Box::new([
-            Block {
+            SerialBlock {
                 first: 0,
                 count: BLOCK as u16,
                 marks: std::array::from_fn(|at| mark_of(hash(table.keys, table.serial(at)))),
             },
-            Block {
+            SerialBlock {
                 first: 200,
-                ..Block::default()
+                ..SerialBlock::default()
             },
         ]);
         for serial in &serials {

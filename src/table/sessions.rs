@@ -223,7 +223,7 @@ impl Session {
 }
 
 /// A session as it was seen; true only if the directory still has the same word.
-struct Found {
+struct FoundSession {
     slot: usize,
     entry: DirectoryWord,
     session: Session,
@@ -252,7 +252,7 @@ impl<'c, const DIR: usize, const WORDS: usize> Page<'c, DIR, WORDS> {
     }
 
     /// The session of a key, not yet believed.
-    fn find(&self, tag: u32, key: &[u8]) -> Option<Found> {
+    fn find(&self, tag: u32, key: &[u8]) -> Option<FoundSession> {
         (0..DIR).find_map(|slot| {
             // Acquire: the words of a session were written before its directory word.
             let entry = DirectoryWord(self.directory(slot).load(Ordering::Acquire));
@@ -265,16 +265,16 @@ impl<'c, const DIR: usize, const WORDS: usize> Page<'c, DIR, WORDS> {
     }
 
     /// The session of a directory entry, not yet believed.
-    fn session(&self, slot: usize) -> Option<Found> {
+    fn session(&self, slot: usize) -> Option<FoundSession> {
         let entry = DirectoryWord(self.directory(slot).load(Ordering::Acquire));
         (entry.state() == DirectoryWord::FULL)
             .then(|| self.seen(slot, entry))
             .flatten()
     }
 
-    fn seen(&self, slot: usize, entry: DirectoryWord) -> Option<Found> {
+    fn seen(&self, slot: usize, entry: DirectoryWord) -> Option<FoundSession> {
         let session = self.session_at(entry.start())?;
-        Some(Found {
+        Some(FoundSession {
             slot,
             entry,
             session,
@@ -345,7 +345,7 @@ impl<'c, const DIR: usize, const WORDS: usize> Page<'c, DIR, WORDS> {
     }
 
     /// Returns whether what was read of a session so far was whole.
-    fn is_still(&self, found: &Found) -> bool {
+    fn is_still(&self, found: &FoundSession) -> bool {
         // Whoever writes over a session has changed its directory word before, with a release fence between the two. So if
         // one of the loads above saw such a write, this fence makes the load below see that change.
         fence(Ordering::Acquire);
@@ -353,7 +353,7 @@ impl<'c, const DIR: usize, const WORDS: usize> Page<'c, DIR, WORDS> {
     }
 
     /// Takes possession of a session, if it is still there.
-    fn claim(&self, found: &Found) -> Option<Claim<'c, DIR, WORDS>> {
+    fn claim(&self, found: &FoundSession) -> Option<Claim<'c, DIR, WORDS>> {
         let claimed = found.entry.to(DirectoryWord::CLAIMED);
         self.directory(found.slot)
             .compare_exchange(
@@ -374,7 +374,7 @@ impl<'c, const DIR: usize, const WORDS: usize> Page<'c, DIR, WORDS> {
 
     /// Moves a session that is in use to the young end, if it is in the oldest quarter of a page that fills up. `value` is
     /// its value, as it was found.
-    fn refresh(&self, found: &Found, tag: u32, key: &[u8], value: &[u8]) {
+    fn refresh(&self, found: &FoundSession, tag: u32, key: &[u8], value: &[u8]) {
         let (next, oldest) = (self.count(NEXT), self.count(OLDEST));
         let (start, end) = (self.count(START), self.count(END));
         let turn = found.entry.version() * DIR as u64 + found.slot as u64;
@@ -502,7 +502,7 @@ impl<const DIR: usize, const WORDS: usize> Writer<'_, DIR, WORDS> {
                 return false;
             };
             if entry.state() != DirectoryWord::GONE {
-                match page.claim(&Found {
+                match page.claim(&FoundSession {
                     slot,
                     entry: entry.to(DirectoryWord::FULL),
                     session,

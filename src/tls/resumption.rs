@@ -24,9 +24,9 @@ use crate::table::SessionCache;
 /// would refuse the session, though a valid one is here (RFC 8446, section 4.6.1: the lifetime of the peer's certificate
 /// is to bound how long its sessions are resumed).
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ends(Arc<[u64]>);
+pub(super) struct CertificateEnds(Arc<[u64]>);
 
-impl Ends {
+impl CertificateEnds {
     pub(super) fn new(mut moments: Vec<u64>) -> Self {
         moments.sort_unstable();
         moments.dedup();
@@ -69,7 +69,7 @@ impl Cache {
 #[derive(Debug)]
 pub struct Resumption {
     scope: Scope,
-    ends: Ends,
+    ends: CertificateEnds,
     cache: Option<Arc<Cache>>,
     tickets: Option<Arc<Tickets>>,
     /// When the table was last searched for what has expired, in seconds since 1970.
@@ -94,7 +94,7 @@ impl Resumption {
         let cached = config.by != config::ResumptionKind::Off && config.cache_bytes > 0;
         Ok(Self {
             scope,
-            ends: Ends::default(),
+            ends: CertificateEnds::default(),
             cache: cached.then(|| Arc::new(Cache::new(config.cache_bytes, lifetime))),
             tickets,
             purged: AtomicU64::new(now()),
@@ -104,7 +104,7 @@ impl Resumption {
     /// The same, for certificates that end at these moments, in seconds since 1970.
     #[must_use]
     pub fn ending(mut self, moments: impl IntoIterator<Item = u64>) -> Self {
-        self.ends = Ends::new(moments.into_iter().collect());
+        self.ends = CertificateEnds::new(moments.into_iter().collect());
         self
     }
 
@@ -130,7 +130,7 @@ impl Resumption {
         let ends = self.ends.0.iter().chain(&*previous.ends.0);
         Ok(Self {
             scope: self.scope,
-            ends: Ends::new(ends.copied().collect()),
+            ends: CertificateEnds::new(ends.copied().collect()),
             cache,
             tickets,
             purged: AtomicU64::new(previous.purged.load(Ordering::Relaxed)),
@@ -189,7 +189,7 @@ impl Resumption {
 #[derive(Debug)]
 struct Ticketer {
     tickets: Arc<Tickets>,
-    ends: Ends,
+    ends: CertificateEnds,
 }
 
 impl ProducesTickets for Ticketer {
@@ -217,7 +217,7 @@ impl ProducesTickets for Ticketer {
 struct Sessions {
     cache: Arc<SessionCache>,
     scope: Scope,
-    ends: Ends,
+    ends: CertificateEnds,
 }
 
 impl Sessions {

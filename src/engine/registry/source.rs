@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::certs::CertError;
 use crate::engine::loaded::LoadError;
-use crate::files::{self, Mode, Pending};
+use crate::files::{self, Mode, PendingFile};
 use crate::limits::{REGISTRY_COPY_HEAD_MAX, REGISTRY_FILE_MAX, REGISTRY_READ};
 use crate::table::{DeviceFormat, DeviceReader, DeviceRegistry, RegistryError, RegistryProblem};
 
@@ -22,7 +22,7 @@ const COPY: &str = "devices-last";
 /// A file that was read and is right, with its copy that waits to take the old one's place.
 pub(crate) struct RegistryFile {
     pub registry: DeviceRegistry,
-    waiting: Option<Pending>,
+    waiting: Option<PendingFile>,
 }
 
 /// The last good copy.
@@ -131,7 +131,7 @@ pub(super) fn is_unchanged(file: &Path, state_dir: &Path) -> bool {
 pub(super) fn load(file: &Path, state_dir: &Path) -> Result<RegistryFile, LoadError> {
     let text = open(file)?;
     let failed = |error| LoadError::from(CertError::from(error));
-    let mut waiting = Pending::new(&state_dir.join(COPY), Mode::Secret).map_err(failed)?;
+    let mut waiting = PendingFile::new(&state_dir.join(COPY), Mode::Secret).map_err(failed)?;
     // A path and a word: there is nothing that could fail.
     let mut head = serde_json::to_vec(&Head::of(file)).unwrap_or_default();
     head.push(b'\n');
@@ -150,7 +150,7 @@ impl RegistryFile {
     /// # Errors
     /// The system's; the old one stays.
     pub fn keep(&mut self) -> Result<(), LoadError> {
-        match self.waiting.take().map(Pending::put) {
+        match self.waiting.take().map(PendingFile::put) {
             Some(Err(error)) => Err(CertError::from(error).into()),
             Some(Ok(())) | None => Ok(()),
         }

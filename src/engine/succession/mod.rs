@@ -38,7 +38,7 @@ enum Message {
     /// The audit log's file is to be opened again.
     Reopen,
     /// Devices, or a part of them.
-    Devices(Vec<Said>),
+    Devices(Vec<DeviceMessage>),
     /// The parts that came since the last such are one change; or all devices, where `whole` is set.
     Apply { whole: bool },
     /// Is the other process there?
@@ -56,7 +56,7 @@ enum Response {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Said {
+struct DeviceMessage {
     device: String,
     state: State,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,7 +71,7 @@ enum State {
     Blocked,
 }
 
-impl Said {
+impl DeviceMessage {
     fn new(name: &str, entry: DeviceEntry<'_>) -> Self {
         Self {
             device: name.to_owned(),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, Signal, getppid, pidfd_open, pidfd_send_signal};
 
-use super::{Link, Message, Response, Said, is_timeout, pass};
+use super::{DeviceMessage, Link, Message, Response, is_timeout, pass};
 use crate::limits::{
     DEVICE_SHARDS, SUCCESSION_APPLY, SUCCESSION_BEAT, SUCCESSION_DEVICES, SUCCESSION_END,
     SUCCESSION_SHARDS, SUCCESSION_SILENCE,
@@ -318,7 +318,9 @@ impl Shared {
             let parts = at..DEVICE_SHARDS.min(at + SUCCESSION_SHARDS);
             let changes = devices.changes_in(before, parts);
             let changes = changes.map_err(|error| End::Lost(error.to_string()))?;
-            let said = changes.iter().map(|(name, entry)| Said::new(name, entry));
+            let said = changes
+                .iter()
+                .map(|(name, entry)| DeviceMessage::new(name, entry));
             let mut said = said.peekable();
             while said.peek().is_some() {
                 let part = said.by_ref().take(SUCCESSION_DEVICES).collect();

@@ -22,12 +22,12 @@ pub(super) struct Guarded<S> {
     guard: FrameGuard,
     /// Queue of data for the client.
     queue: Rc<SessionQueue>,
-    seen: Rc<Seen>,
+    seen: Rc<GuardReport>,
 }
 
 /// Observations of the guard, for the session's task.
 #[derive(Default)]
-pub(super) struct Seen {
+pub(super) struct GuardReport {
     /// Abuse by the client, once it has happened.
     pub abuse: Cell<Option<Abuse>>,
     /// Abuse to report if the protocol's own code ends the session.
@@ -38,7 +38,7 @@ pub(super) struct Seen {
 
 impl<S: ByteStream> Guarded<S> {
     /// Watches `stream`. Once abuse has been seen nothing more is read.
-    pub fn new(stream: Duplex<S>, queue: Rc<SessionQueue>, seen: Rc<Seen>) -> Self {
+    pub fn new(stream: Duplex<S>, queue: Rc<SessionQueue>, seen: Rc<GuardReport>) -> Self {
         Self {
             stream,
             guard: FrameGuard::new(ring::now()),

@@ -133,16 +133,16 @@ impl Drop for StreamEnd {
 }
 
 /// A tunnel in the count of those that are held back.
-struct Held<'a>(&'a Session);
+struct HeldBackGuard<'a>(&'a Session);
 
-impl<'a> Held<'a> {
+impl<'a> HeldBackGuard<'a> {
     fn new(session: &'a Session) -> Self {
         session.held.set(session.held.get() + 1);
         Self(session)
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for HeldBackGuard<'_> {
     fn drop(&mut self) {
         self.0.held.set(self.0.held.get() - 1);
     }
@@ -179,7 +179,7 @@ impl AppEnd for StreamEnd {
         poll_fn(|context| {
             let capacity = self.poll_capacity(context);
             if capacity.is_pending() && held.is_none() {
-                held = Some(Held::new(&self.session));
+                held = Some(HeldBackGuard::new(&self.session));
             }
             capacity
         })

@@ -46,7 +46,7 @@ pub struct FrameGuard {
     /// Bytes of the current payload, or of the preface, that are still to come.
     left: u32,
     /// The header block that is being sent: HEADERS without END_HEADERS, so far.
-    block: Option<Block>,
+    block: Option<HeaderBlock>,
     resets: Bucket,
     settings: Bucket,
     pings: Bucket,
@@ -61,7 +61,7 @@ pub struct FrameGuard {
 }
 
 #[derive(Debug, Default)]
-struct Block {
+struct HeaderBlock {
     bytes: Vec<u8>,
     continuations: u32,
     /// Of the frame that is being read: its padding, once it is known, and what comes before its part of the block.
@@ -135,9 +135,9 @@ impl FrameGuard {
                 Ok(())
             }
             HEADERS => {
-                self.block = Some(Block {
+                self.block = Some(HeaderBlock {
                     flags,
-                    ..Block::default()
+                    ..HeaderBlock::default()
                 });
                 Ok(())
             }
@@ -246,7 +246,7 @@ impl FrameGuard {
 /// Padding and priority of a HEADERS frame (RFC 9113, section 6.2).
 const FRAME_EXTRA: usize = 1 + 5 + 255;
 
-impl Block {
+impl HeaderBlock {
     /// Leaves of a HEADERS frame only its part of the header block.
     fn strip(&mut self) {
         let mut start = 0;

@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::config::{Host, HostPort};
 use crate::front::pvd::PATH;
-use crate::front::request::{Asked, IDLE_TIMEOUT, Request, idle_seconds};
+use crate::front::request::{IDLE_TIMEOUT, Request, RequestKind, idle_seconds};
 use crate::limits::{REQUEST_HEADER_MAX, REQUEST_HEADERS_MAX};
 use crate::reason::CloseReason;
 
@@ -34,7 +34,7 @@ pub fn request(parts: &Parts) -> Result<Request, CloseReason> {
     })
 }
 
-fn asked(parts: &Parts) -> Result<Asked, CloseReason> {
+fn asked(parts: &Parts) -> Result<RequestKind, CloseReason> {
     if size_of(&parts.headers) > REQUEST_HEADER_MAX || parts.headers.len() > REQUEST_HEADERS_MAX {
         return Err(CloseReason::HeaderTooLarge);
     }
@@ -44,16 +44,18 @@ fn asked(parts: &Parts) -> Result<Asked, CloseReason> {
     if parts.method == Method::GET && parts.uri.path_and_query().is_some_and(|path| path == PATH) {
         return match parts.headers.contains_key(header::CONTENT_LENGTH) {
             true => Err(CloseReason::Malformed),
-            false => Ok(Asked::Configuration),
+            false => Ok(RequestKind::Configuration),
         };
     }
     if parts.method != Method::CONNECT {
         return Err(CloseReason::NotConnect);
     }
     match parts.extensions.get::<Protocol>() {
-        None => tunnel(parts).map(Asked::Tunnel),
+        None => tunnel(parts).map(RequestKind::Tunnel),
         // Extended CONNECT (RFC 8441).
-        Some(protocol) if protocol.as_str() == CONNECT_UDP => udp(parts).map(Asked::Datagrams),
+        Some(protocol) if protocol.as_str() == CONNECT_UDP => {
+            udp(parts).map(RequestKind::Datagrams)
+        }
         Some(_) => Err(CloseReason::ProtocolUnsupported),
     }
 }
@@ -138,7 +140,7 @@ mod tests {
 
     fn to(authority: &str) -> Result<String, CloseReason> {
         asked(&parts(authority, &[])).map(|asked| match asked {
-            Asked::Tunnel(target) => target.to_string(),
+            RequestKind::Tunnel(target) => target.to_string(),
             other => panic!("{other:?}"),
         })
     }
@@ -177,7 +179,7 @@ mod tests {
         }
     }
 
-    fn udp_to(path: &str, fields: &[(&str, &str)]) -> Result<Asked, CloseReason> {
+    fn udp_to(path: &str, fields: &[(&str, &str)]) -> Result<RequestKind, CloseReason> {
         let mut request = http::Request::builder()
             .method("CONNECT")
             .uri(format!("https://gateway.test{path}"));
@@ -200,7 +202,7 @@ mod tests {
             ("%3a%3affff%3a10.0.0.5/1", "10.0.0.5:1"),
         ] {
             let read = udp_to(&format!("/.well-known/masque/udp/{path}/"), &[]);
-            assert_eq!(read, Ok(Asked::Datagrams(target.parse().unwrap())));
+            assert_eq!(read, Ok(RequestKind::Datagrams(target.parse().unwrap())));
         }
         for path in [
             "a.test/53/x",
@@ -259,7 +261,7 @@ mod tests {
             .body(())
             .unwrap();
         let mut get = get.into_parts().0;
-        assert_eq!(asked(&get), Ok(Asked::Configuration));
+        assert_eq!(asked(&get), Ok(RequestKind::Configuration));
         get.headers
             .insert(header::CONTENT_LENGTH, HeaderValue::from_static("1"));
         assert_eq!(asked(&get), Err(CloseReason::Malformed));

@@ -10,12 +10,12 @@ use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{HeaderValue, Request, Response, StatusCode};
 
-use super::adapter::Seen;
+use super::adapter::GuardReport;
 use super::app::StreamEnd;
 use super::driver::{self, Driver};
 use super::queue::{Chunk, SessionQueue};
 use super::request::request as read;
-use super::share::Share;
+use super::share::WindowShare;
 use super::windows::Windows;
 use crate::access::{Activity, Core, Outcome, Presence, Repeated, audit, record};
 use crate::config::HostPort;
@@ -23,7 +23,7 @@ use crate::front::pvd;
 use crate::front::request::IDLE_TIMEOUT;
 use crate::front::requester::{Refused, Requester};
 use crate::front::response::{seconds, told_by_status};
-use crate::front::seam::{self, Agreed, Front};
+use crate::front::seam::{self, Front, TunnelTerms};
 use crate::limits::{HTTP2_SESSION_QUEUE, HTTP2_STALL_PERCENT, LINGER};
 use crate::observe::AuditEvent;
 use crate::reason::{CloseReason, Who};
@@ -51,7 +51,7 @@ pub(super) struct Session {
     /// Bytes from the client that servers have not taken yet.
     pub unread: Cell<usize>,
     /// Memory for the windows.
-    pub share: RefCell<Share>,
+    pub share: RefCell<WindowShare>,
     /// The session in its device's count.
     _presence: Option<Presence>,
     /// Tunnels whose bytes the client's flow control holds back.
@@ -60,7 +60,7 @@ pub(super) struct Session {
     /// Why the session ends: for the tunnels that end with it.
     pub ending: Cell<Option<CloseReason>>,
     /// Observations of the guard.
-    pub seen: Rc<Seen>,
+    pub seen: Rc<GuardReport>,
     /// Of the session's own task.
     pub waker: RefCell<Option<Waker>>,
 }
@@ -120,7 +120,7 @@ pub(in crate::front) async fn serve<S: ByteStream>(
     let duplex = Duplex::new(stream, carry);
     let now = ring::now();
     let of_device = presence.as_ref().map(|held| held.windows().clone());
-    let mut share = Share::new(of_device.unwrap_or_default(), core.windows.clone());
+    let mut share = WindowShare::new(of_device.unwrap_or_default(), core.windows.clone());
     let windows = Windows::new(&mut share, now);
     let session = Rc::new(Session {
         core,
@@ -295,13 +295,13 @@ struct Stream<C> {
 
 impl<C: 'static> Front for Stream<C> {
     type App = StreamEnd;
-    type Kept = (Open, C);
+    type Guards = (Open, C);
 
     async fn gone(&mut self) {
         poll_fn(|context| self.respond.poll_reset(context).map(|_| ())).await;
     }
 
-    async fn accept(mut self, agreed: Agreed) -> Option<(StreamEnd, ReadAhead, (Open, C))> {
+    async fn accept(mut self, agreed: TunnelTerms) -> Option<(StreamEnd, ReadAhead, (Open, C))> {
         let sent = self.respond.send_response(established(&agreed), false);
         let app = StreamEnd::new(self.session, self.body, sent.ok()?);
         self.kept.0.is_tunnel();
@@ -332,7 +332,7 @@ impl<C: 'static> Front for Stream<C> {
 }
 
 /// The tunnel is open.
-fn established(agreed: &Agreed) -> Response<()> {
+fn established(agreed: &TunnelTerms) -> Response<()> {
     let mut response = Response::new(());
     let fields = response.headers_mut();
     if let Some(idle) = agreed.idle

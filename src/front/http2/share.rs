@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::limits::{HTTP2_CORE_WINDOWS, HTTP2_DEVICE_WINDOWS, HTTP2_WINDOW_MIN};
 
 /// The share; given back when it is dropped.
-pub struct Share {
+pub struct WindowShare {
     /// Window bytes of all sessions of the device, on all cores.
     device: Arc<AtomicUsize>,
     /// Window bytes of all sessions of the core.
@@ -16,7 +16,7 @@ pub struct Share {
     taken: usize,
 }
 
-impl Share {
+impl WindowShare {
     /// Nothing yet.
     #[must_use]
     pub fn new(device: Arc<AtomicUsize>, core: Rc<Cell<usize>>) -> Self {
@@ -74,7 +74,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for WindowShare {
     fn drop(&mut self) {
         self.set(0);
     }
@@ -97,7 +97,7 @@ mod tests {
             let device = Arc::<AtomicUsize>::default();
             let mut sessions = Vec::new();
             for _ in 0..256 {
-                let mut share = Share::new(device.clone(), core.clone());
+                let mut share = WindowShare::new(device.clone(), core.clone());
                 let window = share.take(HTTP2_WINDOW_MAX, false, of(1));
                 assert!((HTTP2_WINDOW_MIN..=HTTP2_WINDOW_MAX).contains(&window));
                 sessions.push(share);
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn what_is_filled_is_kept_until_it_is_not() {
         let device = Arc::<AtomicUsize>::default();
-        let mut share = Share::new(device.clone(), Rc::default());
+        let mut share = WindowShare::new(device.clone(), Rc::default());
         assert_eq!(share.take(HTTP2_WINDOW_MAX, false, of(2)), HTTP2_WINDOW_MAX);
         let full = device.load(Relaxed);
         assert!(full < HTTP2_SESSION_WINDOW as usize);

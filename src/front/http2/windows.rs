@@ -15,7 +15,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::share::Share;
+use super::share::WindowShare;
 use crate::limits::{
     HTTP2_PROBE_PAUSE, HTTP2_PROBE_PAUSE_MAX, HTTP2_ROUND_TRIP_KEPT, HTTP2_ROUND_TRIP_MIN,
     HTTP2_SESSION_WINDOW, HTTP2_SESSION_WINDOW_MIN, HTTP2_TUNNELS_MAX, HTTP2_WINDOW_MAX,
@@ -55,7 +55,7 @@ pub struct Windows {
 impl Windows {
     /// A session whose client is to be told of its first [window](Self::window), with memory from `share`.
     #[must_use]
-    pub fn new(share: &mut Share, now: Instant) -> Self {
+    pub fn new(share: &mut WindowShare, now: Instant) -> Self {
         let mut windows = Self::of(HTTP2_WINDOW_START, now);
         let window = share.take(HTTP2_WINDOW_START, false, |window| {
             windows.fillable(window, 1)
@@ -154,7 +154,7 @@ impl Windows {
     /// SETTINGS, if it can.
     pub fn adapt(
         &mut self,
-        share: &mut Share,
+        share: &mut WindowShare,
         (open, unread): (usize, bool),
         now: Instant,
         tell: impl FnOnce(u32) -> bool,
@@ -376,7 +376,7 @@ mod tests {
         let mut now = Instant::now();
         let device = Arc::<AtomicUsize>::default();
         let counted = || device.load(Relaxed);
-        let mut share = Share::new(device.clone(), Rc::default());
+        let mut share = WindowShare::new(device.clone(), Rc::default());
         let mut windows = Windows::new(&mut share, now);
         let start = counted();
         assert_eq!(start, (HTTP2_WINDOW_START - HTTP2_WINDOW_MIN) as usize);
@@ -422,7 +422,7 @@ mod tests {
     fn credit_that_is_not_used_up_is_counted_where_windows_let_it_be_filled() {
         let mut now = Instant::now();
         let device = Arc::<AtomicUsize>::default();
-        let mut share = Share::new(device.clone(), Rc::default());
+        let mut share = WindowShare::new(device.clone(), Rc::default());
         let mut windows = windows(now);
         let mut adapt = |windows: &mut Windows, now| {
             windows.acknowledged();

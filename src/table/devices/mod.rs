@@ -189,38 +189,38 @@ impl DeviceRegistry {
             }
             if least.len() >= limit {
                 match least.peek() {
-                    Some(Named(last)) if record.name < last.name => least.pop(),
+                    Some(ByName(last)) if record.name < last.name => least.pop(),
                     _ => continue,
                 };
             }
-            least.push(Named(record));
+            least.push(ByName(record));
         }
         let sorted = least.into_sorted_vec();
         sorted
             .iter()
-            .map(|Named(record)| (record.name(), record.entry()))
+            .map(|ByName(record)| (record.name(), record.entry()))
             .collect()
     }
 }
 
 /// A record in the order of names.
-struct Named<'a>(Record<'a>);
+struct ByName<'a>(Record<'a>);
 
-impl PartialEq for Named<'_> {
+impl PartialEq for ByName<'_> {
     fn eq(&self, other: &Self) -> bool {
         self.0.name == other.0.name
     }
 }
 
-impl Eq for Named<'_> {}
+impl Eq for ByName<'_> {}
 
-impl PartialOrd for Named<'_> {
+impl PartialOrd for ByName<'_> {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Named<'_> {
+impl Ord for ByName<'_> {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.0.name.cmp(other.0.name)
     }
@@ -286,10 +286,10 @@ impl DeviceCollector {
 
 /// Collected changes of devices, which may still contradict each other.
 #[derive(Default)]
-struct Collected(BTreeMap<u16, Pending>);
+struct Collected(BTreeMap<u16, PendingShard>);
 
 #[derive(Default)]
-struct Pending {
+struct PendingShard {
     data: Vec<u8>,
     /// The line that each record came from.
     lines: Vec<u32>,
@@ -314,7 +314,7 @@ impl Collected {
     fn settle(self, mut conflict: impl FnMut(Conflict<'_>)) -> Result<DeviceChanges, RegistryFull> {
         let mut changes = DeviceChanges::default();
         for (number, pending) in self.0 {
-            let Pending { data, lines } = pending;
+            let PendingShard { data, lines } = pending;
             let line_of = |name: &[u8]| {
                 let first = Records(&data).position(|record| record.name == name);
                 lines[first.unwrap_or_default()]

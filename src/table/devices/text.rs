@@ -300,7 +300,8 @@ impl DeviceEntry<'_> {
         json: &[u8],
         with: impl FnOnce(DeviceEntry<'_>) -> T,
     ) -> Result<T, DeviceFault> {
-        let said: Said<'_> = serde_json::from_slice(json).map_err(|_| json_problem(json, false))?;
+        let said: JsonDevice<'_> =
+            serde_json::from_slice(json).map_err(|_| json_problem(json, false))?;
         entry(device, &said.state, said.user.as_deref(), false).map(with)
     }
 }
@@ -318,7 +319,7 @@ struct Object<'a> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Said<'a> {
+struct JsonDevice<'a> {
     #[serde(borrow)]
     state: Cow<'a, str>,
     #[serde(borrow)]

@@ -11,7 +11,7 @@ use rustls::server::{ProducesTickets, ResolvesServerCertUsingSni};
 use super::*;
 use crate::config;
 use crate::limits::{TICKET_BYTES_MAX, TICKET_CLOCK_SKEW, TICKET_KEYS_MAX};
-use crate::tls::resumption::Ends;
+use crate::tls::resumption::CertificateEnds;
 use crate::tls::scope::now;
 use rustls::pki_types::CertificateDer;
 
@@ -315,7 +315,7 @@ fn a_reload_keeps_what_is_still_in_scope() {
 
 #[test]
 fn what_began_under_a_certificate_ends_with_it() {
-    let ends = Ends::new(vec![200, 100, 200]);
+    let ends = CertificateEnds::new(vec![200, 100, 200]);
     for (begun, now, allowed) in [
         (50, 99, true),
         (99, 100, false),
@@ -327,7 +327,7 @@ fn what_began_under_a_certificate_ends_with_it() {
     ] {
         assert_eq!(ends.allow(begun, now), allowed, "{begun} {now}");
     }
-    assert!(Ends::default().allow(0, 100));
+    assert!(CertificateEnds::default().allow(0, 100));
 }
 
 #[test]
