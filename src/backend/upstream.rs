@@ -35,7 +35,7 @@ pub enum UpstreamError {
     /// Its file.
     #[error(transparent)]
     File(#[from] FileError),
-    /// What is in the file.
+    /// The file.
     #[error("{0} does not hold one line with a password")]
     NoPassword(PathBuf),
 }

@@ -36,19 +36,20 @@ impl PemBlock<'_> {
         self.label.ends_with(b"PRIVATE KEY")
     }
 
-    /// Whether its label says that it holds certificates: by itself (RFC 7468, section 5), as older programs have called it, with
-    /// OpenSSL's settings of trust behind it, or in a container (section 9).
+    /// Returns whether its label says that it holds certificates: by itself (RFC 7468, section 5),
+    /// as older programs have called it, with OpenSSL's settings of trust behind it, or in a
+    /// container (section 9).
     fn is_of_certificates(&self) -> bool {
         const LABELS: [&[u8]; 3] = [b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE"];
         self.is_container() || LABELS.contains(&self.label)
     }
 
-    /// Whether its label says that it is a container of certificates.
+    /// Returns whether its label says that it is a container of certificates.
     fn is_container(&self) -> bool {
         self.label == b"PKCS7" || self.label == b"CMS"
     }
 
-    /// Whether its label says that it holds something else that bundles have.
+    /// Returns whether its label says that it holds something else that bundles have.
     fn is_of_another_kind(&self) -> bool {
         const LABELS: [&[u8]; 8] = [
             b"X509 CRL",
@@ -116,7 +117,7 @@ impl PemBlock<'_> {
         self.label == b"ENCRYPTED PRIVATE KEY" || self.has_old_encryption()
     }
 
-    /// Whether it has the encapsulated header.
+    /// Returns whether it has the encapsulated header.
     pub(super) fn has_old_encryption(&self) -> bool {
         lines(self.text).any(|(_, _, line)| line.starts_with(b"Proc-Type:"))
     }
@@ -148,7 +149,7 @@ impl PemBlock<'_> {
     }
 }
 
-/// What a block holds, behind headers if it has some (RFC 1421, section 4.4).
+/// Returns what a block holds, behind headers if it has some (RFC 1421, section 4.4).
 fn content(text: &[u8]) -> Option<Vec<u8>> {
     let all: Vec<&[u8]> = lines(text).map(|(_, _, line)| line).collect();
     let [_, inner @ .., _] = &all[..] else {
@@ -168,14 +169,15 @@ pub(super) fn is_certificate(der: &[u8]) -> bool {
     matches!(X509Certificate::from_der(der), Ok((rest, _)) if rest.is_empty())
 }
 
-/// What OpenSSL writes behind a `TRUSTED CERTIFICATE`: what it is trusted for, if not for all, and what it is not.
+/// Trust settings that OpenSSL writes after a `TRUSTED CERTIFICATE`: what it is trusted for, if not
+/// for all, and what it is not.
 struct Settings<'a> {
     trusted: Option<Reader<'a>>,
     rejected: Option<Reader<'a>>,
 }
 
 impl Settings<'_> {
-    /// Whether nothing in them speaks against TLS.
+    /// Returns whether nothing in them speaks against TLS.
     fn allow_tls(&self) -> bool {
         const ANY: &[u8] = &[0x55, 0x1d, 0x25, 0];
         const SERVER: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
@@ -297,7 +299,8 @@ fn refuse_damaged(path: &Path, number: usize, line: &[u8]) -> Result<(), CertErr
     Ok(())
 }
 
-/// Whether a line has what is meant as the beginning or the end of a block: in small letters, or a dash short.
+/// Returns whether a line has what is meant as the beginning or the end of a block: in small
+/// letters, or a dash short.
 fn is_nearly_a_mark(line: &[u8]) -> bool {
     const MARKS: [&[u8]; 2] = [b"----BEGIN ", b"----END "];
     let is_mark = |mark: &[u8]| {
@@ -307,7 +310,8 @@ fn is_nearly_a_mark(line: &[u8]) -> bool {
     MARKS.into_iter().any(is_mark)
 }
 
-/// Whether a line is the first of a certificate in base64: a SEQUENCE with a length of two octets. Words are not as long.
+/// Returns whether a line is the first of a certificate in base64: a SEQUENCE with a length of two
+/// octets. Words are not as long.
 fn is_content(line: &[u8]) -> bool {
     const FIRST_OCTETS: &[u8] = b"MII";
     const WRAPPED_AT: usize = 60;
@@ -317,7 +321,7 @@ fn is_content(line: &[u8]) -> bool {
     line.len() >= WRAPPED_AT && line.starts_with(FIRST_OCTETS) && line.iter().all(is_base64)
 }
 
-/// Whether a line has the beginning or the end of a block behind something else.
+/// Returns whether a line has the beginning or the end of a block behind something else.
 fn has_mark_inside(line: &[u8]) -> bool {
     let mark = |at: &[u8]| at.starts_with(BEGIN) || at.starts_with(END);
     (1..line.len()).any(|at| line[at] == b'-' && mark(&line[at..]))

@@ -39,9 +39,10 @@ pub(super) fn in_order(
     ordered.collect()
 }
 
-/// What a peer is sent of a chain whose end certificate is first: the chain in order, without a root that has signed
-/// itself, which a peer has or does not trust (RFC 8446, section 4.4.2), and without what is no part of it. Where the file
-/// has another certificate of that root, issued by an older one, it goes on with that: there are peers that know the older one only.
+/// Returns what a peer is sent of a chain whose end certificate is first: the chain in order,
+/// without a root that has signed itself, which a peer has or does not trust (RFC 8446, section
+/// 4.4.2), and without what is no part of it. Where the file has another certificate of that root,
+/// issued by an older one, it goes on with that: there are peers that know the older one only.
 #[must_use]
 pub fn sent(certificates: &[CertificateDer<'static>]) -> Vec<CertificateDer<'static>> {
     let parsed = parsed(certificates);
@@ -124,7 +125,7 @@ pub(super) struct Search<'a, 'c> {
     now: i64,
     /// Places by subject.
     named: HashMap<&'a [u8], Vec<usize>>,
-    /// What is known of signatures: (below, above).
+    /// Known signatures: (below, above).
     known: HashMap<(usize, usize), Issued>,
     /// Signatures that may still be checked for this chain.
     left: usize,
@@ -170,7 +171,8 @@ impl<'a, 'c> Search<'a, 'c> {
         by_name.chain_to(by_name.0.len() - 1)
     }
 
-    /// What has the name of the issuer of the last of a chain, where none that has it did issue it.
+    /// Returns what has the name of the issuer of the last of a chain, where none that has it did
+    /// issue it.
     fn namesake(&mut self, chain: &[usize]) -> Option<usize> {
         let top = *chain.last()?;
         let mut candidates = self.candidates(top);
@@ -182,7 +184,7 @@ impl<'a, 'c> Search<'a, 'c> {
         }
     }
 
-    /// What is reached from `first` by links of this kind. A root ends a chain.
+    /// Returns what is reached from `first` by links of this kind. A root ends a chain.
     fn reach(&mut self, first: usize, asked: LinkKind) -> Reached {
         let mut reached = vec![(first, None)];
         let mut seen = vec![false; self.certificates.len()];
@@ -292,7 +294,7 @@ pub(super) fn parsed<'a>(certificates: &'a [CertificateDer<'_>]) -> Vec<X509Cert
     parsed.collect::<Result<_, _>>().unwrap_or_default()
 }
 
-/// Whether it names itself as its issuer.
+/// Returns whether it names itself as its issuer.
 pub(super) fn is_self_issued(certificate: &X509Certificate<'_>) -> bool {
     certificate.subject().as_raw() == certificate.issuer().as_raw()
 }
@@ -323,7 +325,7 @@ pub fn root(
     ))
 }
 
-/// Whether one certificate issued another.
+/// Relation of two certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Issued {
     Yes,
@@ -332,7 +334,8 @@ pub(super) enum Issued {
     Unknown,
 }
 
-/// Whether the signature of the certificate `below` is by the key of `above`. Names and dates are not looked at.
+/// Returns whether the signature of the certificate `below` is by the key of `above`. Names and
+/// dates are not looked at.
 pub(super) fn issued(below: &X509Certificate<'_>, above: &X509Certificate<'_>) -> Issued {
     verified(below, above).unwrap_or(Issued::Unknown)
 }

@@ -15,7 +15,7 @@ pub struct CheckArgs {
     /// The file, in any format.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// What it is for.
+    /// Purpose of the certificate.
     #[arg(long = "as", value_enum, default_value = "server", value_name = "ROLE")]
     role: Role,
     /// File of the private key, where it is not in FILE.
@@ -32,7 +32,7 @@ pub struct CheckArgs {
     json: bool,
 }
 
-/// What was found in a file.
+/// Findings of a file.
 #[derive(Serialize)]
 pub struct Report<'a> {
     file: String,

@@ -65,7 +65,7 @@ pub struct MakeCaArgs {
 /// Arguments of `adit certs issue`.
 #[derive(Debug, Clone, Args)]
 pub struct IssueArgs {
-    /// What the certificate is for.
+    /// Purpose of the certificate.
     #[arg(value_enum)]
     kind: Usage,
     /// Folder of the authority (ca.pem and ca.key), where the new files go too.
@@ -122,7 +122,7 @@ pub struct IssueArgs {
     out: Option<PathBuf>,
 }
 
-/// What `--eku` takes.
+/// Values of `--eku`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ExtendedKeyUsage {
     /// clientAuth.

@@ -1,4 +1,4 @@
-//! What a certificate, key or CRL file holds, for people and for programs.
+//! Description of certificate, key and CRL files, for people and for programs.
 //!
 //! Names come from files that others made: in text they are shown with control characters escaped, so that they can not
 //! steer a terminal. Private keys are described by their kind alone.
@@ -43,7 +43,7 @@ pub enum Description {
     PrivateKey(KeyDescription),
 }
 
-/// What a certificate says. Moments are RFC 3339 in UTC.
+/// Content of a certificate. Moments are RFC 3339 in UTC.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CertificateDescription {
     /// The subject's distinguished name.
@@ -58,7 +58,7 @@ pub struct CertificateDescription {
     pub not_after: String,
     /// Whole days until `not_after`, negative once it has passed.
     pub days_left: i64,
-    /// Whether it is valid now.
+    /// Its status now.
     pub status: Status,
     /// The public key: algorithm and size.
     pub key: String,
@@ -66,13 +66,13 @@ pub struct CertificateDescription {
     pub subject_alternative_names: Vec<AlternativeName>,
     /// The extended key usages by name or OID; empty where there is no such extension, which allows any.
     pub extended_key_usage: Vec<String>,
-    /// Whether it is the certificate of a certification authority.
+    /// True if it is the certificate of a certification authority.
     pub ca: bool,
     /// The SHA-256 fingerprint of the DER encoding, hexadecimal with colons.
     pub sha256: String,
 }
 
-/// What a CRL says. Moments are RFC 3339 in UTC.
+/// Content of a CRL. Moments are RFC 3339 in UTC.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CrlDescription {
     /// The issuer's distinguished name.
@@ -83,7 +83,7 @@ pub struct CrlDescription {
     pub this_update: String,
     /// When the next one is due, where it says so.
     pub next_update: Option<String>,
-    /// Whether it is current; a list without a next update never expires.
+    /// Its status now; a list without a next update never expires.
     pub status: Status,
     /// How many certificates it revokes.
     pub revoked: usize,
@@ -91,14 +91,14 @@ pub struct CrlDescription {
     pub sha256: String,
 }
 
-/// What may be said of a private key.
+/// Public facts about a private key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KeyDescription {
     /// Algorithm and size, or "encrypted".
     pub key: String,
 }
 
-/// Where now lies in a validity.
+/// Position of the current time in a validity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
@@ -233,7 +233,7 @@ fn certificate(path: &Path, der: &[u8], now: OffsetDateTime) -> Result<Descripti
     Ok(Description::Certificate(described))
 }
 
-/// What a certificate says; `None` where it is broken.
+/// Returns what a certificate says; `None` where it is broken.
 pub fn described(der: &[u8], now: OffsetDateTime) -> Option<CertificateDescription> {
     let (_, parsed) = X509Certificate::from_der(der).ok()?;
     let not_before = parsed.validity().not_before.to_datetime();

@@ -30,7 +30,7 @@ impl ExportFormat {
         }
     }
 
-    /// What the word stands for.
+    /// Returns what the word stands for.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
         let all = [Self::Pem, Self::Der, Self::Mobileconfig];
@@ -48,10 +48,10 @@ impl ExportFormat {
     }
 }
 
-/// What is written, and how.
+/// Content and format of an export.
 #[derive(Debug, Clone, Copy)]
 pub struct Export<'e> {
-    /// What the certificates are for.
+    /// Purpose of the certificates.
     pub role: Role,
     /// Only the root that the chain ends in. Of the gateway's own a configuration profile has nothing else: a device that is told to
     /// trust the end certificate would have to be told again at each renewal.

@@ -1,4 +1,5 @@
-//! What is wrong with a certificate file, before it can hurt: a list of findings, each with what would put it right.
+//! Checks of a certificate file before it is used: a list of findings, each with what would put it
+//! right.
 //!
 //! The file is looked at as devices will: does the chain lead from the end certificate to a root, is everything in it valid now, is
 //! it for this use and this name, would Apple's systems take it. Whether a device trusts the root is not known here.
@@ -22,7 +23,7 @@ use super::{CertError, Identity, key_matches, spelling};
 use crate::findings::{Problem, Severity};
 use crate::limits::{CHAIN_BYTES_MAX, EXPIRY_NOTICE_DAYS, EXPIRY_URGENT_DAYS};
 
-/// What a certificate file is for.
+/// Purpose of a certificate file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
@@ -49,8 +50,8 @@ impl Role {
     }
 }
 
-/// Whether the gateway does not start with this finding. All errors but a chain that is not in the file: devices may have been
-/// given the issuer themselves, and the session then works.
+/// Returns whether the gateway does not start with this finding. All errors but a chain that is not
+/// in the file: devices may have been given the issuer themselves, and the session then works.
 #[must_use]
 pub fn refuses(finding: &Problem) -> bool {
     finding.severity == Severity::Error && finding.code != "no-chain"
@@ -63,7 +64,7 @@ pub struct Inspected {
     pub certificates: Vec<CertificateDer<'static>>,
     /// The private key, where there is one.
     pub key: Option<PrivateKeyDer<'static>>,
-    /// What is wrong; errors first.
+    /// Faults; errors first.
     pub findings: Vec<Problem>,
 }
 
@@ -142,7 +143,7 @@ pub(super) fn inspect_source(
     })
 }
 
-/// What is wrong with who may read this file with a key in it.
+/// Returns what is wrong with who may read this file with a key in it.
 pub(super) fn exposed(path: &Path) -> Option<Problem> {
     let is_open = path
         .metadata()
@@ -190,7 +191,7 @@ impl Findings {
     }
 }
 
-/// What is wrong with a certificate of the gateway at `now`, in the order in which the file has it.
+/// Checks a certificate of the gateway at `now`, in the order in which the file has it.
 pub(super) fn own_findings(
     role: Role,
     ders: &[CertificateDer<'_>],
@@ -353,7 +354,7 @@ fn chain_of(
     }
 }
 
-/// Whether each of the chain issued the one before it, and may.
+/// Returns whether each of the chain issued the one before it, and may.
 fn links(certificates: &[X509Certificate<'_>], chain: &[usize], findings: &mut Findings) {
     for (level, pair) in chain.windows(2).enumerate() {
         let (below, above) = (&certificates[pair[0]], &certificates[pair[1]]);

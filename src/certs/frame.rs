@@ -10,8 +10,9 @@ pub(super) fn der_length(bytes: &[u8]) -> Option<u64> {
     reader.length().filter(|_| reader.peek() == Some(SEQUENCE))
 }
 
-/// Whether DER has the frame of a CRL (RFC 5280, section 5.1) and its length. A parse that makes a value of each entry
-/// would take gigabytes for a large list; who uses one walks through its entries anyway.
+/// Returns whether DER has the frame of a CRL (RFC 5280, section 5.1) and its length. A parse that
+/// makes a value of each entry would take gigabytes for a large list; who uses one walks through
+/// its entries anyway.
 pub(super) fn is_crl(der: &[u8]) -> bool {
     der_length(der) == Some(der.len() as u64) && has_frame_of_crl(der).is_some()
 }

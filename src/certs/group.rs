@@ -1,4 +1,4 @@
-//! What is wrong with group certificates, before a device is refused, or let in, for it.
+//! Checks of group certificates, before a device is refused, or let in, for it.
 //!
 //! A group certificate is where paths end. What it may is decided once, here; webpki, which builds the paths, does not
 //! honour all that it may say, and then refuses every device or some of them.
@@ -44,7 +44,7 @@ pub fn acceptable_names(group: &[CertificateDer<'_>]) -> Result<Vec<Vec<u8>>, us
     Ok(names)
 }
 
-/// What there is to say of all group certificates of a profile together.
+/// Returns what there is to say of all group certificates of a profile together.
 #[must_use]
 pub fn together(group: &[CertificateDer<'_>]) -> Option<Problem> {
     let bytes = acceptable_names(group).err()?;
@@ -61,7 +61,7 @@ pub fn together(group: &[CertificateDer<'_>]) -> Option<Problem> {
     })
 }
 
-/// What is wrong with group certificates at `now`.
+/// Returns what is wrong with group certificates at `now`.
 pub(super) fn group_findings(ders: &[CertificateDer<'_>], now: OffsetDateTime) -> Vec<Problem> {
     let certificates = parsed(ders);
     let mut findings = Findings::default();
@@ -101,7 +101,7 @@ pub(super) fn group_findings(ders: &[CertificateDer<'_>], now: OffsetDateTime) -
     findings.0
 }
 
-/// What is wrong with a certificate's issuer, which is `above` if it is there.
+/// Checks a certificate's issuer, which is `above` if known.
 fn issuer(
     certificate: &X509Certificate<'_>,
     above: Option<&X509Certificate<'_>>,
@@ -137,15 +137,15 @@ fn issuer(
 /// `id-ecPublicKey`.
 const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
 
-/// Whether an `AlgorithmIdentifier`'s contents are of an elliptic curve that is written out, instead of named (RFC 5480, section
-/// 2.1.1, forbids it).
+/// Returns whether an `AlgorithmIdentifier`'s contents are of an elliptic curve that is written
+/// out, instead of named (RFC 5480, section 2.1.1, forbids it).
 pub(super) fn is_explicit_curve(algorithm: &[u8]) -> bool {
     let mut parts = Reader::der(algorithm);
     let kind = parts.take(OBJECT_IDENTIFIER);
     kind.is_some_and(|kind| kind.content == EC_PUBLIC_KEY) && parts.take(SEQUENCE).is_some()
 }
 
-/// Whether signatures by its key can be checked.
+/// Returns whether signatures by its key can be checked.
 fn key(certificate: &X509Certificate<'_>, findings: &mut Findings) {
     const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
     let algorithm = Reader::der(certificate.public_key().raw)
@@ -238,8 +238,9 @@ fn not_compared(tree: &GeneralSubtree<'_>) -> Option<&'static str> {
     }
 }
 
-/// What a critical extension asks for, and is not done here (RFC 5280, section 4.2). Of a trust anchor it is left to who trusts it what
-/// of it counts (section 6.2); policies, which no profile asks for, are let be.
+/// Finds critical extensions that are not supported (RFC 5280, section 4.2). Of a trust anchor it
+/// is left to who trusts it what of it counts (section 6.2); policies, which no profile asks for,
+/// are let be.
 fn critical(certificate: &X509Certificate<'_>, findings: &mut Findings) {
     for extension in certificate.extensions() {
         let oid = extension.oid.to_id_string();

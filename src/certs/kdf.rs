@@ -60,7 +60,7 @@ mod tests {
     use super::Purpose::{InitializationVector, Key, Mac};
     use super::*;
 
-    /// What is derived, from what, with how many iterations; and the result.
+    /// Kind of the derived value, input, number of iterations; and the result.
     type Vector = (
         &'static Algorithm,
         Purpose,

@@ -70,7 +70,7 @@ fn in_pem(
     }
 }
 
-/// What is there instead of a list.
+/// Returns what is there instead of a list.
 fn no_list(path: &Path, bytes: &[u8]) -> CertError {
     let text = bytes.trim_ascii_start();
     let is_base64 = |octet: &u8| octet.is_ascii_alphanumeric() || b"+/=\r\n".contains(octet);

@@ -140,7 +140,7 @@ pub(crate) fn encodable(moment: OffsetDateTime) -> Option<OffsetDateTime> {
         .filter(|moment| (1950..=9999).contains(&moment.year()))
 }
 
-/// What to make a certification authority from.
+/// Parameters of a new certification authority.
 #[derive(Debug, Clone)]
 pub struct MakeCa {
     /// The common name of its subject, 1 to 64 characters.
@@ -265,7 +265,7 @@ impl CertificateAuthority {
     }
 }
 
-/// What a certificate is for.
+/// Purpose of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Usage {
     /// TLS client: the identity certificate of a device or app.
@@ -283,7 +283,7 @@ impl Usage {
     }
 }
 
-/// What to issue a certificate from. Begin with [`IssueRequest::new`] and fill in what differs.
+/// Parameters of a new certificate. Begin with [`IssueRequest::new`] and fill in what differs.
 #[derive(Debug, Clone)]
 pub struct IssueRequest {
     /// The common name of the subject, 1 to 64 characters.

@@ -91,9 +91,9 @@ pub enum CertError {
     Content {
         /// The file.
         path: PathBuf,
-        /// What is wrong. Never part of a key.
+        /// The fault. Never part of a key.
         problem: String,
-        /// What would put it right.
+        /// The remedy.
         remedy: &'static str,
     },
     /// The private key is protected by a password.
@@ -129,7 +129,7 @@ pub enum CertError {
         "a {role} certificate {name} is in the store already; choose another name, or ask for it to be replaced (--replace, ?replace=true)"
     )]
     InStore {
-        /// What it is for.
+        /// Its purpose.
         role: &'static str,
         /// The name.
         name: Name,
@@ -139,25 +139,25 @@ pub enum CertError {
         "there is no {role} certificate {name} in the store; `adit certs list` shows what there is"
     )]
     NotInStore {
-        /// What it is for.
+        /// Its purpose.
         role: &'static str,
         /// The name.
         name: Name,
     },
-    /// What was asked for cannot be made.
+    /// The requested object cannot be made.
     #[error("{problem}; {remedy}")]
     Request {
-        /// What is wrong with it.
+        /// The fault.
         problem: String,
-        /// What would put it right.
+        /// The remedy.
         remedy: &'static str,
     },
     /// Generating a key or signing failed inside the cryptographic library.
     #[error("cannot {action}: {cause}")]
     Crypto {
-        /// What was being done, as a verb with its object.
+        /// The action, as a verb with its object.
         action: &'static str,
-        /// What the library said. Never part of a key.
+        /// The library's message. Never part of a key.
         cause: String,
     },
 }
@@ -167,7 +167,7 @@ impl CertError {
         FileError::io(action, path, cause).into()
     }
 
-    /// What the operating system says, where it refuses.
+    /// Returns what the operating system says, where it refuses.
     pub(crate) fn refusal(&self) -> Option<io::ErrorKind> {
         match self {
             Self::File(FileError::Io { cause, .. }) => Some(cause.kind()),

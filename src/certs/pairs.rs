@@ -30,14 +30,15 @@ struct StateFile<T> {
     holds: T,
 }
 
-/// What a file of the state folder can hold.
+/// Content of a file in the state folder.
 trait Content: PartialEq {
     const MODE: Mode;
     const ENDING: &'static str;
 
     fn to_pem(&self) -> String;
 
-    /// What tells it from others and gives nothing of a key away; `None` where it is of a kind that is not known.
+    /// Returns what tells it from others and gives nothing of a key away; `None` where it is of a
+    /// kind that is not known.
     fn name(&self) -> Option<String>;
 }
 
@@ -72,7 +73,7 @@ impl Content for Vec<CertificateDer<'static>> {
 /// Changes in the making.
 struct Laying<'f> {
     state_dir: &'f Path,
-    /// What is in the way, under a name of its own.
+    /// Files that are in the way, renamed.
     keep: Changes,
     put: Changes,
 }
@@ -110,7 +111,8 @@ impl Laying<'_> {
     }
 }
 
-/// What is there: in the place of the current one, of the next, and what is kept, in this order.
+/// The pairs in the state folder: in the place of the current one, of the next, and what is kept,
+/// in this order.
 #[derive(Debug, Default)]
 pub(super) struct Pairs {
     keys: Vec<StateFile<PrivateKeyDer<'static>>>,
@@ -198,8 +200,8 @@ impl Pairs {
         lost.map(|(_, key)| state_dir.join(key)).collect()
     }
 
-    /// What must be written so that these are in their places. What is in the way is written first, as it is, under a name
-    /// of its own.
+    /// Returns what must be written so that these are in their places. What is in the way is
+    /// written first, as it is, under a name of its own.
     pub fn changes(&self, state_dir: &Path, shown: &SelfSigned) -> Changes {
         let mut laying = Laying {
             state_dir,
@@ -276,7 +278,8 @@ fn short(bytes: &[u8]) -> String {
     first.map(|octet| format!("{octet:02x}")).collect()
 }
 
-/// Whether a certificate is for these names and no other. One that cannot be read is for none.
+/// Returns whether a certificate is for these names and no other. One that cannot be read is for
+/// none.
 fn covers_exactly(certificate: &CertificateDer<'_>, names: &[String]) -> bool {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
         return false;

@@ -28,7 +28,7 @@ const SHA2: &[u8] = &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2];
 
 const BROKEN: Fault = Fault::Broken("the PKCS#12 structure is broken");
 
-/// What a file holds: DER of each, in its order.
+/// Content of a file: DER of each, in its order.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     /// X.509 certificates.
@@ -37,7 +37,7 @@ pub(super) struct Contents {
     pub(super) keys: Vec<Zeroizing<Vec<u8>>>,
 }
 
-/// Whether `bytes` begin like a PKCS#12 file: version 3, then a content with its kind.
+/// Returns whether `bytes` begin like a PKCS#12 file: version 3, then a content with its kind.
 pub(super) fn is_pkcs12(bytes: &[u8]) -> bool {
     let Some(mut pfx) = Reader::ber(bytes).open(SEQUENCE) else {
         return false;

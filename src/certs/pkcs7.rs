@@ -8,7 +8,7 @@ use crate::asn1::tag::{CONTEXT_0, INTEGER, OBJECT_IDENTIFIER, SEQUENCE, SET};
 /// 1.2.840.113549.1.7.2
 const SIGNED_DATA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 7, 2];
 
-/// Whether `bytes` begin like a PKCS#7 file, signed data.
+/// Returns whether `bytes` begin like a PKCS#7 file, signed data.
 pub(super) fn is_pkcs7(bytes: &[u8]) -> bool {
     Reader::ber(bytes)
         .open(SEQUENCE)

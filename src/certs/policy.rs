@@ -16,7 +16,7 @@ use super::chain::{Issued, is_self_issued, issued};
 use crate::asn1::Reader;
 use crate::asn1::tag::{BIT_STRING, BOOLEAN, CONTEXT_3, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE};
 
-/// What is wrong with a certificate in its place of a path.
+/// Fault of a certificate at its position in a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathFault {
     /// It cannot be read.
@@ -64,7 +64,7 @@ impl PathFault {
         }
     }
 
-    /// What would put it right in a file.
+    /// Returns what would put it right in a file.
     pub(super) const fn remedy(self) -> &'static str {
         match self {
             Self::Unreadable => "export it again from its source",
@@ -91,7 +91,7 @@ const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
 const DIGITAL_SIGNATURE: u8 = 0x80;
 const KEY_CERT_SIGN: u8 = 0x04;
 
-/// Whether a certificate may issue others, as far as its key usage says.
+/// Returns whether a certificate may issue others, as far as its key usage says.
 ///
 /// # Errors
 /// [`PathFault::NoCertSign`].
@@ -102,7 +102,8 @@ pub fn may_issue(certificate: &[u8]) -> Result<(), PathFault> {
     }
 }
 
-/// Whether an end certificate may prove that its key is there, as far as its key usage says.
+/// Returns whether an end certificate may prove that its key is there, as far as its key usage
+/// says.
 ///
 /// # Errors
 /// [`PathFault::NoSignature`].
@@ -190,7 +191,8 @@ impl Authority {
         self.not_after
     }
 
-    /// Whether a path may end here at `now`, in seconds since 1970, with so many authorities below that others have issued.
+    /// Returns whether a path may end here at `now`, in seconds since 1970, with so many
+    /// authorities below that others have issued.
     ///
     /// # Errors
     /// [`PathFault`].
@@ -204,7 +206,7 @@ impl Authority {
         self.bounds(below)
     }
 
-    /// Whether so many authorities may stand below.
+    /// Returns whether so many authorities may stand below.
     ///
     /// # Errors
     /// [`PathFault::PathLength`].
@@ -216,7 +218,7 @@ impl Authority {
     }
 }
 
-/// Whether it has signed itself, as far as that can be checked.
+/// Returns whether it has signed itself, as far as that can be checked.
 pub(super) fn is_self_signed(certificate: &X509Certificate<'_>) -> bool {
     is_self_issued(certificate) && issued(certificate, certificate) != Issued::No
 }
@@ -245,16 +247,17 @@ pub(super) fn faults(certificate: &X509Certificate<'_>) -> Vec<PathFault> {
     faults
 }
 
-/// What a certificate in a file of roots stands for.
+/// Meaning of a certificate in a file of roots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RootKind {
-    /// What it has issued is accepted.
+    /// True if certificates that it has issued are accepted.
     pub is_authority: bool,
     /// It is accepted itself: it has signed itself, or is no authority.
     pub is_pin: bool,
 }
 
-/// What a certificate in a file of roots stands for. One that cannot be read is left to who uses it as a root.
+/// Meaning of a certificate in a file of roots. One that cannot be read is left to who uses it as a
+/// root.
 #[must_use]
 pub fn root_kind(certificate: &CertificateDer<'_>) -> RootKind {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {

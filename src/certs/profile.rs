@@ -28,13 +28,13 @@ pub struct Gateway {
     pub authority: String,
     /// Name of the gateway's profile.
     pub name: String,
-    /// What devices show.
+    /// Name shown on devices.
     pub display_name: String,
     /// Which app the documents are for; `None` for all.
     pub app: Option<String>,
 }
 
-/// What goes through the gateway.
+/// Destinations that are reached through the gateway.
 #[derive(Debug, Clone, Default)]
 pub struct Reach {
     /// These domains and all below them; empty for everything.
@@ -46,7 +46,7 @@ pub struct Reach {
 /// Settings of the relay.
 #[derive(Debug, Clone)]
 pub struct Relay {
-    /// What goes through it.
+    /// Destinations that are reached through it.
     pub reach: Reach,
     /// Header fields of each request.
     pub headers: Vec<(String, String)>,
@@ -77,7 +77,7 @@ pub struct Scep {
     pub name: Option<String>,
     /// Attribute and value, in order, such as `O` and `Example`.
     pub subject: Vec<(String, String)>,
-    /// What the authority knows the device by.
+    /// Challenge by which the authority recognizes the device.
     pub challenge: Option<String>,
 }
 
@@ -150,7 +150,7 @@ impl Gateway {
         labels.join(".").chars().map(plain).collect()
     }
 
-    /// What every payload has.
+    /// Returns what every payload has.
     fn payload(&self, kind: &str, part: &str, display_name: &str) -> Dictionary {
         let mut payload = Dictionary::new();
         payload.insert("PayloadType".into(), kind.into());
@@ -390,7 +390,8 @@ pub fn pac(authority: &str, rules: &[PacRule]) -> String {
     )
 }
 
-/// Whether this looks like a PKCS#12 file: PFX, version 3 (RFC 7292, section 4), whole. What is in it is not looked at.
+/// Returns whether this looks like a PKCS#12 file: PFX, version 3 (RFC 7292, section 4), whole.
+/// What is in it is not looked at.
 #[must_use]
 pub fn is_pkcs12(content: &[u8]) -> bool {
     const VERSION: [u8; 3] = [2, 1, 3];

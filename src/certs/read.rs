@@ -66,7 +66,7 @@ pub fn read_identity(
     Ok((in_order(chain, &key), key))
 }
 
-/// What a file holds, read or sent.
+/// Content of a file, read or received.
 pub struct CertFile {
     /// The file; errors call it so.
     pub path: PathBuf,
@@ -319,7 +319,8 @@ fn decrypted(
     Ok(PrivatePkcs8KeyDer::from(key.to_vec()).into())
 }
 
-/// Whether `key` is the private half of the public key in `certificate`. `false` also where either can not be parsed.
+/// Returns whether `key` is the private half of the public key in `certificate`. `false` also where
+/// either can not be parsed.
 pub fn key_matches(certificate: &CertificateDer<'_>, key: &PrivateKeyDer<'_>) -> bool {
     any_supported_type(key).is_ok_and(|key| {
         CertifiedKey::new(vec![certificate.clone().into_owned()], key)
@@ -461,8 +462,8 @@ fn utf16(path: &Path) -> CertError {
     )
 }
 
-/// Whether the curve of an EC key is written out instead of named: in PKCS#8 (RFC 5958, section 2) or SEC 1 (RFC 5915,
-/// section 3).
+/// Returns whether the curve of an EC key is written out instead of named: in PKCS#8 (RFC 5958,
+/// section 2) or SEC 1 (RFC 5915, section 3).
 fn has_explicit_curve(key: &[u8]) -> bool {
     let curve = || {
         let mut parts = Reader::ber(key).take(SEQUENCE)?.inside();

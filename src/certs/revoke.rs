@@ -59,7 +59,7 @@ impl From<Reason> for RevocationReason {
     }
 }
 
-/// What to make a revocation list from.
+/// Parameters of a new revocation list.
 #[derive(Debug, Clone)]
 pub struct CrlRequest {
     /// The serial numbers to add; may be empty, to refresh a list or to make an empty one.

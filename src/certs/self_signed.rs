@@ -120,13 +120,13 @@ pub struct SelfSigned {
 /// The self-signed certificates that a node shows, and what has to be written for them.
 #[derive(Debug)]
 pub struct Plan {
-    /// What is shown.
+    /// The certificates that are served.
     pub shown: SelfSigned,
-    /// What is not on the disk yet.
+    /// Changes that are not on disk yet.
     changes: Changes,
 }
 
-/// What is to be written, in this order: a crash between two of them loses nothing.
+/// Files to write, in this order: a crash between two of them loses nothing.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     pub write: Vec<(PathBuf, Zeroizing<Vec<u8>>, Mode)>,
@@ -226,7 +226,7 @@ impl Plan {
         Ok(Self { shown, changes })
     }
 
-    /// Whether what is shown is not valid yet.
+    /// Returns whether what is shown is not valid yet.
     #[must_use]
     pub fn is_early(&self, now: u64) -> bool {
         now < Term::of(&self.shown.current.0).not_before

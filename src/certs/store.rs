@@ -52,13 +52,13 @@ pub struct NameError {
 }
 
 impl NameError {
-    /// What is wrong.
+    /// The fault.
     #[must_use]
     pub fn message(&self) -> String {
         format!("{:?} is not a valid name of a certificate", self.shown)
     }
 
-    /// What would be right.
+    /// The remedy.
     #[must_use]
     pub fn remedy(&self) -> String {
         format!("write 1 to {CERTIFICATE_NAME_MAX} of A-Z a-z 0-9 . _ - and no dot at the start")
@@ -91,13 +91,13 @@ impl fmt::Display for Name {
 /// One certificate of the store, as a config names it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference {
-    /// What it is for.
+    /// Its purpose.
     pub role: Role,
     /// Its name.
     pub name: Name,
 }
 
-/// What is to be imported, read and looked at. Nothing is written yet.
+/// A certificate to import, read and checked. Nothing is written yet.
 pub struct Candidate {
     role: Role,
     inspected: Inspected,
@@ -150,7 +150,7 @@ impl Candidate {
         Ok(candidate)
     }
 
-    /// What is wrong, errors first.
+    /// Faults, errors first.
     #[must_use]
     pub fn findings(&self) -> &[Problem] {
         &self.inspected.findings
@@ -171,7 +171,7 @@ impl Candidate {
             .count()
     }
 
-    /// What it would be in the store.
+    /// Returns what it would be in the store.
     #[must_use]
     pub fn entry(&self, name: &Name) -> StoredCertificate {
         let Inspected {
@@ -210,20 +210,20 @@ impl Candidate {
 pub struct StoredCertificate {
     /// Its name.
     pub name: Name,
-    /// What it is for.
+    /// Its purpose.
     #[serde(rename = "kind")]
     pub role: Role,
-    /// What it says; `None` where its file cannot be read, which is a finding.
+    /// Its content; `None` where its file cannot be read, which is a finding.
     #[serde(flatten)]
     pub facts: Option<Facts>,
-    /// What is wrong, errors first.
+    /// Faults, errors first.
     pub findings: Vec<Problem>,
     /// The profiles that name it, as far as whoever asked knows profiles: none are known here.
     pub used_by: Vec<String>,
 }
 
 impl StoredCertificate {
-    /// What a config calls it.
+    /// Returns what a config calls it.
     #[must_use]
     pub fn reference(&self) -> Reference {
         let (role, name) = (self.role, self.name.clone());
@@ -231,7 +231,8 @@ impl StoredCertificate {
     }
 }
 
-/// What the first certificate of a file says: of a server the end certificate. Moments are RFC 3339 in UTC.
+/// Facts about the first certificate of a file: of a server the end certificate. Moments are RFC
+/// 3339 in UTC.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Facts {
     /// The subject's distinguished name.
@@ -345,7 +346,7 @@ impl Store {
         Ok(swept.into_iter().sum::<Result<_, FileError>>()?)
     }
 
-    /// What is kept under a name, if anything is: for [`restore`](Self::restore).
+    /// Returns what is kept under a name, if anything is: for [`restore`](Self::restore).
     ///
     /// # Errors
     /// [`CertError::File`].

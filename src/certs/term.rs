@@ -51,13 +51,13 @@ impl Term {
         }
     }
 
-    /// Whether it can be used at `now`.
+    /// Returns whether it can be used at `now`.
     #[must_use]
     pub fn contains(&self, now: u64) -> bool {
         self.not_before <= now && now < self.not_after
     }
 
-    /// Whether it has ended by `now`.
+    /// Returns whether it has ended by `now`.
     #[must_use]
     pub fn has_ended(&self, now: u64) -> bool {
         now >= self.not_after
@@ -103,8 +103,8 @@ pub fn key_algorithm(certificate: &CertificateDer<'_>) -> Option<String> {
     Some(parsed.public_key().algorithm.algorithm.to_id_string())
 }
 
-/// Whether the name of a certificate covers `name`: they are the same, or a wildcard stands for its first label
-/// (RFC 9525, section 6.3).
+/// Returns whether the name of a certificate covers `name`: they are the same, or a wildcard stands
+/// for its first label (RFC 9525, section 6.3).
 #[must_use]
 pub fn covers(pattern: &str, name: &str) -> bool {
     match pattern.strip_prefix("*.") {

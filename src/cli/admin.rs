@@ -13,7 +13,7 @@ use crate::files;
 use crate::limits::{ADMIN_IMPORT_MAX, TUNNELS_LISTED};
 use crate::table::DeviceFormat;
 
-/// Where the node is.
+/// Address of the node.
 #[derive(Debug, clap::Args)]
 pub struct AdminCommand {
     /// The admin listener, as in admin.listen: an address with a port, or unix:PATH. Else the config file's.

@@ -19,7 +19,7 @@ pub enum AdminError {
     /// The config.
     #[error("{0}")]
     Config(#[from] config::ConfigError),
-    /// What makes devices use the gateway.
+    /// The export of device configurations.
     #[error(transparent)]
     Export(#[from] ExportError),
     /// The token.

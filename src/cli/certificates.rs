@@ -31,7 +31,7 @@ use crate::config::{self, ConfigError, ProfileUse, users_of};
 use crate::files::{self, Mode};
 use crate::profiles::StoreError;
 
-/// What `adit certs` does.
+/// Commands of `adit certs`.
 #[derive(Debug, Subcommand)]
 pub enum CertificatesCommand {
     /// Files.
@@ -42,7 +42,7 @@ pub enum CertificatesCommand {
     Store(StoreCommand),
 }
 
-/// What is done with the store.
+/// Commands for the store.
 #[derive(Debug, Subcommand)]
 pub enum StoreCommand {
     /// Look at a certificate in any format and take it into the store, if nothing is wrong with it.
@@ -68,7 +68,7 @@ pub enum StoreCommand {
     Export(ExportArgs),
 }
 
-/// Where the store is.
+/// Location of the store.
 #[derive(Debug, Args)]
 struct StoreLocation {
     /// The config file, which names the state folder.
@@ -85,7 +85,7 @@ pub struct ImportArgs {
     /// The file: PKCS#12, PKCS#7, PEM or DER.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// What it is for.
+    /// Purpose of the certificate.
     #[arg(long = "as", value_enum, value_name = "KIND")]
     role: Role,
     /// Its name in the store [default: the file's, without its ending].
@@ -141,7 +141,7 @@ pub struct DeleteArgs {
     /// Its name.
     #[arg(value_name = "NAME")]
     name: Name,
-    /// What it is for.
+    /// Purpose of the certificate.
     #[arg(long = "as", value_enum, value_name = "KIND")]
     role: Role,
     #[command(flatten)]
@@ -154,7 +154,7 @@ struct What {
     /// A file; or with --as the name of a certificate in the store.
     #[arg(value_name = "FILE|NAME")]
     what: String,
-    /// What a certificate of the store is for.
+    /// Purpose of the certificate in the store.
     #[arg(long = "as", value_enum, value_name = "KIND")]
     role: Option<Role>,
 }
@@ -165,7 +165,7 @@ pub struct ExportArgs {
     /// A file; or with --as the name of a certificate in the store.
     #[arg(value_name = "FILE|NAME", required_unless_present = "self_signed")]
     what: Option<String>,
-    /// What a certificate of the store is for.
+    /// Purpose of the certificate in the store.
     #[arg(long = "as", value_enum, value_name = "KIND")]
     role: Option<Role>,
     /// The certificate that the gateway has made itself, for want of another.
@@ -177,10 +177,10 @@ pub struct ExportArgs {
     /// Only the root that the chain ends in.
     #[arg(long)]
     root: bool,
-    /// What to write. DER holds one certificate: the first.
+    /// Format of the output. DER holds one certificate: the first.
     #[arg(long, value_enum, default_value_t)]
     format: ExportFormat,
-    /// Where to write it [default: standard output].
+    /// Path of the output [default: standard output].
     #[arg(long, short = 'o', value_name = "FILE")]
     out: Option<PathBuf>,
     /// File with the password of a PKCS#12 file, alone in it; an empty file is the empty password.
@@ -208,7 +208,7 @@ pub enum CertificatesError {
          take \"store:{name}\" out of the profile first"
     )]
     InUse {
-        /// What it is for.
+        /// Purpose of the certificate.
         role: &'static str,
         /// Its name.
         name: Name,

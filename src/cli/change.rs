@@ -117,7 +117,7 @@ impl Request {
     }
 }
 
-/// What the node says of a change that it has made.
+/// Returns what the node says of a change that it has made.
 ///
 /// # Errors
 /// [`ChangeError`] where it has not made it.

@@ -12,7 +12,7 @@ use crate::certs::{self, CertError};
 use crate::config::{self, Config, ConfigError, Host, HostPattern, Profile};
 use crate::files::{self, FileError, Mode};
 
-/// What is written.
+/// Format of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ExportKind {
     /// A configuration profile for Apple devices, with a network relay.
@@ -26,10 +26,10 @@ enum ExportKind {
 /// Arguments of `adit devices export`.
 #[derive(Debug, clap::Args)]
 pub struct ExportCommand {
-    /// What to write.
+    /// Format of the output.
     #[arg(long, value_enum)]
     format: ExportKind,
-    /// Where to write it [default: standard output].
+    /// Path of the output [default: standard output].
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Only what this app may reach, for a document of its own.

@@ -40,7 +40,7 @@ pub enum LockError {
         "state_dir: cannot {what} {path}: {source}; the state folder must be on a local disk with free space that this user may write to"
     )]
     File {
-        /// What failed.
+        /// The failed action.
         what: &'static str,
         /// The file.
         path: PathBuf,
@@ -50,7 +50,7 @@ pub enum LockError {
 }
 
 impl LockError {
-    /// Whether the folder is another user's.
+    /// Returns whether the folder is another user's.
     pub(super) fn is_denied(&self) -> bool {
         matches!(self, Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
     }

@@ -99,10 +99,10 @@ enum What {
     },
 }
 
-/// What goes with a new version.
+/// Details of a new version.
 #[derive(Debug, clap::Args)]
 struct With {
-    /// What the change is for, in a line.
+    /// Note about the change, in one line.
     #[arg(long)]
     note: Option<String>,
     /// Only if this is the newest version; 0 for a profile that is not there yet.
@@ -116,7 +116,7 @@ pub enum ProfileError {
     /// The node's config, or the profile.
     #[error("{0}")]
     Config(#[from] ConfigError),
-    /// What the profile names.
+    /// The files that the profile names.
     #[error("{0}")]
     Files(#[from] LoadError),
     /// The store.
@@ -148,7 +148,7 @@ impl ProfileError {
     }
 }
 
-/// What a change has come to. Of a profile that was deleted nothing is left to say.
+/// Result of a change. Of a profile that was deleted nothing is left to say.
 #[derive(Deserialize)]
 #[serde(default)]
 #[derive(Default)]
@@ -347,7 +347,7 @@ impl ProfileCommand {
         })
     }
 
-    /// Makes a change of the store, or has the running node make it. Why it is not in force then, on standard error.
+    /// Makes a change of the store, or has the running node make it. Why it is not active then, on standard error.
     fn change(&self, node: &Config, change: &Change<'_>) -> Result<Done, ProfileError> {
         let store = store_of(&node.state_dir);
         let Some(request) = request(change, &*store)? else {

@@ -1,4 +1,4 @@
-//! What `adit profile` prints: tables, differences, JSON.
+//! Output of `adit profile`: tables, differences, JSON.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -70,7 +70,7 @@ pub(super) fn title(stored: &StoredProfile) -> String {
     format!("{name} version {version}\t{when} by {who}")
 }
 
-/// What is different, in the unified format (GNU diffutils); empty where nothing is.
+/// Returns what is different, in the unified format (GNU diffutils); empty where nothing is.
 pub(super) fn difference(from: (&str, &str), to: (&str, &str)) -> String {
     let mut config = TextDiff::configure();
     let diff = config.timeout(DIFF_EFFORT).diff_lines(from.1, to.1);

@@ -14,7 +14,7 @@ pub struct ReloadCommand {
     admin: AdminCommand,
 }
 
-/// What a node answers.
+/// Answer of a node.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum ReloadResult {

@@ -50,7 +50,7 @@ pub enum RunError {
     /// The signals.
     #[error("cannot take signals: {0}")]
     Signals(std::io::Error),
-    /// What the process was started with.
+    /// The inherited sockets of the process.
     #[error("cannot use the sockets that this process was started with (LISTEN_FDS): {0}")]
     Inherited(std::io::Error),
     /// The admin listener's socket cannot be kept for a successor.
@@ -279,7 +279,7 @@ async fn refresh_sessions(node: Arc<Node>) {
     .await;
 }
 
-/// What signals ask for.
+/// Requests of signals.
 struct Stops {
     node: Arc<Node>,
     reloader: Arc<Reloader>,
@@ -340,7 +340,7 @@ impl Stops {
         });
     }
 
-    /// Puts into force what the process after this one says.
+    /// Activates what the process after this one says.
     fn following(&self) -> impl Fn(Followed) -> bool + Send + 'static {
         let (node, reloader, audit) =
             (self.node.clone(), self.reloader.clone(), self.audit.clone());

@@ -1,4 +1,4 @@
-//! Where a running node is asked: at the socket in its state folder, or else at its admin listener.
+//! Access to a running node: at the socket in its state folder, or else at its admin listener.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -39,7 +39,7 @@ pub(super) enum Target {
     Either(PathBuf, AdminListener),
 }
 
-/// Where an admin listener is.
+/// Address of an admin listener.
 #[derive(Debug)]
 pub(super) struct AdminListener {
     pub listen: AdminListen,
@@ -119,7 +119,8 @@ impl Target {
 }
 
 impl AdminListener {
-    /// Whether the node's socket in its state folder is the admin listener itself, which may want its token.
+    /// Returns whether the node's socket in its state folder is the admin listener itself, which
+    /// may want its token.
     fn is_in(&self, state_dir: &Path) -> bool {
         let AdminListen::Unix(path) = &self.listen else {
             return false;
@@ -214,7 +215,7 @@ fn operator() -> String {
     shown.take(ADMIN_USER_MAX).collect()
 }
 
-/// What goes with a request.
+/// Body of a request.
 pub(super) struct Body {
     media_type: &'static str,
     length: u64,
@@ -246,7 +247,7 @@ impl Body {
     }
 }
 
-/// What a node has answered.
+/// Answer of a node.
 pub(super) struct AdminResponse {
     /// The admin listener.
     from: String,
@@ -258,7 +259,7 @@ pub(super) struct AdminResponse {
 }
 
 impl AdminResponse {
-    /// Whether the node has done what it was asked for.
+    /// Returns whether the node has done what it was asked for.
     pub fn is_done(&self) -> bool {
         self.reply.status == StatusCode::OK
     }
@@ -308,7 +309,7 @@ impl AdminResponse {
         AdminError::Client(self.from, ClientError::Foreign(why.to_owned()))
     }
 
-    /// Whether it is what a node answers where nothing is amiss.
+    /// Returns whether it is what a node answers where nothing is amiss.
     fn is_whole(&self, media_type: &str) -> bool {
         let is_json = || serde_json::from_str::<IgnoredAny>(&self.body).is_ok();
         self.reply.is_of(media_type) && (media_type != JSON || is_json())

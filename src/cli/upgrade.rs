@@ -53,7 +53,7 @@ const NAMES: &str = "LISTEN_FDNAMES";
 /// The first descriptor that is passed on (`SD_LISTEN_FDS_START`).
 const FIRST: i32 = 3;
 
-/// What this process was started with.
+/// State that this process has inherited.
 #[derive(Debug, Default)]
 pub struct Inheritance {
     /// Listening sockets.
@@ -116,7 +116,7 @@ impl Inheritance {
     }
 }
 
-/// What a descriptor is that is of no use, and what would be.
+/// Returns what a descriptor is that is of no use, and what would be.
 fn unusable(index: usize, name: &str) -> io::Error {
     let descriptor = FIRST as usize + index;
     io::Error::other(format!(
@@ -196,7 +196,7 @@ impl Succession {
         }
     }
 
-    /// Whether a succession is under way already; if not, it is now.
+    /// Returns whether a succession is under way already; if not, it is now.
     pub fn begin(&self) -> bool {
         self.under_way.swap(true, Ordering::Relaxed)
     }
@@ -211,7 +211,7 @@ impl Succession {
     }
 
     /// Starts the successor and waits until it serves; `node` accepts no more then, after `retired` was given the socket by
-    /// which the successor asks. Afterwards `take` puts into force what the successor says, until it is lost, which soon
+    /// which the successor asks. Afterwards `take` activates what the successor says, until it is lost, which soon
     /// ends `node`. Takes long: a thread of its own.
     ///
     /// # Errors

@@ -105,7 +105,8 @@ impl FromStr for Host {
     }
 }
 
-/// Whether this is an IPv6 address with a zone (RFC 4007, section 11.2), also in brackets and with a prefix length.
+/// Returns whether this is an IPv6 address with a zone (RFC 4007, section 11.2), also in brackets
+/// and with a prefix length.
 pub(super) fn has_zone(text: &str) -> bool {
     let address = text.trim_start_matches('[').split('%').next();
     text.contains('%') && address.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok())
@@ -233,7 +234,7 @@ pub(super) fn network(text: &str) -> Result<IpNet, AddressError> {
 }
 
 impl HostPattern {
-    /// Whether `host` falls under the pattern. Allocates nothing.
+    /// Returns whether `host` falls under the pattern. Allocates nothing.
     pub fn matches(&self, host: &Host) -> bool {
         match (self, host) {
             (Self::Any, _) => true,

@@ -6,7 +6,7 @@ use std::thread::available_parallelism;
 /// No machine has more (`NR_CPUS` of the kernel's largest configurations); keeps a strange range from filling memory.
 const CPUS_MAX: usize = 1 << 16;
 
-/// What the process may use.
+/// CPUs that the process may use.
 #[derive(Debug)]
 pub(super) struct Cpus {
     /// Ids of the CPUs in the affinity mask, ascending, at least one.
@@ -15,9 +15,9 @@ pub(super) struct Cpus {
     pub(super) usable: usize,
 }
 
-/// What the process may use, as found at the first call and kept from then on: workers are pinned later, and a mask
-/// that was read on a pinned thread would make a reload with `cores = "all"` shrink to one core. So the first call has to
-/// come before anything is pinned.
+/// Returns what the process may use, as found at the first call and kept from then on: workers are
+/// pinned later, and a mask that was read on a pinned thread would make a reload with
+/// `cores = "all"` shrink to one core. So the first call has to come before anything is pinned.
 pub(super) fn cpus() -> &'static Cpus {
     static CPUS: OnceLock<Cpus> = OnceLock::new();
     CPUS.get_or_init(|| {

@@ -22,13 +22,13 @@ pub(super) struct Document<'t> {
     reader: Reader,
 }
 
-/// What was read of a [`Document`].
+/// A value read from a [`Document`].
 pub(super) struct Read<T> {
-    /// What was made of it.
+    /// The value.
     pub(super) value: T,
-    /// What it names.
+    /// Files and certificates that it names.
     pub(super) named: NamedFiles,
-    /// What is wrong so far.
+    /// Faults so far.
     pub(super) report: Report,
 }
 
@@ -56,14 +56,14 @@ impl<'t> Document<'t> {
         Err(reader.report.into_inner().into_error(shown))
     }
 
-    /// What can be read of a text that may not be TOML.
+    /// Returns what can be read of a text that may not be TOML.
     pub(super) fn of_broken(text: &'t str) -> Self {
         let (tables, _) = DeTable::parse_recoverable(text);
         let reader = Reader::new(text);
         Self { tables, reader }
     }
 
-    /// Whether it has this key, right or wrong.
+    /// Returns whether it has this key, right or wrong.
     pub(super) fn has(&self, key: &str) -> bool {
         self.tables.get_ref().contains_key(key)
     }
@@ -80,7 +80,7 @@ impl<'t> Document<'t> {
     }
 }
 
-/// What all sections of one file share.
+/// State shared by all sections of one file.
 struct Reader {
     /// Offset of the first byte of each line.
     line_starts: Vec<usize>,
@@ -146,7 +146,7 @@ impl Reader {
     }
 }
 
-/// What stands where a table may.
+/// Content at the place of a table.
 #[derive(Clone, Copy)]
 enum Content<'d> {
     Absent,
@@ -183,12 +183,12 @@ impl<'d> Section<'d> {
         value
     }
 
-    /// Whether the file has this table.
+    /// Returns whether the file has this table.
     pub(super) fn is_present(&self) -> bool {
         !matches!(self.content, Content::Absent)
     }
 
-    /// Where the table stands.
+    /// Returns where the table stands.
     pub(super) fn place(&self) -> &Location {
         &self.place
     }

@@ -1,4 +1,5 @@
-//! What is wrong with a config: problems with their line, key and remedy, collected until everything has been looked at.
+//! Faults of a config: problems with their line, key and remedy, collected until everything has
+//! been looked at.
 
 use std::fmt;
 use std::path::Path;
@@ -21,7 +22,7 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// Where in the file something stands, or would stand if it were there.
+/// Position of something in the file, or of its absence.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Location {
     pub(super) line: Option<usize>,

@@ -10,20 +10,21 @@ use super::raw::RawListener;
 use super::values::{listen_address, networks, word};
 use crate::limits::HEALTH_PATH_MAX;
 
-/// Where sessions are accepted, and who may stand in front.
+/// Listeners for sessions, and the trusted proxies before them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
-    /// Where apps begin TLS. At least one of `https` and `http` is there; port 0 lets the kernel choose.
+    /// Address of the TLS listener. At least one of `https` and `http` is there; port 0 lets the
+    /// kernel choose.
     pub https: Option<SocketAddr>,
-    /// Where trusted proxies that have ended TLS forward tunnel requests. Not the address of `https`.
+    /// Address of the plain listener, for trusted proxies that end TLS. Not the address of `https`.
     pub http: Option<SocketAddr>,
-    /// Whether connections begin with a PROXY protocol header.
+    /// Use of the PROXY protocol on accepted connections.
     pub proxy_protocol: ProxyProtocol,
     /// Who may send PROXY protocol headers and use the plain listener; not empty where either is asked for.
     pub trusted_proxies: Vec<IpNet>,
-    /// Where a request of the plain listener has the client's certificate.
+    /// Source of the client's certificate on the plain listener.
     pub client_identity: ClientIdentity,
-    /// What a health check asks the plain listener for; an absolute path.
+    /// Path of a health check on the plain listener; an absolute path.
     pub health_path: Option<String>,
     /// Who may ask for it beside the trusted proxies.
     pub health_from: Vec<IpNet>,
@@ -47,7 +48,7 @@ impl fmt::Display for ListenerKind {
     }
 }
 
-/// Whether connections begin with a PROXY protocol header.
+/// Use of the PROXY protocol on accepted connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyProtocol {
     /// None does.
@@ -58,8 +59,8 @@ pub enum ProxyProtocol {
     Required,
 }
 
-/// Where a request of the plain listener has the client's certificate. Exactly one place counts: what stands in another
-/// may be of the client's own making.
+/// Source of the client's certificate on the plain listener. Exactly one place counts: what stands
+/// in another may be of the client's own making.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientIdentity {
     /// The header fields `Client-Cert` and `Client-Cert-Chain` (RFC 9440).
@@ -92,7 +93,7 @@ impl Listener {
         https.into_iter().chain(http)
     }
 
-    /// Whether `address` is a trusted proxy's.
+    /// Returns whether `address` is a trusted proxy's.
     #[must_use]
     pub fn trusts(&self, address: IpAddr) -> bool {
         is_in(&self.trusted_proxies, address)
@@ -120,7 +121,7 @@ impl Listener {
         }
     }
 
-    /// Whether `address` may ask for the health page.
+    /// Returns whether `address` may ask for the health page.
     #[must_use]
     pub fn may_check(&self, address: IpAddr) -> bool {
         self.health_path.is_some() && (self.trusts(address) || is_in(&self.health_from, address))
@@ -183,7 +184,7 @@ pub(super) fn listener(raw: RawListener, report: &mut Report) -> Listener {
     listener
 }
 
-/// Where the keys are that can contradict each other.
+/// Positions of keys that can contradict each other.
 struct Places {
     protocol: Location,
     http: Location,

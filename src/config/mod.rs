@@ -101,7 +101,7 @@ pub fn load_node(path: &Path) -> Result<Config, ConfigError> {
     validate::check(&text, path, cores::cpus(), raw::Part::Node)
 }
 
-/// Whether a config file has a profile of its own, right or wrong.
+/// Returns whether a config file has a profile of its own, right or wrong.
 ///
 /// # Errors
 ///
@@ -128,7 +128,7 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
 pub struct ProfileText<'t> {
     /// The text.
     pub text: &'t str,
-    /// What errors call it: its file, or its name and version.
+    /// Its name in errors: its file, or its name and version.
     pub shown: &'t Path,
     /// The name that it must have, if that is known.
     pub name: Option<&'t str>,

@@ -40,7 +40,7 @@ impl CertificateName {
     }
 }
 
-/// What a text names.
+/// Files and certificates that a text names.
 #[derive(Debug, Default)]
 pub(super) struct NamedFiles {
     files: Vec<FileName>,

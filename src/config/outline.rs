@@ -1,5 +1,5 @@
-//! What a config or a profile says of the node and of the store, where the rest of it need not be right yet: a certificate is
-//! imported before the config that names it is.
+//! The part of a config or a profile about the node and the store; the rest need not be valid yet:
+//! a certificate is imported before the config that names it is.
 
 use std::path::{Path, PathBuf};
 
@@ -12,10 +12,10 @@ use super::values::{Folder, STATE_DIR};
 use crate::certs::Reference;
 use crate::profiles::{StoreError, store_of};
 
-/// Where a node keeps its state, and what its profile is called.
+/// A node's state folder, and the name of its profile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outline {
-    /// Where the node keeps what it makes and fetches itself.
+    /// Folder of the node's own files.
     pub state_dir: PathBuf,
     /// The profile's name; empty where it has none.
     pub name: String,

@@ -7,7 +7,7 @@ use super::slot::{List, Slot};
 use super::suites::{group, suite};
 use super::values::{without_repetition, word};
 
-/// What is spoken on one side.
+/// Returns what is spoken on one side.
 pub(super) fn tls(raw: RawTlsSide, report: &mut Report) -> TlsChoice {
     let (tls12, tls13) = protocols(raw.protocols, report);
     let mut names = |list: Slot<List>, known: fn(&str) -> Result<&'static str, Fault>| {

@@ -22,12 +22,12 @@ pub(super) struct RawConfig {
     pub(super) profile: Option<RawProfile>,
 }
 
-/// What of a config file is read.
+/// The part of a config file that is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     /// All of it.
     All,
-    /// What is not the profile.
+    /// All but the profile.
     Node,
 }
 

@@ -43,7 +43,7 @@ pub(super) struct RawKeepalive {
 }
 
 pub(super) struct RawHealth {
-    /// Whether the table is there.
+    /// True if the table is there.
     pub(super) is_present: bool,
     pub(super) place: super::error::Location,
     pub(super) failures: Slot<i64>,

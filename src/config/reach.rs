@@ -10,7 +10,7 @@ use super::types::CertificateFiles;
 /// One server of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
-    /// Where it is.
+    /// Its address.
     pub address: HostPort,
     /// Its share of the tunnels, in proportion to the others'; 1 to [`SERVER_WEIGHT_MAX`](crate::limits::SERVER_WEIGHT_MAX).
     pub weight: u32,
@@ -53,7 +53,7 @@ pub struct Reach {
     pub balance: Balance,
     /// TLS to the servers; `None`: the tunnel's bytes as they are.
     pub tls: Option<OutboundTls>,
-    /// What is sent in front of a tunnel's bytes.
+    /// Header sent before a tunnel's bytes.
     pub proxy_protocol: Option<ProxyVersion>,
     /// The HTTP proxy that leads to the servers.
     pub upstream_proxy: Option<UpstreamProxy>,
@@ -68,7 +68,7 @@ pub struct Reach {
 /// TLS to the servers of a service. Paths are of files that existed and could be opened when the config was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OutboundTls {
-    /// What the servers' certificates chain to; `None` for the system's roots.
+    /// CA certificates of the servers; `None` for the system's roots.
     pub roots: Option<PathBuf>,
     /// The name or address that the certificates are checked for; `None` for the server's own.
     pub name: Option<String>,
@@ -79,7 +79,7 @@ pub struct OutboundTls {
 /// An HTTP proxy on the way to the servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamProxy {
-    /// Where it is.
+    /// Its address.
     pub address: HostPort,
     /// The user of the Basic credentials (RFC 7617); `None`: none are sent.
     pub user: Option<String>,
@@ -122,7 +122,7 @@ pub struct Health {
     pub check: Option<Check>,
     /// How long the share of a server that has come back grows; `None`: it has its whole share at once.
     pub slow_start: Option<Duration>,
-    /// Whether dead servers are tried when no other is left.
+    /// True if dead servers are tried when no other is left.
     pub try_dead: bool,
 }
 
@@ -143,7 +143,7 @@ impl Default for Health {
 /// Active checks of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// What is tried.
+    /// Kind of the check.
     pub kind: CheckKind,
     /// Time from the end of a check to the next one.
     pub interval: Duration,
@@ -155,7 +155,7 @@ pub struct Check {
     pub fall: usize,
 }
 
-/// What a check tries.
+/// Kind of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckKind {
     /// To connect.
@@ -167,9 +167,9 @@ pub enum CheckKind {
 /// One side's choice in TLS. At least one version is true.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TlsChoice {
-    /// Whether TLS 1.2 is spoken.
+    /// True if TLS 1.2 is spoken.
     pub tls12: bool,
-    /// Whether TLS 1.3 is spoken.
+    /// True if TLS 1.3 is spoken.
     pub tls13: bool,
     /// Cipher suites by their IANA names, each one of [`CIPHER_SUITES`]; empty for all of them.
     pub suites: Vec<&'static str>,
@@ -182,9 +182,9 @@ pub struct TlsChoice {
 pub struct KeyExchange {
     /// Its name.
     pub name: &'static str,
-    /// Whether TLS 1.2 has it.
+    /// True if TLS 1.2 has it.
     pub tls12: bool,
-    /// Whether it is one of the defaults.
+    /// True if it is one of the defaults.
     pub default: bool,
 }
 

@@ -17,8 +17,8 @@ use crate::limits::SERVICE_NAME_MAX;
 /// The names that stand for the destination that the app asks for. They may be used without being declared.
 const SPECIAL_NAMES: [&str; 2] = ["<ANY>", "<TCP_ANY>"];
 
-/// What no service name may have, beside white space and control characters: what rule syntaxes and metric labels of
-/// existing deployments use for themselves.
+/// Characters that no service name may have, beside white space and control characters: what rule
+/// syntaxes and metric labels of existing deployments use for themselves.
 const FORBIDDEN_IN_NAMES: &str = "\\;*?<>\"|";
 
 /// Services and rules of a profile.
@@ -56,7 +56,7 @@ pub(super) fn routing(
 
 /// The services so far, with their index by name.
 struct Services<'f> {
-    /// What a service leaves out about its connections.
+    /// Defaults for connections of a service.
     tcp: Tcp,
     folder: &'f Folder,
     list: Vec<Service>,
@@ -225,7 +225,7 @@ fn allow(list: Slot<List>, special: bool, report: &mut Report) -> Vec<ipnet::IpN
     networks(list, report)
 }
 
-/// What a rule looks at; two rules that look at the same are one too many.
+/// Conditions of a rule; two rules that look at the same are one too many.
 type Condition = (Option<String>, HostPattern, Option<Vec<u16>>);
 
 fn rules(raw_rules: Vec<RawRule>, services: &mut Services<'_>, report: &mut Report) -> Vec<Rule> {

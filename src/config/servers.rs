@@ -107,7 +107,8 @@ pub(super) fn reach(
     }
 }
 
-/// What the app chooses is neither balanced nor told who asks, and its TLS is the app's own.
+/// Refuses keys without an effect: a destination of the app is neither balanced nor told who asks,
+/// and its TLS is the app's own.
 fn refuse_for_special(raw: &RawReach, report: &mut Report) {
     fn other_than<T>(slot: &Slot<T>, harmless: impl Fn(&T) -> bool) -> Option<&Location> {
         let harms = matches!(&slot.value, Value::Given(value) if !harmless(value));

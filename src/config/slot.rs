@@ -9,7 +9,7 @@ pub(super) struct Slot<T> {
     pub(super) value: Value<T>,
 }
 
-/// What a [`Slot`] holds.
+/// Content of a [`Slot`].
 #[derive(Debug, Clone)]
 pub(super) enum Value<T> {
     /// The key is not there.
@@ -57,7 +57,7 @@ impl<T> Slot<T> {
         }
     }
 
-    /// Where the key is written; `None` where it is absent.
+    /// Returns where the key is written; `None` where it is absent.
     pub(super) fn written(&self) -> Option<&Location> {
         (!matches!(self.value, Value::Absent)).then_some(&self.place)
     }

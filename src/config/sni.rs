@@ -11,7 +11,7 @@ use super::types::CertificateFiles;
 use super::values::{Folder, address_fault, without_repetition};
 use crate::limits::ALPN_NAME_MAX;
 
-/// What makes a session a tunnel to a service, without a request.
+/// Names under which a session is a tunnel to a service, without a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sni {
     /// Names, and wildcards for all names below one; at least one, none of another service, and none that covers the name
@@ -19,7 +19,7 @@ pub struct Sni {
     pub names: Vec<HostPattern>,
     /// The certificate that the gateway shows under these names, if it is not the profile's.
     pub certificate: Option<CertificateFiles>,
-    /// What may be agreed on by ALPN, the most wanted first. The gateway ends TLS, so it has to know.
+    /// ALPN protocols, in order of preference. The gateway ends TLS, so it has to know.
     pub protocols: Vec<String>,
 }
 

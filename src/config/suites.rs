@@ -52,7 +52,8 @@ fn rustls(iana: &str) -> String {
     }
 }
 
-/// What is wrong with a suite of another product; nothing for a text that is the name of none.
+/// Returns what is wrong with a suite of another product; nothing for a text that is the name of
+/// none.
 fn suite_faults(plain: &str) -> Vec<&'static str> {
     let words: Vec<&str> = plain.split('_').collect();
     let has = |any: &[&str]| words.iter().any(|word| any.contains(word));
@@ -83,7 +84,7 @@ const FOREIGN: &[&str] = &[
     "KUZNYECHIK",
 ];
 
-/// Whether it is so, and what is wrong with that.
+/// Verdict, and its reason.
 type Judgement = (bool, &'static str);
 
 fn cipher_faults(has: &impl Fn(&[&str]) -> bool) -> [Judgement; 7] {

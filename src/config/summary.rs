@@ -1,4 +1,4 @@
-//! What a config means, in lines for people: the answer of `adit check`.
+//! Meaning of a config, in lines for people: the answer of `adit check`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,7 +16,8 @@ use super::types::{
 pub struct Summary<'c>(&'c Config);
 
 impl Config {
-    /// What the config means, in lines for people: listener, device authentication, services, and the rules in order.
+    /// Returns what the config means, in lines for people: listener, device authentication,
+    /// services, and the rules in order.
     pub fn summary(&self) -> Summary<'_> {
         Summary(self)
     }
@@ -285,7 +286,7 @@ fn servers_of(servers: &[Server]) -> Vec<String> {
     servers.iter().map(shown).collect()
 }
 
-/// What is not usual about the way to a service's servers.
+/// Returns what is not usual about the way to a service's servers.
 fn reach(f: &mut fmt::Formatter<'_>, reach: &Reach) -> fmt::Result {
     if reach.balance == Balance::LeastTunnels {
         f.write_str("; least tunnels first")?;
@@ -324,7 +325,7 @@ fn app_limits(f: &mut fmt::Formatter<'_>, profile: &Profile) -> fmt::Result {
     Ok(())
 }
 
-/// What a service or an app may take; empty where nothing is limited.
+/// Returns what a service or an app may take; empty where nothing is limited.
 fn traffic(limits: &TrafficLimits, max_lifetime: Option<Duration>) -> String {
     let mut text = String::new();
     if let Some(tunnels) = limits.tunnels {

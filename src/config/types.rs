@@ -19,19 +19,19 @@ use crate::certs::Reference;
 /// Everything that one node is configured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Where the node keeps what it makes and fetches itself. Not necessarily there yet.
+    /// Folder of the node's own files. Not necessarily there yet.
     pub state_dir: PathBuf,
     /// Cores, limits and timeouts.
     pub engine: Engine,
-    /// Where the control core answers.
+    /// Address of the admin listener.
     pub admin: AdminListen,
     /// File with the token that changes through the admin listener must carry.
     pub admin_token: Option<PathBuf>,
     /// Numbers of the users that are served on a Unix socket beside root and the node's own.
     pub admin_users: Vec<u32>,
-    /// What is logged, and how.
+    /// Settings of the log.
     pub log: Log,
-    /// What the gateway does for devices.
+    /// The profile.
     pub profile: Profile,
     /// The files whose contents take effect by a reload. Not those that are looked at by themselves whenever they change:
     /// CRLs, ticket keys, and the token of changes.
@@ -70,13 +70,13 @@ pub struct Engine {
     pub drain_delay: Duration,
     /// Time that open tunnels get to finish when the node stops.
     pub drain_timeout: Duration,
-    /// Whether the config and the files that it names are read again when they change.
+    /// True if the config and the files that it names are read again when they change.
     pub watch_files: bool,
     /// Options of the connections with apps, and of those with servers where a service has none of its own.
     pub tcp: Tcp,
 }
 
-/// Where the control core answers. Never reachable from another machine.
+/// Address of the admin listener. Never reachable from another machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminListen {
     /// A loopback address. Port 0 lets the kernel choose.
@@ -90,7 +90,7 @@ pub enum AdminListen {
 pub struct Log {
     /// Form of the process's own log lines.
     pub format: LogFormat,
-    /// Where audit records go.
+    /// Destination of audit records.
     pub audit: AuditSink,
 }
 
@@ -103,7 +103,7 @@ pub enum LogFormat {
     Text,
 }
 
-/// Where audit records go.
+/// Destination of audit records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuditSink {
     /// Standard output.
@@ -114,7 +114,7 @@ pub enum AuditSink {
     File(PathBuf),
 }
 
-/// Where a profile comes from.
+/// Origin of a profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// The config file.
@@ -131,7 +131,7 @@ pub enum Origin {
 /// Listener, server certificate, device authentication, services and rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
-    /// Where it comes from.
+    /// Its origin.
     pub origin: Origin,
     /// Name of the profile; not empty.
     pub name: String,
@@ -141,13 +141,13 @@ pub struct Profile {
     pub external_host: String,
     /// Port that devices use. The listener's port where none is configured.
     pub external_port: u16,
-    /// Where sessions are accepted.
+    /// Listeners for sessions.
     pub listener: Listener,
     /// The server certificate; `None` stands for the self-signed one in the state folder.
     pub server_certificate: Option<ServerCertificate>,
-    /// What is spoken with devices.
+    /// TLS settings towards devices.
     pub inbound: TlsChoice,
-    /// What is spoken with the servers of services that have TLS.
+    /// TLS settings towards servers.
     pub outbound: TlsChoice,
     /// How sessions are resumed.
     pub resumption: Resumption,
@@ -155,7 +155,7 @@ pub struct Profile {
     pub device_auth: DeviceAuth,
     /// The services. Names are unique.
     pub services: Vec<Service>,
-    /// What no rule is about is told so that a device may go there directly.
+    /// True if a device may connect directly to a destination that no rule matches.
     pub no_rule_direct: bool,
     /// Limits of apps. No app is named twice.
     pub app_limits: Vec<AppLimits>,
@@ -216,7 +216,7 @@ impl Profile {
         }
     }
 
-    /// Whether the node has no profile.
+    /// Returns whether the node has no profile.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.origin == Origin::Nowhere
@@ -270,12 +270,12 @@ impl Default for Resumption {
     }
 }
 
-/// What sessions are resumed by.
+/// Mechanism of session resumption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResumptionKind {
-    /// What the client keeps, sealed.
+    /// Tickets, encrypted and kept by the client.
     Tickets,
-    /// What the node keeps.
+    /// Sessions in the node's memory.
     Cache,
     /// Not at all.
     Off,
@@ -288,28 +288,29 @@ pub struct DeviceAuth {
     pub group_certificates: Vec<PathBuf>,
     /// File with the password of those that have one.
     pub group_password_file: Option<PathBuf>,
-    /// Whether a device that is not in the registry may open tunnels.
+    /// True if a device that is not in the registry may open tunnels.
     pub unmanaged_allowed: bool,
     /// CSV file of known devices. Not necessarily there: the last good copy counts then.
     pub device_registry: Option<PathBuf>,
-    /// Whether revocation is checked. True only together with at least one CRL file or a place to fetch one.
+    /// True if revocation is checked. True only together with at least one CRL file or a place to
+    /// fetch one.
     pub crl_enabled: bool,
     /// Files of certificate revocation lists.
     pub crl_files: Vec<PathBuf>,
-    /// Where certificate revocation lists are fetched.
+    /// Sources of revocation lists that are fetched.
     pub crl_fetch: CrlFetch,
-    /// What an expired or missing CRL means.
+    /// Policy for an expired or missing CRL.
     pub stale: Stale,
-    /// Where names are read from in the identity certificate.
+    /// Fields of the identity certificate from which names are read.
     pub identity: IdentityMapping,
 }
 
-/// Where certificate revocation lists are fetched, and where none may be.
+/// Sources of revocation lists, and addresses that are not allowed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CrlFetch {
     /// URLs, http or https, each with a host.
     pub urls: Vec<String>,
-    /// Whether the distribution points of certificates are fetched too (`"cdp"`).
+    /// True if the distribution points of certificates are fetched too (`"cdp"`).
     pub from_certificates: bool,
     /// The hosts that may be asked, in lower case: those of `urls`, and those that are allowed beside them for
     /// redirections and for distribution points.
@@ -318,7 +319,7 @@ pub struct CrlFetch {
     pub allow: Vec<IpNet>,
 }
 
-/// What an expired or missing CRL means for the certificates that it should speak about.
+/// Policy for an expired or missing CRL, for the certificates that it should speak about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stale {
     /// They are refused.
@@ -329,14 +330,15 @@ pub enum Stale {
     Soft,
 }
 
-/// Where each name is read from in the identity certificate; the first field that exists wins.
+/// Fields of the identity certificate from which each name is read; the first field that exists
+/// wins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdentityMapping {
-    /// Where the device's name is read; at least one field.
+    /// Fields of the device's name; at least one field.
     pub device: Vec<Field>,
-    /// Where the user's name is read.
+    /// Fields of the user's name.
     pub user: Vec<Field>,
-    /// Where the app's name is read.
+    /// Fields of the app's name.
     pub app: Vec<Field>,
 }
 
@@ -366,24 +368,25 @@ pub enum Field {
 pub struct Service {
     /// Unique name.
     pub name: String,
-    /// Where its tunnels lead.
+    /// Destination of its tunnels.
     pub kind: ServiceKind,
     /// Guarded addresses (loopback, link-local, cloud metadata ...) that a service of kind [`ServiceKind::Any`] may dial
     /// all the same. Empty for a server list.
     pub allow: Vec<IpNet>,
-    /// Whether apps may send datagrams to it.
+    /// True if apps may send datagrams to it.
     pub udp: bool,
     /// How its servers are reached.
     pub reach: Reach,
     /// The names by which TLS sessions reach it without a request. Only with a server list.
     pub sni: Option<Sni>,
-    /// What its tunnels may take.
+    /// Limits of its tunnels.
     pub limits: TrafficLimits,
     /// Time that a tunnel may be open; `None` for that of [`Engine::max_lifetime`].
     pub max_lifetime: Option<Duration>,
 }
 
-/// What the tunnels of one service, or of one app, may take together on the whole node. `None`: as much as there is.
+/// Limits on the tunnels of one service, or of one app, together on the whole node. `None`: as much
+/// as there is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TrafficLimits {
     /// Tunnels open at once; at least 1.
@@ -408,11 +411,11 @@ pub struct Rate {
 pub struct AppLimits {
     /// The app's name, exactly.
     pub app: String,
-    /// What its tunnels may take.
+    /// Limits of its tunnels.
     pub limits: TrafficLimits,
 }
 
-/// Where the tunnels of a service lead.
+/// Destination of a service's tunnels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServiceKind {
     /// To one of these servers; at least one, none twice.
@@ -435,7 +438,8 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Whether a request by `app` for `host` and `port` falls under this rule. Allocates nothing.
+    /// Returns whether a request by `app` for `host` and `port` falls under this rule. Allocates
+    /// nothing.
     pub fn matches(&self, app: Option<&str>, host: &Host, port: u16) -> bool {
         let app_matches = self.app.as_deref().is_none_or(|wanted| app == Some(wanted));
         let port_matches = self
@@ -447,7 +451,7 @@ impl Rule {
 }
 
 impl AdminListen {
-    /// Whether an address is one that only this machine can reach.
+    /// Returns whether an address is one that only this machine can reach.
     pub(super) fn is_loopback(address: IpAddr) -> bool {
         address.to_canonical().is_loopback()
     }

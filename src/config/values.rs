@@ -15,7 +15,7 @@ use crate::certs::{Reference, Store};
 use crate::files;
 use crate::limits::CONFIG_DURATION_MAX;
 
-/// What stands in for an address with a zone.
+/// Remedy for an address with a zone.
 const ZONE_REMEDY: &str =
     "write an address without a zone (no fe80:: one), or a name that leads to one";
 

@@ -60,7 +60,7 @@ pub async fn watch_certificates(node: Arc<Node>) {
     }
 }
 
-/// Whether the certificate in turn can be used now.
+/// Returns whether the certificate in turn can be used now.
 fn is_usable(certificates: &[CertificateInfo]) -> bool {
     let in_turn = certificates.iter().find(|one| one.is_in_turn());
     in_turn.is_none_or(|one| one.state == "valid")
@@ -79,7 +79,7 @@ async fn renew(node: &Arc<Node>) {
     }
 }
 
-/// What has happened.
+/// The event.
 #[derive(Debug, PartialEq, Eq)]
 enum Change {
     /// One took over.
@@ -96,7 +96,7 @@ enum Change {
     GroupEnded { file: String },
 }
 
-/// What was seen at the last look. No clock: what it is shown is of one moment.
+/// State at the last look. No clock: what it is shown is of one moment.
 #[derive(Default)]
 struct Seen {
     /// File and end of the one that was served.
@@ -131,7 +131,8 @@ impl Nearness {
 }
 
 impl Seen {
-    /// What has come nearer to its end. What is seen for the first time has been told of when it was read.
+    /// Returns what has come nearer to its end. What is seen for the first time has been told of
+    /// when it was read.
     fn look_at_ends(&mut self, certificates: &[CertificateInfo]) -> Vec<Change> {
         let mut changes = Vec::new();
         let mut nearness = HashMap::new();
@@ -157,7 +158,7 @@ impl Seen {
         changes
     }
 
-    /// What has happened since, each thing once.
+    /// Returns what has happened since, each thing once.
     fn look(&mut self, certificates: &[CertificateInfo]) -> Vec<Change> {
         let mut changes = self.look_at_ends(certificates);
         let Some(served) = certificates.iter().find(|one| one.is_in_turn()) else {

@@ -1,6 +1,7 @@
-//! What the admin listener changes: devices, and tunnels that it closes. Who may do so is decided before (`permission`).
+//! Changes through the admin listener: devices, and tunnels that it closes. Who may do so is
+//! decided before (`permission`).
 //!
-//! The answer to a change of devices comes when it is on the disk and in force.
+//! The answer to a change of devices comes when it is on the disk and active.
 
 use std::sync::Arc;
 

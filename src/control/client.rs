@@ -37,7 +37,7 @@ pub enum ClientError {
     /// The request is not taken.
     #[error("the connection broke while the request was sent: {0}")]
     Send(hyper::Error),
-    /// What was to be sent cannot be read.
+    /// The data to send cannot be read.
     #[error("the data to send cannot be read: {0}")]
     Source(io::Error),
     /// Nothing comes.
@@ -63,7 +63,7 @@ pub enum ClientError {
     Foreign(String),
 }
 
-/// What an admin listener has answered, whole.
+/// Complete answer of an admin listener.
 #[derive(Debug)]
 pub struct Reply {
     /// The status.
@@ -75,7 +75,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// Whether the content has this media type.
+    /// Returns whether the content has this media type.
     #[must_use]
     pub fn is_of(&self, media_type: &str) -> bool {
         let given = self.headers.get(CONTENT_TYPE);
@@ -93,7 +93,7 @@ impl Reply {
     }
 }
 
-/// What goes with a request: nothing, or a text, or what a reader gives.
+/// Body of a request: nothing, or a text, or what a reader gives.
 pub type RequestBody = Either<Full<Bytes>, Upload>;
 
 /// A body that is read piece by piece, of a length that is known before.

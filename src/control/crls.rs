@@ -67,7 +67,7 @@ pub async fn fetch_crls(node: Arc<Node>, resolver: ResolverHandle) {
     }
 }
 
-/// The rules in force, the URLs to fetch under them, and those that are to be asked sooner than usual.
+/// The active rules, the URLs to fetch under them, and those that are to be asked sooner than usual.
 fn wanted(node: &Node) -> (CrlFetch, Vec<String>, Vec<(String, Duration)>) {
     let (rules, urls) = node.crls_to_fetch();
     let sooner = urls.iter();
@@ -101,7 +101,7 @@ async fn turn(
     }
 }
 
-/// How long the list of a URL is in force yet.
+/// How long the list of a URL is still valid.
 fn expiry(node: &Node, url: &str) -> Option<Duration> {
     let crls = node.crls();
     let next = crls
@@ -164,7 +164,7 @@ impl Schedule {
     }
 
     /// Sets the next turn: half way to the end of the list, or soon after a failure; never later than the end, from which
-    /// on another list may be taken. While none is in force devices wait for one, so that it is asked for often.
+    /// on another list may be taken. While none is valid devices wait for one, so that it is asked for often.
     fn done(
         &mut self,
         url: &str,

@@ -15,7 +15,7 @@ use signal_hook::{flag, low_level};
 
 use crate::limits::{STOP_HEARD, STOP_LAST_WORD, STOP_POLL};
 
-/// What a process that had to be ended ends with.
+/// Exit code of a process that had to be ended.
 const FAILED: i32 = 1;
 
 /// When the process ends at the latest. There is none before somebody wants it to stop.

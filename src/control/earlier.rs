@@ -18,7 +18,7 @@ use crate::observe::{TunnelFilter, TunnelInfo};
 /// That the process before this one has not answered for its part.
 const SILENT_PROCESS: HeaderName = HeaderName::from_static("adit-silent-process");
 
-/// What the process before this one says.
+/// Answer of the process before this one.
 pub(super) enum Earlier<T> {
     /// There is none.
     None,
@@ -78,7 +78,7 @@ impl Pages {
         })
     }
 
-    /// What it counts, as text for Prometheus.
+    /// Returns what it counts, as text for Prometheus.
     pub(super) async fn earlier_metrics(&self) -> Earlier<String> {
         let asked = self
             .ask_earlier(Method::GET, "/metrics", SUCCESSION_ANSWER)

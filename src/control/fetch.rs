@@ -64,14 +64,14 @@ pub(super) enum FetchError {
     Http(#[from] hyper::Error),
 }
 
-/// What a server said to tell a list from a later one (RFC 9110, section 8.8).
+/// Validators by which a server distinguishes a list from a later one (RFC 9110, section 8.8).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Validators {
     etag: Option<HeaderValue>,
     last_modified: Option<HeaderValue>,
 }
 
-/// What a server gave.
+/// Answer of a server.
 #[derive(Debug)]
 pub(super) enum Fetched {
     /// It has no other list than the one before.
@@ -287,7 +287,8 @@ fn request(uri: &Uri, known: &Validators) -> Request<Empty<Bytes>> {
     request
 }
 
-/// Where a redirection leads: an absolute URL, or a path on the same server. Never from https to http.
+/// Returns where a redirection leads: an absolute URL, or a path on the same server. Never from
+/// https to http.
 fn redirected(from: &str, headers: &HeaderMap) -> Option<String> {
     let to = headers.get(header::LOCATION)?.to_str().ok()?;
     let from: Uri = from.parse().ok()?;

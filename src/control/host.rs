@@ -1,4 +1,4 @@
-//! Whether a request was meant for the admin listener.
+//! Check that a request was meant for the admin listener.
 //!
 //! A page in a browser on this machine can be made to send requests to loopback under the page's own name (DNS
 //! rebinding), and could then read the answers. Such a request names the page's host, so only requests that name
@@ -9,7 +9,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Whether a `Host` field value or the authority of a request target (RFC 9110, section 7.2) names this machine.
+/// Returns whether a `Host` field value or the authority of a request target (RFC 9110, section
+/// 7.2) names this machine.
 pub(super) fn names_this_machine(host: &str, listener: IpAddr) -> bool {
     let Some(name) = without_port(host) else {
         return false;

@@ -21,7 +21,7 @@ use crate::limits::{
 };
 use crate::observe::{AdminEnd, AdminRecord};
 
-/// What is known of all requests.
+/// Record of all requests.
 pub(super) struct Ledger {
     node: Arc<dyn Node>,
     /// Refused requests since the start.
@@ -78,7 +78,7 @@ impl Ledger {
         }
     }
 
-    /// Whether one more refusal may be written now.
+    /// Returns whether one more refusal may be written now.
     fn may_write(&self, now: Instant) -> bool {
         let (burst, each) = ADMIN_REFUSALS_AUDITED;
         let full = self.full.get().max(now);
@@ -90,7 +90,7 @@ impl Ledger {
     }
 }
 
-/// Whether a request would change nothing, although its method is one of a change.
+/// Returns whether a request would change nothing, although its method is one of a change.
 fn is_question(method: &Method, uri: &Uri) -> bool {
     let action = routes::find(uri.path()).and_then(|(route, _)| route.action(method));
     let query = Query::parse(uri.query().unwrap_or_default());

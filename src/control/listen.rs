@@ -1,4 +1,5 @@
-//! Where the admin listener listens: bound early, so that a process whose address is taken refuses to start.
+//! Sockets of the admin listener: bound early, so that a process whose address is taken refuses to
+//! start.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

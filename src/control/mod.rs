@@ -74,7 +74,7 @@ use crate::table::DeviceChanges;
 /// Takes a core's answer. It may be called on any thread, and may be dropped without a call where the core cannot answer.
 pub type Reply<T> = Box<dyn FnOnce(T) + Send>;
 
-/// What the admin listener asks of the running node.
+/// Interface of the running node for the admin listener.
 ///
 /// No method may block: those with a reply send a message to the core and return.
 pub trait Node: Send + Sync + 'static {
@@ -96,7 +96,7 @@ pub trait Node: Send + Sync + 'static {
     /// Asks a core to close its open tunnels that `filter` means, and how many those were.
     fn close_tunnels(&self, core: usize, filter: TunnelFilter, reply: Reply<usize>);
 
-    /// What the registry says about a device; `None` where it is unmanaged.
+    /// Returns what the registry says about a device; `None` where it is unmanaged.
     fn device(&self, name: &str) -> Option<Device>;
 
     /// Asks for up to `limit` devices whose names begin with `prefix` and come behind `after`, in the order of their
@@ -139,19 +139,19 @@ pub trait Node: Send + Sync + 'static {
     /// The disk refuses it; nothing has changed then.
     fn forget_crl(&self, source: &str) -> Result<bool, DrainError>;
 
-    /// Reads everything again. Answers with the new generation when it is in force.
+    /// Reads everything again. Answers with the new generation when it is active.
     fn reload(&self, reply: Reply<Result<u64, Refusal>>);
 
-    /// Why the last change was not taken, while none is in force that came after it.
+    /// Why the last change was not taken, while none is active that came after it.
     fn refused(&self) -> Option<Refusal>;
 
     /// Takes changes of what it stores, profiles and certificates; `None` where it stores nothing.
     fn reloader(&self) -> Option<Arc<Reloader>>;
 
-    /// Whether the node takes new tunnels, and why not.
+    /// Returns whether the node takes new tunnels, and why not.
     fn ready(&self) -> Readiness;
 
-    /// What the node as a whole tells.
+    /// Returns what the node as a whole tells.
     fn gauges(&self) -> NodeGauges;
 
     /// The process before this one, where there was one.
@@ -161,10 +161,10 @@ pub trait Node: Send + Sync + 'static {
     fn audit(&self, record: AdminRecord);
 }
 
-/// Whether the node takes new tunnels.
+/// Readiness of the node for new tunnels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
-    /// Whether a load balancer should send sessions here.
+    /// True if a load balancer should send sessions here.
     pub ready: bool,
     /// Why not, or what is amiss although it does; for people.
     pub reasons: Vec<String>,

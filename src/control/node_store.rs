@@ -28,11 +28,11 @@ pub(super) enum Trouble {
     Refused(Refusal),
 }
 
-/// The store of a node, and what the config in force says of it.
+/// The store of a node, and what the active config says of it.
 pub(super) struct NodeStore {
     store: Store,
     state_dir: PathBuf,
-    /// The profile in force, where there is one.
+    /// The active profile, where there is one.
     running: Option<ProfileUse>,
     /// Who documents for devices are about.
     gateway: Option<Gateway>,
@@ -59,7 +59,7 @@ impl NodeStore {
         }
     }
 
-    /// The profiles that may name certificates: the one in force, and those that are stored.
+    /// The profiles that may name certificates: the active one, and those that are stored.
     fn profiles(&self) -> Result<Vec<ProfileUse>, StoreError> {
         let mut profiles = profiles_in_store(&self.state_dir)?;
         profiles.extend(self.running.clone());
@@ -82,7 +82,7 @@ impl NodeStore {
         Ok(entry)
     }
 
-    /// What an import would come to.
+    /// Checks an import without making it.
     pub fn look(
         &self,
         wanted: &Reference,
@@ -93,7 +93,8 @@ impl NodeStore {
         Ok(entry)
     }
 
-    /// What the profile in force names is in force then; where the node refuses it, what was there before stays.
+    /// Imports a certificate. If the active profile names it, it is active then; where the node
+    /// refuses it, what was there before stays.
     pub fn import(
         &self,
         turn: &mut ReloadGuard<'_>,

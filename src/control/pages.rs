@@ -1,4 +1,5 @@
-//! What the admin listener answers, one function a page. Those that change something are in `changes`.
+//! Answers of the admin listener, one function for each page. Those that change something are in
+//! `changes`.
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -169,7 +170,7 @@ impl Pages {
         }
     }
 
-    /// What a change needs.
+    /// Returns what a change needs.
     pub(super) fn permission(&self, caller: Caller) -> Page {
         let needed = self.policy(caller).permission.word();
         json_page(StatusCode::OK, &json!({"changes": needed}))
@@ -226,7 +227,7 @@ impl Pages {
         json_page(status, &body)
     }
 
-    /// What this process counts, and the one before it.
+    /// Returns what this process counts, and the one before it.
     async fn metrics(&self, caller: Caller) -> Page {
         let (answers, earlier) = tokio::join!(self.snapshots(), self.earlier_metrics());
         let core_up: Vec<bool> = answers.0.iter().map(Option::is_some).collect();
@@ -324,8 +325,8 @@ impl Pages {
     }
 }
 
-/// What each core answered, in the cores' order; `None` where it did not in time. Then those that will not, because they
-/// have ended.
+/// Answers of the cores, in their order; `None` where it did not in time. Then those that will not,
+/// because they have ended.
 pub(super) struct Answers<T>(pub Vec<Option<T>>, Vec<usize>);
 
 impl<T> Answers<T> {
@@ -455,7 +456,7 @@ pub(super) fn failure(status: StatusCode, error: &str) -> Page {
     json_page(status, &json!({"error": error}))
 }
 
-/// What a change of a file in the state folder has come to, on a thread of its own.
+/// Returns what a change of a file in the state folder has come to, on a thread of its own.
 pub(super) fn written<T>(done: Result<Result<T, DrainError>, JoinError>) -> Result<T, Page> {
     let Ok(done) = done else {
         let error = "the change failed; the node's log says more";

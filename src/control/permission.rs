@@ -1,4 +1,4 @@
-//! Whether a request may change the node.
+//! Permission of a request to change the node.
 //!
 //! Denied unless there is a reason to allow it: the token of `admin.token_file`, or, where none is configured, a
 //! connection over the Unix socket by a user that is served there at all (see [`Users`]). Who can log in to the machine can reach a
@@ -73,7 +73,7 @@ impl Users {
         Self([0, own].into_iter().chain(more.iter().copied()).collect())
     }
 
-    /// Whether `caller` is served.
+    /// Returns whether `caller` is served.
     pub fn serve(&self, caller: Caller) -> Result<(), Denied> {
         let (uid, remedy) = match caller {
             Caller::Tcp(_) | Caller::Successor => return Ok(()),
@@ -110,7 +110,7 @@ pub(super) struct Denied {
 }
 
 impl Permission {
-    /// What a change needs, in a word.
+    /// Returns what a change needs, in a word.
     pub const fn word(&self) -> &'static str {
         match self {
             Self::Token(_) => "token",
@@ -119,7 +119,7 @@ impl Permission {
         }
     }
 
-    /// Whether a request with these headers may change something.
+    /// Returns whether a request with these headers may change something.
     pub fn check(&self, headers: &HeaderMap) -> Result<(), Denied> {
         let forbidden = |why: &str| Denied {
             status: StatusCode::FORBIDDEN,
@@ -208,7 +208,7 @@ pub enum TokenError {
     /// It cannot be read, or others may read it.
     #[error(transparent)]
     File(#[from] FileError),
-    /// What it holds.
+    /// The file.
     #[error(
         "{0} does not hold a token of {ADMIN_TOKEN_MIN} to {ADMIN_TOKEN_MAX} printable characters; make one with \
          `openssl rand -hex 32`"

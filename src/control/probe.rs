@@ -1,4 +1,4 @@
-//! What the servers of a configuration are like: `adit check --probe`.
+//! Probe of the servers of a configuration: `adit check --probe`.
 //!
 //! Each server of each service is met as a tunnel would meet it: by its name, from the service's source address, through its
 //! upstream proxy, with its PROXY header and its TLS. Where the service has TLS, two more handshakes find out which versions
@@ -26,14 +26,14 @@ use crate::observe::TlsVersion;
 use crate::reason::CloseReason;
 use crate::tls::{RecordingVerifier, Shown, TlsError, alert_name, words};
 
-/// What one server is like.
+/// Result for one server.
 #[derive(Clone, Debug, Serialize)]
 pub struct ServerProbe {
     /// The service.
     pub service: String,
     /// The server, as `host:port`.
     pub server: String,
-    /// Whether a tunnel to it would stand.
+    /// True if a tunnel to it would stand.
     pub usable: bool,
     /// Why not.
     pub problem: Option<String>,
@@ -52,7 +52,7 @@ pub struct TlsProbe {
     pub cipher_suite: Option<String>,
     /// The key-exchange group that they lead to.
     pub key_exchange: Option<String>,
-    /// What the server takes of `h2` and `http/1.1` (ALPN). Tunnels offer it nothing.
+    /// Protocol that the server chooses of `h2` and `http/1.1` (ALPN). Tunnels offer it nothing.
     pub alpn: Option<String>,
     /// Versions that it accepts, whatever the settings are.
     pub accepts: Vec<&'static str>,
@@ -60,7 +60,7 @@ pub struct TlsProbe {
     pub certificate: Option<CertificateDescription>,
     /// Why its chain does not lead to the service's roots, or is not valid.
     pub chain_fault: Option<String>,
-    /// Whether the certificate is for the server's name.
+    /// True if the certificate covers the server's name.
     pub fits_name: Option<bool>,
 }
 
@@ -111,7 +111,7 @@ struct Probe {
     resolver: ResolverHandle,
 }
 
-/// What a handshake has led to, if it did not fail.
+/// Result of a handshake that did not fail.
 struct Agreed {
     version: Option<TlsVersion>,
     cipher_suite: Option<String>,

@@ -130,7 +130,7 @@ impl Pages {
 }
 
 impl With {
-    /// What a request says.
+    /// Returns what a request says.
     fn of(query: &Query, parts: &Parts) -> Result<Self, Page> {
         Ok(Self {
             who: author(&parts.headers)?,
@@ -188,7 +188,7 @@ async fn text(parts: &Parts, body: &mut Incoming) -> Result<String, Page> {
     })
 }
 
-/// What a rollback asks for; nothing but a rollback where there is no body.
+/// Returns what a rollback asks for; nothing but a rollback where there is no body.
 async fn back(parts: &Parts, body: &mut Incoming) -> Result<Back, Page> {
     let bytes = body_of(JSON, parts, body, ADMIN_BODY_MAX).await?;
     if bytes.is_empty() {

@@ -1,8 +1,8 @@
-//! What the admin listener does with profiles. Everything here reads files, and waits for the store and for other changes:
-//! it is called on threads for that.
+//! Profiles on the admin listener. Everything here reads files, and waits for the store and for
+//! other changes: it is called on threads for that.
 //!
-//! A change of the profile that the node runs on is stored and put into force in one step. The store is told to keep it
-//! when it is in force; where it cannot come into force, it is not kept.
+//! A change of the profile that the node runs on is stored and activated in one step. The store is told to keep it
+//! when it is active; where it cannot become active, it is not kept.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ impl From<StoreError> for ProfileFailure {
     }
 }
 
-/// What goes with a change.
+/// Details of a change.
 #[derive(Clone, Debug, Default)]
 pub(super) struct With {
     pub who: String,
@@ -48,11 +48,11 @@ pub(super) struct With {
     pub expect: Option<u64>,
 }
 
-/// What a change has come to.
+/// Result of a change.
 #[derive(Debug)]
 pub(super) struct Done {
     pub changed: Changed,
-    /// The generation with which it came into force, if it did.
+    /// The generation with which it became active, if it did.
     pub generation: Option<u64>,
 }
 
@@ -160,7 +160,7 @@ impl Profiles {
         let mut turn = self.reloader.turn();
         let newest = self.read(name, None)?;
         let (config, _) = self.checked(name, &newest.text)?;
-        // Another process may store another version in between; it is checked, too, where it is put into force.
+        // Another process may store another version in between; it is checked, too, where it is activated.
         self.change(&mut turn, &Change::Assign(Some(name)), |changed| {
             of_store(config, changed.version).filter(|_| changed.version == newest.version)
         })
@@ -177,7 +177,7 @@ impl Profiles {
         self.change(&mut turn, &Change::Assign(None), |_| Some(node))
     }
 
-    /// Makes a change. Where the node runs on the profile that it is about, what `config` makes of it comes into force, or
+    /// Makes a change. Where the node runs on the profile that it is about, what `config` makes of it becomes active, or
     /// nothing is stored; a `config` that makes nothing of it refuses it.
     fn change(
         &self,
@@ -213,7 +213,7 @@ impl Profiles {
         };
         turn.has_stored();
         if !changed.stored && changed.assigned && !has_own {
-            // Stored before by somebody who did not put it into force.
+            // Stored before by somebody who did not activate it.
             generation = Some(
                 turn.reload(ReloadTrigger::Admin)
                     .map_err(ProfileFailure::Wrong)?,

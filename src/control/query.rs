@@ -14,7 +14,7 @@ pub(super) enum HistogramFormat {
     Percentiles,
 }
 
-/// What is wrong with a parameter, or with a part of a path.
+/// Fault of a parameter, or of a part of a path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum QueryError {
     #[error("a name is not UTF-8 text in percent-encoding")]
@@ -58,13 +58,13 @@ pub(super) struct Query {
     pub version: Option<u64>,
     /// The version of a profile that is to be replaced.
     pub expect: Option<u64>,
-    /// What a new version is for.
+    /// Note of a new version.
     pub note: Option<String>,
-    /// Whether to look only, and change nothing.
+    /// True if to look only, and change nothing.
     pub dry_run: bool,
-    /// Whether a certificate may take the place of the one that has its name.
+    /// True if a certificate may take the place of the one that has its name.
     pub replace: bool,
-    /// Whether only the root of a chain is wanted.
+    /// True if only the root of a chain is wanted.
     pub root: bool,
     /// How a certificate is exported.
     pub export: Option<certs::ExportFormat>,
@@ -107,7 +107,7 @@ impl Query {
     }
 }
 
-/// Whether there was nothing yet.
+/// Returns whether there was nothing yet.
 fn put<T>(place: &mut Option<T>, value: T) -> bool {
     place.replace(value).is_none()
 }

@@ -1,7 +1,7 @@
-//! The one way in which a running node takes a change: everything is read again, and put into force or refused as a whole.
+//! The one way in which a running node takes a change: everything is read again, and activated or refused as a whole.
 //!
 //! Signals, the admin listener and files that change ask for the same. One change is on the way at a time. What is wrong
-//! is told wholly, and is remembered until a change is in force again.
+//! is told wholly, and is remembered until a change is active again.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -49,7 +49,7 @@ impl fmt::Display for ReloadTrigger {
     }
 }
 
-/// A change that was not taken: the state before it is in force.
+/// A change that was not taken: the state before it is active.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// When.
@@ -157,11 +157,11 @@ impl Reloader {
         }
     }
 
-    /// Reads everything again and puts it into force. Gives the new generation. Waits while another change is on the way,
+    /// Reads everything again and activates it. Gives the new generation. Waits while another change is on the way,
     /// and reads files: not for a thread that answers others.
     ///
     /// # Errors
-    /// [`Refusal`], counted and logged; the state before stays in force.
+    /// [`Refusal`], counted and logged; the state before stays active.
     pub fn reload(&self, by: ReloadTrigger) -> Result<u64, Refusal> {
         let watched = self.watched.lock();
         let mut watched = watched.unwrap_or_else(PoisonError::into_inner);
@@ -173,7 +173,7 @@ impl Reloader {
         &self.path
     }
 
-    /// The config in force.
+    /// The active config.
     pub(super) fn config(&self) -> Config {
         self.node.config()
     }
@@ -217,7 +217,7 @@ impl Reloader {
         }
     }
 
-    /// Why the last change was not taken, while none is in force that came after it.
+    /// Why the last change was not taken, while none is active that came after it.
     #[must_use]
     pub fn refused(&self) -> Option<Refusal> {
         self.lock_refused().clone()
@@ -282,16 +282,16 @@ impl ReloadGuard<'_> {
         self.reloader.attempt(&mut self.watched, by)
     }
 
-    /// Puts a config into force that is not on the disk yet.
+    /// Activates a config that is not on the disk yet.
     ///
     /// # Errors
-    /// [`Refusal`], counted and logged; the state before stays in force.
+    /// [`Refusal`], counted and logged; the state before stays active.
     pub fn force(&mut self, config: Config, by: ReloadTrigger) -> Result<u64, Refusal> {
         self.watched.note();
         self.reloader.take(&mut self.watched, Ok(config), by)
     }
 
-    /// What is in force has been stored: no change to look for.
+    /// Notes that the active profile has been stored: no change to look for.
     pub fn has_stored(&mut self) {
         self.watched.note_store();
     }

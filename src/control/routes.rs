@@ -59,18 +59,19 @@ pub(super) enum Change {
 }
 
 impl Change {
-    /// Whether it can be asked for without being made (`dry_run`).
+    /// Returns whether it can be asked for without being made (`dry_run`).
     pub fn takes_dry_run(self) -> bool {
         matches!(self, Self::PutProfile | Self::ImportCertificate)
     }
 
-    /// Whether nothing is changed: it is asked what a change would do, or whether one may be made.
+    /// Returns whether nothing is changed: it is asked what a change would do, or whether one may
+    /// be made.
     pub fn is_question(self, dry_run: bool) -> bool {
         self == Self::TryPermission || (dry_run && self.takes_dry_run())
     }
 }
 
-/// What a request asks for.
+/// Action of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Show(Show),
@@ -217,7 +218,7 @@ fn names<'p>(template: &str, path: &'p str) -> Option<[&'p str; NAMES]> {
 }
 
 impl Route {
-    /// What a request with this method asks for; `None` where the method is not allowed.
+    /// Returns what a request with this method asks for; `None` where the method is not allowed.
     pub fn action(&self, method: &Method) -> Option<Action> {
         if [Method::GET, Method::HEAD].contains(method) {
             return self.show.map(Action::Show);

@@ -12,7 +12,7 @@ use super::query::Query;
 use crate::limits::ADMIN_BODY_MAX;
 use crate::observe::ServerInfo;
 
-/// What a server is to be.
+/// Requested state of a server.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wanted {

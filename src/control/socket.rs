@@ -116,12 +116,12 @@ impl SocketFile {
         self.is_mine = false;
     }
 
-    /// Whether its name still leads to it.
+    /// Returns whether its name still leads to it.
     pub fn is_there(&self) -> bool {
         self.is_at(&self.path)
     }
 
-    /// Whether this name leads to it.
+    /// Returns whether this name leads to it.
     pub fn is_at(&self, path: &Path) -> bool {
         Identity::of_name(path).is_ok_and(|found| found == self.identity)
     }

@@ -24,7 +24,8 @@ pub fn state_socket_path(state_dir: &Path) -> PathBuf {
     state_dir.join("admin.sock")
 }
 
-/// What keeps a node from having its socket in this state folder, as far as that can be seen before it runs.
+/// Returns what keeps a node from having its socket in this state folder, as far as that can be
+/// seen before it runs.
 #[must_use]
 pub fn check_state_socket(state_dir: &Path) -> Option<Problem> {
     let path = state_socket_path(state_dir);
@@ -121,7 +122,8 @@ impl StateSocket {
         }
     }
 
-    /// What is to be accepted on: what there is, and what takes its place each time it has gone, for ever.
+    /// Sockets to accept on: what there is, and what takes its place each time it has gone, for
+    /// ever.
     pub(super) async fn listeners(self: &Arc<Self>, to: mpsc::Sender<UnixListener>) {
         match self.listener() {
             Ok(Some(listener)) => drop(to.send(listener).await),

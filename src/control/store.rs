@@ -22,7 +22,7 @@ use crate::files::FileError;
 use crate::findings::Problem;
 use crate::limits::{ADMIN_CERTIFICATE_MAX, CERTIFICATE_PASSWORD_MAX, MAX_CERTIFICATE_FILE};
 
-/// What is imported: files in base64.
+/// The imported certificate: files in base64.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Upload {
@@ -116,7 +116,7 @@ impl Pages {
             .await
     }
 
-    /// Uses the store while nothing else changes, also not the config in force.
+    /// Uses the store while nothing else changes, also not the active config.
     async fn keep_in_turn<T: Send + 'static>(
         &self,
         job: impl FnOnce(&NodeStore, &mut ReloadGuard<'_>) -> Result<T, Refused> + Send + 'static,
@@ -130,7 +130,7 @@ impl Pages {
 }
 
 impl Upload {
-    /// What was sent, read. One with errors is refused.
+    /// Returns what was sent, read. One with errors is refused.
     fn candidate(&self, wanted: &Reference, host: Option<&str>) -> Result<Candidate, Refused> {
         let source = |what: &str, text: &str| {
             let bytes = STANDARD.decode(text).map(Zeroizing::new);
@@ -170,7 +170,7 @@ impl Upload {
 enum Refused {
     /// The request.
     Request(String),
-    /// What is wrong with the certificate.
+    /// Faults of the certificate.
     Findings(Vec<Problem>),
     /// The store.
     Trouble(Trouble),

@@ -11,7 +11,7 @@ use crate::profiles::store_of;
 
 type Marks = BTreeMap<PathBuf, Mark>;
 
-/// What is looked at, as it was when it was read last.
+/// Watched files, as they were when they were read last.
 #[derive(Debug)]
 pub(super) struct Watched {
     /// The config file and the store of profiles.
@@ -19,7 +19,7 @@ pub(super) struct Watched {
     tried: Marks,
     /// Another state.
     change: Quiet<Marks>,
-    /// What was wrong with the config. It may be about files that are not known here.
+    /// Errors of the config. It may be about files that are not known here.
     wrong: Option<ConfigError>,
     is_on: bool,
 }
@@ -45,7 +45,7 @@ impl Watched {
         self.wrong = None;
     }
 
-    /// What the store of profiles holds now is known.
+    /// Notes that the current content of the store of profiles is known.
     pub fn note_store(&mut self) {
         for store in self.config.iter().skip(1) {
             self.tried.insert(store.clone(), Mark::of(store));
@@ -66,12 +66,12 @@ impl Watched {
         self.wrong = Some(error);
     }
 
-    /// Whether files are looked at, as the config in force says (`engine.watch_files`).
+    /// Returns whether files are looked at, as the active config says (`engine.watch_files`).
     pub fn switch(&mut self, on: bool) {
         self.is_on = on;
     }
 
-    /// Whether something has changed since, and is quiet. `wrong` reads the config.
+    /// Returns whether something has changed since, and is quiet. `wrong` reads the config.
     pub fn is_due(&mut self, wrong: impl FnOnce() -> Option<ConfigError>) -> bool {
         if !self.is_on {
             return false;

@@ -74,7 +74,7 @@ impl RingBuf {
         self.moved_to(own)
     }
 
-    /// Whether this is memory of its own size.
+    /// Returns whether this is memory of its own size.
     pub(super) fn is_own(&self) -> bool {
         self.size == Size::Own
     }
@@ -94,7 +94,7 @@ impl RingBuf {
         own
     }
 
-    /// Whether this is one of the large buffers.
+    /// Returns whether this is one of the large buffers.
     #[must_use]
     pub fn is_large(&self) -> bool {
         self.size == Size::Large
@@ -149,7 +149,7 @@ impl RingBuf {
         self.end = end as u32;
     }
 
-    /// Where the whole buffer begins, as a number to compute offsets with.
+    /// Returns where the whole buffer begins, as a number to compute offsets with.
     pub(super) fn offset_base(&self) -> usize {
         self.address() as usize
     }
@@ -201,7 +201,7 @@ impl RingBuf {
         to
     }
 
-    /// Where the kernel may write more bytes, and how many.
+    /// Returns where the kernel may write more bytes, and how many.
     pub(super) fn spare_pointer(&mut self) -> (*mut u8, u32) {
         let end = self.end as usize;
         let room = self.spare();

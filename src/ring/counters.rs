@@ -1,4 +1,4 @@
-//! What the runtime counts about itself, for `/metrics` and for the leak tests.
+//! Counters of the runtime, for `/metrics` and for the leak tests.
 
 use std::cell::Cell;
 use std::io;

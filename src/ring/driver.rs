@@ -21,7 +21,8 @@ const KEY_CANCEL: u64 = u64::MAX;
 const KEY_CLOSE: u64 = u64::MAX - 1;
 const KEY_EVENT: u64 = u64::MAX - 2;
 
-/// What a completion leaves behind besides its number; it must be cleaned up when nobody waits for it any more.
+/// Result of a completion besides its number; it must be cleaned up when nobody waits for it any
+/// more.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Nothing.
@@ -418,7 +419,7 @@ impl Driver {
         }
     }
 
-    /// What abandoned operations held; to be dropped outside the driver's borrow.
+    /// Returns what abandoned operations held; to be dropped outside the driver's borrow.
     pub fn take_garbage(&mut self) -> Vec<Box<dyn Any>> {
         std::mem::take(&mut self.garbage)
     }

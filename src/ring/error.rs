@@ -32,7 +32,7 @@ pub enum RingError {
     /// Anything else.
     #[error("cannot {action}: {source}")]
     Io {
-        /// What was being done.
+        /// The action.
         action: &'static str,
         /// The system's answer.
         source: io::Error,

@@ -14,7 +14,8 @@ pub struct Gather {
     /// Runs that have been sent wholly.
     sent: usize,
     len: usize,
-    /// What the kernel is told; on the heap, so that it stays in place while a send is under way.
+    /// Message header for the kernel; on the heap, so that it stays in place while a send is under
+    /// way.
     message: Option<Box<Message>>,
 }
 
@@ -41,7 +42,7 @@ impl Gather {
         self.len
     }
 
-    /// Whether there are no bytes.
+    /// Returns whether there are no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -105,7 +106,7 @@ impl ToSend for Gather {
 mod tests {
     use super::*;
 
-    /// What the kernel would be given now.
+    /// Returns what the kernel would be given now.
     fn next(gather: &mut Gather) -> Vec<u8> {
         match gather.left() {
             None => Vec::new(),

@@ -61,7 +61,7 @@ impl OwnMemory {
         u32::try_from(id).expect("a block for each connection at most")
     }
 
-    /// Where block `id` begins.
+    /// Returns where block `id` begins.
     pub fn address(&self, id: u32) -> *mut u8 {
         self.blocks.borrow()[id as usize].base.as_ptr().cast()
     }

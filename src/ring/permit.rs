@@ -26,7 +26,7 @@ struct Ticket {
 }
 
 impl Permits {
-    /// Whether nobody waits.
+    /// Returns whether nobody waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.borrow().is_empty()
     }

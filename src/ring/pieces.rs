@@ -14,7 +14,7 @@ const PIECES: usize = 16;
 /// than another vector for the kernel to walk.
 const MERGE: usize = 2048;
 
-/// Where the vectors begin in the control area: behind the message header, on a cache line.
+/// Offset of the vectors in the control area: behind the message header, on a cache line.
 const VECTORS: usize = 64;
 
 /// Bytes of the control area of a slot.
@@ -81,7 +81,7 @@ impl Pieces {
         self.total as usize
     }
 
-    /// Whether there are no pieces.
+    /// Returns whether there are no pieces.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.total == 0
@@ -110,7 +110,8 @@ impl Pieces {
         Some(rest)
     }
 
-    /// Whether each piece has `front` bytes of room in front, `back` bytes behind, and no more than `longest` bytes.
+    /// Returns whether each piece has `front` bytes of room in front, `back` bytes behind, and no
+    /// more than `longest` bytes.
     #[must_use]
     pub fn have_room(&self, front: usize, back: usize, longest: usize) -> bool {
         front <= usize::from(self.front)
@@ -255,7 +256,7 @@ pub struct Spaced {
     pub rest: Rest,
 }
 
-/// What is not read yet.
+/// Bytes that are not read yet.
 pub enum Rest {
     /// Nothing.
     None,
@@ -313,9 +314,10 @@ impl ToSend for Pieces {
     }
 }
 
-/// What is sent in as many steps as it takes.
+/// Data that is sent in as many steps as needed.
 pub(super) trait ToSend: Unpin + 'static {
-    /// What is left: bytes that `self` owns and that stay in place when `self` is moved. `None` when all is sent.
+    /// Returns what is left: bytes that `self` owns and that stay in place when `self` is moved.
+    /// `None` when all is sent.
     fn left(&mut self) -> Option<Left>;
 
     /// Takes note of `count` bytes that were sent.

@@ -252,7 +252,7 @@ impl BufferPool {
         RingBuf::new(self.clone(), Size::Own, self.own.take(payload), 0)
     }
 
-    /// Whether a receive posted now could find a buffer.
+    /// Returns whether a receive posted now could find a buffer.
     pub fn has_posted(&self) -> bool {
         self.posted.get() > 0
     }
@@ -281,7 +281,7 @@ impl BufferPool {
         Some(RingBuf::new(self.clone(), size, id.into(), 0))
     }
 
-    /// Where buffer `id` begins.
+    /// Returns where buffer `id` begins.
     pub fn address(&self, size: Size, id: u32) -> *mut u8 {
         match self.slots(size) {
             Some(slots) => slots.address(id as u16),

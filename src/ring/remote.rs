@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-/// What another thread may ask of a runtime.
+/// Request of another thread to a runtime.
 pub(super) enum Message {
     /// Wake the task with this packed identity.
     Wake(u64),

@@ -24,7 +24,7 @@ impl Signal {
             .for_each(|(_, waker)| waker.wake_by_ref());
     }
 
-    /// Whether the flag is up.
+    /// Returns whether the flag is up.
     #[must_use]
     pub fn is_raised(&self) -> bool {
         self.raised.get()

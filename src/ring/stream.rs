@@ -41,9 +41,9 @@ const GIVEN_AWAY: RawFd = -1;
 pub struct TcpStream {
     core: Rc<Core>,
     fd: RawFd,
-    /// Whether the last receive left bytes behind.
+    /// True if the last receive left bytes behind.
     more_waits: Cell<bool>,
-    /// Whether it was a long one and left bytes behind.
+    /// True if it was a long one and left bytes behind.
     bulk: Cell<bool>,
 }
 
@@ -407,7 +407,8 @@ impl TcpStream {
         self.bulk.set(false);
     }
 
-    /// Whether this is a stream with more bytes waiting: the next receive is worth a large buffer.
+    /// Returns whether this is a stream with more bytes waiting: the next receive is worth a large
+    /// buffer.
     #[must_use]
     pub fn is_bulk(&self) -> bool {
         self.bulk.get()

@@ -13,7 +13,7 @@ const SLOT_BITS: usize = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
 const MAX_SPAN: u64 = 1 << (LEVELS * SLOT_BITS);
 
-/// Where an entry is linked: its level, slot and position in that slot's list.
+/// Position of an entry: its level, slot and position in that slot's list.
 #[derive(Clone, Copy)]
 struct Position {
     level: u8,

@@ -17,7 +17,7 @@ use crate::config::{CertificateFiles, OutboundTls, TlsChoice};
 use crate::limits::{CHAIN_BYTES_MAX, OUTBOUND_SESSIONS};
 use crate::observe::TlsVersion;
 
-/// What the servers of a service are met with, read from files and checked.
+/// TLS settings for the servers of a service, read from files and checked.
 #[derive(Debug)]
 pub struct ClientTls {
     roots: Roots,

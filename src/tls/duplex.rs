@@ -225,7 +225,7 @@ impl<S: ByteStream> Duplex<S> {
     }
 }
 
-/// Where a receive puts what it brought, and finds what was left of it.
+/// Received data that is not consumed yet.
 #[derive(Default)]
 struct Inbox {
     pieces: Cell<Option<Pieces>>,

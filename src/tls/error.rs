@@ -65,7 +65,7 @@ pub enum TlsError {
     ChainTooLong {
         /// The file.
         file: PathBuf,
-        /// What it takes.
+        /// Its size.
         bytes: usize,
     },
     /// The tickets.

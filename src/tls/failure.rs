@@ -15,13 +15,13 @@ pub enum HandshakeFailure {
     NotYetValid,
     /// It is revoked.
     Revoked,
-    /// Whether it is revoked cannot be known.
+    /// Its revocation status cannot be determined.
     RevocationUnknown,
     /// It is not meant for client authentication.
     WrongUsage,
     /// It is broken.
     BadCertificate,
-    /// What came was not TLS.
+    /// The received bytes were not TLS.
     NotTls,
     /// Another breach of the protocol, or nothing in common.
     Protocol,

@@ -3,7 +3,8 @@
 
 use crate::asn1::{Element, Reader, tag};
 
-/// What names a certificate: its issuer's `Name` in DER, and the contents of its serial `INTEGER`.
+/// Returns what names a certificate: its issuer's `Name` in DER, and the contents of its serial
+/// `INTEGER`.
 ///
 /// `None` if this is no certificate; one that webpki accepted always is.
 pub(super) fn issuer_and_serial(certificate: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -45,7 +46,8 @@ fn subject_and_key(certificate: &[u8]) -> Option<(Element<'_>, Element<'_>)> {
     Some((tbs.take(tag::SEQUENCE)?, tbs.take(tag::SEQUENCE)?))
 }
 
-/// What is signed and how: the frame of certificates and of lists (RFC 5280, sections 4.1 and 5.1).
+/// The signed part and its signature: the frame of certificates and of lists (RFC 5280, sections
+/// 4.1 and 5.1).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Signed<'a> {
     /// The octets that are signed.
@@ -78,7 +80,7 @@ pub(super) struct Extension<'a> {
     /// The contents of its object identifier.
     pub oid: &'a [u8],
     pub critical: bool,
-    /// What the octet string holds.
+    /// Content of the octet string.
     pub value: &'a [u8],
 }
 
@@ -103,7 +105,8 @@ pub(super) fn boolean(contents: &[u8]) -> Option<bool> {
     }
 }
 
-/// What an extension of a certificate holds, if it has it. A certificate that webpki accepted has it once at most.
+/// Returns what an extension of a certificate holds, if it has it. A certificate that webpki
+/// accepted has it once at most.
 pub(super) fn certificate_extension<'a>(certificate: &'a [u8], oid: &[u8]) -> Option<&'a [u8]> {
     let mut tbs = Reader::der(certificate)
         .enter(tag::SEQUENCE)?

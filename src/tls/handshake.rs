@@ -20,7 +20,7 @@ pub trait Connection: Deref<Target: Deref<Target = CommonState>> {
     /// rustls's data of this end.
     type Data;
 
-    /// What this end keeps for session tickets.
+    /// State of this end for session tickets.
     type Tickets;
 
     /// Which end it is.
@@ -131,8 +131,9 @@ impl<C: Connection> Handshake<C> {
         (self.connection, self.secrets, self.outgoing)
     }
 
-    /// Whether what is queued when the handshake is done may go with the answer to what has come behind it. In TLS 1.3 a server's is
-    /// session tickets (RFC 8446, section 4.6.1), of no use to the client before its next session; all else ends a flight.
+    /// Returns whether what is queued when the handshake is done may go with the answer to what has
+    /// come behind it. In TLS 1.3 a server's is session tickets (RFC 8446, section 4.6.1), of no
+    /// use to the client before its next session; all else ends a flight.
     pub fn may_wait(&self) -> bool {
         C::IS_SERVER && self.connection.protocol_version() == Some(ProtocolVersion::TLSv1_3)
     }
@@ -214,8 +215,9 @@ impl<C: Connection> Handshake<C> {
     }
 }
 
-/// Whether a record is an alert: by its type, or, where TLS 1.3 hides the type, by its length, which no other message
-/// has (RFC 8446, sections 5.2 and 6: level, description, content type and a tag of 16 bytes).
+/// Returns whether a record is an alert: by its type, or, where TLS 1.3 hides the type, by its
+/// length, which no other message has (RFC 8446, sections 5.2 and 6: level, description, content
+/// type and a tag of 16 bytes).
 fn is_alert(record: &[u8]) -> bool {
     const ALERT: u8 = 21;
     const APPLICATION_DATA: u8 = 23;

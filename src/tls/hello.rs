@@ -5,7 +5,7 @@
 
 use rustls::server::Acceptor;
 
-/// What is known of a hello.
+/// State of a hello.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hello {
     /// More of it is needed.

@@ -45,12 +45,12 @@ pub enum IdentityError {
     BadName {
         /// `device`, `user` or `app`.
         name: &'static str,
-        /// What is wrong with it.
+        /// The fault.
         problem: NameProblem,
     },
 }
 
-/// What is wrong with a name.
+/// A fault of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameProblem {
     /// It is no UTF-8 text, or of a string type that is not read (T61String, BMPString, ...).

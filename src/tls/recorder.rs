@@ -11,14 +11,14 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 use super::roots::ServerVerifier;
 use super::words::words;
 
-/// What a server has shown.
+/// Properties that a server has shown.
 #[derive(Clone, Debug)]
 pub struct Shown {
     /// Its certificate, and those that came with it.
     pub chain: Vec<CertificateDer<'static>>,
     /// Why its chain does not lead to a root, or is not valid.
     pub chain_fault: Option<String>,
-    /// Whether the certificate is for the name that is asked for.
+    /// True if the certificate is for the name that is asked for.
     pub fits_name: bool,
 }
 
@@ -38,7 +38,7 @@ impl RecordingVerifier {
         }
     }
 
-    /// What the server has shown, if it came to that.
+    /// Returns what the server has shown, if it came to that.
     pub fn shown(&self) -> Option<Shown> {
         self.lock().clone()
     }

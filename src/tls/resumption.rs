@@ -34,7 +34,7 @@ impl CertificateEnds {
         Self(moments.into())
     }
 
-    /// Whether a session that began at `begun` may be resumed at `now`.
+    /// Returns whether a session that began at `begun` may be resumed at `now`.
     pub(super) fn allow(&self, begun: u64, now: u64) -> bool {
         let ended = self.0.partition_point(|end| *end <= now);
         ended == 0 || begun >= self.0[ended - 1]
@@ -65,7 +65,7 @@ impl Cache {
     }
 }
 
-/// What the cores of a node resume sessions with.
+/// Means of session resumption, shared by the cores of a node.
 #[derive(Debug)]
 pub struct Resumption {
     scope: Scope,
@@ -233,7 +233,8 @@ impl Sessions {
         Some(f(&key[..length]))
     }
 
-    /// What was put into the table, without its time; `None` where it may not be resumed any more.
+    /// Returns what was put into the table, without its time; `None` where it may not be resumed
+    /// any more.
     fn opened(&self, mut session: Vec<u8>, now: u64) -> Option<Vec<u8>> {
         let begun = u64::from_be_bytes(*session.last_chunk()?);
         session.truncate(session.len() - size_of::<u64>());

@@ -17,7 +17,7 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, Sign
 use super::error::TlsError;
 use crate::certs::{self, policy};
 
-/// What servers' certificates are checked against.
+/// Roots for servers' certificates.
 #[derive(Debug)]
 pub(super) struct Roots {
     store: Arc<RootCertStore>,
@@ -70,7 +70,7 @@ impl Roots {
         Err(TlsError::NoSystemRoots(why))
     }
 
-    /// What checks servers' certificates.
+    /// Returns what checks servers' certificates.
     ///
     /// # Errors
     /// rustls's.

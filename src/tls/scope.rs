@@ -1,11 +1,11 @@
-//! What a session may be resumed under, and for how long that is.
+//! Scope in which a session may be resumed, and for how long.
 
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{self, SHA256};
 use rustls::pki_types::CertificateDer;
 
-/// What a session may be resumed under.
+/// Scope in which a session may be resumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scope(pub(super) [u8; 32]);
 

@@ -21,7 +21,8 @@ pub struct TrafficSecrets {
 }
 
 thread_local! {
-    /// What has been shown since the last call of [`TrafficSecrets::take_shown`] on this thread.
+    /// Secrets that were shown since the last call of [`TrafficSecrets::take_shown`] on this
+    /// thread.
     static SHOWN: RefCell<TrafficSecrets> = RefCell::default();
 }
 

@@ -35,7 +35,8 @@ impl From<Identity> for ServerCertificates {
 }
 
 impl ServerCertificates {
-    /// What rustls asks in each handshake. Its keys belong to it alone, so that cores share no count.
+    /// Makes the resolver that rustls asks in each handshake. Its keys belong to it alone, so that
+    /// cores share no count.
     ///
     /// # Errors
     /// rustls's, where a chain and its key do not belong together.
@@ -71,7 +72,7 @@ struct Candidate {
     term: Term,
     /// In order.
     names: Vec<String>,
-    /// What it can sign with.
+    /// Signature schemes of its key.
     schemes: Vec<SignatureScheme>,
     is_rsa: bool,
 }

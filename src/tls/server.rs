@@ -32,15 +32,15 @@ const CIPHER_SUITES: [SupportedCipherSuite; 9] = [
 /// The name of HTTP/2 in ALPN (RFC 9113, section 3.2).
 pub const ALPN_HTTP2: &[u8] = b"h2";
 
-/// What a core's TLS is made of.
+/// Parts of a core's TLS.
 pub struct ServerTls {
     /// The server certificates.
     pub certificates: Arc<ServerCertificates>,
-    /// What says which of them is served, and everything else that has a time.
+    /// Clock that decides which of them is served, and everything else with a time.
     pub clock: Arc<dyn TimeProvider>,
     /// The check of client certificates.
     pub verifier: Arc<DeviceVerifier>,
-    /// What is offered.
+    /// Versions, suites and groups that are offered.
     pub choice: TlsChoice,
     /// How sessions are resumed, on all cores.
     pub resumption: Arc<Resumption>,

@@ -53,7 +53,8 @@ impl Standing {
         Self(all)
     }
 
-    /// Whether all of these group certificates are revoked, given by their places. Allocates nothing while none is.
+    /// Returns whether all of these group certificates are revoked, given by their places.
+    /// Allocates nothing while none is.
     pub(super) fn are_revoked(
         &self,
         index: &RevocationIndex,
@@ -71,7 +72,7 @@ impl Standing {
         places.all(|at| revoked[at])
     }
 
-    /// Whether a list holds any of the group certificates.
+    /// Returns whether a list holds any of the group certificates.
     pub(super) fn is_any_listed(&self, index: &RevocationIndex) -> bool {
         (0..self.0.len()).any(|at| self.is_listed(at, index))
     }

@@ -48,7 +48,7 @@ pub enum StreamError {
     Truncated,
 }
 
-/// What one receive brought.
+/// Result of one receive.
 pub enum Received {
     /// Opened bytes, at least one, in front of records that are not complete yet.
     Data(Pieces),
@@ -203,7 +203,7 @@ impl<C: Connection> TlsHandshake<C> {
         ))
     }
 
-    /// Whether the peer and this end have agreed to speak HTTP/2.
+    /// Returns whether the peer and this end have agreed to speak HTTP/2.
     #[must_use]
     pub fn is_http2(&self) -> bool {
         self.handshake.borrow().connection().alpn_protocol() == Some(ALPN_HTTP2)
@@ -350,7 +350,7 @@ impl<C: Connection> TlsStream<C> {
         })
     }
 
-    /// Where the bytes go that come behind `carry`, and how many are wanted.
+    /// Returns where the bytes go that come behind `carry`, and how many are wanted.
     fn room_behind(&self, carry: RingBuf) -> Result<(RingBuf, usize), Fault> {
         let predicted = self.predicted.get() as usize;
         let carry = match self.stream.is_bulk() {

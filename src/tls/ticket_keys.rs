@@ -31,16 +31,16 @@ const HEADER: &str = "# adit ticket keys. Secret: who has them can read the sess
 /// Why there are no ticket keys.
 #[derive(Debug, thiserror::Error)]
 pub enum TicketKeysError {
-    /// What is wrong with the file.
+    /// The fault of the file.
     #[error("{}{}: {message}; remedy: {remedy}", .file.display(), .line.map_or(String::new(), |line| format!(":{line}")))]
     File {
         /// The file.
         file: PathBuf,
         /// Its line, from 1.
         line: Option<usize>,
-        /// What is wrong.
+        /// The fault.
         message: String,
-        /// What would be right.
+        /// The remedy.
         remedy: &'static str,
     },
     /// It cannot be written.

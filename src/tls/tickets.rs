@@ -43,13 +43,13 @@ pub struct Tickets {
     source: Mutex<KeySource>,
 }
 
-/// Where the keys come from. Only the control core and reloads look here.
+/// Source of the keys. Only the control core and reloads look here.
 enum KeySource {
     File { path: PathBuf, seen: Mark },
     Memory(TicketKeys),
 }
 
-/// What is derived from a key for a scope.
+/// Keys derived from a ticket key for a scope.
 struct WorkingKey {
     from: u64,
     name: [u8; NAME_LEN],
@@ -81,7 +81,7 @@ impl Tickets {
         })
     }
 
-    /// Whether tickets of `other` are tickets of this: the same scope, lifetime and source.
+    /// Returns whether tickets of `other` are tickets of this: the same scope, lifetime and source.
     pub fn continues(&self, other: &Self) -> bool {
         let path = |tickets: &Self| match &*tickets.lock() {
             KeySource::File { path, .. } => Some(path.clone()),

@@ -1,4 +1,4 @@
-//! Whether a client's certificate is good: chain, validity, usage and revocation.
+//! Verification of a client's certificate: chain, validity, usage and revocation.
 //!
 //! webpki builds and checks the path to a group certificate; its own CRL check is not used, because
 //! it verifies and searches the whole list again for each certificate. Instead each certificate of
@@ -41,7 +41,7 @@ mod chain;
 pub(super) use chain::expiry;
 pub use chain::{VerifiedChain, good_until};
 
-/// What a missing or stale CRL means.
+/// Policy for a missing or stale CRL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StalePolicy {
     /// Refuse: no status, no session.
@@ -55,9 +55,9 @@ pub enum StalePolicy {
 /// How revocation is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RevocationPolicy {
-    /// Whether it is checked at all.
+    /// True if it is checked at all.
     pub enabled: bool,
-    /// What a missing or stale CRL means.
+    /// Policy for a missing or stale CRL.
     pub stale: StalePolicy,
 }
 
@@ -66,9 +66,9 @@ pub struct RevocationPolicy {
 /// One for all cores: it is never written after it is made.
 pub struct DeviceVerifier {
     anchors: Vec<TrustAnchor<'static>>,
-    /// What each anchor bounds paths by.
+    /// Limits of each anchor for its paths.
     authorities: Vec<Authority>,
-    /// What can revoke each anchor, in their order.
+    /// Status of each anchor, in their order.
     standing: Standing,
     /// The anchors' names, sent in the request for a certificate so that a client can choose. None where they are too many.
     hints: Vec<DistinguishedName>,
@@ -138,7 +138,7 @@ impl DeviceVerifier {
         }
     }
 
-    /// Whether it refuses everybody.
+    /// Returns whether it refuses everybody.
     #[must_use]
     pub fn is_of_nobody(&self) -> bool {
         self.anchors.is_empty()
@@ -194,8 +194,9 @@ impl DeviceVerifier {
         ends.min().unwrap_or(u64::MAX)
     }
 
-    /// Whether a list holds a certificate of the chain or any group certificate. Cheaper than
-    /// [`recheck`](Self::recheck), and no verdict: what a list holds need not be part of the path.
+    /// Returns whether a list holds a certificate of the chain or any group certificate. Cheaper
+    /// than [`recheck`](Self::recheck), and no verdict: what a list holds need not be part of the
+    /// path.
     pub fn is_any_revoked<'c>(&self, mut chain: impl Iterator<Item = &'c [u8]>) -> bool {
         if !self.policy.enabled {
             return false;
@@ -209,7 +210,8 @@ impl DeviceVerifier {
         })
     }
 
-    /// Whether a chain that `other` accepts is accepted here too, as far as group certificates and the policy decide.
+    /// Returns whether a chain that `other` accepts is accepted here too, as far as group
+    /// certificates and the policy decide.
     pub fn has_trust_of(&self, other: &DeviceVerifier) -> bool {
         self.policy == other.policy
             && self.anchors == other.anchors
@@ -268,8 +270,8 @@ impl DeviceVerifier {
         end.map(|(_, authority)| authority)
     }
 
-    /// Whether a path that webpki has found keeps to what it does not look at. In webpki's words, so that it goes on to look
-    /// for another and gives the most telling fault of all.
+    /// Returns whether a path that webpki has found keeps to what it does not look at. In webpki's
+    /// words, so that it goes on to look for another and gives the most telling fault of all.
     fn admits(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
         let mut below = 0;
         for issuer in path.intermediate_certificates() {
@@ -308,7 +310,7 @@ impl DeviceVerifier {
         Ok(())
     }
 
-    /// What the lists say of one certificate of the path, which `key` has signed.
+    /// Looks up one certificate of the path, which `key` has signed, in the lists.
     fn check_status(
         &self,
         index: &RevocationIndex,

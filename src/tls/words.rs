@@ -1,4 +1,4 @@
-//! What went wrong in TLS, in words for people: the libraries' own are names of their types.
+//! Errors of TLS, in words for people: the libraries' own are names of their types.
 
 use rustls::{AlertDescription, CertificateError, Error};
 
@@ -39,7 +39,7 @@ pub fn io_words(error: &std::io::Error) -> String {
     inner.map_or_else(|| error.to_string(), words)
 }
 
-/// What is wrong with a peer's certificate.
+/// Returns what is wrong with a peer's certificate.
 fn certificate_words(error: &CertificateError) -> &'static str {
     match error {
         CertificateError::BadEncoding => "the certificate, or one of its chain, cannot be read",
@@ -86,7 +86,7 @@ const KIND: &str =
 const OTHER_KEY: &str = "a signature of the chain cannot be by the key of the authority that is trusted under its issuer's name: \
                          that is another one of the same name, or has changed its key; or the key is of a kind that is not accepted";
 
-/// What webpki found that rustls has no word for.
+/// Returns what webpki found that rustls has no word for.
 fn path_words(error: &webpki::Error) -> &'static str {
     use webpki::Error as E;
     match error {
@@ -149,7 +149,7 @@ mod tests {
         }
     }
 
-    /// What is a name of a type somewhere has capitals inside a word, or braces.
+    /// A name of a type has capitals inside a word, or braces.
     #[test]
     fn no_words_are_names_of_types() {
         let other = |error: webpki::Error| {

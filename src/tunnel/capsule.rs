@@ -29,7 +29,7 @@ pub enum CapsuleFault {
     TooLong,
 }
 
-/// What has come out of a stream.
+/// An event of a capsule stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event<'a> {
     /// The payload of a UDP datagram.
@@ -41,7 +41,7 @@ pub enum Event<'a> {
 /// Reads a stream of capsules.
 #[derive(Debug, Default)]
 pub struct CapsuleReader {
-    /// What is being read.
+    /// Part that is being read.
     part: Part,
     /// A variable-length integer that is not whole yet.
     number: [u8; 8],
@@ -143,7 +143,7 @@ impl CapsuleReader {
     }
 }
 
-/// What follows the head of a capsule.
+/// Returns what follows the head of a capsule.
 fn part_of(kind: u64, length: u64) -> Result<Part, CapsuleFault> {
     if kind != DATAGRAM {
         let dropped = false;
@@ -185,7 +185,8 @@ fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     Some((number & (u64::MAX >> (66 - 8 * length)), rest))
 }
 
-/// What comes before a datagram of `length` bytes in its capsule, in the shortest form, and how long that is.
+/// Returns what comes before a datagram of `length` bytes in its capsule, in the shortest form, and
+/// how long that is.
 ///
 /// # Panics
 /// If `length` is above [`UDP_DATAGRAM_MAX`].
@@ -220,7 +221,7 @@ mod tests {
         [&header[..length], payload].concat()
     }
 
-    /// What comes out of `bytes` in pieces of these lengths; `None` for a dropped one.
+    /// Reads `bytes` in pieces of these lengths; `None` for a dropped one.
     fn read(
         bytes: &[u8],
         mut size: impl FnMut() -> usize,

@@ -12,7 +12,7 @@ use crate::tls::{CONTIGUOUS, ClientStream, Received, ServerStream, StreamError};
 
 /// The app's end of a tunnel.
 pub(crate) trait AppEnd: 'static {
-    /// What one receive brings.
+    /// Data of one receive.
     type Data: Data;
 
     /// Receives the next bytes; `None` when the app sends no more. `carry` is the rest of the last receive
@@ -91,7 +91,7 @@ pub(crate) trait Data: 'static {
     where
         Self: Sized;
 
-    /// What was received behind them and is not opened yet.
+    /// Returns what was received behind them and is not opened yet.
     fn into_rest(self) -> Option<RingBuf>;
 }
 
@@ -99,7 +99,7 @@ pub(crate) trait Data: 'static {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Broken {
     pub reason: CloseReason,
-    /// What the app is to be told.
+    /// The alert for the app.
     pub alert: Option<AlertDescription>,
 }
 

@@ -46,10 +46,11 @@ struct Tunnel<A, S> {
     holds: Holds,
 }
 
-/// What a tunnel holds until it has ended: its place under the limits, and among those of its server.
+/// Guards that a tunnel holds until it has ended: its place under the limits, and among those of
+/// its server.
 type Holds = (Permit, Option<Claim>);
 
-/// What a request is granted: the way to its service, and its places under the limits.
+/// Grant of a request: the way to its service, and its places under the limits.
 struct Granted<'s> {
     service: &'s ServiceState,
     permit: Permit,
@@ -177,7 +178,7 @@ impl Granted<'_> {
 }
 
 impl Opened {
-    /// Takes the idle timeout that the app proposes, in seconds, as far as the bounds allow. The one in force, for the
+    /// Takes the idle timeout that the app proposes, in seconds, as far as the bounds allow. The active one, for the
     /// answer; `None` where nothing was proposed.
     pub fn propose_idle(&mut self, seconds: Option<u32>, limits: &Limits) -> Option<Duration> {
         let proposed = Duration::from_secs(seconds?.into());
@@ -348,7 +349,8 @@ mod tests {
     use crate::tls::ServerStream;
     use crate::tunnel::PlainApp;
 
-    /// What a tunnel may cost in memory is a promise to whoever counts devices: each pair of ends has its bound, in bytes.
+    /// The memory of a tunnel is a promise to whoever counts devices: each pair of ends has its
+    /// bound, in bytes.
     #[test]
     fn a_tunnel_between_any_two_ends_keeps_to_its_memory() {
         let pairs = [

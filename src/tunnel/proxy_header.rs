@@ -1,4 +1,4 @@
-//! What a server is told of a tunnel in front of its bytes: the PROXY protocol.
+//! Header that tells a server about a tunnel, before its bytes: the PROXY protocol.
 
 use std::sync::OnceLock;
 use std::time::SystemTime;

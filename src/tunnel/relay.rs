@@ -32,7 +32,7 @@ pub(crate) struct Relay<A, S> {
     pub server: S,
     pub live: Rc<Live>,
     pub lifetimes: Lifetimes,
-    /// What its service and its app may take.
+    /// Limits of its service and its app.
     pub pass: Pass,
     /// Directions that wait until more may move.
     pub paced: Cell<u8>,
@@ -40,21 +40,22 @@ pub(crate) struct Relay<A, S> {
     pub ends: Ends,
 }
 
-/// What came behind the request: bytes for the server, and records that are not complete yet.
+/// Data that was received after the request: bytes for the server, and records that are not
+/// complete yet.
 #[derive(Default)]
 pub(crate) struct ReadAhead {
     pub early: Vec<u8>,
     pub carry: Option<RingBuf>,
 }
 
-/// What the directions have come to.
+/// State of the two directions.
 #[derive(Default)]
 pub(crate) struct Ends {
     up: Cell<Option<End>>,
     down: Cell<Option<End>>,
     /// The server reads no more, but may still send.
     server_gone: Cell<bool>,
-    /// What the client is to be told before the session is cut.
+    /// The alert for the client before the session is cut.
     alert: Cell<Option<AlertDescription>>,
 }
 

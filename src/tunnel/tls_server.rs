@@ -18,7 +18,7 @@ pub(super) struct TlsServer {
     read_ahead: RefCell<ReadAhead>,
 }
 
-/// What was received and is not passed on yet.
+/// Received data that is not passed on yet.
 struct ReadAhead {
     /// Opened bytes.
     opened: Vec<u8>,

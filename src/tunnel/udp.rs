@@ -107,7 +107,7 @@ async fn empty() -> RingBuf {
     }
 }
 
-/// Whether an error says nothing about the next datagram.
+/// Returns whether an error says nothing about the next datagram.
 fn is_of_one_datagram(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

@@ -30,7 +30,7 @@ fn chain(file: &File) -> Vec<usize> {
     linked(&parsed(file), 0)
 }
 
-/// What is sent, as places in the file.
+/// Returns what is sent, as places in the file.
 fn sent_of(file: &File) -> Vec<usize> {
     let place = |der: &CertificateDer<'_>| file.iter().position(|one| one == der).unwrap();
     sent(file).iter().map(place).collect()

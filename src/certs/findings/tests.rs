@@ -1,4 +1,4 @@
-//! What is found, by making what is wrong.
+//! Findings, each from a file with the fault.
 
 use time::macros::datetime;
 use time::{Duration, OffsetDateTime};

@@ -1,4 +1,4 @@
-//! What group certificates are said to be: of each kind one that authorities have made.
+//! Findings of group certificates: of each kind one that authorities have made.
 
 use rcgen::{CustomExtension, GeneralSubtree, NameConstraints};
 

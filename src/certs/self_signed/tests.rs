@@ -9,7 +9,7 @@ use super::*;
 use crate::certs::key_matches;
 use crate::certs::make::key_to_pem;
 
-/// What a start comes to that finds nothing wrong.
+/// Ensures the certificate like a start that finds nothing wrong.
 fn ensure_self_signed_at(
     state_dir: &Path,
     names: &[String],
@@ -30,7 +30,7 @@ fn files_of(folder: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
     entries.map(read).collect()
 }
 
-/// Whether each content that was there is there still, under whatever name.
+/// Returns whether each content that was there is there still, under whatever name.
 fn assert_nothing_lost(before: &std::collections::BTreeMap<String, Vec<u8>>, folder: &Path) {
     let after = files_of(folder);
     for (name, content) in before {

@@ -1,4 +1,4 @@
-//! What goes into the store, what does not, and what is then in it.
+//! Imports that are accepted and refused, and the store after them.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -62,7 +62,7 @@ impl Scratch {
         Candidate::load(role, &self.path(file), key.as_deref(), None, None).unwrap()
     }
 
-    /// What is in the folder of the store, if there is one.
+    /// Returns what is in the folder of the store, if there is one.
     fn files(&self, role: Role) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.store.folder(role)) else {
             return Vec::new();

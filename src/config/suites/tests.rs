@@ -36,7 +36,7 @@ const RSA128: &str = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256";
 const RSA256: &str = "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384";
 const CHACHA: &str = "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256";
 
-/// What others call a suite, what is wrong with it, and the nearest here.
+/// Names that others use for a suite, their fault, and the nearest suite here.
 const SUITES: &[(&str, &[&str], &str)] = &[
     (
         "TLS_RSA_WITH_AES_128_CBC_SHA",

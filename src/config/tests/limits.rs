@@ -1,4 +1,5 @@
-//! What a wire format, the kernel or a fixed table bounds is right at its bound, and told one beyond it.
+//! Values with a limit from a wire format, the kernel or a fixed table are accepted at the limit,
+//! and reported above it.
 
 use super::*;
 use crate::limits::{

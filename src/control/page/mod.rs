@@ -58,13 +58,14 @@ const ASSETS: &[Asset] = &[
     script!("tunnels.js"),
 ];
 
-/// What a browser lets the page do (Content Security Policy level 3, and Trusted Types for `require-trusted-types-for`):
-/// run, show and ask what comes from this listener, and nothing else. No text becomes elements or a script.
+/// Policy for the page in the browser (Content Security Policy level 3, and Trusted Types for
+/// `require-trusted-types-for`): run, show and ask what comes from this listener, and nothing else.
+/// No text becomes elements or a script.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
      form-action 'none'; frame-ancestors 'none'; base-uri 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// What every part of the page is sent with, beside the headers of all answers. With `no-referrer` a browser would send
-/// `Origin: null` in places; the page's own requests are to name it.
+/// Headers of every part of the page, beside those of all answers. With `no-referrer` a browser
+/// would send `Origin: null` in places; the page's own requests are to name it.
 const HEADERS: [(HeaderName, &str); 4] = [
     (header::CONTENT_SECURITY_POLICY, POLICY),
     (header::REFERRER_POLICY, "same-origin"),

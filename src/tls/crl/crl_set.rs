@@ -15,7 +15,7 @@ use time::format_description::well_known::Rfc3339;
 use super::{CheckedCrl, CrlReport, Standing};
 use crate::table::{RevocationIndex, RevocationList, SerialSet, same_name};
 
-/// Where a CRL is from.
+/// Source of a CRL.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CrlSource {
     /// A file of the configuration.
@@ -33,7 +33,7 @@ impl std::fmt::Display for CrlSource {
     }
 }
 
-/// What became of the lists that a source offered.
+/// Result for the lists that a source offered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
     /// They are in use from the next index on.
@@ -69,7 +69,7 @@ struct SourceLists {
 pub struct Indexed {
     /// The index.
     pub index: RevocationIndex,
-    /// Where each list is from whose signer is revoked, and its issuer.
+    /// Lists whose signer is revoked: the source and the issuer of each.
     pub disowned: Vec<(CrlSource, String)>,
 }
 
@@ -164,12 +164,12 @@ impl CrlSet {
         true
     }
 
-    /// Whether lists of this source are in use.
+    /// Returns whether lists of this source are in use.
     pub fn has(&self, source: &CrlSource) -> bool {
         self.sources.iter().any(|held| held.source == *source)
     }
 
-    /// What each list in use says about itself.
+    /// Returns what each list in use says about itself.
     pub fn reports(&self) -> Vec<CrlReport> {
         self.lists().map(|list| list.report.clone()).collect()
     }
@@ -248,7 +248,7 @@ impl CrlSet {
 }
 
 impl CheckedCrl {
-    /// Whether both are of one issuer, key and scope.
+    /// Returns whether both are of one issuer, key and scope.
     fn has_scope_of(&self, other: &Self) -> bool {
         let (one, other) = (&self.list, &other.list);
         one.signer == other.signer
@@ -256,7 +256,7 @@ impl CheckedCrl {
             && same_name(&one.issuer, &other.issuer)
     }
 
-    /// Whether one of them can take the place of the other.
+    /// Returns whether one of them can take the place of the other.
     fn succeeds_as(&self, other: &Self) -> bool {
         self.has_scope_of(other) && self.base.is_some() == other.base.is_some()
     }
@@ -281,7 +281,7 @@ impl CheckedCrl {
         list
     }
 
-    /// Whether it makes the other one needless, whichever of them runs out first.
+    /// Returns whether it makes the other one needless, whichever of them runs out first.
     fn replaces(&self, other: &Self) -> bool {
         self.succeeds_as(other)
             && (other.report.early || !self.report.early)
@@ -290,7 +290,8 @@ impl CheckedCrl {
             && self.list.next_update >= other.list.next_update
     }
 
-    /// Whether it may take the place of the one in use: else why not, and from which moment on.
+    /// Returns whether it may take the place of the one in use: else why not, and from which moment
+    /// on.
     fn may_replace(&self, old: &Self, now: u64) -> Result<(), (String, Option<u64>)> {
         let end = old.list.next_update;
         let of = format!("the list of {}", self.report.issuer);
@@ -298,7 +299,7 @@ impl CheckedCrl {
         let (number, date) = (&self.report.number, self.report.this_update);
         let has_smaller_number = *number < old.report.number;
         // Never an earlier date, whatever its number: after an authority has counted anew, its lists from before have
-        // the larger ones. The date of one that is still to come proves nothing against one that is in force.
+        // the larger ones. The date of one that is still to come proves nothing against one that is valid.
         let is_earlier = date < old.report.this_update && (self.report.early || !old.report.early);
         if is_earlier || has_smaller_number && date <= old.report.this_update {
             let problem = format!("{of} is older than the one in use ({ages})");
@@ -315,7 +316,7 @@ impl CheckedCrl {
         Ok(())
     }
 
-    /// The end of the one in use, where that is in force and this one has run out already: nothing and nobody lets it
+    /// The end of the one in use, where that is valid and this one has run out already: nothing and nobody lets it
     /// take the place of the other then, since its authority's devices would all be refused.
     fn has_run_out_before(&self, old: &Self, now: u64) -> Option<u64> {
         let end = old.list.next_update;
@@ -333,7 +334,8 @@ impl CheckedCrl {
         )
     }
 
-    /// Whether this delta CRL can be put on top of the full list `base` (RFC 5280, section 5.2.4).
+    /// Returns whether this delta CRL can be put on top of the full list `base` (RFC 5280, section
+    /// 5.2.4).
     fn continues(&self, base: &Self) -> bool {
         self.has_scope_of(base)
             && base.report.number.is_some()
@@ -341,7 +343,7 @@ impl CheckedCrl {
             && base.report.number < self.report.number
     }
 
-    /// A full list with a delta CRL on top of it: in force while both are.
+    /// A full list with a delta CRL on top of it: valid now while both are.
     fn with(&self, delta: &Self) -> RevocationList {
         let kept = self.list.serials.iter();
         let kept = kept.filter(|serial| !delta.removed.contains(serial));

@@ -36,14 +36,14 @@ pub enum CrlError {
     /// The file.
     #[error("{0}")]
     File(#[from] CertError),
-    /// What is wrong with the list.
+    /// The fault of the list.
     #[error("CRL {file}: {problem}; remedy: {remedy}")]
     Invalid {
         /// Its file.
         file: String,
         /// The problem.
         problem: String,
-        /// What would be right.
+        /// The remedy.
         remedy: &'static str,
     },
 }
@@ -58,10 +58,10 @@ fn lines(errors: &[CrlError]) -> String {
     lines.join("\n")
 }
 
-/// What a loaded CRL says about itself.
+/// Facts about a loaded CRL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrlReport {
-    /// Where it is from.
+    /// Its source.
     pub source: CrlSource,
     /// Its issuer, as text.
     pub issuer: String,
@@ -73,14 +73,15 @@ pub struct CrlReport {
     pub next_update: Option<u64>,
     /// Entries in it.
     pub entries: usize,
-    /// Whether it is a delta CRL.
+    /// True if it is a delta CRL.
     pub delta: bool,
-    /// Whether it was made in the future, by the clock since it was checked.
+    /// True if it was made in the future, by the clock since it was checked.
     pub early: bool,
 }
 
 impl CrlReport {
-    /// What an operator has to know of a list that is not in force at a moment in unix seconds, and what to do.
+    /// Returns what an operator has to know of a list that is not valid now at a moment in unix
+    /// seconds, and what to do.
     pub fn unproving_text(&self, now: u64) -> Option<String> {
         if self.early {
             return Some(self.early_text("it revokes, and proves nothing until then, so that `stale` decides for its devices"));
@@ -103,7 +104,7 @@ impl CrlReport {
         )
     }
 
-    /// The moment from which it is in force, in unix seconds: clocks differ a little.
+    /// The moment from which it is valid, in unix seconds: clocks differ a little.
     fn begins(&self) -> u64 {
         self.this_update.saturating_sub(CRL_CLOCK_SKEW_SECONDS)
     }
@@ -117,7 +118,7 @@ pub struct CheckedCrl {
     list: RevocationList,
     /// For a delta CRL, the number of the list that it continues.
     base: Option<Number>,
-    /// What a delta CRL takes out.
+    /// Serials that a delta CRL removes.
     removed: Arc<SerialSet>,
     /// Tells lists apart that have one number: no two are signed alike.
     signature: Box<[u8]>,
@@ -250,7 +251,7 @@ fn check(
             signer: signer.key,
             serials: serials(false),
             scope: parsed.scope.clone(),
-            // Without nextUpdate (which RFC 5280 demands) a list can never be known to be in force.
+            // Without nextUpdate (which RFC 5280 demands) a list can never be known to be valid.
             next_update: parsed.next_update.unwrap_or(0),
         },
         removed: serials(true),

@@ -72,7 +72,7 @@ impl std::fmt::Display for Number {
 /// A CRL whose bytes are elsewhere.
 #[derive(Debug)]
 pub(super) struct Parsed<'a> {
-    /// What is signed, and how.
+    /// The signed part and its signature.
     pub signed: Signed<'a>,
     /// The issuer's `Name` in DER.
     pub issuer: &'a [u8],
@@ -141,7 +141,7 @@ impl<'a> Parsed<'a> {
         Ok(parsed)
     }
 
-    /// What stands before the entries.
+    /// Returns what stands before the entries.
     fn head(list: &mut Reader<'a>, signed: Signed<'a>) -> Result<Self, Problem> {
         const VERSION_2: &[u8] = &[1];
         if list.peek() != Some(tag::INTEGER) {
@@ -280,7 +280,8 @@ fn refuse_critical(extension: &Extension<'_>, has: &str) -> Result<(), Problem> 
     Ok(())
 }
 
-/// What the issuing distribution point (section 5.2.5) says of the certificates that the list speaks for.
+/// Returns what the issuing distribution point (section 5.2.5) says of the certificates that the
+/// list speaks for.
 fn scope(value: &[u8]) -> Result<Scope, Problem> {
     const ONLY_USER_CERTS: u8 = 0x81;
     const ONLY_CA_CERTS: u8 = 0x82;

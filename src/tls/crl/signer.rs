@@ -73,7 +73,7 @@ fn may_sign_lists(der: &[u8]) -> bool {
     })
 }
 
-/// What cannot be checked is another thing than what is wrong.
+/// Returns what cannot be checked is another thing than what is wrong.
 fn unverified(list: &Parsed<'_>, issuer: &str, faults: &[Unverified]) -> Problem {
     let algorithm = algorithm(list.signed.algorithm);
     if faults.contains(&Unverified::Wrong) {

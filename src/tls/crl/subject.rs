@@ -1,4 +1,4 @@
-//! What a certificate says about the lists that it is to be looked for in.
+//! Properties of a certificate that decide which lists cover it.
 
 use crate::asn1::{Reader, tag};
 use crate::table::Subject;

@@ -24,7 +24,7 @@ const MESSAGE_HEADER: usize = 4;
 /// Records before the limit at which new keys are made: more than one buffer's worth.
 const KEY_UPDATE_MARGIN: u64 = 64;
 
-/// What a record carried.
+/// Content of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     /// Application data, at this place in the record.
@@ -44,7 +44,7 @@ struct Idle {
     renegotiations: u8,
 }
 
-/// What waits. In a box of its own: most sessions never have any of it.
+/// Data that waits. In a box of its own: most sessions never have any of it.
 #[derive(Default)]
 struct Pending {
     /// A handshake message that came in pieces, so far.
@@ -327,8 +327,8 @@ impl<C: Connection> RecordLayer<C> {
         Ok(self.take_outgoing())
     }
 
-    /// Whether the peer has asked for something (new keys, a renegotiation) and has no answer yet. It is in what
-    /// [`RecordLayer::before_sealing`] gives, and need not wait for data.
+    /// Returns whether the peer has asked for something (new keys, a renegotiation) and has no
+    /// answer yet. It is in what [`RecordLayer::before_sealing`] gives, and need not wait for data.
     pub fn owes_answer(&self) -> bool {
         self.update_due || self.pending.as_ref().is_some_and(|pending| pending.answers)
     }

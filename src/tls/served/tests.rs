@@ -154,7 +154,7 @@ fn one_that_can_be_used_comes_before_one_that_has_ended() {
     assert_eq!(any(now + 200), 0, "all have ended");
 }
 
-/// What a client is shown, and accepts, at `clock`'s time.
+/// Returns what a client is shown, and accepts, at `clock`'s time.
 fn handshake(config: &Arc<ServerConfig>, client: &Arc<ClientConfig>) -> CertificateDer<'static> {
     let name = ServerName::try_from("tunnel.test").unwrap();
     let mut client = ClientConnection::new(client.clone(), name).unwrap();

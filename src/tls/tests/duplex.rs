@@ -21,7 +21,7 @@ const SPACING: Spacing = Spacing {
     most: u16::MAX,
 };
 
-/// What was sent, a buffer each, and what is to be received.
+/// Sent buffers, and data to be received.
 #[derive(Default)]
 struct Memory {
     sent: Rc<RefCell<Vec<Vec<u8>>>>,

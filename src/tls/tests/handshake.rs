@@ -18,14 +18,14 @@ use crate::tls::hand_over;
 use crate::tls::handshake::{Connection, Handshake};
 use crate::tls::record::{Content, RecordLayer};
 
-/// Where the peer's stream is cut.
+/// Position at which the peer's stream is cut.
 #[derive(Clone, Copy, Debug)]
 enum Cuts {
     Everywhere,
     At(usize),
 }
 
-/// What kind of session it is.
+/// Kind of a session.
 #[derive(Clone, Copy, Debug)]
 struct Kind {
     tls12: bool,
@@ -34,7 +34,7 @@ struct Kind {
     fragment: Option<usize>,
 }
 
-/// What each end says as soon as it may.
+/// Data that each end sends as soon as it may.
 const WORDS: &[u8] = b"what follows the handshake";
 
 /// Both ends' configurations. Whoever is under test hands its secrets over.
@@ -296,7 +296,8 @@ fn a_tls12_client_reads_its_server_wherever_the_stream_is_cut() {
     kinds(true).for_each(|kind| every_cut(kind, as_client));
 }
 
-/// What begins no record is refused as soon as its header is there (RFC 8446, section 5.1), however it came.
+/// Bytes that begin no record are refused as soon as its header is there (RFC 8446, section 5.1),
+/// however it came.
 #[test]
 fn a_header_that_begins_no_record_is_refused_before_its_body_comes() {
     let ends = Ends::new(kinds(false).next().unwrap());

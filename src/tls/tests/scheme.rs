@@ -64,7 +64,7 @@ impl ResolvesClientCert for Always {
     }
 }
 
-/// What the client is told, if it is not let in.
+/// Returns what the client is told, if it is not let in.
 fn told(scheme: SignatureScheme) -> Option<Error> {
     let gateway = gateway(false);
     let device = client(&gateway.ca, |_| ());

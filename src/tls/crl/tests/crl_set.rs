@@ -130,7 +130,7 @@ fn a_list_that_is_to_come_revokes_and_proves_from_its_beginning_on() {
         text.contains("2023-11-16T00:00:00Z") && text.contains("clock"),
         "{text}"
     );
-    // The same one again changes nothing; one in force takes its place, though it is earlier by date, if its number is not.
+    // The same one again changes nothing; a valid one takes its place, though it is earlier by date, if its number is not.
     assert_eq!(
         crl_set.admit(file.clone(), early.clone(), NOW),
         Admission::Unchanged
@@ -152,7 +152,7 @@ fn a_list_that_is_to_come_revokes_and_proves_from_its_beginning_on() {
     );
     assert_eq!(status(&crl_set, 2, NOW), Status::Good);
 
-    // It takes the place of none in force, though the operator has the next one taken, nor of another source's.
+    // It takes the place of na valid one, though the operator has the next one taken, nor of another source's.
     let mut crl_set = CrlSet::default();
     crl_set.admit(file.clone(), check(&list(1, NEW, 1)), NOW);
     crl_set.forget(&file);
