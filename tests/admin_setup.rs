@@ -1,5 +1,5 @@
 //! A node is set up in a browser, from nothing to tunnels: certificates are uploaded, a profile is written, corrected,
-//! put into force, changed and taken back.
+//! activated, changed and taken back.
 
 use crate::common;
 use crate::common::browser;
@@ -154,7 +154,7 @@ fn upload(browser: &mut Browser, node: &Node, running: &Running) {
     can_be_read(browser, "certificate");
 }
 
-/// Writes a profile with a mistake in it, is led to the line, corrects it and puts it into force.
+/// Writes a profile with a mistake in it, is led to the line, corrects it and activates it.
 fn write_profile(
     browser: &mut Browser,
     running: &Running,
@@ -207,7 +207,7 @@ fn write_profile(
     right
 }
 
-/// A second version comes into force at once; the first one's text comes back as the third.
+/// A second version becomes active at once; the first one's text comes back as the third.
 fn change_and_take_back(browser: &mut Browser, running: &Running, text: &str) {
     browser.click("Profiles");
     browser.click("corp");
@@ -233,7 +233,7 @@ fn change_and_take_back(browser: &mut Browser, running: &Running, text: &str) {
         .collect();
     assert_eq!(who, ["ann (admin listener)"; 3]);
     browser.sees("<b>another host</b>");
-    until("the third is in force", || {
+    until("the third is active", || {
         read(running, "/readyz")["profile"]["version"] == 3
     });
 }

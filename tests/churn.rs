@@ -87,7 +87,7 @@ impl World {
         body["config_generation"].as_u64().unwrap()
     }
 
-    /// Has the config of this number put into force, in one of three ways.
+    /// Has the config of this number activated, in one of three ways.
     fn reload(&self, number: u64) {
         let before = self.generation();
         self.write(number);

@@ -86,7 +86,7 @@ fn profiles_are_stored_and_put_into_force_in_one_step() {
         (&answer["in_force"], &answer["generation"]),
         (&json!(true), &json!(2))
     );
-    // In force when it is answered.
+    // Active when it is answered.
     assert!(running.ready());
     let socket = TcpStream::connect(address).unwrap();
     let mut tunnel = session(&node.pki, socket, &device);
@@ -453,7 +453,7 @@ fn changes_from_all_sides_come_one_after_the_other() {
     assert_eq!(shown["version"], 19);
     let notes = shown["history"].as_array().unwrap();
     assert_eq!(notes.len(), 19);
-    until("the last one is in force", || {
+    until("the last one is active", || {
         running.json(200, running.get("/readyz"))["profile"]["version"] == 19
     });
     assert!(running.metric("adit_config_reload_failures_total 0"));

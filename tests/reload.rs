@@ -29,7 +29,7 @@ fn edit(pki: &Pki, from: &str, to: &str) {
     std::fs::write(pki.path("adit.toml"), text.replace(from, to)).unwrap();
 }
 
-/// Replaces a part of the config, and waits until it is in force.
+/// Replaces a part of the config, and waits until it is active.
 fn reload(pki: &Pki, gateway: &Gateway, from: &str, to: &str) {
     let before = generation(gateway);
     edit(pki, from, to);
@@ -395,9 +395,7 @@ fn slow_files_that_change_take_effect_by_themselves() {
     );
     edit(&world.pki, "['*.test', '*.other']", "'*'");
     until("put right", || generation(&world.gateway) == 2.0);
-    until("in force", || {
-        asks("a.other:1").starts_with("HTTP/1.1 200 ")
-    });
+    until("active", || asks("a.other:1").starts_with("HTTP/1.1 200 "));
     assert!(ready(&world.gateway)["refused"].is_null());
 
     // A file that the config names, and that is not there when it is first read.

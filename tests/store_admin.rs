@@ -322,7 +322,7 @@ fn what_the_profile_names_is_served_at_once_and_is_not_deleted() {
         (200, &json!(["default"])),
         "{answer}"
     );
-    // The answer comes when it is in force.
+    // The answer comes when it is active.
     let mut session = connect(&pki, &gateway, Some(&device));
     ask(&mut session, &request("web.test:80")).unwrap();
     assert_eq!(
@@ -366,7 +366,7 @@ fn an_import_that_the_node_refuses_is_taken_back() {
     fs::create_dir_all(pki.path("state/certificates/server")).unwrap();
     fs::write(pki.path("state/certificates/server/front.pem"), &file).unwrap();
     let gateway = Gateway::run(&pki, admin);
-    // The config on the disk is wrong: nothing can be put into force.
+    // The config on the disk is wrong: nothing can be activated.
     let text = fs::read_to_string(pki.path("adit.toml")).unwrap();
     fs::write(pki.path("adit.toml"), format!("{text}\nwrong = true\n")).unwrap();
     let target = "/certificates/server/front?replace=true";

@@ -16,6 +16,7 @@ use documents::{
     readme_findings,
 };
 use text::{blank, identifier, words};
+use words::{doc_findings, plan_findings, word_findings};
 
 #[path = "tidy/circles.rs"]
 mod circles;
@@ -25,6 +26,8 @@ mod documents;
 mod samples;
 #[path = "tidy/text.rs"]
 mod text;
+#[path = "tidy/words.rs"]
+mod words;
 
 /// The rooms from the ground up, as in docs/architecture.md. A room may use those before it, and those in its own row.
 const ROOMS: &[&[&str]] = &[
@@ -48,7 +51,7 @@ const ROOMS: &[&[&str]] = &[
     &["engine"],
     &["control"],
     &["load"],
-    &["cli", "quickstart"],
+    &["cli"],
 ];
 
 /// Circles of files that are not broken up yet. None is added.
@@ -64,7 +67,6 @@ const CIRCLES: &[&str] = &[
      engine/registry engine/reload engine/revocation engine/sweeper engine/worker",
     "front/http2/app front/http2/driver front/http2/session",
     "ring/buffers ring/driver ring/executor ring/own ring/permit ring/pieces ring/pool",
-    "tunnel/open tunnel/relay",
 ];
 
 /// The rooms in which `unsafe` may be written.
@@ -164,6 +166,25 @@ fn links_between_documents_lead_somewhere() {
 fn every_limit_has_its_reason() {
     let limits = read("src/limits.rs").expect("src/limits.rs is part of the tree");
     report(limit_findings(&Source::new("src/limits.rs", limits)));
+}
+
+#[test]
+fn doc_comments_begin_with_a_noun_or_a_verb() {
+    check(sources("src"), doc_findings);
+}
+
+#[test]
+fn documents_and_comments_use_the_words_of_the_field() {
+    let mut files = sources("src");
+    files.extend(tracked(".md"));
+    check(files, word_findings);
+}
+
+#[test]
+fn the_plan_has_the_rooms_that_exist() {
+    let document = read("docs/architecture.md").expect("docs/architecture.md is part of the tree");
+    let document = Source::new("docs/architecture.md", document);
+    report(plan_findings(&document, |path| root().join(path).exists()));
 }
 
 // The heuristics.

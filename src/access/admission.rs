@@ -1,4 +1,4 @@
-//! Clients that have not shown who they are: how many a core holds, and which is given up when there are too many.
+//! Clients that are not authenticated yet: how many a core holds, and which is given up when there are too many.
 //!
 //! They have a share of their own of each core: of its connections and of the bytes that it keeps for them. When the share is
 //! full, the one that has kept the core waiting for longest is given up, and the newest comes in: a client that only
@@ -105,7 +105,7 @@ impl Guest {
     }
 }
 
-/// The connections of one core whose clients have not shown who they are.
+/// The connections of one core whose clients are not authenticated yet.
 pub(crate) struct Guests {
     epoch: Instant,
     next: Cell<u64>,
@@ -403,7 +403,7 @@ impl Guests {
     }
 }
 
-/// A connection whose client has not shown who it is, in its core's count, until it has or is gone.
+/// A connection whose client is not authenticated yet, in its core's count, until it has or is gone.
 pub(crate) struct GuestGuard {
     core: Rc<Core>,
     guest: Option<Rc<Guest>>,

@@ -149,7 +149,7 @@ pub struct Core {
     /// Causes of the next sweep.
     pub(crate) sweep_for: Cell<Causes>,
     pub(crate) sweeping: Cell<bool>,
-    /// Connections whose clients have not shown who they are.
+    /// Connections whose clients are not authenticated yet.
     pub(crate) guests: Guests,
     /// Refusals, for the audit log.
     pub(crate) refusals: Refusals,
@@ -300,7 +300,7 @@ impl Core {
             || guests.is_full(share, &limits, ring::now())
     }
 
-    /// Connections whose clients have not shown who they are, at most for now.
+    /// Connections whose clients are not authenticated yet, at most for now.
     pub(crate) fn unauthenticated_share(&self) -> usize {
         let limits = self.snapshot.borrow().limits.admission;
         limits.share(self.quota.open())

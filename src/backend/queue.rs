@@ -1,6 +1,6 @@
 //! Which name is looked up next, so that whoever asks for many delays nobody else. No I/O and no clock.
 //!
-//! Each asker has a queue of its own and a share of the lookups that run; queues are served by turns. Equal names that are
+//! Each requester has a queue of its own and a share of the lookups that run; queues are served by turns. Equal names that are
 //! asked for at the same time are one lookup. A query that nobody waits for any more is dropped, and its lookup with it
 //! if it was the last.
 
@@ -34,7 +34,7 @@ pub(super) struct LookupKey {
 /// Why a query is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// The asker has as many as it may.
+    /// The requester has as many as it may.
     Share,
     /// All askers have as many as they may.
     Full,
@@ -218,7 +218,7 @@ impl<R> Queue<R> {
         self.tidy(owner);
     }
 
-    /// Forgets an asker that has nothing.
+    /// Forgets a requester that has nothing.
     fn tidy(&mut self, owner: &QueryOwner) {
         let is_idle = |share: &OwnerShare| share.running == 0 && share.waiting.is_empty();
         if self.shares.get(owner).is_some_and(is_idle) {

@@ -432,7 +432,7 @@ fn resolve(
                 .parse()
                 .map_err(|error: NameError| CertificatesError::Usage(error.to_string()))?;
             let opened = place.open()?;
-            // The error for a name that is not there says more than that of its file.
+            // The error for a name that does not exist says more than that of its file.
             opened.store.certificates(role, &name)?;
             Ok(opened.store.path(role, &name))
         }

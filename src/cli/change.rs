@@ -1,6 +1,6 @@
 //! Who changes what a node stores, profiles and certificates.
 //!
-//! Where a node runs on the state folder, the node does: it checks, stores and puts into force in one step, or refuses and
+//! Where a node runs on the state folder, the node does: it checks, stores and activates in one step, or refuses and
 //! changes nothing. Else this process does, which has the lock of the folder meanwhile: a node that is started waits for it,
 //! and so does another command.
 

@@ -105,7 +105,7 @@ struct With {
     /// Note about the change, in one line.
     #[arg(long)]
     note: Option<String>,
-    /// Only if this is the newest version; 0 for a profile that is not there yet.
+    /// Only if this is the newest version; 0 for a profile that does not exist yet.
     #[arg(long)]
     expect: Option<u64>,
 }

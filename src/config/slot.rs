@@ -12,7 +12,7 @@ pub(super) struct Slot<T> {
 /// Content of a [`Slot`].
 #[derive(Debug, Clone)]
 pub(super) enum Value<T> {
-    /// The key is not there.
+    /// The key does not exist.
     Absent,
     /// The key is there and wrong, and has been reported.
     Refused,

@@ -48,7 +48,7 @@ pub struct Engine {
     pub max_tunnels: usize,
     /// Most tunnels open at once for one device; at least 1, at most `max_tunnels`.
     pub max_tunnels_per_device: usize,
-    /// Most connections of one core whose clients have not shown who they are; at least 1.
+    /// Most connections of one core whose clients are not authenticated yet; at least 1.
     pub max_unauthenticated: usize,
     /// Those of one source address; 0 for as many.
     pub max_unauthenticated_per_source: usize,

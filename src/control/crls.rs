@@ -233,7 +233,7 @@ mod tests {
         let due = schedule.urls["a"].due - start;
         assert!(
             due <= CRL_UPDATE_MIN && due >= CRL_UPDATE_MIN * 3 / 4,
-            "nothing is in force: {due:?}"
+            "nothing is valid: {due:?}"
         );
         // No wait spans the end, neither the usual one nor that after failures.
         let soon = Duration::from_secs(5);

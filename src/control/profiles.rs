@@ -205,7 +205,7 @@ impl Profiles {
             (Err(_), Some(refusal)) => return Err(ProfileFailure::Wrong(refusal)),
             (Err(error), None) => {
                 if generation.is_some() {
-                    // In force and not kept: back to what is.
+                    // Active and not kept: back to what is.
                     let _ = turn.reload(ReloadTrigger::Admin);
                 }
                 return Err(error.into());

@@ -1,4 +1,4 @@
-//! Tunnels, clients that have not shown who they are, receive buffers and open files, fitted to each other.
+//! Tunnels, clients that are not authenticated yet, receive buffers and open files, fitted to each other.
 
 use crate::config::Engine;
 use crate::limits::{
@@ -11,13 +11,13 @@ use crate::ring;
 pub struct Sizes {
     /// Open files of the process.
     pub descriptors: u64,
-    /// Those of them that are left for tunnels and for clients that have not shown who they are.
+    /// Those of them that are left for tunnels and for clients that are not authenticated yet.
     pub usable: usize,
     /// Tunnels of the node that these suffice for.
     pub possible: usize,
     /// Tunnels of the node, as the config has them at the start.
     pub tunnels: usize,
-    /// Connections of each core whose clients have not shown who they are, for certain. There may be more while tunnels leave
+    /// Connections of each core whose clients are not authenticated yet, for certain. There may be more while tunnels leave
     /// open files for them.
     pub unauthenticated: usize,
     /// Small receive buffers of each core.

@@ -287,7 +287,7 @@ fn run(
 }
 
 /// Gives what a burst has left behind back to the system: the memory of buffers, a few at a time, and when a peak is over that
-/// of the heap. Sees to clients that have not shown who they are, too.
+/// of the heap. Sees to clients that are not authenticated yet, too.
 async fn give_back(core: Rc<Core>) {
     let mut peak = Peak::default();
     let (mut met, mut said) = (0, None);

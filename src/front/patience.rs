@@ -1,4 +1,4 @@
-//! How long a client is waited for that has not shown who it is, or has not asked for anything.
+//! How long a client is waited for that is not authenticated yet, or has not asked for anything.
 
 use std::rc::Rc;
 

@@ -1,4 +1,4 @@
-//! Bounds of clients that have not shown who they are, and sizes that are fitted to each other.
+//! Bounds of clients that are not authenticated yet, and sizes that are fitted to each other.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::ADMIN_CONNECTIONS;
 /// of their own size.
 pub const BEGINNING_MAX: usize = 128 * 1024;
 
-/// Usual number of connections of a core whose clients have not shown who they are. A fleet that comes back all at once
+/// Usual number of connections of a core whose clients are not authenticated yet. A fleet that comes back all at once
 /// has a round trip or two each, and its handshakes take turns: 16 384 are what a core shakes hands with in some seconds.
 /// Each is some 5 KB.
 pub const UNAUTHENTICATED: usize = 16_384;
@@ -28,13 +28,13 @@ pub const FAILED_HANDSHAKES_BURST: Duration = Duration::from_secs(10);
 /// Largest `engine.max_unauthenticated`.
 pub const UNAUTHENTICATED_MAX: usize = 1 << 20;
 
-/// How long a client that has not shown who it is has its place for certain: some round trips on any network. Where all have
+/// How long a client that is not authenticated yet has its place for certain: some round trips on any network. Where all have
 /// come since, as in a storm of reconnections, the core accepts later and gives none up. It does not protect a source that has
 /// more than its part while another one waits, nor those for whom most bytes are kept when there are too many, nor the
 /// oldest when there are no more files.
 pub const GUEST_GRACE: Duration = Duration::from_secs(1);
 
-/// Bytes that a core keeps for clients that have not shown who they are, beside the connections themselves. A hello and a
+/// Bytes that a core keeps for clients that are not authenticated yet, beside the connections themselves. A hello and a
 /// client's flight are one to three KB: nearly all of them are complete when they come, and are kept for no time.
 pub const GUEST_MEMORY: u64 = 32 << 20;
 
@@ -56,7 +56,7 @@ pub const DESCRIPTORS_OF_CORE: usize = 64;
 /// How often a core says in the log that there are no more open files.
 pub const FILES_TOLD: Duration = Duration::from_secs(60);
 
-/// Part of the open files, as one in so many, for clients that have not shown who they are, where not all fit.
+/// Part of the open files, as one in so many, for clients that are not authenticated yet, where not all fit.
 pub const GUEST_DESCRIPTORS_PART: usize = 8;
 
 /// Least number of small receive buffers of a core. It is address space until it is used.

@@ -46,7 +46,7 @@ pub const NAME_SERVERS_MAX: usize = 3;
 /// Domains that a short name of the configuration is completed with, at most.
 pub const NAME_SEARCH_MAX: usize = 6;
 
-/// How long one lookup may take, whatever `resolv.conf` says: it holds a place of its asker's share.
+/// How long one lookup may take, whatever `resolv.conf` says: it holds a place of its requester's share.
 pub const NAME_LOOKUP_MAX: Duration = Duration::from_secs(10);
 
 /// How long the other address family is waited for where one has answered. RFC 8305, section 3, has 50 ms where the user

@@ -1,4 +1,4 @@
-//! Clients that have not shown who they are, as a node tells of them.
+//! Clients that are not authenticated yet, as a node tells of them.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use super::metrics::CoreMetrics;
 pub(super) fn encode_admission(m: &CoreMetrics, out: &mut Families<'_>) -> fmt::Result {
     out.gauge(
         "unauthenticated",
-        "Connections whose clients have not shown who they are",
+        "Connections whose clients are not authenticated yet",
         m.unauthenticated,
     )?;
     out.gauge(

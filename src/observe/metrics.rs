@@ -219,7 +219,7 @@ pub struct CoreMetrics {
     pub expiry_checks: u64,
     /// Times that accepting was paused, at a limit or for want of file descriptors.
     pub accept_backoff: u64,
-    /// Connections whose clients have not shown who they are; this and the next two are filled when a copy is taken.
+    /// Connections whose clients are not authenticated yet; this and the next two are filled when a copy is taken.
     pub unauthenticated: u64,
     /// How many there may be.
     pub unauthenticated_max: u64,

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 /// The user of this process, as `ann (uid 1000)`; for root also the one who has become it by sudo.
 ///
-/// The name is that of `/etc/passwd`; a user who is not there is known by the number alone.
+/// The name is that of `/etc/passwd`; a user who does not exist is known by the number alone.
 #[must_use]
 pub fn this_user() -> String {
     let Ok(process) = fs::metadata("/proc/self") else {

@@ -103,7 +103,7 @@ pub struct NewVersion<'c> {
     pub who: &'c str,
     /// Its note; may be empty.
     pub note: &'c str,
-    /// The version that it replaces, if the caller knows it; 0 for a profile that is not there yet.
+    /// The version that it replaces, if the caller knows it; 0 for a profile that does not exist yet.
     pub expect: Option<u64>,
 }
 

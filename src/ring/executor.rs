@@ -55,7 +55,7 @@ pub struct RuntimeConfig {
     pub buffers_max: u16,
     /// Large buffers at most. Beyond them a receive has to do with a small one.
     pub large_buffers_max: u16,
-    /// Buffers for those who have not shown who they are ([`super::TcpStream::recv_more`]), of a page each: posted to the
+    /// Buffers for those who are not authenticated yet ([`super::TcpStream::recv_more`]), of a page each: posted to the
     /// kernel, and at most. Nobody holds one while waiting.
     pub guest_buffers: (u16, u16),
     /// Task polls per loop turn.
@@ -98,7 +98,7 @@ struct Task {
 pub(super) struct Core {
     pub driver: RefCell<Driver>,
     pub pool: Rc<BufferPool>,
-    /// The buffers of those who have not shown who they are.
+    /// The buffers of those who are not authenticated yet.
     pub guests: Rc<BufferPool>,
     pub permits: Permits,
     pub timers: RefCell<Wheel>,
@@ -503,7 +503,7 @@ pub fn shrink() {
     });
 }
 
-/// Bytes that those hold who have not shown who they are ([`super::TcpStream::recv_more`]).
+/// Bytes that those hold who are not authenticated yet ([`super::TcpStream::recv_more`]).
 ///
 /// # Panics
 /// Outside a runtime.

@@ -227,7 +227,7 @@ impl TcpStream {
         self.recv_behind(buffer, limit, self.poll_first(), 0)
     }
 
-    /// Receives behind all that has come so far and is to stay together, for a peer that has not shown who it is: through
+    /// Receives behind all that has come so far and is to stay together, for a peer that is not authenticated yet: through
     /// buffers that are for such peers alone, into memory of its own size, so that nothing is held while it waits but what
     /// has come. `None` at the end of the stream.
     ///
@@ -407,8 +407,7 @@ impl TcpStream {
         self.bulk.set(false);
     }
 
-    /// Returns whether this is a stream with more bytes waiting: the next receive is worth a large
-    /// buffer.
+    /// Returns true for a stream with more bytes waiting, which is worth a large buffer.
     #[must_use]
     pub fn is_bulk(&self) -> bool {
         self.bulk.get()

@@ -150,7 +150,7 @@ impl Gateway {
         until("no tunnel", || !self.get("/tunnels").1.contains("\"peer\""));
     }
 
-    /// Reloads the config, and waits until it is in force.
+    /// Reloads the config, and waits until it is active.
     pub fn reload(&self) {
         let generation = || self.metric("adit_config_generation", "");
         let before = generation();

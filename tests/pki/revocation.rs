@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use super::lists::{List, openssl_authority};
 use crate::common::{Gateway, Pki, authority, client_of, crl_of, echo, is_let_in, server, until};
 
-/// A list in PEM that is in force for an hour.
+/// A list in PEM that is valid for an hour.
 fn list(ca: &CertificateAuthority, revoked: &[&Issued]) -> String {
     let made = OffsetDateTime::now_utc() - Duration::from_secs(60);
     let der = crl_of(ca, revoked, made, made + Duration::from_secs(3600));

@@ -212,3 +212,24 @@ fn limits_without_a_reason_are_found() {
     let text = "/// Why.\n#[rustfmt::skip]\npub const A: usize = 1;\n\n// No doc comment.\nconst B: usize = 2;\nconst _: () = assert!(A < B);\n";
     assert_eq!(lines(&limit_findings(&sample("src/limits.rs", text))), [6]);
 }
+
+#[test]
+fn questions_and_old_words_are_found_at_their_lines() {
+    let text = "//! Rooms.\n/// A name.\n/// What follows is one sentence.\nlet a = 1;\n/// What it is.\n/// In force.\n";
+    assert_eq!(lines(&doc_findings(&sample("src/tls/a.rs", text))), [5]);
+    assert_eq!(lines(&word_findings(&sample("src/tls/a.rs", text))), [6]);
+    assert!(word_findings(&sample("docs/decisions/0001-a.md", text)).is_empty());
+}
+
+#[test]
+fn the_plan_is_compared_with_rooms_and_tree() {
+    let right: String = (ROOMS.iter().map(|row| format!("### `src/{}/`\n", row[0]))).collect();
+    assert!(plan_findings(&sample("docs/architecture.md", &right), |_| true).is_empty());
+    let gone = plan_findings(&sample("docs/architecture.md", &right), |path| {
+        path != Path::new("src/limits/")
+    });
+    assert_eq!(lines(&gone), [2]);
+    let turned = right.replace("ring", "tls");
+    let turned = plan_findings(&sample("docs/architecture.md", &turned), |_| true);
+    assert_eq!(lines(&turned), [1]);
+}

@@ -34,7 +34,7 @@ const unassign = (name) => act({
 function all({ add }) {
   const table = new Table("Profiles", ({ name }) => name, [
     { head: "Name", value: ({ name }) => ({ text: name, href: `#/profiles/${part(name)}` }) },
-    { head: "In force", value: ({ isAssigned }) => (isAssigned ? { text: "assigned", tone: "good" } : "") },
+    { head: "Assigned", value: ({ isAssigned }) => (isAssigned ? { text: "assigned", tone: "good" } : "") },
     { head: "Version", number: true, value: ({ version }) => version },
     { head: "Versions", number: true, value: ({ versions }) => count(versions) },
     { head: "By", value: ({ who }) => who },

@@ -32,7 +32,7 @@ use crate::table::{
 /// Why a change did not become active. Nothing of it has.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
-    /// The device to be taken out is not there.
+    /// The device to be removed does not exist.
     #[error("the device is not in the registry")]
     Unknown,
     /// More devices than are taken.
@@ -58,7 +58,7 @@ pub type ChangeReply = Box<dyn FnOnce(Result<(), ChangeError>) + Send>;
 enum Job {
     Change {
         changes: DeviceChanges,
-        /// Refuse if a device that is to be taken out is not there.
+        /// Refuse if a device that is to be removed does not exist.
         must_exist: bool,
         reply: ChangeReply,
     },

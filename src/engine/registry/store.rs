@@ -35,7 +35,7 @@ pub enum StoreError {
         /// Why.
         source: Box<redb::Error>,
     },
-    /// The file cannot be opened, or made where it is not there.
+    /// The file cannot be opened, or made if it does not exist.
     #[error("cannot open {path}: {source}")]
     Create {
         /// The file.

@@ -5,7 +5,7 @@ use crate::table::Status;
 
 const DAY: u64 = 86_400;
 
-/// In force from the 13th to the 15th, from the 14th to the 21st, and from the 1st to the 10th; now is the 14th.
+/// Valid from the 13th to the 15th, from the 14th to the 21st, and from the 1st to the 10th; now is the 14th.
 const OLD: (&str, Option<&str>) = ("231113000000Z", Some("20231115000000Z"));
 const NEW: (&str, Option<&str>) = ("231114000000Z", Some("20231121000000Z"));
 const OVER: (&str, Option<&str>) = ("231114010000Z", Some("20231114020000Z"));
@@ -152,7 +152,7 @@ fn a_list_that_is_to_come_revokes_and_proves_from_its_beginning_on() {
     );
     assert_eq!(status(&crl_set, 2, NOW), Status::Good);
 
-    // It takes the place of na valid one, though the operator has the next one taken, nor of another source's.
+    // It takes the place of a list that is not valid, though the operator has the next one taken, nor of another source's.
     let mut crl_set = CrlSet::default();
     crl_set.admit(file.clone(), check(&list(1, NEW, 1)), NOW);
     crl_set.forget(&file);
