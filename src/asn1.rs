@@ -1,12 +1,13 @@
 //! BER and DER (X.690): tags and lengths, no meaning.
 //!
-//! One reader for all that reads ASN.1 without a library: certificates in a handshake, names, revocation lists, PKCS#7 and
-//! PKCS#12. It allocates nothing and copies nothing, but for an octet string that is in pieces. Every step is bounded by the
-//! octets that are there, nesting by [`MAX_DER_DEPTH`].
+//! One reader for all that reads ASN.1 without a library: certificates in a handshake, names,
+//! revocation lists, PKCS#7 and PKCS#12. It allocates nothing and copies nothing, but for an octet
+//! string that is in pieces. Every step is bounded by the octets that are there, nesting by
+//! [`MAX_DER_DEPTH`].
 //!
-//! DER has one form of each value, of which this asks for definite lengths alone: that lengths and values are the shortest is
-//! the business of the strict parsers that see the same octets. BER has indefinite lengths and octet strings in pieces too,
-//! which several programs write.
+//! DER has one form of each value, of which this asks for definite lengths alone: that lengths and
+//! values are the shortest is the business of the strict parsers that see the same octets. BER has
+//! indefinite lengths and octet strings in pieces too, which several programs write.
 
 use std::borrow::Cow;
 
@@ -73,7 +74,8 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// The octets of an octet string, which in BER may be in pieces (X.690, section 8.7). An implicit tag is one too.
+    /// The octets of an octet string, which in BER may be in pieces (X.690, section 8.7). An
+    /// implicit tag is one too.
     #[must_use]
     pub fn octets(&self) -> Option<Cow<'a, [u8]>> {
         self.octets_at(0)
@@ -113,8 +115,8 @@ impl<'a> Element<'a> {
     }
 }
 
-/// The values that follow each other in some octets. `None` from any of its functions is a value that is missing, cut off or
-/// of a form that no format here uses.
+/// The values that follow each other in some octets. `None` from any of its functions is a value
+/// that is missing, cut off or of a form that no format here uses.
 #[derive(Debug, Clone, Copy)]
 pub struct Reader<'a> {
     rest: &'a [u8],
@@ -197,8 +199,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// How many octets the next value has, header included, whether or not they are all there; `None` also where its length is
-    /// indefinite.
+    /// How many octets the next value has, header included, whether or not they are all there;
+    /// `None` also where its length is indefinite.
     #[must_use]
     pub fn length(&self) -> Option<u64> {
         let header = header(self.rest, self.rules)?;

@@ -31,7 +31,8 @@ impl Severity {
 
 /// One thing that is wrong.
 ///
-/// The display form is one line: `adit.toml:12: profile.rule[0].service: no service named "wik"; remedy: ...`. As JSON it has
+/// The display form is one line:
+/// `adit.toml:12: profile.rule[0].service: no service named "wik"; remedy: ...`. As JSON it has
 /// what is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -41,13 +42,15 @@ pub struct Problem {
     /// The problem as one word for programs. Empty where there is no word for it.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub code: Cow<'static, str>,
-    /// The file or profile that it is in, as the caller named it, where that is known apart from the message.
+    /// The file or profile that it is in, as the caller named it, where that is known apart from
+    /// the message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
     /// Line of the file, from 1. `None` where the problem is of the whole file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<usize>,
-    /// Path of the key, such as `profile.rule[0].service` (lists count from 0). Empty where there is none.
+    /// Path of the key, such as `profile.rule[0].service` (lists count from 0). Empty where there
+    /// is none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub key: String,
     /// The object of the problem, such as the subject of a certificate; `None` for the whole file.

@@ -1,14 +1,17 @@
-//! Clients that are not authenticated yet: how many a core holds, and which is given up when there are too many.
+//! Clients that are not authenticated yet: how many a core holds, and which is given up when there
+//! are too many.
 //!
-//! They have a share of their own of each core: of its connections and of the bytes that it keeps for them. When the share is
-//! full, the one that has kept the core waiting for longest is given up, and the newest comes in: a client that only
-//! waits takes nobody's place. What waits for the core itself (a handshake's turn) is never given up. What has just come
-//! is not given up for another one; when there is nothing else, the core accepts later: a storm of reconnections is served
-//! in its turn. Only where the core keeps too many bytes those that hold most of them are given up, and where it has no
-//! more files the oldest, however new they are.
-//! One source has no more than a part of the share, by the same rule. Where it has more, because all of it has just come, and
-//! the share is full, places are taken from that source first, however new they are, if there is another one. It is not let
-//! in while too many of its handshakes have failed, or too many of its connections were given up.
+//! They have a share of their own of each core: of its connections and of the bytes that it keeps
+//! for them. When the share is full, the one that has kept the core waiting for longest is given
+//! up, and the newest comes in: a client that only waits takes nobody's place. What waits for the
+//! core itself (a handshake's turn) is never given up. What has just come is not given up for
+//! another one; when there is nothing else, the core accepts later: a storm of reconnections is
+//! served in its turn. Only where the core keeps too many bytes those that hold most of them are
+//! given up, and where it has no more files the oldest, however new they are. One source has no
+//! more than a part of the share, by the same rule. Where it has more, because all of it has just
+//! come, and the share is full, places are taken from that source first, however new they are, if
+//! there is another one. It is not let in while too many of its handshakes have failed, or too many
+//! of its connections were given up.
 //!
 //! A core counts for itself. Memory is bounded by the share, and by [`SOURCES_MAX`].
 
@@ -44,8 +47,8 @@ pub struct AdmissionLimits {
 }
 
 impl AdmissionLimits {
-    /// Connections at once while so many tunnels are open: a half of what they leave of the open files, if that is more than
-    /// what there is for certain.
+    /// Connections at once while so many tunnels are open: a half of what they leave of the open
+    /// files, if that is more than what there is for certain.
     #[must_use]
     pub fn share(&self, tunnels: usize) -> usize {
         let free = self.descriptors.saturating_sub(tunnels.saturating_mul(2));
@@ -166,8 +169,8 @@ impl Guests {
         })
     }
 
-    /// The oldest that waits of a source that has more than its part, however new it is: it must not keep others out. One
-    /// that is alone keeps nobody out for longer than [`GUEST_GRACE`].
+    /// The oldest that waits of a source that has more than its part, however new it is: it must
+    /// not keep others out. One that is alone keeps nobody out for longer than [`GUEST_GRACE`].
     fn oldest_of_greedy(&self, most: usize) -> Option<Rc<Guest>> {
         let origins = self.origins.borrow();
         let origin = origins.get(&self.greedy.get()?)?;
@@ -213,8 +216,8 @@ impl Guests {
         self.leaving.get()
     }
 
-    /// Gives up what is more than the share, or more than the part of its source: both may be less than they were, and what
-    /// had just come has had its time.
+    /// Gives up what is more than the share, or more than the part of its source: both may be less
+    /// than they were, and what had just come has had its time.
     pub fn keep_to_shares(&self, share: usize, limits: &AdmissionLimits, now: Instant) {
         self.make_room(share, limits, now);
         let part = limits.open_per_source;
@@ -230,7 +233,8 @@ impl Guests {
         }
     }
 
-    /// Gives up a part of those that wait for their clients, the oldest first: there are no more files.
+    /// Gives up a part of those that wait for their clients, the oldest first: there are no more
+    /// files.
     pub fn give_files_back(&self, limits: &AdmissionLimits, now: Instant) {
         let waiting = self.waiting.borrow();
         let count = waiting.len() / RELIEVED_PART + 1;
@@ -241,9 +245,10 @@ impl Guests {
         }
     }
 
-    /// Gives up those for whom most bytes are kept, the oldest of equals first, until `excess` bytes are free. One with no
-    /// more than an equal part of `bound` stays: a part of the excess may not be known as anybody's yet, and must not be
-    /// looked for among those who hold next to nothing.
+    /// Gives up those for whom most bytes are kept, the oldest of equals first, until `excess`
+    /// bytes are free. One with no more than an equal part of `bound` stays: a part of the excess
+    /// may not be known as anybody's yet, and must not be looked for among those who hold next to
+    /// nothing.
     pub fn give_memory_back(
         &self,
         excess: u64,
@@ -302,7 +307,8 @@ impl Guests {
         Ok(())
     }
 
-    /// Gives up the oldest connections of a source until it has its part, or all that are left have just come.
+    /// Gives up the oldest connections of a source until it has its part, or all that are left have
+    /// just come.
     fn keep_to(&self, limits: &AdmissionLimits, source: SourceNetwork, now: Instant) {
         let next = || {
             let origins = self.origins.borrow();
@@ -350,7 +356,8 @@ impl Guests {
         }
     }
 
-    /// Ends a connection for others. Its source pays for it: it is let in again no faster than its handshakes may fail.
+    /// Ends a connection for others. Its source pays for it: it is let in again no faster than its
+    /// handshakes may fail.
     fn give_up(&self, guest: &Guest, reason: CloseReason, limits: &AdmissionLimits, now: Instant) {
         self.failed(guest, limits, now);
         self.leave(guest);
@@ -386,7 +393,8 @@ impl Guests {
         }
     }
 
-    /// Forgets sources that are known for nothing any more, and where that is not enough all that have nothing open.
+    /// Forgets sources that are known for nothing any more, and where that is not enough all that
+    /// have nothing open.
     fn forget(&self, now: Duration) {
         let mut origins = self.origins.borrow_mut();
         if origins.len() < SOURCES_MAX {
@@ -403,7 +411,8 @@ impl Guests {
     }
 }
 
-/// A connection whose client is not authenticated yet, in its core's count, until it has or is gone.
+/// A connection whose client is not authenticated yet, in its core's count, until it has or is
+/// gone.
 pub(crate) struct GuestGuard {
     core: Rc<Core>,
     guest: Option<Rc<Guest>>,
@@ -423,7 +432,8 @@ impl GuestGuard {
         }
     }
 
-    /// Counts it for where it comes from, if `address` is known and is not one that speaks for many.
+    /// Counts it for where it comes from, if `address` is known and is not one that speaks for
+    /// many.
     ///
     /// # Errors
     /// Too many handshakes of that source have failed.
@@ -450,7 +460,8 @@ impl GuestGuard {
         }
     }
 
-    /// Waits for this core's turn for a long step; it is not the client that is waited for meanwhile.
+    /// Waits for this core's turn for a long step; it is not the client that is waited for
+    /// meanwhile.
     pub async fn permit(&self) {
         let Some(guest) = &self.guest else {
             return ring::permit().await;

@@ -1,8 +1,9 @@
 //! A token bucket that all cores share.
 //!
-//! It is a GCRA (ITU-T I.371, annex A): in place of a count of tokens and the time of the last refill, one number says
-//! until when what was taken is paid for. So a core takes with one compare-and-swap, there is no lock and no refill, and
-//! the limit holds exactly over all cores. It reads no clock: whoever takes says what time it is.
+//! It is a GCRA (ITU-T I.371, annex A): in place of a count of tokens and the time of the last
+//! refill, one number says until when what was taken is paid for. So a core takes with one
+//! compare-and-swap, there is no lock and no refill, and the limit holds exactly over all cores. It
+//! reads no clock: whoever takes says what time it is.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,8 +12,8 @@ use crate::config::Rate;
 
 const SECOND: u128 = 1_000_000_000;
 
-/// The bucket. Times are nanoseconds since a moment that all who use it share. A cache line of its own, and the next one:
-/// processors fetch lines in pairs.
+/// The bucket. Times are nanoseconds since a moment that all who use it share. A cache line of its
+/// own, and the next one: processors fetch lines in pairs.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct Bucket {
@@ -50,8 +51,9 @@ impl Bucket {
         taken.is_ok()
     }
 
-    /// Takes `units` that are gone already, whether the bucket has them or not. How long to wait until they are paid for;
-    /// zero while the burst lasts. Who waits so long each time, one after the other, keeps to the rate.
+    /// Takes `units` that are gone already, whether the bucket has them or not. How long to wait
+    /// until they are paid for; zero while the burst lasts. Who waits so long each time, one after
+    /// the other, keeps to the rate.
     pub fn take(&self, units: u64, now: u64) -> Duration {
         let Some(cost) = self.cost(units) else {
             return Duration::ZERO;
@@ -67,7 +69,8 @@ impl Bucket {
         Duration::from_nanos(after(before).saturating_sub(limit))
     }
 
-    /// The time in which `units` flow, rounded up, so that rounding never exceeds the rate. `None`: there is no limit.
+    /// The time in which `units` flow, rounded up, so that rounding never exceeds the rate. `None`:
+    /// there is no limit.
     fn cost(&self, units: u64) -> Option<u64> {
         let per_second = self.per_second.load(Ordering::Relaxed);
         (per_second != 0).then(|| nanoseconds(units, per_second))
@@ -162,7 +165,8 @@ mod tests {
     }
 
     proptest! {
-        /// In each stretch of time no more than the burst and what flows in it is let through, whatever was tried.
+        /// In each stretch of time no more than the burst and what flows in it is let through,
+        /// whatever was tried.
         #[test]
         fn never_above_rate_and_burst(
             per_second in 1u64..1_000_000,
@@ -190,8 +194,8 @@ mod tests {
             }
         }
 
-        /// Tunnels that wait as they are told take no more than the rate, the burst and one piece each; and the rate is
-        /// used: nobody waits longer than everything before him takes.
+        /// Tunnels that wait as they are told take no more than the rate, the burst and one piece
+        /// each; and the rate is used: nobody waits longer than everything before him takes.
         #[test]
         fn who_waits_keeps_to_the_rate(
             per_second in 1_000u64..10_000_000,

@@ -168,7 +168,8 @@ pub(crate) struct Live {
     pub udp: bool,
     /// Chain that the client has presented, for a later check. Issuers' certificates are shared.
     pub chain: Rc<[Rc<[u8]>]>,
-    /// The certificates are good until then, in seconds since 1970. Changed by the list alone, once the tunnel is in it.
+    /// The certificates are good until then, in seconds since 1970. Changed by the list alone, once
+    /// the tunnel is in it.
     pub good_until: Cell<u64>,
     /// Index of the tunnel in the list.
     pub place: Cell<usize>,
@@ -353,8 +354,8 @@ impl Core {
         self.metrics.borrow_mut().count_end(reason);
     }
 
-    /// Numbers tunnels as the process of this generation does, so that none has the number of one that a process before or
-    /// after it relays at the same time.
+    /// Numbers tunnels as the process of this generation does, so that none has the number of one
+    /// that a process before or after it relays at the same time.
     pub fn number_from(&self, generation: u64) {
         let (generations, bits) = TUNNEL_NUMBERS;
         self.sequence.set((generation % generations) << bits);

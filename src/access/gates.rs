@@ -1,8 +1,9 @@
 //! Limits on the tunnels of one service, or of one app, together: how many are open, how many are
 //! new in a second, and how many bytes flow. Counted exactly over all cores, without a lock.
 //!
-//! A gate outlives a reload, so that what was open before still counts after it, and its new numbers are active at once,
-//! also for open tunnels. A tunnel of a service and an app without limits has no gate and pays nothing.
+//! A gate outlives a reload, so that what was open before still counts after it, and its new
+//! numbers are active at once, also for open tunnels. A tunnel of a service and an app without
+//! limits has no gate and pays nothing.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -104,7 +105,8 @@ pub(crate) struct Pass {
 }
 
 impl Pass {
-    /// Takes a tunnel from both gates. The app's comes first: an app beyond its rate takes nothing from its service.
+    /// Takes a tunnel from both gates. The app's comes first: an app beyond its rate takes nothing
+    /// from its service.
     pub fn enter(
         service: Option<&Arc<Gate>>,
         app: Option<&Arc<Gate>>,
@@ -128,8 +130,8 @@ impl Pass {
         Ok(pass)
     }
 
-    /// Takes bytes that have moved from both gates. How long to wait before more may move, if at all. A tunnel without
-    /// gates pays for two comparisons.
+    /// Takes bytes that have moved from both gates. How long to wait before more may move, if at
+    /// all. A tunnel without gates pays for two comparisons.
     #[inline]
     pub fn moved(&self, direction: Direction, bytes: usize) -> Option<Duration> {
         if self.service.is_none() && self.app.is_none() {
@@ -182,8 +184,8 @@ impl Default for Gates {
 }
 
 impl Gates {
-    /// The gates of a profile's services, by index, and of its apps. Those that are there already keep their numbers
-    /// until [`configure`](Self::configure).
+    /// The gates of a profile's services, by index, and of its apps. Those that are there already
+    /// keep their numbers until [`configure`](Self::configure).
     #[must_use]
     pub fn of(&self, profile: &Profile) -> (ServiceGates, AppGates) {
         let find = |gates: &Mutex<HashMap<String, Arc<Gate>>>, name: &str, limits| {

@@ -1,4 +1,5 @@
-//! How long a session or a tunnel may be open, and what is due when nothing moves in it. No I/O and no clock.
+//! How long a session or a tunnel may be open, and what is due when nothing moves in it. No I/O and
+//! no clock.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -52,15 +53,17 @@ impl Activity {
         self.rests.get()
     }
 
-    /// Records a movement. Returns whether a rest has ended with it: then more is due before the moment that was last given.
+    /// Records a movement. Returns whether a rest has ended with it: then more is due before the
+    /// moment that was last given.
     #[inline]
     pub fn moved(&self, now: Instant) -> bool {
         self.last.set(now);
         self.rests.replace(false)
     }
 
-    /// The next step for what was opened at `opened`. `is_busy`: it is not idle though nothing moves, since it waits for a rate
-    /// limit, or has something open in it with a lifetime of its own.
+    /// The next step for what was opened at `opened`. `is_busy`: it is not idle though nothing
+    /// moves, since it waits for a rate limit, or has something open in it with a lifetime of its
+    /// own.
     pub fn due(&self, now: Instant, opened: Instant, of: &Lifetimes, is_busy: bool) -> Due {
         let left = of
             .max_lifetime
@@ -151,14 +154,16 @@ mod tests {
         assert_eq!(due(SESSION_REST), Due::Over(CloseReason::IdleTimeout));
     }
 
-    /// Steps in milliseconds from one to the next, and whether something moves then or the other thing begins or ends.
+    /// Steps in milliseconds from one to the next, and whether something moves then or the other
+    /// thing begins or ends.
     fn steps() -> impl Strategy<Value = Vec<(u64, bool)>> {
         prop::collection::vec((0..90_000_u64, any::<bool>()), 0..40)
     }
 
     proptest! {
-        /// Looked at only when something is due, as its owner does: it ends at the moment that the numbers say, rests once
-        /// between two movements, and is never asked to be looked at in the past.
+        /// Looked at only when something is due, as its owner does: it ends at the moment that the
+        /// numbers say, rests once between two movements, and is never asked to be looked at in the
+        /// past.
         #[test]
         fn the_end_comes_at_its_moment(
             steps in steps(),

@@ -1,6 +1,7 @@
 //! Requests of the operator for all open tunnels of a core: a list of some, and the end of some.
 //!
-//! Both walk in chunks and rest between them, so that no question stops the bytes of tunnels, however many there are.
+//! Both walk in chunks and rest between them, so that no question stops the bytes of tunnels,
+//! however many there are.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -13,8 +14,8 @@ use crate::observe::{TunnelFilter, TunnelInfo};
 use crate::reason::CloseReason;
 use crate::ring;
 
-/// Lists, in chunks, the tunnels that `filter` chooses: `reply` gets how many there are, and the `limit` oldest of them,
-/// in no order.
+/// Lists, in chunks, the tunnels that `filter` chooses: `reply` gets how many there are, and the
+/// `limit` oldest of them, in no order.
 pub fn list_matching(
     core: &Rc<Core>,
     filter: TunnelFilter,

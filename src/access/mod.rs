@@ -1,5 +1,6 @@
-//! Who asks, and what is granted: the state of a core, its peers, policy, gates and quota, the record of an end, and the
-//! sweep that looks at open tunnels again. It moves no byte of a tunnel, and knows nothing of how a request is asked.
+//! Who asks, and what is granted: the state of a core, its peers, policy, gates and quota, the
+//! record of an end, and the sweep that looks at open tunnels again. It moves no byte of a tunnel,
+//! and knows nothing of how a request is asked.
 
 mod admission;
 mod bucket;

@@ -28,8 +28,8 @@ impl Outcome {
     }
 }
 
-/// Counts what came to no tunnel, and writes it to the audit log where its row says so. Of one client that is refused again
-/// and again not each time is a line.
+/// Counts what came to no tunnel, and writes it to the audit log where its row says so. Of one
+/// client that is refused again and again not each time is a line.
 pub(crate) fn record(core: &Core, outcome: &Outcome, reason: CloseReason) {
     core.count(reason);
     if !reason.is_audited() {

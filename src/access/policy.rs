@@ -1,7 +1,7 @@
 //! Who may go where. Denied is the default at each step.
 //!
-//! The steps are types: only [`authorize`] and, for a tunnel that is open, [`still_granted`] make a [`Grant`], and
-//! [`route`] asks for one.
+//! The steps are types: only [`authorize`] and, for a tunnel that is open, [`still_granted`] make a
+//! [`Grant`], and [`route`] asks for one.
 
 use crate::config::{HostPort, Rule};
 use crate::observe::Subject;
@@ -30,7 +30,8 @@ pub(crate) fn authorize(
     granted(identity.app(), state, unmanaged_allowed)
 }
 
-/// Looks at the device's state again, for an open tunnel: its subject was made from the identity of its session.
+/// Looks at the device's state again, for an open tunnel: its subject was made from the identity of
+/// its session.
 pub(crate) fn still_granted(
     subject: &Subject,
     state: DeviceState,

@@ -1,4 +1,5 @@
-//! How many tunnels a node and each device may hold, and how many sessions a device, counted exactly across all cores.
+//! How many tunnels a node and each device may hold, and how many sessions a device, counted
+//! exactly across all cores.
 //!
 //! Touched once when one opens and once when it ends; memory is bounded by those that are open.
 

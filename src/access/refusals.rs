@@ -1,8 +1,9 @@
 //! Which refusals have a line of their own in the audit log.
 //!
-//! A client can be refused as often as it likes, and each line is on a disk that all need. So many refusals of a client have a
-//! line each; of what is beyond, a line now and then says how many they were and why, so that none is lost in silence. A
-//! client is a device, or an address where no device is known.
+//! A client can be refused as often as it likes, and each line is on a disk that all need. So many
+//! refusals of a client have a line each; of what is beyond, a line now and then says how many they
+//! were and why, so that none is lost in silence. A client is a device, or an address where no
+//! device is known.
 //!
 //! A core counts for itself. Memory is bounded by [`REFUSED_CLIENTS`].
 

@@ -1,16 +1,17 @@
-//! Looks again at open tunnels when something has changed that they were granted on, and closes those that would be
-//! refused now.
+//! Looks again at open tunnels when something has changed that they were granted on, and closes
+//! those that would be refused now.
 //!
-//! A sweep walks through a core's list in chunks and rests between them, so that it takes a small share of the core. It
-//! asks only what the change can have altered, and the complete check of a certificate (webpki's path and all) only
-//! where a look at serial numbers or dates gives a reason to. What it decides is what a new session would be told, but
-//! for one thing: that a status is not *known* any more (a CRL ran out) refuses new sessions and closes no tunnel.
+//! A sweep walks through a core's list in chunks and rests between them, so that it takes a small
+//! share of the core. It asks only what the change can have altered, and the complete check of a
+//! certificate (webpki's path and all) only where a look at serial numbers or dates gives a reason
+//! to. What it decides is what a new session would be told, but for one thing: that a status is not
+//! *known* any more (a CRL ran out) refuses new sessions and closes no tunnel.
 //!
-//! Certificates that expire need no sweep: the list knows which is next. What counts is the path that was verified, so
-//! that nobody causes work by presenting others.
+//! Certificates that expire need no sweep: the list knows which is next. What counts is the path
+//! that was verified, so that nobody causes work by presenting others.
 //!
-//! No tunnel slips through: a change is counted before its sweep starts, and a tunnel whose session began before a
-//! change and that is listed after it is looked at when it is listed.
+//! No tunnel slips through: a change is counted before its sweep starts, and a tunnel whose session
+//! began before a change and that is listed after it is looked at when it is listed.
 
 use std::rc::Rc;
 use std::time::SystemTime;
@@ -87,7 +88,8 @@ impl Changes {
     }
 }
 
-/// Sweeps the core's open tunnels for `causes`. While a sweep runs, what else comes is added to the next one.
+/// Sweeps the core's open tunnels for `causes`. While a sweep runs, what else comes is added to the
+/// next one.
 pub fn sweep(core: &Rc<Core>, causes: Causes) {
     let mut changes = core.changes.get();
     changes.add(causes);
@@ -221,8 +223,8 @@ fn chunk(core: &Core, causes: Causes, walk: &mut Walk) -> bool {
     more
 }
 
-/// Looks at a tunnel that has just been listed for what has changed since its session began, when there were `count`
-/// changes.
+/// Looks at a tunnel that has just been listed for what has changed since its session began, when
+/// there were `count` changes.
 pub(crate) fn reconsider(core: &Core, live: &Live, count: u64) {
     let causes = core.changes.get().since(count);
     if causes == Causes::default() {
@@ -243,8 +245,8 @@ pub(crate) fn reconsider(core: &Core, live: &Live, count: u64) {
     }
 }
 
-/// Looks at the certificates of a session that asks for another tunnel: what has changed since they were checked, or
-/// their time, may have made them worthless.
+/// Looks at the certificates of a session that asks for another tunnel: what has changed since they
+/// were checked, or their time, may have made them worthless.
 ///
 /// # Errors
 /// Why they are.

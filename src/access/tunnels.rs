@@ -1,9 +1,9 @@
-//! The open tunnels of one core: what is done to all of them costs what is open now, not what once was, and what is done
-//! as certificates expire costs what expires.
+//! The open tunnels of one core: what is done to all of them costs what is open now, not what once
+//! was, and what is done as certificates expire costs what expires.
 //!
-//! The list has no gaps: the last tunnel takes the place of one that goes. A walk begins at the end, so that it meets every
-//! tunnel that was there when it began and still is, however many come and go between its steps; one that takes the place
-//! of another may be met twice.
+//! The list has no gaps: the last tunnel takes the place of one that goes. A walk begins at the
+//! end, so that it meets every tunnel that was there when it began and still is, however many come
+//! and go between its steps; one that takes the place of another may be met twice.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -56,13 +56,14 @@ impl Tunnels {
         self.list.get(walk.0)
     }
 
-    /// How many are met between two rests of a walk: so many that its rests do not add up beyond what it may take.
+    /// How many are met between two rests of a walk: so many that its rests do not add up beyond
+    /// what it may take.
     pub fn chunk(&self) -> usize {
         SWEEP_CHUNK.max(self.list.len().div_ceil(SWEEP_CHUNKS))
     }
 
-    /// The next tunnel whose time is over at `now`, in seconds since 1970; out of the order until it is
-    /// [`put off`](Self::put_off) or taken out.
+    /// The next tunnel whose time is over at `now`, in seconds since 1970; out of the order until
+    /// it is [`put off`](Self::put_off) or taken out.
     pub fn next_expired(&mut self, now: u64) -> Option<Rc<Live>> {
         let first = self.expiring.first_entry()?;
         (first.key().0 < now).then(|| first.remove())
@@ -121,7 +122,8 @@ mod tests {
         tunnels
     }
 
-    /// The numbers of the tunnels that a walk meets, and its chunks. `between`: what happens between two chunks.
+    /// The numbers of the tunnels that a walk meets, and its chunks. `between`: what happens
+    /// between two chunks.
     fn walked(tunnels: &mut Tunnels, mut between: impl FnMut(&mut Tunnels)) -> (Vec<u64>, usize) {
         let (mut walk, mut met, mut chunks) = (tunnels.walk(), Vec::new(), 0);
         loop {

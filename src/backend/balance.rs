@@ -33,9 +33,9 @@ impl Balancer {
         }
     }
 
-    /// Smooth weighted round robin (as nginx has it): among servers of constant weight, each gets its exact share of as
-    /// many picks as the weights sum up to, and they are spread as evenly as can be. A server of weight 0 is left out;
-    /// `None`: all are.
+    /// Smooth weighted round robin (as nginx has it): among servers of constant weight, each gets
+    /// its exact share of as many picks as the weights sum up to, and they are spread as evenly as
+    /// can be. A server of weight 0 is left out; `None`: all are.
     pub fn by_weight(&self, count: usize, weight: impl Fn(usize) -> u64) -> Option<usize> {
         let mut shares = self.shares.borrow_mut();
         shares.resize_with(count, Credit::default);
@@ -48,8 +48,8 @@ impl Balancer {
         pick(&mut shares)
     }
 
-    /// The server with the least load for its weight: `load` gives both, the load with the new tunnel counted. Equals go
-    /// in turn. A server of weight 0 is left out; `None`: all are.
+    /// The server with the least load for its weight: `load` gives both, the load with the new
+    /// tunnel counted. Equals go in turn. A server of weight 0 is left out; `None`: all are.
     pub fn by_load(&self, count: usize, load: impl Fn(usize) -> (u64, u64)) -> Option<usize> {
         let first = self.next.get().checked_rem(count)?;
         let mut best: Option<(usize, u64, u64)> = None;
@@ -160,7 +160,8 @@ mod tests {
             }
         }
 
-        /// Servers die and come back; the shares of those that stay are right again in the period behind.
+        /// Servers die and come back; the shares of those that stay are right again in the period
+        /// behind.
         #[test]
         fn what_comes_and_goes_starves_nobody(
             weights in vec(1u64..10, 2..6), gone in 0usize..6, before in 0usize..40,

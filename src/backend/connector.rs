@@ -121,7 +121,8 @@ impl Connector {
         })
     }
 
-    /// The address that `address` is reached from, where one is configured. `None`: there are some, and none of its family.
+    /// The address that `address` is reached from, where one is configured. `None`: there are some,
+    /// and none of its family.
     pub(super) fn source(&self, address: IpAddr) -> Option<Option<IpAddr>> {
         let mut sources = self.bind.iter();
         let source = sources.find(|source| source.is_ipv4() == address.is_ipv4());

@@ -24,8 +24,9 @@ pub struct Socket {
 }
 
 impl Dialer {
-    /// A socket to the next server of a service, or to `target` where the app chooses. Resolving a name takes `timeout` at
-    /// most. The peer may not be there: UDP does not tell, so that nothing is learnt of the server's health.
+    /// A socket to the next server of a service, or to `target` where the app chooses. Resolving a
+    /// name takes `timeout` at most. The peer may not be there: UDP does not tell, so that nothing
+    /// is learnt of the server's health.
     ///
     /// # Errors
     /// Why there is none.

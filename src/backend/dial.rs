@@ -81,9 +81,10 @@ impl Dialer {
         }
     }
 
-    /// Connects to the next server of a service, or to `target` where the app chooses. Each attempt at one server takes
-    /// `connect_timeout` at most, from its name to the end of its TLS handshake. `proxy_header` is sent first. A name that
-    /// the app chooses is looked up in the share of its `device`.
+    /// Connects to the next server of a service, or to `target` where the app chooses. Each attempt
+    /// at one server takes `connect_timeout` at most, from its name to the end of its TLS
+    /// handshake. `proxy_header` is sent first. A name that the app chooses is looked up in the
+    /// share of its `device`.
     pub async fn dial(
         &self,
         connector: &Connector,
@@ -152,8 +153,9 @@ impl Dialer {
         Dialled { result, retries }
     }
 
-    /// The addresses of a host, in the order in which they are to be tried. With `guard`, the destination is the choice of
-    /// an app of this device, and only those that it may choose are given.
+    /// The addresses of a host, in the order in which they are to be tried. With `guard`, the
+    /// destination is the choice of an app of this device, and only those that it may choose are
+    /// given.
     ///
     /// # Errors
     /// Why there are none.
@@ -302,8 +304,8 @@ impl Dialer {
 /// An attempt to connect to one address.
 type Attempt<'a> = Pin<Box<dyn Future<Output = io::Result<(TcpStream, SocketAddr)>> + 'a>>;
 
-/// Connects to whichever address answers first, each attempt a little after the one before ([`Race`]). The attempts that
-/// lose are cancelled.
+/// Connects to whichever address answers first, each attempt a little after the one before
+/// ([`Race`]). The attempts that lose are cancelled.
 async fn race(
     addresses: &[(SocketAddr, Option<IpAddr>)],
     options: &TcpOptions,
@@ -356,7 +358,8 @@ async fn race(
     .await
 }
 
-/// Asks an upstream proxy for a connection to `server`. Not a byte behind the proxy's header is taken from the stream.
+/// Asks an upstream proxy for a connection to `server`. Not a byte behind the proxy's header is
+/// taken from the stream.
 async fn through(
     upstream: &Upstream,
     stream: &TcpStream,

@@ -1,7 +1,8 @@
 //! Addresses that a destination chosen by the app may never have.
 //!
-//! Checked against addresses, after resolution, so that no name can stand for a forbidden place (DNS rebinding). What is
-//! private by RFC 1918 or RFC 4193 is allowed: internal services are what the gateway is for.
+//! Checked against addresses, after resolution, so that no name can stand for a forbidden place
+//! (DNS rebinding). What is private by RFC 1918 or RFC 4193 is allowed: internal services are what
+//! the gateway is for.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

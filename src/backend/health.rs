@@ -1,10 +1,11 @@
 //! Health of a server. Events and `now` go in, the state and the next deadline come out; no I/O and
 //! no clock.
 //!
-//! A server is alive until it is shown dead: by failures to connect in a row ([`Event::Failed`]), or by bad checks in a row.
-//! What ends that is, without checks, one tunnel that tries it when its dead time is over (a *trial*), and, with checks,
-//! as many good ones in a row as `rise` says, not before the dead time is over. A tunnel that gets through says more than
-//! any of this: it makes a server alive at once. Dead times double while no tunnel gets through between them.
+//! A server is alive until it is shown dead: by failures to connect in a row ([`Event::Failed`]),
+//! or by bad checks in a row. What ends that is, without checks, one tunnel that tries it when its
+//! dead time is over (a *trial*), and, with checks, as many good ones in a row as `rise` says, not
+//! before the dead time is over. A tunnel that gets through says more than any of this: it makes a
+//! server alive at once. Dead times double while no tunnel gets through between them.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -81,7 +82,8 @@ impl Health {
         self.failures.is_empty() && self.deaths == 0 && matches!(self.state, State::Alive { .. })
     }
 
-    /// When a tunnel may try the server although it is dead. `None`: it is alive, or a check has to say so.
+    /// When a tunnel may try the server although it is dead. `None`: it is alive, or a check has to
+    /// say so.
     pub fn trial_at(&self, policy: &config::Health) -> Option<Instant> {
         match self.state {
             State::Dead { until, .. } if policy.check.is_none() => Some(until),
@@ -173,7 +175,8 @@ impl Health {
     }
 }
 
-/// The share of its weight, in thousandths, that a server has which came back `since` ago: grows evenly over `slow_start`.
+/// The share of its weight, in thousandths, that a server has which came back `since` ago: grows
+/// evenly over `slow_start`.
 pub fn share(since: Duration, slow_start: Duration) -> u64 {
     if since >= slow_start {
         return 1000;
@@ -369,8 +372,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens: a tunnel that gets through makes a server alive, it dies only of a failure, a death lasts no
-        /// longer than its bound, and what is remembered is bounded.
+        /// Whatever happens: a tunnel that gets through makes a server alive, it dies only of a
+        /// failure, a death lasts no longer than its bound, and what is remembered is bounded.
         #[test]
         fn any_history_is_bounded(
             history in vec((0u64..20_000, event()), 1..300), with_checks in any::<bool>(),

@@ -31,8 +31,8 @@ pub(super) struct Client {
 }
 
 struct Servers {
-    /// One for each server. The library's own way with several waits for those that are dead before it asks again by TCP
-    /// where an answer was truncated.
+    /// One for each server. The library's own way with several waits for those that are dead before
+    /// it asks again by TCP where an answer was truncated.
     each: Vec<TokioResolver>,
     /// The one that answered last: the next question begins with it.
     first: AtomicUsize,
@@ -155,7 +155,8 @@ impl Servers {
         names
     }
 
-    /// Asks for both families at once. Where one has answered, the other is waited for a moment only.
+    /// Asks for both families at once. Where one has answered, the other is waited for a moment
+    /// only.
     async fn addresses(&self, name: &Name) -> Result<Resolved, ResolveError> {
         let mut six = pin!(self.family(name, RecordType::AAAA));
         let mut four = pin!(self.family(name, RecordType::A));
@@ -191,7 +192,8 @@ impl Servers {
         answer(addresses, valid_for).ok_or(ResolveError::NotFound)
     }
 
-    /// Asks the servers, each a little after the one before or when that has failed, until one says something.
+    /// Asks the servers, each a little after the one before or when that has failed, until one says
+    /// something.
     async fn family(&self, name: &Name, kind: RecordType) -> Family {
         let first = self.first.load(Ordering::Relaxed);
         let mut race = Race::new(self.each.len());

@@ -1,8 +1,9 @@
 //! Services: where their servers are, which one is next, and how a connection to it is made.
 //!
-//! Servers are chosen by `balance` among those that are alive (`health`); their state is shared by all cores
-//! ([`Backends`]). Names are resolved on the control core ([`ResolverTask`]); a data core asks, and keeps the answer for its time to
-//! live ([`Dialer`]). Destinations that an app chooses itself are checked after resolution ([`guard`]).
+//! Servers are chosen by `balance` among those that are alive (`health`); their state is shared by
+//! all cores ([`Backends`]). Names are resolved on the control core ([`ResolverTask`]); a data core
+//! asks, and keeps the answer for its time to live ([`Dialer`]). Destinations that an app chooses
+//! itself are checked after resolution ([`guard`]).
 
 mod balance;
 mod connector;

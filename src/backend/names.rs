@@ -1,5 +1,5 @@
-//! Resolved names of one core, each for its time to live or until the settings of name resolution change. No I/O and no
-//! clock.
+//! Resolved names of one core, each for its time to live or until the settings of name resolution
+//! change. No I/O and no clock.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -29,8 +29,8 @@ struct CachedName {
 }
 
 impl NameCache {
-    /// Takes note of how many changes of the settings there were: what was known before the last counts only while nobody
-    /// gives a new answer.
+    /// Takes note of how many changes of the settings there were: what was known before the last
+    /// counts only while nobody gives a new answer.
     pub fn follow(&mut self, generation: u64, now: Instant) {
         if self.generation != generation {
             self.generation = generation;
@@ -67,8 +67,9 @@ impl NameCache {
         Some(entry.known.clone())
     }
 
-    /// Remembers an answer to what was asked when there were `generation` changes; one from before a later change does not
-    /// count for others. Only a name that does not exist is remembered among the failures.
+    /// Remembers an answer to what was asked when there were `generation` changes; one from before
+    /// a later change does not count for others. Only a name that does not exist is remembered
+    /// among the failures.
     pub fn insert(
         &mut self,
         name: &str,

@@ -1,8 +1,9 @@
-//! Which name is looked up next, so that whoever asks for many delays nobody else. No I/O and no clock.
+//! Which name is looked up next, so that whoever asks for many delays nobody else. No I/O and no
+//! clock.
 //!
-//! Each requester has a queue of its own and a share of the lookups that run; queues are served by turns. Equal names that are
-//! asked for at the same time are one lookup. A query that nobody waits for any more is dropped, and its lookup with it
-//! if it was the last.
+//! Each requester has a queue of its own and a share of the lookups that run; queues are served by
+//! turns. Equal names that are asked for at the same time are one lookup. A query that nobody waits
+//! for any more is dropped, and its lookup with it if it was the last.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use crate::limits::{
 /// Whose share a query takes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum QueryOwner {
-    /// The node's own: names that the configuration has. As many as there are servers, so that they have no share.
+    /// The node's own: names that the configuration has. As many as there are servers, so that they
+    /// have no share.
     Node,
     /// A device that chooses the name.
     Device(Arc<str>),
@@ -82,7 +84,8 @@ impl<R> Default for Queue<R> {
 }
 
 impl<R> Queue<R> {
-    /// Takes a query with a number that no other has. It joins a lookup of the same that runs already.
+    /// Takes a query with a number that no other has. It joins a lookup of the same that runs
+    /// already.
     ///
     /// # Errors
     /// There is no place for it: the reply, and why.
@@ -176,7 +179,8 @@ impl<R> Queue<R> {
             .collect()
     }
 
-    /// Nobody waits for this query any more. The lookup that is to be ended with it. A query that was answered is not known.
+    /// Nobody waits for this query any more. The lookup that is to be ended with it. A query that
+    /// was answered is not known.
     pub fn drop_query(&mut self, id: u64) -> Option<Arc<LookupKey>> {
         let query = self.queries.remove(&id)?;
         if let Some(lookup) = self.lookups.get_mut(&query.wanted)
@@ -315,7 +319,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes and goes in whatever order: each query is answered or dropped once, bounds hold, and nothing stays.
+        /// Whatever comes and goes in whatever order: each query is answered or dropped once,
+        /// bounds hold, and nothing stays.
         #[test]
         fn nothing_is_lost_and_nothing_stays(steps in prop::collection::vec((0u8..4, 0u64..64, 0u8..8), 0..400)) {
             let mut queue = Queue::default();

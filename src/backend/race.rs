@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use crate::limits::CONNECT_ATTEMPT_DELAY;
 
-/// Addresses in the order of their attempts: IPv6 first, then both families by turns (RFC 8305, section 4). Within a family
-/// they begin `turn` places later, so that tunnels spread over the addresses of a name.
+/// Addresses in the order of their attempts: IPv6 first, then both families by turns (RFC 8305,
+/// section 4). Within a family they begin `turn` places later, so that tunnels spread over the
+/// addresses of a name.
 pub fn in_order(addresses: &[IpAddr], turn: usize) -> Vec<IpAddr> {
     let of = |wanted: bool| -> Vec<IpAddr> {
         let mut family: Vec<IpAddr> = addresses
@@ -36,7 +37,8 @@ pub enum Step {
     Lost,
 }
 
-/// A race between attempts: each begins when the one before has failed or had [`CONNECT_ATTEMPT_DELAY`].
+/// A race between attempts: each begins when the one before has failed or had
+/// [`CONNECT_ATTEMPT_DELAY`].
 #[derive(Debug)]
 pub struct Race {
     count: usize,
@@ -123,7 +125,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever fails when: each address is begun once, in order, and the race is lost only when all have failed.
+        /// Whatever fails when: each address is begun once, in order, and the race is lost only
+        /// when all have failed.
         #[test]
         fn each_address_is_tried_once(count in 0usize..8, fails in prop::collection::vec(any::<bool>(), 0..64)) {
             let mut now = Instant::now();

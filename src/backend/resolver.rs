@@ -1,8 +1,8 @@
-//! Name resolution on the control core, with the system's settings (`/etc/resolv.conf`, `/etc/hosts`), which are followed
-//! as they change.
+//! Name resolution on the control core, with the system's settings (`/etc/resolv.conf`,
+//! `/etc/hosts`), which are followed as they change.
 //!
-//! Names that an app chooses are asked for as they are. Names of the configuration (servers, upstream proxies) may be
-//! short, and are completed as the settings say (`search`, `ndots`).
+//! Names that an app chooses are asked for as they are. Names of the configuration (servers,
+//! upstream proxies) may be short, and are completed as the settings say (`search`, `ndots`).
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -120,8 +120,8 @@ pub fn resolver_of(servers: &Path, hosts: &Path) -> (ResolverHandle, ResolverTas
 }
 
 impl ResolverHandle {
-    /// Asks for a name as it is. `reply` is called on the control core, or here when the resolver is overloaded or gone; it
-    /// is dropped with the ticket.
+    /// Asks for a name as it is. `reply` is called on the control core, or here when the resolver
+    /// is overloaded or gone; it is dropped with the ticket.
     pub fn lookup(
         &self,
         owner: QueryOwner,

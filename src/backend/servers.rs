@@ -1,11 +1,12 @@
 //! The servers of all services, as all cores share them.
 //!
-//! Who chooses a server reads atomics only and waits for nobody. What a failure, a check or the admin listener changes goes
-//! through the server's [`Health`] behind a lock, which is held for the time of one step: none of these is the usual way of
-//! a tunnel. A tunnel that gets through takes that lock only where it changes something.
+//! Who chooses a server reads atomics only and waits for nobody. What a failure, a check or the
+//! admin listener changes goes through the server's [`Health`] behind a lock, which is held for the
+//! time of one step: none of these is the usual way of a tunnel. A tunnel that gets through takes
+//! that lock only where it changes something.
 //!
-//! A server's state belongs to its service and address: it outlives a reload of the configuration that keeps both. Only
-//! drains outlive a restart (`engine::drained`).
+//! A server's state belongs to its service and address: it outlives a reload of the configuration
+//! that keeps both. Only drains outlive a restart (`engine::drained`).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -98,7 +99,8 @@ impl ServerState {
         &self.text
     }
 
-    /// Takes new tunnels away from the server, or gives it back what it had. What is brought back is taken for alive.
+    /// Takes new tunnels away from the server, or gives it back what it had. What is brought back
+    /// is taken for alive.
     pub fn drain(&self, drained: bool) {
         self.drained.store(drained, Relaxed);
         if !drained {
@@ -146,7 +148,8 @@ impl ServerState {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the cores see what has changed. Called with the lock held, so that the last change is what they see.
+    /// Lets the cores see what has changed. Called with the lock held, so that the last change is
+    /// what they see.
     fn publish(&self, health: &Health, policy: Option<&config::Health>) {
         let (open_at, back_at) = match health.state() {
             State::Alive { back } => (ALIVE, back.map_or(0, |back| self.millis(back).max(1))),
@@ -280,8 +283,9 @@ impl Group {
         })
     }
 
-    /// The server for one more attempt of a dial that has tried those in `tried` (by place) in vain. A dead server whose
-    /// time is over comes first, and so to one dial alone. With `dead_too`, those that are dead are taken for alive.
+    /// The server for one more attempt of a dial that has tried those in `tried` (by place) in
+    /// vain. A dead server whose time is over comes first, and so to one dial alone. With
+    /// `dead_too`, those that are dead are taken for alive.
     #[must_use]
     pub fn choose(
         &self,
@@ -319,7 +323,8 @@ impl Group {
     }
 }
 
-/// A tunnel to a server, from the moment at which the server is chosen; counted until it is dropped.
+/// A tunnel to a server, from the moment at which the server is chosen; counted until it is
+/// dropped.
 #[derive(Debug)]
 pub struct Claim {
     /// The server.
@@ -411,7 +416,8 @@ impl Backends {
         groups.iter().flatten().flat_map(of_group).collect()
     }
 
-    /// Takes new tunnels away from a server, or gives them back. What is known of it then; `None` if there is no such one.
+    /// Takes new tunnels away from a server, or gives them back. What is known of it then; `None`
+    /// if there is no such one.
     pub fn drain(&self, service: &str, server: &str, drained: bool) -> Option<ServerInfo> {
         let groups = self.groups();
         let is_meant =

@@ -1,8 +1,9 @@
-//! The system's settings of name resolution: `/etc/resolv.conf` and `/etc/hosts`, as they stand now.
+//! The system's settings of name resolution: `/etc/resolv.conf` and `/etc/hosts`, as they stand
+//! now.
 //!
-//! Both are looked at all the time and read again when they change, and at each reload of the configuration. What is read
-//! counts as a whole or not at all: a file that is missing, empty, still written or no such file leaves what was read
-//! before in effect, and the log says so.
+//! Both are looked at all the time and read again when they change, and at each reload of the
+//! configuration. What is read counts as a whole or not at all: a file that is missing, empty,
+//! still written or no such file leaves what was read before in effect, and the log says so.
 
 use std::io::{self, Read};
 use std::net::IpAddr;
@@ -87,7 +88,8 @@ impl System {
         self.is_refused.load(Ordering::Relaxed)
     }
 
-    /// Reads what has changed and is quiet, or with `now` all. Asks the file system: not for a thread that answers others.
+    /// Reads what has changed and is quiet, or with `now` all. Asks the file system: not for a
+    /// thread that answers others.
     pub fn look(&self, now: bool) {
         let mut state = self.lock();
         let State {
@@ -228,8 +230,8 @@ fn servers_of(text: &str) -> Result<(ResolverConfig, ResolverOpts), SettingsErro
     Ok((config, options))
 }
 
-/// Lines that begin with no address are passed over, as the C library does, but for a file that has no others, and for one
-/// that ends in the middle of one.
+/// Lines that begin with no address are passed over, as the C library does, but for a file that has
+/// no others, and for one that ends in the middle of one.
 fn hosts_of(text: &str) -> Result<Hosts, SettingsError> {
     let content = |line: &str| line.split('#').next().unwrap_or_default().trim().to_owned();
     let begins_well = |line: &str| {

@@ -1,4 +1,5 @@
-//! The way through an HTTP proxy: a CONNECT request and the header of its answer (RFC 9110, section 9.3.6). No I/O.
+//! The way through an HTTP proxy: a CONNECT request and the header of its answer (RFC 9110, section
+//! 9.3.6). No I/O.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -101,8 +102,8 @@ pub struct ProxyResponse {
 pub enum Progress {
     /// All bytes belong to the header, and more are needed.
     More,
-    /// The connection stands; so many of the bytes given last belong to the header, and what is behind them is the
-    /// server's.
+    /// The connection stands; so many of the bytes given last belong to the header, and what is
+    /// behind them is the server's.
     Open(usize),
 }
 
@@ -135,7 +136,8 @@ impl ProxyResponse {
     }
 }
 
-/// The status of the answer that `head` begins with, and the length of its header; `None` while that is not whole.
+/// The status of the answer that `head` begins with, and the length of its header; `None` while
+/// that is not whole.
 fn status_of(head: &[u8]) -> Result<Option<(u16, usize)>, CloseReason> {
     let mut headers = [httparse::EMPTY_HEADER; PROXY_ANSWER_HEADERS];
     let mut response = httparse::Response::new(&mut headers);

@@ -1,4 +1,5 @@
-//! The servers of a service that are checked, and with what. The checks themselves run on the control core.
+//! The servers of a service that are checked, and with what. The checks themselves run on the
+//! control core.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -59,8 +60,8 @@ impl Watch {
         }))
     }
 
-    /// With what a handshake is made with `server`, and the name that its certificate is checked for; `None`: a
-    /// connection is enough.
+    /// With what a handshake is made with `server`, and the name that its certificate is checked
+    /// for; `None`: a connection is enough.
     #[must_use]
     pub fn tls(&self, server: &ServerState) -> Option<(Arc<ClientConfig>, ServerName<'static>)> {
         let config = self.tls.clone()?;

@@ -16,7 +16,8 @@ use crate::table::DeviceFormat;
 /// Address of the node.
 #[derive(Debug, clap::Args)]
 pub struct AdminCommand {
-    /// The admin listener, as in admin.listen: an address with a port, or unix:PATH. Else the config file's.
+    /// The admin listener, as in admin.listen: an address with a port, or unix:PATH. Else the
+    /// config file's.
     #[arg(long, global = true)]
     admin: Option<String>,
     /// The config file that names the admin listener and its token.
@@ -102,11 +103,14 @@ enum Devices {
         /// Its name.
         device: String,
     },
-    /// Write what makes a device use this gateway: a profile or a declaration with a network relay, or a PAC file.
+    /// Write what makes a device use this gateway: a profile or a declaration with a network relay,
+    /// or a PAC file.
     ///
-    /// It is made from the config's rules, asks no running node, and replaces on a device what was exported before.
+    /// It is made from the config's rules, asks no running node, and replaces on a device what was
+    /// exported before.
     Export(Box<ExportCommand>),
-    /// Set many devices, all or none: CSV (`device,state[,user]`), or NDJSON where the name ends in .ndjson or .jsonl.
+    /// Set many devices, all or none: CSV (`device,state[,user]`), or NDJSON where the name ends in
+    /// .ndjson or .jsonl.
     Import {
         /// The file.
         file: PathBuf,

@@ -1,8 +1,8 @@
 //! Who changes what a node stores, profiles and certificates.
 //!
-//! Where a node runs on the state folder, the node does: it checks, stores and activates in one step, or refuses and
-//! changes nothing. Else this process does, which has the lock of the folder meanwhile: a node that is started waits for it,
-//! and so does another command.
+//! Where a node runs on the state folder, the node does: it checks, stores and activates in one
+//! step, or refuses and changes nothing. Else this process does, which has the lock of the folder
+//! meanwhile: a node that is started waits for it, and so does another command.
 
 use std::thread::sleep;
 use std::time::Instant;
@@ -77,8 +77,8 @@ impl ChangeError {
     }
 }
 
-/// Has the running node make a change, or takes the lock of its state folder, for the caller to make it. A node that is known
-/// by its listener alone runs, and may have its folder elsewhere.
+/// Has the running node make a change, or takes the lock of its state folder, for the caller to
+/// make it. A node that is known by its listener alone runs, and may have its folder elsewhere.
 ///
 /// # Errors
 /// [`ChangeError`]; nothing has changed then, or the node has not said whether it has.

@@ -20,11 +20,13 @@ pub struct CrlCommand {
 enum Crl {
     /// List CRLs, with where they are from, their state, and why one is not used.
     List,
-    /// Let the next list of a file or URL take the place of the one in use, whatever its number and date, and ask for it at once.
+    /// Let the next list of a file or URL take the place of the one in use, whatever its number and
+    /// date, and ask for it at once.
     ///
-    /// For an authority that was made anew and counts its lists from 1 again. The list in use stays until the next one is
-    /// there, and that must be signed by a group certificate as always. Where no node runs, the list that is kept in
-    /// state_dir is marked, and the node does the same when it is started.
+    /// For an authority that was made anew and counts its lists from 1 again. The list in use stays
+    /// until the next one is there, and that must be signed by a group certificate as always. Where
+    /// no node runs, the list that is kept in state_dir is marked, and the node does the same when
+    /// it is started.
     Forget {
         /// The file or URL, as `adit crl list` has it in `source`.
         source: String,

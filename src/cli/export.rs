@@ -50,7 +50,8 @@ pub struct ExportCommand {
     /// The name of the authority there.
     #[arg(long, value_name = "NAME", requires = "scep_url")]
     scep_name: Option<String>,
-    /// An attribute of the identity's subject, such as CN=%HardwareUUID% or OU=mail. May be repeated, in order.
+    /// An attribute of the identity's subject, such as CN=%HardwareUUID% or OU=mail. May be
+    /// repeated, in order.
     #[arg(long, value_name = "ATTRIBUTE=VALUE", requires = "scep_url", value_parser = pair)]
     scep_subject: Vec<(String, String)>,
     /// The file with the challenge for the authority.
@@ -59,8 +60,8 @@ pub struct ExportCommand {
     /// The identifier of the asset declaration that holds the device's identity.
     #[arg(long, value_name = "IDENTIFIER")]
     credential_asset: Option<String>,
-    /// A certificate file of the authority that issued the gateway's certificate, where devices do not trust it anyway.
-    /// [default: the self-signed certificate, if the gateway has one]
+    /// A certificate file of the authority that issued the gateway's certificate, where devices do
+    /// not trust it anyway. [default: the self-signed certificate, if the gateway has one]
     #[arg(long, value_name = "FILE")]
     root: Option<PathBuf>,
     /// A header field of each request. May be repeated.

@@ -1,7 +1,8 @@
 //! One node a state folder: a locked file in it, with the number of the process that has the lock.
 //!
-//! The system ends the lock with the last descriptor of the open file, so a process that was killed leaves none. A process
-//! that takes another one's place is given the descriptor, and both have the lock while both run.
+//! The system ends the lock with the last descriptor of the open file, so a process that was killed
+//! leaves none. A process that takes another one's place is given the descriptor, and both have the
+//! lock while both run.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read};
@@ -64,7 +65,8 @@ pub(super) struct StateLock {
 }
 
 impl StateLock {
-    /// Locks `state_dir`, which is there; `inherited` is what the process before has handed over, if there is one.
+    /// Locks `state_dir`, which is there; `inherited` is what the process before has handed over,
+    /// if there is one.
     ///
     /// # Errors
     /// [`LockError`], which names the process that has the lock.

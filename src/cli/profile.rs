@@ -1,7 +1,7 @@
 //! `adit profile`: profiles in the store of a node.
 //!
-//! A profile is checked before anything is kept, with all that it names, as a start would. Where a node runs, it makes the
-//! change (see `change`); else the change is for the next start.
+//! A profile is checked before anything is kept, with all that it names, as a start would. Where a
+//! node runs, it makes the change (see `change`); else the change is for the next start.
 
 use std::path::{Path, PathBuf};
 
@@ -231,7 +231,8 @@ impl ProfileCommand {
         })
     }
 
-    /// Checks a profile and what it names, as a start would, and says what may be wrong. The profile's name.
+    /// Checks a profile and what it names, as a start would, and says what may be wrong. The
+    /// profile's name.
     fn check(
         &self,
         node: &Config,
@@ -347,7 +348,8 @@ impl ProfileCommand {
         })
     }
 
-    /// Makes a change of the store, or has the running node make it. Why it is not active then, on standard error.
+    /// Makes a change of the store, or has the running node make it. Why it is not active then, on
+    /// standard error.
     fn change(&self, node: &Config, change: &Change<'_>) -> Result<Done, ProfileError> {
         let store = store_of(&node.state_dir);
         let Some(request) = request(change, &*store)? else {

@@ -26,7 +26,8 @@ impl ReloadCommand {
     /// Does it.
     ///
     /// # Errors
-    /// [`AdminError`]; [`AdminError::Change`] with all that is wrong where the node refuses the change.
+    /// [`AdminError`]; [`AdminError::Change`] with all that is wrong where the node refuses the
+    /// change.
     pub fn run(&self) -> Result<(), AdminError> {
         let answer = self.admin.ask("POST", "/reload", None)?;
         let generation = match serde_json::from_str(&answer.body) {

@@ -381,7 +381,8 @@ impl Stops {
     }
 }
 
-/// After the first stop: waits for the sessions, and for the process before this one; cuts what is left after the drain timeout, and ends the control core.
+/// After the first stop: waits for the sessions, and for the process before this one; cuts what is
+/// left after the drain timeout, and ends the control core.
 async fn end(node: &Node, ended: watch::Sender<bool>, deadline: &Deadline) {
     poll(|| node.is_draining()).await;
     let drain_timeout = node.config().engine.drain_timeout;

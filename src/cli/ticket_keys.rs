@@ -12,9 +12,10 @@ use crate::tls::{TicketKeys, TicketKeysError};
 
 /// Make and rotate the keys of session tickets.
 ///
-/// Give every node of a deployment the same file (`profile.tls.ticket_keys`), and a session that one node has begun is
-/// resumed by any other. Nodes read the file again when it changes. Rotate at least once in `session_lifetime`: whoever
-/// gets at a key can read recorded sessions that were resumed with its tickets.
+/// Give every node of a deployment the same file (`profile.tls.ticket_keys`), and a session that
+/// one node has begun is resumed by any other. Nodes read the file again when it changes. Rotate at
+/// least once in `session_lifetime`: whoever gets at a key can read recorded sessions that were
+/// resumed with its tickets.
 #[derive(Debug, Subcommand)]
 pub enum TicketKeysCommand {
     /// Write a new file with one key, readable by its owner alone.
@@ -24,15 +25,17 @@ pub enum TicketKeysCommand {
     },
     /// Add a key to a file, and remove those whose tickets have all ended.
     ///
-    /// The file is written anew, for the user that runs this alone: let it be the user that runs the gateway.
+    /// The file is written anew, for the user that runs this alone: let it be the user that runs
+    /// the gateway.
     Rotate {
         /// The file.
         file: PathBuf,
-        /// When the new key begins to seal. By then every node must have the file: a node without it refuses the new key's
-        /// tickets, and its clients take a full handshake.
+        /// When the new key begins to seal. By then every node must have the file: a node without
+        /// it refuses the new key's tickets, and its clients take a full handshake.
         #[arg(long = "in", value_name = "TIME", default_value = "5m", value_parser = time)]
         begins: Duration,
-        /// How long a key opens tickets after the next one has begun: the nodes' profile.tls.session_lifetime.
+        /// How long a key opens tickets after the next one has begun: the nodes'
+        /// profile.tls.session_lifetime.
         #[arg(long, value_name = "TIME", default_value = "12h", value_parser = time)]
         lifetime: Duration,
     },

@@ -1,12 +1,13 @@
-//! A process in another one's place: started by systemd on sockets that it holds, or by the process before, which then
-//! finishes its tunnels.
+//! A process in another one's place: started by systemd on sockets that it holds, or by the process
+//! before, which then finishes its tunnels.
 //!
-//! On SIGUSR2 a process gives its registry's store free, and starts its program anew with its listening sockets, in the way
-//! of `sd_listen_fds(3)`, each with the name of its listener, and with two more: one by which it may ask this process's
-//! admin pages, and one end of a link. Both accept until the new process says that it serves; then the old one
-//! stops, and follows what the new one tells it until its last tunnel has ended. Where the new process does not come to
-//! serve, it is ended, and the old one goes on as if nothing had been. Where it is lost later, the old one ends soon, because
-//! nobody tells it any more whom to block.
+//! On SIGUSR2 a process gives its registry's store free, and starts its program anew with its
+//! listening sockets, in the way of `sd_listen_fds(3)`, each with the name of its listener, and
+//! with two more: one by which it may ask this process's admin pages, and one end of a link. Both
+//! accept until the new process says that it serves; then the old one stops, and follows what the
+//! new one tells it until its last tunnel has ended. Where the new process does not come to serve,
+//! it is ended, and the old one goes on as if nothing had been. Where it is lost later, the old one
+//! ends soon, because nobody tells it any more whom to block.
 
 use std::ffi::OsString;
 use std::io;
@@ -34,11 +35,12 @@ use crate::limits::{
     SUCCESSION_PATIENCE,
 };
 
-/// Set where the last of the descriptors that a process is started with is the link to the process before; its value says
-/// what that one understands.
+/// Set where the last of the descriptors that a process is started with is the link to the process
+/// before; its value says what that one understands.
 const LINKED: &str = "ADIT_LINKED";
 
-/// The value of [`LINKED`] of a process that answers, and takes questions by the descriptor before the link.
+/// The value of [`LINKED`] of a process that answers, and takes questions by the descriptor before
+/// the link.
 const ANSWERS: &str = "2";
 
 /// How many processes there were before, each in the other's place.
@@ -65,10 +67,12 @@ pub struct Inheritance {
 }
 
 impl Inheritance {
-    /// Takes the descriptors that the environment names. To be called once, before there are other threads.
+    /// Takes the descriptors that the environment names. To be called once, before there are other
+    /// threads.
     ///
     /// # Errors
-    /// A descriptor is not a listening socket, or the process before does not hand over what it says.
+    /// A descriptor is not a listening socket, or the process before does not hand over what it
+    /// says.
     pub(super) fn take() -> io::Result<Self> {
         let mut descriptors = ListenFd::from_env();
         let mut count = descriptors.len();
@@ -126,7 +130,8 @@ fn unusable(index: usize, name: &str) -> io::Error {
     ))
 }
 
-/// Tells systemd, where it asks to be told (`Type=notify`), that this process is the service's main one, and serves.
+/// Tells systemd, where it asks to be told (`Type=notify`), that this process is the service's main
+/// one, and serves.
 pub(super) fn notify_ready() {
     notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
 }
@@ -157,8 +162,9 @@ pub(super) struct Succession {
 }
 
 impl Succession {
-    /// With the program and the arguments of this process. `admin`: the socket of the admin listener; `state_socket`: that in
-    /// the state folder, where it is another one; `lock`: that of the state folder, which this keeps.
+    /// With the program and the arguments of this process. `admin`: the socket of the admin
+    /// listener; `state_socket`: that in the state folder, where it is another one; `lock`: that of
+    /// the state folder, which this keeps.
     ///
     /// # Errors
     /// The program's path is not known.
@@ -210,9 +216,9 @@ impl Succession {
         }
     }
 
-    /// Starts the successor and waits until it serves; `node` accepts no more then, after `retired` was given the socket by
-    /// which the successor asks. Afterwards `take` activates what the successor says, until it is lost, which soon
-    /// ends `node`. Takes long: a thread of its own.
+    /// Starts the successor and waits until it serves; `node` accepts no more then, after `retired`
+    /// was given the socket by which the successor asks. Afterwards `take` activates what the
+    /// successor says, until it is lost, which soon ends `node`. Takes long: a thread of its own.
     ///
     /// # Errors
     /// The successor does not come to serve; nothing has changed then.
@@ -298,8 +304,9 @@ impl Succession {
     }
 }
 
-/// Tells the control core that another process has the admin listener, and gives it the connections that come over
-/// `questions`, on a thread of its own, until that process has ended. One for which the core has no room gets no answer.
+/// Tells the control core that another process has the admin listener, and gives it the connections
+/// that come over `questions`, on a thread of its own, until that process has ended. One for which
+/// the core has no room gets no answer.
 pub(super) fn take_questions(questions: UnixStream, to: mpsc::Sender<Option<UnixStream>>) {
     thread::spawn(move || {
         let _ = to.blocking_send(None);
@@ -309,7 +316,8 @@ pub(super) fn take_questions(questions: UnixStream, to: mpsc::Sender<Option<Unix
     });
 }
 
-/// Ends a process that did not come to serve. Why it did not: where it has ended by itself, with its exit code.
+/// Ends a process that did not come to serve. Why it did not: where it has ended by itself, with
+/// its exit code.
 fn why_it_ended(mut child: Child, error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::BrokenPipe {
         // The link closes a moment before the process has ended.
@@ -338,7 +346,8 @@ fn why_it_ended(mut child: Child, error: io::Error) -> io::Error {
     }
 }
 
-/// Ends a process that follows nobody any more: its tunnels have a little time, and then it ends, whatever hangs in it.
+/// Ends a process that follows nobody any more: its tunnels have a little time, and then it ends,
+/// whatever hangs in it.
 fn end_alone(node: &Node, why: &str) {
     tracing::warn!(
         tunnels = node.open_tunnels(),

@@ -1,7 +1,8 @@
 //! Hosts, servers and host patterns: how they are written and what they match.
 //!
-//! A host name is kept lower-case and without a trailing dot, an address in its canonical form (an IPv4 address that
-//! was written as `::ffff:10.0.0.5` is `10.0.0.5`), so that two spellings of one host cannot fall under different rules.
+//! A host name is kept lower-case and without a trailing dot, an address in its canonical form (an
+//! IPv4 address that was written as `::ffff:10.0.0.5` is `10.0.0.5`), so that two spellings of one
+//! host cannot fall under different rules.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -61,8 +62,8 @@ pub enum AddressError {
         "the host name has a character other than a-z, 0-9, hyphen, underscore and dot (write other scripts as xn--...)"
     )]
     Character,
-    /// Ends like a number, but is no address. Resolvers read such names as old spellings of IPv4 addresses
-    /// (`127.1`, `0x7f.1`), which would lead around rules that are about addresses.
+    /// Ends like a number, but is no address. Resolvers read such names as old spellings of IPv4
+    /// addresses (`127.1`, `0x7f.1`), which would lead around rules that are about addresses.
     #[error("it looks like an address, but is not valid")]
     AlmostAddress,
     /// No port.
@@ -112,8 +113,8 @@ pub(super) fn has_zone(text: &str) -> bool {
     text.contains('%') && address.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok())
 }
 
-/// Checks and normalises a host name: the letters, digits and hyphens of RFC 1123 section 2.1, and the underscore that
-/// some deployments have.
+/// Checks and normalises a host name: the letters, digits and hyphens of RFC 1123 section 2.1, and
+/// the underscore that some deployments have.
 fn host_name(text: &str) -> Result<String, AddressError> {
     let text = text.strip_suffix('.').unwrap_or(text);
     if text.is_empty() {
@@ -209,8 +210,8 @@ impl FromStr for HostPattern {
     }
 }
 
-/// Reads a network in CIDR notation, or a single address. A network inside `::ffff:0:0/96` is given as the IPv4 network
-/// that it is.
+/// Reads a network in CIDR notation, or a single address. A network inside `::ffff:0:0/96` is given
+/// as the IPv4 network that it is.
 pub(super) fn network(text: &str) -> Result<IpNet, AddressError> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(IpNet::from(address.to_canonical()));

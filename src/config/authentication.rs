@@ -53,7 +53,8 @@ pub(super) fn server_certificate(
     }
 }
 
-/// The files of a certificate that a service may have, and its key, which needs the certificate: `what` is that one's key.
+/// The files of a certificate that a service may have, and its key, which needs the certificate:
+/// `what` is that one's key.
 pub(super) fn optional_certificate(
     what: &str,
     file: Slot<CertificateName>,
@@ -75,8 +76,8 @@ pub(super) fn optional_certificate(
     (!absent).then_some(files)
 }
 
-/// The files of one certificate of the gateway, which is none of those `seen` before: of the chain, the key and the password.
-/// What comes from the store has its key with it, and no password.
+/// The files of one certificate of the gateway, which is none of those `seen` before: of the chain,
+/// the key and the password. What comes from the store has its key with it, and no password.
 fn certificate_files(
     file: Slot<CertificateName>,
     [key, password_file]: [Slot<FileName>; 2],
@@ -252,8 +253,8 @@ fn crl_fetch(
     }
 }
 
-/// The host of an http or https URL, in lower case and with the brackets of an IPv6 address. `None`: it is no such URL,
-/// or has a user or a fragment.
+/// The host of an http or https URL, in lower case and with the brackets of an IPv6 address.
+/// `None`: it is no such URL, or has a user or a fragment.
 pub fn url_host(url: &str) -> Option<String> {
     let uri: hyper::Uri = url.parse().ok()?;
     let authority = uri.authority()?;

@@ -3,7 +3,8 @@
 use std::sync::OnceLock;
 use std::thread::available_parallelism;
 
-/// No machine has more (`NR_CPUS` of the kernel's largest configurations); keeps a strange range from filling memory.
+/// No machine has more (`NR_CPUS` of the kernel's largest configurations); keeps a strange range
+/// from filling memory.
 const CPUS_MAX: usize = 1 << 16;
 
 /// CPUs that the process may use.

@@ -1,8 +1,8 @@
 //! The TOML document as typed [`Slot`]s with their place in the file.
 //!
-//! Why not a derived deserializer: it stops at the first unknown key or wrong type, and an operator with three typos
-//! should not need four runs. A [`Section`] hands out its keys one by one, notes the files and certificates among them, and
-//! reports each key that nobody asked for.
+//! Why not a derived deserializer: it stops at the first unknown key or wrong type, and an operator
+//! with three typos should not need four runs. A [`Section`] hands out its keys one by one, notes
+//! the files and certificates among them, and reports each key that nobody asked for.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -36,8 +36,8 @@ impl<'t> Document<'t> {
     /// Parses a text, which errors call `shown`.
     ///
     /// # Errors
-    /// It is not TOML. Nothing more is reported then: what is left of a broken document would mostly give errors that are
-    /// not there.
+    /// It is not TOML. Nothing more is reported then: what is left of a broken document would
+    /// mostly give errors that are not there.
     pub(super) fn parse(text: &'t str, shown: &Path) -> Result<Self, ConfigError> {
         const REMEDY: &str = "correct the line; texts are in quotes, tables in [brackets]";
         let (tables, errors) = DeTable::parse_recoverable(text);
@@ -155,8 +155,8 @@ enum Content<'d> {
     Short(&'static str, &'d DeValue<'d>),
 }
 
-/// One table of the file; empty where the file does not have it. It is only lent, to what reads its keys, and reports the
-/// others then.
+/// One table of the file; empty where the file does not have it. It is only lent, to what reads its
+/// keys, and reports the others then.
 pub(super) struct Section<'d> {
     reader: &'d Reader,
     content: Content<'d>,

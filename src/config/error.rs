@@ -6,8 +6,8 @@ use std::path::Path;
 
 use crate::findings::{Problem, in_lines};
 
-/// Everything that is wrong with a config file, in the order of its lines. Never empty. The display form is one problem a
-/// line.
+/// Everything that is wrong with a config file, in the order of its lines. Never empty. The display
+/// form is one problem a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     /// The problems.
@@ -97,7 +97,8 @@ impl Report {
 /// Longest piece of a file that is repeated in a message, in characters.
 const QUOTED_MAX: usize = 80;
 
-/// `text` for a message: quoted, control characters escaped (a terminal must not obey a config file), long text cut.
+/// `text` for a message: quoted, control characters escaped (a terminal must not obey a config
+/// file), long text cut.
 pub(super) fn quoted(text: &str) -> String {
     match text.char_indices().nth(QUOTED_MAX) {
         None => format!("{text:?}"),
@@ -105,7 +106,8 @@ pub(super) fn quoted(text: &str) -> String {
     }
 }
 
-/// Longest word for which a similar one is looked for: the distance takes the product of both lengths.
+/// Longest word for which a similar one is looked for: the distance takes the product of both
+/// lengths.
 const SIMILAR_MAX: usize = 64;
 
 /// The one of `known` that `word` was most likely meant to be, if any is close enough.

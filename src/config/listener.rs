@@ -20,7 +20,8 @@ pub struct Listener {
     pub http: Option<SocketAddr>,
     /// Use of the PROXY protocol on accepted connections.
     pub proxy_protocol: ProxyProtocol,
-    /// Who may send PROXY protocol headers and use the plain listener; not empty where either is asked for.
+    /// Who may send PROXY protocol headers and use the plain listener; not empty where either is
+    /// asked for.
     pub trusted_proxies: Vec<IpNet>,
     /// Source of the client's certificate on the plain listener.
     pub client_identity: ClientIdentity,

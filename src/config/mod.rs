@@ -1,14 +1,17 @@
 //! The config file: TOML text in, validated types out.
 //!
-//! A file is read in two steps. `raw` has the keys as they are written, each with its line; `validate` is the one bridge
-//! from there to the types of a valid [`Config`]. Both go on after an error, so that one run tells everything
-//! that is wrong, and each error names the line, the key and a remedy.
+//! A file is read in two steps. `raw` has the keys as they are written, each with its line;
+//! `validate` is the one bridge from there to the types of a valid [`Config`]. Both go on after an
+//! error, so that one run tells everything that is wrong, and each error names the line, the key
+//! and a remedy.
 //!
-//! Guaranteed of a [`Config`]: what its types and their comments say. In particular each path is resolved
-//! against the folder of the config file and the files that it reads were there and could be opened; service names are
-//! unique; rules point at services that exist; nothing that this version cannot do was silently ignored.
+//! Guaranteed of a [`Config`]: what its types and their comments say. In particular each path is
+//! resolved against the folder of the config file and the files that it reads were there and could
+//! be opened; service names are unique; rules point at services that exist; nothing that this
+//! version cannot do was silently ignored.
 //!
-//! Not done here: reading certificates, CRLs or the device registry, binding addresses, resolving names, making folders.
+//! Not done here: reading certificates, CRLs or the device registry, binding addresses, resolving
+//! names, making folders.
 
 mod address;
 mod authentication;
@@ -65,12 +68,13 @@ use crate::findings::Problem;
 use crate::limits::PROFILE_TEXT_MAX;
 use crate::profiles::{StoredProfile, store_of};
 
-/// Reads and checks a config file. Where it has no `[profile]`, the profile that the store assigns the node takes its place;
-/// where none is assigned, the node is unconfigured.
+/// Reads and checks a config file. Where it has no `[profile]`, the profile that the store assigns
+/// the node takes its place; where none is assigned, the node is unconfigured.
 ///
 /// # Errors
 ///
-/// All problems of the file or of the assigned profile: it cannot be read, it is not TOML, or what it says is not right.
+/// All problems of the file or of the assigned profile: it cannot be read, it is not TOML, or what
+/// it says is not right.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
     let text = read(path)?;
     let node = parse(&text, path)?;
@@ -83,7 +87,8 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
     }
 }
 
-/// The profile that is assigned in the store of this state folder, for the node whose config file is `path`.
+/// The profile that is assigned in the store of this state folder, for the node whose config file
+/// is `path`.
 fn assigned(state_dir: &Path, path: &Path) -> Result<Option<StoredProfile>, ConfigError> {
     store_of(state_dir).assigned().map_err(|error| {
         let fault = Fault::new(error.message(), error.remedy());
@@ -91,7 +96,8 @@ fn assigned(state_dir: &Path, path: &Path) -> Result<Option<StoredProfile>, Conf
     })
 }
 
-/// Reads and checks the node's part of a config file, and passes its profile over. What comes out is an unconfigured node.
+/// Reads and checks the node's part of a config file, and passes its profile over. What comes out
+/// is an unconfigured node.
 ///
 /// # Errors
 ///
@@ -111,10 +117,11 @@ pub fn has_profile(path: &Path) -> Result<bool, ConfigError> {
     Ok(Document::of_broken(&text).has(raw::PROFILE))
 }
 
-/// Checks the text of a config file. `file` names it in errors, and paths in it are relative to the folder of `file`. A text
-/// without `[profile]` is that of an unconfigured node.
+/// Checks the text of a config file. `file` names it in errors, and paths in it are relative to the
+/// folder of `file`. A text without `[profile]` is that of an unconfigured node.
 ///
-/// Looks at the file system (the files that the config names) and at the CPUs that the process may use.
+/// Looks at the file system (the files that the config names) and at the CPUs that the process may
+/// use.
 ///
 /// # Errors
 ///
@@ -123,7 +130,8 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
     validate::check(text, file, cores::cpus(), raw::Part::All)
 }
 
-/// The text of a profile by itself: `[profile]` and the tables below it, as in a config file, and nothing else.
+/// The text of a profile by itself: `[profile]` and the tables below it, as in a config file, and
+/// nothing else.
 #[derive(Debug, Clone, Copy)]
 pub struct ProfileText<'t> {
     /// The text.
@@ -136,7 +144,8 @@ pub struct ProfileText<'t> {
     pub version: Option<u64>,
 }
 
-/// `node`, whose config file is `file`, with this profile. Paths in the profile are relative to the folder of `file`.
+/// `node`, whose config file is `file`, with this profile. Paths in the profile are relative to the
+/// folder of `file`.
 ///
 /// # Errors
 ///

@@ -1,7 +1,7 @@
 //! The files and the certificates of the store that a text names, noted where a key is read.
 //!
-//! Only [`NamedFiles`] makes the names that can be opened, so no key whose file is opened can be left out of what is watched, and
-//! no certificate that is used can be deleted from the store.
+//! Only [`NamedFiles`] makes the names that can be opened, so no key whose file is opened can be
+//! left out of what is watched, and no certificate that is used can be deleted from the store.
 
 use std::collections::BTreeSet;
 

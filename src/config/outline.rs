@@ -27,8 +27,8 @@ pub struct Outline {
     pub stored: Vec<Reference>,
 }
 
-/// Reads what a config file says of the node. Nothing else in it is looked at. Where it has no profile, the one that is
-/// assigned in the store speaks.
+/// Reads what a config file says of the node. Nothing else in it is looked at. Where it has no
+/// profile, the one that is assigned in the store speaks.
 ///
 /// # Errors
 /// Where the file cannot be read or is no TOML, or where one of these values is wrong.
@@ -110,8 +110,8 @@ pub fn users_of(wanted: &Reference, profiles: &[ProfileUse]) -> Vec<String> {
     names
 }
 
-/// The certificates of the store that the text of a profile names, each once; also where the text is wrong elsewhere. Where
-/// it is not TOML, those of the part that can be read.
+/// The certificates of the store that the text of a profile names, each once; also where the text
+/// is wrong elsewhere. Where it is not TOML, those of the part that can be read.
 #[must_use]
 pub fn stored_certificates(text: &str) -> Vec<Reference> {
     let read = Document::of_broken(text).read(RawProfile::alone);

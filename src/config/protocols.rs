@@ -1,4 +1,5 @@
-//! From what was written about TLS versions, cipher suites and key-exchange groups to what is valid.
+//! From what was written about TLS versions, cipher suites and key-exchange groups to what is
+//! valid.
 
 use super::error::{Fault, Location, Report, quoted};
 use super::raw::RawTlsSide;

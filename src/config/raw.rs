@@ -1,5 +1,5 @@
-//! The keys of the contract as they are written: present or not, of the right TOML type, each with its place. Nothing
-//! here has a meaning yet; `validate` gives it one.
+//! The keys of the contract as they are written: present or not, of the right TOML type, each with
+//! its place. Nothing here has a meaning yet; `validate` gives it one.
 
 use super::document::Section;
 use super::named::{CertificateName, FileName};
@@ -189,8 +189,8 @@ pub(super) struct RawRule {
 }
 
 impl RawConfig {
-    /// Reads the whole document; unknown keys and wrong types are reported on the way. With `part`, the profile is passed
-    /// over.
+    /// Reads the whole document; unknown keys and wrong types are reported on the way. With `part`,
+    /// the profile is passed over.
     pub(super) fn read(root: &mut Section<'_>, part: Part) -> Self {
         let profile = match part {
             Part::All => root.optional_table(PROFILE, RawProfile::read),

@@ -12,7 +12,8 @@ use super::types::CertificateFiles;
 pub struct Server {
     /// Its address.
     pub address: HostPort,
-    /// Its share of the tunnels, in proportion to the others'; 1 to [`SERVER_WEIGHT_MAX`](crate::limits::SERVER_WEIGHT_MAX).
+    /// Its share of the tunnels, in proportion to the others'; 1 to
+    /// [`SERVER_WEIGHT_MAX`](crate::limits::SERVER_WEIGHT_MAX).
     pub weight: u32,
 }
 
@@ -57,7 +58,8 @@ pub struct Reach {
     pub proxy_protocol: Option<ProxyVersion>,
     /// The HTTP proxy that leads to the servers.
     pub upstream_proxy: Option<UpstreamProxy>,
-    /// Source addresses, at most one of each family. Where there is one, addresses of the other family are not dialled.
+    /// Source addresses, at most one of each family. Where there is one, addresses of the other
+    /// family are not dialled.
     pub bind: Vec<IpAddr>,
     /// Options of the connections.
     pub tcp: Tcp,
@@ -65,7 +67,8 @@ pub struct Reach {
     pub health: Health,
 }
 
-/// TLS to the servers of a service. Paths are of files that existed and could be opened when the config was read.
+/// TLS to the servers of a service. Paths are of files that existed and could be opened when the
+/// config was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OutboundTls {
     /// CA certificates of the servers; `None` for the system's roots.
@@ -120,7 +123,8 @@ pub struct Health {
     pub dead_time_max: Duration,
     /// Active checks; `None`: only tunnels show how a server is.
     pub check: Option<Check>,
-    /// How long the share of a server that has come back grows; `None`: it has its whole share at once.
+    /// How long the share of a server that has come back grows; `None`: it has its whole share at
+    /// once.
     pub slow_start: Option<Duration>,
     /// True if dead servers are tried when no other is left.
     pub try_dead: bool,
@@ -173,7 +177,8 @@ pub struct TlsChoice {
     pub tls13: bool,
     /// Cipher suites by their IANA names, each one of [`CIPHER_SUITES`]; empty for all of them.
     pub suites: Vec<&'static str>,
-    /// Key-exchange groups, each one of [`KEY_EXCHANGE`], the most wanted first; empty for the defaults.
+    /// Key-exchange groups, each one of [`KEY_EXCHANGE`], the most wanted first; empty for the
+    /// defaults.
     pub groups: Vec<&'static str>,
 }
 

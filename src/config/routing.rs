@@ -14,7 +14,8 @@ use super::types::{Rule, Service, ServiceKind, TrafficLimits};
 use super::values::{Folder, address_fault, networks, port};
 use crate::limits::SERVICE_NAME_MAX;
 
-/// The names that stand for the destination that the app asks for. They may be used without being declared.
+/// The names that stand for the destination that the app asks for. They may be used without being
+/// declared.
 const SPECIAL_NAMES: [&str; 2] = ["<ANY>", "<TCP_ANY>"];
 
 /// Characters that no service name may have, beside white space and control characters: what rule
@@ -66,7 +67,8 @@ struct Services<'f> {
 }
 
 impl Services<'_> {
-    /// Adds a written service. One with faults is added all the same, so that rules that name it are not reported too.
+    /// Adds a written service. One with faults is added all the same, so that rules that name it
+    /// are not reported too.
     fn declare(&mut self, raw: RawService, names: &mut SniNames<'_>, report: &mut Report) {
         let line = raw.name.place.line;
         let name = raw.name.clone().given();
@@ -162,7 +164,8 @@ impl Services<'_> {
     }
 }
 
-/// Datagrams go to a server as they are: what a service does to the bytes of a connection it cannot do to them.
+/// Datagrams go to a server as they are: what a service does to the bytes of a connection it cannot
+/// do to them.
 fn udp(slot: Slot<bool>, reach: &Reach, report: &mut Report) -> bool {
     let in_the_way = [
         (reach.tls.is_some(), "tls"),
@@ -210,7 +213,8 @@ fn service_name(name: &str) -> Result<(), Fault> {
     ))
 }
 
-/// `allow` opens guarded addresses to a service that dials what the app asks for; a server list needs no permission.
+/// `allow` opens guarded addresses to a service that dials what the app asks for; a server list
+/// needs no permission.
 fn allow(list: Slot<List>, special: bool, report: &mut Report) -> Vec<ipnet::IpNet> {
     let list = list.parse(report, |list| {
         if special || list.is_empty() {

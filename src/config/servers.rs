@@ -197,7 +197,8 @@ fn upstream_proxy(
     })
 }
 
-/// Reads `http://[user@]host:port`. What is wrong with it never repeats it: there may be a password in it.
+/// Reads `http://[user@]host:port`. What is wrong with it never repeats it: there may be a password
+/// in it.
 fn proxy_url(text: &str) -> Result<(HostPort, Option<String>), Fault> {
     const REMEDY: &str = "write it as in \"http://user@proxy.corp.example.com:3128\"";
     let rest = text

@@ -14,8 +14,8 @@ use crate::limits::ALPN_NAME_MAX;
 /// Names under which a session is a tunnel to a service, without a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sni {
-    /// Names, and wildcards for all names below one; at least one, none of another service, and none that covers the name
-    /// that devices open tunnels to.
+    /// Names, and wildcards for all names below one; at least one, none of another service, and
+    /// none that covers the name that devices open tunnels to.
     pub names: Vec<HostPattern>,
     /// The certificate that the gateway shows under these names, if it is not the profile's.
     pub certificate: Option<CertificateFiles>,

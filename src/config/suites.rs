@@ -1,7 +1,9 @@
-//! The names of cipher suites and key-exchange groups, and why those that the gateway does not have do not exist here.
+//! The names of cipher suites and key-exchange groups, and why those that the gateway does not have
+//! do not exist here.
 //!
-//! rustls has suites with authenticated encryption and ephemeral keys only. Who comes from another product has others in
-//! the config: they are told what is wrong with each and which suite is the nearest.
+//! rustls has suites with authenticated encryption and ephemeral keys only. Who comes from another
+//! product has others in the config: they are told what is wrong with each and which suite is the
+//! nearest.
 
 use super::error::{Fault, quoted};
 use super::reach::{CIPHER_SUITES, KEY_EXCHANGE};

@@ -1,4 +1,5 @@
-//! From what was written about limits of services and apps, and about the life of a tunnel, to what is valid.
+//! From what was written about limits of services and apps, and about the life of a tunnel, to what
+//! is valid.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -139,7 +140,8 @@ fn limits(raw: RawLimits, report: &mut Report) -> TrafficLimits {
     }
 }
 
-/// A rate and its burst, `usual` where none is written. A burst alone limits nothing, and is refused.
+/// A rate and its burst, `usual` where none is written. A burst alone limits nothing, and is
+/// refused.
 fn rate(
     per_second: Slot<u64>,
     burst: Slot<u64>,

@@ -1,7 +1,8 @@
 //! The valid configuration: values that the rest of the gateway can use without a further check.
 //!
-//! Values of these types come from [`parse`](super::parse) and [`load`](super::load). The fields are public so that
-//! tests and the quickstart can also build them directly; whoever does that keeps the rules that the fields name.
+//! Values of these types come from [`parse`](super::parse) and [`load`](super::load). The fields
+//! are public so that tests and the quickstart can also build them directly; whoever does that
+//! keeps the rules that the fields name.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -33,16 +34,16 @@ pub struct Config {
     pub log: Log,
     /// The profile.
     pub profile: Profile,
-    /// The files whose contents take effect by a reload. Not those that are looked at by themselves whenever they change:
-    /// CRLs, ticket keys, and the token of changes.
+    /// The files whose contents take effect by a reload. Not those that are looked at by themselves
+    /// whenever they change: CRLs, ticket keys, and the token of changes.
     pub files: BTreeSet<PathBuf>,
 }
 
 /// Cores, limits and timeouts of the data plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Engine {
-    /// Ids of the CPUs that get a worker each: at least one, none twice, all in the affinity mask that the process
-    /// started with.
+    /// Ids of the CPUs that get a worker each: at least one, none twice, all in the affinity mask
+    /// that the process started with.
     pub cores: Vec<usize>,
     /// Most tunnels open at once on the node; at least 1.
     pub max_tunnels: usize,
@@ -52,7 +53,8 @@ pub struct Engine {
     pub max_unauthenticated: usize,
     /// Those of one source address; 0 for as many.
     pub max_unauthenticated_per_source: usize,
-    /// Handshakes a second of one source address that may fail on one core; 0 for as many as there are.
+    /// Handshakes a second of one source address that may fail on one core; 0 for as many as there
+    /// are.
     pub failed_handshakes_per_second: usize,
     /// Time for the TLS handshake and the tunnel request together.
     pub handshake_timeout: Duration,
@@ -66,13 +68,15 @@ pub struct Engine {
     pub idle_timeout_max: Duration,
     /// Time that a tunnel may be open, for services that name none of their own.
     pub max_lifetime: Option<Duration>,
-    /// Time between the first sign that the node stops (it is not ready any more) and its taking no more tunnels.
+    /// Time between the first sign that the node stops (it is not ready any more) and its taking no
+    /// more tunnels.
     pub drain_delay: Duration,
     /// Time that open tunnels get to finish when the node stops.
     pub drain_timeout: Duration,
     /// True if the config and the files that it names are read again when they change.
     pub watch_files: bool,
-    /// Options of the connections with apps, and of those with servers where a service has none of its own.
+    /// Options of the connections with apps, and of those with servers where a service has none of
+    /// its own.
     pub tcp: Tcp,
 }
 
@@ -81,7 +85,8 @@ pub struct Engine {
 pub enum AdminListen {
     /// A loopback address. Port 0 lets the kernel choose.
     Tcp(SocketAddr),
-    /// The path of a Unix socket, short enough for `unix(7)`. Its folder is not necessarily there yet.
+    /// The path of a Unix socket, short enough for `unix(7)`. Its folder is not necessarily there
+    /// yet.
     Unix(PathBuf),
 }
 
@@ -137,7 +142,8 @@ pub struct Profile {
     pub name: String,
     /// Free text.
     pub description: String,
-    /// Host name or literal address that devices use, without brackets. The listener's address where none is configured.
+    /// Host name or literal address that devices use, without brackets. The listener's address
+    /// where none is configured.
     pub external_host: String,
     /// Port that devices use. The listener's port where none is configured.
     pub external_port: u16,
@@ -161,13 +167,15 @@ pub struct Profile {
     pub app_limits: Vec<AppLimits>,
     /// The rules, in the order in which they are tried. What no rule matches is refused.
     pub rules: Vec<Rule>,
-    /// The certificates of the store that it names. Their paths stand where those of other files do.
+    /// The certificates of the store that it names. Their paths stand where those of other files
+    /// do.
     pub stored: Vec<Reference>,
 }
 
 impl Profile {
-    /// The profile of a node that has none: it listens nowhere, trusts nobody and leads nowhere. Of the guarantees of the
-    /// fields, it is without those of an address to listen on, a name, a group certificate and a service.
+    /// The profile of a node that has none: it listens nowhere, trusts nobody and leads nowhere. Of
+    /// the guarantees of the fields, it is without those of an address to listen on, a name, a
+    /// group certificate and a service.
     #[must_use]
     pub fn none() -> Self {
         let both = || TlsChoice {
@@ -234,7 +242,8 @@ pub struct ServerCertificate {
     pub additional: Vec<CertificateFiles>,
 }
 
-/// Files of a certificate. They existed and could be opened when the config was read; what is in them is not known yet.
+/// Files of a certificate. They existed and could be opened when the config was read; what is in
+/// them is not known yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateFiles {
     /// File with the chain, and with the key too unless `key` names another file.
@@ -250,12 +259,13 @@ pub struct CertificateFiles {
 pub struct Resumption {
     /// By what.
     pub by: ResumptionKind,
-    /// Bytes of the table of sessions; 0 for none. With tickets it serves TLS 1.2 clients without them.
+    /// Bytes of the table of sessions; 0 for none. With tickets it serves TLS 1.2 clients without
+    /// them.
     pub cache_bytes: usize,
     /// How long a session may be resumed; at least a second, at most a week.
     pub lifetime: Duration,
-    /// File of the keys that all nodes share. It existed and could be opened when the config was read. `None` for keys
-    /// that are made in memory, and end with the process.
+    /// File of the keys that all nodes share. It existed and could be opened when the config was
+    /// read. `None` for keys that are made in memory, and end with the process.
     pub ticket_keys: Option<PathBuf>,
 }
 
@@ -281,7 +291,8 @@ pub enum ResumptionKind {
     Off,
 }
 
-/// How a device proves who it is. Paths are of files that existed and could be opened when the config was read.
+/// How a device proves who it is. Paths are of files that existed and could be opened when the
+/// config was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceAuth {
     /// Files of the group certificates; at least one.
@@ -312,10 +323,11 @@ pub struct CrlFetch {
     pub urls: Vec<String>,
     /// True if the distribution points of certificates are fetched too (`"cdp"`).
     pub from_certificates: bool,
-    /// The hosts that may be asked, in lower case: those of `urls`, and those that are allowed beside them for
-    /// redirections and for distribution points.
+    /// The hosts that may be asked, in lower case: those of `urls`, and those that are allowed
+    /// beside them for redirections and for distribution points.
     pub hosts: Vec<String>,
-    /// Guarded addresses (loopback, link-local, cloud metadata ...) that may be connected to all the same.
+    /// Guarded addresses (loopback, link-local, cloud metadata ...) that may be connected to all
+    /// the same.
     pub allow: Vec<IpNet>,
 }
 
@@ -370,8 +382,8 @@ pub struct Service {
     pub name: String,
     /// Destination of its tunnels.
     pub kind: ServiceKind,
-    /// Guarded addresses (loopback, link-local, cloud metadata ...) that a service of kind [`ServiceKind::Any`] may dial
-    /// all the same. Empty for a server list.
+    /// Guarded addresses (loopback, link-local, cloud metadata ...) that a service of kind
+    /// [`ServiceKind::Any`] may dial all the same. Empty for a server list.
     pub allow: Vec<IpNet>,
     /// True if apps may send datagrams to it.
     pub udp: bool,

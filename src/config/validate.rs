@@ -1,7 +1,8 @@
 //! The bridge from what was written to what is valid.
 //!
-//! It always goes to the end: where something is wrong, the problem is reported and a stand-in takes the value's place,
-//! so that the rest is looked at too. Stand-ins never get out, since a report that is not empty gives an error.
+//! It always goes to the end: where something is wrong, the problem is reported and a stand-in
+//! takes the value's place, so that the rest is looked at too. Stand-ins never get out, since a
+//! report that is not empty gives an error.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -36,8 +37,8 @@ use crate::limits::{
 };
 use crate::profiles;
 
-/// Checks the text of a config file for a machine with these CPUs. With `part`, the profile is passed over. Where it has
-/// none, or it is passed over, the node is unconfigured.
+/// Checks the text of a config file for a machine with these CPUs. With `part`, the profile is
+/// passed over. Where it has none, or it is passed over, the node is unconfigured.
 pub(super) fn check(
     text: &str,
     file: &Path,

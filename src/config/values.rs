@@ -194,7 +194,8 @@ pub(super) fn address_fault(text: &str, error: AddressError, remedy: &str) -> Fa
 /// The state folder where the config names none.
 pub(super) const STATE_DIR: &str = "/var/lib/adit";
 
-/// Resolves paths against the folder of the config file, and names of certificates against the store.
+/// Resolves paths against the folder of the config file, and names of certificates against the
+/// store.
 pub(super) struct Folder {
     path: PathBuf,
     store: Store,

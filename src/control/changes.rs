@@ -203,8 +203,8 @@ impl Pages {
         }
     }
 
-    /// Does something with what the node stores, on a thread that may wait, behind everything else, and to its end, even if
-    /// the request is given up.
+    /// Does something with what the node stores, on a thread that may wait, behind everything else,
+    /// and to its end, even if the request is given up.
     pub(super) async fn on_stored<T: Send + 'static, E: Into<Page> + Send + 'static>(
         &self,
         job: impl FnOnce(Arc<Reloader>) -> Result<T, E> + Send + 'static,

@@ -1,8 +1,9 @@
 //! Active checks of servers, on the control core, so that they cost the data cores nothing.
 //!
-//! A check does what a tunnel would do to reach the server as it is named: it resolves the name, tries its addresses one
-//! after the other from the service's source address, goes through its upstream proxy, and with `check = "tls"` makes a
-//! whole handshake under the service's roots. One address that answers is enough. Not a byte of a tunnel is sent.
+//! A check does what a tunnel would do to reach the server as it is named: it resolves the name,
+//! tries its addresses one after the other from the service's source address, goes through its
+//! upstream proxy, and with `check = "tls"` makes a whole handshake under the service's roots. One
+//! address that answers is enough. Not a byte of a tunnel is sent.
 
 use std::collections::HashMap;
 use std::sync::Arc;

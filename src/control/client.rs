@@ -1,7 +1,7 @@
 //! A client of the admin listener: one request, and its whole answer or an error.
 //!
-//! An answer counts when it is whole, says so itself, and came in time. Everything is bounded: the wait for a connection,
-//! for each part of an answer, and for all of it; and its size.
+//! An answer counts when it is whole, says so itself, and came in time. Everything is bounded: the
+//! wait for a connection, for each part of an answer, and for all of it; and its size.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -219,8 +219,8 @@ pub async fn connect(listen: &AdminListen) -> Result<Connection, ClientError> {
     connected.map_err(ClientError::Connect)
 }
 
-/// Connects to a socket, if it is one itself (no link to one) and whoever listens may: root, this user, or the owner of the
-/// folder. What is sent may be a private key.
+/// Connects to a socket, if it is one itself (no link to one) and whoever listens may: root, this
+/// user, or the owner of the folder. What is sent may be a private key.
 ///
 /// # Errors
 /// [`ClientError::Connect`]; [`ClientError::Foreign`] where another user listens.

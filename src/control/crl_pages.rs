@@ -1,4 +1,5 @@
-//! CRLs on the admin listener: what is known of each, and the operator's way out where an authority was made anew.
+//! CRLs on the admin listener: what is known of each, and the operator's way out where an authority
+//! was made anew.
 
 use std::time::SystemTime;
 

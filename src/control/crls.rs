@@ -1,7 +1,8 @@
 //! The life of CRLs: files that change are read again, URLs are asked on a schedule.
 //!
-//! Reading and checking a list takes up to seconds, so it is done on threads that block; the control core only waits for
-//! sockets. What a list means, and whether it is taken, is decided in [`Node`].
+//! Reading and checking a list takes up to seconds, so it is done on threads that block; the
+//! control core only waits for sockets. What a list means, and whether it is taken, is decided in
+//! [`Node`].
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -67,7 +68,8 @@ pub async fn fetch_crls(node: Arc<Node>, resolver: ResolverHandle) {
     }
 }
 
-/// The active rules, the URLs to fetch under them, and those that are to be asked sooner than usual.
+/// The active rules, the URLs to fetch under them, and those that are to be asked sooner than
+/// usual.
 fn wanted(node: &Node) -> (CrlFetch, Vec<String>, Vec<(String, Duration)>) {
     let (rules, urls) = node.crls_to_fetch();
     let sooner = urls.iter();
@@ -163,8 +165,9 @@ impl Schedule {
         Some((url.clone(), turn.known.clone()))
     }
 
-    /// Sets the next turn: half way to the end of the list, or soon after a failure; never later than the end, from which
-    /// on another list may be taken. While none is valid devices wait for one, so that it is asked for often.
+    /// Sets the next turn: half way to the end of the list, or soon after a failure; never later
+    /// than the end, from which on another list may be taken. While none is valid devices wait for
+    /// one, so that it is asked for often.
     fn done(
         &mut self,
         url: &str,

@@ -1,8 +1,8 @@
-//! The end of a process that is told to stop, whatever hangs: a file system without its server holds the thread that asks
-//! it, and a runtime waits for its threads.
+//! The end of a process that is told to stop, whatever hangs: a file system without its server
+//! holds the thread that asks it, and a runtime waits for its threads.
 //!
-//! A second signal to stop ends the process in the signal's handler. After the first, a thread of its own counts the time: it
-//! waits for nothing that the rest of the process does.
+//! A second signal to stop ends the process in the signal's handler. After the first, a thread of
+//! its own counts the time: it waits for nothing that the rest of the process does.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -27,7 +27,8 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// Counts from the first SIGTERM or SIGINT on, and has the second one end the process. For the rest of its life.
+    /// Counts from the first SIGTERM or SIGINT on, and has the second one end the process. For the
+    /// rest of its life.
     ///
     /// # Errors
     /// The system refuses a handler or a thread.

@@ -1,4 +1,5 @@
-//! The process before this one, asked for its part of an answer: tunnels that it relays still, and what it counts.
+//! The process before this one, asked for its part of an answer: tunnels that it relays still, and
+//! what it counts.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! One HTTP request for a CRL, bounded in every direction.
 //!
-//! Bounded are the time in all and between two pieces, the size, the redirections, the hosts and the addresses: a name is
-//! resolved here and connected to by address, so that it cannot lead to loopback, to a metadata service or to this
-//! machine itself unless the configuration lists the network. The list's own signature is what makes it trusted; https
-//! hides only who asks for what.
+//! Bounded are the time in all and between two pieces, the size, the redirections, the hosts and
+//! the addresses: a name is resolved here and connected to by address, so that it cannot lead to
+//! loopback, to a metadata service or to this machine itself unless the configuration lists the
+//! network. The list's own signature is what makes it trusted; https hides only who asks for what.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};

@@ -1,11 +1,13 @@
 //! Check that a request was meant for the admin listener.
 //!
-//! A page in a browser on this machine can be made to send requests to loopback under the page's own name (DNS
-//! rebinding), and could then read the answers. Such a request names the page's host, so only requests that name
-//! `localhost`, a loopback address or the address of the listener itself are answered.
+//! A page in a browser on this machine can be made to send requests to loopback under the page's
+//! own name (DNS rebinding), and could then read the answers. Such a request names the page's host,
+//! so only requests that name `localhost`, a loopback address or the address of the listener itself
+//! are answered.
 //!
-//! No browser reaches a Unix socket by itself, but one does through `ssh -L`, which gives the socket a port. There a name
-//! without a dot is taken too: programs write what they like, and a page's host has a dot.
+//! No browser reaches a Unix socket by itself, but one does through `ssh -L`, which gives the
+//! socket a port. There a name without a dot is taken too: programs write what they like, and a
+//! page's host has a dot.
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -1,7 +1,9 @@
-//! Which requests to the admin listener become audit records: each that would change something, whatever comes of it.
+//! Which requests to the admin listener become audit records: each that would change something,
+//! whatever comes of it.
 //!
-//! Who may connect can have refusals written as fast as it asks, so those have a rate; what is beyond it is counted, and
-//! the next record that is written says how many there were. Changes have none: they need permission.
+//! Who may connect can have refusals written as fast as it asks, so those have a rate; what is
+//! beyond it is counted, and the next record that is written says how many there were. Changes have
+//! none: they need permission.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -28,7 +30,8 @@ pub(super) struct Ledger {
     refused: Cell<u64>,
     /// Refused requests since the last record.
     suppressed: Cell<u64>,
-    /// Until when the rate is used up: each refusal that is written moves it on by one share of a second.
+    /// Until when the rate is used up: each refusal that is written moves it on by one share of a
+    /// second.
     full: Cell<Instant>,
 }
 

@@ -31,8 +31,9 @@ pub(super) enum Listener {
 }
 
 impl Control {
-    /// Binds the admin listener, or takes it from those that are `inherited`. A Unix socket gets mode 0600; where its file is left from a process that nobody listens
-    /// for any more, it is replaced.
+    /// Binds the admin listener, or takes it from those that are `inherited`. A Unix socket gets
+    /// mode 0600; where its file is left from a process that nobody listens for any more, it is
+    /// replaced.
     ///
     /// # Errors
     ///
@@ -57,8 +58,8 @@ impl Control {
         })
     }
 
-    /// Listens in the state folder too, whose lock this process has, unless the admin listener does that already. Where it
-    /// cannot, the node runs on, and says so.
+    /// Listens in the state folder too, whose lock this process has, unless the admin listener does
+    /// that already. Where it cannot, the node runs on, and says so.
     #[must_use]
     pub fn with_state_socket(mut self, state_dir: &Path, inherited: &mut Inherited) -> Self {
         let path = state_socket_path(state_dir);
@@ -105,7 +106,8 @@ impl Control {
         }
     }
 
-    /// The TCP address, with the port that the system chose where the configured one was 0. `None` for a Unix socket.
+    /// The TCP address, with the port that the system chose where the configured one was 0. `None`
+    /// for a Unix socket.
     #[must_use]
     pub const fn local_addr(&self) -> Option<SocketAddr> {
         match &self.listener {

@@ -1,14 +1,16 @@
 //! The control core: the admin listener and the jobs that must not run on a data core.
 //!
-//! It has its own thread with a tokio-uring runtime (a tokio current-thread runtime, so hyper works on it). It asks the
-//! data cores questions through [`Node`] and never waits longer than [`CORE_ANSWER`](crate::limits::CORE_ANSWER) for
-//! one, so a stuck core shows in the answer instead of taking the admin listener down with it.
+//! It has its own thread with a tokio-uring runtime (a tokio current-thread runtime, so hyper works
+//! on it). It asks the data cores questions through [`Node`] and never waits longer than
+//! [`CORE_ANSWER`](crate::limits::CORE_ANSWER) for one, so a stuck core shows in the answer instead
+//! of taking the admin listener down with it.
 //!
-//! The admin listener listens on loopback or a Unix socket, and answers only requests that were meant for it (see
-//! `host`). Reading has no authentication beyond that: who can log in to the machine, or for a Unix socket who is the
-//! same user, can read. Changes (devices, tunnels to be closed) are refused unless they carry the token of
-//! `admin.token_file` or, where none is configured, come over the Unix socket (see `permission`). Beside it there is a socket in
-//! the state folder, by which commands find the node (see `state_socket`).
+//! The admin listener listens on loopback or a Unix socket, and answers only requests that were
+//! meant for it (see `host`). Reading has no authentication beyond that: who can log in to the
+//! machine, or for a Unix socket who is the same user, can read. Changes (devices, tunnels to be
+//! closed) are refused unless they carry the token of `admin.token_file` or, where none is
+//! configured, come over the Unix socket (see `permission`). Beside it there is a socket in the
+//! state folder, by which commands find the node (see `state_socket`).
 
 #![allow(
     clippy::result_large_err,
@@ -71,7 +73,8 @@ use crate::engine::{ChangeError, DrainError, Predecessor};
 use crate::observe::{AdminRecord, CoreMetrics, NodeGauges, ServerInfo, TunnelFilter, TunnelInfo};
 use crate::table::DeviceChanges;
 
-/// Takes a core's answer. It may be called on any thread, and may be dropped without a call where the core cannot answer.
+/// Takes a core's answer. It may be called on any thread, and may be dropped without a call where
+/// the core cannot answer.
 pub type Reply<T> = Box<dyn FnOnce(T) + Send>;
 
 /// Interface of the running node for the admin listener.
@@ -84,7 +87,8 @@ pub trait Node: Send + Sync + 'static {
     /// Asks a core for a copy of its metrics.
     fn snapshot(&self, core: usize, reply: Reply<CoreMetrics>);
 
-    /// Asks a core how many of its open tunnels `filter` means, and for the `limit` oldest of them, in any order.
+    /// Asks a core how many of its open tunnels `filter` means, and for the `limit` oldest of them,
+    /// in any order.
     fn tunnels(
         &self,
         core: usize,
@@ -99,8 +103,8 @@ pub trait Node: Send + Sync + 'static {
     /// Returns what the registry says about a device; `None` where it is unmanaged.
     fn device(&self, name: &str) -> Option<Device>;
 
-    /// Asks for up to `limit` devices whose names begin with `prefix` and come behind `after`, in the order of their
-    /// names, and for the number of all devices.
+    /// Asks for up to `limit` devices whose names begin with `prefix` and come behind `after`, in
+    /// the order of their names, and for the number of all devices.
     fn devices(
         &self,
         prefix: String,
@@ -120,8 +124,8 @@ pub trait Node: Send + Sync + 'static {
     /// Each server of each service.
     fn servers(&self) -> Vec<ServerInfo>;
 
-    /// Takes new tunnels away from a server, or gives them back. What is known of it then; `None` if there is no such one.
-    /// It is written to the disk first: waits.
+    /// Takes new tunnels away from a server, or gives them back. What is known of it then; `None`
+    /// if there is no such one. It is written to the disk first: waits.
     ///
     /// # Errors
     /// It cannot be written; nothing has changed then.
@@ -132,8 +136,8 @@ pub trait Node: Send + Sync + 'static {
         drained: bool,
     ) -> Result<Option<ServerInfo>, DrainError>;
 
-    /// Lets the next list of a file or URL take the place of the one in use, whatever its number; whether a list is wanted
-    /// from there. Waits.
+    /// Lets the next list of a file or URL take the place of the one in use, whatever its number;
+    /// whether a list is wanted from there. Waits.
     ///
     /// # Errors
     /// The disk refuses it; nothing has changed then.

@@ -1,5 +1,6 @@
-//! The certificate store as the admin listener uses it. Everything here reads and writes files: not for a thread that
-//! answers probes. Who changes the store has the turn in which the node takes changes.
+//! The certificate store as the admin listener uses it. Everything here reads and writes files: not
+//! for a thread that answers probes. Who changes the store has the turn in which the node takes
+//! changes.
 
 use std::path::PathBuf;
 

@@ -78,7 +78,8 @@ impl Pages {
         }
     }
 
-    /// Answers a request; a body is read where one is expected. One that would change something is written down.
+    /// Answers a request; a body is read where one is expected. One that would change something is
+    /// written down.
     pub(super) async fn answer(&self, request: Request<Incoming>, caller: Caller) -> Page {
         let (parts, mut body) = request.into_parts();
         let entry = self.ledger.entry(caller, &parts);
@@ -277,7 +278,8 @@ impl Pages {
         page
     }
 
-    /// The cores that owe an answer. Those of a node that drains end with their last session, and owe none then.
+    /// The cores that owe an answer. Those of a node that drains end with their last session, and
+    /// owe none then.
     pub(super) fn silent<T>(&self, answers: &Answers<T>) -> Vec<usize> {
         let ended = match self.node.gauges().draining {
             true => &*answers.1,
@@ -422,7 +424,8 @@ fn is_meant_for_us(request: &Parts, listener: Option<IpAddr>) -> bool {
     target && field
 }
 
-/// Reads a small body away: to close on one that is not read is a reset, which can overtake the answer.
+/// Reads a small body away: to close on one that is not read is a reset, which can overtake the
+/// answer.
 pub(super) async fn skip(body: &mut Incoming) {
     let _ = Limited::new(body, ADMIN_BODY_MAX).collect().await;
 }

@@ -1,13 +1,14 @@
 //! Permission of a request to change the node.
 //!
-//! Denied unless there is a reason to allow it: the token of `admin.token_file`, or, where none is configured, a
-//! connection over the Unix socket by a user that is served there at all (see [`Users`]). Who can log in to the machine can reach a
-//! loopback address, so there is no change over TCP without a token. The file is read for each change: a new token needs
-//! no reload.
+//! Denied unless there is a reason to allow it: the token of `admin.token_file`, or, where none is
+//! configured, a connection over the Unix socket by a user that is served there at all (see
+//! [`Users`]). Who can log in to the machine can reach a loopback address, so there is no change
+//! over TCP without a token. The file is read for each change: a new token needs no reload.
 //!
-//! What comes from a page in a browser is refused whatever it carries, but for the node's own page, which always needs
-//! the token. The browser says which page it is (`Sec-Fetch-Site`, `Origin`), and no script can say otherwise. Nothing that
-//! a browser adds by itself, such as a cookie, is ever looked at.
+//! What comes from a page in a browser is refused whatever it carries, but for the node's own page,
+//! which always needs the token. The browser says which page it is (`Sec-Fetch-Site`, `Origin`),
+//! and no script can say otherwise. Nothing that a browser adds by itself, such as a cookie, is
+//! ever looked at.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -46,12 +47,14 @@ pub(super) struct Process {
 pub(super) struct Policy {
     pub users: Users,
     pub permission: Permission,
-    /// The address that a request's host may name beside loopback. `None` for a Unix socket, which no browser reaches.
+    /// The address that a request's host may name beside loopback. `None` for a Unix socket, which
+    /// no browser reaches.
     pub host: Option<IpAddr>,
 }
 
 impl Policy {
-    /// That of the socket in the state folder: root and the node's own user alone, who may write to the folder anyway.
+    /// That of the socket in the state folder: root and the node's own user alone, who may write to
+    /// the folder anyway.
     pub fn of_state_socket() -> Self {
         Self {
             users: Users::new(&[]),
@@ -61,8 +64,9 @@ impl Policy {
     }
 }
 
-/// The users whose programs are served on the Unix socket: root, the node's own, and those of `admin.socket_users`. The
-/// socket's file alone decides nothing: another program may have made it, with any mode.
+/// The users whose programs are served on the Unix socket: root, the node's own, and those of
+/// `admin.socket_users`. The socket's file alone decides nothing: another program may have made it,
+/// with any mode.
 #[derive(Clone, Debug)]
 pub(super) struct Users(Vec<u32>);
 

@@ -1,8 +1,9 @@
 //! Probe of the servers of a configuration: `adit check --probe`.
 //!
-//! Each server of each service is met as a tunnel would meet it: by its name, from the service's source address, through its
-//! upstream proxy, with its PROXY header and its TLS. Where the service has TLS, two more handshakes find out which versions
-//! and protocols the server has. Not a byte of a tunnel is sent.
+//! Each server of each service is met as a tunnel would meet it: by its name, from the service's
+//! source address, through its upstream proxy, with its PROXY header and its TLS. Where the service
+//! has TLS, two more handshakes find out which versions and protocols the server has. Not a byte of
+//! a tunnel is sent.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,7 +65,8 @@ pub struct TlsProbe {
     pub fits_name: Option<bool>,
 }
 
-/// Meets every server of every service, each attempt within the connect timeout. In the order of the configuration.
+/// Meets every server of every service, each attempt within the connect timeout. In the order of
+/// the configuration.
 ///
 /// # Errors
 /// What is wrong with the files of a service, with its name.
@@ -178,7 +180,8 @@ impl Probe {
         reach(&self.server, self.means.upstream(), bind, &self.resolver).await
     }
 
-    /// Its TLS, and why it is of no use; `None` where the service has none. `stream` is a connection to it.
+    /// Its TLS, and why it is of no use; `None` where the service has none. `stream` is a
+    /// connection to it.
     async fn tls(&self, stream: TcpStream) -> Result<Option<(TlsProbe, Option<String>)>, TlsError> {
         let Some((config, recorder)) = self.means.probe(None)? else {
             return Ok(None);
@@ -214,8 +217,9 @@ impl Probe {
         Ok(Some((tls, problem)))
     }
 
-    /// A handshake, on a connection of its own where there is none. An alert that comes within `aftermath` belongs to it: with TLS 1.3 a server
-    /// says only then that it wants another certificate of the client.
+    /// A handshake, on a connection of its own where there is none. An alert that comes within
+    /// `aftermath` belongs to it: with TLS 1.3 a server says only then that it wants another
+    /// certificate of the client.
     async fn handshake(
         &self,
         stream: Option<TcpStream>,

@@ -155,8 +155,8 @@ fn author(headers: &HeaderMap) -> Result<String, Page> {
     }
 }
 
-/// The version that the client has seen: `?expect=4`, or `If-Match: "4"` (RFC 9110, section 13.1.1); 0 for none, or
-/// `If-None-Match: *` (section 13.1.2).
+/// The version that the client has seen: `?expect=4`, or `If-Match: "4"` (RFC 9110, section
+/// 13.1.1); 0 for none, or `If-None-Match: *` (section 13.1.2).
 fn expected(headers: &HeaderMap, query: &Query) -> Result<Option<u64>, Page> {
     let field = |name| {
         let value: Option<&HeaderValue> = headers.get(name);

@@ -1,8 +1,8 @@
 //! Profiles on the admin listener. Everything here reads files, and waits for the store and for
 //! other changes: it is called on threads for that.
 //!
-//! A change of the profile that the node runs on is stored and activated in one step. The store is told to keep it
-//! when it is active; where it cannot become active, it is not kept.
+//! A change of the profile that the node runs on is stored and activated in one step. The store is
+//! told to keep it when it is active; where it cannot become active, it is not kept.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -130,7 +130,8 @@ impl Profiles {
         })
     }
 
-    /// The text of an older version, the one before the newest where none is named, as a new version.
+    /// The text of an older version, the one before the newest where none is named, as a new
+    /// version.
     pub fn roll_back(
         &self,
         name: &str,
@@ -177,8 +178,8 @@ impl Profiles {
         self.change(&mut turn, &Change::Assign(None), |_| Some(node))
     }
 
-    /// Makes a change. Where the node runs on the profile that it is about, what `config` makes of it becomes active, or
-    /// nothing is stored; a `config` that makes nothing of it refuses it.
+    /// Makes a change. Where the node runs on the profile that it is about, what `config` makes of
+    /// it becomes active, or nothing is stored; a `config` that makes nothing of it refuses it.
     fn change(
         &self,
         turn: &mut ReloadGuard<'_>,

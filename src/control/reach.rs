@@ -1,5 +1,5 @@
-//! A connection to a server as a tunnel would have it, from the control core: by its name, from the service's source
-//! address, through its upstream proxy.
+//! A connection to a server as a tunnel would have it, from the control core: by its name, from the
+//! service's source address, through its upstream proxy.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -71,7 +71,8 @@ async fn connect(
     Err(failure)
 }
 
-/// Asks an upstream proxy for a connection to `server`. Not a byte behind the proxy's header is taken from the stream.
+/// Asks an upstream proxy for a connection to `server`. Not a byte behind the proxy's header is
+/// taken from the stream.
 async fn through(
     upstream: &Upstream,
     stream: &mut TcpStream,

@@ -1,7 +1,8 @@
-//! The one way in which a running node takes a change: everything is read again, and activated or refused as a whole.
+//! The one way in which a running node takes a change: everything is read again, and activated or
+//! refused as a whole.
 //!
-//! Signals, the admin listener and files that change ask for the same. One change is on the way at a time. What is wrong
-//! is told wholly, and is remembered until a change is active again.
+//! Signals, the admin listener and files that change ask for the same. One change is on the way at
+//! a time. What is wrong is told wholly, and is remembered until a change is active again.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -118,7 +119,8 @@ pub struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// Reads it, and notes what it and the files that it names are like before anything else reads them.
+    /// Reads it, and notes what it and the files that it names are like before anything else reads
+    /// them.
     ///
     /// # Errors
     /// [`ConfigError`].
@@ -157,8 +159,8 @@ impl Reloader {
         }
     }
 
-    /// Reads everything again and activates it. Gives the new generation. Waits while another change is on the way,
-    /// and reads files: not for a thread that answers others.
+    /// Reads everything again and activates it. Gives the new generation. Waits while another
+    /// change is on the way, and reads files: not for a thread that answers others.
     ///
     /// # Errors
     /// [`Refusal`], counted and logged; the state before stays active.
@@ -178,9 +180,10 @@ impl Reloader {
         self.node.config()
     }
 
-    /// Waits until no other change is on the way, and lets none be until the end of what comes back: reloads, and changes of
-    /// what is stored, profiles and certificates. Whoever has it waits for nothing that a thread of the control core does,
-    /// and takes the file of profiles and the engine's own turn after it, not before. For a thread that may wait.
+    /// Waits until no other change is on the way, and lets none be until the end of what comes
+    /// back: reloads, and changes of what is stored, profiles and certificates. Whoever has it
+    /// waits for nothing that a thread of the control core does, and takes the file of profiles and
+    /// the engine's own turn after it, not before. For a thread that may wait.
     #[must_use]
     pub(super) fn turn(&self) -> ReloadGuard<'_> {
         let watched = self.watched.lock();
@@ -203,7 +206,8 @@ impl Reloader {
         });
     }
 
-    /// Takes a change of the files, once they are quiet. Asks the file system: not for a thread that answers others.
+    /// Takes a change of the files, once they are quiet. Asks the file system: not for a thread
+    /// that answers others.
     pub fn look(&self) {
         let mut watched = match self.watched.try_lock() {
             Ok(watched) => watched,

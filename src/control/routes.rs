@@ -1,7 +1,8 @@
 //! The admin API as one table: its paths, what each shows, and what each changes.
 //!
-//! Whether a path is there, its methods, the `Allow` of a 405, the list in a 404, whether a request needs permission and
-//! whether it may be asked for as a trial follow from [`ROUTES`]. What is shown needs no permission, each change does.
+//! Whether a path is there, its methods, the `Allow` of a 405, the list in a 404, whether a request
+//! needs permission and whether it may be asked for as a trial follow from [`ROUTES`]. What is
+//! shown needs no permission, each change does.
 
 use hyper::Method;
 
@@ -81,7 +82,8 @@ pub(super) enum Action {
 /// A path, and what can be asked of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Route {
-    /// The path as a template: `{name}` is one part of it, and `{+name}` all that is left, as in RFC 6570.
+    /// The path as a template: `{name}` is one part of it, and `{+name}` all that is left, as in
+    /// RFC 6570.
     pub path: &'static str,
     show: Option<Show>,
     changes: &'static [(&'static str, Change)],
@@ -183,7 +185,8 @@ const fn route(
     }
 }
 
-/// The route of a path, and the names in the path: percent-encoded still, and empty where the route has fewer.
+/// The route of a path, and the names in the path: percent-encoded still, and empty where the route
+/// has fewer.
 pub(super) fn find(path: &str) -> Option<(Route, [&str; NAMES])> {
     if let Some(asset) = asset(path) {
         return Some((

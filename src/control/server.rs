@@ -1,5 +1,5 @@
-//! The control core's thread: its runtime, the accept loops of the admin listener and of the socket in the state folder, and
-//! their connections.
+//! The control core's thread: its runtime, the accept loops of the admin listener and of the socket
+//! in the state folder, and their connections.
 //!
 //! Connections are bounded in number and in life, requests in size and in time.
 
@@ -32,10 +32,11 @@ use crate::limits::{
 };
 
 impl Control {
-    /// Runs the control core on this thread until `shutdown` holds `true` or its sender is gone: the admin listener and the
-    /// socket in the state folder, which are left to another process once `retired` gives something; from then on the
-    /// connections that it gives are served, and beside it `extra` (other jobs of the control core, such as signals and name
-    /// resolution), which is dropped at the end. It is not the end when `extra` returns.
+    /// Runs the control core on this thread until `shutdown` holds `true` or its sender is gone:
+    /// the admin listener and the socket in the state folder, which are left to another process
+    /// once `retired` gives something; from then on the connections that it gives are served, and
+    /// beside it `extra` (other jobs of the control core, such as signals and name resolution),
+    /// which is dropped at the end. It is not the end when `extra` returns.
     ///
     /// # Errors
     ///
@@ -101,7 +102,8 @@ impl End {
         }
     }
 
-    /// The end of a connection: who was accepted before another process took over has an answer, once `asked`.
+    /// The end of a connection: who was accepted before another process took over has an answer,
+    /// once `asked`.
     async fn of_connection(&mut self, asked: &Notify) {
         let left = async {
             stopped(&mut self.left).await;
@@ -214,7 +216,8 @@ fn process_of(stream: &UnixStream) -> io::Result<Process> {
     Ok(Process { uid, pid })
 }
 
-/// Serves who connects to a listener until the end, and lets those who are served then have their answers.
+/// Serves who connects to a listener until the end, and lets those who are served then have their
+/// answers.
 async fn serve(acceptor: Option<Acceptor>, pages: &Rc<Pages>, mut end: End) {
     let Some(mut acceptor) = acceptor else {
         return;
@@ -244,7 +247,8 @@ async fn serve(acceptor: Option<Acceptor>, pages: &Rc<Pages>, mut end: End) {
     while connections.join_next().await.is_some() {}
 }
 
-/// Leaves the listeners to the process that takes this one's place, once there is one, and serves that alone.
+/// Leaves the listeners to the process that takes this one's place, once there is one, and serves
+/// that alone.
 async fn serve_successor(
     mut retired: mpsc::Receiver<Option<net::UnixStream>>,
     leave: watch::Sender<bool>,

@@ -14,13 +14,15 @@ use tokio::signal::unix::{self, SignalKind};
 pub enum Signal {
     /// SIGHUP: read the configuration again, and open the audit log again.
     Reload,
-    /// SIGTERM or SIGINT: drain and end. The second one asks to end at once; counting them is the receiver's.
+    /// SIGTERM or SIGINT: drain and end. The second one asks to end at once; counting them is the
+    /// receiver's.
     Stop,
     /// SIGUSR2: start a new process on the same listeners, drain and end.
     Upgrade,
 }
 
-/// Signals that come before the control core runs: noted, where they would end the process by themselves.
+/// Signals that come before the control core runs: noted, where they would end the process by
+/// themselves.
 #[derive(Debug)]
 pub struct EarlySignals {
     actions: Vec<SigId>,
@@ -80,8 +82,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Installs the handlers for the rest of the process's life, in place of those of `early`: none of these signals ends
-    /// the process by itself.
+    /// Installs the handlers for the rest of the process's life, in place of those of `early`: none
+    /// of these signals ends the process by itself.
     ///
     /// # Errors
     ///
@@ -89,7 +91,8 @@ impl Signals {
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime: call it in the `extra` future of [`Control::run`](super::Control::run).
+    /// Outside a tokio runtime: call it in the `extra` future of
+    /// [`Control::run`](super::Control::run).
     pub fn install(early: EarlySignals) -> io::Result<Self> {
         Ok(Self {
             hangup: unix::signal(SignalKind::hangup())?,

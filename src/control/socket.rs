@@ -32,8 +32,8 @@ pub(super) enum SocketError {
     System(#[from] io::Error),
 }
 
-/// Listens at `path`, with mode 0600 from the first moment on; a file that is left from a process that nobody listens for any
-/// more is replaced.
+/// Listens at `path`, with mode 0600 from the first moment on; a file that is left from a process
+/// that nobody listens for any more is replaced.
 pub(super) fn listen(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
     check(path)?;
     remove_stale(path)?;
@@ -81,7 +81,8 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     }
 }
 
-/// The file of a Unix socket. Where it is this process's, it is removed at the end, unless another process has replaced it.
+/// The file of a Unix socket. Where it is this process's, it is removed at the end, unless another
+/// process has replaced it.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
@@ -97,7 +98,8 @@ impl SocketFile {
         Ok(file)
     }
 
-    /// One that another process has made, whose it is until this one [takes it over](Self::take_over).
+    /// One that another process has made, whose it is until this one [takes it
+    /// over](Self::take_over).
     pub fn inherited(path: &Path) -> io::Result<Self> {
         Ok(Self {
             path: path.to_owned(),

@@ -1,8 +1,9 @@
-//! The node's socket in its state folder, by which commands find the node that runs there: no address and no token is
-//! needed, since whoever may write to the folder may change the node. It answers as the admin listener does, to root and
-//! the node's own user alone.
+//! The node's socket in its state folder, by which commands find the node that runs there: no
+//! address and no token is needed, since whoever may write to the folder may change the node. It
+//! answers as the admin listener does, to root and the node's own user alone.
 //!
-//! A node runs on without it where it cannot be there. It is looked for now and then, and made anew where it has gone.
+//! A node runs on without it where it cannot be there. It is looked for now and then, and made anew
+//! where it has gone.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -49,7 +50,8 @@ struct State {
 }
 
 impl StateSocket {
-    /// That of the process before where that is still there, else a new one. The lock of the folder is this process's.
+    /// That of the process before where that is still there, else a new one. The lock of the folder
+    /// is this process's.
     pub(super) fn open(state_dir: &Path, inherited: &mut Inherited) -> Self {
         let path = state_socket_path(state_dir);
         let taken = inherited.take_state(&path);
@@ -74,7 +76,8 @@ impl StateSocket {
         self.lock().problem.clone()
     }
 
-    /// A copy of the listening socket, for a process that takes it over; `None` where there is none.
+    /// A copy of the listening socket, for a process that takes it over; `None` where there is
+    /// none.
     ///
     /// # Errors
     /// The system's, at its limit of open files.
@@ -88,8 +91,8 @@ impl StateSocket {
         listener.map(UnixListener::try_clone).transpose()
     }
 
-    /// Looks whether it is there, and makes it anew where it is not. What is to be accepted on then in place of what was
-    /// before. Asks the file system: not for a thread that answers others.
+    /// Looks whether it is there, and makes it anew where it is not. What is to be accepted on then
+    /// in place of what was before. Asks the file system: not for a thread that answers others.
     fn tend(&self) -> Option<UnixListener> {
         let mut state = self.lock();
         if state.is_over {

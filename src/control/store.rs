@@ -1,4 +1,5 @@
-//! The pages of the certificate store: requests in, answers out. What is done stands in `node_store`.
+//! The pages of the certificate store: requests in, answers out. What is done stands in
+//! `node_store`.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,5 @@
-//! Looks at the config file, the store of profiles and the files that the config names, for changes to take.
+//! Looks at the config file, the store of profiles and the files that the config names, for changes
+//! to take.
 //!
 //! A change counts when it is over ([`Quiet`]).
 
@@ -36,7 +37,8 @@ impl Watched {
         }
     }
 
-    /// All of it is about to be read. To be called before that: what changes meanwhile is seen then.
+    /// All of it is about to be read. To be called before that: what changes meanwhile is seen
+    /// then.
     pub fn note(&mut self) {
         let named = std::mem::take(&mut self.tried).into_keys();
         let all = named.chain(self.config.iter().cloned());

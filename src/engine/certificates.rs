@@ -1,4 +1,5 @@
-//! The server certificates: read and looked at at start and reload, and what is told of them while the node runs.
+//! The server certificates: read and looked at at start and reload, and what is told of them while
+//! the node runs.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -70,7 +71,8 @@ impl InventoryEntry {
     }
 }
 
-/// The server certificates of a configuration, without their keys, and its files of group certificates.
+/// The server certificates of a configuration, without their keys, and its files of group
+/// certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Inventory(Arc<[InventoryEntry]>);
 
@@ -139,7 +141,8 @@ impl Certificates {
         self
     }
 
-    /// Reads the files that `config` names. Where none is named, the self-signed certificate is planned by `plan`.
+    /// Reads the files that `config` names. Where none is named, the self-signed certificate is
+    /// planned by `plan`.
     ///
     /// # Errors
     /// [`LoadError`], which names each file with what is wrong.
@@ -175,8 +178,8 @@ impl Certificates {
         reading.into_certificates(services)
     }
 
-    /// Writes what is new of the self-signed certificates, under temporary names: nothing changes before
-    /// [`Prepared::commit`].
+    /// Writes what is new of the self-signed certificates, under temporary names: nothing changes
+    /// before [`Prepared::commit`].
     ///
     /// # Errors
     /// [`LoadError`], where that is not possible.
@@ -219,8 +222,8 @@ impl Node {
         self.takeovers.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Makes a successor of the self-signed certificate when it is time, and activates it, or what the clock wants now
-    /// that it has been set. Reads and writes files: not for a data core.
+    /// Makes a successor of the self-signed certificate when it is time, and activates it, or what
+    /// the clock wants now that it has been set. Reads and writes files: not for a data core.
     ///
     /// # Errors
     /// [`ReloadErrors`]; what was active stays so.

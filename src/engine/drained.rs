@@ -1,4 +1,5 @@
-//! Which servers the operator has drained, in the state folder: a drain outlives a restart and an upgrade.
+//! Which servers the operator has drained, in the state folder: a drain outlives a restart and an
+//! upgrade.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
@@ -39,8 +40,8 @@ impl Drained {
         }
     }
 
-    /// Drains what the list names. A list that cannot be read is said in the log, and drains nothing: a node that does not
-    /// start would be worse.
+    /// Drains what the list names. A list that cannot be read is said in the log, and drains
+    /// nothing: a node that does not start would be worse.
     pub fn restore(&self, backends: &Backends) {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         match self.read() {
@@ -67,8 +68,8 @@ impl Drained {
         }
     }
 
-    /// Drains a server or brings it back, on disk first. What is known of it then; `None` if there is no such one.
-    /// Servers that are in no service any more are taken off the list.
+    /// Drains a server or brings it back, on disk first. What is known of it then; `None` if there
+    /// is no such one. Servers that are in no service any more are taken off the list.
     ///
     /// # Errors
     /// The list cannot be written; nothing has changed then.

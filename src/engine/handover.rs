@@ -1,11 +1,14 @@
-//! Cores in balance: an accepted connection goes to the least loaded core before its first byte is read.
+//! Cores in balance: an accepted connection goes to the least loaded core before its first byte is
+//! read.
 //!
-//! The kernel spreads connections over the cores' listeners by a hash, which leaves a fifth of the cores' load unequal,
-//! and tunnels that live long keep what they were dealt. A core that accepts therefore compares the open sessions and
-//! gives the connection away where the difference is worth it. From then on it stays where it is.
+//! The kernel spreads connections over the cores' listeners by a hash, which leaves a fifth of the
+//! cores' load unequal, and tunnels that live long keep what they were dealt. A core that accepts
+//! therefore compares the open sessions and gives the connection away where the difference is worth
+//! it. From then on it stays where it is.
 //!
-//! A descriptor is always in one place: with the core that accepted it, in an inbox, or with the core that serves it. An
-//! inbox that is closed takes nothing more and gives out what it holds, so none is forgotten there.
+//! A descriptor is always in one place: with the core that accepted it, in an inbox, or with the
+//! core that serves it. An inbox that is closed takes nothing more and gives out what it holds, so
+//! none is forgotten there.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -88,11 +91,12 @@ impl Handover {
         better_than(here, self.cores.iter().map(Member::load))
     }
 
-    /// Gives `accepted` to core `to`, which runs `serve` on its thread when something waits in its inbox.
+    /// Gives `accepted` to core `to`, which runs `serve` on its thread when something waits in its
+    /// inbox.
     ///
     /// # Errors
-    /// What the caller has to serve after all: this one, where the core takes none, and what was found with
-    /// it in the inbox of a core that has ended.
+    /// What the caller has to serve after all: this one, where the core takes none, and what was
+    /// found with it in the inbox of a core that has ended.
     pub fn give(
         &self,
         to: usize,
@@ -122,7 +126,8 @@ impl Member {
 }
 
 impl Inbox {
-    /// Adds `accepted`, unless the inbox is full or closed. Returns whether the core has to be told.
+    /// Adds `accepted`, unless the inbox is full or closed. Returns whether the core has to be
+    /// told.
     fn push(&self, accepted: Accepted) -> Result<bool, Accepted> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         // Written under the lock alone, so it cannot change meanwhile.
@@ -144,8 +149,8 @@ impl Inbox {
     }
 }
 
-/// The core with the least load, if the difference to `here` is beyond [`HANDOVER_MIN`] and beyond that load's share
-/// of [`HANDOVER_SHARE`].
+/// The core with the least load, if the difference to `here` is beyond [`HANDOVER_MIN`] and beyond
+/// that load's share of [`HANDOVER_SHARE`].
 fn better_than(here: usize, loads: impl Iterator<Item = Option<usize>>) -> Option<usize> {
     let mut own = None;
     let mut least: Option<(usize, usize)> = None;

@@ -23,7 +23,8 @@ pub struct Inherited {
 /// A listening socket of TCP.
 #[derive(Debug)]
 pub struct NamedSocket {
-    /// Of the listener that it was opened for: a listener of the profile's, or [`ADMIN`]. Empty where this is not known.
+    /// Of the listener that it was opened for: a listener of the profile's, or [`ADMIN`]. Empty
+    /// where this is not known.
     pub name: String,
     /// The socket.
     pub socket: TcpListener,
@@ -57,11 +58,11 @@ impl Inherited {
         })
     }
 
-    /// Takes the sockets that listen on `address`; for port 0, those on any port of it that may be the listener's of this
-    /// name.
+    /// Takes the sockets that listen on `address`; for port 0, those on any port of it that may be
+    /// the listener's of this name.
     ///
-    /// Where there are none, `0.0.0.0` takes those on `[::]` that IPv4 comes in by: systemd's `ListenStream=PORT` opens
-    /// such a socket.
+    /// Where there are none, `0.0.0.0` takes those on `[::]` that IPv4 comes in by: systemd's
+    /// `ListenStream=PORT` opens such a socket.
     pub fn take_tcp(&mut self, name: &str, address: SocketAddr) -> Vec<TcpListener> {
         let exact = |bound: SocketAddr, _: &TcpListener| is_same_ip(bound, address);
         let taken = self.take(name, address.port(), exact);
@@ -82,7 +83,8 @@ impl Inherited {
         taken.map(|named| named.socket).collect()
     }
 
-    /// The address of a socket with which the listener of this name cannot have `address`, and which it cannot use.
+    /// The address of a socket with which the listener of this name cannot have `address`, and
+    /// which it cannot use.
     pub(super) fn in_the_way(&self, name: &str, address: SocketAddr) -> Option<SocketAddr> {
         let fits = |bound: SocketAddr, socket: &TcpListener| {
             is_same_ip(bound, address) || is_any_ipv4(address) && takes_ipv4_too(bound, socket)
@@ -101,7 +103,8 @@ impl Inherited {
         bound.find(|bound| overlap(*bound, address))
     }
 
-    /// Takes the socket that listens on `path`, however the path is spelled: by links (`/var/run`), or from another folder.
+    /// Takes the socket that listens on `path`, however the path is spelled: by links (`/var/run`),
+    /// or from another folder.
     pub fn take_unix(&mut self, path: &Path) -> Option<UnixListener> {
         let at = self.unix.iter().position(|socket| is_at(socket, path))?;
         Some(self.unix.swap_remove(at))

@@ -1,8 +1,10 @@
-//! The sockets on which tunnels are opened: opened here, or taken over from systemd or from the process before.
+//! The sockets on which tunnels are opened: opened here, or taken over from systemd or from the
+//! process before.
 //!
-//! A socket that is taken over keeps its queue, so that no connection is lost which the system has completed already. One
-//! that a reload closes is emptied first. Addresses that a reload leaves as they are keep their sockets, and one that is
-//! opened again while it is emptied gets its sockets back.
+//! A socket that is taken over keeps its queue, so that no connection is lost which the system has
+//! completed already. One that a reload closes is emptied first. Addresses that a reload leaves as
+//! they are keep their sockets, and one that is opened again while it is emptied gets its sockets
+//! back.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -33,9 +35,11 @@ pub(super) struct Open {
     configured: SocketAddr,
     /// With the port that the system chose for port 0.
     bound: SocketAddr,
-    /// A copy of each socket, for a process that takes them over, and for cores that have emptied theirs.
+    /// A copy of each socket, for a process that takes them over, and for cores that have emptied
+    /// theirs.
     copies: Vec<TcpListener>,
-    /// The process was started with them: somebody else holds them, too, and nobody else can open the address.
+    /// The process was started with them: somebody else holds them, too, and nobody else can open
+    /// the address.
     inherited: bool,
 }
 
@@ -54,7 +58,8 @@ pub(super) struct OpenListeners {
 }
 
 impl Listeners {
-    /// Opens what `wanted` has and this has not; `inherited` sockets are taken for it where they fit. Nothing changes yet.
+    /// Opens what `wanted` has and this has not; `inherited` sockets are taken for it where they
+    /// fit. Nothing changes yet.
     ///
     /// # Errors
     /// [`EngineError::Listen`], of the first address that cannot be opened.
@@ -102,7 +107,8 @@ impl Listeners {
         Ok(opened)
     }
 
-    /// For each of `wanted` the address that it stays, or gets back, if any: rather one of its kind, but that may change.
+    /// For each of `wanted` the address that it stays, or gets back, if any: rather one of its
+    /// kind, but that may change.
     fn keep(&self, wanted: &[(ListenerKind, SocketAddr)]) -> Vec<Option<Arc<Open>>> {
         let open = self
             .open
@@ -140,9 +146,9 @@ impl Listeners {
         all.any(|entry| overlap(entry.bound, address) && !stays(&entry))
     }
 
-    /// From now on these are the node's. Addresses that are not among them are closed: nothing new comes in, and what the
-    /// system has completed is for the cores to take.
-    /// Gives back for each core all that it is to accept from.
+    /// From now on these are the node's. Addresses that are not among them are closed: nothing new
+    /// comes in, and what the system has completed is for the cores to take. Gives back for each
+    /// core all that it is to accept from.
     pub fn replace(&mut self, opened: OpenListeners) -> Vec<Vec<ListenSource>> {
         let before = std::mem::replace(&mut self.open, opened.open);
         for (by, entry) in &self.open {
@@ -222,8 +228,8 @@ fn new(
     Ok((Arc::new(entry), sockets))
 }
 
-/// The sockets of `address`: one for each core, or those of `inherited`. They share its connections by `SO_REUSEPORT`,
-/// so each must be accepted from.
+/// The sockets of `address`: one for each core, or those of `inherited`. They share its connections
+/// by `SO_REUSEPORT`, so each must be accepted from.
 fn open(
     (by, address): (ListenerKind, SocketAddr),
     cores: usize,
@@ -274,15 +280,16 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Accepted sockets inherit `TCP_NODELAY`. An accept that the ring is to wait for must not be non-blocking.
+/// Accepted sockets inherit `TCP_NODELAY`. An accept that the ring is to wait for must not be
+/// non-blocking.
 fn prepare(socket: &TcpListener) -> io::Result<()> {
     SockRef::from(socket).set_tcp_nodelay(true)?;
     socket.set_nonblocking(false)
 }
 
-/// Lets no handshake begin on a listening socket; those under way end as they would. A socket that is closed resets what
-/// is in its queue, so it must be empty before, and stay so. Sockets accepted from here on have the filter too, which lets
-/// all pass that an open connection can get.
+/// Lets no handshake begin on a listening socket; those under way end as they would. A socket that
+/// is closed resets what is in its queue, so it must be empty before, and stay so. Sockets accepted
+/// from here on have the filter too, which lets all pass that an open connection can get.
 fn refuse_new(socket: &TcpListener) {
     /// Offset of the flags in a TCP header (RFC 9293, section 3.1), and the flags of an opening
     /// segment.
@@ -312,7 +319,8 @@ fn let_in(socket: &TcpListener) {
     let _ = SockRef::from(socket).detach_filter();
 }
 
-/// `SO_REUSEPORT` lets cores share an address, and would let a second node share it in silence: ask without it first.
+/// `SO_REUSEPORT` lets cores share an address, and would let a second node share it in silence: ask
+/// without it first.
 fn refuse_taken(address: SocketAddr) -> io::Result<()> {
     let socket = tcp_socket(address)?;
     socket.set_reuse_address(true)?;

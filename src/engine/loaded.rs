@@ -1,4 +1,5 @@
-//! From a configuration to what cores run on: files read, certificates and CRLs checked, TLS set up.
+//! From a configuration to what cores run on: files read, certificates and CRLs checked, TLS set
+//! up.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -231,7 +232,8 @@ impl Loaded {
         })
     }
 
-    /// Keeps what sessions are resumed with, where it still fits: a reload ends none that is in scope.
+    /// Keeps what sessions are resumed with, where it still fits: a reload ends none that is in
+    /// scope.
     ///
     /// # Errors
     /// [`LoadError`], if the ticket keys changed in this moment and are wrong.
@@ -244,7 +246,8 @@ impl Loaded {
         Ok(())
     }
 
-    /// Writes what is new under temporary names, so that little can fail when it is put in its place.
+    /// Writes what is new under temporary names, so that little can fail when it is put in its
+    /// place.
     ///
     /// # Errors
     /// [`LoadError`], where that is not possible.
@@ -264,7 +267,8 @@ impl Loaded {
         }
     }
 
-    /// Reads and checks everything that a start would, and keeps nothing. Gives back what may be wrong all the same.
+    /// Reads and checks everything that a start would, and keeps nothing. Gives back what may be
+    /// wrong all the same.
     ///
     /// # Errors
     /// [`LoadError`], which names the file.

@@ -1,4 +1,5 @@
-//! The cores: one pinned thread each, with its own ring, listener and TLS configuration; reload and drain across them.
+//! The cores: one pinned thread each, with its own ring, listener and TLS configuration; reload and
+//! drain across them.
 //!
 //! [`Node`] is the handle to all of them that other threads hold. It never waits for a core.
 

@@ -137,8 +137,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Reads what `config` names and starts its cores, on `inherited` sockets where they fit. The process before this one
-    /// is told what it must not miss.
+    /// Reads what `config` names and starts its cores, on `inherited` sockets where they fit. The
+    /// process before this one is told what it must not miss.
     ///
     /// # Errors
     /// [`EngineError`]; nothing keeps running then.
@@ -265,8 +265,8 @@ impl Node {
         }
     }
 
-    /// The address that tunnels are opened to, with the port that the system chose for port 0: that of the TLS listener,
-    /// if there is one. `None` where nothing is listened on.
+    /// The address that tunnels are opened to, with the port that the system chose for port 0: that
+    /// of the TLS listener, if there is one. `None` where nothing is listened on.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         let listeners = self.listeners();
@@ -303,8 +303,8 @@ impl Node {
         self.cores[core].run(move || worker::with_core(|core| reply(core.metrics())));
     }
 
-    /// Asks a core how many of its open tunnels `filter` means, and for the `limit` oldest of them. `reply` is dropped if
-    /// the core has ended.
+    /// Asks a core how many of its open tunnels `filter` means, and for the `limit` oldest of them.
+    /// `reply` is dropped if the core has ended.
     pub fn ask_tunnels(
         &self,
         core: usize,
@@ -315,7 +315,8 @@ impl Node {
         self.cores[core].run(move || worker::list_tunnels(filter, limit, reply));
     }
 
-    /// Closes a core's open tunnels that `filter` means; `reply` gets their number, and is dropped if the core has ended.
+    /// Closes a core's open tunnels that `filter` means; `reply` gets their number, and is dropped
+    /// if the core has ended.
     pub fn close_tunnels(
         &self,
         core: usize,
@@ -339,8 +340,8 @@ impl Node {
         self.drained.restore(&self.backends);
     }
 
-    /// Takes new tunnels away from a server, or gives them back; written down first. What is known of it then; `None` if
-    /// there is no such one. Writes a file: not for a data core.
+    /// Takes new tunnels away from a server, or gives them back; written down first. What is known
+    /// of it then; `None` if there is no such one. Writes a file: not for a data core.
     ///
     /// # Errors
     /// It cannot be written down, or another process has what is on disk; nothing has changed then.
@@ -371,7 +372,8 @@ impl Node {
         watches.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes new ticket keys when it is time, and erases sessions that have expired. Reads a file: not for a data core.
+    /// Takes new ticket keys when it is time, and erases sessions that have expired. Reads a file:
+    /// not for a data core.
     pub fn refresh_sessions(&self) {
         match self.resumption().refresh() {
             Ok(true) => tracing::info!("the ticket keys have changed"),
@@ -417,7 +419,8 @@ impl Node {
         self.stop(true);
     }
 
-    /// Says that it is not ready any more, so that load balancers send sessions elsewhere; takes those that come still.
+    /// Says that it is not ready any more, so that load balancers send sessions elsewhere; takes
+    /// those that come still.
     pub fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
         for core in &self.cores {
@@ -431,8 +434,9 @@ impl Node {
         self.leaving.load(Ordering::Relaxed) || self.is_draining()
     }
 
-    /// Lets another process have what is on disk. With `false`, it is this one's again; whether a reload has left something
-    /// out meanwhile, and there must be another. Waits for a reload that is on the way: not for a data core.
+    /// Lets another process have what is on disk. With `false`, it is this one's again; whether a
+    /// reload has left something out meanwhile, and there must be another. Waits for a reload that
+    /// is on the way: not for a data core.
     pub fn follow(&self, follow: bool) -> bool {
         let turn = self.reloading.lock();
         let _turn = turn.unwrap_or_else(PoisonError::into_inner);
@@ -457,8 +461,8 @@ impl Node {
         self.following.load(Ordering::Relaxed)
     }
 
-    /// Stops accepting because another process does, which says what changes; cores end with their last session. What was
-    /// accepted before is served as ever.
+    /// Stops accepting because another process does, which says what changes; cores end with their
+    /// last session. What was accepted before is served as ever.
     pub fn retire(&self) {
         self.stop(false);
     }
@@ -553,8 +557,8 @@ impl Node {
         &self.registry
     }
 
-    /// Gives what is free in the C library's heap back to the system when a peak is over. Takes milliseconds, and locks that
-    /// handshakes take: not for a data core.
+    /// Gives what is free in the C library's heap back to the system when a peak is over. Takes
+    /// milliseconds, and locks that handshakes take: not for a data core.
     pub fn give_back(&self) {
         let peak = self.peak.lock();
         let over = peak
@@ -576,8 +580,8 @@ impl Node {
     }
 }
 
-/// Opens the listeners of a start from what was inherited. Them, each core's sockets, and what is left over, which the config
-/// must have a use for.
+/// Opens the listeners of a start from what was inherited. Them, each core's sockets, and what is
+/// left over, which the config must have a use for.
 fn open_listeners(
     config: &Config,
     inherited: &mut Inherited,

@@ -2,8 +2,8 @@
 
 use crate::limits::{PEAK_MIN, PEAK_QUIET};
 
-/// Watches a number that is looked at from time to time. Giving memory back takes milliseconds, so it is done once for each
-/// peak, and not before the number has stayed low for a while.
+/// Watches a number that is looked at from time to time. Giving memory back takes milliseconds, so
+/// it is done once for each peak, and not before the number has stayed low for a while.
 #[derive(Debug, Default)]
 pub(super) struct Peak {
     most: usize,

@@ -1,8 +1,10 @@
-//! A node and its profile: which one is active, and what becomes of the sockets of a node that has none.
+//! A node and its profile: which one is active, and what becomes of the sockets of a node that has
+//! none.
 //!
-//! A node without a profile listens nowhere. The sockets that it was started with (by systemd, or by the process before)
-//! it keeps, unused, until a profile listens on them: connections wait in their queues meanwhile. One that loses its profile
-//! keeps those of its sockets that it was started with, because it could not open their addresses again.
+//! A node without a profile listens nowhere. The sockets that it was started with (by systemd, or
+//! by the process before) it keeps, unused, until a profile listens on them: connections wait in
+//! their queues meanwhile. One that loses its profile keeps those of its sockets that it was
+//! started with, because it could not open their addresses again.
 
 use std::sync::{MutexGuard, PoisonError};
 
@@ -47,8 +49,8 @@ impl Node {
         InForce::from(&self.lock_config().profile)
     }
 
-    /// Opens what `config` listens on and the node does not, and gives back the sockets that are spare then. Nothing is
-    /// accepted yet.
+    /// Opens what `config` listens on and the node does not, and gives back the sockets that are
+    /// spare then. Nothing is accepted yet.
     pub(super) fn open_listeners(
         &self,
         config: &Config,

@@ -1,8 +1,9 @@
-//! A new configuration for a running node: read, checked and opened wholly, then activated, which cannot fail any more.
+//! A new configuration for a running node: read, checked and opened wholly, then activated, which
+//! cannot fail any more.
 //!
-//! A node that drains opens no listener: it has none any more, and where another process has taken its place, that one has
-//! the addresses. Such a node also leaves the state folder to the other process, and takes from it what only a new process
-//! could have changed.
+//! A node that drains opens no listener: it has none any more, and where another process has taken
+//! its place, that one has the addresses. Such a node also leaves the state folder to the other
+//! process, and takes from it what only a new process could have changed.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -54,8 +55,8 @@ impl<E: Into<ReloadError>> From<E> for ReloadErrors {
 }
 
 impl Node {
-    /// Puts a new configuration into effect for new sessions. Reads files, and waits where another one is on the way: not
-    /// for a data core.
+    /// Puts a new configuration into effect for new sessions. Reads files, and waits where another
+    /// one is on the way: not for a data core.
     ///
     /// # Errors
     /// [`ReloadErrors`], counted; the old configuration stays.
@@ -143,8 +144,8 @@ impl Node {
         Ok(())
     }
 
-    /// Gives each core its part. Listeners change when every core has its snapshot: a connection may be handed to another
-    /// core than that which has accepted it.
+    /// Gives each core its part. Listeners change when every core has its snapshot: a connection
+    /// may be handed to another core than that which has accepted it.
     fn configure_cores(
         &self,
         snapshots: Vec<Snapshot>,

@@ -1,4 +1,5 @@
-//! Tunnels, clients that are not authenticated yet, receive buffers and open files, fitted to each other.
+//! Tunnels, clients that are not authenticated yet, receive buffers and open files, fitted to each
+//! other.
 
 use crate::config::Engine;
 use crate::limits::{
@@ -17,8 +18,8 @@ pub struct Sizes {
     pub possible: usize,
     /// Tunnels of the node, as the config has them at the start.
     pub tunnels: usize,
-    /// Connections of each core whose clients are not authenticated yet, for certain. There may be more while tunnels leave
-    /// open files for them.
+    /// Connections of each core whose clients are not authenticated yet, for certain. There may be
+    /// more while tunnels leave open files for them.
     pub unauthenticated: usize,
     /// Small receive buffers of each core.
     pub buffers: u16,

@@ -17,7 +17,8 @@ impl Sweeper {
         let _ = self.0.set(cores);
     }
 
-    /// Lets every core look at its open tunnels again. To be called after what has changed was published.
+    /// Lets every core look at its open tunnels again. To be called after what has changed was
+    /// published.
     pub fn changed(&self, causes: Causes) {
         for core in self.0.get().into_iter().flatten() {
             core.run(move || worker::sweep(causes));

@@ -47,13 +47,14 @@ struct Listener {
     at: Arc<Open>,
     /// Nothing new comes in; what has come is taken.
     closed: Signal,
-    /// Closed, but its address has been opened again since: what has come is for who accepts from it now.
+    /// Closed, but its address has been opened again since: what has come is for who accepts from
+    /// it now.
     taken_back: Signal,
 }
 
 impl Listener {
-    /// Nothing new comes in. Those that wait in its queue have come to the listener as it was, and are served so; only who
-    /// is not trusted `now` is not trusted by it either.
+    /// Nothing new comes in. Those that wait in its queue have come to the listener as it was, and
+    /// are served so; only who is not trusted `now` is not trusted by it either.
     fn close(&self, now: &config::Listener) {
         let mut by = self.by.borrow_mut();
         by.settings = Arc::new(by.settings.trusting_as(now));
@@ -205,7 +206,8 @@ pub(super) fn close_tunnels(filter: TunnelFilter, reply: impl FnOnce(usize) + 's
     }
 }
 
-/// Stops accepting on this thread's core; its thread ends with the last session. `refuse`: new tunnels are refused.
+/// Stops accepting on this thread's core; its thread ends with the last session. `refuse`: new
+/// tunnels are refused.
 pub(super) fn stop(refuse: bool) {
     let here = HERE.with_borrow(Clone::clone);
     if let Some(here) = here {
@@ -286,8 +288,8 @@ fn run(
     HERE.set(None);
 }
 
-/// Gives what a burst has left behind back to the system: the memory of buffers, a few at a time, and when a peak is over that
-/// of the heap. Sees to clients that are not authenticated yet, too.
+/// Gives what a burst has left behind back to the system: the memory of buffers, a few at a time,
+/// and when a peak is over that of the heap. Sees to clients that are not authenticated yet, too.
 async fn give_back(core: Rc<Core>) {
     let mut peak = Peak::default();
     let (mut met, mut said) = (0, None);
@@ -339,7 +341,8 @@ async fn accept(here: Rc<Here>, listener: Rc<Listener>, socket: TcpListener) {
     listeners.retain(|other| !Rc::ptr_eq(other, &listener));
 }
 
-/// Takes what is in the queue of a closed listener, and what still comes of handshakes that had begun.
+/// Takes what is in the queue of a closed listener, and what still comes of handshakes that had
+/// begun.
 async fn empty(here: &Here, listener: &Listener, socket: &TcpListener) {
     loop {
         here.has_room(socket).await;

@@ -9,7 +9,8 @@ use rustix::process::geteuid;
 
 use super::FileError;
 
-/// Makes the folder and its parents with mode 0700 where they are missing; an existing folder is left as it is.
+/// Makes the folder and its parents with mode 0700 where they are missing; an existing folder is
+/// left as it is.
 ///
 /// # Errors
 /// [`FileError::Io`] where the folder can not be made.
@@ -24,7 +25,8 @@ pub fn make_folder(folder: &Path) -> Result<(), FileError> {
         .map_err(|cause| FileError::io("make the folder", folder, cause))
 }
 
-/// A folder for keys and state: made with mode 0700 where it is missing, and refused where others may write to it.
+/// A folder for keys and state: made with mode 0700 where it is missing, and refused where others
+/// may write to it.
 ///
 /// # Errors
 /// As [`make_folder`] and [`check_folder`].
@@ -33,10 +35,10 @@ pub fn own_folder(folder: &Path) -> Result<(), FileError> {
     check_folder(folder)
 }
 
-/// Looks whether others may write to a folder: they could put a file of their own in the place of any in it. Its group counts
-/// as others, and the sticky bit of a folder such as `/tmp` does not help: it lets others make the names that are used here.
-/// The owner is this user, root, or, where this is root, any one. One that does not exist is right. The folders above are
-/// the operator's.
+/// Looks whether others may write to a folder: they could put a file of their own in the place of
+/// any in it. Its group counts as others, and the sticky bit of a folder such as `/tmp` does not
+/// help: it lets others make the names that are used here. The owner is this user, root, or, where
+/// this is root, any one. One that does not exist is right. The folders above are the operator's.
 ///
 /// # Errors
 /// [`FileError::Shared`], [`FileError::Io`].

@@ -1,5 +1,6 @@
-//! Changes of files, seen by looking again: it also works where no other way of being told does, on NFS, on overlays, in
-//! containers, and through symbolic links that are swapped, as Kubernetes and deployment tools do it.
+//! Changes of files, seen by looking again: it also works where no other way of being told does, on
+//! NFS, on overlays, in containers, and through symbolic links that are swapped, as Kubernetes and
+//! deployment tools do it.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -28,7 +29,8 @@ impl Mark {
     }
 }
 
-/// A change that counts when two looks have seen the same of it, so that a file is not read while it is written.
+/// A change that counts when two looks have seen the same of it, so that a file is not read while
+/// it is written.
 #[derive(Clone, Copy, Debug)]
 pub struct Quiet<T> {
     seen: Option<T>,

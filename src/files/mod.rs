@@ -1,4 +1,5 @@
-//! Files on disk: read only where they are regular, written whole or not at all, and kept where nobody else may write.
+//! Files on disk: read only where they are regular, written whole or not at all, and kept where
+//! nobody else may write.
 //!
 //! - [`open`], [`read()`], [`read_secret`]: regular files only. A pipe would wait for its writer, a device may do anything.
 //! - [`replace`], [`write_new`], [`PendingFile`]: a reader, or the next start after a crash, sees the old content or the new

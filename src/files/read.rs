@@ -1,4 +1,5 @@
-//! Reading regular files, and nothing else: opening a pipe waits for its writer, and reading a device may never end.
+//! Reading regular files, and nothing else: opening a pipe waits for its writer, and reading a
+//! device may never end.
 
 use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{self, Read};
@@ -13,8 +14,8 @@ use super::FileError;
 /// White space that may be around a secret.
 const WHITE_SPACE: u64 = 64;
 
-/// Opens a regular file for reading; symbolic links are followed. Never waits for another process. What hangs with a file
-/// system (NFS without its server) cannot be told beforehand.
+/// Opens a regular file for reading; symbolic links are followed. Never waits for another process.
+/// What hangs with a file system (NFS without its server) cannot be told beforehand.
 ///
 /// # Errors
 /// The system's, and where it is anything but a regular file, which the text names.
@@ -64,7 +65,8 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     Ok(bytes)
 }
 
-/// Reads a file with a secret that its owner only may use, of `most` bytes and some white space at most.
+/// Reads a file with a secret that its owner only may use, of `most` bytes and some white space at
+/// most.
 ///
 /// # Errors
 /// [`FileError::Exposed`], and as [`read`].

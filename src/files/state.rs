@@ -12,7 +12,8 @@ use rustix::fs::OFlags;
 use super::folder::{folder_of, give};
 use super::{FileError, Mode, PendingFile, check_folder, own_folder};
 
-/// A folder in a state folder, and this: made with mode 0700 where they are missing, and refused where others may write.
+/// A folder in a state folder, and this: made with mode 0700 where they are missing, and refused
+/// where others may write.
 ///
 /// # Errors
 /// As [`own_folder`].
@@ -57,8 +58,8 @@ pub fn keep_new(path: &Path, content: &[u8], mode: Mode) -> Result<(), FileError
     PendingFile::with(path, content, mode)?.in_state().put_new()
 }
 
-/// Opens a file of a state folder for reading and writing; made, empty and with mode 0600, where it is missing. Whoever has the
-/// folder cannot lead this to a file elsewhere: links are refused.
+/// Opens a file of a state folder for reading and writing; made, empty and with mode 0600, where it
+/// is missing. Whoever has the folder cannot lead this to a file elsewhere: links are refused.
 ///
 /// # Errors
 /// The system's.

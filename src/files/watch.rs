@@ -8,8 +8,8 @@ use tokio::time::sleep;
 
 use crate::ring;
 
-/// Runs what may take seconds of a CPU, or waits for a disk: behind everything else, so that the data cores do not feel it. For
-/// the thread of the control core, which answers probes.
+/// Runs what may take seconds of a CPU, or waits for a disk: behind everything else, so that the
+/// data cores do not feel it. For the thread of the control core, which answers probes.
 pub fn in_background<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> JoinHandle<T> {

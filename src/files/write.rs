@@ -1,12 +1,14 @@
-//! Writing files so that a reader, or the next start after a crash, sees the old content or the new and nothing between:
-//! a temporary file of a name that nobody knows beforehand in the same folder, synced, moved into place, the folder synced.
+//! Writing files so that a reader, or the next start after a crash, sees the old content or the new
+//! and nothing between: a temporary file of a name that nobody knows beforehand in the same folder,
+//! synced, moved into place, the folder synced.
 //!
-//! A temporary file is locked (flock(2)) while its process works on it. The system ends the lock with the process, so that
-//! [`sweep`] tells what a killed one has left from what is being written.
+//! A temporary file is locked (flock(2)) while its process works on it. The system ends the lock
+//! with the process, so that [`sweep`] tells what a killed one has left from what is being written.
 //!
-//! A key file has mode 0600 before its first byte is written. A file that is replaced keeps its owner, where this user may
-//! give it away: the command line may run as root, and the node may not. The guarantee is for one file at a time; a
-//! certificate and its key are two files, so the key is written first and a reader checks that they match.
+//! A key file has mode 0600 before its first byte is written. A file that is replaced keeps its
+//! owner, where this user may give it away: the command line may run as root, and the node may not.
+//! The guarantee is for one file at a time; a certificate and its key are two files, so the key is
+//! written first and a reader checks that they match.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
@@ -33,7 +35,8 @@ pub enum Mode {
 /// Writes a file that must not exist yet.
 ///
 /// # Errors
-/// [`FileError::Exists`] where it does, also when another process made it in the same moment; [`FileError::Io`].
+/// [`FileError::Exists`] where it does, also when another process made it in the same moment;
+/// [`FileError::Io`].
 pub fn write_new(path: &Path, content: &[u8], mode: Mode) -> Result<(), FileError> {
     refuse_existing(path)?;
     PendingFile::with(path, content, mode)?.put_new()
@@ -59,8 +62,9 @@ pub fn remove(path: &Path) -> Result<bool, FileError> {
     }
 }
 
-/// Removes the temporary files in a folder that killed processes have left, of files that `is_meant` says yes to by their
-/// names. What a process is writing, this one or another, stays. How many there were; none where there is no folder.
+/// Removes the temporary files in a folder that killed processes have left, of files that
+/// `is_meant` says yes to by their names. What a process is writing, this one or another, stays.
+/// How many there were; none where there is no folder.
 ///
 /// # Errors
 /// [`FileError::Io`] where the folder cannot be read. What cannot be removed stays.
@@ -107,8 +111,9 @@ pub fn refuse_existing(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Writes a new certificate chain and its new key. Neither may exist; when the second can not be written the first is
-/// taken back, so that a failed command leaves nothing that stops its repetition.
+/// Writes a new certificate chain and its new key. Neither may exist; when the second can not be
+/// written the first is taken back, so that a failed command leaves nothing that stops its
+/// repetition.
 ///
 /// # Errors
 /// [`FileError::Exists`], [`FileError::Io`].
@@ -121,8 +126,8 @@ pub fn write_new_pair(certificate: (&Path, &[u8]), key: (&Path, &[u8])) -> Resul
     })
 }
 
-/// A file that is being written under a temporary name beside its place, where it gets by [`Pending::put`] only. Removed
-/// when it is dropped before.
+/// A file that is being written under a temporary name beside its place, where it gets by
+/// [`Pending::put`] only. Removed when it is dropped before.
 #[derive(Debug)]
 pub struct PendingFile {
     /// Locked.
@@ -186,7 +191,8 @@ impl PendingFile {
         Ok(pending)
     }
 
-    /// A file of a state folder: it will be of whom the folder is, where root writes it and none is there before.
+    /// A file of a state folder: it will be of whom the folder is, where root writes it and none is
+    /// there before.
     #[must_use]
     pub fn in_state(mut self) -> Self {
         self.in_state = true;
@@ -267,7 +273,8 @@ impl Write for PendingFile {
 
 const SUFFIX: &str = ".tmp";
 
-/// The name of the file that a temporary one of this name was to become; `None` where it is none of adit's.
+/// The name of the file that a temporary one of this name was to become; `None` where it is none of
+/// adit's.
 fn destination(name: &str) -> Option<&str> {
     let name = name.strip_prefix('.')?.strip_suffix(SUFFIX)?;
     let (name, random) = name.rsplit_once('.')?;
@@ -409,7 +416,8 @@ mod tests {
         );
     }
 
-    /// Who may write to the folder knows no name that will be used, and what is there under any is left alone.
+    /// Who may write to the folder knows no name that will be used, and what is there under any is
+    /// left alone.
     #[test]
     fn temporary_names_are_not_known_beforehand() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
 //! Checks before a session: who connects, and on whose behalf.
 //!
-//! A PROXY protocol header counts when a trusted proxy sends it, and never otherwise: from anybody else it is refused, and
-//! not passed on as the first bytes of TLS. The plain listener is for trusted proxies altogether, and for those who may ask
-//! for its health page.
+//! A PROXY protocol header counts when a trusted proxy sends it, and never otherwise: from anybody
+//! else it is refused, and not passed on as the first bytes of TLS. The plain listener is for
+//! trusted proxies altogether, and for those who may ask for its health page.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -21,7 +21,8 @@ use super::response::plain_refusal;
 pub struct AcceptedBy {
     /// Which listener.
     pub kind: ListenerKind,
-    /// Its settings then. One that a reload has closed keeps its own for those that still wait in its queue.
+    /// Its settings then. One that a reload has closed keeps its own for those that still wait in
+    /// its queue.
     pub settings: Arc<Listener>,
 }
 
@@ -138,16 +139,16 @@ async fn header(stream: &TcpStream) -> Result<(Option<Box<Header>>, Option<RingB
     }
 }
 
-/// The client's certificate, where the proxy says that the client has proved to have its key, and has found it good
-/// itself. A common name alone is no identity.
+/// The client's certificate, where the proxy says that the client has proved to have its key, and
+/// has found it good itself. A common name alone is no identity.
 fn certificate(header: Header) -> Option<Vec<u8>> {
     let tls = header.details.tls?;
     let presented = tls.client & (CLIENT_CERT_CONNECTION | CLIENT_CERT_SESSION) != 0;
     tls.certificate.filter(|_| presented && tls.verify == 0)
 }
 
-/// Tells a client that there will be no session, in the way that its listener speaks, and waits a moment for it to be
-/// read.
+/// Tells a client that there will be no session, in the way that its listener speaks, and waits a
+/// moment for it to be read.
 pub(super) async fn refuse(stream: &TcpStream, by: ListenerKind, reason: CloseReason) {
     let answer = match by {
         ListenerKind::Https => reason.alert().map(|alert| {

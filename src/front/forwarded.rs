@@ -1,9 +1,10 @@
-//! The client's certificate as a front end that has ended TLS hands it on: in header fields of the tunnel request
-//! (RFC 9440, or Envoy's `X-Forwarded-Client-Cert`), or in a PROXY protocol header.
+//! The client's certificate as a front end that has ended TLS hands it on: in header fields of the
+//! tunnel request (RFC 9440, or Envoy's `X-Forwarded-Client-Cert`), or in a PROXY protocol header.
 //!
-//! Guaranteed: exactly one place counts, the configured one. A request that names a certificate in another place too is
-//! refused, since a front end that writes the one need not keep clients from writing the other. Nothing is verified
-//! here: what comes out is what the front end says, and must be checked like a certificate of a handshake.
+//! Guaranteed: exactly one place counts, the configured one. A request that names a certificate in
+//! another place too is refused, since a front end that writes the one need not keep clients from
+//! writing the other. Nothing is verified here: what comes out is what the front end says, and must
+//! be checked like a certificate of a handshake.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -34,8 +35,9 @@ const CLIENT_CERT: &str = "client-cert";
 const CLIENT_CERT_CHAIN: &str = "client-cert-chain";
 const XFCC: &str = "x-forwarded-client-cert";
 
-/// The client's certificate and its issuers, DER, from the one `place` that counts. `head` is the whole header of a
-/// request that was parsed before; `by_proxy` the certificate in the connection's PROXY protocol header.
+/// The client's certificate and its issuers, DER, from the one `place` that counts. `head` is the
+/// whole header of a request that was parsed before; `by_proxy` the certificate in the connection's
+/// PROXY protocol header.
 ///
 /// # Errors
 /// [`ForwardedError`].
@@ -57,7 +59,8 @@ pub fn certificates(
     certificates_in(values, by_proxy, place)
 }
 
-/// The same of header fields that are read already. `values` gives those of a name, which is in lower case.
+/// The same of header fields that are read already. `values` gives those of a name, which is in
+/// lower case.
 ///
 /// # Errors
 /// [`ForwardedError`].
@@ -86,8 +89,9 @@ pub fn certificates_in<'a>(
     }
 }
 
-/// `Client-Cert` is one byte sequence, `Client-Cert-Chain` a list of them, which may be spread over several fields
-/// (RFC 9440, section 2; RFC 8941, sections 3.1 and 3.3.5). No parameters are defined, and none are taken.
+/// `Client-Cert` is one byte sequence, `Client-Cert-Chain` a list of them, which may be spread over
+/// several fields (RFC 9440, section 2; RFC 8941, sections 3.1 and 3.3.5). No parameters are
+/// defined, and none are taken.
 fn by_rfc_9440(
     leaf: &[&[u8]],
     chain: &[&[u8]],
@@ -122,8 +126,8 @@ fn byte_sequence(text: &[u8]) -> Result<CertificateDer<'static>, ForwardedError>
     }
 }
 
-/// Each proxy that a request passes may add an element at the end; the last is the trusted proxy's own. Values with
-/// `,`, `;` or `=` are quoted, and `"` in them is `\"`.
+/// Each proxy that a request passes may add an element at the end; the last is the trusted proxy's
+/// own. Values with `,`, `;` or `=` are quoted, and `"` in them is `\"`.
 fn by_xfcc(fields: &[&[u8]]) -> Result<Vec<CertificateDer<'static>>, ForwardedError> {
     let field = match fields {
         [field] => *field,

@@ -91,8 +91,8 @@ impl<C: 'static> Front for Session<C> {
     type App = ServerStream;
     type Guards = C;
 
-    /// Looks only where the opening takes long, so that nothing is looked up and dialled for nobody. What came behind the
-    /// request may hold the session's end in order, which is none.
+    /// Looks only where the opening takes long, so that nothing is looked up and dialled for
+    /// nobody. What came behind the request may hold the session's end in order, which is none.
     async fn gone(&mut self) {
         ring::sleep(CLIENT_GONE_AFTER).await;
         if self.read_ahead.carry.is_some() || !self.tls.is_cut().await {

@@ -6,7 +6,8 @@ use crate::access::{Core, GuestGuard};
 use crate::reason::CloseReason;
 use crate::ring::{self, Either};
 
-/// The time for the handshake and the request together, and the client's place among those that are not authenticated.
+/// The time for the handshake and the request together, and the client's place among those that are
+/// not authenticated.
 pub(super) struct Patience {
     deadline: ring::Sleep,
     pub guest: GuestGuard,

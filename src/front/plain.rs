@@ -1,8 +1,10 @@
-//! Sessions of the plain listener: a trusted front end has ended TLS, and says which certificate the client presented.
+//! Sessions of the plain listener: a trusted front end has ended TLS, and says which certificate
+//! the client presented.
 //!
-//! The certificate is checked exactly as in a handshake, and everything behind that is the same. Over HTTP/1.1 the
-//! connection takes one request and becomes its tunnel. Over HTTP/2, which begins without more (RFC 9113, section 3.3), it
-//! takes the requests of many clients, and each says for whom it is.
+//! The certificate is checked exactly as in a handshake, and everything behind that is the same.
+//! Over HTTP/1.1 the connection takes one request and becomes its tunnel. Over HTTP/2, which begins
+//! without more (RFC 9113, section 3.3), it takes the requests of many clients, and each says for
+//! whom it is.
 
 use std::io;
 use std::rc::Rc;
@@ -40,7 +42,8 @@ impl Head {
     }
 }
 
-/// From the request to an open tunnel, an answer or a refusal. `changes`: how many there were when the session began.
+/// From the request to an open tunnel, an answer or a refusal. `changes`: how many there were when
+/// the session began.
 pub(super) async fn session(
     core: &Rc<Core>,
     (snapshot, listener): (&Snapshot, &Listener),

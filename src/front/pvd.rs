@@ -1,8 +1,9 @@
 //! Configuration of this gateway, as a client reads it from `/.well-known/pvd` (RFC 8801, section
 //! 4.3, with the proxies and destination rules of draft-ietf-intarea-proxy-config).
 //!
-//! It is made from the rules that are about the client's app, and given only to a client that may open tunnels. A client
-//! narrows what it sends here by it, and never widens: what is allowed is decided request by request, by the same rules.
+//! It is made from the rules that are about the client's app, and given only to a client that may
+//! open tunnels. A client narrows what it sends here by it, and never widens: what is allowed is
+//! decided request by request, by the same rules.
 
 use std::ops::RangeInclusive;
 use std::time::SystemTime;

@@ -1,9 +1,10 @@
 //! Requests of clients, and their form over HTTP/1.1: `CONNECT host:port` (RFC 9110, section 9.3.6;
 //! RFC 9112, section 3.2.3).
 //!
-//! Bytes go in as they come, at any split; the result does not depend on it. The parser is strict, since two readers
-//! that disagree about a request are how access rules are walked around: one spelling of line ends, no body, no user
-//! information, an authority in one canonical form. Empty lines before the request are read over (RFC 9112, section 2.2).
+//! Bytes go in as they come, at any split; the result does not depend on it. The parser is strict,
+//! since two readers that disagree about a request are how access rules are walked around: one
+//! spelling of line ends, no body, no user information, an authority in one canonical form. Empty
+//! lines before the request are read over (RFC 9112, section 2.2).
 
 use httparse::Status;
 
@@ -23,7 +24,8 @@ const METHOD_MAX: usize = 32;
 /// The header field by which a client proposes an idle timeout and is answered the active one.
 pub(super) const IDLE_TIMEOUT: &str = "adit-idle-timeout";
 
-/// The seconds in the value of [`IDLE_TIMEOUT`]: an integer of RFC 8941, section 3.3.1, without a sign.
+/// The seconds in the value of [`IDLE_TIMEOUT`]: an integer of RFC 8941, section 3.3.1, without a
+/// sign.
 pub(super) fn idle_seconds(value: &[u8]) -> Option<u32> {
     // Nine digits are thirty years, and fit.
     let digits = (1..=9).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
@@ -154,7 +156,8 @@ impl RequestParser {
 }
 
 impl RequestParser {
-    /// Takes empty lines away from the front (RFC 9112, section 2.2). They are few: who sends more sends no request.
+    /// Takes empty lines away from the front (RFC 9112, section 2.2). They are few: who sends more
+    /// sends no request.
     fn skip_empty_lines(&mut self) -> Result<(), RequestError> {
         let lines = self.head.chunks_exact(EMPTY_LINE.len());
         let lines = lines.take_while(|line| *line == EMPTY_LINE).count();

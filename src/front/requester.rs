@@ -118,8 +118,9 @@ impl FrontEnd {
         self.certificate.as_deref()
     }
 
-    /// The client with the certificate that was `presented` in the place that counts. The front end's word is not enough:
-    /// chain, validity, usage and revocation are checked here. `changes`: how many there were before.
+    /// The client with the certificate that was `presented` in the place that counts. The front
+    /// end's word is not enough: chain, validity, usage and revocation are checked here. `changes`:
+    /// how many there were before.
     pub fn peer(
         &self,
         core: &Core,

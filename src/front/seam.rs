@@ -1,7 +1,8 @@
 //! The seam between what is asked and how it is answered.
 //!
-//! Each front end (`http1`, `http2`, `plain`, `sni`) reads requests in its own way, and is a [`Front`] to answer one. What lies
-//! between is here, once: [`serve`] opens what is asked for, answers, and runs the tunnel.
+//! Each front end (`http1`, `http2`, `plain`, `sni`) reads requests in its own way, and is a
+//! [`Front`] to answer one. What lies between is here, once: [`serve`] opens what is asked for,
+//! answers, and runs the tunnel.
 
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -40,7 +41,8 @@ pub(super) trait Front: Sized {
     /// Says what the gateway is for.
     fn configure(self, document: String) -> impl Future<Output = ()>;
 
-    /// Says why there is nothing, in the way that the reason's row says. The client may take its time to read of it.
+    /// Says why there is nothing, in the way that the reason's row says. The client may take its
+    /// time to read of it.
     fn refuse(self, reason: CloseReason) -> impl Future<Output = ()>;
 }
 
@@ -52,8 +54,8 @@ pub(super) struct TunnelTerms {
     pub datagrams: bool,
 }
 
-/// Serves one request of `peer`: to an open tunnel, an answer or a refusal. Nothing is recorded where the node ends before
-/// anything is decided.
+/// Serves one request of `peer`: to an open tunnel, an answer or a refusal. Nothing is recorded
+/// where the node ends before anything is decided.
 pub(super) async fn serve<F: Front>(
     core: &Rc<Core>,
     snapshot: &Snapshot,

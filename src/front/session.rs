@@ -1,11 +1,12 @@
 //! The whole life of a tunnel, from the accepted connection to its record:
 //!
-//! [`Accepted`] → `VerifiedChain` (the handshake) → `Peer` (identify) → `Grant` (authorize) → `Route` (route) → `Relay` →
-//! [`Outcome`].
+//! [`Accepted`] → `VerifiedChain` (the handshake) → `Peer` (identify) → `Grant` (authorize) →
+//! `Route` (route) → `Relay` → [`Outcome`].
 //!
-//! Here is what comes before a session has asked for anything. From there each kind of session has a front end: [`http1`],
-//! [`http2`], [`sni`] for those whose name chooses a service, and [`plain`] for the plain listener, which is left to earlier.
-//! They read requests; `seam` serves each. It is granted and its server reached in `tunnel::open`; the relay moves the bytes.
+//! Here is what comes before a session has asked for anything. From there each kind of session has
+//! a front end: [`http1`], [`http2`], [`sni`] for those whose name chooses a service, and [`plain`]
+//! for the plain listener, which is left to earlier. They read requests; `seam` serves each. It is
+//! granted and its server reached in `tunnel::open`; the relay moves the bytes.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -43,7 +44,8 @@ struct Arrived {
     /// The address that the app connected to, if a server wants to know.
     local: Option<SocketAddr>,
     at: Instant,
-    /// How many changes (of a device, a CRL, the config) there were then. Of later ones a tunnel learns when it opens.
+    /// How many changes (of a device, a CRL, the config) there were then. Of later ones a tunnel
+    /// learns when it opens.
     changes: u64,
 }
 
@@ -54,8 +56,8 @@ struct Established {
     carry: Option<RingBuf>,
 }
 
-/// Serves one connection, accepted by this listener, to its end. It counts as a session at once, and not when it first
-/// runs: what is accepted next is spread by that count.
+/// Serves one connection, accepted by this listener, to its end. It counts as a session at once,
+/// and not when it first runs: what is accepted next is spread by that count.
 pub fn serve(core: Rc<Core>, stream: TcpStream, by: AcceptedBy) -> impl Future<Output = ()> {
     let counted = Counted::new(core.clone());
     let patience = Patience::new(&core);
@@ -147,8 +149,8 @@ async fn entered(
     None
 }
 
-/// A connection to the TLS listener, before its handshake. Where names lead to services, its hello is read first. `None`:
-/// it has ended, and that is recorded.
+/// A connection to the TLS listener, before its handshake. Where names lead to services, its hello
+/// is read first. `None`: it has ended, and that is recorded.
 async fn accepted(
     core: &Core,
     snapshot: &Snapshot,
@@ -185,8 +187,9 @@ async fn accepted(
     })
 }
 
-/// From the handshake to an open tunnel or a refusal. A refusal is recorded when it is decided: the client may take its
-/// time to read of it. Nothing is recorded where the node ends before anything is decided.
+/// From the handshake to an open tunnel or a refusal. A refusal is recorded when it is decided: the
+/// client may take its time to read of it. Nothing is recorded where the node ends before anything
+/// is decided.
 async fn session(
     core: &Rc<Core>,
     snapshot: &Snapshot,

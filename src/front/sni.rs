@@ -1,8 +1,9 @@
-//! Sessions that are a tunnel by their name (SNI): for apps that only speak TLS, and ask for nothing.
+//! Sessions that are a tunnel by their name (SNI): for apps that only speak TLS, and ask for
+//! nothing.
 //!
-//! The name says which service is wanted. Who may reach it is decided as always: by the certificate, the device's state and
-//! the rules, for the name and the port that devices use. The rule that matches must lead to the service that the name
-//! belongs to.
+//! The name says which service is wanted. Who may reach it is decided as always: by the
+//! certificate, the device's state and the rules, for the name and the port that devices use. The
+//! rule that matches must lead to the service that the name belongs to.
 
 use std::rc::Rc;
 
@@ -24,8 +25,8 @@ pub(super) struct SniTarget {
     pub named: NamedService,
 }
 
-/// Reads a session's hello and says what its name leads to, with what was received. The handshake gets all of it again,
-/// and says what is wrong with it.
+/// Reads a session's hello and says what its name leads to, with what was received. The handshake
+/// gets all of it again, and says what is wrong with it.
 pub(super) async fn choose(
     names: &Names,
     stream: &TcpStream,

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-/// Most tunnels of a load run. One address has 65 536 ports, and a tunnel without work costs the generator 3 KiB or so.
+/// Most tunnels of a load run. One address has 65 536 ports, and a tunnel without work costs the
+/// generator 3 KiB or so.
 pub const LOAD_TUNNELS_MAX: usize = 1_000_000;
 
-/// Longest message of a load run, in bytes: all tunnels share one in memory, and the answer is only counted.
+/// Longest message of a load run, in bytes: all tunnels share one in memory, and the answer is only
+/// counted.
 pub const LOAD_MESSAGE_MAX: usize = 1 << 30;
 
-/// Lowest and highest `--rate`, in operations a second: one in a quarter of an hour, and what no machine does. Between
-/// them a tunnel's interval is a duration that can be counted.
+/// Lowest and highest `--rate`, in operations a second: one in a quarter of an hour, and what no
+/// machine does. Between them a tunnel's interval is a duration that can be counted.
 pub const LOAD_RATE: (f64, f64) = (0.001, 1e9);
 
 /// Receive window of a tunnel of an HTTP/2 load run, in bytes: what browsers have.
@@ -24,8 +26,8 @@ pub const LOAD_HTTP2_QUEUE: usize = 256 << 10;
 /// Longest time of a load run, warm-up or opening: a week.
 pub const LOAD_TIME_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// How long a tunnel may take to open, unless `--open-timeout` says otherwise. Ten thousand tunnels asked for at once need
-/// some ten seconds from the slowest peer measured.
+/// How long a tunnel may take to open, unless `--open-timeout` says otherwise. Ten thousand tunnels
+/// asked for at once need some ten seconds from the slowest peer measured.
 pub const LOAD_OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Longest text, in characters, by which failures are told apart: a part of it comes from the peer.

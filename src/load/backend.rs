@@ -31,7 +31,8 @@ pub enum BackendError {
     Listen(SocketAddr, io::Error),
 }
 
-/// Serves on this thread for ever. `ready` is told the address, with the port that the system chose for port 0.
+/// Serves on this thread for ever. `ready` is told the address, with the port that the system chose
+/// for port 0.
 ///
 /// # Errors
 /// [`BackendError`].

@@ -12,8 +12,8 @@ use crate::limits::{REQUEST_HEADER_MAX, REQUEST_HEADERS_MAX};
 use crate::ring::{RingBuf, TcpStream, try_join};
 use crate::tls::{ClientStream, Received, StreamError};
 
-/// The largest piece that is sealed at once, and the longest message whose sending may be waited for before its echo is
-/// read: both directions' socket buffers hold it.
+/// The largest piece that is sealed at once, and the longest message whose sending may be waited
+/// for before its echo is read: both directions' socket buffers hold it.
 const PIECE: usize = 32 * 1024;
 
 enum Transport {
@@ -174,7 +174,8 @@ impl Tunnel {
         Ok(())
     }
 
-    /// Ends the tunnel, and a connection with a reset: the generator opens more than there are ports to wait out.
+    /// Ends the tunnel, and a connection with a reset: the generator opens more than there are
+    /// ports to wait out.
     pub async fn end(self) {
         match self.transport {
             Transport::Tcp(stream) => stream.reset_on_close(),
@@ -184,7 +185,8 @@ impl Tunnel {
     }
 }
 
-/// The length of a complete answer to CONNECT at the start of `head` that says yes; `None` while it is incomplete.
+/// The length of a complete answer to CONNECT at the start of `head` that says yes; `None` while it
+/// is incomplete.
 fn answered(head: &[u8]) -> Result<Option<usize>, LoadFailure> {
     let mut headers = [httparse::EMPTY_HEADER; REQUEST_HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);

@@ -57,7 +57,8 @@ pub struct LoadCommand {
     /// Operations a second over all tunnels (open loop; latency counts from the intended time).
     #[arg(long)]
     rate: Option<f64>,
-    /// How long a tunnel may take to open, in seconds (60 by default); beyond it is counted as failed.
+    /// How long a tunnel may take to open, in seconds (60 by default); beyond it is counted as
+    /// failed.
     #[arg(long, value_parser = seconds)]
     open_timeout: Option<Duration>,
     /// Measured time, in seconds ("10" or "10s").

@@ -44,7 +44,8 @@ impl Sessions {
         }
     }
 
-    /// Opens a tunnel in the session of this slot, and whether that was resumed is not told: it may be old.
+    /// Opens a tunnel in the session of this slot, and whether that was resumed is not told: it may
+    /// be old.
     pub async fn open(&self, slot: usize, scenario: &Scenario) -> Result<Stream, LoadFailure> {
         let place = &self.places[slot / self.tunnels_per_session];
         let requests = place.requests(scenario).await?;
@@ -212,7 +213,8 @@ impl Stream {
         .await
     }
 
-    /// Ends the tunnel in order: one reset after the other in a session is what a peer takes for an attack.
+    /// Ends the tunnel in order: one reset after the other in a session is what a peer takes for an
+    /// attack.
     pub async fn end(self) {
         if self
             .sending

@@ -1,8 +1,10 @@
-//! The load generator behind `adit load`, on the gateway's own runtime: for adit and for any TLS or TCP peer.
+//! The load generator behind `adit load`, on the gateway's own runtime: for adit and for any TLS or
+//! TCP peer.
 //!
-//! Closed loop: each tunnel does one operation after the other. Open loop (`rate`): each operation has an intended
-//! time, and its latency counts from there, so that a stall of the server is not hidden by the requests that it kept
-//! from being sent (coordinated omission). The generator reports its own share of a CPU: at 100 % it measures itself.
+//! Closed loop: each tunnel does one operation after the other. Open loop (`rate`): each operation
+//! has an intended time, and its latency counts from there, so that a stall of the server is not
+//! hidden by the requests that it kept from being sent (coordinated omission). The generator
+//! reports its own share of a CPU: at 100 % it measures itself.
 
 mod backend;
 mod client;

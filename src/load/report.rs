@@ -12,7 +12,8 @@ use crate::observe::summarize;
 /// The figures of a run.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Operations completed in the measured time: handshakes or round trips; tunnels held for an idle run.
+    /// Operations completed in the measured time: handshakes or round trips; tunnels held for an
+    /// idle run.
     pub operations: u64,
     /// Of the sessions opened in the measured time, those that were resumed.
     pub resumed: u64,
@@ -26,7 +27,8 @@ pub struct Report {
     pub errors: BTreeMap<&'static str, u64>,
     /// Of these, those before the measured time: while tunnels were opened, or in the warm-up.
     pub errors_before: u64,
-    /// Reasons of these failures, where there is more to say than the kind: the status and Proxy-Status of a refusal.
+    /// Reasons of these failures, where there is more to say than the kind: the status and
+    /// Proxy-Status of a refusal.
     pub reasons: BTreeMap<String, u64>,
     /// Operations a second that were asked for; `None` in a closed loop.
     pub offered: Option<f64>,

@@ -109,7 +109,8 @@ impl Shared {
         parts.join(", ")
     }
 
-    /// Waits until all tunnels stand; a schedule that began earlier would count the set-up as latency.
+    /// Waits until all tunnels stand; a schedule that began earlier would count the set-up as
+    /// latency.
     async fn all_stand(&self) {
         self.open.set(self.open.get() + 1);
         self.go.wait().await;
@@ -225,8 +226,8 @@ struct OpenMode {
 
 /// Opens a tunnel, with a first answer where the scenario has one, in the time allowed.
 ///
-/// With TLS 1.3 a client is done before the server has looked at its certificate: only an answer shows that the tunnel
-/// is open.
+/// With TLS 1.3 a client is done before the server has looked at its certificate: only an answer
+/// shows that the tunnel is open.
 async fn open(
     scenario: &Scenario,
     mode: &OpenMode,
@@ -340,7 +341,8 @@ struct Schedule {
 }
 
 impl Schedule {
-    /// The schedule of one of `tunnels` slots that share `rate` operations a second; their turns are spread evenly.
+    /// The schedule of one of `tunnels` slots that share `rate` operations a second; their turns
+    /// are spread evenly.
     fn new(rate: Option<f64>, tunnels: usize, slot: usize, start: Instant) -> Self {
         let interval = rate.map(|rate| Duration::from_secs_f64(tunnels as f64 / rate));
         let offset = interval
@@ -352,7 +354,8 @@ impl Schedule {
         }
     }
 
-    /// Waits for the next operation's time and returns it: the intended one, not the one at which it really starts.
+    /// Waits for the next operation's time and returns it: the intended one, not the one at which
+    /// it really starts.
     async fn next(&mut self) -> Instant {
         let Some(interval) = self.interval else {
             return Instant::now();

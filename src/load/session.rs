@@ -15,7 +15,8 @@ pub(super) enum LoadFailure {
     Connect,
     /// No session, and why.
     Tls(String),
-    /// The peer's answer to CONNECT: its status and what Proxy-Status says, or what is wrong with the answer.
+    /// The peer's answer to CONNECT: its status and what Proxy-Status says, or what is wrong with
+    /// the answer.
     Refused(String),
     Cut,
     /// Not open within [`Scenario::open_timeout`].

@@ -1,4 +1,5 @@
-//! Audit records of the admin listener: who has asked for a change, from where, and what came of it.
+//! Audit records of the admin listener: who has asked for a change, from where, and what came of
+//! it.
 
 use std::net::SocketAddr;
 use std::time::SystemTime;
@@ -32,8 +33,8 @@ impl AdminEnd {
     }
 }
 
-/// One request to the admin listener that was to change something. Its texts are bounded by whoever makes it, and no
-/// token is in them.
+/// One request to the admin listener that was to change something. Its texts are bounded by whoever
+/// makes it, and no token is in them.
 #[derive(Clone, Debug)]
 pub struct AdminRecord {
     /// When it was answered.

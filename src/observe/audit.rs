@@ -1,12 +1,15 @@
-//! The audit log: one JSON line when a tunnel starts, one when it ends, one for each refusal (of a client that is refused
-//! again and again, one for many), one for each change through the admin listener.
+//! The audit log: one JSON line when a tunnel starts, one when it ends, one for each refusal (of a
+//! client that is refused again and again, one for many), one for each change through the admin
+//! listener.
 //!
-//! A core hands a record to a bounded queue and goes on; a thread of its own turns records into lines and writes them.
-//! What does not fit into the queue, or cannot be written, is lost and counted: the log never makes a core wait, and
-//! never loses a record in silence. A line is written whole or, where the disk was full in its middle, ended before the
-//! next one. A failing sink is tried again with the next records.
+//! A core hands a record to a bounded queue and goes on; a thread of its own turns records into
+//! lines and writes them. What does not fit into the queue, or cannot be written, is lost and
+//! counted: the log never makes a core wait, and never loses a record in silence. A line is written
+//! whole or, where the disk was full in its middle, ended before the next one. A failing sink is
+//! tried again with the next records.
 //!
-//! It does not rotate files: a rotation tool renames the file, and [`AuditLog::reopen`] starts a new one.
+//! It does not rotate files: a rotation tool renames the file, and [`AuditLog::reopen`] starts a
+//! new one.
 
 use std::io;
 use std::iter;
@@ -243,7 +246,8 @@ impl AuditRecord {
         line
     }
 
-    /// Appends the record as one line. JSON escapes control characters, so no name can break or forge a line.
+    /// Appends the record as one line. JSON escapes control characters, so no name can break or
+    /// forge a line.
     fn append_to(&self, buffer: &mut Vec<u8>) {
         serde_json::to_writer(&mut *buffer, &self.line()).expect("strings and numbers into memory");
         buffer.push(b'\n');
@@ -254,7 +258,8 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The running audit log. Dropping it leaves the writer to end by itself when the last handle is gone.
+/// The running audit log. Dropping it leaves the writer to end by itself when the last handle is
+/// gone.
 #[derive(Debug)]
 pub struct AuditLog {
     handle: AuditHandle,
@@ -395,8 +400,8 @@ impl AuditLog {
         self.handle.clone()
     }
 
-    /// Opens the file again by its name, after what is queued has been written: for SIGHUP after a rotation. Where that
-    /// fails, the old file stays in use and a warning says so.
+    /// Opens the file again by its name, after what is queued has been written: for SIGHUP after a
+    /// rotation. Where that fails, the old file stays in use and a warning says so.
     pub fn reopen(&self) {
         if let Some(thread) = &self.thread {
             // A full command queue holds a reopen already, which is as good as this one.
@@ -404,8 +409,8 @@ impl AuditLog {
         }
     }
 
-    /// Writes what is queued and ends the writer. Returns how many records were lost in all. Waits at most
-    /// [`AUDIT_STOP`] for a sink that blocks; what was still queued then counts as lost.
+    /// Writes what is queued and ends the writer. Returns how many records were lost in all. Waits
+    /// at most [`AUDIT_STOP`] for a sink that blocks; what was still queued then counts as lost.
     pub fn stop(self) -> u64 {
         if let Some(thread) = self.thread {
             let deadline = Instant::now() + AUDIT_STOP;

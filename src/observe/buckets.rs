@@ -1,5 +1,6 @@
-//! Latency histograms as numbers to draw: counts in few buckets, the same for every histogram and every moment, and points
-//! of the percentile curve. What was recorded between two readings is the difference of their counts.
+//! Latency histograms as numbers to draw: counts in few buckets, the same for every histogram and
+//! every moment, and points of the percentile curve. What was recorded between two readings is the
+//! difference of their counts.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -7,8 +8,9 @@ use serde::Serialize;
 use super::hgrm::TICKS_PER_HALF_DISTANCE;
 use crate::limits::{BUCKETS_PER_DOUBLING, HISTOGRAM_MAX};
 
-/// The upper bounds of the buckets, inclusive, in microseconds: a doubling has [`BUCKETS_PER_DOUBLING`] of them, but the
-/// lowest, where there are not so many integers. The last holds whatever is longer than the one before.
+/// The upper bounds of the buckets, inclusive, in microseconds: a doubling has
+/// [`BUCKETS_PER_DOUBLING`] of them, but the lowest, where there are not so many integers. The last
+/// holds whatever is longer than the one before.
 #[must_use]
 pub fn bucket_bounds() -> Vec<u64> {
     let largest = HISTOGRAM_MAX.as_micros() as f64;
@@ -43,8 +45,9 @@ pub struct PercentilePoint {
     pub total: u64,
 }
 
-/// The percentile curve, with as many points for each halving of the distance to 100 % as the text format has lines. At
-/// most a few hundred: the halvings end where a single value is left. None for an empty histogram.
+/// The percentile curve, with as many points for each halving of the distance to 100 % as the text
+/// format has lines. At most a few hundred: the halvings end where a single value is left. None for
+/// an empty histogram.
 #[must_use]
 pub fn percentile_points(histogram: &Histogram<u64>) -> Vec<PercentilePoint> {
     let mut total = 0;

@@ -9,7 +9,8 @@ use super::families::Families;
 /// A server certificate, or a file of group certificates, at the moment of the question.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct CertificateInfo {
-    /// `primary`, `secondary`, `additional`, `service`, `self-signed`, `self-signed-next` or `group`.
+    /// `primary`, `secondary`, `additional`, `service`, `self-signed`, `self-signed-next` or
+    /// `group`.
     pub role: &'static str,
     /// Its file.
     pub file: String,

@@ -20,7 +20,8 @@ pub struct CrlInfo {
     /// True if it is not valid yet.
     #[serde(skip)]
     pub early: bool,
-    /// Why the last list of that source was not taken, why the one in use proves nothing, or that it is not valid now.
+    /// Why the last list of that source was not taken, why the one in use proves nothing, or that
+    /// it is not valid now.
     pub problem: Option<String>,
     /// True if the last list of that source was not taken, or the one in use proves nothing
     /// whatever the date.

@@ -1,7 +1,8 @@
-//! Latency histograms in the forms that people and tools read: the HdrHistogram text percentile format, a JSON summary
-//! and a small plot for a terminal.
+//! Latency histograms in the forms that people and tools read: the HdrHistogram text percentile
+//! format, a JSON summary and a small plot for a terminal.
 //!
-//! Every histogram here holds microseconds, as [`latency_histogram`](super::latency_histogram) makes it.
+//! Every histogram here holds microseconds, as [`latency_histogram`](super::latency_histogram)
+//! makes it.
 
 use std::fmt::Write as _;
 
@@ -14,8 +15,9 @@ pub(super) const TICKS_PER_HALF_DISTANCE: u32 = 5;
 /// Microseconds in a millisecond, the unit of the text format.
 const MICROS_PER_MILLI: f64 = 1000.0;
 
-/// The distribution in the text format of HdrHistogram's `outputPercentileDistribution`, in milliseconds with three
-/// decimals: what its plotter and `HistogramLogProcessor` users expect of an `.hgrm` file.
+/// The distribution in the text format of HdrHistogram's `outputPercentileDistribution`, in
+/// milliseconds with three decimals: what its plotter and `HistogramLogProcessor` users expect of
+/// an `.hgrm` file.
 #[must_use]
 pub fn percentile_text(histogram: &Histogram<u64>) -> String {
     let mut text = String::new();
@@ -59,7 +61,8 @@ pub fn percentile_text(histogram: &Histogram<u64>) -> String {
     text
 }
 
-/// A histogram in a few numbers; all but the count are microseconds. All zero when nothing was recorded.
+/// A histogram in a few numbers; all but the count are microseconds. All zero when nothing was
+/// recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct HistogramSummary {
     /// How many values.
@@ -109,8 +112,9 @@ pub fn summarize(histogram: &Histogram<u64>) -> HistogramSummary {
     }
 }
 
-/// A plot of the distribution: one line for each step of 1-2-5 from the smallest value to the largest, with a bar of at
-/// most `width` columns and the share of the values, and a last line with the usual percentiles.
+/// A plot of the distribution: one line for each step of 1-2-5 from the smallest value to the
+/// largest, with a bar of at most `width` columns and the share of the values, and a last line with
+/// the usual percentiles.
 #[must_use]
 pub fn plot(histogram: &Histogram<u64>, width: usize) -> String {
     if histogram.is_empty() {

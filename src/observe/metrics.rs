@@ -1,8 +1,8 @@
 //! Counters and histograms of one core.
 //!
-//! A core owns its [`CoreMetrics`] and writes plain integers: no atomics, no shared cache lines. A reader asks the core
-//! for a clone and merges the clones. Recording never allocates and never fails; a value out of range is kept at the
-//! range's end.
+//! A core owns its [`CoreMetrics`] and writes plain integers: no atomics, no shared cache lines. A
+//! reader asks the core for a clone and merges the clones. Recording never allocates and never
+//! fails; a value out of range is kept at the range's end.
 
 use std::time::Duration;
 
@@ -183,7 +183,8 @@ impl Abuse {
 pub struct CoreMetrics {
     /// Connections accepted, before their first byte.
     pub sessions_accepted: u64,
-    /// Accepted connections that were given to a core with fewer sessions; that core counts them as accepted.
+    /// Accepted connections that were given to a core with fewer sessions; that core counts them as
+    /// accepted.
     pub sessions_handed_over: u64,
     /// Sessions that have ended, whatever the reason.
     pub sessions_closed: u64,
@@ -219,7 +220,8 @@ pub struct CoreMetrics {
     pub expiry_checks: u64,
     /// Times that accepting was paused, at a limit or for want of file descriptors.
     pub accept_backoff: u64,
-    /// Connections whose clients are not authenticated yet; this and the next two are filled when a copy is taken.
+    /// Connections whose clients are not authenticated yet; this and the next two are filled when a
+    /// copy is taken.
     pub unauthenticated: u64,
     /// How many there may be.
     pub unauthenticated_max: u64,
@@ -280,7 +282,8 @@ impl CoreMetrics {
         self.handshakes.0[version as usize][kind as usize] += 1;
     }
 
-    /// Counts an outcome: once for each tunnel, and once for each session that ended without having had one.
+    /// Counts an outcome: once for each tunnel, and once for each session that ended without having
+    /// had one.
     pub fn count_end(&mut self, reason: CloseReason) {
         self.ends[reason.index()] += 1;
     }
@@ -376,7 +379,8 @@ impl CoreMetrics {
     }
 }
 
-/// An empty latency histogram, in microseconds. It never grows: the load generator and the report use the same.
+/// An empty latency histogram, in microseconds. It never grows: the load generator and the report
+/// use the same.
 #[must_use]
 pub fn latency_histogram() -> Histogram<u64> {
     let mut histogram = Histogram::new_with_bounds(
@@ -389,7 +393,8 @@ pub fn latency_histogram() -> Histogram<u64> {
     histogram
 }
 
-/// Records a duration in a [`latency_histogram`], kept within its bounds. Never fails, never allocates.
+/// Records a duration in a [`latency_histogram`], kept within its bounds. Never fails, never
+/// allocates.
 pub fn record_latency(histogram: &mut Histogram<u64>, took: Duration) {
     histogram.saturating_record(micros(took).clamp(micros(HISTOGRAM_MIN), micros(HISTOGRAM_MAX)));
 }

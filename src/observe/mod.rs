@@ -1,8 +1,9 @@
 //! Observation of a node: counters and latency histograms for each core, the audit log, and the
 //! forms in which they are read.
 //!
-//! A core writes only to what it owns ([`CoreMetrics`]) or to a bounded queue that never blocks ([`AuditHandle`]);
-//! merging, formatting and writing happen elsewhere. This room opens no socket: `control` serves what is made here.
+//! A core writes only to what it owns ([`CoreMetrics`]) or to a bounded queue that never blocks
+//! ([`AuditHandle`]); merging, formatting and writing happen elsewhere. This room opens no socket:
+//! `control` serves what is made here.
 
 mod admin_record;
 mod admission;

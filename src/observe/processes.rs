@@ -1,4 +1,5 @@
-//! The metrics of two processes of one node as one text: during an upgrade the old one relays what it has.
+//! The metrics of two processes of one node as one text: during an upgrade the old one relays what
+//! it has.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write};
@@ -40,9 +41,9 @@ pub(super) fn encode_predecessor(
     )
 }
 
-/// Puts the samples of another process's text, each with the label `process`, behind those that `own` has of the same
-/// family, where OpenMetrics wants them. Samples that have that label already are those of a process before that one.
-/// Families that `own` does not have are left out.
+/// Puts the samples of another process's text, each with the label `process`, behind those that
+/// `own` has of the same family, where OpenMetrics wants them. Samples that have that label already
+/// are those of a process before that one. Families that `own` does not have are left out.
 #[must_use]
 pub fn with_process(own: &str, other: &str, process: u32) -> String {
     let mut samples: HashMap<&str, String> = HashMap::new();

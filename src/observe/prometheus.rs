@@ -1,7 +1,8 @@
 //! A node's metrics as text for Prometheus (OpenMetrics 1.0).
 //!
-//! Every name, its meaning and its labels are in `docs/metrics.md`; a test holds the two together. Counters get the
-//! suffix `_total` here. No label holds what a client chose, so the number of series is bounded by this file.
+//! Every name, its meaning and its labels are in `docs/metrics.md`; a test holds the two together.
+//! Counters get the suffix `_total` here. No label holds what a client chose, so the number of
+//! series is bounded by this file.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,8 +28,8 @@ use crate::reason::CloseReason;
 /// The media type of what [`render`] makes.
 pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Upper bounds of the histogram buckets, in microseconds: 1-2.5-5 from what a cached decision takes to the longest
-/// connect timeout in sense, then coarse for the lifetimes.
+/// Upper bounds of the histogram buckets, in microseconds: 1-2.5-5 from what a cached decision
+/// takes to the longest connect timeout in sense, then coarse for the lifetimes.
 const BUCKETS: [u64; 24] = [
     10,
     25,
@@ -67,8 +68,8 @@ pub struct NodeGauges {
     pub ready: bool,
     /// True if the node is shutting down.
     pub draining: bool,
-    /// The name and the version of the active profile, the version where it comes from the store; `None` for a node that
-    /// is unconfigured.
+    /// The name and the version of the active profile, the version where it comes from the store;
+    /// `None` for a node that is unconfigured.
     pub profile: Option<(String, Option<u64>)>,
     /// How many configurations have been active, the present one included.
     pub config_generation: u64,
@@ -78,7 +79,8 @@ pub struct NodeGauges {
     pub config_refused: bool,
     /// Audit records lost to a full queue or a failing sink.
     pub audit_lost: u64,
-    /// Requests to the admin listener that would have changed something, and were refused or given up.
+    /// Requests to the admin listener that would have changed something, and were refused or given
+    /// up.
     pub admin_refused: u64,
     /// The process before this one; absent where there was none.
     pub predecessor: Option<PredecessorGauges>,
@@ -102,8 +104,8 @@ pub struct NodeGauges {
     pub names: NameCounts,
 }
 
-/// Renders the merged metrics of the cores that answered, and nothing of the node: for a process that relays what is left
-/// after an upgrade.
+/// Renders the merged metrics of the cores that answered, and nothing of the node: for a process
+/// that relays what is left after an upgrade.
 #[must_use]
 pub fn render_cores(metrics: CoreMetrics) -> String {
     render_with(Snapshot {
@@ -114,7 +116,8 @@ pub fn render_cores(metrics: CoreMetrics) -> String {
     })
 }
 
-/// Renders the merged metrics of the cores that answered, with whether each core did (`core_up`), and the node's own.
+/// Renders the merged metrics of the cores that answered, with whether each core did (`core_up`),
+/// and the node's own.
 #[must_use]
 pub fn render(metrics: CoreMetrics, core_up: &[bool], node: NodeGauges) -> String {
     render_with(Snapshot {
@@ -269,7 +272,8 @@ impl Snapshot {
             .encode_info(&labels)
     }
 
-    /// One time series a list: their number is that of the configured places and of the bounded set found in certificates.
+    /// One time series a list: their number is that of the configured places and of the bounded set
+    /// found in certificates.
     fn encode_crls(&self, out: &mut Families<'_>) -> fmt::Result {
         let crls = &self.node.crls;
         if crls.is_empty() {
@@ -536,8 +540,8 @@ impl Snapshot {
     }
 }
 
-/// The count of each bucket (the encoder adds them up) with its bound in seconds; a value on a bound is in the bucket
-/// below it.
+/// The count of each bucket (the encoder adds them up) with its bound in seconds; a value on a
+/// bound is in the bucket below it.
 fn bucket_counts(histogram: &Histogram<u64>) -> Vec<(f64, u64)> {
     let mut counts = [0; BUCKETS.len() + 1];
     for step in histogram.iter_recorded() {

@@ -61,7 +61,8 @@ pub struct LastCheck {
     pub took_ms: u64,
 }
 
-/// The servers as metrics: as many time series as there are servers in the configuration, up to a bound.
+/// The servers as metrics: as many time series as there are servers in the configuration, up to a
+/// bound.
 pub(super) fn encode_servers(servers: &[ServerInfo], out: &mut Families<'_>) -> fmt::Result {
     let servers = &servers[..servers.len().min(SERVERS_SHOWN)];
     if servers.is_empty() {

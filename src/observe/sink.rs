@@ -86,8 +86,9 @@ fn open_append(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Refuses a name that stands for a pipe or a socket: opening it waits for its reader, and what nobody reads is lost. What
-/// this process was started with, as /dev/stdout, and devices may be written to.
+/// Refuses a name that stands for a pipe or a socket: opening it waits for its reader, and what
+/// nobody reads is lost. What this process was started with, as /dev/stdout, and devices may be
+/// written to.
 pub(super) fn look_at(path: &Path) -> io::Result<()> {
     let kind = match std::fs::metadata(path) {
         Ok(metadata) => metadata.file_type(),

@@ -1,9 +1,10 @@
 //! The store of profiles: texts with their versions, and which of them this node is assigned.
 //!
-//! A version never changes and its number is never given to another text. A change is on the disk when it is answered,
-//! whole or not at all, and names the version that it replaces where the caller knows it, so that two administrators do
-//! not overwrite each other in silence. [`ProfileStore`] is the seam: [`RedbStore`] keeps everything in the state folder,
-//! and a store that many nodes share can stand behind the same questions.
+//! A version never changes and its number is never given to another text. A change is on the disk
+//! when it is answered, whole or not at all, and names the version that it replaces where the
+//! caller knows it, so that two administrators do not overwrite each other in silence.
+//! [`ProfileStore`] is the seam: [`RedbStore`] keeps everything in the state folder, and a store
+//! that many nodes share can stand behind the same questions.
 //!
 //! What a text means is not known here: `config` reads it.
 
@@ -29,7 +30,8 @@ use crate::limits::{
     PROFILE_TEXT_MAX, PROFILES_MAX,
 };
 
-/// A store of profiles. Every call may wait for the disk and for another process: not for a thread that answers probes.
+/// A store of profiles. Every call may wait for the disk and for another process: not for a thread
+/// that answers probes.
 pub trait ProfileStore: Send + Sync {
     /// The file in which changes by others show, where there is one.
     fn file(&self) -> Option<&Path>;
@@ -58,8 +60,9 @@ pub trait ProfileStore: Send + Sync {
     /// [`StoreError`].
     fn newest(&self) -> Result<Vec<StoredProfile>, StoreError>;
 
-    /// Makes a change. Before it is kept, and while nobody else can make another, `agree` is told what it comes to, and can
-    /// stop it by answering `false`. A text that is the newest version's already changes nothing, and asks nobody.
+    /// Makes a change. Before it is kept, and while nobody else can make another, `agree` is told
+    /// what it comes to, and can stop it by answering `false`. A text that is the newest version's
+    /// already changes nothing, and asks nobody.
     ///
     /// # Errors
     /// [`StoreError`]; nothing has changed then.
@@ -103,14 +106,16 @@ pub struct NewVersion<'c> {
     pub who: &'c str,
     /// Its note; may be empty.
     pub note: &'c str,
-    /// The version that it replaces, if the caller knows it; 0 for a profile that does not exist yet.
+    /// The version that it replaces, if the caller knows it; 0 for a profile that does not exist
+    /// yet.
     pub expect: Option<u64>,
 }
 
 /// Result of a change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changed {
-    /// The newest version of the profile then; 0 where it is gone, or where the change is of no profile.
+    /// The newest version of the profile then; 0 where it is gone, or where the change is of no
+    /// profile.
     pub version: u64,
     /// The newest version before, if there was one.
     pub replaced: Option<u64>,

@@ -1,7 +1,7 @@
 //! The store in the state folder: one redb file.
 //!
-//! It is open only for the moment of each look or change, so that the command line works beside a running node; who finds
-//! it in use waits a bounded time. The first change makes it.
+//! It is open only for the moment of each look or change, so that the command line works beside a
+//! running node; who finds it in use waits a bounded time. The first change makes it.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read};
@@ -44,7 +44,8 @@ impl RedbStore {
         }
     }
 
-    /// Looks at what is there. A store that was never written to is empty: then `empty` is the answer.
+    /// Looks at what is there. A store that was never written to is empty: then `empty` is the
+    /// answer.
     fn look<T>(
         &self,
         empty: impl FnOnce() -> Result<T, StoreError>,
@@ -85,8 +86,8 @@ impl RedbStore {
         })
     }
 
-    /// Makes the file, empty, with mode 0600 and for the user whose folder it is in: the command line may run as root, and
-    /// the node may not.
+    /// Makes the file, empty, with mode 0600 and for the user whose folder it is in: the command
+    /// line may run as root, and the node may not.
     fn make(&self) -> Result<(), StoreError> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
         own_folder(folder).map_err(|error| StoreError::Bad(error.to_string()))?;
@@ -162,8 +163,8 @@ enum OpenedStore {
     Mended(Database),
 }
 
-/// Opens without writing. What a killed process has left is mended in memory, so that a disk that is full or read only
-/// hides no profile.
+/// Opens without writing. What a killed process has left is mended in memory, so that a disk that
+/// is full or read only hides no profile.
 fn open_to_read(path: &Path) -> Result<OpenedStore, DatabaseError> {
     let clean = Builder::new()
         .set_cache_size(PROFILE_STORE_CACHE)

@@ -8,12 +8,13 @@ use super::{StoreError, VersionInfo};
 /// Profile and version to who, when and what for, as JSON.
 pub(super) const ENTRIES: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("entries");
 
-/// Profile and version to the SHA-256 of the text, and the text. redb looks at checksums when it writes; a look at the digest
-/// is one at a text that is only read.
+/// Profile and version to the SHA-256 of the text, and the text. redb looks at checksums when it
+/// writes; a look at the digest is one at a text that is only read.
 pub(super) const TEXTS: TableDefinition<'_, (&str, u64), (&[u8], &str)> =
     TableDefinition::new("texts");
 
-/// Profile to the last number that was given. It outlives the profile, so that no number means two texts.
+/// Profile to the last number that was given. It outlives the profile, so that no number means two
+/// texts.
 pub(super) const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 
 /// Values of this node.

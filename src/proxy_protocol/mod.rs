@@ -1,11 +1,14 @@
-//! The PROXY protocol, versions 1 and 2: what a load balancer says of a connection in front of its first byte.
+//! The PROXY protocol, versions 1 and 2: what a load balancer says of a connection in front of its
+//! first byte.
 //!
-//! It follows HAProxy's `proxy-protocol.txt`; sections in comments are of that document. It does no I/O. [`parse`] takes
-//! the bytes that a connection begins with, in any pieces; [`Header::write_v1`] and [`Header::write_v2`] make them.
+//! It follows HAProxy's `proxy-protocol.txt`; sections in comments are of that document. It does no
+//! I/O. [`parse`] takes the bytes that a connection begins with, in any pieces;
+//! [`Header::write_v1`] and [`Header::write_v2`] make them.
 //!
-//! Guaranteed: what the document calls invalid is refused, and so is what could be read in two ways: a value that is
-//! there twice. What it lets a receiver skip (types that are not known here, whatever comes with LOCAL, UNKNOWN and
-//! UNSPEC) is skipped. A checksum that is there is checked. Who may send a header is not decided here.
+//! Guaranteed: what the document calls invalid is refused, and so is what could be read in two
+//! ways: a value that is there twice. What it lets a receiver skip (types that are not known here,
+//! whatever comes with LOCAL, UNKNOWN and UNSPEC) is skipped. A checksum that is there is checked.
+//! Who may send a header is not decided here.
 
 mod crc32c;
 #[cfg(test)]
@@ -47,7 +50,8 @@ pub struct Header {
 pub enum Endpoints {
     /// The sender's own: a health check. The real addresses count.
     Local,
-    /// Of somebody whose addresses cannot be said (UNKNOWN, UNSPEC, Unix sockets). The real addresses count.
+    /// Of somebody whose addresses cannot be said (UNKNOWN, UNSPEC, Unix sockets). The real
+    /// addresses count.
     Unknown,
     /// Of a client of the sender.
     Proxied(Addresses),
@@ -106,15 +110,16 @@ pub struct TlsDetails {
 pub const CLIENT_TLS: u8 = 0x01;
 /// In [`TlsDetails::client`]: the client presented a certificate on this connection.
 pub const CLIENT_CERT_CONNECTION: u8 = 0x02;
-/// In [`TlsDetails::client`]: the client presented a certificate in this session, which may have been resumed.
+/// In [`TlsDetails::client`]: the client presented a certificate in this session, which may have
+/// been resumed.
 pub const CLIENT_CERT_SESSION: u8 = 0x04;
 
 /// Most bytes of a unique id (section 2.2.5).
 pub const UNIQUE_ID_MAX: usize = 128;
 
 impl Addresses {
-    /// From `source` to `destination`. Where one is IPv4 and the other IPv6, the first is written as the second (RFC 4291,
-    /// section 2.5.5.2).
+    /// From `source` to `destination`. Where one is IPv4 and the other IPv6, the first is written
+    /// as the second (RFC 4291, section 2.5.5.2).
     #[must_use]
     pub fn new(source: SocketAddr, destination: SocketAddr, transport: Transport) -> Self {
         let mapped = |address: SocketAddr| match address.ip() {
@@ -193,8 +198,8 @@ impl Header {
         }
     }
 
-    /// The line of version 1: at most [`PROXY_V1_MAX`] bytes. It has no place for [`Details`], nor for anything but TCP
-    /// over IPv4 or IPv6: that is `UNKNOWN`.
+    /// The line of version 1: at most [`PROXY_V1_MAX`] bytes. It has no place for [`Details`], nor
+    /// for anything but TCP over IPv4 or IPv6: that is `UNKNOWN`.
     #[must_use]
     pub fn write_v1(&self) -> Vec<u8> {
         v1::write(self)
@@ -209,7 +214,8 @@ impl Header {
     }
 }
 
-/// Reads the header that a connection may begin with. `bytes` are all that have come so far; nothing of them is kept.
+/// Reads the header that a connection may begin with. `bytes` are all that have come so far;
+/// nothing of them is kept.
 ///
 /// # Errors
 /// [`HeaderError`], as soon as `bytes` begin like a header and cannot become one.

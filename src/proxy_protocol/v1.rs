@@ -49,8 +49,9 @@ fn addresses(line: &[u8]) -> Result<Addresses, HeaderError> {
     Ok(Addresses::new(source, destination, Transport::Stream))
 }
 
-/// Rust's own readers take the canonical forms alone: no leading zeros in IPv4, no zone in IPv6. They also take
-/// `::ffff:192.0.2.1`, which the document has not, but HAProxy itself sends for IPv4 clients of an IPv6 listener.
+/// Rust's own readers take the canonical forms alone: no leading zeros in IPv4, no zone in IPv6.
+/// They also take `::ffff:192.0.2.1`, which the document has not, but HAProxy itself sends for IPv4
+/// clients of an IPv6 listener.
 fn address<A: FromStr + Into<IpAddr>>(text: &str) -> Result<IpAddr, HeaderError> {
     match text.parse::<A>() {
         Ok(address) if text.len() <= ADDRESS_MAX => Ok(address.into()),

@@ -1,12 +1,13 @@
 //! The one table of how a session or a tunnel can end.
 //!
-//! Each way has its word (metric label and audit word are the same), who caused it, and what the client is told: a TLS
-//! alert, or an HTTP status with a `Proxy-Status` header (RFC 9209). The row also says whether it is audited, what the other
-//! direction of an HTTP/2 stream sees, and whether the server is to blame. Metrics, audit log, alerts, answers and the
-//! health of servers all read this table, so they cannot disagree.
+//! Each way has its word (metric label and audit word are the same), who caused it, and what the
+//! client is told: a TLS alert, or an HTTP status with a `Proxy-Status` header (RFC 9209). The row
+//! also says whether it is audited, what the other direction of an HTTP/2 stream sees, and whether
+//! the server is to blame. Metrics, audit log, alerts, answers and the health of servers all read
+//! this table, so they cannot disagree.
 //!
-//! It does not decide anything and sends nothing. What a client is told never names a server, an address, a rule or a
-//! file: the details say only what kind of refusal it was.
+//! It does not decide anything and sends nothing. What a client is told never names a server, an
+//! address, a rule or a file: the details say only what kind of refusal it was.
 
 use h2::Reason as Reset;
 use rustls::AlertDescription;
@@ -65,7 +66,8 @@ impl Kind {
 pub enum ClientResponse {
     /// Nothing: there is nobody to tell, or the tunnel's own end says it.
     Silent,
-    /// A fatal TLS alert. These are the descriptions that rustls sends for the fault, so that table and wire agree.
+    /// A fatal TLS alert. These are the descriptions that rustls sends for the fault, so that table
+    /// and wire agree.
     Alert(AlertDescription),
     /// An HTTP response.
     Http {
@@ -83,7 +85,8 @@ pub enum ClientResponse {
 pub enum Audit {
     /// One line for each.
     Line,
-    /// Counted alone: it comes every few seconds, or as fast as a client without a certificate likes.
+    /// Counted alone: it comes every few seconds, or as fast as a client without a certificate
+    /// likes.
     Never,
 }
 
@@ -200,7 +203,8 @@ close_reasons! {
     // Ends of a tunnel that was open.
     /// Both directions were closed in order.
     Closed = "closed" Client End (silent);
-    /// The client's connection ended without `close_notify`, so its last bytes may be missing (RFC 8446, section 6.1).
+    /// The client's connection ended without `close_notify`, so its last bytes may be missing (RFC
+    /// 8446, section 6.1).
     ClientTruncated = "client-truncated" Client End (silent);
     /// The client reset the connection.
     ClientReset = "client-reset" Client End (silent);
@@ -208,8 +212,8 @@ close_reasons! {
     ServerReset = "server-reset" Server End (silent) reset CONNECT_ERROR;
     /// The client sent what it must not in an HTTP/2 session; `adit_http2_abuse_total` says what.
     ClientFlood = "client-flood" Client End (silent) reset ENHANCE_YOUR_CALM;
-    /// The client of an HTTP/2 session let no byte through its flow control, or left SETTINGS unacknowledged, for so long that
-    /// it is taken to be gone.
+    /// The client of an HTTP/2 session let no byte through its flow control, or left SETTINGS
+    /// unacknowledged, for so long that it is taken to be gone.
     ClientStalled = "client-stalled" Client End (silent) reset ENHANCE_YOUR_CALM;
     /// The client broke the HTTP/2 protocol.
     Http2Protocol = "http-framing" Client End (silent) reset PROTOCOL_ERROR;
@@ -256,15 +260,18 @@ close_reasons! {
     Unused = "unused" Client Abandoned (silent) [unaudited];
     /// The plain listener has answered a health check.
     HealthCheck = "health-check" Client Abandoned (silent) [unaudited];
-    /// Only trusted proxies may send a PROXY protocol header, or use the plain listener, and this was none.
+    /// Only trusted proxies may send a PROXY protocol header, or use the plain listener, and this
+    /// was none.
     ProxyUntrusted = "proxy-untrusted" Policy Refusal (alert AccessDenied);
-    /// The connection of a trusted proxy did not begin with the PROXY protocol header that is required.
+    /// The connection of a trusted proxy did not begin with the PROXY protocol header that is
+    /// required.
     ProxyMissing = "proxy-missing" Client Refusal (alert DecodeError);
     /// A PROXY protocol header that breaks its specification.
     ProxyMalformed = "proxy-malformed" Client Refusal (alert DecodeError);
 
     // Before a client has shown who it is.
-    /// Too many clients had not shown who they are, and this one had kept the gateway waiting for longest.
+    /// Too many clients had not shown who they are, and this one had kept the gateway waiting for
+    /// longest.
     UnauthenticatedLimit = "unauthenticated-limit" Gateway Abandoned (silent) [unaudited];
     /// The same of the clients of one source address.
     SourceLimit = "source-limit" Client Abandoned (silent) [unaudited];
@@ -284,11 +291,13 @@ close_reasons! {
     UnknownCa = "unknown-ca" Policy Refusal (alert UnknownCA);
     /// The client certificate, or one of its issuers, has expired.
     CertificateExpired = "certificate-expired" Policy Refusal (alert CertificateExpired);
-    /// The client certificate is not valid yet. TLS has no alert of its own for this (RFC 8446, section 6.2).
+    /// The client certificate is not valid yet. TLS has no alert of its own for this (RFC 8446,
+    /// section 6.2).
     CertificateNotYetValid = "certificate-not-yet-valid" Policy Refusal (alert CertificateExpired);
     /// The client certificate is revoked.
     CertificateRevoked = "certificate-revoked" Policy Refusal (alert CertificateRevoked);
-    /// No valid CRL covers the client certificate. The alert is the one that OpenSSL and rustls send here.
+    /// No valid CRL covers the client certificate. The alert is the one that OpenSSL and rustls
+    /// send here.
     RevocationUnknown = "revocation-unknown" Policy Refusal (alert UnknownCA);
     /// The client certificate is not meant for client authentication.
     CertificateUsage = "certificate-usage" Policy Refusal (alert UnsupportedCertificate);
@@ -296,8 +305,8 @@ close_reasons! {
     CertificateInvalid = "certificate-invalid" Policy Refusal (alert BadCertificate);
     /// The client certificate is valid but holds no name where the profile looks for the device.
     IdentityMissing = "identity-missing" Policy Refusal (alert AccessDenied);
-    /// Another breach of the TLS protocol, or no version or cipher suite in common. rustls chooses the alert by the
-    /// fault; the one given is for nothing in common.
+    /// Another breach of the TLS protocol, or no version or cipher suite in common. rustls chooses
+    /// the alert by the fault; the one given is for nothing in common.
     TlsProtocol = "tls-protocol" Client Refusal (alert HandshakeFailure);
 
     // The tunnel request.
@@ -316,8 +325,8 @@ close_reasons! {
     HeaderTooLarge = "header-too-large" Client Refusal (http 431 "http_request_error" "request header too large");
 
     // Policy.
-    /// A request on the plain listener names a client certificate in a place that does not count, beside or instead of
-    /// the one that does.
+    /// A request on the plain listener names a client certificate in a place that does not count,
+    /// beside or instead of the one that does.
     IdentityConflict = "identity-conflict" Policy Refusal
         (http 403 "http_request_denied" "client certificate in a place that does not count");
     /// The device is not in the registry, and unmanaged devices are blocked.
@@ -326,8 +335,8 @@ close_reasons! {
     DeviceBlocked = "device-blocked" Policy Refusal (http 403 "http_request_denied" "device is blocked");
     /// No rule allows this app to reach this destination.
     NoRule = "no-rule" Policy Refusal (http 403 "http_request_denied" "no rule allows this destination");
-    /// No rule is about this destination, and the profile lets the device go there directly. Apple's relay clients take this
-    /// status and error for that.
+    /// No rule is about this destination, and the profile lets the device go there directly.
+    /// Apple's relay clients take this status and error for that.
     NoRuleDirect = "no-rule-direct" Policy Refusal
         (http 503 "destination_unavailable" "destination is not served here");
     /// The service takes no datagrams.
@@ -357,7 +366,8 @@ close_reasons! {
     /// TLS with the server failed: a breach of the protocol, or nothing in common.
     ServerTls = "server-tls" Server Refusal (http 502 "tls_protocol_error" "TLS with the server failed")
         reset CONNECT_ERROR server blamed;
-    /// The server ended the handshake with an alert, for example because it wants a client certificate.
+    /// The server ended the handshake with an alert, for example because it wants a client
+    /// certificate.
     ServerTlsAlert = "server-tls-alert" Server Refusal (http 502 "tls_alert_received" "server refused TLS with an alert")
         reset CONNECT_ERROR server blamed;
     /// The server's certificate is expired, of an unknown CA, or for another name.
@@ -441,7 +451,8 @@ impl CloseReason {
         }
     }
 
-    /// The whole value of the `Proxy-Status` header (RFC 9209), different for each reason that has one.
+    /// The whole value of the `Proxy-Status` header (RFC 9209), different for each reason that has
+    /// one.
     #[must_use]
     pub const fn proxy_status(self) -> Option<&'static str> {
         match self.row().answer {

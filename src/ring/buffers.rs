@@ -8,14 +8,16 @@ use bytes::Bytes;
 use super::executor::{SMALL_PAYLOAD, current};
 use super::pool::{BufferPool, Size};
 
-/// Room in front of what a receive fills, in bytes: for protocols that put a header before what they pass on. A cache
-/// line, so that the payload begins on one.
+/// Room in front of what a receive fills, in bytes: for protocols that put a header before what
+/// they pass on. A cache line, so that the payload begins on one.
 pub const BUFFER_FRONT: usize = 64;
 
-/// Room behind what a receive fills, in bytes: for protocols that put something behind what they pass on.
+/// Room behind what a receive fills, in bytes: for protocols that put something behind what they
+/// pass on.
 pub const BUFFER_BACK: usize = 64;
 
-/// A buffer of the core's pool, owned by a task: the bytes in it, the room around them, and its return on drop.
+/// A buffer of the core's pool, owned by a task: the bytes in it, the room around them, and its
+/// return on drop.
 pub struct RingBuf {
     pool: Rc<BufferPool>,
     start: u32,
@@ -79,8 +81,8 @@ impl RingBuf {
         self.size == Size::Own
     }
 
-    /// Memory of its own size with these bytes behind those that are there. What comes in small parts is moved a few times
-    /// and not with each of them.
+    /// Memory of its own size with these bytes behind those that are there. What comes in small
+    /// parts is moved a few times and not with each of them.
     pub(super) fn joined(self, more: &[u8]) -> Self {
         let mut own = match self.is_own() && self.spare() >= more.len() + BUFFER_BACK {
             true => self,
@@ -106,8 +108,8 @@ impl RingBuf {
         self.room() - self.end as usize
     }
 
-    /// Bytes that may be received behind those that are there. Memory of its own size grows with them, up to what the
-    /// kernel's buffers hold.
+    /// Bytes that may be received behind those that are there. Memory of its own size grows with
+    /// them, up to what the kernel's buffers hold.
     #[must_use]
     pub fn receivable(&self) -> usize {
         if self.is_own() {
@@ -126,7 +128,8 @@ impl RingBuf {
         self.start += count as u32;
     }
 
-    /// Takes `front` bytes of the room in front and `back` bytes of that behind into the contents, as they are.
+    /// Takes `front` bytes of the room in front and `back` bytes of that behind into the contents,
+    /// as they are.
     ///
     /// # Panics
     /// If there is less room.
@@ -154,7 +157,8 @@ impl RingBuf {
         self.address() as usize
     }
 
-    /// Moves the bytes to where a receive would put them, so that all room but [`BUFFER_FRONT`] is behind them.
+    /// Moves the bytes to where a receive would put them, so that all room but [`BUFFER_FRONT`] is
+    /// behind them.
     pub fn compact(&mut self) {
         if self.start as usize > BUFFER_FRONT {
             let (start, end) = (self.start as usize, self.end as usize);
@@ -265,7 +269,8 @@ impl Drop for RingBuf {
 /// Bytes that can be given to the kernel to send.
 ///
 /// # Safety
-/// `bytes` returns the same memory, unchanged, for as long as the value lives, also when the value is moved.
+/// `bytes` returns the same memory, unchanged, for as long as the value lives, also when the value
+/// is moved.
 pub unsafe trait SendBuf: 'static {
     /// The bytes.
     fn bytes(&self) -> &[u8];

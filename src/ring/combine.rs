@@ -16,7 +16,8 @@ pub enum Either<A, B> {
     Right(B),
 }
 
-/// Runs both to the end. A wake-up polls both: futures that wait for the ring answer such a poll by one look at a slot.
+/// Runs both to the end. A wake-up polls both: futures that wait for the ring answer such a poll by
+/// one look at a slot.
 pub async fn join<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Output) {
     let (mut a, mut b) = (pin!(a), pin!(b));
     let (mut left, mut right) = (None, None);
@@ -80,8 +81,8 @@ pin_project! {
     }
 }
 
-/// Runs both until the first ends; the other is dropped with the race, and its operations are cancelled. The first
-/// argument wins a tie.
+/// Runs both until the first ends; the other is dropped with the race, and its operations are
+/// cancelled. The first argument wins a tie.
 pub fn race<A: Future, B: Future>(a: A, b: B) -> Race<A, B> {
     Race { a, b }
 }
@@ -107,7 +108,8 @@ pin_project! {
     }
 }
 
-/// Changes what `future` gives. A type of its own, because an `async fn` would keep its arguments beside the future.
+/// Changes what `future` gives. A type of its own, because an `async fn` would keep its arguments
+/// beside the future.
 pub fn map<F: Future, G: Fn(F::Output) -> T, T>(future: F, change: G) -> Map<F, G> {
     Map { future, change }
 }
@@ -131,7 +133,8 @@ pin_project! {
     }
 }
 
-/// Calls `before` before and `after` behind each turn of `future`, for what is to be measured of it alone.
+/// Calls `before` before and `after` behind each turn of `future`, for what is to be measured of it
+/// alone.
 pub fn around<F: Future, T, B: Fn() -> T, A: Fn(T)>(
     future: F,
     before: B,

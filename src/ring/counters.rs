@@ -20,7 +20,8 @@ pub struct Counters {
     pub resets: u64,
     /// Tasks that ended by a panic.
     pub panics: u64,
-    /// Loop turns that found the completion queue overflowed (the kernel keeps the completions; none is lost).
+    /// Loop turns that found the completion queue overflowed (the kernel keeps the completions;
+    /// none is lost).
     pub cq_overflow: u64,
     /// Wake-ups received from other threads.
     pub cross_wakes: u64,

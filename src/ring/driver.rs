@@ -184,7 +184,8 @@ impl Driver {
         }
     }
 
-    /// Takes the next result of a stream: `Ok(Some)` a result, `Ok(None)` to wait, `Err(())` at its end.
+    /// Takes the next result of a stream: `Ok(Some)` a result, `Ok(None)` to wait, `Err(())` at its
+    /// end.
     pub fn poll_stream(&mut self, key: Key, waker: &Waker) -> Result<Option<i32>, ()> {
         let slot = key as u32 as usize;
         let State::Streaming {
@@ -206,7 +207,8 @@ impl Driver {
         Ok(None)
     }
 
-    /// Gives an operation up: its resource is kept until the kernel is done with it, and the kernel is asked to stop.
+    /// Gives an operation up: its resource is kept until the kernel is done with it, and the kernel
+    /// is asked to stop.
     pub fn abandon(&mut self, key: Key, keep: Option<Box<dyn Any>>) {
         let slot = key as u32 as usize;
         let entry = &mut self.entries[slot];
@@ -276,7 +278,8 @@ impl Driver {
         }
     }
 
-    /// One `io_uring_enter`: submits what was queued and, if `wait`, waits for a completion or for `timeout`.
+    /// One `io_uring_enter`: submits what was queued and, if `wait`, waits for a completion or for
+    /// `timeout`.
     pub fn turn(&mut self, wait: bool, timeout: Option<Duration>) -> io::Result<bool> {
         let submission = self.ring.submission();
         let (submit, deferred, overflow) = (
@@ -424,7 +427,8 @@ impl Driver {
         std::mem::take(&mut self.garbage)
     }
 
-    /// Stops everything and waits until the kernel touches no memory of ours. `false` if it did not let go in time.
+    /// Stops everything and waits until the kernel touches no memory of ours. `false` if it did not
+    /// let go in time.
     pub fn shut_down(&mut self) -> bool {
         let all = types::CancelBuilder::any();
         self.push(&opcode::AsyncCancel2::new(all).build().user_data(KEY_CANCEL));

@@ -1,7 +1,7 @@
 //! The two system calls of the loop, made with the registered ring descriptor.
 //!
-//! The io-uring crate forgets a registered descriptor together with the short-lived submitter that registered it, so
-//! the registration and the enter are made here.
+//! The io-uring crate forgets a registered descriptor together with the short-lived submitter that
+//! registered it, so the registration and the enter are made here.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -38,7 +38,8 @@ struct KernelTime {
     nanos: i64,
 }
 
-/// Registers the ring's descriptor with this thread: an enter then needs no look-up in the file table.
+/// Registers the ring's descriptor with this thread: an enter then needs no look-up in the file
+/// table.
 pub(super) fn register(ring: &IoUring) -> io::Result<u32> {
     let mut update = Update {
         offset: u32::MAX,
@@ -63,7 +64,8 @@ pub(super) fn register(ring: &IoUring) -> io::Result<u32> {
     }
 }
 
-/// `io_uring_enter`: submits `submit` entries, runs deferred work, and waits for `want` completions or for `timeout`.
+/// `io_uring_enter`: submits `submit` entries, runs deferred work, and waits for `want` completions
+/// or for `timeout`.
 pub(super) fn enter(
     registered: u32,
     submit: usize,

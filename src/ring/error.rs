@@ -1,4 +1,5 @@
-//! Why a runtime could not be made, in words that name the missing feature and the kernel that has it.
+//! Why a runtime could not be made, in words that name the missing feature and the kernel that has
+//! it.
 
 use std::io;
 

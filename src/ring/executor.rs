@@ -1,10 +1,11 @@
 //! The single-threaded executor and its loop.
 //!
-//! A turn: fire timers, run the tasks that are ready (a bounded number), then a bounded number of long steps
-//! ([`super::permit()`]), one `io_uring_enter`, take completions (a bounded number), take messages of other threads.
+//! A turn: fire timers, run the tasks that are ready (a bounded number), then a bounded number of
+//! long steps ([`super::permit()`]), one `io_uring_enter`, take completions (a bounded number),
+//! take messages of other threads.
 //!
-//! A waker is one word, core, slot and generation packed together: waking costs no allocation and no reference count,
-//! and a waker that outlives its task, or even its runtime, is harmless.
+//! A waker is one word, core, slot and generation packed together: waking costs no allocation and
+//! no reference count, and a waker that outlives its task, or even its runtime, is harmless.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -29,12 +30,13 @@ use super::pool::{BufferPool, PoolConfig};
 use super::remote::{Message, Remote, Shared};
 use super::wheel::Wheel;
 
-/// Bytes that one receive may fill in a small buffer: a whole TLS record of either version (RFC 8446, section 5.2:
-/// 2^14 + 256 and a header of 5).
+/// Bytes that one receive may fill in a small buffer: a whole TLS record of either version (RFC
+/// 8446, section 5.2: 2^14 + 256 and a header of 5).
 pub const SMALL_PAYLOAD: usize = 16_704;
 
-/// Bytes that one receive may fill in a large buffer: as many such records as one system call takes in pieces. Each call
-/// wakes the peer and walks the TCP stack, which costs a stream more than its bytes do.
+/// Bytes that one receive may fill in a large buffer: as many such records as one system call takes
+/// in pieces. Each call wakes the peer and walks the TCP stack, which costs a stream more than its
+/// bytes do.
 pub const LARGE_PAYLOAD: usize = 15 * SMALL_PAYLOAD;
 
 /// Bytes that one receive may fill in a buffer for guests: with the room around it, a page.
@@ -55,8 +57,8 @@ pub struct RuntimeConfig {
     pub buffers_max: u16,
     /// Large buffers at most. Beyond them a receive has to do with a small one.
     pub large_buffers_max: u16,
-    /// Buffers for those who are not authenticated yet ([`super::TcpStream::recv_more`]), of a page each: posted to the
-    /// kernel, and at most. Nobody holds one while waiting.
+    /// Buffers for those who are not authenticated yet ([`super::TcpStream::recv_more`]), of a page
+    /// each: posted to the kernel, and at most. Nobody holds one while waiting.
     pub guest_buffers: (u16, u16),
     /// Task polls per loop turn.
     pub polls_per_turn: usize,
@@ -83,8 +85,8 @@ impl Default for RuntimeConfig {
     }
 }
 
-/// Length of a tick of the timer wheel: fine enough for a load generator's schedule, coarse enough that timers of the
-/// same moment fire together.
+/// Length of a tick of the timer wheel: fine enough for a load generator's schedule, coarse enough
+/// that timers of the same moment fire together.
 const TICK_NANOS: u64 = 1 << 14;
 
 struct Task {
@@ -343,7 +345,8 @@ impl Runtime {
     /// Runs `future`, and every task that is spawned meanwhile, until `future` ends.
     ///
     /// # Panics
-    /// If io_uring_enter fails for a reason that cannot be handled (a bug), or inside another runtime.
+    /// If io_uring_enter fails for a reason that cannot be handled (a bug), or inside another
+    /// runtime.
     pub fn block_on<F: Future + 'static>(&self, future: F) -> F::Output {
         let _entered = Entered::new(&self.core);
         let output = Rc::new(RefCell::new(None));
@@ -460,7 +463,8 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
     current(|core| core.spawn(Box::pin(future)));
 }
 
-/// A task that ends with its handle: when this is dropped, so is the task's future, which cancels its operations.
+/// A task that ends with its handle: when this is dropped, so is the task's future, which cancels
+/// its operations.
 pub struct TaskHandle {
     core: Rc<Core>,
     task: u64,
@@ -483,7 +487,8 @@ pub fn spawn_owned(future: impl Future<Output = ()> + 'static) -> TaskHandle {
     })
 }
 
-/// Gives the memory of buffers that were not needed since the last call back to the system, `limit` at most of each size.
+/// Gives the memory of buffers that were not needed since the last call back to the system, `limit`
+/// at most of each size.
 ///
 /// # Panics
 /// Outside a runtime.

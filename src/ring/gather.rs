@@ -4,7 +4,8 @@ use bytes::Bytes;
 
 use super::pieces::{Left, ToSend};
 
-/// Most runs of one system call: the pieces of a large buffer, and the headers between them, are fewer.
+/// Most runs of one system call: the pieces of a large buffer, and the headers between them, are
+/// fewer.
 const VECTORS: usize = 16;
 
 /// Runs of bytes that are sent one after the other.

@@ -21,7 +21,8 @@ use super::time::sleep;
 /// How long accepting rests when there is no descriptor or memory for a new socket.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
-/// A listener of one core. Several cores may listen on one address: the kernel spreads connections (`SO_REUSEPORT`).
+/// A listener of one core. Several cores may listen on one address: the kernel spreads connections
+/// (`SO_REUSEPORT`).
 pub struct TcpListener {
     core: Rc<Core>,
     socket: OwnedFd,
@@ -109,8 +110,8 @@ impl TcpListener {
         }
     }
 
-    /// Stops, and gives out the connections that were accepted and not taken. What the system still has in its queue is
-    /// for whoever else listens on the socket.
+    /// Stops, and gives out the connections that were accepted and not taken. What the system still
+    /// has in its queue is for whoever else listens on the socket.
     pub async fn stop(self) -> Vec<TcpStream> {
         let mut accepted = Vec::new();
         if let Some(key) = self.accepting.get() {
@@ -124,8 +125,8 @@ impl TcpListener {
         accepted
     }
 
-    /// Stops taking connections from the system's queue. [`TcpListener::accept`] gives out those that were taken already,
-    /// and then starts again.
+    /// Stops taking connections from the system's queue. [`TcpListener::accept`] gives out those
+    /// that were taken already, and then starts again.
     pub fn pause(&self) {
         if let Some(key) = self.accepting.get() {
             self.core.driver.borrow_mut().cancel(key);

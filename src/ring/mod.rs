@@ -1,8 +1,9 @@
 //! The per-core io_uring runtime: driver, buffers, tasks, timers and sockets.
 //!
-//! One [`Runtime`] belongs to one thread. It runs `async fn`s on a single-threaded executor, makes one
-//! `io_uring_enter` per loop turn, keeps every timer in one wheel, and receives into a ring of buffers that the kernel
-//! picks from when bytes have arrived, so that a connection that waits holds none.
+//! One [`Runtime`] belongs to one thread. It runs `async fn`s on a single-threaded executor, makes
+//! one `io_uring_enter` per loop turn, keeps every timer in one wheel, and receives into a ring of
+//! buffers that the kernel picks from when bytes have arrived, so that a connection that waits
+//! holds none.
 //!
 //! Guarantees:
 //! - Memory that the kernel may read or write is owned by the driver until the operation's completion has been seen,
@@ -11,7 +12,8 @@
 //!   when the future that would have received it is gone.
 //! - Work per loop turn is bounded ([`RuntimeConfig`]).
 //!
-//! Not done here: protocols, policy, anything that blocks. Nothing outside this module names an io_uring type.
+//! Not done here: protocols, policy, anything that blocks. Nothing outside this module names an
+//! io_uring type.
 
 mod buffers;
 mod combine;

@@ -12,8 +12,8 @@ use super::executor::Core;
 
 /// An operation. It is queued when it is made, and submitted at the end of the loop turn.
 ///
-/// `T` is what the kernel reads or writes. It comes back with the completion; when the future is dropped earlier, the
-/// driver keeps it until the completion has arrived.
+/// `T` is what the kernel reads or writes. It comes back with the completion; when the future is
+/// dropped earlier, the driver keeps it until the completion has arrived.
 pub(super) struct Op<T: 'static> {
     core: Rc<Core>,
     key: Option<Key>,

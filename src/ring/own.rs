@@ -1,7 +1,9 @@
-//! Memory of its own size for bytes that wait for the rest of them: the start of a hello, of a header, of a record.
+//! Memory of its own size for bytes that wait for the rest of them: the start of a hello, of a
+//! header, of a record.
 //!
-//! A buffer of the pool holds a whole record, whatever is in it. Who waits with less gives it back and keeps the bytes in
-//! a block of the heap, so that a thousand clients that send one byte each hold a thousand small blocks and no buffer.
+//! A buffer of the pool holds a whole record, whatever is in it. Who waits with less gives it back
+//! and keeps the bytes in a block of the heap, so that a thousand clients that send one byte each
+//! hold a thousand small blocks and no buffer.
 
 use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;

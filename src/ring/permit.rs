@@ -1,8 +1,9 @@
 //! Permits for long steps: a few for each loop turn, first come, first served.
 //!
-//! A step that takes the CPU for hundreds of microseconds (a handshake's signature) is a loop turn's whole latency for
-//! every other task. A task asks for a permit before such a step and gets it after the turn's other work is done, so
-//! that many such tasks wait for each other and nobody else waits for them.
+//! A step that takes the CPU for hundreds of microseconds (a handshake's signature) is a loop
+//! turn's whole latency for every other task. A task asks for a permit before such a step and gets
+//! it after the turn's other work is done, so that many such tasks wait for each other and nobody
+//! else waits for them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -19,7 +20,8 @@ pub(super) struct Permits {
     waiting: RefCell<VecDeque<Rc<Ticket>>>,
 }
 
-/// One task's place among them. Its future holds it too: a place that only the queue holds has been given up.
+/// One task's place among them. Its future holds it too: a place that only the queue holds has been
+/// given up.
 struct Ticket {
     waker: RefCell<Waker>,
     granted: Cell<bool>,
@@ -48,8 +50,8 @@ impl Permits {
     }
 }
 
-/// Waits for a permit of this core's loop turns ([`super::RuntimeConfig::permits_per_turn`]). What runs from there to the
-/// task's next wait is the step that is permitted.
+/// Waits for a permit of this core's loop turns ([`super::RuntimeConfig::permits_per_turn`]). What
+/// runs from there to the task's next wait is the step that is permitted.
 ///
 /// # Panics
 /// Outside a runtime.

@@ -1,17 +1,19 @@
-//! Several parts of one buffer in one send or one receive, so that nothing is copied to make them adjoin.
+//! Several parts of one buffer in one send or one receive, so that nothing is copied to make them
+//! adjoin.
 //!
-//! What the kernel is told about them (a message header and its vectors) lies in the buffer's own slot, behind the room
-//! that its owner sees: it lives exactly as long, and no operation allocates.
+//! What the kernel is told about them (a message header and its vectors) lies in the buffer's own
+//! slot, behind the room that its owner sees: it lives exactly as long, and no operation allocates.
 
 use std::ops::Range;
 
 use super::buffers::{BUFFER_FRONT, RingBuf};
 
-/// Most pieces of one send or receive: a large buffer has 15 records. Where shorter ones are more, they are moved together.
+/// Most pieces of one send or receive: a large buffer has 15 records. Where shorter ones are more,
+/// they are moved together.
 const PIECES: usize = 16;
 
-/// Pieces shorter than this are moved behind the piece before them, in bytes: a move within the cache is then cheaper
-/// than another vector for the kernel to walk.
+/// Pieces shorter than this are moved behind the piece before them, in bytes: a move within the
+/// cache is then cheaper than another vector for the kernel to walk.
 const MERGE: usize = 2048;
 
 /// Offset of the vectors in the control area: behind the message header, on a cache line.
@@ -22,7 +24,8 @@ pub(super) const CONTROL: usize = VECTORS + PIECES * size_of::<libc::iovec>();
 
 const _: () = assert!(size_of::<libc::msghdr>() <= VECTORS && CONTROL.is_multiple_of(64));
 
-/// A buffer that is read front to back: pieces of it that are to be passed on, and behind them the rest.
+/// A buffer that is read front to back: pieces of it that are to be passed on, and behind them the
+/// rest.
 pub struct Pieces {
     /// Holds the rest; the pieces lie in front of it.
     rest: RingBuf,
@@ -54,7 +57,8 @@ impl Pieces {
         &mut self.rest
     }
 
-    /// Reads `count` bytes of the rest, of which those in `piece` (offsets from the rest's start) are to be passed on.
+    /// Reads `count` bytes of the rest, of which those in `piece` (offsets from the rest's start)
+    /// are to be passed on.
     ///
     /// # Panics
     /// If the rest is shorter, or the piece is not inside.
@@ -99,7 +103,8 @@ impl Pieces {
         })
     }
 
-    /// The buffer with the rest at its front; `None`, and the buffer goes back to the pool, if nothing is left.
+    /// The buffer with the rest at its front; `None`, and the buffer goes back to the pool, if
+    /// nothing is left.
     #[must_use]
     pub fn into_rest(self) -> Option<RingBuf> {
         let mut rest = self.rest;
@@ -119,7 +124,8 @@ impl Pieces {
             && self.iter().all(|piece| piece.len() <= longest)
     }
 
-    /// Takes `front` bytes in front of each piece and `back` bytes behind it into the piece, and lets `change` work on it.
+    /// Takes `front` bytes in front of each piece and `back` bytes behind it into the piece, and
+    /// lets `change` work on it.
     ///
     /// # Errors
     /// The first of `change`'s.
@@ -152,8 +158,8 @@ impl Pieces {
         Ok(())
     }
 
-    /// The pieces with gaps between them as `spacing` says. In place where they lie so already, or there is only one; else
-    /// copied.
+    /// The pieces with gaps between them as `spacing` says. In place where they lie so already, or
+    /// there is only one; else copied.
     #[must_use]
     pub fn into_spaced(mut self, spacing: Spacing) -> Spaced {
         if let Some((start, end)) = self.extent(spacing) {
@@ -198,7 +204,8 @@ impl Pieces {
         }
     }
 
-    /// From where to where the pieces lie in the buffer, if there are gaps between them as `spacing` says.
+    /// From where to where the pieces lie in the buffer, if there are gaps between them as
+    /// `spacing` says.
     fn extent(&self, spacing: Spacing) -> Option<(usize, usize)> {
         let slot = self.rest.offset_base();
         let mut start = None;
@@ -324,7 +331,8 @@ pub(super) trait ToSend: Unpin + 'static {
     fn advance(&mut self, count: usize);
 }
 
-/// How the kernel is told what to send: one run of bytes, or several with the message header that names them.
+/// How the kernel is told what to send: one run of bytes, or several with the message header that
+/// names them.
 pub(super) enum Left {
     Bytes(*const u8, u32),
     Message(*mut libc::msghdr),
@@ -342,7 +350,8 @@ pub struct Spacing {
 }
 
 impl Spacing {
-    /// How many pieces an empty buffer of `room` bytes in all has room for, with a gap behind the last one too.
+    /// How many pieces an empty buffer of `room` bytes in all has room for, with a gap behind the
+    /// last one too.
     fn fit(self, room: usize) -> usize {
         let most = PIECES.min(usize::from(self.most));
         ((room - BUFFER_FRONT) / (self.piece + self.gap)).min(most)
@@ -354,7 +363,8 @@ impl Spacing {
         spare / each * self.piece + (spare % each).saturating_sub(self.gap)
     }
 
-    /// Appends `bytes` behind `filled` bytes that were appended so before, and leaves the gaps. How many are filled then.
+    /// Appends `bytes` behind `filled` bytes that were appended so before, and leaves the gaps. How
+    /// many are filled then.
     fn append(self, buffer: &mut RingBuf, mut bytes: &[u8], mut filled: usize) -> usize {
         while !bytes.is_empty() {
             let used = filled % self.piece;

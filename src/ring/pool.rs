@@ -1,11 +1,13 @@
 //! The buffer pool of a core and the ring through which the kernel takes buffers from it.
 //!
-//! Two sizes: small ones, which the kernel fills when bytes arrive for a connection that waits, and large ones, which a
-//! connection takes when it knows that much is there to be received. The address space for the largest pool is reserved
-//! once; memory is used as buffers are first touched and given back by [`BufferPool::trim`]. A small number of small
-//! buffers is posted to the kernel's ring at a time and the rest waits on a stack, the last used on top, so that a quiet
-//! core keeps to the memory that its cache already holds. A buffer is in exactly one place: on the stack, posted, or in
-//! one [`RingBuf`]. What waits for the rest of it longer than others may is in memory of its own size ([`super::own`]).
+//! Two sizes: small ones, which the kernel fills when bytes arrive for a connection that waits, and
+//! large ones, which a connection takes when it knows that much is there to be received. The
+//! address space for the largest pool is reserved once; memory is used as buffers are first touched
+//! and given back by [`BufferPool::trim`]. A small number of small buffers is posted to the
+//! kernel's ring at a time and the rest waits on a stack, the last used on top, so that a quiet
+//! core keeps to the memory that its cache already holds. A buffer is in exactly one place: on the
+//! stack, posted, or in one [`RingBuf`]. What waits for the rest of it longer than others may is in
+//! memory of its own size ([`super::own`]).
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -65,7 +67,8 @@ struct Slots {
     max: u16,
     created: Cell<u16>,
     free: RefCell<Vec<u16>>,
-    /// The fewest that were free since the last trim: those at the bottom of the stack were not needed.
+    /// The fewest that were free since the last trim: those at the bottom of the stack were not
+    /// needed.
     unneeded: Cell<usize>,
     /// Of each buffer: whether it may hold memory.
     resident: RefCell<Vec<bool>>,
@@ -106,7 +109,8 @@ impl Slots {
         unsafe { self.memory.base.as_ptr().add(usize::from(id) * self.stride) }
     }
 
-    /// Gives the memory of buffers that were not needed since the last call back to the system, `limit` at most.
+    /// Gives the memory of buffers that were not needed since the last call back to the system,
+    /// `limit` at most.
     fn trim(&self, limit: usize) -> usize {
         let free = self.free.borrow();
         let unneeded = self.unneeded.replace(free.len()).min(free.len());
@@ -237,8 +241,8 @@ impl BufferPool {
         self.own.count() as u64
     }
 
-    /// The right to wait in a buffer for the rest of a record. `None` when as many do as may: a part of the pool, so that
-    /// those who wait never have all of it.
+    /// The right to wait in a buffer for the rest of a record. `None` when as many do as may: a
+    /// part of the pool, so that those who wait never have all of it.
     pub fn wait_in_place(&self) -> Option<InPlace<'_>> {
         let waiting = self.in_place.get();
         (waiting < self.config.max / IN_PLACE_PART).then(|| {
@@ -289,7 +293,8 @@ impl BufferPool {
         }
     }
 
-    /// Bytes of a buffer, its room in front and behind included, and what this module keeps behind them not.
+    /// Bytes of a buffer, its room in front and behind included, and what this module keeps behind
+    /// them not.
     pub fn room(&self, size: Size, id: u32) -> usize {
         match self.slots(size) {
             Some(slots) => slots.stride - CONTROL,
@@ -297,8 +302,8 @@ impl BufferPool {
         }
     }
 
-    /// Gives the memory of buffers that were not needed since the last call back to the system, `limit` at most of each
-    /// size. Returns how many.
+    /// Gives the memory of buffers that were not needed since the last call back to the system,
+    /// `limit` at most of each size. Returns how many.
     pub fn trim(&self, limit: usize) -> usize {
         self.small.trim(limit) + self.large.trim(limit)
     }

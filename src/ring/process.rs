@@ -1,4 +1,5 @@
-//! Settings of the process and its threads that a runtime needs: CPU, priority, number of descriptors.
+//! Settings of the process and its threads that a runtime needs: CPU, priority, number of
+//! descriptors.
 
 use std::io;
 
@@ -21,8 +22,8 @@ pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
     }
 }
 
-/// Lets every other thread of the machine go first (nice 19, of this thread alone: sched(7)). For long work beside the data
-/// cores. Where the system refuses, the work is done all the same.
+/// Lets every other thread of the machine go first (nice 19, of this thread alone: sched(7)). For
+/// long work beside the data cores. Where the system refuses, the work is done all the same.
 pub fn yield_to_others() {
     const LOWEST: libc::c_int = 19;
     const THIS_THREAD: libc::id_t = 0;

@@ -18,9 +18,9 @@ pub(super) enum Message {
 
 /// The half of a runtime that other threads see.
 ///
-/// A sender pushes, marks `pending`, then looks at `sleeping`; the runtime marks `sleeping`, then looks at `pending`.
-/// Both orders are sequentially consistent, so one of the two always sees the other: no wake-up is lost, and a busy
-/// runtime costs its senders no system call.
+/// A sender pushes, marks `pending`, then looks at `sleeping`; the runtime marks `sleeping`, then
+/// looks at `pending`. Both orders are sequentially consistent, so one of the two always sees the
+/// other: no wake-up is lost, and a busy runtime costs its senders no system call.
 pub(super) struct Shared {
     inbox: Mutex<Vec<Message>>,
     pending: AtomicBool,
@@ -86,7 +86,8 @@ impl Shared {
         self.sleeping.store(false, Ordering::SeqCst);
     }
 
-    /// Takes the waiting messages into `into`, which must be empty; the two lists trade their memory.
+    /// Takes the waiting messages into `into`, which must be empty; the two lists trade their
+    /// memory.
     pub fn take(&self, into: &mut Vec<Message>) {
         if self.pending.swap(false, Ordering::SeqCst) {
             std::mem::swap(
@@ -127,7 +128,8 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// Runs `job` on the runtime's thread, at its next loop turn. `false` if the runtime has ended; the job is dropped.
+    /// Runs `job` on the runtime's thread, at its next loop turn. `false` if the runtime has ended;
+    /// the job is dropped.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) -> bool {
         self.shared.send(Message::Run(Box::new(job)))
     }
@@ -142,7 +144,8 @@ struct Slot<T> {
 /// The sending end of [`oneshot`].
 pub struct OneshotSender<T>(Arc<Mutex<Slot<T>>>);
 
-/// The receiving end of [`oneshot`]: a future of the value, or of `None` when the sender was dropped.
+/// The receiving end of [`oneshot`]: a future of the value, or of `None` when the sender was
+/// dropped.
 pub struct OneshotReceiver<T>(Arc<Mutex<Slot<T>>>);
 
 /// One value, from any thread to a task.

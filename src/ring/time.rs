@@ -20,7 +20,8 @@ pub fn now() -> Instant {
     current(|core| core.now.get())
 }
 
-/// A deadline on the core's timer wheel, exact to some ten microseconds, never early. It can be moved.
+/// A deadline on the core's timer wheel, exact to some ten microseconds, never early. It can be
+/// moved.
 pub struct Sleep {
     core: Rc<Core>,
     deadline: Instant,
@@ -92,8 +93,8 @@ pin_project! {
     }
 }
 
-/// Runs `future` for at most `duration`; then drops it, which cancels its operations. [`Elapsed`] when the time is over
-/// first.
+/// Runs `future` for at most `duration`; then drops it, which cancels its operations. [`Elapsed`]
+/// when the time is over first.
 pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
     Timeout {
         race: race(future, sleep(duration)),

@@ -13,7 +13,8 @@ use super::executor::current;
 use super::options::bind_without_port;
 use super::stream::TcpStream;
 
-/// Values of `SO_MEMINFO`, of which the last is the number of datagrams that found no room (`linux/sock_diag.h`).
+/// Values of `SO_MEMINFO`, of which the last is the number of datagrams that found no room
+/// (`linux/sock_diag.h`).
 const MEMORY_VALUES: usize = 9;
 
 /// A UDP socket of this core that has one peer. Closed, through the ring, when it is dropped.
@@ -23,12 +24,12 @@ pub struct UdpSocket {
 }
 
 impl UdpSocket {
-    /// A socket for datagrams to and from `peer`, from the address `source`. `queue`: bytes that the system may keep until
-    /// they are received.
+    /// A socket for datagrams to and from `peer`, from the address `source`. `queue`: bytes that
+    /// the system may keep until they are received.
     ///
     /// # Errors
-    /// The system's: no route to the peer, a source that is not this machine's, no more files. Nothing is sent, so that
-    /// nothing is known of the peer.
+    /// The system's: no route to the peer, a source that is not this machine's, no more files.
+    /// Nothing is sent, so that nothing is known of the peer.
     pub fn connect(peer: SocketAddr, source: Option<IpAddr>, queue: usize) -> io::Result<Self> {
         let core = current(Rc::clone);
         let kind = Type::DGRAM;
@@ -44,8 +45,8 @@ impl UdpSocket {
         })
     }
 
-    /// Receives one datagram; `None` for one without content. What a small buffer cannot hold is cut off: a datagram that
-    /// fills it may have been longer.
+    /// Receives one datagram; `None` for one without content. What a small buffer cannot hold is
+    /// cut off: a datagram that fills it may have been longer.
     ///
     /// # Errors
     /// The system's; also what the network has answered to an earlier datagram.

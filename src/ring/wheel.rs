@@ -1,8 +1,8 @@
 //! A hierarchical timer wheel (Varghese and Lauck, 1987): six levels of 64 slots.
 //!
-//! Insert, remove and expiry are O(1) amortised. The wheel does not look at a clock: ticks go in, wakers come out.
-//! A deadline beyond the last level is taken as the last tick that the wheel can hold: who set it looks at the clock and
-//! sets it again.
+//! Insert, remove and expiry are O(1) amortised. The wheel does not look at a clock: ticks go in,
+//! wakers come out. A deadline beyond the last level is taken as the last tick that the wheel can
+//! hold: who set it looks at the clock and sets it again.
 
 use std::task::Waker;
 
@@ -69,7 +69,8 @@ impl Wheel {
         key
     }
 
-    /// Replaces the waker of a timer, unless the one it has wakes the same task. `false` if it has fired already.
+    /// Replaces the waker of a timer, unless the one it has wakes the same task. `false` if it has
+    /// fired already.
     pub fn refresh(&mut self, key: usize, waker: &Waker) -> bool {
         let entry = &mut self.entries[key];
         if entry.place.is_none() {
@@ -233,7 +234,8 @@ mod tests {
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
     }
 
-    /// A clock that runs by small steps, as the loop's does, with timers set all the time: none is forgotten.
+    /// A clock that runs by small steps, as the loop's does, with timers set all the time: none is
+    /// forgotten.
     #[test]
     fn a_running_clock_fires_everything_in_time() {
         let mut wheel = Wheel::new();

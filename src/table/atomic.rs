@@ -1,4 +1,5 @@
-//! The atomics of the tables that are checked by a model: the models of `tests/models` put loom's in their stead.
+//! The atomics of the tables that are checked by a model: the models of `tests/models` put loom's
+//! in their stead.
 
 pub(super) use std::sync::atomic::{AtomicU64, Ordering, fence};
 

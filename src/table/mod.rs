@@ -1,9 +1,10 @@
-//! Tables that all cores share and read without a lock: what is published to them, what is revoked, which devices
-//! are managed, and the TLS sessions that may be resumed.
+//! Tables that all cores share and read without a lock: what is published to them, what is revoked,
+//! which devices are managed, and the TLS sessions that may be resumed.
 //!
-//! But for the sessions, writers work off the data cores, build a whole new table and swap it in with [`Published`]; a reader sees either
-//! the old table or the new one, never a mixture, and never waits, allocates or frees. Nothing here does I/O or knows
-//! TLS: a table gets its contents from the rooms below it.
+//! But for the sessions, writers work off the data cores, build a whole new table and swap it in
+//! with [`Published`]; a reader sees either the old table or the new one, never a mixture, and
+//! never waits, allocates or frees. Nothing here does I/O or knows TLS: a table gets its contents
+//! from the rooms below it.
 
 mod atomic;
 mod devices;

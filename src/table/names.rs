@@ -1,15 +1,18 @@
-//! Names of authorities, compared as RFC 5280, section 7.1, says: an authority whose software was changed may write the
-//! same name in another string type, case or spacing, and it is one authority still.
+//! Names of authorities, compared as RFC 5280, section 7.1, says: an authority whose software was
+//! changed may write the same name in another string type, case or spacing, and it is one authority
+//! still.
 //!
-//! Two names that count as one here are looked up together; what proves something is a key, never a name. So a
-//! comparison that is too generous revokes more, and one that is too strict denies: neither lets anybody in.
+//! Two names that count as one here are looked up together; what proves something is a key, never a
+//! name. So a comparison that is too generous revokes more, and one that is too strict denies:
+//! neither lets anybody in.
 
 use icu_normalizer::ComposingNormalizerBorrowed;
 
 use crate::asn1::tag::{SEQUENCE, SET};
 use crate::asn1::{Element, Reader};
 
-/// Attributes of one relative name that are compared in any order. Names of authorities have one, rarely two.
+/// Attributes of one relative name that are compared in any order. Names of authorities have one,
+/// rarely two.
 const ATTRIBUTES_MAX: usize = 8;
 
 /// Returns whether two `Name`s in DER are one (RFC 5280, section 7.1): the same attributes in the
@@ -38,7 +41,8 @@ fn whole(name: &[u8]) -> Option<Reader<'_>> {
     all.is_empty().then_some(inside)
 }
 
-/// Relative names, which are sets: another string type changes the order of their attributes in DER.
+/// Relative names, which are sets: another string type changes the order of their attributes in
+/// DER.
 fn same_relative<'a>(one: Reader<'a>, other: Reader<'a>) -> Option<bool> {
     Some(is_within(one, other)? && is_within(other, one)?)
 }

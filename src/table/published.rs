@@ -1,14 +1,16 @@
-//! One value that a writer replaces while readers keep reading: the way in which every shared table reaches the
-//! data cores.
+//! One value that a writer replaces while readers keep reading: the way in which every shared table
+//! reaches the data cores.
 //!
-//! Guarantees: [`Published::read`] waits for nobody, allocates nothing (but once for each thread, when the thread
-//! first pins an epoch) and frees no value of type `T`. A replaced value lives until every reader that could have
-//! seen it has left, and is then freed on a *writer's* thread. That last point is why this is more than an
-//! `epoch::Atomic`: a thread that pins now and then runs the garbage that others deferred, and a data core must not be
-//! the one that gives a table of millions of entries back to the allocator. So the garbage deferred here is a flag,
-//! and the value itself stays in a list that only writers touch.
+//! Guarantees: [`Published::read`] waits for nobody, allocates nothing (but once for each thread,
+//! when the thread first pins an epoch) and frees no value of type `T`. A replaced value lives
+//! until every reader that could have seen it has left, and is then freed on a *writer's* thread.
+//! That last point is why this is more than an `epoch::Atomic`: a thread that pins now and then
+//! runs the garbage that others deferred, and a data core must not be the one that gives a table of
+//! millions of entries back to the allocator. So the garbage deferred here is a flag, and the value
+//! itself stays in a list that only writers touch.
 //!
-//! It does not give a reader the same value twice: who needs two looks at one version takes both inside one `read`.
+//! It does not give a reader the same value twice: who needs two looks at one version takes both
+//! inside one `read`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,9 +28,11 @@ use crossbeam_epoch::{self as epoch, Atomic, Guard, Owned, Shared};
 /// assert_eq!(table.read(|value| *value), 2);
 /// ```
 pub struct Published<T> {
-    /// Never null. Points to a value that came from `Owned::new` (a `Box`) and that no one else owns.
+    /// Never null. Points to a value that came from `Owned::new` (a `Box`) and that no one else
+    /// owns.
     current: Atomic<T>,
-    /// Values that are no longer `current` and not freed yet. Only writers lock this, never a reader.
+    /// Values that are no longer `current` and not freed yet. Only writers lock this, never a
+    /// reader.
     retired: Mutex<Vec<Retired<T>>>,
 }
 
@@ -50,8 +54,8 @@ impl<T> Published<T> {
 
     /// Runs `f` on the current value.
     ///
-    /// The value stays alive until `f` returns, however many times it is replaced meanwhile; a long `f` therefore
-    /// holds back the freeing of replaced values everywhere, so keep it to a look-up.
+    /// The value stays alive until `f` returns, however many times it is replaced meanwhile; a long
+    /// `f` therefore holds back the freeing of replaced values everywhere, so keep it to a look-up.
     pub fn read<R>(&self, f: impl FnOnce(&T) -> R) -> R {
         let guard = epoch::pin();
         let current = self.current.load(Ordering::Acquire, &guard);
@@ -70,9 +74,10 @@ impl<T: Default> Default for Published<T> {
 }
 
 impl<T> Published<T> {
-    /// Replaces the value: readers that come after this see `value`. Frees what earlier calls left behind, and the
-    /// value replaced now if no reader is in the way; else the next [`publish`](Self::publish) or
-    /// [`reclaim`](Self::reclaim) frees it. Call it off the data cores: freeing a large table takes its time.
+    /// Replaces the value: readers that come after this see `value`. Frees what earlier calls left
+    /// behind, and the value replaced now if no reader is in the way; else the next
+    /// [`publish`](Self::publish) or [`reclaim`](Self::reclaim) frees it. Call it off the data
+    /// cores: freeing a large table takes its time.
     pub fn publish(&self, value: T) {
         let guard = epoch::pin();
         let mut retired = self.lock_retired();
@@ -86,7 +91,8 @@ impl<T> Published<T> {
         self.reclaim();
     }
 
-    /// Frees the replaced values that no reader can see any more and says how many are still waiting for one.
+    /// Frees the replaced values that no reader can see any more and says how many are still
+    /// waiting for one.
     pub fn reclaim(&self) -> usize {
         // A value may go when the global epoch has advanced twice past its unlinking; each pin-and-flush tries to
         // advance it once and runs what has expired. The fourth is for the flag's own turn in the queue.
@@ -138,8 +144,9 @@ impl<T: std::fmt::Debug> std::fmt::Debug for Published<T> {
     }
 }
 
-/// Clean under `cargo +nightly miri test` with `MIRIFLAGS="-Zmiri-tree-borrows -Zmiri-ignore-leaks"`: crossbeam-epoch's
-/// own lists break the stricter stacked borrows, and its global collector is never freed.
+/// Clean under `cargo +nightly miri test` with
+/// `MIRIFLAGS="-Zmiri-tree-borrows -Zmiri-ignore-leaks"`: crossbeam-epoch's own lists break the
+/// stricter stacked borrows, and its global collector is never freed.
 #[cfg(test)]
 mod tests {
     use super::*;

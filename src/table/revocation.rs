@@ -1,8 +1,9 @@
 //! Index of revoked certificates: an exact answer for (issuer, serial), built off the data cores
 //! from lists that somebody else has verified.
 //!
-//! Guarantees: no false answer in either direction; a look-up allocates nothing. It does not read CRLs, check
-//! signatures or decide what a missing or stale list means: `src/tls` does the first two, the profile's policy the last.
+//! Guarantees: no false answer in either direction; a look-up allocates nothing. It does not read
+//! CRLs, check signatures or decide what a missing or stale list means: `src/tls` does the first
+//! two, the profile's policy the last.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -15,11 +16,13 @@ use super::serials::SerialSet;
 pub enum Status {
     /// A list by the issuer's key that is still valid does not name the certificate.
     Good,
-    /// A list in the issuer's name, by whatever key, names the certificate. A list past its `nextUpdate` still revokes.
+    /// A list in the issuer's name, by whatever key, names the certificate. A list past its
+    /// `nextUpdate` still revokes.
     Revoked,
     /// There is no list by the key of this issuer, or none that speaks for this certificate.
     Unknown,
-    /// The list by the issuer's key does not name the certificate, but is out of date and so proves nothing.
+    /// The list by the issuer's key does not name the certificate, but is out of date and so proves
+    /// nothing.
     Stale {
         /// The list's `nextUpdate`, in unix seconds.
         since: u64,
@@ -33,8 +36,8 @@ pub struct Scope {
     pub holders: Holders,
     /// If given, only certificates that name one of these distribution points.
     pub points: Option<Box<[Box<[u8]>]>>,
-    /// The list can revoke, but never prove that nothing is revoked: it gives only some reasons, is a delta without its
-    /// base, or its signer is revoked itself.
+    /// The list can revoke, but never prove that nothing is revoked: it gives only some reasons, is
+    /// a delta without its base, or its signer is revoked itself.
     pub revokes_only: bool,
 }
 
@@ -78,8 +81,8 @@ pub struct RevocationList {
 /// An exact index of revoked certificates by issuer and serial number.
 #[derive(Debug, Default)]
 pub struct RevocationIndex {
-    /// Each spelling of a name with the place of its issuer, sorted by length and octets: there are few, and a hash of a
-    /// name would cost more than the whole look-up.
+    /// Each spelling of a name with the place of its issuer, sorted by length and octets: there are
+    /// few, and a hash of a name would cost more than the whole look-up.
     names: Box<[(Box<[u8]>, usize)]>,
     issuers: Box<[Issuer]>,
 }
@@ -150,8 +153,9 @@ impl RevocationIndex {
         }
     }
 
-    /// Looks up one certificate of which no more is known: lists that speak only for a part of their issuer's
-    /// certificates revoke, and prove nothing. Else as [`status_of`](Self::status_of).
+    /// Looks up one certificate of which no more is known: lists that speak only for a part of
+    /// their issuer's certificates revoke, and prove nothing. Else as
+    /// [`status_of`](Self::status_of).
     pub fn status(&self, issuer: &[u8], key: &[u8], serial: &[u8], now: u64) -> Status {
         self.look_up(issuer, key, serial, now, None)
     }
@@ -160,11 +164,12 @@ impl RevocationIndex {
     ///
     /// `issuer` is the certificate's issuer `Name` in DER, of which every spelling counts as one
     /// ([`same_name`]); `key` the public key that verified the certificate's signature, as in
-    /// [`RevocationList::signer`]; `serial` the contents of its serial `INTEGER`, with or without redundant leading
-    /// octets; `now` is in unix seconds.
+    /// [`RevocationList::signer`]; `serial` the contents of its serial `INTEGER`, with or without
+    /// redundant leading octets; `now` is in unix seconds.
     ///
-    /// What any list in the issuer's name holds is revoked. To be good, a certificate needs a list by `key`, valid now,
-    /// that speaks for it: an authority that has changed its key says nothing of what the old one signed.
+    /// What any list in the issuer's name holds is revoked. To be good, a certificate needs a list
+    /// by `key`, valid now, that speaks for it: an authority that has changed its key says nothing
+    /// of what the old one signed.
     pub fn status_of(
         &self,
         issuer: &[u8],
@@ -265,7 +270,8 @@ impl Issuer {
         }
     }
 
-    /// Until when lists by `key` prove that what they do not name is good. `None`: none speaks for it.
+    /// Until when lists by `key` prove that what they do not name is good. `None`: none speaks for
+    /// it.
     fn proven_until(&self, key: &[u8], subject: Option<&dyn Subject>) -> Option<u64> {
         let speaking = self
             .proofs
@@ -282,11 +288,12 @@ pub struct RevocationIndexBuilder {
 }
 
 impl RevocationIndexBuilder {
-    /// Adds a list that speaks for all certificates of its issuer: the issuer's `Name` in DER, the key that signed, the
-    /// contents of each revoked serial `INTEGER`, and `nextUpdate` in unix seconds.
+    /// Adds a list that speaks for all certificates of its issuer: the issuer's `Name` in DER, the
+    /// key that signed, the contents of each revoked serial `INTEGER`, and `nextUpdate` in unix
+    /// seconds.
     ///
-    /// What any list of a name holds is revoked, and the longest of a key proves. To leave out a list that a newer one
-    /// replaces is the caller's business.
+    /// What any list of a name holds is revoked, and the longest of a key proves. To leave out a
+    /// list that a newer one replaces is the caller's business.
     pub fn add<'a>(
         &mut self,
         issuer: &[u8],
@@ -315,8 +322,9 @@ impl RevocationIndexBuilder {
     }
 }
 
-/// The shortest contents of a DER `INTEGER` (X.690 8.3.2) with the value of `serial`: redundant leading octets are
-/// dropped, the octet that carries the sign is kept, since 255 and -1 are two serials. Nothing counts as zero.
+/// The shortest contents of a DER `INTEGER` (X.690 8.3.2) with the value of `serial`: redundant
+/// leading octets are dropped, the octet that carries the sign is kept, since 255 and -1 are two
+/// serials. Nothing counts as zero.
 pub fn canonical_serial(serial: &[u8]) -> &[u8] {
     let mut rest = serial;
     while let [first, second, ..] = rest
@@ -536,8 +544,8 @@ mod tests {
     }
 
     proptest! {
-        /// Random lists against a set. Octets come from a small alphabet, so that redundant leading octets, duplicates
-        /// and near misses are common.
+        /// Random lists against a set. Octets come from a small alphabet, so that redundant leading
+        /// octets, duplicates and near misses are common.
         #[test]
         fn agrees_with_a_set(
             lists in prop::collection::vec((0u8..3, prop::collection::vec(serial(), 0..60)), 0..5),

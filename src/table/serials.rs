@@ -1,14 +1,15 @@
-//! An exact set of serial numbers in which a look-up costs one miss of the cache where the serial is not in it, and two
-//! where it is, at any size.
+//! An exact set of serial numbers in which a look-up costs one miss of the cache where the serial
+//! is not in it, and two where it is, at any size.
 //!
-//! The serials of one length lie end to end, ordered by a keyed hash. Beside them is an array of blocks, one cache line
-//! each: a block tells where the serials of its share of the hashes begin, and 16 bits of the hash of each of them. So
-//! that a serial is not listed shows in one line, with one serial in three thousand to be compared in vain; that is
-//! nearly every look-up of a gateway. A serial costs its own octets and 3.2 bytes of blocks.
+//! The serials of one length lie end to end, ordered by a keyed hash. Beside them is an array of
+//! blocks, one cache line each: a block tells where the serials of its share of the hashes begin,
+//! and 16 bits of the hash of each of them. So that a serial is not listed shows in one line, with
+//! one serial in three thousand to be compared in vain; that is nearly every look-up of a gateway.
+//! A serial costs its own octets and 3.2 bytes of blocks.
 //!
-//! The order does not depend on how a CA numbers: sequential serials are as good as random ones, and the key is new
-//! for each table. Serials whose hashes crowd into one block are compared one by one. Measured against other layouts
-//! in `docs/decisions/0013-revocation.md`.
+//! The order does not depend on how a CA numbers: sequential serials are as good as random ones,
+//! and the key is new for each table. Serials whose hashes crowd into one block are compared one by
+//! one. Measured against other layouts in `docs/decisions/0013-revocation.md`.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -16,11 +17,12 @@ use std::hash::{BuildHasher, RandomState};
 /// Hashes that a block holds: what fits into a cache line.
 const BLOCK: usize = 29;
 
-/// Serials to a block in the mean. Their number varies as chance has it: with 20, one block in fifty has more than it
-/// holds hashes of, and those beyond are compared themselves.
+/// Serials to a block in the mean. Their number varies as chance has it: with 20, one block in
+/// fifty has more than it holds hashes of, and those beyond are compared themselves.
 const MEAN: usize = 20;
 
-/// Serials of any length, each in its canonical form; see [`canonical_serial`](super::canonical_serial).
+/// Serials of any length, each in its canonical form; see
+/// [`canonical_serial`](super::canonical_serial).
 #[derive(Debug, Default)]
 pub struct SerialSet {
     /// One table for each length.
@@ -44,7 +46,8 @@ struct Table {
 struct SerialBlock {
     /// The position of the first of them.
     first: u32,
-    /// How many of `marks` are in use. All: there may be more serials, up to the `first` of the next block.
+    /// How many of `marks` are in use. All: there may be more serials, up to the `first` of the
+    /// next block.
     count: u16,
     marks: [u16; BLOCK],
 }
@@ -52,8 +55,8 @@ struct SerialBlock {
 const _: () = assert!(size_of::<SerialBlock>() == 64);
 
 impl SerialSet {
-    /// Gathers serials, which must be canonical; 2^32 of one length at most. Takes twice the serials' own octets
-    /// meanwhile, and 16 bytes for each.
+    /// Gathers serials, which must be canonical; 2^32 of one length at most. Takes twice the
+    /// serials' own octets meanwhile, and 16 bytes for each.
     pub fn collect<'a>(serials: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut by_width: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
         for serial in serials {
@@ -237,8 +240,8 @@ fn fold(one: u64, other: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// Asks for huge pages where the kernel has them: with small ones, most look-ups in a large table would miss the
-/// translation of the address too.
+/// Asks for huge pages where the kernel has them: with small ones, most look-ups in a large table
+/// would miss the translation of the address too.
 fn advise_huge_pages<T>(memory: &mut [T]) {
     #[cfg(not(miri))]
     {

@@ -1,12 +1,13 @@
 //! TLS sessions that are kept to be resumed: one table for all cores, of a fixed size.
 //!
-//! Guarantees: nobody waits for anybody. A session that is *taken* is given to one taker, however many ask at once. What is
-//! found under a key is what was last put there, whole, and never after its lifetime. The memory is what was asked for,
-//! from the start. It does not guarantee to keep anything: the oldest sessions of a page make room for new ones, and
-//! where two cores meet in one page the later one gives up, which costs its client a full handshake.
+//! Guarantees: nobody waits for anybody. A session that is *taken* is given to one taker, however
+//! many ask at once. What is found under a key is what was last put there, whole, and never after
+//! its lifetime. The memory is what was asked for, from the start. It does not guarantee to keep
+//! anything: the oldest sessions of a page make room for new ones, and where two cores meet in one
+//! page the later one gives up, which costs its client a full handshake.
 //!
-//! How: a keyed hash of the key chooses a page. A page is a ring of words that holds sessions of any length one behind
-//! the other, and a directory of them, with a word each:
+//! How: a keyed hash of the key chooses a page. A page is a ring of words that holds sessions of
+//! any length one behind the other, and a directory of them, with a word each:
 //!
 //! ```text
 //! page       writer | next | oldest | end | start | - | - | - | directory ... | ring ...
@@ -14,15 +15,18 @@
 //! session    length of key and value | expiry | key ... | value ...
 //! ```
 //!
-//! The directory word decides who owns the session's words in the ring. Who looks reads the words without any ownership
-//! and believes them only if the directory word is still the same afterwards (a sequence lock for each session, as in Boehm,
-//! "Can seqlocks get along with programming language memory models?", 2012). Who takes swaps it to `CLAIMED` first. Who
-//! puts holds the page's `writer` word, retires sessions from the oldest on until there is room, and then writes; if
-//! one of those is claimed at this moment, or if another writer is there, it gives up. The version keeps a word that came
-//! again from being taken for the one before: it repeats after 65536 turns of the directory.
+//! The directory word decides who owns the session's words in the ring. Who looks reads the words
+//! without any ownership and believes them only if the directory word is still the same afterwards
+//! (a sequence lock for each session, as in Boehm, "Can seqlocks get along with programming
+//! language memory models?", 2012). Who takes swaps it to `CLAIMED` first. Who puts holds the
+//! page's `writer` word, retires sessions from the oldest on until there is room, and then writes;
+//! if one of those is claimed at this moment, or if another writer is there, it gives up. The
+//! version keeps a word that came again from being taken for the one before: it repeats after 65536
+//! turns of the directory.
 //!
-//! Eviction is first in, first out, which is least recently used where a session is taken at its use and the new one is put
-//! (TLS 1.3). A session that is only looked at (TLS 1.2) moves to the young end when it is found in the oldest quarter.
+//! Eviction is first in, first out, which is least recently used where a session is taken at its
+//! use and the new one is put (TLS 1.3). A session that is only looked at (TLS 1.2) moves to the
+//! young end when it is found in the oldest quarter.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -84,8 +88,9 @@ impl<const DIR: usize, const WORDS: usize> SessionCache<DIR, WORDS> {
         self.lifetime
     }
 
-    /// Keeps a session, in place of the one of that key. `now` is in seconds, of any clock that all callers share.
-    /// Whether it was kept: it was not if it is larger than a page, or if another core was at work in the same page.
+    /// Keeps a session, in place of the one of that key. `now` is in seconds, of any clock that all
+    /// callers share. Whether it was kept: it was not if it is larger than a page, or if another
+    /// core was at work in the same page.
     #[must_use]
     pub fn put(&self, key: &[u8], value: &[u8], now: u64) -> bool {
         let (page, tag) = self.page(key);
@@ -119,8 +124,8 @@ impl<const DIR: usize, const WORDS: usize> SessionCache<DIR, WORDS> {
         Some(value)
     }
 
-    /// Erases what has expired, secrets included, and says how many sessions that were. For the control core: it walks
-    /// through all directories.
+    /// Erases what has expired, secrets included, and says how many sessions that were. For the
+    /// control core: it walks through all directories.
     pub fn purge(&self, now: u64) -> usize {
         let expired = |page: &Page<'_, DIR, WORDS>, slot| {
             page.session(slot)
@@ -301,7 +306,8 @@ impl<'c, const DIR: usize, const WORDS: usize> Page<'c, DIR, WORDS> {
             .all(|(at, chunk)| self.ring(start + at).load(Ordering::Relaxed) == word_of(chunk))
     }
 
-    /// So many words of the ring, in two pieces where they go around its end. `start` may be one turn ahead.
+    /// So many words of the ring, in two pieces where they go around its end. `start` may be one
+    /// turn ahead.
     fn span(&self, start: usize, words: usize) -> (&'c [AtomicU64], &'c [AtomicU64]) {
         let ring = &self.words[HEAD + DIR..];
         let start = if start < Self::RING {
@@ -372,8 +378,8 @@ impl<'c, const DIR: usize, const WORDS: usize> Page<'c, DIR, WORDS> {
         })
     }
 
-    /// Moves a session that is in use to the young end, if it is in the oldest quarter of a page that fills up. `value` is
-    /// its value, as it was found.
+    /// Moves a session that is in use to the young end, if it is in the oldest quarter of a page
+    /// that fills up. `value` is its value, as it was found.
     fn refresh(&self, found: &FoundSession, tag: u32, key: &[u8], value: &[u8]) {
         let (next, oldest) = (self.count(NEXT), self.count(OLDEST));
         let (start, end) = (self.count(START), self.count(END));
@@ -427,7 +433,8 @@ impl<const DIR: usize, const WORDS: usize> Claim<'_, DIR, WORDS> {
 }
 
 impl<const DIR: usize, const WORDS: usize> Page<'_, DIR, WORDS> {
-    /// Overwrites key and value of a session that belongs to the caller. The head stays, for the space that it tells.
+    /// Overwrites key and value of a session that belongs to the caller. The head stays, for the
+    /// space that it tells.
     fn wipe(&self, session: &Session) {
         // As in `is_still`: the change of the directory word comes before what is written here.
         fence(Ordering::Release);
@@ -483,8 +490,8 @@ impl<const DIR: usize, const WORDS: usize> Writer<'_, DIR, WORDS> {
         true
     }
 
-    /// Retires the oldest sessions until there is room for `words`, and for one more in the directory. Gives up at one
-    /// that somebody is taking.
+    /// Retires the oldest sessions until there is room for `words`, and for one more in the
+    /// directory. Gives up at one that somebody is taking.
     fn make_room(&self, words: usize) -> bool {
         let page = &self.page;
         loop {

@@ -57,7 +57,8 @@ impl ClientTls {
         Ok(tls)
     }
 
-    /// A configuration for handshakes of any library. None is resumed: each meets the server as it is.
+    /// A configuration for handshakes of any library. None is resumed: each meets the server as it
+    /// is.
     ///
     /// # Errors
     /// [`TlsError`].
@@ -69,8 +70,9 @@ impl ClientTls {
         self.authenticated(builder)
     }
 
-    /// The same for a handshake that only is to find out what the server is like: its certificate is noted, and not refused.
-    /// With `only`, it speaks that version and all that there is in it, and tells the usual protocols (ALPN).
+    /// The same for a handshake that only is to find out what the server is like: its certificate
+    /// is noted, and not refused. With `only`, it speaks that version and all that there is in it,
+    /// and tells the usual protocols (ALPN).
     ///
     /// # Errors
     /// [`TlsError`].
@@ -116,7 +118,8 @@ impl ClientTls {
         Ok(config)
     }
 
-    /// The configuration of one core's tunnels, whose record layer takes the secrets over when a handshake is done.
+    /// The configuration of one core's tunnels, whose record layer takes the secrets over when a
+    /// handshake is done.
     ///
     /// # Errors
     /// [`TlsError`].

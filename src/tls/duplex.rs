@@ -1,8 +1,10 @@
-//! A byte stream of the ring in the form that protocol libraries ask for: tokio's `AsyncRead` and `AsyncWrite`.
+//! A byte stream of the ring in the form that protocol libraries ask for: tokio's `AsyncRead` and
+//! `AsyncWrite`.
 //!
-//! What is written is gathered in a buffer of the ring, spaced as records need it, and sent in one piece when the owner
-//! asks ([`Duplex::poll_send`]) or the buffer is full: a library that flushes after each frame makes neither small
-//! records nor small sends. One buffer may be on its way while the next is filled; no more is taken.
+//! What is written is gathered in a buffer of the ring, spaced as records need it, and sent in one
+//! piece when the owner asks ([`Duplex::poll_send`]) or the buffer is full: a library that flushes
+//! after each frame makes neither small records nor small sends. One buffer may be on its way while
+//! the next is filled; no more is taken.
 //!
 //! All of it is polled from one task.
 
@@ -39,8 +41,9 @@ pub trait ByteStream: 'static {
     /// Says that nothing more comes.
     fn close(&self) -> impl Future<Output = Result<(), StreamError>> + '_;
 
-    /// Ends this end, with a fatal alert where there is one and alerts are spoken, and reads the peer's bytes away until it
-    /// closes, so that no reset overtakes what was sent. The caller bounds the time.
+    /// Ends this end, with a fatal alert where there is one and alerts are spoken, and reads the
+    /// peer's bytes away until it closes, so that no reset overtakes what was sent. The caller
+    /// bounds the time.
     fn end(&self, alert: Option<AlertDescription>) -> impl Future<Output = ()> + '_;
 
     /// Gives back what is not needed while nothing moves.
@@ -190,14 +193,16 @@ impl<S: ByteStream> Duplex<S> {
         self.0.failure.take()
     }
 
-    /// Since when the kernel has not taken the whole of a buffer; `None` where nothing waits for it.
+    /// Since when the kernel has not taken the whole of a buffer; `None` where nothing waits for
+    /// it.
     #[must_use]
     pub fn sending_since(&self) -> Option<Instant> {
         let output = self.0.output.borrow();
         output.outbox.busy.get().then_some(output.since)
     }
 
-    /// Ends this end ([`ByteStream::end`]); nothing is read or written any more. The caller bounds the time.
+    /// Ends this end ([`ByteStream::end`]); nothing is read or written any more. The caller bounds
+    /// the time.
     pub async fn end(&self, alert: Option<AlertDescription>) {
         // What they wait for is cancelled, so that the end has the stream for itself.
         self.0.input.borrow_mut().pump = None;

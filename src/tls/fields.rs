@@ -1,5 +1,5 @@
-//! Fields of certificates, read without a library: the libraries give a certificate's issuer without its header, and
-//! copying every certificate to get at it would cost each handshake.
+//! Fields of certificates, read without a library: the libraries give a certificate's issuer
+//! without its header, and copying every certificate to get at it would cost each handshake.
 
 use crate::asn1::{Element, Reader, tag};
 
@@ -25,8 +25,8 @@ pub(super) fn subject(certificate: &[u8]) -> Option<&[u8]> {
     Some(subject_and_key(certificate)?.0.whole)
 }
 
-/// The public key that a certificate certifies: the contents of its `SubjectPublicKeyInfo`, as webpki gives that of an
-/// anchor.
+/// The public key that a certificate certifies: the contents of its `SubjectPublicKeyInfo`, as
+/// webpki gives that of an anchor.
 pub(super) fn public_key(certificate: &[u8]) -> Option<&[u8]> {
     Some(subject_and_key(certificate)?.1.content)
 }

@@ -1,7 +1,7 @@
 //! The handshake, driven over rustls's unbuffered connection.
 //!
-//! rustls is given one record more at a time, so that it never sees what comes behind the handshake: that is the record
-//! layer's ([`super::record`]).
+//! rustls is given one record more at a time, so that it never sees what comes behind the
+//! handshake: that is the record layer's ([`super::record`]).
 
 use std::ops::Deref;
 
@@ -97,8 +97,9 @@ pub struct Handshake<C> {
     secrets: TrafficSecrets,
     /// Records to be sent: flights, tickets, an alert.
     outgoing: Vec<u8>,
-    /// Bytes at the start of the input that rustls has worked through and wants again: whole records of a message that is
-    /// not complete. What is there of a record that is not whole is never among them, for rustls has taken nothing of it.
+    /// Bytes at the start of the input that rustls has worked through and wants again: whole
+    /// records of a message that is not complete. What is there of a record that is not whole is
+    /// never among them, for rustls has taken nothing of it.
     seen: usize,
 }
 
@@ -126,7 +127,8 @@ impl<C: Connection> Handshake<C> {
         &self.connection
     }
 
-    /// The rustls connection, the traffic secrets, and what is still to be sent, when the handshake is done.
+    /// The rustls connection, the traffic secrets, and what is still to be sent, when the handshake
+    /// is done.
     pub fn into_parts(self) -> (C, TrafficSecrets, Vec<u8>) {
         (self.connection, self.secrets, self.outgoing)
     }
@@ -143,8 +145,9 @@ impl<C: Connection> Handshake<C> {
         std::mem::take(&mut self.outgoing)
     }
 
-    /// Works through the handshake's records in `input`. How many of its bytes are done with, and whether the handshake is.
-    /// What is left then comes behind it, and is an incomplete record or message otherwise, to be given again with more.
+    /// Works through the handshake's records in `input`. How many of its bytes are done with, and
+    /// whether the handshake is. What is left then comes behind it, and is an incomplete record or
+    /// message otherwise, to be given again with more.
     ///
     /// # Errors
     /// rustls's; the alert that goes with it, if any, is in the outgoing records.
@@ -175,7 +178,8 @@ impl<C: Connection> Handshake<C> {
         }
     }
 
-    /// Gives rustls `window` until it wants more. Bytes that it is done with, and whether the handshake is.
+    /// Gives rustls `window` until it wants more. Bytes that it is done with, and whether the
+    /// handshake is.
     fn step(&mut self, window: &mut [u8]) -> Result<(usize, bool), rustls::Error> {
         let mut used = 0;
         loop {
@@ -200,8 +204,8 @@ impl<C: Connection> Handshake<C> {
         }
     }
 
-    /// After an error: takes what rustls has queued up to the alert for it. Not a step further: rustls must not be given
-    /// the same bytes again once it has sent a fatal alert.
+    /// After an error: takes what rustls has queued up to the alert for it. Not a step further:
+    /// rustls must not be given the same bytes again once it has sent a fatal alert.
     fn collect_alert(&mut self, input: &mut [u8]) {
         while let Ok(ConnectionState::EncodeTlsData(mut data)) =
             self.connection.process(input).state
@@ -228,8 +232,8 @@ fn is_alert(record: &[u8]) -> bool {
     }
 }
 
-/// Bytes of the record that begins here, its header included (RFC 8446, section 5.1); `None` where the header is not
-/// complete or is none.
+/// Bytes of the record that begins here, its header included (RFC 8446, section 5.1); `None` where
+/// the header is not complete or is none.
 fn record_length(bytes: &[u8]) -> Option<usize> {
     match bytes.first_chunk::<TLS_RECORD_HEADER>()? {
         [_, 3, _, a, b] => Some(TLS_RECORD_HEADER + usize::from(u16::from_be_bytes([*a, *b]))),

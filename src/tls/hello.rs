@@ -1,7 +1,7 @@
 //! The name in a client's hello, read before it is decided what the session is for.
 //!
-//! rustls's own reader is used, so that it and the handshake cannot see two different names. It only looks: the handshake
-//! gets the same bytes again, and says what is wrong with them.
+//! rustls's own reader is used, so that it and the handshake cannot see two different names. It
+//! only looks: the handshake gets the same bytes again, and says what is wrong with them.
 
 use rustls::server::Acceptor;
 
@@ -10,7 +10,8 @@ use rustls::server::Acceptor;
 pub enum Hello {
     /// More of it is needed.
     Incomplete,
-    /// It is there, with the name that the client wants (RFC 6066, section 3), or it cannot be read, and has none.
+    /// It is there, with the name that the client wants (RFC 6066, section 3), or it cannot be
+    /// read, and has none.
     Complete(Option<String>),
 }
 

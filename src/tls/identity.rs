@@ -1,7 +1,8 @@
 //! Who is at the other end, as its certificate says.
 //!
-//! Guarantees: a [`PeerIdentity`] is made from a [`VerifiedChain`] only; it always has a device. Names are bounded and hold
-//! nothing that could forge a line of a log. It does not say whether the device may do anything: authorization does.
+//! Guarantees: a [`PeerIdentity`] is made from a [`VerifiedChain`] only; it always has a device.
+//! Names are bounded and hold nothing that could forge a line of a log. It does not say whether the
+//! device may do anything: authorization does.
 
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -16,7 +17,8 @@ use crate::config::{Field, IdentityMapping};
 use crate::limits::MAX_IDENTITY_NAME_BYTES;
 use crate::table::canonical_serial;
 
-/// The user principal name, an `otherName` of the subject's alternative names (Microsoft's `szOID_NT_PRINCIPAL_NAME`).
+/// The user principal name, an `otherName` of the subject's alternative names (Microsoft's
+/// `szOID_NT_PRINCIPAL_NAME`).
 const OID_USER_PRINCIPAL_NAME: Oid<'static> = oid!(1.3.6.1.4.1.311.20.2.3);
 
 /// The device, app and user of a session. Only this room makes one.
@@ -67,9 +69,9 @@ pub enum NameProblem {
 impl PeerIdentity {
     /// Reads the identity from the first certificate of `chain`.
     ///
-    /// For each name the first field of the mapping that the certificate has counts, and of a field that occurs
-    /// several times the first; an empty one counts as absent. A name that is there but unusable is an error rather
-    /// than passed over, so that no later field speaks in its place.
+    /// For each name the first field of the mapping that the certificate has counts, and of a field
+    /// that occurs several times the first; an empty one counts as absent. A name that is there but
+    /// unusable is an error rather than passed over, so that no later field speaks in its place.
     ///
     /// # Errors
     /// If there is no device name, or a name cannot be used.
@@ -99,7 +101,8 @@ impl PeerIdentity {
         })
     }
 
-    /// The identity that a certificate names, without a session: for the fuzzer and for tests, which have none.
+    /// The identity that a certificate names, without a session: for the fuzzer and for tests,
+    /// which have none.
     ///
     /// # Errors
     /// As for a session's chain.
@@ -126,12 +129,14 @@ impl PeerIdentity {
         self.app.as_deref()
     }
 
-    /// The certificate's serial number in lower-case hexadecimal, two digits an octet, without leading zero octets.
+    /// The certificate's serial number in lower-case hexadecimal, two digits an octet, without
+    /// leading zero octets.
     pub fn serial(&self) -> &str {
         &self.serial
     }
 
-    /// The serial number as [`RevocationIndex::status`](crate::table::RevocationIndex::status) takes it.
+    /// The serial number as [`RevocationIndex::status`](crate::table::RevocationIndex::status)
+    /// takes it.
     pub fn serial_raw(&self) -> &[u8] {
         &self.serial_raw
     }
@@ -185,8 +190,8 @@ fn checked(name: String) -> Result<String, NameProblem> {
     }
 }
 
-/// Characters that let one name look like another, or end a line: controls, the Unicode line and paragraph
-/// separators, and the directional formatting characters (UAX #9).
+/// Characters that let one name look like another, or end a line: controls, the Unicode line and
+/// paragraph separators, and the directional formatting characters (UAX #9).
 fn is_deceptive(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{061c}')

@@ -1,6 +1,8 @@
-//! TLS: rustls set-up, the check of client certificates, who is at the other end, and the record path of a session.
+//! TLS: rustls set-up, the check of client certificates, who is at the other end, and the record
+//! path of a session.
 //!
-//! Only this room makes a [`PeerIdentity`], and only from a [`VerifiedChain`], which [`DeviceVerifier`] has accepted.
+//! Only this room makes a [`PeerIdentity`], and only from a [`VerifiedChain`], which
+//! [`DeviceVerifier`] has accepted.
 
 mod client;
 mod crl;

@@ -1,8 +1,9 @@
 //! How sessions are resumed: by tickets, or out of the table that all cores share.
 //!
-//! A resumed session skips the client's certificate, so what it was granted under must still hold: its *scope*, the
-//! profile's name and the set of group certificates, is part of each ticket's key and of each key in the table. The rest
-//! (validity, revocation, the device's state, the rules) is asked again at each session, and is no part of it.
+//! A resumed session skips the client's certificate, so what it was granted under must still hold:
+//! its *scope*, the profile's name and the set of group certificates, is part of each ticket's key
+//! and of each key in the table. The rest (validity, revocation, the device's state, the rules) is
+//! asked again at each session, and is no part of it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -19,10 +20,11 @@ use crate::table::SessionCache;
 
 /// When server certificates end, in order.
 ///
-/// A session is not resumed once a certificate has ended that was served when it began. A resumed session shows none, so
-/// it would live on under the old one, in new tickets for ever; and a client that looks at the certificate again when it resumes
-/// would refuse the session, though a valid one is here (RFC 8446, section 4.6.1: the lifetime of the peer's certificate
-/// is to bound how long its sessions are resumed).
+/// A session is not resumed once a certificate has ended that was served when it began. A resumed
+/// session shows none, so it would live on under the old one, in new tickets for ever; and a client
+/// that looks at the certificate again when it resumes would refuse the session, though a valid one
+/// is here (RFC 8446, section 4.6.1: the lifetime of the peer's certificate is to bound how long
+/// its sessions are resumed).
 #[derive(Clone, Debug, Default)]
 pub(super) struct CertificateEnds(Arc<[u64]>);
 
@@ -41,8 +43,8 @@ impl CertificateEnds {
     }
 }
 
-/// The table, made when it is used first: a reload that continues with the earlier one must not fill as much memory for one
-/// that it throws away.
+/// The table, made when it is used first: a reload that continues with the earlier one must not
+/// fill as much memory for one that it throws away.
 #[derive(Debug)]
 struct Cache {
     bytes: usize,
@@ -108,8 +110,9 @@ impl Resumption {
         self
     }
 
-    /// The same, but with what `previous` has where it fits, so that a reload ends no session that is still in scope. The
-    /// table is kept in any scope: what is in it is found in its own scope only, and ages out.
+    /// The same, but with what `previous` has where it fits, so that a reload ends no session that
+    /// is still in scope. The table is kept in any scope: what is in it is found in its own scope
+    /// only, and ages out.
     ///
     /// # Errors
     /// [`TicketKeysError`], when the file has changed again in this moment.
@@ -137,7 +140,8 @@ impl Resumption {
         })
     }
 
-    /// Changes the ticket keys if it is time, and erases sessions that have expired. Not for a data core.
+    /// Changes the ticket keys if it is time, and erases sessions that have expired. Not for a data
+    /// core.
     ///
     /// # Errors
     /// [`TicketKeysError`]; the keys stay. Told once for each state of the file.
@@ -212,7 +216,8 @@ impl ProducesTickets for Ticketer {
     }
 }
 
-/// The table as rustls asks it, in one scope. Behind each session is when it was put there (8 bytes).
+/// The table as rustls asks it, in one scope. Behind each session is when it was put there (8
+/// bytes).
 #[derive(Debug)]
 struct Sessions {
     cache: Arc<SessionCache>,

@@ -1,8 +1,10 @@
-//! Which certificates of servers are accepted: those below a root, and those that the file of roots names themselves.
+//! Which certificates of servers are accepted: those below a root, and those that the file of roots
+//! names themselves.
 //!
-//! A certificate that is in the file and is not an authority's, or has signed itself, is a *pin*: a server that shows the very same is
-//! accepted while it is valid, for the names that it has. `openssl req -x509` makes such certificates, and webpki, which takes
-//! no authority's certificate from a server, would refuse each of them. A pin that is no authority vouches for no other.
+//! A certificate that is in the file and is not an authority's, or has signed itself, is a *pin*: a
+//! server that shows the very same is accepted while it is valid, for the names that it has.
+//! `openssl req -x509` makes such certificates, and webpki, which takes no authority's certificate
+//! from a server, would refuse each of them. A pin that is no authority vouches for no other.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,9 +1,10 @@
-//! The traffic secrets of a TLS 1.3 session, from which a key update makes the next keys (RFC 8446, section 7.2).
+//! The traffic secrets of a TLS 1.3 session, from which a key update makes the next keys (RFC 8446,
+//! section 7.2).
 //!
-//! rustls gives away a session's first keys. The keys that follow it makes itself, in a connection that takes more than a
-//! kilobyte, most of it for QUIC and the peer's certificates: too much for a tunnel that idles. The secrets it shows to
-//! its key log, while it works on a handshake. The key log here hands them to the handshake that this thread is working
-//! on, and keeps nothing.
+//! rustls gives away a session's first keys. The keys that follow it makes itself, in a connection
+//! that takes more than a kilobyte, most of it for QUIC and the peer's certificates: too much for a
+//! tunnel that idles. The secrets it shows to its key log, while it works on a handshake. The key
+//! log here hands them to the handshake that this thread is working on, and keeps nothing.
 
 use std::cell::RefCell;
 use std::sync::Arc;

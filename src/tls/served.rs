@@ -1,7 +1,9 @@
-//! Which server certificate a client is shown: by the clock, by what it can verify, and by the name that it asks for.
+//! Which server certificate a client is shown: by the clock, by what it can verify, and by the name
+//! that it asks for.
 //!
-//! The choice is made in the handshake, of what is there: it waits for nothing, allocates nothing, and needs no task that
-//! would have to run at the right second. A profile with one certificate has no choice to make.
+//! The choice is made in the handshake, of what is there: it waits for nothing, allocates nothing,
+//! and needs no task that would have to run at the right second. A profile with one certificate has
+//! no choice to make.
 
 use std::iter::once;
 use std::sync::Arc;
@@ -19,7 +21,8 @@ use crate::certs::{Identity, Term};
 /// The server certificates of a profile: chains in order, each with its key.
 #[derive(Debug)]
 pub struct ServerCertificates {
-    /// Served one after the other in time, as [`current`] says. Where there is none, no handshake comes to its end.
+    /// Served one after the other in time, as [`current`] says. Where there is none, no handshake
+    /// comes to its end.
     pub line: Vec<Identity>,
     /// For clients that want another key type or name.
     pub additional: Vec<Identity>,
@@ -120,9 +123,10 @@ struct Served {
 }
 
 impl Served {
-    /// The best for a client that asks for `name` and can verify `schemes`. In this order: it can verify it at all; it is
-    /// for that name, or, where none is or no name was asked for, for the same names as the one in the line; it can be
-    /// used now; it is not RSA, with which signing costs the gateway the most; it comes first.
+    /// The best for a client that asks for `name` and can verify `schemes`. In this order: it can
+    /// verify it at all; it is for that name, or, where none is or no name was asked for, for the
+    /// same names as the one in the line; it can be used now; it is not RSA, with which signing
+    /// costs the gateway the most; it comes first.
     fn choose(&self, now: u64, name: Option<&str>, schemes: &[SignatureScheme]) -> &Candidate {
         let in_turn = &self.line[current(self.line.iter().map(|entry| entry.term), now)];
         if self.additional.is_empty() {

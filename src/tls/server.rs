@@ -15,8 +15,9 @@ use super::signatures::remembering;
 use super::verifier::DeviceVerifier;
 use crate::config::{KEY_EXCHANGE, TlsChoice};
 
-/// All suites, the gateway's preference first, as BoringSSL's servers prefer them: AES-128-GCM is the cheapest where there
-/// are instructions for AES, and SHA-256 costs less than half of SHA-384 in the handshake's key schedule.
+/// All suites, the gateway's preference first, as BoringSSL's servers prefer them: AES-128-GCM is
+/// the cheapest where there are instructions for AES, and SHA-256 costs less than half of SHA-384
+/// in the handshake's key schedule.
 const CIPHER_SUITES: [SupportedCipherSuite; 9] = [
     cipher_suite::TLS13_AES_128_GCM_SHA256,
     cipher_suite::TLS13_AES_256_GCM_SHA384,
@@ -55,7 +56,8 @@ fn kx_groups(names: &[&str]) -> Vec<&'static dyn SupportedKxGroup> {
     names.iter().filter_map(|name| of_name(name)).collect()
 }
 
-/// aws-lc-rs with the cipher suites and key-exchange groups of a choice, or with the defaults where it names none.
+/// aws-lc-rs with the cipher suites and key-exchange groups of a choice, or with the defaults where
+/// it names none.
 pub(super) fn provider(choice: &TlsChoice) -> CryptoProvider {
     let is_chosen = |suite: &SupportedCipherSuite| {
         // rustls calls TLS 1.3's suites TLS13_...
@@ -115,11 +117,12 @@ pub fn server_config(tls: ServerTls) -> Result<ServerConfig, TlsError> {
     Ok(config)
 }
 
-/// Of sessions whose name (SNI) makes them a tunnel: as `general`, but with a certificate of their own where they have one,
-/// and the protocols (ALPN) of the service. Without any, what a client offers is left unanswered.
+/// Of sessions whose name (SNI) makes them a tunnel: as `general`, but with a certificate of their
+/// own where they have one, and the protocols (ALPN) of the service. Without any, what a client
+/// offers is left unanswered.
 ///
-/// Sessions are resumed by the same means as those of `general`, and none under another name: rustls keeps the name with
-/// the session and compares it (RFC 6066, section 3).
+/// Sessions are resumed by the same means as those of `general`, and none under another name:
+/// rustls keeps the name with the session and compares it (RFC 6066, section 3).
 ///
 /// # Errors
 /// [`TlsError::ServerCertificate`].

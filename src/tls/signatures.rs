@@ -1,9 +1,10 @@
 //! The signatures on certificates, remembered.
 //!
-//! The signature on a peer's certificate is the same at each of its sessions, full or resumed, and its check the only
-//! expensive part of the chain's. Whether a key made a signature over a message is a fact that cannot change, so a check
-//! that succeeded is remembered under a digest of all three; nothing else is: validity, usage, path and revocation are
-//! asked each time. A signature that fails is checked again each time too, so that nobody can fill the memory with them.
+//! The signature on a peer's certificate is the same at each of its sessions, full or resumed, and
+//! its check the only expensive part of the chain's. Whether a key made a signature over a message
+//! is a fact that cannot change, so a check that succeeded is remembered under a digest of all
+//! three; nothing else is: validity, usage, path and revocation are asked each time. A signature
+//! that fails is checked again each time too, so that nobody can fill the memory with them.
 //!
 //! Each core remembers for itself.
 
@@ -22,8 +23,8 @@ use super::fields::{Signed, whole_octets};
 use crate::asn1::{Reader, tag};
 use crate::limits::SIGNATURES_REMEMBERED;
 
-/// The provider's algorithms; those for the signatures on certificates remember. A signature of the handshake itself is
-/// another one each time.
+/// The provider's algorithms; those for the signatures on certificates remember. A signature of the
+/// handshake itself is another one each time.
 #[must_use]
 pub fn remembering() -> WebPkiSupportedAlgorithms {
     static CERTIFICATES: LazyLock<Vec<&'static dyn SignatureVerificationAlgorithm>> =
@@ -55,8 +56,9 @@ pub(super) enum Unverified {
 /// The least bits of an RSA key, as the algorithms have it.
 const RSA_BITS_MIN: usize = 2048;
 
-/// Checks a signature on a certificate or a list with what checks those of chains. Nothing is remembered: a list may be
-/// hundreds of megabytes long. `key` is the contents of a `SubjectPublicKeyInfo`.
+/// Checks a signature on a certificate or a list with what checks those of chains. Nothing is
+/// remembered: a list may be hundreds of megabytes long. `key` is the contents of a
+/// `SubjectPublicKeyInfo`.
 pub(super) fn verify(signed: &Signed<'_>, key: &[u8]) -> Result<(), Unverified> {
     let mut info = Reader::der(key);
     let kind = info.take(tag::SEQUENCE).map(|kind| kind.content);

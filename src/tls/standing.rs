@@ -1,11 +1,12 @@
 //! Which of the group certificates are revoked.
 //!
-//! Trust in a group certificate comes from the configuration and not from a list, so no list is demanded for one; but a
-//! list that holds one counts, and so does one that holds what is above it. Else a device could dodge the revocation of
-//! its authority, which is a group certificate itself, by a chain that ends there, and a revoked authority could go on
-//! proving what is good.
+//! Trust in a group certificate comes from the configuration and not from a list, so no list is
+//! demanded for one; but a list that holds one counts, and so does one that holds what is above it.
+//! Else a device could dodge the revocation of its authority, which is a group certificate itself,
+//! by a chain that ends there, and a revoked authority could go on proving what is good.
 //!
-//! What is above is found by name and key. An authority that others certified too is revoked when all of them are.
+//! What is above is found by name and key. An authority that others certified too is revoked when
+//! all of them are.
 
 use rustls_pki_types::CertificateDer;
 
@@ -23,14 +24,16 @@ struct Authority {
     serial: Vec<u8>,
     subject: Vec<u8>,
     key: Vec<u8>,
-    /// The group certificates that have signed this one. `None` where it stands for itself: nothing can revoke it.
+    /// The group certificates that have signed this one. `None` where it stands for itself: nothing
+    /// can revoke it.
     above: Option<Vec<usize>>,
     /// Itself and all above: while no list holds one of these, it is not revoked.
     lineage: Vec<usize>,
 }
 
 impl Standing {
-    /// Looks at group certificates, once for a configuration. What is no certificate is not revoked.
+    /// Looks at group certificates, once for a configuration. What is no certificate is not
+    /// revoked.
     pub fn of(group: &[CertificateDer<'_>]) -> Self {
         let read = |der: &CertificateDer<'_>| {
             let (issuer, serial) = issuer_and_serial(der).unwrap_or_default();
@@ -106,8 +109,8 @@ impl Standing {
     }
 }
 
-/// The group certificates that have signed the one at a place; `None` where it stands for itself. A signature that cannot
-/// be checked counts for every certificate of the name.
+/// The group certificates that have signed the one at a place; `None` where it stands for itself. A
+/// signature that cannot be checked counts for every certificate of the name.
 fn signers(at: usize, der: &[u8], all: &[Authority]) -> Option<Vec<usize>> {
     let signed = Signed::certificate(der)?;
     let has_signed = |other: &usize| {

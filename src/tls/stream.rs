@@ -43,7 +43,8 @@ pub enum StreamError {
     /// The connection failed.
     #[error("connection: {0}")]
     Io(#[from] io::Error),
-    /// The peer ended the connection without close_notify (RFC 8446, section 6.1: the data may be incomplete).
+    /// The peer ended the connection without close_notify (RFC 8446, section 6.1: the data may be
+    /// incomplete).
     #[error("the connection ended without close_notify")]
     Truncated,
 }
@@ -87,8 +88,8 @@ impl ServerHandshake {
         })
     }
 
-    /// The certificates that the client has presented in this complete handshake. Those of a resumed one are checked again,
-    /// by `verifier`, at `now`.
+    /// The certificates that the client has presented in this complete handshake. Those of a
+    /// resumed one are checked again, by `verifier`, at `now`.
     ///
     /// # Errors
     /// As [`DeviceVerifier::recheck`].
@@ -124,11 +125,13 @@ impl ClientHandshake {
 }
 
 impl<C: Connection> TlsHandshake<C> {
-    /// Completes the handshake; `pace` is awaited before each step that takes long. `begun` holds bytes that were received
-    /// already. Returns the bytes that came behind it, to be given to the session's first [`TlsStream::recv`].
+    /// Completes the handshake; `pace` is awaited before each step that takes long. `begun` holds
+    /// bytes that were received already. Returns the bytes that came behind it, to be given to the
+    /// session's first [`TlsStream::recv`].
     ///
     /// # Errors
-    /// [`HandshakeError`]; after [`HandshakeError::Tls`] the alert waits for [`TlsHandshake::linger`].
+    /// [`HandshakeError`]; after [`HandshakeError::Tls`] the alert waits for
+    /// [`TlsHandshake::linger`].
     pub async fn complete<F: Future<Output = ()>>(
         &self,
         begun: Option<RingBuf>,
@@ -185,8 +188,8 @@ impl<C: Connection> TlsHandshake<C> {
         })
     }
 
-    /// Sends what is queued (an alert), ends the sending direction and reads the peer's bytes away until it closes, so
-    /// that no reset overtakes what was sent. The caller bounds the time.
+    /// Sends what is queued (an alert), ends the sending direction and reads the peer's bytes away
+    /// until it closes, so that no reset overtakes what was sent. The caller bounds the time.
     pub async fn linger(&self) {
         if self.flush().await.is_ok() {
             self.stream.linger().await;
@@ -245,7 +248,8 @@ pub struct TlsStream<C: Connection> {
 }
 
 impl<C: Connection> TlsStream<C> {
-    /// Receives the next opened bytes. `carry` is the rest of the last receive ([`Pieces::into_rest`]).
+    /// Receives the next opened bytes. `carry` is the rest of the last receive
+    /// ([`Pieces::into_rest`]).
     ///
     /// # Errors
     /// [`StreamError`]; [`TlsStream::alert`] tells the peer.
@@ -304,9 +308,10 @@ impl<C: Connection> TlsStream<C> {
         Ok(pieces)
     }
 
-    /// Answers what the peer has asked for (RFC 8446, section 4.6.3: new keys; RFC 5746, section 5: a renegotiation) without
-    /// waiting until there is data to be sent. It does not wait for the peer either: what the socket does not take goes before
-    /// the next record. Nothing is done while something is sent: whoever sends answers when that is done.
+    /// Answers what the peer has asked for (RFC 8446, section 4.6.3: new keys; RFC 5746, section 5:
+    /// a renegotiation) without waiting until there is data to be sent. It does not wait for the
+    /// peer either: what the socket does not take goes before the next record. Nothing is done
+    /// while something is sent: whoever sends answers when that is done.
     #[cold]
     fn answer(&self) -> Result<(), Fault> {
         if self.writing.get() || self.closed.get() {
@@ -328,8 +333,9 @@ impl<C: Connection> TlsStream<C> {
         if owes_answer { self.answer() } else { Ok(()) }
     }
 
-    /// Ciphertext of which nothing is there yet. A stream gets a large buffer while bytes wait, and as many whole records
-    /// as it holds, if they are as long as the last one, so that no part of one is left to be moved.
+    /// Ciphertext of which nothing is there yet. A stream gets a large buffer while bytes wait, and
+    /// as many whole records as it holds, if they are as long as the last one, so that no part of
+    /// one is left to be moved.
     fn first(&self) -> impl Future<Output = io::Result<Option<RingBuf>>> + '_ {
         let predicted = self.predicted.get();
         let large = self.stream.is_bulk().then(RingBuf::large).flatten();
@@ -369,8 +375,8 @@ impl<C: Connection> TlsStream<C> {
         Ok((carry, limit))
     }
 
-    /// Returns when the peer's direction has ended: true where it was cut (RFC 8446, section 6.1: without `close_notify`),
-    /// false where bytes wait, which may hold that, or it has come.
+    /// Returns when the peer's direction has ended: true where it was cut (RFC 8446, section 6.1:
+    /// without `close_notify`), false where bytes wait, which may hold that, or it has come.
     pub async fn is_cut(&self) -> bool {
         !self.peer_closed.get() && self.stream.has_ended().await
     }
@@ -386,8 +392,8 @@ impl<C: Connection> TlsStream<C> {
         }
     }
 
-    /// Seals what `buffer` holds where it lies, and sends it. Content of more than one record is spaced
-    /// ([`TlsStream::spacing`]).
+    /// Seals what `buffer` holds where it lies, and sends it. Content of more than one record is
+    /// spaced ([`TlsStream::spacing`]).
     ///
     /// # Errors
     /// [`StreamError`].
@@ -413,8 +419,9 @@ impl<C: Connection> TlsStream<C> {
         Ok(self.written()?)
     }
 
-    /// Seals `pieces` and sends them; they come back with their rest. Sealed where they lie if the records that they came
-    /// in leave the room for it, as those of the same version and suite do; else copied.
+    /// Seals `pieces` and sends them; they come back with their rest. Sealed where they lie if the
+    /// records that they came in leave the room for it, as those of the same version and suite do;
+    /// else copied.
     ///
     /// # Errors
     /// [`StreamError`].
@@ -486,8 +493,8 @@ impl<C: Connection> TlsStream<C> {
         Ok(())
     }
 
-    /// Tells the peer by an alert why the session ends, and lingers. Not where a send was given up on its way: what
-    /// follows a part of a record cannot be read. The caller bounds the time.
+    /// Tells the peer by an alert why the session ends, and lingers. Not where a send was given up
+    /// on its way: what follows a part of a record cannot be read. The caller bounds the time.
     pub async fn alert(&self, alert: AlertDescription) {
         if self.writing.get() {
             return;
@@ -507,13 +514,14 @@ impl<C: Connection> TlsStream<C> {
         self.stream.rest();
     }
 
-    /// Ends the sending direction and reads the peer's bytes away until it closes, so that no reset overtakes what was
-    /// sent. The caller bounds the time.
+    /// Ends the sending direction and reads the peer's bytes away until it closes, so that no reset
+    /// overtakes what was sent. The caller bounds the time.
     pub async fn linger(&self) {
         self.stream.linger().await;
     }
 
-    /// Bytes that were sent and the peer has not acknowledged; `None` where the kernel does not say.
+    /// Bytes that were sent and the peer has not acknowledged; `None` where the kernel does not
+    /// say.
     #[must_use]
     pub fn unsent(&self) -> Option<u32> {
         self.stream.unsent()
@@ -539,7 +547,8 @@ fn moved(to: Option<RingBuf>, from: RingBuf) -> RingBuf {
     }
 }
 
-/// How much to receive: what is missing of one record, and as many whole ones behind it as `room` holds.
+/// How much to receive: what is missing of one record, and as many whole ones behind it as `room`
+/// holds.
 fn whole_records(room: usize, missing: usize, predicted: usize) -> usize {
     if predicted == 0 || missing > room {
         return room;

@@ -6,9 +6,10 @@
 //! 2026-11-25T20:05:00Z 03b1...
 //! ```
 //!
-//! One key a line: the moment from which it seals (UTC), and its 32 bytes. Lines that begin with `#` and empty lines say
-//! nothing. All keys of the file open tickets, also one that does not seal yet: so a node that is late to read the file is
-//! late by `--in`, and not by nothing. `rotate` removes a key when its last ticket has ended.
+//! One key a line: the moment from which it seals (UTC), and its 32 bytes. Lines that begin with
+//! `#` and empty lines say nothing. All keys of the file open tickets, also one that does not seal
+//! yet: so a node that is late to read the file is late by `--in`, and not by nothing. `rotate`
+//! removes a key when its last ticket has ended.
 
 use std::fmt::Write as _;
 use std::io::Read;
@@ -73,8 +74,8 @@ impl TicketKeys {
         Ok(Self(vec![new_key(now)?]))
     }
 
-    /// The same and a new key, which seals from `from` on; without those whose successor has sealed for longer than `keep`
-    /// seconds, of which no ticket lives any more.
+    /// The same and a new key, which seals from `from` on; without those whose successor has sealed
+    /// for longer than `keep` seconds, of which no ticket lives any more.
     ///
     /// # Errors
     /// If the system gives no random bytes.
@@ -183,7 +184,8 @@ impl TicketKeys {
         Ok(written.map_err(CertError::from)?)
     }
 
-    /// Writes the file in place of the one that is there: a reader sees the old or the new one, whole.
+    /// Writes the file in place of the one that is there: a reader sees the old or the new one,
+    /// whole.
     ///
     /// # Errors
     /// [`TicketKeysError::Write`].

@@ -5,14 +5,15 @@
 //! ```
 //!
 //! **Scope.** What seals is never a key of the file itself but one that HKDF-SHA256 derives from it and the scope: the
-//! profile's name and the set of group certificates. The key's name is derived in the same way, so a ticket of another
-//! scope is not even tried.
+//! profile's name and the set of group certificates. The key's name is derived in the same way, so
+//! a ticket of another scope is not even tried.
 //!
 //! **Construction.** AES-256-GCM-SIV (RFC 8452) with a random nonce. With plain AES-GCM one key must not seal more than
-//! 2^32 tickets with random nonces (NIST SP 800-38D, section 8.3), for all nodes together, and no node knows what the
-//! others have sealed; a nonce that comes twice gives the authentication key away. With GCM-SIV it tells at most that two
-//! tickets are equal, which they never are, and as each nonce has keys of its own the bound is far beyond what a fleet seals
-//! in a key's life (RFC 8452, section 9: 2^48 messages and more).
+//! 2^32 tickets with random nonces (NIST SP 800-38D, section 8.3), for all nodes together, and no
+//! node knows what the others have sealed; a nonce that comes twice gives the authentication key
+//! away. With GCM-SIV it tells at most that two tickets are equal, which they never are, and as
+//! each nonce has keys of its own the bound is far beyond what a fleet seals in a key's life (RFC
+//! 8452, section 9: 2^48 messages and more).
 //!
 //! **Lifetime.** A ticket holds the time of its sealing and is refused when it is older than the lifetime, or from a
 //! future beyond what clocks differ by, whichever keys are still there.
@@ -90,8 +91,9 @@ impl Tickets {
         self.scope == other.scope && self.lifetime == other.lifetime && path(self) == path(other)
     }
 
-    /// Changes the keys if it is time: the file is another one, or those in memory are old. Whether they changed. An
-    /// error is told once for each state of the file, and the keys stay. Reads a file: not for a data core.
+    /// Changes the keys if it is time: the file is another one, or those in memory are old. Whether
+    /// they changed. An error is told once for each state of the file, and the keys stay. Reads a
+    /// file: not for a data core.
     ///
     /// # Errors
     /// [`TicketKeysError`].
@@ -125,8 +127,8 @@ impl Tickets {
         self.source.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `None` where it would be larger than a client could send back, for the chain of certificates that it holds: that client
-    /// gets none.
+    /// `None` where it would be larger than a client could send back, for the chain of certificates
+    /// that it holds: that client gets none.
     pub(super) fn seal(&self, session: &[u8], now: u64) -> Option<Vec<u8>> {
         let start = NAME_LEN + NONCE_LEN;
         let length = start + TIME_LEN + session.len() + AES_256_GCM_SIV.tag_len();

@@ -3,8 +3,8 @@
 //! webpki builds and checks the path to a group certificate; its own CRL check is not used, because
 //! it verifies and searches the whole list again for each certificate. Instead each certificate of
 //! the path is looked up in the published [`RevocationIndex`], with the key that signed it. rustls
-//! does not ask a verifier about a *resumed* session (it takes the chain out of the ticket), so that
-//! a [`VerifiedChain`] of one is made by [`DeviceVerifier::recheck`] alone.
+//! does not ask a verifier about a *resumed* session (it takes the chain out of the ticket), so
+//! that a [`VerifiedChain`] of one is made by [`DeviceVerifier::recheck`] alone.
 //!
 //! What webpki leaves out is [`certs::policy`](crate::certs::policy): key usages, and what a group
 //! certificate bounds. A path that breaks it is passed over for another.
@@ -46,7 +46,8 @@ pub use chain::{VerifiedChain, good_until};
 pub enum StalePolicy {
     /// Refuse: no status, no session.
     Hard,
-    /// Accept a list for so long after its `nextUpdate`; refuse afterwards, and refuse if there is none.
+    /// Accept a list for so long after its `nextUpdate`; refuse afterwards, and refuse if there is
+    /// none.
     Grace(Duration),
     /// Accept. What a list revokes, stale or not, stays revoked.
     Soft,
@@ -61,7 +62,8 @@ pub struct RevocationPolicy {
     pub stale: StalePolicy,
 }
 
-/// Verifies client certificates against a profile's group certificates and the published revocation index.
+/// Verifies client certificates against a profile's group certificates and the published revocation
+/// index.
 ///
 /// One for all cores: it is never written after it is made.
 pub struct DeviceVerifier {
@@ -70,7 +72,8 @@ pub struct DeviceVerifier {
     authorities: Vec<Authority>,
     /// Status of each anchor, in their order.
     standing: Standing,
-    /// The anchors' names, sent in the request for a certificate so that a client can choose. None where they are too many.
+    /// The anchors' names, sent in the request for a certificate so that a client can choose. None
+    /// where they are too many.
     hints: Vec<DistinguishedName>,
     algorithms: WebPkiSupportedAlgorithms,
     policy: RevocationPolicy,
@@ -79,8 +82,8 @@ pub struct DeviceVerifier {
 }
 
 impl DeviceVerifier {
-    /// Prepares the check against `group`, the group certificates. An intermediate CA may be one: webpki ends a path
-    /// at it then.
+    /// Prepares the check against `group`, the group certificates. An intermediate CA may be one:
+    /// webpki ends a path at it then.
     ///
     /// # Errors
     /// If there is no group certificate or one may not issue certificates of devices.
@@ -144,15 +147,16 @@ impl DeviceVerifier {
         self.anchors.is_empty()
     }
 
-    /// Notes the distribution points of the certificates that are presented, so that their lists can be fetched.
+    /// Notes the distribution points of the certificates that are presented, so that their lists
+    /// can be fetched.
     #[must_use]
     pub fn noting(mut self, points: Arc<PointsSeen>) -> Self {
         self.points = Some(points);
         self
     }
 
-    /// Runs the complete check again on the chain of a resumed session or an open tunnel, the end-entity
-    /// certificate first. Only the proof that the client holds the key is not repeated.
+    /// Runs the complete check again on the chain of a resumed session or an open tunnel, the
+    /// end-entity certificate first. Only the proof that the client holds the key is not repeated.
     ///
     /// # Errors
     /// As in a handshake; [`failure_of`](super::failure_of) gives the reason.
@@ -167,8 +171,8 @@ impl DeviceVerifier {
         Ok(VerifiedChain::accepted(chain))
     }
 
-    /// The last moment at which the path that this chain is accepted for is valid, in unix seconds: what is presented
-    /// beside it does not count, the group certificate at its end does.
+    /// The last moment at which the path that this chain is accepted for is valid, in unix seconds:
+    /// what is presented beside it does not count, the group certificate at its end does.
     ///
     /// # Errors
     /// There is no path at `now`.
@@ -240,8 +244,9 @@ impl DeviceVerifier {
         Ok(())
     }
 
-    /// webpki's path from the certificate to a group certificate. Its search goes through all orders of what is presented,
-    /// and checks up to a hundred signatures: so much of a core's time is for few certificates only.
+    /// webpki's path from the certificate to a group certificate. Its search goes through all
+    /// orders of what is presented, and checks up to a hundred signatures: so much of a core's time
+    /// is for few certificates only.
     fn path<'p>(
         &'p self,
         certificate: &'p EndEntityCert<'p>,
@@ -365,8 +370,9 @@ fn of_fault(fault: PathFault, time: UnixTime) -> webpki::Error {
     }
 }
 
-/// In TLS 1.3 a scheme names the curve too (RFC 8446, section 4.2.3). A key of another one is no bad signature, for which
-/// rustls takes it, but a parameter that does not go with the certificate (section 6.2: illegal_parameter).
+/// In TLS 1.3 a scheme names the curve too (RFC 8446, section 4.2.3). A key of another one is no
+/// bad signature, for which rustls takes it, but a parameter that does not go with the certificate
+/// (section 6.2: illegal_parameter).
 fn wrong_scheme(error: Error) -> Error {
     match error {
         Error::InvalidCertificate(

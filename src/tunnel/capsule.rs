@@ -1,8 +1,8 @@
 //! Capsules (RFC 9297, section 3) with the datagrams of CONNECT-UDP (RFC 9298, section 5) in them.
 //!
-//! Bytes go in as they come, at any split; datagrams come out. Capsules of an unknown kind, and datagrams of an unknown
-//! context, are skipped, as both documents ask for. Memory is bounded by [`UDP_DATAGRAM_MAX`], whatever lengths a client
-//! writes: what is longer is skipped too.
+//! Bytes go in as they come, at any split; datagrams come out. Capsules of an unknown kind, and
+//! datagrams of an unknown context, are skipped, as both documents ask for. Memory is bounded by
+//! [`UDP_DATAGRAM_MAX`], whatever lengths a client writes: what is longer is skipped too.
 
 use crate::limits::UDP_DATAGRAM_MAX;
 

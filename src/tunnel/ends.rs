@@ -1,5 +1,5 @@
-//! The two ends of a tunnel, whatever they are made of. The relay is compiled for each pair: no byte passes a table of
-//! functions.
+//! The two ends of a tunnel, whatever they are made of. The relay is compiled for each pair: no
+//! byte passes a table of functions.
 
 use std::io;
 use std::time::Duration;
@@ -15,8 +15,8 @@ pub(crate) trait AppEnd: 'static {
     /// Data of one receive.
     type Data: Data;
 
-    /// Receives the next bytes; `None` when the app sends no more. `carry` is the rest of the last receive
-    /// ([`Data::into_rest`]).
+    /// Receives the next bytes; `None` when the app sends no more. `carry` is the rest of the last
+    /// receive ([`Data::into_rest`]).
     fn recv(
         &self,
         carry: Option<RingBuf>,
@@ -31,16 +31,16 @@ pub(crate) trait AppEnd: 'static {
     /// Says that nothing more comes.
     fn close(&self) -> impl Future<Output = Result<(), Broken>>;
 
-    /// Ends the tunnel before its time, so that the app cannot take what it has for the whole: for `reason`, told by the
-    /// alert where there is one, for which it is waited so long at most.
+    /// Ends the tunnel before its time, so that the app cannot take what it has for the whole: for
+    /// `reason`, told by the alert where there is one, for which it is waited so long at most.
     fn cut(
         &self,
         reason: CloseReason,
         alert: Option<(AlertDescription, Duration)>,
     ) -> impl Future<Output = ()>;
 
-    /// Ready when the app has given the tunnel up after it has said that it sends no more. Only for ends that can tell: a
-    /// connection's end is seen when something is sent.
+    /// Ready when the app has given the tunnel up after it has said that it sends no more. Only for
+    /// ends that can tell: a connection's end is seen when something is sent.
     fn given_up(&self) -> impl Future<Output = Broken> {
         std::future::pending()
     }
@@ -54,7 +54,8 @@ pub(crate) trait ServerEnd: 'static {
     /// Sends all of `data`, which comes back with its rest.
     fn send<D: Data>(&self, data: D) -> impl Future<Output = (Result<(), CloseReason>, D)>;
 
-    /// Receives bytes with gaps as the app's end needs them, and how many; `None` when the server sends no more.
+    /// Receives bytes with gaps as the app's end needs them, and how many; `None` when the server
+    /// sends no more.
     fn recv(
         &self,
         spacing: Spacing,

@@ -1,4 +1,5 @@
-//! A tunnel from what is granted to its record: its opening, its two ends, and the relay between them.
+//! A tunnel from what is granted to its record: its opening, its two ends, and the relay between
+//! them.
 
 pub mod capsule;
 mod ends;

@@ -1,5 +1,5 @@
-//! A tunnel from the request to its record, the same for all the ways in which a request comes: authorize, route and
-//! dial, then the relay between two records.
+//! A tunnel from the request to its record, the same for all the ways in which a request comes:
+//! authorize, route and dial, then the relay between two records.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -104,7 +104,8 @@ fn grant<'s>(
     })
 }
 
-/// Authorize, route, dial. An error is a refusal that the app has not been told yet; `outcome` says how far it came.
+/// Authorize, route, dial. An error is a refusal that the app has not been told yet; `outcome` says
+/// how far it came.
 pub(crate) async fn open(
     core: &Core,
     snapshot: &Snapshot,
@@ -178,8 +179,8 @@ impl Granted<'_> {
 }
 
 impl Opened {
-    /// Takes the idle timeout that the app proposes, in seconds, as far as the bounds allow. The active one, for the
-    /// answer; `None` where nothing was proposed.
+    /// Takes the idle timeout that the app proposes, in seconds, as far as the bounds allow. The
+    /// active one, for the answer; `None` where nothing was proposed.
     pub fn propose_idle(&mut self, seconds: Option<u32>, limits: &Limits) -> Option<Duration> {
         let proposed = Duration::from_secs(seconds?.into());
         let (min, max) = limits.idle_bounds;
@@ -187,8 +188,9 @@ impl Opened {
         Some(self.lifetimes.idle_timeout)
     }
 
-    /// Runs the tunnel to `app`, whose bytes begin with those `read_ahead` the request, in a task of its own: what it took to
-    /// open it is not kept for its life. `session`: kept until it has ended.
+    /// Runs the tunnel to `app`, whose bytes begin with those `read_ahead` the request, in a task
+    /// of its own: what it took to open it is not kept for its life. `session`: kept until it has
+    /// ended.
     pub fn run<A: AppEnd>(
         mut self,
         core: Rc<Core>,
@@ -332,8 +334,9 @@ fn over<A, S>(relay: &Relay<A, S>, reason: CloseReason) {
     audit(core, &live.subject, Some(&live.target), end);
 }
 
-/// Memory of an open tunnel between two kinds of ends, in bytes: its relay, the futures of its three tasks, and what is listed
-/// of it. Without the connections' buffers and the heads of the tasks.
+/// Memory of an open tunnel between two kinds of ends, in bytes: its relay, the futures of its
+/// three tasks, and what is listed of it. Without the connections' buffers and the heads of the
+/// tasks.
 #[cfg(test)]
 pub(crate) fn memory<A: AppEnd, S: ServerEnd>() -> usize {
     fn task<T, F>(_: impl FnOnce(T, ()) -> F) -> usize {

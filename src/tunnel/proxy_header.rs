@@ -56,8 +56,8 @@ const fn version_text(version: TlsVersion) -> &'static str {
     }
 }
 
-/// Unique among all nodes and their lives: when this process first made one, in microseconds, its process id, and the
-/// tunnel's number as the audit log has it.
+/// Unique among all nodes and their lives: when this process first made one, in microseconds, its
+/// process id, and the tunnel's number as the audit log has it.
 fn unique_id(tunnel: u64) -> String {
     static LIFE: OnceLock<String> = OnceLock::new();
     let life = LIFE.get_or_init(|| {

@@ -1,10 +1,12 @@
 //! Moves the bytes of an open tunnel.
 //!
-//! Each direction is a task of its own, so that a byte wakes only what it concerns. A direction holds at most one buffer,
-//! and none while it waits for whole records: a reader that does not read stops the writer at the other end, and nothing
-//! grows with the transfer. The end of one direction is carried through to the other side.
+//! Each direction is a task of its own, so that a byte wakes only what it concerns. A direction
+//! holds at most one buffer, and none while it waits for whole records: a reader that does not read
+//! stops the writer at the other end, and nothing grows with the transfer. The end of one direction
+//! is carried through to the other side.
 //!
-//! A third task, that of the tunnel (in `open`), starts the two, waits for what ends them, and closes both connections.
+//! A third task, that of the tunnel (in `open`), starts the two, waits for what ends them, and
+//! closes both connections.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -75,7 +77,8 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
         ]
     }
 
-    /// Waits until both directions have ended, one has failed, nothing moves any more or the node ends.
+    /// Waits until both directions have ended, one has failed, nothing moves any more or the node
+    /// ends.
     pub fn ended(&self) -> impl Future<Output = End> {
         let stopped = ring::race(self.time_over(), self.core.cut.wait());
         ring::map(
@@ -88,7 +91,8 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
         )
     }
 
-    /// Returns when both directions have ended well, one has not, or the tunnel is to be closed (a sweep, or the operator).
+    /// Returns when both directions have ended well, one has not, or the tunnel is to be closed (a
+    /// sweep, or the operator).
     fn both_ended(&self) -> impl Future<Output = End> {
         poll_fn(|context| {
             if let Some(reason) = self.live.closing.get() {
@@ -106,8 +110,9 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
         })
     }
 
-    /// Returns when nothing has moved for the idle timeout, or the tunnel's time is over. Before that, the session rests. The
-    /// timer is set anew only when it has run out, or a rest has ended.
+    /// Returns when nothing has moved for the idle timeout, or the tunnel's time is over. Before
+    /// that, the session rests. The timer is set anew only when it has run out, or a rest has
+    /// ended.
     fn time_over(&self) -> impl Future<Output = CloseReason> {
         let mut timer = ring::sleep(Duration::ZERO);
         let mut rested = false;
@@ -136,8 +141,8 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
         })
     }
 
-    /// Ends the connections as it befits how the directions, which are no more, have ended. In a box of its own, like all
-    /// that an open tunnel does once.
+    /// Ends the connections as it befits how the directions, which are no more, have ended. In a
+    /// box of its own, like all that an open tunnel does once.
     pub fn close(&self, ended: End) -> Pin<Box<dyn Future<Output = CloseReason> + '_>> {
         Box::pin(async move {
             match ended {
@@ -188,7 +193,8 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
         }
     }
 
-    /// Sends what came right behind the request. Gives back the records of it that are not complete.
+    /// Sends what came right behind the request. Gives back the records of it that are not
+    /// complete.
     fn send_early(
         &self,
         read_ahead: Box<ReadAhead>,
@@ -242,9 +248,9 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
         }
     }
 
-    /// Waits until what has moved is paid for. Nothing is read meanwhile, so that TCP stops the sender; no buffer is held
-    /// but that of an incomplete record, and the next receive is a small one: a limit is kept in small steps. In a box of its
-    /// own: most tunnels have no limit.
+    /// Waits until what has moved is paid for. Nothing is read meanwhile, so that TCP stops the
+    /// sender; no buffer is held but that of an incomplete record, and the next receive is a small
+    /// one: a limit is kept in small steps. In a box of its own: most tunnels have no limit.
     fn pace(&self, wait: Duration) -> Pin<Box<dyn Future<Output = ()> + '_>> {
         {
             let mut metrics = self.core.metrics.borrow_mut();
@@ -293,7 +299,8 @@ impl<A: AppEnd, S: ServerEnd> Relay<A, S> {
     }
 }
 
-/// Tells the relay how a direction ended; also when its task panics, which is a fault of the gateway.
+/// Tells the relay how a direction ended; also when its task panics, which is a fault of the
+/// gateway.
 struct Ending<'a> {
     end: &'a Cell<Option<End>>,
     live: &'a Live,

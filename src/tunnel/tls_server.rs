@@ -1,7 +1,8 @@
 //! A server behind TLS, as the end of a tunnel.
 //!
-//! What it sends is opened in the ring's buffer and, where the server's records are full and of the same kind as the app's,
-//! sealed again in the same place; else it is copied once, to where the app's records need it.
+//! What it sends is opened in the ring's buffer and, where the server's records are full and of the
+//! same kind as the app's, sealed again in the same place; else it is copied once, to where the
+//! app's records need it.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -50,7 +51,8 @@ impl TlsServer {
     }
 }
 
-/// A small buffer with these bytes. Holds none while it waits for one, so that nobody waits for this tunnel in turn.
+/// A small buffer with these bytes. Holds none while it waits for one, so that nobody waits for
+/// this tunnel in turn.
 async fn filled(bytes: &[u8]) -> RingBuf {
     loop {
         if let Some(mut buffer) = RingBuf::small() {

@@ -1,9 +1,11 @@
-//! UDP through a tunnel (CONNECT-UDP, RFC 9298): the app's end is a stream of capsules, the server's a UDP socket.
+//! UDP through a tunnel (CONNECT-UDP, RFC 9298): the app's end is a stream of capsules, the
+//! server's a UDP socket.
 //!
-//! The relay is that of every tunnel. A datagram is held by nobody for long: one from the app is sent when it is whole, and
-//! one from the server waits in the system's queue until the app's flow control takes the one before. That queue is
-//! bounded ([`crate::limits::UDP_QUEUE`]) and drops the newest when it is full, as a line does. What is dropped is counted.
-//! When the app ends its direction, the tunnel ends: nothing of a UDP exchange is still to come that it could wait for.
+//! The relay is that of every tunnel. A datagram is held by nobody for long: one from the app is
+//! sent when it is whole, and one from the server waits in the system's queue until the app's flow
+//! control takes the one before. That queue is bounded ([`crate::limits::UDP_QUEUE`]) and drops the
+//! newest when it is full, as a line does. What is dropped is counted. When the app ends its
+//! direction, the tunnel ends: nothing of a UDP exchange is still to come that it could wait for.
 
 use std::cell::{Cell, RefCell};
 use std::io;

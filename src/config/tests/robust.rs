@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Whatever a text is, it gives a config or problems that can be shown: no panic, no line outside the file, nothing that
-/// a terminal would obey.
+/// Whatever a text is, it gives a config or problems that can be shown: no panic, no line outside
+/// the file, nothing that a terminal would obey.
 fn holds(text: &str) {
     let Err(error) = validate::check(text, Path::new("adit.toml"), &cpus(), raw::Part::All) else {
         return;

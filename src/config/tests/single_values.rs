@@ -1,4 +1,5 @@
-//! Engine, admin, log, certificates, TLS and device authentication: what is taken and what is refused.
+//! Engine, admin, log, certificates, TLS and device authentication: what is taken and what is
+//! refused.
 
 use super::*;
 

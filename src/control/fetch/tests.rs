@@ -8,7 +8,8 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::backend::resolver;
 
-/// Answers each request with what `answer` makes of its header; `None` drips one byte every 50 ms, for ever.
+/// Answers each request with what `answer` makes of its header; `None` drips one byte every 50 ms,
+/// for ever.
 async fn serve(answer: impl Fn(&str) -> Option<String> + 'static + Send) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

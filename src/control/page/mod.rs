@@ -1,7 +1,9 @@
-//! The page for people: a few files that are part of the program, and what a browser may do with them.
+//! The page for people: a few files that are part of the program, and what a browser may do with
+//! them.
 //!
-//! The page asks for nothing that is not here, and its policy lets it ask nowhere else. Names in it come from certificates
-//! and so from strangers: it writes them as text, and the policy takes from it every way to write them as anything else.
+//! The page asks for nothing that is not here, and its policy lets it ask nowhere else. Names in it
+//! come from certificates and so from strangers: it writes them as text, and the policy takes from
+//! it every way to write them as anything else.
 
 use hyper::StatusCode;
 use hyper::header::{self, HeaderName, HeaderValue};

@@ -1,13 +1,13 @@
-//! The device registry's life: the file of the config, what the admin listener says beside it, and what a restart
-//! finds.
+//! The device registry's life: the file of the config, what the admin listener says beside it, and
+//! what a restart finds.
 //!
-//! The last one who says something about a device counts. What the admin listener says holds until the device's own line
-//! in the file changes (comes, goes or says something else); a block that the admin listener has set is lifted by the
-//! admin listener only. A file that cannot be read or has a wrong line changes nothing: at a start the last good copy
-//! counts, and the node says so.
+//! The last one who says something about a device counts. What the admin listener says holds until
+//! the device's own line in the file changes (comes, goes or says something else); a block that the
+//! admin listener has set is lifted by the admin listener only. A file that cannot be read or has a
+//! wrong line changes nothing: at a start the last good copy counts, and the node says so.
 //!
-//! One thread writes. It answers when a change is on the disk and active; changes that wait for it are written
-//! together.
+//! One thread writes. It answers when a change is on the disk and active; changes that wait for it
+//! are written together.
 
 mod source;
 mod store;
@@ -96,8 +96,8 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Reads what `config` names and what earlier runs have left. `changed` is called after each change that became active, and
-    /// `tell` with it.
+    /// Reads what `config` names and what earlier runs have left. `changed` is called after each
+    /// change that became active, and `tell` with it.
     ///
     /// # Errors
     /// [`LoadError`]: the file is not right and there is no good copy, or what was kept cannot be read.
@@ -166,8 +166,8 @@ impl Registry {
         })
     }
 
-    /// Changes devices. `reply` is called when the change is on the disk and active, or refused; it is dropped if the
-    /// node ends before. Never waits.
+    /// Changes devices. `reply` is called when the change is on the disk and active, or refused; it
+    /// is dropped if the node ends before. Never waits.
     pub fn change(&self, changes: DeviceChanges, must_exist: bool, reply: ChangeReply) {
         let job = Job::Change {
             changes,
@@ -218,8 +218,9 @@ impl Registry {
         Ok(())
     }
 
-    /// Lets another process have what is kept on disk: changes are refused from now on, but for those that
-    /// [`Registry::followed`] brings. With `false` they are this process's again. Waits: not for a data core.
+    /// Lets another process have what is kept on disk: changes are refused from now on, but for
+    /// those that [`Registry::followed`] brings. With `false` they are this process's again. Waits:
+    /// not for a data core.
     pub(crate) fn follow(&self, follow: bool) {
         let (reply, answer) = mpsc::sync_channel(1);
         if self.jobs.send(Job::Follow { follow, reply }).is_ok() {
@@ -227,8 +228,8 @@ impl Registry {
         }
     }
 
-    /// Takes over what the other process has changed, or with `whole` all that it has and nothing else. Whether it is in
-    /// force. Waits for it: not for a data core.
+    /// Takes over what the other process has changed, or with `whole` all that it has and nothing
+    /// else. Returns whether it is active. Waits for it: not for a data core.
     pub fn followed(&self, changes: DeviceChanges, whole: bool) -> bool {
         let (reply, answer) = mpsc::sync_channel(1);
         let job = Job::Followed {
@@ -399,8 +400,9 @@ impl Writer {
         }
     }
 
-    /// Takes a new file over, with what was said beside it: all of it, or on an error nothing. What was said about devices
-    /// whose line it changes is forgotten first: a crash between the two finds the line changed still.
+    /// Takes a new file over, with what was said beside it: all of it, or on an error nothing. What
+    /// was said about devices whose line it changes is forgotten first: a crash between the two
+    /// finds the line changed still.
     fn rebase(
         &mut self,
         source: Option<RegistryFile>,

@@ -1,8 +1,9 @@
 //! The registry's file, and its last good copy in the state folder.
 //!
-//! A file is read piece by piece and never as a whole. The copy is written while the file is read, so that it holds what
-//! was checked, and takes the old copy's place only when the registry has taken it over. Its first line says of which file it
-//! is a copy: it stands in for that file and for no other.
+//! A file is read piece by piece and never as a whole. The copy is written while the file is read,
+//! so that it holds what was checked, and takes the old copy's place only when the registry has
+//! taken it over. Its first line says of which file it is a copy: it stands in for that file and
+//! for no other.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -75,7 +76,8 @@ impl Head {
     }
 }
 
-/// The name of a file wherever it is asked for, links not followed: a link that leads elsewhere is a new content.
+/// The name of a file wherever it is asked for, links not followed: a link that leads elsewhere is
+/// a new content.
 fn named(file: &Path) -> PathBuf {
     let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     // As it can be written down.

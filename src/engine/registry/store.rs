@@ -1,7 +1,7 @@
 //! Changes of devices through the admin listener, on disk: one redb file in the state folder.
 //!
-//! A change is on the disk when [`Store::apply`] returns, whole or not at all. The file is made by the first change: a
-//! node that is never told anything has none.
+//! A change is on the disk when [`Store::apply`] returns, whole or not at all. The file is made by
+//! the first change: a node that is never told anything has none.
 
 use std::fs::File;
 use std::io;
@@ -120,7 +120,8 @@ impl Store {
         }
     }
 
-    /// Everything that was said and not taken back. What is there and cannot be opened is an error, and never nothing.
+    /// Everything that was said and not taken back. What is there and cannot be opened is an error,
+    /// and never nothing.
     pub fn load(&mut self) -> Result<DeviceChanges, StoreError> {
         self.take_back()?;
         let mut said = DeviceCollector::default();
@@ -130,8 +131,8 @@ impl Store {
         Ok(said.finish()?)
     }
 
-    /// Keeps the changes, one after the other, all or none of them. A device that is taken out and that `base` does not
-    /// know is forgotten.
+    /// Keeps the changes, one after the other, all or none of them. A device that is taken out and
+    /// that `base` does not know is forgotten.
     pub fn apply(
         &mut self,
         changes: &[&DeviceChanges],

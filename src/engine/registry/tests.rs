@@ -114,8 +114,8 @@ fn no_file_any_more_is_refused_whole_too() {
     assert_eq!(fixture.state("one"), DeviceState::Unmanaged);
 }
 
-/// After a successor that did not come to serve, the store cannot be opened: nothing that it holds counts as never said, and
-/// it is tried again.
+/// After a successor that did not come to serve, the store cannot be opened: nothing that it holds
+/// counts as never said, and it is tried again.
 #[test]
 fn a_store_that_cannot_be_taken_back_loses_nothing() {
     use DeviceState::{Blocked, Managed};

@@ -1,7 +1,7 @@
 //! The CRLs of the node: which are in use, and how a new one comes into use while the node runs.
 //!
-//! A new list replaces the index alone: no core is asked, no configuration is loaded. A list that cannot be used leaves
-//! the one before in place, and is told in [`Node::crls`].
+//! A new list replaces the index alone: no core is asked, no configuration is loaded. A list that
+//! cannot be used leaves the one before in place, and is told in [`Node::crls`].
 
 mod kept;
 
@@ -57,7 +57,8 @@ pub(super) struct Revocation {
     pub index: Arc<Published<RevocationIndex>>,
     /// Distribution points that client certificates name.
     pub points: Arc<PointsSeen>,
-    /// Held by a reload from reading its files until they are in use, so that no list that comes meanwhile is lost.
+    /// Held by a reload from reading its files until they are in use, so that no list that comes
+    /// meanwhile is lost.
     turn: Mutex<()>,
     /// Held while an index is made, which may take seconds.
     crls: Mutex<Crls>,
@@ -66,9 +67,9 @@ pub(super) struct Revocation {
 }
 
 impl Crls {
-    /// Reads what `config` names, and what was fetched before; `seen` are the URLs that client certificates have named. A
-    /// list of `before` stays in use where its successor is bad or older, and what is known of a source that is still
-    /// wanted stays known.
+    /// Reads what `config` names, and what was fetched before; `seen` are the URLs that client
+    /// certificates have named. A list of `before` stays in use where its successor is bad or
+    /// older, and what is known of a source that is still wanted stays known.
     ///
     /// # Errors
     /// [`CrlErrors`]: a file cannot be used, and nothing is there to stand in for it.
@@ -150,7 +151,8 @@ impl Crls {
         index
     }
 
-    /// Notes which lists are not valid at a moment in unix seconds, and says in the log what is new. Returns whether something is.
+    /// Notes which lists are not valid at a moment in unix seconds, and says in the log what is
+    /// new. Returns whether something is.
     fn note_ended(&mut self, now: u64) -> bool {
         let ended = self.crl_set.reports().into_iter().filter_map(|report| {
             let text = report.unproving_text(now)?;
@@ -299,8 +301,8 @@ fn is_url(source: &CrlSource) -> bool {
     matches!(source, CrlSource::Url(_))
 }
 
-/// The URLs that are fetched by these rules: those of the configuration, and where the rules say so those that the group
-/// certificates and `seen` name, a bounded number of them.
+/// The URLs that are fetched by these rules: those of the configuration, and where the rules say so
+/// those that the group certificates and `seen` name, a bounded number of them.
 fn urls_to_fetch(
     fetch: &CrlFetch,
     group: &[CertificateDer<'static>],
@@ -363,13 +365,14 @@ impl Revocation {
 }
 
 impl Node {
-    /// Called after each change of the revocation index, on the thread that changed it, which is no data core's: open
-    /// tunnels whose certificates it revokes are closed.
+    /// Called after each change of the revocation index, on the thread that changed it, which is no
+    /// data core's: open tunnels whose certificates it revokes are closed.
     pub(super) fn revocation_changed(&self) {
         self.sweeper.changed(Causes::REVOCATION);
     }
 
-    /// Lets lists that begin now prove from now on, and says of each that has run out since the last call that it has.
+    /// Lets lists that begin now prove from now on, and says of each that has run out since the
+    /// last call that it has.
     pub fn note_ended_crls(&self) {
         let mut crls = self.revocation.crls();
         if crls.crl_set.begin(now()) {
@@ -402,7 +405,8 @@ impl Node {
         }
     }
 
-    /// Takes what a server gave for `url`, if it is good, and keeps it for the next start. Blocks while it reads.
+    /// Takes what a server gave for `url`, if it is good, and keeps it for the next start. Blocks
+    /// while it reads.
     ///
     /// Gives whether it is in use, now or before.
     pub fn offer_fetched_crl(&self, url: &str, bytes: Vec<u8>) -> bool {
@@ -436,7 +440,8 @@ impl Node {
         matches!(admission, Some(Admission::Taken | Admission::Unchanged))
     }
 
-    /// Begins to want the list of a URL that was found in a certificate: takes the one that was kept, if any.
+    /// Begins to want the list of a URL that was found in a certificate: takes the one that was
+    /// kept, if any.
     fn want_crl(&self, url: &str) {
         let source = CrlSource::Url(url.to_owned());
         let _turn = self.revocation.turn();
@@ -463,8 +468,8 @@ impl Node {
         }
     }
 
-    /// The rules by which CRLs are fetched, and the URLs, of which those that are new are wanted from now on. Reads what was
-    /// kept of them: not for a thread that answers others.
+    /// The rules by which CRLs are fetched, and the URLs, of which those that are new are wanted
+    /// from now on. Reads what was kept of them: not for a thread that answers others.
     pub fn crls_to_fetch(&self) -> (CrlFetch, Vec<String>) {
         let (fetch, group) = {
             let crls = self.revocation.crls();
@@ -477,12 +482,13 @@ impl Node {
         (fetch, urls)
     }
 
-    /// Lets whatever a source offers next take the place of the list in use, whatever its number and date, and has the
-    /// source asked at once. The list in use stays until then. Whether there is one. May wait while an index is made.
+    /// Lets whatever a source offers next take the place of the list in use, whatever its number
+    /// and date, and has the source asked at once. The list in use stays until then. Whether there
+    /// is one. May wait while an index is made.
     ///
     /// # Errors
-    /// What is kept of it for the next start cannot be renamed, or another process takes this one's place; nothing has
-    /// changed then.
+    /// What is kept of it for the next start cannot be renamed, or another process takes this one's
+    /// place; nothing has changed then.
     pub fn forget_crl(&self, source: &str) -> Result<bool, DrainError> {
         let _turn = self.revocation.turn();
         if self.follows() {
@@ -501,7 +507,8 @@ impl Node {
         Ok(true)
     }
 
-    /// How long from now until the list of a URL, which was not taken, is to be asked for again; `None`: as usual.
+    /// How long from now until the list of a URL, which was not taken, is to be asked for again;
+    /// `None`: as usual.
     pub fn crl_due(&self, url: &str) -> Option<Duration> {
         let mut crls = self.revocation.crls();
         let (source, now) = (CrlSource::Url(url.to_owned()), now());

@@ -1,11 +1,13 @@
-//! One process after another on the same listeners. The new one takes them over; the old one finishes its tunnels, and is
-//! told over a socket what it must not miss until then: that the config was read again, and which devices have changed.
+//! One process after another on the same listeners. The new one takes them over; the old one
+//! finishes its tunnels, and is told over a socket what it must not miss until then: that the
+//! config was read again, and which devices have changed.
 //!
-//! Messages are lines of JSON. Both ends are processes of one node, each of which may be of another version: a process says
-//! to one of an older version only what that one understands.
+//! Messages are lines of JSON. Both ends are processes of one node, each of which may be of another
+//! version: a process says to one of an older version only what that one understands.
 //!
-//! Neither waits for the other for longer than a bound. A link that is lost is never lost in silence: the new process says
-//! so, and the old one ends ([`SUCCESSION_ORPHANED`](crate::limits::SUCCESSION_ORPHANED)), by itself or by a signal.
+//! Neither waits for the other for longer than a bound. A link that is lost is never lost in
+//! silence: the new process says so, and the old one ends
+//! ([`SUCCESSION_ORPHANED`](crate::limits::SUCCESSION_ORPHANED)), by itself or by a signal.
 
 mod passing;
 mod predecessor;
@@ -29,7 +31,8 @@ pub use successor::{Followed, Successor, follow};
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Message {
-    /// It serves: what a process of the first version understands, to which each part of a change is one change.
+    /// It serves: what a process of the first version understands, to which each part of a change
+    /// is one change.
     Ready,
     /// It serves.
     Serving,
@@ -39,7 +42,8 @@ enum Message {
     Reopen,
     /// Devices, or a part of them.
     Devices(Vec<DeviceMessage>),
-    /// The parts that came since the last such are one change; or all devices, where `whole` is set.
+    /// The parts that came since the last such are one change; or all devices, where `whole` is
+    /// set.
     Apply { whole: bool },
     /// Is the other process there?
     Beat,
@@ -122,7 +126,8 @@ impl Link {
         self.stream.get_ref().try_clone()
     }
 
-    /// Waits for the next line; `None` when the other end is closed. What has come of a line stays where the time is over.
+    /// Waits for the next line; `None` when the other end is closed. What has come of a line stays
+    /// where the time is over.
     fn read<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         let room = (SUCCESSION_MESSAGE_MAX - self.begun.len()) as u64;
         let mut bounded = Read::take(&mut self.stream, room);

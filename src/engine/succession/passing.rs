@@ -1,4 +1,5 @@
-//! Descriptors that one process hands to another over a socket (`unix(7)`, `SCM_RIGHTS`), each with one byte.
+//! Descriptors that one process hands to another over a socket (`unix(7)`, `SCM_RIGHTS`), each with
+//! one byte.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -11,8 +12,8 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-/// Hands a copy of `descriptor` to the process at the other end of `link`. Does not wait: where that one takes nothing, it
-/// is an error.
+/// Hands a copy of `descriptor` to the process at the other end of `link`. Does not wait: where
+/// that one takes nothing, it is an error.
 ///
 /// # Errors
 /// The system's.

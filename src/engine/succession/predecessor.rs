@@ -1,8 +1,10 @@
-//! The process before this one, as the new process sees it: what it is still to be told, and whether it answers.
+//! The process before this one, as the new process sees it: what it is still to be told, and
+//! whether it answers.
 //!
-//! A thread of its own speaks with it. What is to be told waits in a place of fixed size: that the config was read again,
-//! and the newest devices, of which the thread itself finds what is new to the other process. So nobody waits for the other
-//! process, and nothing that it must know is dropped because it is slow.
+//! A thread of its own speaks with it. What is to be told waits in a place of fixed size: that the
+//! config was read again, and the newest devices, of which the thread itself finds what is new to
+//! the other process. So nobody waits for the other process, and nothing that it must know is
+//! dropped because it is slow.
 
 use std::io;
 use std::net::Shutdown;
@@ -91,8 +93,8 @@ fn silent() -> String {
 }
 
 impl Predecessor {
-    /// At the other end of `link`. `questions` takes connections to its admin pages, where it is of a version that has
-    /// them; `generation` is how many processes there were before this one.
+    /// At the other end of `link`. `questions` takes connections to its admin pages, where it is of
+    /// a version that has them; `generation` is how many processes there were before this one.
     ///
     /// # Errors
     /// The system's.
@@ -126,7 +128,8 @@ impl Predecessor {
         self.generation
     }
 
-    /// This process serves, with these devices: the other one shall stop to accept, and follow from now on.
+    /// This process serves, with these devices: the other one shall stop to accept, and follow from
+    /// now on.
     ///
     /// # Errors
     /// There can be no more threads.
@@ -247,7 +250,8 @@ impl Shared {
         tracing::info!(pid = self.pid, "the process before this one has ended");
     }
 
-    /// Waits for the end of the process, which has lost its link, and brings it about where it is stopped or stuck.
+    /// Waits for the end of the process, which has lost its link, and brings it about where it is
+    /// stopped or stuck.
     fn see_it_end(&self) {
         let Some(process) = &self.process else { return };
         if !ends(process, SUCCESSION_END) {
@@ -303,8 +307,8 @@ impl Shared {
         (tasks.devices.take(), reload, reopen)
     }
 
-    /// Says what is new since `told`; everything, where nothing was told yet. To find it may take seconds, in which the
-    /// other process hears that this one is there.
+    /// Says what is new since `told`; everything, where nothing was told yet. To find it may take
+    /// seconds, in which the other process hears that this one is there.
     fn tell_devices(
         &self,
         link: &mut Link,

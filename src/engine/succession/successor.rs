@@ -1,7 +1,7 @@
 //! The process after this one, as the old process hears it.
 //!
-//! Two threads: one hears and answers that this process is there, the other activates what it heard, which may take
-//! long. What is heard next comes when that is done, so nothing piles up.
+//! Two threads: one hears and answers that this process is there, the other activates what it
+//! heard, which may take long. What is heard next comes when that is done, so nothing piles up.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -42,10 +42,12 @@ pub enum Followed {
 pub struct Successor(Link);
 
 impl Successor {
-    /// At the other end of `link`, once it has said that it serves; it must do so within `patience`.
+    /// At the other end of `link`, once it has said that it serves; it must do so within
+    /// `patience`.
     ///
     /// # Errors
-    /// It has ended ([`io::ErrorKind::BrokenPipe`]), says nothing for too long, or says what is not understood.
+    /// It has ended ([`io::ErrorKind::BrokenPipe`]), says nothing for too long, or says what is not
+    /// understood.
     pub fn await_service(link: UnixStream, patience: Duration) -> io::Result<Self> {
         let mut link = Link::new(link);
         link.set_timeouts(Some(patience), Some(SUCCESSION_SILENCE))?;
@@ -104,8 +106,8 @@ fn answer(answers: &Mutex<UnixStream>, answer: &Response) -> io::Result<()> {
     write(&mut stream, answer)
 }
 
-/// Follows `successor` until it says no more, which ends with the reason why. `take` activates what it says, and gives
-/// back whether that was possible.
+/// Follows `successor` until it says no more, which ends with the reason why. `take` activates what
+/// it says, and gives back whether that was possible.
 ///
 /// # Errors
 /// The system's, at its limits.

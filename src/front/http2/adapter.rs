@@ -1,4 +1,5 @@
-//! The session's stream as `h2` sees it (what the client sends passes the guard first), and what `h2` says of it.
+//! The session's stream as `h2` sees it (what the client sends passes the guard first), and what
+//! `h2` says of it.
 
 use std::cell::Cell;
 use std::io;

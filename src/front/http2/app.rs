@@ -251,7 +251,8 @@ mod tests {
     use crate::ring::TcpStream;
     use crate::tunnel::memory;
 
-    /// In bytes, without its part of the session. A server with TLS or datagrams adds what it adds to every tunnel.
+    /// In bytes, without its part of the session. A server with TLS or datagrams adds what it adds
+    /// to every tunnel.
     #[test]
     fn a_tunnel_of_a_session_keeps_to_its_memory() {
         let bytes = memory::<StreamEnd, TcpStream>();

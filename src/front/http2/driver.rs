@@ -159,7 +159,8 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
         }
     }
 
-    /// One turn: what has happened outside, then frames in both directions until there are no more, then one send.
+    /// One turn: what has happened outside, then frames in both directions until there are no more,
+    /// then one send.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Ended> {
         *self.session.waker.borrow_mut() = Some(context.waker().clone());
         self.look_outside(context);
@@ -283,8 +284,9 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
         coming.min().unwrap_or(now + SESSION_REST)
     }
 
-    /// Looks whether the client takes what is sent, whatever else it does. When to look again; `None`: it has taken nothing for
-    /// too long. One on a slow way takes some of it between two looks.
+    /// Looks whether the client takes what is sent, whatever else it does. When to look again;
+    /// `None`: it has taken nothing for too long. One on a slow way takes some of it between two
+    /// looks.
     fn look_at_unsent(&mut self, now: Instant) -> Option<Instant> {
         let step = stall_after(&self.session) / 2;
         let Some(since) = self.stream.sending_since() else {
@@ -307,7 +309,8 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
         Some(now + step)
     }
 
-    /// Ends the session for what the guard has found. Whether there is something to be done about it.
+    /// Ends the session for what the guard has found. Whether there is something to be done about
+    /// it.
     fn leave_for_abuse(&mut self) -> bool {
         if self.leaving || self.session.seen.abuse.get().is_none() {
             return false;
@@ -325,7 +328,8 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
         }
     }
 
-    /// The protocol's own code has found a fault. What it calls too much is one of the guard's kinds.
+    /// The protocol's own code has found a fault. What it calls too much is one of the guard's
+    /// kinds.
     fn failed(&self, error: &h2::Error) -> Ended {
         let ended = broken(&self.stream, Some(error));
         let seen = &self.session.seen;

@@ -1,9 +1,11 @@
-//! Watches the frames that a client sends in an HTTP/2 session, for those that cost the gateway more than the client.
+//! Watches the frames that a client sends in an HTTP/2 session, for those that cost the gateway
+//! more than the client.
 //!
-//! It sees each byte before the protocol's own code does, at any split, and allocates only for header blocks, which are
-//! bounded. A block that is too large for a request is that request's end (431) and not the session's, unless it comes again
-//! and again or is of a size that nobody sends who means well. What a frame means, and whether it is allowed at all, is not its business: a session with broken framing is
-//! ended by the protocol's own code.
+//! It sees each byte before the protocol's own code does, at any split, and allocates only for
+//! header blocks, which are bounded. A block that is too large for a request is that request's end
+//! (431) and not the session's, unless it comes again and again or is of a size that nobody sends
+//! who means well. What a frame means, and whether it is allowed at all, is not its business: a
+//! session with broken framing is ended by the protocol's own code.
 
 use std::time::Instant;
 
@@ -64,7 +66,8 @@ pub struct FrameGuard {
 struct HeaderBlock {
     bytes: Vec<u8>,
     continuations: u32,
-    /// Of the frame that is being read: its padding, once it is known, and what comes before its part of the block.
+    /// Of the frame that is being read: its padding, once it is known, and what comes before its
+    /// part of the block.
     flags: u8,
 }
 
@@ -201,7 +204,8 @@ impl FrameGuard {
         std::mem::take(&mut self.acknowledged)
     }
 
-    /// The abuse that the frame which came last is a part of, where the protocol's own code finds that it is one too many.
+    /// The abuse that the frame which came last is a part of, where the protocol's own code finds
+    /// that it is one too many.
     #[must_use]
     pub fn suspected(&self) -> Abuse {
         match self.latest {
@@ -211,8 +215,8 @@ impl FrameGuard {
         }
     }
 
-    /// DATA frames went to the client. Clients measure their round trip with a PING for what they receive, one at a time: on
-    /// a short way that is one for each frame.
+    /// DATA frames went to the client. Clients measure their round trip with a PING for what they
+    /// receive, one at a time: on a short way that is one for each frame.
     pub fn sent(&mut self, frames: u32) {
         self.pings.add(frames);
     }
@@ -264,8 +268,9 @@ impl HeaderBlock {
     }
 }
 
-/// Header fields in a complete block (RFC 7541, section 6), without a look at what they are: a field of one byte may stand
-/// for 4 KiB. Broken ones end the count; the protocol's own code ends the session for them.
+/// Header fields in a complete block (RFC 7541, section 6), without a look at what they are: a
+/// field of one byte may stand for 4 KiB. Broken ones end the count; the protocol's own code ends
+/// the session for them.
 fn fields_of(block: &[u8]) -> usize {
     let mut rest = block;
     let mut fields = 0;

@@ -1,9 +1,9 @@
 //! Queue of data for the client of a session: payload of DATA frames, in the buffers that it was
 //! received in.
 //!
-//! A buffer is held for what it takes and not for what is in it, so a stream has few of them queued, whatever their length: a
-//! server's small messages wait in its connection meanwhile, where the kernel joins them, and datagrams in their socket's
-//! queue.
+//! A buffer is held for what it takes and not for what is in it, so a stream has few of them
+//! queued, whatever their length: a server's small messages wait in its connection meanwhile, where
+//! the kernel joins them, and datagrams in their socket's queue.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

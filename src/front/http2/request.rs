@@ -1,7 +1,8 @@
 //! Requests over HTTP/2.
 //!
-//! As strict as HTTP/1.1's parser ([`crate::front::request`]): one reading of the authority, no body. `h2` has refused
-//! what is no HTTP/2 request at all, among it a CONNECT with a path, and header fields of HTTP/1.1's framing.
+//! As strict as HTTP/1.1's parser ([`crate::front::request`]): one reading of the authority, no
+//! body. `h2` has refused what is no HTTP/2 request at all, among it a CONNECT with a path, and
+//! header fields of HTTP/1.1's framing.
 
 use h2::ext::Protocol;
 use http::request::Parts;
@@ -73,8 +74,8 @@ fn idle_timeout(headers: &HeaderMap) -> Result<Option<u32>, CloseReason> {
     }
 }
 
-/// The target of `/.well-known/masque/udp/{target_host}/{target_port}/` (RFC 9298, section 2), whose host is
-/// percent-encoded (section 3.1): an IPv6 address has no brackets there.
+/// The target of `/.well-known/masque/udp/{target_host}/{target_port}/` (RFC 9298, section 2),
+/// whose host is percent-encoded (section 3.1): an IPv6 address has no brackets there.
 fn udp(parts: &Parts) -> Result<HostPort, CloseReason> {
     let target = || {
         let path = parts.uri.path_and_query()?.as_str();

@@ -1,4 +1,5 @@
-//! An HTTP/2 session and its requests: what they share, the task of each request, and the session's own record.
+//! An HTTP/2 session and its requests: what they share, the task of each request, and the session's
+//! own record.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -44,7 +45,8 @@ pub(super) struct Session {
     pub opening: Cell<usize>,
     /// A request has become a tunnel.
     pub had_tunnel: Cell<bool>,
-    /// Bytes in any tunnel, and tunnels that were opened or ended. A request that opens none keeps no session.
+    /// Bytes in any tunnel, and tunnels that were opened or ended. A request that opens none keeps
+    /// no session.
     pub activity: Activity,
     /// Queue of data for the client.
     pub queue: Rc<SessionQueue>,
@@ -169,8 +171,8 @@ fn enter(core: &Core, requester: &Requester) -> Result<Option<Presence>, CloseRe
         .transpose()
 }
 
-/// Tells a client that its device has too many sessions: SETTINGS, then GOAWAY with ENHANCE_YOUR_CALM (RFC 9113, sections
-/// 6.5 and 6.8), without waiting for anything of its.
+/// Tells a client that its device has too many sessions: SETTINGS, then GOAWAY with
+/// ENHANCE_YOUR_CALM (RFC 9113, sections 6.5 and 6.8), without waiting for anything of its.
 async fn turn_away<S: ByteStream>(stream: S) {
     const TOLD: [u8; 26] = [
         0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11,
@@ -182,7 +184,8 @@ async fn turn_away<S: ByteStream>(stream: S) {
     stream.end(None).await;
 }
 
-/// The session's own record. It counts as an outcome only where it came to no request: each request has its own.
+/// The session's own record. It counts as an outcome only where it came to no request: each request
+/// has its own.
 fn finish(session: &Session, reason: CloseReason) {
     let core = &session.core;
     if let Some(abuse) = session.seen.abuse.get() {
@@ -347,7 +350,8 @@ fn established(agreed: &TunnelTerms) -> Response<()> {
     response
 }
 
-/// Tells the client why its request is refused: status and `Proxy-Status` of the reason's row, its word as content.
+/// Tells the client why its request is refused: status and `Proxy-Status` of the reason's row, its
+/// word as content.
 fn refuse(queue: &Rc<SessionQueue>, mut respond: SendResponse<Chunk>, reason: CloseReason) {
     if reason.who() != Who::Server {
         queue.refused();
@@ -384,8 +388,8 @@ pub(super) fn stall_after(session: &Session) -> Duration {
     session.core.snapshot.borrow().limits.idle_timeout * HTTP2_STALL_PERCENT / 100
 }
 
-/// How long a client may leave SETTINGS unacknowledged. They wait behind what was sent before them, and a device may sleep:
-/// as long as one that reads nothing, and no less than for the first ones.
+/// How long a client may leave SETTINGS unacknowledged. They wait behind what was sent before them,
+/// and a device may sleep: as long as one that reads nothing, and no less than for the first ones.
 pub(super) fn settings_timeout(session: &Session) -> Duration {
     let first = session.core.snapshot.borrow().limits.handshake_timeout;
     stall_after(session).max(first)

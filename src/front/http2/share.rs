@@ -1,4 +1,5 @@
-//! A session's share of the memory that receive windows may take beyond the least: of its device's, and of its core's.
+//! A session's share of the memory that receive windows may take beyond the least: of its device's,
+//! and of its core's.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -27,9 +28,9 @@ impl WindowShare {
         }
     }
 
-    /// Takes what windows of `wanted` bytes need, or of as much less as there is room for: the window that tunnels may have,
-    /// [`HTTP2_WINDOW_MIN`] at least, for which nothing is needed. With `keeps`, what was taken is kept where it is more: it is
-    /// filled.
+    /// Takes what windows of `wanted` bytes need, or of as much less as there is room for: the
+    /// window that tunnels may have, [`HTTP2_WINDOW_MIN`] at least, for which nothing is needed.
+    /// With `keeps`, what was taken is kept where it is more: it is filled.
     pub fn take(&mut self, wanted: u32, keeps: bool, needs: impl Fn(u32) -> usize) -> u32 {
         let mut window = wanted;
         loop {
@@ -52,7 +53,8 @@ impl WindowShare {
         self.set(self.taken.max(bytes));
     }
 
-    /// A device may have as much as it leaves free for others, so that some is free for the next one.
+    /// A device may have as much as it leaves free for others, so that some is free for the next
+    /// one.
     fn has_room_for(&self, more: usize) -> bool {
         let free = HTTP2_CORE_WINDOWS.saturating_sub(self.core.get());
         let of_device = self.device.load(Relaxed) + more;

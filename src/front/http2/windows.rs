@@ -1,15 +1,17 @@
 //! How large the tunnels' receive windows are.
 //!
-//! A window smaller than the bandwidth-delay product starves the tunnel; a large one lets a server that does not read cost
-//! memory. So windows start small and grow with what is measured: a PING is sent while bytes come, and what comes until it
-//! is answered is the product. A client can answer late, and by that make a round trip longer, but never shorter: what came
-//! in a slow one counts as what would have come in the fastest. What is not used is given up: windows shrink where much
-//! less comes, and where nothing does. Until the client acknowledges the SETTINGS that say so, it may fill what it had.
-//! The more tunnels are open, the smaller each one's share.
+//! A window smaller than the bandwidth-delay product starves the tunnel; a large one lets a server
+//! that does not read cost memory. So windows start small and grow with what is measured: a PING is
+//! sent while bytes come, and what comes until it is answered is the product. A client can answer
+//! late, and by that make a round trip longer, but never shorter: what came in a slow one counts as
+//! what would have come in the fastest. What is not used is given up: windows shrink where much
+//! less comes, and where nothing does. Until the client acknowledges the SETTINGS that say so, it
+//! may fill what it had. The more tunnels are open, the smaller each one's share.
 //!
-//! What a client was allowed to send in the whole session is never taken back, only used up. As long as that is more than its
-//! tunnels need, new ones could fill it at any moment: it is counted as far as their windows allow it, and a session at rest
-//! has the least window, which needs no count.
+//! What a client was allowed to send in the whole session is never taken back, only used up. As
+//! long as that is more than its tunnels need, new ones could fill it at any moment: it is counted
+//! as far as their windows allow it, and a session at rest has the least window, which needs no
+//! count.
 //!
 //! It does no I/O: events and `now` go in.
 
@@ -53,7 +55,8 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// A session whose client is to be told of its first [window](Self::window), with memory from `share`.
+    /// A session whose client is to be told of its first [window](Self::window), with memory from
+    /// `share`.
     #[must_use]
     pub fn new(share: &mut WindowShare, now: Instant) -> Self {
         let mut windows = Self::of(HTTP2_WINDOW_START, now);
@@ -134,8 +137,8 @@ impl Windows {
         u64::try_from(product).unwrap_or(u64::MAX)
     }
 
-    /// Gives up what is not used. `unread`: servers have not read all that has come, which is what it is then for. When to
-    /// look again.
+    /// Gives up what is not used. `unread`: servers have not read all that has come, which is what
+    /// it is then for. When to look again.
     pub fn rest(&mut self, unread: bool, now: Instant) -> Instant {
         let over = self.used + HTTP2_WINDOW_REST;
         if now < over {
@@ -150,8 +153,8 @@ impl Windows {
         now + HTTP2_WINDOW_REST
     }
 
-    /// Changes the windows where something has changed, with memory from `share`, while so many tunnels are open. `tell` sends
-    /// SETTINGS, if it can.
+    /// Changes the windows where something has changed, with memory from `share`, while so many
+    /// tunnels are open. `tell` sends SETTINGS, if it can.
     pub fn adapt(
         &mut self,
         share: &mut WindowShare,
@@ -177,8 +180,9 @@ impl Windows {
         self.credit = self.credit.max(self.of_session());
     }
 
-    /// Bytes beyond the least that a client can fill with this window: those of `open` tunnels, and where its credit in the
-    /// session is more than that, those of new ones that it may open at any moment.
+    /// Bytes beyond the least that a client can fill with this window: those of `open` tunnels, and
+    /// where its credit in the session is more than that, those of new ones that it may open at any
+    /// moment.
     fn fillable(&self, window: u32, open: usize) -> usize {
         let beyond = window.saturating_sub(HTTP2_WINDOW_MIN) as usize;
         let credit = self.credit.max(of_session(window, open));
@@ -196,8 +200,8 @@ impl Windows {
         self.unacknowledged
     }
 
-    /// The window to ask for, where something has changed, while so many tunnels are open. [`Windows::told`]
-    /// takes note of what came of it.
+    /// The window to ask for, where something has changed, while so many tunnels are open.
+    /// [`Windows::told`] takes note of what came of it.
     #[must_use]
     fn change(&self, open: usize, unread: bool) -> Option<u32> {
         let share = HTTP2_SESSION_WINDOW / u32::try_from(open.max(1)).unwrap_or(u32::MAX);
@@ -211,8 +215,8 @@ impl Windows {
         (shrinks || open != self.open).then_some(self.told)
     }
 
-    /// The client was told, or knows already, of this window, which may be less than was asked for; `keeps`: more is still
-    /// counted.
+    /// The client was told, or knows already, of this window, which may be less than was asked for;
+    /// `keeps`: more is still counted.
     fn told(&mut self, window: u32, open: usize, asked: u32, keeps: bool) {
         if window < asked {
             self.wanted = self.wanted.min(window);
@@ -233,7 +237,8 @@ impl Windows {
     }
 }
 
-/// Bytes beyond the least that new tunnels with this window can be filled with, with so much credit in the session.
+/// Bytes beyond the least that new tunnels with this window can be filled with, with so much credit
+/// in the session.
 fn of_new(window: u32, credit: u32) -> usize {
     let beyond = window.saturating_sub(HTTP2_WINDOW_MIN) as usize;
     let of_session = credit.saturating_sub(HTTP2_SESSION_WINDOW_MIN) as usize;
@@ -416,8 +421,8 @@ mod tests {
         assert_eq!((windows.window(), counted()), (HTTP2_WINDOW_MIN, 0));
     }
 
-    /// Credit of the session that was granted once was forgotten when windows shrank: a device could gather it in one session
-    /// after the other, and fill all of it at once with new tunnels.
+    /// Credit of the session that was granted once was forgotten when windows shrank: a device
+    /// could gather it in one session after the other, and fill all of it at once with new tunnels.
     #[test]
     fn credit_that_is_not_used_up_is_counted_where_windows_let_it_be_filled() {
         let mut now = Instant::now();

@@ -89,7 +89,8 @@ fn a_name_cannot_forge_a_line() {
     assert_eq!(value["event"], "refused");
 }
 
-/// A sink that takes as many bytes a write as the script says; `None` is a full disk. After the script it takes all.
+/// A sink that takes as many bytes a write as the script says; `None` is a full disk. After the
+/// script it takes all.
 struct Scripted {
     script: VecDeque<Option<usize>>,
     written: Arc<Mutex<Vec<u8>>>,

@@ -1,9 +1,9 @@
 //! Which devices are managed: the registry that authorization asks.
 //!
-//! Guarantees: a registry is whole or there is none (one bad line refuses the text, and every bad line is named); a
-//! look-up allocates nothing. A registry never changes: a changed one shares all parts with the old one but those that
-//! the change is about, so that one device of millions costs one part in 4096. What an unmanaged device may do is the
-//! profile's decision, not this table's.
+//! Guarantees: a registry is whole or there is none (one bad line refuses the text, and every bad
+//! line is named); a look-up allocates nothing. A registry never changes: a changed one shares all
+//! parts with the old one but those that the change is about, so that one device of millions costs
+//! one part in 4096. What an unmanaged device may do is the profile's decision, not this table's.
 
 mod shard;
 mod text;
@@ -122,7 +122,8 @@ impl DeviceRegistry {
         self.shards.iter().map(|shard| shard.bytes()).sum()
     }
 
-    /// This registry after `changes`. Costs the parts that they are about, and a pointer for each other part.
+    /// This registry after `changes`. Costs the parts that they are about, and a pointer for each
+    /// other part.
     ///
     /// # Errors
     /// [`RegistryFull`].
@@ -149,8 +150,8 @@ impl DeviceRegistry {
         self.changes_in(before, 0..DEVICE_SHARDS)
     }
 
-    /// As [`changes_since`](Self::changes_since), of these parts alone, of which there are [`DEVICE_SHARDS`]: for a thread
-    /// that has something else to do between them.
+    /// As [`changes_since`](Self::changes_since), of these parts alone, of which there are
+    /// [`DEVICE_SHARDS`]: for a thread that has something else to do between them.
     ///
     /// # Errors
     /// [`RegistryFull`].
@@ -178,8 +179,8 @@ impl DeviceRegistry {
         changes.finish()
     }
 
-    /// Up to `limit` devices whose names begin with `prefix` and come behind `after`, in the order of their names. Looks
-    /// at every device: not for a data core.
+    /// Up to `limit` devices whose names begin with `prefix` and come behind `after`, in the order
+    /// of their names. Looks at every device: not for a data core.
     #[must_use]
     pub fn list(&self, prefix: &str, after: &str, limit: usize) -> Vec<(&str, DeviceEntry<'_>)> {
         let mut least = BinaryHeap::new();
@@ -265,7 +266,8 @@ impl DeviceChanges {
     }
 }
 
-/// Collects what is said about devices one by one; of two that are said about one device, the first counts.
+/// Collects what is said about devices one by one; of two that are said about one device, the first
+/// counts.
 #[derive(Default)]
 pub struct DeviceCollector(Collected);
 
@@ -310,7 +312,8 @@ impl Collected {
         pending.lines.push(line);
     }
 
-    /// Keeps what is said about each device once; what is said twice and differently goes to `conflict`.
+    /// Keeps what is said about each device once; what is said twice and differently goes to
+    /// `conflict`.
     fn settle(self, mut conflict: impl FnMut(Conflict<'_>)) -> Result<DeviceChanges, RegistryFull> {
         let mut changes = DeviceChanges::default();
         for (number, pending) in self.0 {

@@ -1,8 +1,9 @@
-//! One part of the registry: the records of some hundred devices in one piece of memory, and where each begins.
+//! One part of the registry: the records of some hundred devices in one piece of memory, and where
+//! each begins.
 //!
-//! A record is a head of two bytes, the user's length where there is one, the name and the user. A slot of the index
-//! holds where a record begins and eight bits of its hash, so that a look-up reads one record that is not its own in
-//! 256.
+//! A record is a head of two bytes, the user's length where there is one, the name and the user. A
+//! slot of the index holds where a record begins and eight bits of its hash, so that a look-up
+//! reads one record that is not its own in 256.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
@@ -10,7 +11,8 @@ use std::sync::LazyLock;
 use super::{DeviceEntry, DeviceState, RegistryFull};
 use crate::limits::{DEVICE_SHARDS, MAX_IDENTITY_NAME_BYTES};
 
-/// The name's length in a record's head; the state is in the two bits above, and whether there is a user in the next.
+/// The name's length in a record's head; the state is in the two bits above, and whether there is a
+/// user in the next.
 const NAME_BITS: u32 = 9;
 const NAME_MASK: u16 = (1 << NAME_BITS) - 1;
 const STATE_MASK: u16 = 3;
@@ -131,7 +133,8 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    /// The shard of `records`. A later record of a name that was there already is given to `again` and left out.
+    /// The shard of `records`. A later record of a name that was there already is given to `again`
+    /// and left out.
     ///
     /// # Errors
     /// More bytes of records than offsets reach.
@@ -194,8 +197,8 @@ impl Shard {
         self.probe(&self.data, hash, name).ok()
     }
 
-    /// The record of `name` in `data`, or the free slot where it would go. There is always one: a third of the records
-    /// more are slots at least.
+    /// The record of `name` in `data`, or the free slot where it would go. There is always one: a
+    /// third of the records more are slots at least.
     fn probe<'d>(&self, data: &'d [u8], hash: NameHash, name: &[u8]) -> Result<Record<'d>, usize> {
         let mask = self.slots.len() - 1;
         let mut at = hash.0 as usize & mask;

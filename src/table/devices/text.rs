@@ -1,6 +1,7 @@
 //! The texts that name devices: CSV, and JSON with one object a line.
 //!
-//! Bytes go in as they come, in pieces of any size; what comes out at the end is whole or every bad line is named.
+//! Bytes go in as they come, in pieces of any size; what comes out at the end is whole or every bad
+//! line is named.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -98,12 +99,12 @@ impl fmt::Display for RegistryError {
 /// How devices are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceFormat {
-    /// `device,state[,user]` a line, where state is `managed` or `blocked`. The first line may name the columns; blank
-    /// lines and lines that begin with `#` are skipped; a field that holds a comma is put in double quotes (RFC 4180
-    /// section 2, but no field may span lines).
+    /// `device,state[,user]` a line, where state is `managed` or `blocked`. The first line may name
+    /// the columns; blank lines and lines that begin with `#` are skipped; a field that holds a
+    /// comma is put in double quotes (RFC 4180 section 2, but no field may span lines).
     Csv,
-    /// An object a line: `{"device": …, "state": …, "user": …}`, where state may also be `unmanaged`, which takes the
-    /// device out.
+    /// An object a line: `{"device": …, "state": …, "user": …}`, where state may also be
+    /// `unmanaged`, which takes the device out.
     Ndjson,
 }
 
@@ -147,8 +148,8 @@ impl DeviceReader {
         }
     }
 
-    /// Takes the next bytes. `false` when there is no use in more: so many lines are wrong that this is another kind of
-    /// file.
+    /// Takes the next bytes. `false` when there is no use in more: so many lines are wrong that
+    /// this is another kind of file.
     pub fn push(&mut self, mut bytes: &[u8]) -> bool {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             if self.partial.is_empty() {
@@ -226,7 +227,8 @@ impl DeviceReader {
     /// Returns what was said.
     ///
     /// # Errors
-    /// Every line that is malformed or says something else about a device than an earlier line did, in order.
+    /// Every line that is malformed or says something else about a device than an earlier line did,
+    /// in order.
     pub fn finish(mut self) -> Result<DeviceChanges, Vec<RegistryProblem>> {
         if !self.partial.is_empty() {
             let line = std::mem::take(&mut self.partial);
@@ -274,7 +276,8 @@ impl DeviceRegistry {
     /// The registry of a text in the CSV form ([`DeviceFormat::Csv`]). `path` is only for messages.
     ///
     /// # Errors
-    /// Names every line that is malformed or says something else about a device than an earlier line did.
+    /// Names every line that is malformed or says something else about a device than an earlier
+    /// line did.
     pub fn parse(text: &str, path: &Path) -> Result<Self, RegistryError> {
         let mut reader = DeviceReader::new(DeviceFormat::Csv);
         reader.push(text.as_bytes());
@@ -291,7 +294,8 @@ impl DeviceRegistry {
 }
 
 impl DeviceEntry<'_> {
-    /// Reads what is said about one device, as [`DeviceFormat::Ndjson`] says it without the name: state and user.
+    /// Reads what is said about one device, as [`DeviceFormat::Ndjson`] says it without the name:
+    /// state and user.
     ///
     /// # Errors
     /// [`DeviceFault`].
@@ -440,7 +444,8 @@ fn fields(line: &str) -> Result<Vec<Cow<'_, str>>, DeviceFault> {
     }
 }
 
-/// Reads a field up to its closing quote, a doubled quote standing for one; gives what follows, too.
+/// Reads a field up to its closing quote, a doubled quote standing for one; gives what follows,
+/// too.
 fn quoted_field(text: &str) -> Result<(Cow<'_, str>, &str), DeviceFault> {
     let mut from = 0;
     loop {

@@ -1,10 +1,11 @@
 //! The CRLs in use, by where they are from: which of them counts, and the index of all.
 //!
-//! A source's list is replaced by a newer one only: one with a smaller number, or without numbers an older date, is
-//! refused, so that nobody can bring back what a later list has revoked by serving an earlier one. An authority that was
-//! rebuilt begins its numbers anew: its list, which is later by date, is taken when the one in use has run out, or when
-//! the operator says so ([`CrlSet::forget`]). One that has run out takes the place of none that has not, and one that has not
-//! begun of none that has, whatever the operator says.
+//! A source's list is replaced by a newer one only: one with a smaller number, or without numbers
+//! an older date, is refused, so that nobody can bring back what a later list has revoked by
+//! serving an earlier one. An authority that was rebuilt begins its numbers anew: its list, which
+//! is later by date, is taken when the one in use has run out, or when the operator says so
+//! ([`CrlSet::forget`]). One that has run out takes the place of none that has not, and one that
+//! has not begun of none that has, whatever the operator says.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -129,7 +130,8 @@ impl CrlSet {
         Admission::Taken
     }
 
-    /// Lets the lists that have begun at a moment in unix seconds count as such, for good. Whether there are any.
+    /// Lets the lists that have begun at a moment in unix seconds count as such, for good. Whether
+    /// there are any.
     pub fn begin(&mut self, now: u64) -> bool {
         let lists = self.sources.iter_mut().flat_map(|held| &mut held.lists);
         let mut reports = lists.map(|list| &mut list.report);
@@ -144,14 +146,15 @@ impl CrlSet {
         any
     }
 
-    /// Lets whatever the source offers next take the place of what it has, which stays in use until then. Whether it
-    /// has something.
+    /// Lets whatever the source offers next take the place of what it has, which stays in use until
+    /// then. Whether it has something.
     pub fn forget(&mut self, source: &CrlSource) -> bool {
         let held = self.sources.iter_mut().find(|held| held.source == *source);
         held.map(|held| held.forgotten = true).is_some()
     }
 
-    /// Takes over from the set before a reload what is still wanted, and signed by a key that is still trusted.
+    /// Takes over from the set before a reload what is still wanted, and signed by a key that is
+    /// still trusted.
     pub fn carry_over(&mut self, before: &Self, source: &CrlSource, trusted: &[Box<[u8]>]) -> bool {
         let Some(held) = before.sources.iter().find(|held| held.source == *source) else {
             return false;
@@ -178,8 +181,8 @@ impl CrlSet {
         self.sources.iter().flat_map(|held| &held.lists)
     }
 
-    /// The index of all lists, of which none is believed whose signer is revoked among the group certificates: it
-    /// revokes, and proves nothing.
+    /// The index of all lists, of which none is believed whose signer is revoked among the group
+    /// certificates: it revokes, and proves nothing.
     pub fn index(&self, standing: &Standing) -> Indexed {
         let mut lists = self.joined();
         let index = RevocationIndex::of(lists.clone());
@@ -204,8 +207,9 @@ impl CrlSet {
         }
     }
 
-    /// The lists that count, with their deltas. Where several sources have the same list, the newest counts; where it
-    /// cannot be told which that is, each does: what one of them holds is revoked, and the longest proves.
+    /// The lists that count, with their deltas. Where several sources have the same list, the
+    /// newest counts; where it cannot be told which that is, each does: what one of them holds is
+    /// revoked, and the longest proves.
     fn joined(&self) -> Vec<RevocationList> {
         let all: Vec<&CheckedCrl> = self.lists().collect();
         let counts = |at: usize| {
@@ -316,8 +320,9 @@ impl CheckedCrl {
         Ok(())
     }
 
-    /// The end of the one in use, where that is valid and this one has run out already: nothing and nobody lets it
-    /// take the place of the other then, since its authority's devices would all be refused.
+    /// The end of the one in use, where that is valid and this one has run out already: nothing and
+    /// nobody lets it take the place of the other then, since its authority's devices would all be
+    /// refused.
     fn has_run_out_before(&self, old: &Self, now: u64) -> Option<u64> {
         let end = old.list.next_update;
         (now < end && self.list.next_update <= now).then_some(end)

@@ -1,9 +1,11 @@
 //! CRLs into the index that handshakes look in. Each signature is verified here, once.
 //!
-//! A list that has run out, or that begins later by this machine's clock, is taken too: it revokes, and the profile decides
-//! what it means for certificates that it does not name. What is taken: complete lists; lists that an issuing distribution point restricts to a kind of
-//! certificate, to distribution points or to some reasons; and delta lists on top of either. What is refused: whatever is
-//! not signed by a group certificate that may sign lists, broken, of version 1, indirect, or has a critical extension that is not understood (RFC 5280, section 5.2).
+//! A list that has run out, or that begins later by this machine's clock, is taken too: it revokes,
+//! and the profile decides what it means for certificates that it does not name. What is taken:
+//! complete lists; lists that an issuing distribution point restricts to a kind of certificate, to
+//! distribution points or to some reasons; and delta lists on top of either. What is refused:
+//! whatever is not signed by a group certificate that may sign lists, broken, of version 1,
+//! indirect, or has a critical extension that is not understood (RFC 5280, section 5.2).
 
 mod crl_set;
 mod parse;
@@ -127,8 +129,8 @@ pub struct CheckedCrl {
 /// Loads every CRL of `files`.
 ///
 /// # Errors
-/// [`CrlErrors`], each of which names its file: a list that is not signed by a group certificate, is broken, or has a
-/// critical extension that is not understood (RFC 5280, section 5.2).
+/// [`CrlErrors`], each of which names its file: a list that is not signed by a group certificate,
+/// is broken, or has a critical extension that is not understood (RFC 5280, section 5.2).
 pub fn load_crls(
     files: &[PathBuf],
     group: &[CertificateDer<'_>],

@@ -1,6 +1,8 @@
-//! One CRL (RFC 5280, section 5), read in place: a list of ten million entries takes no memory beside its own bytes.
+//! One CRL (RFC 5280, section 5), read in place: a list of ten million entries takes no memory
+//! beside its own bytes.
 //!
-//! What comes out has been read to its last byte, and holds nothing that is not understood. Nothing is verified here.
+//! What comes out has been read to its last byte, and holds nothing that is not understood. Nothing
+//! is verified here.
 
 use time::{Date, Month};
 
@@ -26,7 +28,8 @@ mod id_ce {
 /// The reason *removeFromCRL* (RFC 5280, section 5.3.1).
 const REMOVE_FROM_CRL: u8 = 8;
 
-/// The number of a CRL: any size, since numbers of 20 octets must be handled (section 5.2.3). Ordered by value.
+/// The number of a CRL: any size, since numbers of 20 octets must be handled (section 5.2.3).
+/// Ordered by value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Number {
     // The order of these two fields is that of the values.

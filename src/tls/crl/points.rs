@@ -1,7 +1,8 @@
-//! The distribution points of client certificates, on their way from the handshakes to whoever fetches lists.
+//! The distribution points of client certificates, on their way from the handshakes to whoever
+//! fetches lists.
 //!
-//! A handshake that names a known one takes no lock and allocates nothing. What is new goes into a bounded queue; when
-//! that is full, the next device that names it will tell.
+//! A handshake that names a known one takes no lock and allocates nothing. What is new goes into a
+//! bounded queue; when that is full, the next device that names it will tell.
 
 use std::collections::HashSet;
 
@@ -27,7 +28,8 @@ impl Default for PointsSeen {
 }
 
 impl PointsSeen {
-    /// Notes the distribution points of a certificate whose path to a group certificate has been verified.
+    /// Notes the distribution points of a certificate whose path to a group certificate has been
+    /// verified.
     pub fn note(&self, certificate: &[u8]) {
         for url in urls(certificate) {
             let known =

@@ -21,8 +21,8 @@ pub(super) struct Signer {
 const NAME_THE_RIGHT_ONE: &str =
     "name the CRL that the CA of profile.device_auth.group_certificates has signed";
 
-/// Finds the group certificate that signed the list (RFC 5280, section 6.3.3 (f) and (g)): of the list's issuer, by its
-/// name as section 7.1 compares names, with a key usage that allows it.
+/// Finds the group certificate that signed the list (RFC 5280, section 6.3.3 (f) and (g)): of the
+/// list's issuer, by its name as section 7.1 compares names, with a key usage that allows it.
 pub(super) fn of(
     list: &Parsed<'_>,
     issuer: &str,
@@ -65,7 +65,8 @@ pub(super) fn of(
     })
 }
 
-/// A certificate without key usage may do anything (RFC 5280, section 4.2.1.3); with a broken one, nothing.
+/// A certificate without key usage may do anything (RFC 5280, section 4.2.1.3); with a broken one,
+/// nothing.
 fn may_sign_lists(der: &[u8]) -> bool {
     X509Certificate::from_der(der).is_ok_and(|(_, ca)| {
         ca.key_usage()

@@ -25,8 +25,8 @@ impl Subject for CertificateSubject<'_> {
     }
 }
 
-/// The names of the distribution points, each in DER. A point for some reasons only, or with lists of another issuer
-/// (RFC 5280, section 4.2.1.13), proves nothing here and is passed over.
+/// The names of the distribution points, each in DER. A point for some reasons only, or with lists
+/// of another issuer (RFC 5280, section 4.2.1.13), proves nothing here and is passed over.
 fn names(certificate: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut points = certificate_extension(certificate, CRL_DISTRIBUTION_POINTS)
         .and_then(|value| Reader::der(value).enter(tag::SEQUENCE))

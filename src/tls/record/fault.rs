@@ -23,7 +23,8 @@ pub enum Fault {
     /// The peer sent this alert.
     #[error("the peer sent the alert {}", crate::tls::alert_name(*.0))]
     PeerAlert(AlertDescription),
-    /// The keys have protected as many records as they may (RFC 8446, section 5.5), and TLS 1.2 has no new ones.
+    /// The keys have protected as many records as they may (RFC 8446, section 5.5), and TLS 1.2 has
+    /// no new ones.
     #[error("the keys of the session are used up")]
     Exhausted,
     /// A failure at this end.

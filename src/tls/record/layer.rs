@@ -1,4 +1,5 @@
-//! The record layer of an established session: what the peer's records mean, and records of one's own.
+//! The record layer of an established session: what the peer's records mean, and records of one's
+//! own.
 
 use std::ops::Range;
 
@@ -109,7 +110,8 @@ impl<C: Connection> RecordLayer<C> {
         self.sealing.rest();
     }
 
-    /// Bytes of the record at the start of `bytes`, its header included; `None` where the header is not complete.
+    /// Bytes of the record at the start of `bytes`, its header included; `None` where the header is
+    /// not complete.
     ///
     /// # Errors
     /// [`Fault`] for a header that begins no record.
@@ -129,7 +131,8 @@ impl<C: Connection> RecordLayer<C> {
         }
     }
 
-    /// Opens the record at the start of `bytes`: its length and what it carried. `None` where it is not complete.
+    /// Opens the record at the start of `bytes`: its length and what it carried. `None` where it is
+    /// not complete.
     ///
     /// # Errors
     /// The [`Fault`] that ends the session.
@@ -210,7 +213,8 @@ impl<C: Connection> RecordLayer<C> {
         Ok(())
     }
 
-    /// Takes what belongs to a message that is not whole, copied once whatever the number of its pieces. What is behind it.
+    /// Takes what belongs to a message that is not whole, copied once whatever the number of its
+    /// pieces. What is behind it.
     fn part_received<'b>(&mut self, bytes: &'b [u8]) -> Result<&'b [u8], Fault> {
         let mut partial = std::mem::take(&mut self.pending.get_or_insert_default().partial);
         let mut rest = bytes;
@@ -239,7 +243,8 @@ impl<C: Connection> RecordLayer<C> {
         Ok(rest)
     }
 
-    /// Bytes of the handshake message that begins here, its header included; `None` where the header is not complete.
+    /// Bytes of the handshake message that begins here, its header included; `None` where the
+    /// header is not complete.
     ///
     /// # Errors
     /// [`Fault`] for a message that has no place here or cannot be so long: nothing of it is kept.
@@ -261,8 +266,8 @@ impl<C: Connection> RecordLayer<C> {
         }
     }
 
-    /// One handshake message with its header, of a kind that [`Self::message_length`] lets through; `last`: nothing follows
-    /// it in its record.
+    /// One handshake message with its header, of a kind that [`Self::message_length`] lets through;
+    /// `last`: nothing follows it in its record.
     fn message_received(&mut self, message: &[u8], last: bool) -> Result<(), Fault> {
         let (header, body) = message.split_at(MESSAGE_HEADER);
         match header[0] {
@@ -272,8 +277,8 @@ impl<C: Connection> RecordLayer<C> {
         }
     }
 
-    /// RFC 5746, section 5 and RFC 5246, section 7.2.2: no renegotiation, and the session goes on. Not where the peer does not
-    /// read the refusal that it was given: refusals do not pile up.
+    /// RFC 5746, section 5 and RFC 5246, section 7.2.2: no renegotiation, and the session goes on.
+    /// Not where the peer does not read the refusal that it was given: refusals do not pile up.
     fn renegotiation_requested(&mut self) -> Result<(), Fault> {
         count(&mut self.idle.renegotiations, TLS_RENEGOTIATIONS_MAX)?;
         if self.pending.as_ref().is_some_and(|pending| pending.answers) {
@@ -308,8 +313,8 @@ impl<C: Connection> RecordLayer<C> {
         (self.sealing.front(), self.sealing.back())
     }
 
-    /// Makes ready to seal a buffer's worth of records: new keys, if the peer has asked for them or these are nearly used
-    /// up. What is to be sent first comes back, empty most of the time.
+    /// Makes ready to seal a buffer's worth of records: new keys, if the peer has asked for them or
+    /// these are nearly used up. What is to be sent first comes back, empty most of the time.
     ///
     /// # Errors
     /// [`Fault`]
@@ -333,7 +338,8 @@ impl<C: Connection> RecordLayer<C> {
         self.update_due || self.pending.as_ref().is_some_and(|pending| pending.answers)
     }
 
-    /// Takes back what could not be sent of what [`RecordLayer::before_sealing`] gave, before anything else is sealed.
+    /// Takes back what could not be sent of what [`RecordLayer::before_sealing`] gave, before
+    /// anything else is sealed.
     pub fn not_sent(&mut self, rest: Vec<u8>) {
         if !rest.is_empty() {
             let pending = self.pending.get_or_insert_default();
@@ -341,8 +347,9 @@ impl<C: Connection> RecordLayer<C> {
         }
     }
 
-    /// Seals application data in place. `records` holds the content with [`RecordLayer::around`] bytes of room around each
-    /// piece of [`TLS_PLAINTEXT_MAX`] bytes, the last one perhaps shorter.
+    /// Seals application data in place. `records` holds the content with [`RecordLayer::around`]
+    /// bytes of room around each piece of [`TLS_PLAINTEXT_MAX`] bytes, the last one perhaps
+    /// shorter.
     ///
     /// # Errors
     /// [`Fault::Exhausted`].

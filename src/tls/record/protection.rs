@@ -39,7 +39,8 @@ fn made_ready(algorithm: &'static Algorithm, key: &[u8]) -> Result<LessSafeKey, 
 enum Shape {
     /// The content type is sealed behind the content (RFC 8446, section 5.2).
     Tls13,
-    /// The content type is in the header and a part of the nonce before the content (RFC 5288, section 3).
+    /// The content type is in the header and a part of the nonce before the content (RFC 5288,
+    /// section 3).
     Tls12Gcm,
     /// The content type is in the header (RFC 7905, section 2).
     Tls12ChaCha,
@@ -61,7 +62,8 @@ pub(super) struct Protection {
 }
 
 impl Protection {
-    /// Keys that rustls has derived, from record number `sequence` on. The traffic secret is for those that follow.
+    /// Keys that rustls has derived, from record number `sequence` on. The traffic secret is for
+    /// those that follow.
     ///
     /// # Errors
     /// [`Fault::Internal`] for a suite that this layer does not know.
@@ -182,8 +184,8 @@ impl Protection {
         self.limit = limit;
     }
 
-    /// Seals the content of `record`, which has room for what goes around it: [`Protection::front`] and
-    /// [`Protection::back`] bytes.
+    /// Seals the content of `record`, which has room for what goes around it: [`Protection::front`]
+    /// and [`Protection::back`] bytes.
     ///
     /// # Errors
     /// [`Fault::Exhausted`] when these keys have sealed as much as they may.

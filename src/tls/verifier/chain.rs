@@ -11,16 +11,18 @@ use x509_parser::prelude::FromDer;
 
 use super::DeviceVerifier;
 
-/// A client's certificates, the end-entity certificate first, which a [`DeviceVerifier`] has accepted.
+/// A client's certificates, the end-entity certificate first, which a [`DeviceVerifier`] has
+/// accepted.
 ///
-/// Two things make one: a complete handshake in which they were presented, and [`DeviceVerifier::recheck`]. A resumed
-/// handshake is no proof, since rustls asks no verifier there.
+/// Two things make one: a complete handshake in which they were presented, and
+/// [`DeviceVerifier::recheck`]. A resumed handshake is no proof, since rustls asks no verifier
+/// there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedChain<'c>(Cow<'c, [CertificateDer<'c>]>);
 
 impl<'c> VerifiedChain<'c> {
-    /// The certificates that a client has presented in this handshake, or in the one that is resumed: those are checked
-    /// again, by `verifier`, at `now`.
+    /// The certificates that a client has presented in this handshake, or in the one that is
+    /// resumed: those are checked again, by `verifier`, at `now`.
     ///
     /// # Errors
     /// The handshake is not complete, or as [`DeviceVerifier::recheck`].
@@ -52,8 +54,9 @@ impl<'c> VerifiedChain<'c> {
         self.first().map_or(&[], |certificate| certificate)
     }
 
-    /// The last moment at which all certificates behind the first are valid, in unix seconds. They need not all be part of
-    /// the path: where one ends before the first, [`DeviceVerifier::path_good_until`] says whether that counts.
+    /// The last moment at which all certificates behind the first are valid, in unix seconds. They
+    /// need not all be part of the path: where one ends before the first,
+    /// [`DeviceVerifier::path_good_until`] says whether that counts.
     #[must_use]
     pub fn issuers_good_until(&self) -> u64 {
         let issuers = self.iter().skip(1);
@@ -72,7 +75,8 @@ impl<'c> Deref for VerifiedChain<'c> {
     }
 }
 
-/// The last moment at which a certificate is valid, in unix seconds. One that cannot be read has expired.
+/// The last moment at which a certificate is valid, in unix seconds. One that cannot be read has
+/// expired.
 #[must_use]
 pub fn good_until(certificate: &[u8]) -> u64 {
     X509Certificate::from_der(certificate).map_or(0, |(_, certificate)| expiry(&certificate))

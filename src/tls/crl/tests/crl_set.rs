@@ -5,7 +5,8 @@ use crate::table::Status;
 
 const DAY: u64 = 86_400;
 
-/// Valid from the 13th to the 15th, from the 14th to the 21st, and from the 1st to the 10th; now is the 14th.
+/// Valid from the 13th to the 15th, from the 14th to the 21st, and from the 1st to the 10th; now is
+/// the 14th.
 const OLD: (&str, Option<&str>) = ("231113000000Z", Some("20231115000000Z"));
 const NEW: (&str, Option<&str>) = ("231114000000Z", Some("20231121000000Z"));
 const OVER: (&str, Option<&str>) = ("231114010000Z", Some("20231114020000Z"));

@@ -1,4 +1,5 @@
-//! Handshake messages behind the handshake: in pieces, several at once, and those that ask for an answer.
+//! Handshake messages behind the handshake: in pieces, several at once, and those that ask for an
+//! answer.
 
 use rustls::ContentType;
 
@@ -8,8 +9,8 @@ use crate::limits::{TLS_LATE_HELLO_MAX, TLS_RECORD_HEADER};
 /// A ClientHello, as far as anybody looks at one that comes behind the handshake.
 const HELLO: [u8; 7] = [1, 0, 0, 3, 3, 3, 0];
 
-/// RFC 5746, section 5: a renegotiation is refused by a warning, and the session goes on. Whoever does not read the refusal
-/// is given no other one, whatever comes between.
+/// RFC 5746, section 5: a renegotiation is refused by a warning, and the session goes on. Whoever
+/// does not read the refusal is given no other one, whatever comes between.
 #[test]
 fn refusals_of_a_renegotiation_do_not_pile_up() {
     let (mut forger, mut server) = Forger::new(tls12());
@@ -54,8 +55,8 @@ fn an_answer_that_is_not_sent_answers_all_requests_for_new_keys() {
     assert_eq!(read(&mut client, &records), b"under new keys");
 }
 
-/// A message of many pieces costs what its bytes cost: 16 384 pieces of one byte are copied once each, which takes
-/// milliseconds; copied anew with each piece they were 134 MB.
+/// A message of many pieces costs what its bytes cost: 16 384 pieces of one byte are copied once
+/// each, which takes milliseconds; copied anew with each piece they were 134 MB.
 #[test]
 fn a_message_in_pieces_is_held_once_and_within_its_bound() {
     let (mut forger, mut server) = Forger::new(tls12());
