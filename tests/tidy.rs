@@ -16,7 +16,7 @@ use documents::{
     readme_findings,
 };
 use text::{blank, identifier, words};
-use words::{doc_findings, plan_findings, word_findings};
+use words::{doc_findings, path_findings, plan_findings, word_findings};
 
 #[path = "tidy/circles.rs"]
 mod circles;
@@ -178,6 +178,13 @@ fn documents_and_comments_use_the_words_of_the_field() {
     let mut files = sources("src");
     files.extend(tracked(".md"));
     check(files, word_findings);
+}
+
+#[test]
+fn sources_named_in_documents_exist() {
+    check(tracked(".md"), |file| {
+        path_findings(file, |path| root().join(path).exists())
+    });
 }
 
 #[test]

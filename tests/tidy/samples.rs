@@ -233,3 +233,12 @@ fn the_plan_is_compared_with_rooms_and_tree() {
     let turned = plan_findings(&sample("docs/architecture.md", &turned), |_| true);
     assert_eq!(lines(&turned), [1]);
 }
+
+#[test]
+fn sources_that_are_gone_are_found_in_documents() {
+    let text = "`src/a.rs` and src/b.rs\n`src/*/c.rs`, `tests/d.rs`\n";
+    let gone = path_findings(&sample("docs/a.md", text), |path| {
+        path == Path::new("src/a.rs")
+    });
+    assert_eq!(lines(&gone), [2]);
+}

@@ -73,3 +73,18 @@ pub fn plan_findings(plan: &Source, exists: impl Fn(&Path) -> bool) -> Vec<Findi
     }
     findings
 }
+
+/// Sources that a document names in code marks, from the root, and that do not exist.
+pub fn path_findings(file: &Source, exists: impl Fn(&Path) -> bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (index, line) in file.text.lines().enumerate() {
+        for path in line.split('`').skip(1).step_by(2) {
+            let is_source = path.starts_with("src/") || path.starts_with("tests/");
+            let is_path = is_source && path.ends_with(".rs") && !path.contains(['*', ' ', '{']);
+            if is_path && !exists(Path::new(path)) {
+                findings.push(file.finding(index + 1, format!("`{path}` does not exist")));
+            }
+        }
+    }
+    findings
+}
