@@ -16,6 +16,7 @@ pub mod engine;
 pub mod files;
 pub mod findings;
 pub mod front;
+pub mod lab;
 pub mod limits;
 pub mod load;
 pub mod observe;

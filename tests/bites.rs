@@ -6,7 +6,8 @@ use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use adit::certs::{CertificateAuthority, Issued, Validity};
+use adit::certs::{Issued, Validity};
+use adit::lab::CertificateAuthority;
 use common::gateway::Builder;
 use common::{
     Gateway, PATIENCE, Pki, Session, World, ask, authority, client_of, connect, crl_of, echo,

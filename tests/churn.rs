@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use adit::certs::make::Usage;
-use adit::certs::{self, IssueRequest, Issued, Validity};
+use adit::certs::{IssueRequest, Issued, Validity};
+use adit::lab;
 use common::gateway::Builder;
 use common::{Gateway, PATIENCE, Pki, Session, TOKEN, echo, free_port, server, tunnel, until};
 
@@ -48,7 +49,7 @@ impl World {
         let device = pki.client("device", |_| ());
         let mut other = IssueRequest::new(Usage::Server, "localhost", Validity::days(2).unwrap());
         other.dns = vec!["localhost".into()];
-        let other = certs::issue(&pki.ca, &other).unwrap();
+        let other = lab::issue(&pki.ca, &other).unwrap();
         let (file, key) = (pki.path("other.pem"), pki.path("other.key"));
         other.write(&file, &key).unwrap();
         std::fs::write(pki.path("devices.csv"), "some,managed\n").unwrap();

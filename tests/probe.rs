@@ -8,7 +8,8 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use adit::certs::make::Usage;
-use adit::certs::{self, CertificateAuthority, IssueRequest, Issued, Validity};
+use adit::certs::{IssueRequest, Issued, Validity};
+use adit::lab::{self, CertificateAuthority};
 use adit::proxy_protocol::{self, Parsed};
 use common::{Gateway, Pki, Program, authority, echo, free_port, server, until};
 use rustls::crypto::aws_lc_rs;
@@ -19,7 +20,7 @@ use serde_json::Value;
 fn issued(ca: &CertificateAuthority, days: u32) -> Issued {
     let mut request = IssueRequest::new(Usage::Server, "inner", Validity::days(days).unwrap());
     request.dns = vec!["localhost".into()];
-    certs::issue(ca, &request).unwrap()
+    lab::issue(ca, &request).unwrap()
 }
 
 /// TLS of a server in both versions; with `clients` it wants a certificate of theirs.

@@ -218,7 +218,7 @@ fn a_reload_ends_sessions_only_with_their_group_certificates() {
     }
 }
 
-fn pem_of(ca: &adit::certs::CertificateAuthority) -> String {
+fn pem_of(ca: &adit::lab::CertificateAuthority) -> String {
     let folder = tempfile::tempdir().unwrap();
     ca.write(folder.path()).unwrap();
     std::fs::read_to_string(folder.path().join("ca.pem")).unwrap()

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use adit::certs::make::Usage;
 use adit::certs::self_signed::self_signed_for;
 use adit::certs::{self, IssueRequest, Issued, KeyType, Validity};
+use adit::lab;
 use common::gateway::Builder;
 use common::{
     Gateway, Pki, Session, World, ask, echo, echoes, request, s_client_says, server, session_of,
@@ -35,7 +36,7 @@ fn issue(pki: &Pki, name: &str, to: u64, change: impl FnOnce(&mut IssueRequest))
     let mut request = IssueRequest::new(Usage::Server, name, validity(to));
     request.dns = vec!["localhost".into()];
     change(&mut request);
-    let issued = certs::issue(&pki.ca, &request).unwrap();
+    let issued = lab::issue(&pki.ca, &request).unwrap();
     let file = |ending: &str| pki.path(&format!("{name}.{ending}"));
     issued.write(&file("pem"), &file("key")).unwrap();
     issued

@@ -8,7 +8,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use adit::certs::make::Usage;
-use adit::certs::{self, IssueRequest, Issued, Validity};
+use adit::certs::{IssueRequest, Issued, Validity};
+use adit::lab;
 use adit::proxy_protocol::Header;
 use common::{
     Gateway, PATIENCE, Pki, Session, World, ask, client_config, echo, free_port, request, server,
@@ -46,7 +47,7 @@ fn saying(word: &'static str) -> SocketAddr {
 fn start(pki: &Pki, listener: &str) -> Gateway {
     let mut own = IssueRequest::new(Usage::Server, "git.test", Validity::days(2).unwrap());
     own.dns = vec!["git.test".into()];
-    let own = certs::issue(&pki.ca, &own).unwrap();
+    let own = lab::issue(&pki.ca, &own).unwrap();
     own.write(&pki.path("git.pem"), &pki.path("git.key"))
         .unwrap();
     // The profile's certificate, for the other names too.
@@ -57,7 +58,7 @@ fn start(pki: &Pki, listener: &str) -> Gateway {
         "dead.test".into(),
         "unruled.test".into(),
     ];
-    let general = certs::issue(&pki.ca, &general).unwrap();
+    let general = lab::issue(&pki.ca, &general).unwrap();
     for name in ["server.pem", "server.key"] {
         std::fs::remove_file(pki.path(name)).unwrap();
     }

@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use adit::certs::{self, Issued, KeyType, make};
+use adit::lab;
 use common::{
     Gateway, Pki, Session, World, ask, authority, client_of, connect, echo, free_port, request,
     server, tunnel, until,
@@ -118,7 +119,7 @@ fn a_renewal_takes_the_place_only_where_that_is_said_and_is_served_after_a_reloa
     );
     renewed.dns = vec!["localhost".into()];
     renewed.key_type = KeyType::Ed25519;
-    let renewed = certs::issue(&pki.ca, &renewed).unwrap();
+    let renewed = lab::issue(&pki.ca, &renewed).unwrap();
     renewed
         .write(&pki.path("new.pem"), &pki.path("new.key"))
         .unwrap();

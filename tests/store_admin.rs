@@ -7,8 +7,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 
-use adit::certs::make::{Usage, to_pem};
-use adit::certs::{self, IssueRequest, Issued, Validity};
+use adit::certs::make::Usage;
+use adit::certs::pem::to_pem;
+use adit::certs::{IssueRequest, Issued, Validity};
+use adit::lab;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::gateway::Builder;
@@ -78,7 +80,7 @@ fn codes(answer: &Value) -> Vec<&str> {
 fn renewed(pki: &Pki) -> (Issued, Vec<u8>) {
     let mut request = IssueRequest::new(Usage::Server, "localhost", Validity::days(9).unwrap());
     request.dns = vec!["localhost".into()];
-    let issued = certs::issue(&pki.ca, &request).unwrap();
+    let issued = lab::issue(&pki.ca, &request).unwrap();
     issued
         .write(&pki.path("renewed.pem"), &pki.path("renewed.key"))
         .unwrap();

@@ -4,9 +4,10 @@ use std::io::Read;
 use std::sync::Arc;
 
 use adit::certs::make::Usage;
-use adit::certs::{self, IssueRequest, KeyType, MakeCa, Validity};
+use adit::certs::{IssueRequest, KeyType, Validity};
 use adit::config::Resumption as Resume;
 use adit::config::TlsChoice;
+use adit::lab::{self, MakeCa};
 use adit::table::Published;
 use adit::tls::record::RecordLayer;
 use adit::tls::{
@@ -33,7 +34,7 @@ impl Ends {
 
     /// The same with a choice of how sessions are resumed.
     pub fn resumed_by(resume: bool, sessions: &Resume) -> Self {
-        let ca = certs::make_ca(&MakeCa {
+        let ca = lab::make_ca(&MakeCa {
             common_name: "group".into(),
             days: 10,
             key_type: KeyType::P256,
@@ -42,9 +43,9 @@ impl Ends {
         let day = Validity::days(1).expect("one day");
         let mut request = IssueRequest::new(Usage::Server, "gateway", day);
         request.dns = vec!["gateway.test".into()];
-        let server = certs::issue(&ca, &request).expect("a server certificate");
+        let server = lab::issue(&ca, &request).expect("a server certificate");
         let day = Validity::days(1).expect("one day");
-        let device = certs::issue(&ca, &IssueRequest::new(Usage::Client, "device-1", day))
+        let device = lab::issue(&ca, &IssueRequest::new(Usage::Client, "device-1", day))
             .expect("a client certificate");
         // Soft: the index is asked at each handshake, and has no list of this issuer.
         let policy = RevocationPolicy {

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use adit::certs::make::Usage;
-use adit::certs::{self, CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity};
+use adit::certs::{IssueRequest, Issued, KeyType, Validity};
+use adit::lab::{self, CertificateAuthority, MakeCa};
 use adit::tls::{Handshake, hand_over};
 use rustls::client::UnbufferedClientConnection;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -51,7 +52,7 @@ impl Default for Scratch {
 
 /// A certification authority, made once a run.
 pub static CA: LazyLock<CertificateAuthority> = LazyLock::new(|| {
-    certs::make_ca(&MakeCa {
+    lab::make_ca(&MakeCa {
         common_name: "fuzz".into(),
         // Longer than what it issues a moment later.
         days: 60,
@@ -67,7 +68,7 @@ fn issued(usage: Usage) -> Issued {
     let validity = Validity::days(30).expect("30 days are allowed");
     let mut request = IssueRequest::new(usage, "server", validity);
     request.dns = vec!["server.test".into()];
-    certs::issue(&CA, &request).expect("a certificate can be issued")
+    lab::issue(&CA, &request).expect("a certificate can be issued")
 }
 
 /// The cipher suites whose records are laid out differently: TLS 1.3, TLS 1.2 with GCM, TLS 1.2 with ChaCha20.

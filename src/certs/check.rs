@@ -1,5 +1,6 @@
 //! `adit certs check`: the findings on a file, for people as a table and for programs as JSON.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -81,8 +82,11 @@ impl<'a> Report<'a> {
     }
 }
 
-/// The report, and how many errors are in it.
-pub(super) fn run(arguments: &CheckArgs) -> Result<(String, usize), CertError> {
+/// Prints the report.
+///
+/// # Errors
+/// [`CertError::Findings`] where there are errors in it, [`CertError`] where there is none.
+pub fn run(arguments: &CheckArgs) -> Result<(), CertError> {
     let password = arguments.password_file.as_deref();
     let password = password.map(read_password).transpose()?;
     let password = password.as_ref().map(|password| password.as_str());
@@ -103,7 +107,26 @@ pub(super) fn run(arguments: &CheckArgs) -> Result<(String, usize), CertError> {
         arguments.name.as_deref(),
     )?;
     let report = Report::new(file, arguments.role, certificates.len(), &findings);
-    Ok((report.text(arguments.json)?, report.errors))
+    print(report.text(arguments.json)?.as_bytes())?;
+    match report.errors {
+        0 => Ok(()),
+        errors => Err(CertError::Findings { errors }),
+    }
+}
+
+/// Writes to standard output.
+///
+/// # Errors
+/// [`CertError::File`].
+pub fn print(report: &[u8]) -> Result<(), CertError> {
+    let mut output = io::stdout().lock();
+    match output.write_all(report).and_then(|()| output.flush()) {
+        // The reader has seen enough, as in `adit certs show bundle.pem | head`.
+        Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => {
+            other.map_err(|cause| CertError::io("write to", Path::new("standard output"), cause))
+        }
+    }
 }
 
 fn table(report: &Report<'_>) -> String {

@@ -506,10 +506,11 @@ impl fmt::Display for CrlDescription {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::certs::{KeyType, MakeCa, make_ca};
+    use crate::certs::KeyType;
+    use crate::lab::{MakeCa, make_ca};
     use std::fs;
 
-    fn ca(key_type: KeyType) -> crate::certs::CertificateAuthority {
+    fn ca(key_type: KeyType) -> crate::lab::CertificateAuthority {
         make_ca(&MakeCa {
             common_name: "Test CA".into(),
             days: 30,
@@ -540,10 +541,10 @@ mod tests {
     fn a_bundle_with_an_encrypted_key_is_described_and_one_with_nothing_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bundle");
-        let encrypted = crate::certs::make::pem_block("ENCRYPTED PRIVATE KEY", b"any");
+        let encrypted = crate::certs::pem::pem_block("ENCRYPTED PRIVATE KEY", b"any");
         fs::write(
             &path,
-            crate::certs::make::to_pem(&[ca(KeyType::P256).certificate().clone()]) + &encrypted,
+            crate::certs::pem::to_pem(&[ca(KeyType::P256).certificate().clone()]) + &encrypted,
         )
         .unwrap();
         let descriptions = describe(&path).unwrap();
@@ -555,7 +556,7 @@ mod tests {
         for content in [
             "",
             "words",
-            &crate::certs::make::pem_block("DH PARAMETERS", b"any"),
+            &crate::certs::pem::pem_block("DH PARAMETERS", b"any"),
         ] {
             fs::write(&path, content).unwrap();
             let error = describe(&path).unwrap_err().to_string();

@@ -3,7 +3,7 @@
 use rustls_pki_types::CertificateDer;
 
 use super::chain::root;
-use super::make::to_pem;
+use super::pem::to_pem;
 use super::profile::Gateway;
 use super::{CertError, Role};
 

@@ -114,7 +114,7 @@ fn no_list(path: &Path, bytes: &[u8]) -> CertError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::make::pem_block;
+    use super::super::pem::pem_block;
     use super::*;
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;

@@ -6,12 +6,12 @@
 //! whole or not at all (see [`files`](crate::files)), keys with mode 0600 from the moment they exist, and an existing key or authority is
 //! never replaced.
 //!
-//! This room does not decide whom to trust: chains are verified in the `tls` room. Making certificates is meant for test
-//! fleets, for `adit quickstart` and for the gateway's own self-signed certificate; it is not a certification authority
-//! with a database of what it issued.
+//! This room does not decide whom to trust: chains are verified in the `tls` room. It makes one certificate: the gateway's
+//! own, self-signed. Authorities and what they sign are made in `lab`.
 //!
 //! - [`read`]: files to DER
-//! - [`make`], [`mod@revoke`], [`mod@self_signed`]: keys, certificates, revocation lists
+//! - [`make`], [`mod@self_signed`]: keys, requests, the gateway's own certificate
+//! - [`pem`]: DER to PEM
 //! - [`mod@describe`]: what a file holds, as text or JSON
 //! - [`term`]: when a chain can be used, and which of several
 //! - [`chain`]: the chain of an end certificate in a file
@@ -21,13 +21,12 @@
 //! - [`store`]: certificates by name, in the state folder
 //! - [`export`]: certificates for others
 //! - [`profile`]: what makes a device use this gateway
-//! - [`command`]: `adit certs`
+//! - [`check`]: `adit certs check`
 
 mod apple;
 mod blocks;
 pub mod chain;
 pub mod check;
-pub mod command;
 pub mod describe;
 pub mod export;
 pub mod findings;
@@ -38,20 +37,18 @@ mod lists;
 pub mod make;
 mod pairs;
 mod pbe;
+pub mod pem;
 mod pkcs12;
 mod pkcs7;
 pub mod policy;
 pub mod profile;
 pub mod read;
-pub mod revoke;
 pub mod self_signed;
 pub mod serial;
 mod spelling;
 pub mod store;
 pub mod term;
 
-#[cfg(test)]
-pub(crate) mod made;
 #[cfg(test)]
 mod tests;
 
@@ -60,20 +57,17 @@ use std::path::{Path, PathBuf};
 
 use crate::files::FileError;
 
-pub use command::{CertsCommand, print, run};
+pub use check::print;
 pub use describe::{Description, describe, describe_with};
 pub use export::{Export, ExportFormat};
 pub use findings::{Role, inspect, refuses};
 pub use lists::{crls_in, read_crls};
-pub use make::{
-    CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity, issue, make_ca,
-};
+pub use make::{IssueRequest, Issued, KeyType, Validity};
 pub use policy::PathFault;
 pub use read::{
     CertFile, Identity, key_matches, read_certificates, read_certificates_with, read_identity,
     read_password, read_private_key,
 };
-pub use revoke::{Crl, CrlRequest, Reason, revoke};
 pub use self_signed::self_signed;
 pub use serial::Serial;
 pub use store::{Candidate, Facts, Name, Reference, Store, StoredCertificate};

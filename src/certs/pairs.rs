@@ -13,7 +13,7 @@ use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
 use super::describe::{AlternativeName, alternative_names};
-use super::make::{key_to_pem, to_pem};
+use super::pem::{key_to_pem, to_pem};
 use super::read::{certificates_in, private_key_in};
 use super::self_signed::{
     CERTIFICATE_FILE, Changes, KEPT, KEY_FILE, NEXT_CERTIFICATE_FILE, NEXT_KEY_FILE, SelfSigned,

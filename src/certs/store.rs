@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 use super::describe::{AlternativeName, described};
 use super::findings::{Inspected, Role, exposed, inspect_source, sort};
-use super::make::{key_to_pem, to_pem};
+use super::pem::{key_to_pem, to_pem};
 use super::{CertError, CertFile, read_certificates};
 use crate::files::{self, FileError, Mode};
 use crate::findings::{Problem, Severity};

@@ -18,25 +18,30 @@ use super::admin::AdminCommand;
 use super::change::{self, ChangeError, Maker, Request};
 use super::target::{JSON, Target};
 
-use crate::certs::check::Report;
+use crate::certs::check::{self, CheckArgs, Report};
 use crate::certs::describe::escaped;
 use crate::certs::profile::Gateway;
 use crate::certs::self_signed::{CERTIFICATE_FILE, NEXT_CERTIFICATE_FILE};
 use crate::certs::store::NameError;
 use crate::certs::{
-    self, Candidate, CertError, CertsCommand, Export, ExportFormat, Name, Reference, Role, Store,
+    self, Candidate, CertError, Export, ExportFormat, Name, Reference, Role, Store,
     StoredCertificate,
 };
 use crate::config::{self, ConfigError, ProfileUse, users_of};
 use crate::files::{self, Mode};
+use crate::lab::LabCommand;
 use crate::profiles::StoreError;
 
 /// Commands of `adit certs`.
 #[derive(Debug, Subcommand)]
 pub enum CertificatesCommand {
-    /// Files.
+    /// Authorities of test fleets.
     #[command(flatten)]
-    Files(CertsCommand),
+    Lab(LabCommand),
+    /// Say what is wrong with a certificate file before it is used: chain, key, dates, purpose, name.
+    ///
+    /// Exits with 1 where there is an error, with 0 where there are warnings only.
+    Check(CheckArgs),
     /// The store.
     #[command(flatten)]
     Store(StoreCommand),
@@ -230,7 +235,8 @@ impl CertificatesCommand {
     /// [`CertificatesError`].
     pub fn run(self) -> Result<(), CertificatesError> {
         match self {
-            Self::Files(command) => Ok(certs::run(command)?),
+            Self::Lab(command) => Ok(command.run()?),
+            Self::Check(arguments) => Ok(check::run(&arguments)?),
             Self::Store(StoreCommand::Import(arguments)) => arguments.run(),
             Self::Store(StoreCommand::List(arguments)) => arguments.run(),
             Self::Store(StoreCommand::Show(arguments)) => arguments.run(),

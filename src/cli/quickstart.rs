@@ -15,14 +15,13 @@ use time::OffsetDateTime;
 use super::lock::{LockError, StateLock};
 use super::run::{Gateway, RunError};
 use super::upgrade::Inheritance;
-use crate::certs::make::{Usage, pem_block};
-use crate::certs::revoke::{CRL_FILE, CrlRequest, Reason};
-use crate::certs::{
-    self, CertError, CertificateAuthority, IssueRequest, KeyType, MakeCa, Validity,
-};
+use crate::certs::make::Usage;
+use crate::certs::pem::pem_block;
+use crate::certs::{self, CertError, IssueRequest, KeyType, Validity};
 use crate::config::ConfigError;
 use crate::control::ConfigFile;
 use crate::files::{self, FileError, Mode};
+use crate::lab::{self, CRL_FILE, CertificateAuthority, CrlRequest, MakeCa, Reason};
 use crate::limits::LOAD_OPEN_TIMEOUT;
 use crate::load::{
     self, BackendKind, Direction, LoadError, Mode as TunnelMode, Progress, Report, Scenario, Work,
@@ -134,7 +133,7 @@ pub(super) fn run(command: &QuickstartCommand) -> Result<(), QuickstartError> {
 fn prepare_certificates(folder: &Path) -> Result<(), CertError> {
     if !folder.join("ca.pem").exists() {
         let name = "adit quickstart group".to_owned();
-        let ca = certs::make_ca(&MakeCa {
+        let ca = lab::make_ca(&MakeCa {
             common_name: name,
             days: DAYS,
             key_type: KeyType::P256,
@@ -157,7 +156,7 @@ fn prepare_certificates(folder: &Path) -> Result<(), CertError> {
         } else {
             request.app = Some("quickstart".to_owned());
         }
-        certs::issue(&ca, &request)?.write(&certificate, &key)
+        lab::issue(&ca, &request)?.write(&certificate, &key)
     };
     issue("gateway", Usage::Server, "localhost")?;
     issue("device", Usage::Client, "device-1")?;
@@ -174,7 +173,7 @@ fn prepare_certificates(folder: &Path) -> Result<(), CertError> {
         this_update: now,
         next_update: now + time::Duration::days(CRL_DAYS),
     };
-    let crl = certs::revoke(&ca, previous.as_ref(), &request)?;
+    let crl = lab::revoke(&ca, previous.as_ref(), &request)?;
     let content = pem_block("X509 CRL", &crl.der);
     Ok(files::replace(&file, content.as_bytes(), Mode::Public)?)
 }

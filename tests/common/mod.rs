@@ -34,8 +34,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use adit::certs::make::Usage;
-use adit::certs::revoke::{CrlRequest, Reason, serial_of_issued};
-use adit::certs::{self, CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity};
+use adit::certs::{self, IssueRequest, Issued, KeyType, Validity};
+use adit::lab::{self, CertificateAuthority, CrlRequest, MakeCa, Reason, serial_of_issued};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
 use rustls::{
@@ -69,7 +69,7 @@ impl Pki {
         ca.write(folder.path()).unwrap();
         let mut request = IssueRequest::new(Usage::Server, "localhost", Validity::days(2).unwrap());
         request.dns = vec!["localhost".into()];
-        let server = certs::issue(&ca, &request).unwrap();
+        let server = lab::issue(&ca, &request).unwrap();
         server
             .write(
                 &folder.path().join("server.pem"),
@@ -147,7 +147,7 @@ impl Pki {
 }
 
 pub fn authority(name: &str) -> CertificateAuthority {
-    certs::make_ca(&MakeCa {
+    lab::make_ca(&MakeCa {
         common_name: name.into(),
         days: 10,
         key_type: KeyType::P256,
@@ -169,7 +169,7 @@ pub fn client_of(
     let mut request = IssueRequest::new(Usage::Client, name, Validity::days(1).unwrap());
     request.app = Some("mail".into());
     change(&mut request);
-    certs::issue(ca, &request).unwrap()
+    lab::issue(ca, &request).unwrap()
 }
 
 pub fn crl_of(
@@ -188,7 +188,7 @@ pub fn crl_of(
         this_update: from,
         next_update: to,
     };
-    certs::revoke(ca, None, &request).unwrap().der.to_vec()
+    lab::revoke(ca, None, &request).unwrap().der.to_vec()
 }
 
 /// A service of these servers that every destination leads to.
@@ -323,7 +323,7 @@ pub fn session_of(client: Arc<ClientConfig>, socket: TcpStream) -> Session {
 pub fn web_tls(pki: &Pki, names: &[&str]) -> Arc<ServerConfig> {
     let mut request = IssueRequest::new(Usage::Server, names[0], Validity::days(1).unwrap());
     request.dns = names.iter().map(ToString::to_string).collect();
-    let issued = certs::issue(&pki.ca, &request).unwrap();
+    let issued = lab::issue(&pki.ca, &request).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()

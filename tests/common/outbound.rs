@@ -11,7 +11,8 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use adit::certs::make::Usage;
-use adit::certs::{self, IssueRequest, Issued, Validity};
+use adit::certs::{IssueRequest, Issued, Validity};
+use adit::lab;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
@@ -127,5 +128,5 @@ pub fn certificate(pki: &Pki, name: &str, change: impl FnOnce(&mut IssueRequest)
         Err(_) => request.dns = vec![name.to_owned()],
     }
     change(&mut request);
-    certs::issue(&pki.ca, &request).unwrap()
+    lab::issue(&pki.ca, &request).unwrap()
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use adit::certs::Issued;
-use adit::certs::make::to_pem;
+use adit::certs::pem::to_pem;
 use rcgen::{BasicConstraints, CertificateParams, IsCa};
 use time::OffsetDateTime;
 

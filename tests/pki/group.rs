@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use adit::certs::Issued;
-use adit::certs::make::to_pem;
+use adit::certs::pem::to_pem;
 use rcgen::{GeneralSubtree, KeyUsagePurpose, NameConstraints};
 use rustls::pki_types::CertificateDer;
 

@@ -2,7 +2,7 @@
 
 mod group;
 mod lists;
-#[path = "../../src/certs/made.rs"]
+#[path = "../../src/lab/made.rs"]
 pub(crate) mod made;
 mod paths;
 mod revocation;

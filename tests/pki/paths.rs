@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use adit::certs::make::{pem_block, to_pem};
+use adit::certs::pem::{pem_block, to_pem};
 use adit::certs::{Issued, read_certificates, read_private_key};
 use rustls::pki_types::CertificateDer;
 

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use adit::certs::make::pem_block;
-use adit::certs::revoke::serial_of_issued;
-use adit::certs::{self, CertificateAuthority, CrlRequest, Issued, Reason};
+use adit::certs::pem::pem_block;
+use adit::certs::{self, Issued};
+use adit::lab::{self, CertificateAuthority, CrlRequest, Reason, serial_of_issued};
 use adit::table::Status;
 use adit::tls::{load_crls, public_keys};
 use time::OffsetDateTime;
@@ -80,7 +80,7 @@ fn a_list_whose_signer_is_revoked_is_named_and_proves_nothing() {
             this_update: made,
             next_update: made + Duration::from_secs(3600),
         };
-        let list = certs::revoke(&pki.ca, None, &request).unwrap();
+        let list = lab::revoke(&pki.ca, None, &request).unwrap();
         std::fs::write(pki.path("ca.crl"), list.der).unwrap();
     };
     let names = "group_certificates = ['ca.pem', 'sub.pem']";

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use adit::certs::{self, KeyType, MakeCa};
+use adit::certs::KeyType;
+use adit::lab::{self, MakeCa};
 
 use crate::common::clock::Clock;
 use crate::common::{Gateway, Pki, World, echo, server, until};
@@ -40,7 +41,7 @@ fn the_certificate_that_devices_have_outlives_every_clock() {
         days: 3000,
         key_type: KeyType::P256,
     };
-    let long = certs::make_ca(&request).unwrap();
+    let long = lab::make_ca(&request).unwrap();
     let (certificate, _) = long.write(&pki.path("long")).unwrap();
     std::fs::copy(certificate, pki.path("ca.pem")).unwrap();
     let clock = Clock::new(&pki, "+0d");

@@ -43,7 +43,7 @@ pub(crate) fn circle_findings(files: &[Source], known: &[&str]) -> Vec<Finding> 
 fn circles(files: &[Source]) -> BTreeSet<String> {
     let code: BTreeMap<Module, String> = files
         .iter()
-        .filter(|file| !is_test(&file.path))
+        .filter(|file| !is_test_file(&file.path))
         .map(|file| (module(&file.path), without_tests(&file.code)))
         .collect();
     let mut passed_on = BTreeMap::new();
@@ -93,7 +93,7 @@ fn reached<'a>(
     reached
 }
 
-fn is_test(path: &str) -> bool {
+pub(crate) fn is_test_file(path: &str) -> bool {
     path.ends_with("tests.rs") || path.contains("/tests/")
 }
 

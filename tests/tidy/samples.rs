@@ -67,6 +67,11 @@ fn dependencies_are_seen_in_paths_and_groups() {
         );
     }
     assert!(dependency_findings(&sample("src/cli.rs", "use crate::quickstart::run;")).is_empty());
+    let in_tests = "use crate::lab::A;\n#[cfg(test)]\nmod tests {\n    use crate::lab::B;\n    use crate::load::C;\n}\n";
+    for (path, found) in [("src/tls/a.rs", &[1, 5][..]), ("src/tls/tests.rs", &[5])] {
+        let findings = dependency_findings(&sample(path, in_tests));
+        assert_eq!(lines(&findings), found, "{path}");
+    }
     assert_eq!(
         lines(&dependency_findings(&sample("src/shed/mod.rs", ""))),
         [1],

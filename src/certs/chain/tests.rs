@@ -3,7 +3,7 @@
 use rustls_pki_types::CertificateDer;
 
 use super::*;
-use crate::certs::made::{Party, end, party, past};
+use crate::lab::made::{Party, end, party, past};
 
 struct Pki {
     root: Party,

@@ -6,9 +6,8 @@ use time::{Duration, OffsetDateTime};
 use super::*;
 use crate::certs::make::Usage;
 use crate::certs::read_certificates_with;
-use crate::certs::{
-    CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity, issue, make_ca,
-};
+use crate::certs::{IssueRequest, Issued, KeyType, Validity};
+use crate::lab::{CertificateAuthority, MakeCa, issue, make_ca};
 
 fn authority(name: &str, days: u32) -> CertificateAuthority {
     make_ca(&MakeCa {

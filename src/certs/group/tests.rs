@@ -3,7 +3,7 @@
 use rcgen::{CustomExtension, GeneralSubtree, NameConstraints};
 
 use super::*;
-use crate::certs::made::{party, past};
+use crate::lab::made::{party, past};
 
 /// The codes that are found, errors with a mark.
 fn codes(group: &[CertificateDer<'_>]) -> Vec<String> {

@@ -3,7 +3,7 @@
 use rcgen::{BasicConstraints, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 
 use super::*;
-use crate::certs::made::{end, party};
+use crate::lab::made::{end, party};
 
 #[test]
 fn key_usages_are_read_wherever_they_stand() {

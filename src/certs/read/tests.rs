@@ -1,9 +1,11 @@
 //! Tests of reading certificates and keys.
 
 use super::*;
-use crate::certs::make::{Usage, key_to_pem, pem_block, to_pem};
-use crate::certs::{IssueRequest, KeyType, MakeCa, Validity, issue, make_ca, read_crls};
+use crate::certs::make::Usage;
+use crate::certs::pem::{key_to_pem, pem_block, to_pem};
+use crate::certs::{IssueRequest, KeyType, Validity, read_crls};
 use crate::files::FileError;
+use crate::lab::{MakeCa, issue, make_ca};
 use clap::ValueEnum;
 use std::path::PathBuf;
 

@@ -7,7 +7,7 @@ use time::macros::datetime;
 
 use super::*;
 use crate::certs::key_matches;
-use crate::certs::make::key_to_pem;
+use crate::certs::pem::key_to_pem;
 
 /// Ensures the certificate like a start that finds nothing wrong.
 fn ensure_self_signed_at(

@@ -5,11 +5,10 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::certs::make::{Usage, pem_block};
-use crate::certs::{
-    CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity, issue, key_matches,
-    make_ca, read_identity,
-};
+use crate::certs::make::Usage;
+use crate::certs::pem::pem_block;
+use crate::certs::{IssueRequest, Issued, KeyType, Validity, key_matches, read_identity};
+use crate::lab::{CertificateAuthority, MakeCa, issue, make_ca};
 
 /// A folder with `ca.pem`, `server.pem` (the end certificate alone), `server.key` and `chain.pem`, and a store.
 struct Scratch {

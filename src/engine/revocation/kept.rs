@@ -69,7 +69,7 @@ fn write_lists(file: &Path, ders: &[impl AsRef<[u8]>]) -> Result<(), CertError> 
         several => {
             let blocks = several
                 .iter()
-                .map(|der| certs::make::pem_block("X509 CRL", der.as_ref()));
+                .map(|der| certs::pem::pem_block("X509 CRL", der.as_ref()));
             files::keep(
                 file,
                 blocks.collect::<String>().as_bytes(),

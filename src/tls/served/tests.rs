@@ -10,7 +10,8 @@ use time::OffsetDateTime;
 
 use super::*;
 use crate::certs::make::Usage;
-use crate::certs::{self, CertificateAuthority, IssueRequest, KeyType, MakeCa, Validity};
+use crate::certs::{IssueRequest, KeyType, Validity};
+use crate::lab::{self, CertificateAuthority, MakeCa};
 
 #[derive(Debug)]
 struct Clock(AtomicU64);
@@ -28,7 +29,7 @@ fn ca() -> CertificateAuthority {
         days: 10,
         key_type: KeyType::P256,
     };
-    certs::make_ca(&request).unwrap()
+    lab::make_ca(&request).unwrap()
 }
 
 fn now() -> u64 {
@@ -52,7 +53,7 @@ fn between(
     let mut request = IssueRequest::new(Usage::Server, "gateway", validity);
     request.dns = names.iter().map(|name| (*name).to_owned()).collect();
     request.key_type = key;
-    let issued = certs::issue(ca, &request).unwrap();
+    let issued = lab::issue(ca, &request).unwrap();
     (issued.chain, issued.key)
 }
 

@@ -13,7 +13,8 @@ use rustls::{
 };
 
 use crate::certs::make::Usage;
-use crate::certs::{self, IssueRequest, Issued, KeyType, MakeCa, Validity};
+use crate::certs::{IssueRequest, Issued, KeyType, Validity};
+use crate::lab::{self, MakeCa};
 use crate::tls::hand_over;
 use crate::tls::handshake::{Connection, Handshake};
 use crate::tls::record::{Content, RecordLayer};
@@ -45,7 +46,7 @@ struct Ends {
 
 impl Ends {
     fn new(kind: Kind) -> Self {
-        let ca = certs::make_ca(&MakeCa {
+        let ca = lab::make_ca(&MakeCa {
             common_name: "group".into(),
             days: 2,
             key_type: KeyType::P256,
@@ -54,7 +55,7 @@ impl Ends {
         let issue = |usage| -> Issued {
             let mut request = IssueRequest::new(usage, "name", Validity::days(1).unwrap());
             request.dns = vec!["gateway.test".into()];
-            certs::issue(&ca, &request).unwrap()
+            lab::issue(&ca, &request).unwrap()
         };
         let (server, client) = (issue(Usage::Server), issue(Usage::Client));
         let mut roots = RootCertStore::empty();

@@ -13,9 +13,9 @@ use time::OffsetDateTime;
 
 use super::*;
 use crate::certs::make::Usage;
-use crate::certs::revoke::{CrlRequest, Reason, serial_of_issued};
-use crate::certs::{self, CertificateAuthority, IssueRequest, Issued, KeyType, MakeCa, Validity};
+use crate::certs::{IssueRequest, Issued, KeyType, Validity};
 use crate::config::{self, Field, IdentityMapping};
+use crate::lab::{self, CertificateAuthority, CrlRequest, MakeCa, Reason, serial_of_issued};
 use crate::table::{Published, RevocationIndex};
 
 mod chain;
@@ -26,7 +26,7 @@ mod resumption;
 mod scheme;
 
 fn authority(name: &str) -> CertificateAuthority {
-    certs::make_ca(&MakeCa {
+    lab::make_ca(&MakeCa {
         common_name: name.into(),
         days: 10,
         key_type: KeyType::P256,
@@ -38,7 +38,7 @@ fn client(ca: &CertificateAuthority, change: impl FnOnce(&mut IssueRequest)) -> 
     let mut request = IssueRequest::new(Usage::Client, "device-1", Validity::days(1).unwrap());
     request.app = Some("mail".into());
     change(&mut request);
-    certs::issue(ca, &request).unwrap()
+    lab::issue(ca, &request).unwrap()
 }
 
 struct Gateway {
@@ -63,7 +63,7 @@ fn gateway_with(tls12: bool, resumption: &config::Resumption) -> Gateway {
     let verifier = Arc::new(DeviceVerifier::new(&group, revocation.clone(), policy).unwrap());
     let mut request = IssueRequest::new(Usage::Server, "gateway", Validity::days(1).unwrap());
     request.dns = vec!["gateway.test".into()];
-    let server = certs::issue(&ca, &request).unwrap();
+    let server = lab::issue(&ca, &request).unwrap();
     let resumption = Resumption::new(resumption, Scope::new("test", &group)).unwrap();
     let config = server_config(ServerTls {
         certificates: Arc::new((server.chain, server.key).into()),
@@ -99,7 +99,7 @@ fn index_of(ca: &CertificateAuthority, revoked: &[&Issued]) -> RevocationIndex {
         next_update: now + Duration::from_secs(3600),
     };
     let file = folder.path().join("ca.crl");
-    std::fs::write(&file, certs::revoke(ca, None, &request).unwrap().der).unwrap();
+    std::fs::write(&file, lab::revoke(ca, None, &request).unwrap().der).unwrap();
     load_crls(&[file], &[ca.certificate().clone()], SystemTime::now())
         .unwrap()
         .0
@@ -336,7 +336,7 @@ fn a_crl_that_cannot_be_trusted_is_refused_by_name() {
             this_update: from,
             next_update: from + Duration::from_secs(3600),
         };
-        certs::revoke(ca, None, &request).unwrap().der.to_vec()
+        lab::revoke(ca, None, &request).unwrap().der.to_vec()
     };
     let load = |file| load_crls(&[file], &[ca.certificate().clone()], SystemTime::now());
     let good = crl(&ca, now - Duration::from_secs(60));

@@ -7,7 +7,7 @@ use rcgen::{BasicConstraints, IsCa, KeyUsagePurpose};
 use rustls::pki_types::CertificateDer;
 use rustls::server::danger::ClientCertVerifier;
 
-use crate::certs::made::{end, party, past};
+use crate::lab::made::{end, party, past};
 use crate::limits::{AUTHORITY_NAMES_BYTES_MAX, PRESENTED_MAX};
 use crate::table::{Published, RevocationIndex};
 use crate::tls::{DeviceVerifier, HandshakeFailure, RevocationPolicy, StalePolicy, failure_of};

@@ -481,7 +481,7 @@ fn several_lists_in_one_pem_file_are_all_read() {
     let (ca, other) = (Authority::ordinary(), Authority::new("other", &[]));
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("both.crl");
-    let block = |list: &[u8]| crate::certs::make::pem_block("X509 CRL", list);
+    let block = |list: &[u8]| crate::certs::pem::pem_block("X509 CRL", list);
     let lists = [
         List::default().entries(&[&[1]]).signed(&ca),
         List::default().entries(&[&[2]]).signed(&other),

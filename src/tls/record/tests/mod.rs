@@ -13,7 +13,8 @@ use rustls::{
 use super::protection::Protection;
 use super::*;
 use crate::certs::make::Usage;
-use crate::certs::{self, IssueRequest, KeyType, MakeCa, Validity};
+use crate::certs::{IssueRequest, KeyType, Validity};
+use crate::lab::{self, MakeCa};
 use crate::limits::{
     TLS_EMPTY_RECORDS_MAX, TLS_KEY_UPDATES_MAX, TLS_PLAINTEXT_MAX, TLS_RENEGOTIATIONS_MAX,
     TLS_WARNINGS_MAX,
@@ -62,7 +63,7 @@ fn session(suite: SupportedCipherSuite) -> (ClientConnection, Server) {
     } else {
         KeyType::Rsa2048
     };
-    let ca = certs::make_ca(&MakeCa {
+    let ca = lab::make_ca(&MakeCa {
         common_name: "ca".into(),
         days: 2,
         key_type,
@@ -71,7 +72,7 @@ fn session(suite: SupportedCipherSuite) -> (ClientConnection, Server) {
     let mut request = IssueRequest::new(Usage::Server, "server", Validity::days(1).unwrap());
     request.dns = vec!["server.test".into()];
     request.key_type = key_type;
-    let issued = certs::issue(&ca, &request).unwrap();
+    let issued = lab::issue(&ca, &request).unwrap();
     let provider = Arc::new(CryptoProvider {
         cipher_suites: vec![suite],
         ..aws_lc_rs::default_provider()

@@ -1,7 +1,6 @@
 //! `adit certs`: enough to run a test fleet without openssl. Each command says on standard output what it wrote.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -9,12 +8,14 @@ use clap::{Args, Subcommand, ValueEnum};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
-use super::check::{self, CheckArgs};
-use super::make::{Usage, pem_block};
-use super::revoke::{CRL_FILE, serial_of_issued};
 use super::{
-    CertError, CertificateAuthority, CrlRequest, IssueRequest, KeyType, MakeCa, Reason, Serial,
-    Validity, issue, make_ca, read_certificates, read_crls, revoke,
+    CA_CERTIFICATE_FILE, CRL_FILE, CertificateAuthority, CrlRequest, MakeCa, Reason, issue,
+    make_ca, revoke, serial_of_issued,
+};
+use crate::certs::make::Usage;
+use crate::certs::pem::pem_block;
+use crate::certs::{
+    CertError, IssueRequest, KeyType, Serial, Validity, print, read_certificates, read_crls,
 };
 use crate::files::{self, Mode};
 use crate::limits::MAX_VALIDITY_DAYS;
@@ -22,9 +23,9 @@ use crate::limits::MAX_VALIDITY_DAYS;
 /// How long a certificate is valid when nothing is said, in days; less where its authority ends sooner.
 const DEFAULT_DAYS: u32 = 365;
 
-/// Make and inspect certificates, keys and revocation lists.
+/// Make certificates, keys and revocation lists.
 #[derive(Debug, Clone, Subcommand)]
-pub enum CertsCommand {
+pub enum LabCommand {
     /// Make a certification authority: ca.pem and ca.key.
     ///
     /// Name ca.pem as a group certificate in adit.toml. An existing authority is never overwritten.
@@ -39,10 +40,6 @@ pub enum CertsCommand {
     /// The new list keeps the entries of the old one and raises its number. Without a certificate it only
     /// moves the dates, or makes an empty list where there is none.
     Revoke(RevokeArgs),
-    /// Say what is wrong with a certificate file before it is used: chain, key, dates, purpose, name.
-    ///
-    /// Exits with 1 where there is an error, with 0 where there are warnings only.
-    Check(CheckArgs),
 }
 
 /// Arguments of `adit certs make-ca`.
@@ -160,47 +157,24 @@ pub struct RevokeArgs {
     der: bool,
 }
 
-/// Carries out one command.
-///
-/// # Errors
-/// What kept it from being done; nothing that existed has then been changed.
-pub fn run(command: CertsCommand) -> Result<(), CertError> {
-    let mut errors = 0;
-    let report = match command {
-        CertsCommand::Check(arguments) => {
-            let (report, found) = check::run(&arguments)?;
-            errors = found;
-            report
-        }
-        CertsCommand::MakeCa(arguments) => run_make_ca(&arguments)?,
-        CertsCommand::Issue(arguments) => run_issue(&arguments)?,
-        CertsCommand::Revoke(arguments) => run_revoke(&arguments)?,
-    };
-    print(report.as_bytes())?;
-    if errors > 0 {
-        return Err(CertError::Findings { errors });
-    }
-    Ok(())
-}
-
-/// Writes to standard output.
-///
-/// # Errors
-/// [`CertError::File`].
-pub fn print(report: &[u8]) -> Result<(), CertError> {
-    let mut output = io::stdout().lock();
-    match output.write_all(report).and_then(|()| output.flush()) {
-        // The reader has seen enough, as in `adit certs show bundle.pem | head`.
-        Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => {
-            other.map_err(|cause| CertError::io("write to", Path::new("standard output"), cause))
-        }
+impl LabCommand {
+    /// Carries it out.
+    ///
+    /// # Errors
+    /// What kept it from being done; nothing that existed has then been changed.
+    pub fn run(self) -> Result<(), CertError> {
+        let report = match self {
+            Self::MakeCa(arguments) => run_make_ca(&arguments)?,
+            Self::Issue(arguments) => run_issue(&arguments)?,
+            Self::Revoke(arguments) => run_revoke(&arguments)?,
+        };
+        print(report.as_bytes())
     }
 }
 
 fn run_make_ca(arguments: &MakeCaArgs) -> Result<String, CertError> {
     // Asked before the key is made, so that nobody waits for an RSA key in vain; writing asks again.
-    files::refuse_existing(&arguments.dir.join(super::make::CA_CERTIFICATE_FILE))?;
+    files::refuse_existing(&arguments.dir.join(CA_CERTIFICATE_FILE))?;
     let ca = make_ca(&MakeCa {
         common_name: arguments.name.clone(),
         days: arguments.days,
@@ -397,13 +371,13 @@ mod tests {
     use super::*;
     use crate::certs::Description;
     use crate::certs::describe::{AlternativeName, CrlDescription, Status};
-    use crate::certs::tests::described_certificate;
+    use crate::lab::tests::described_certificate;
     use clap::Parser;
 
     #[derive(Parser)]
     struct CommandLine {
         #[command(subcommand)]
-        command: CertsCommand,
+        command: LabCommand,
     }
 
     /// Runs one command line, in which DIR stands for the folder.
@@ -411,7 +385,8 @@ mod tests {
         let dir = dir.to_str().unwrap();
         let words = line.split_whitespace().map(|word| word.replace("DIR", dir));
         let parsed = CommandLine::try_parse_from(std::iter::once("certs".to_owned()).chain(words));
-        run(parsed.map_err(|error| error.to_string())?.command).map_err(|error| error.to_string())
+        let command = parsed.map_err(|error| error.to_string())?.command;
+        command.run().map_err(|error| error.to_string())
     }
 
     fn described_crl(path: &Path) -> CrlDescription {

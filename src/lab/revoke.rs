@@ -13,8 +13,9 @@ use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::{CertificateRevocationList, RevokedCertificate};
 
-use super::make::encodable;
-use super::{CertError, CertificateAuthority, Serial};
+use super::CertificateAuthority;
+use crate::certs::make::encodable;
+use crate::certs::{CertError, Serial};
 
 /// The file of an authority's revocation list in its folder.
 pub const CRL_FILE: &str = "ca.crl";

@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::certs::make::{Usage, key_to_pem, to_pem};
+use crate::certs::make::Usage;
+use crate::certs::pem::{key_to_pem, to_pem};
 use crate::certs::{
-    CertError, IssueRequest, KeyType, MakeCa, Validity, describe, describe_with, issue, make_ca,
-    read_certificates, read_certificates_with, read_crls, read_identity, read_private_key,
+    CertError, IssueRequest, KeyType, Validity, describe, describe_with, read_certificates,
+    read_certificates_with, read_crls, read_identity, read_private_key,
 };
 use crate::files::FileError;
+use crate::lab::{MakeCa, issue, make_ca};
 
 /// `ca.pem`, `leaf.pem`, `leaf.key` in a folder, and what is in them.
 struct Files {

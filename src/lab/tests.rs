@@ -16,11 +16,15 @@ use webpki::{
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use super::describe::{AlternativeName, CertificateDescription, Status};
-use super::make::Usage;
 use super::*;
-
-mod format;
+use crate::certs::describe::{AlternativeName, CertificateDescription, Status};
+use crate::certs::make::Usage;
+use crate::certs::pem::{key_to_pem, pem_block, to_pem};
+use crate::certs::{
+    CertError, Description, IssueRequest, Issued, KeyType, Serial, Validity, describe, key_matches,
+    read_certificates, read_crls,
+};
+use crate::files::FileError;
 
 fn ca(key_type: KeyType) -> CertificateAuthority {
     make_ca(&MakeCa {
@@ -285,14 +289,14 @@ fn an_authority_is_written_once_with_a_secret_key_and_read_back() {
 
     // The key of another authority, and a certificate that is none of an authority's.
     let other = client(&made);
-    fs::write(&key, super::make::key_to_pem(&other.key)).unwrap();
+    fs::write(&key, key_to_pem(&other.key)).unwrap();
     assert!(
         CertificateAuthority::load(&dir)
             .unwrap_err()
             .to_string()
             .contains("ca.key")
     );
-    fs::write(&certificate, super::make::to_pem(&other.chain)).unwrap();
+    fs::write(&certificate, to_pem(&other.chain)).unwrap();
     assert!(
         CertificateAuthority::load(&dir)
             .unwrap_err()
@@ -324,14 +328,10 @@ fn an_authority_whose_name_can_not_be_copied_is_refused() {
         }
     }
     let folder = tempfile::tempdir().unwrap();
-    fs::write(
-        folder.path().join("ca.pem"),
-        super::make::to_pem(&[der.into()]),
-    )
-    .unwrap();
+    fs::write(folder.path().join("ca.pem"), to_pem(&[der.into()])).unwrap();
     fs::write(
         folder.path().join("ca.key"),
-        super::make::pem_block("PRIVATE KEY", key.serialized_der()),
+        pem_block("PRIVATE KEY", key.serialized_der()),
     )
     .unwrap();
     let loaded = CertificateAuthority::load(folder.path()).unwrap();
@@ -349,7 +349,7 @@ fn a_revoked_certificate_is_revoked_and_others_are_not() {
     for &key_type in KeyType::value_variants() {
         let ca = ca(key_type);
         let (lost, kept) = (client(&ca), client(&ca));
-        let serial = super::revoke::serial_of_issued(&ca, &lost.chain[0]).unwrap();
+        let serial = serial_of_issued(&ca, &lost.chain[0]).unwrap();
         let crl = revoke(&ca, None, &crl_request(vec![serial], Reason::KeyCompromise)).unwrap();
 
         let (_, authority) = X509Certificate::from_der(ca.certificate()).unwrap();
@@ -428,7 +428,7 @@ fn a_list_of_another_authority_or_a_broken_one_is_not_continued() {
         "{error}"
     );
     let stranger = client(&theirs);
-    assert!(super::revoke::serial_of_issued(&ours, &stranger.chain[0]).is_err());
+    assert!(serial_of_issued(&ours, &stranger.chain[0]).is_err());
     let mut backwards = crl_request(vec![], Reason::default());
     backwards.next_update = backwards.this_update;
     assert!(revoke(&ours, None, &backwards).is_err());
@@ -467,7 +467,7 @@ fn a_crl_file_cut_anywhere_or_with_a_broken_entry_is_refused() {
         .is_err()
     );
 
-    let pem = super::make::pem_block("X509 CRL", &crl.der);
+    let pem = pem_block("X509 CRL", &crl.der);
     fs::write(&path, pem.clone() + &pem).unwrap();
     assert_eq!(
         read_crls(&path).unwrap(),
