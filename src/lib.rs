@@ -16,8 +16,10 @@ pub mod engine;
 pub mod files;
 pub mod findings;
 pub mod front;
+#[cfg(any(test, feature = "lab"))]
 pub mod lab;
 pub mod limits;
+#[cfg(feature = "load")]
 pub mod load;
 pub mod observe;
 pub mod profiles;

@@ -29,6 +29,7 @@ use crate::certs::{
 };
 use crate::config::{self, ConfigError, ProfileUse, users_of};
 use crate::files::{self, Mode};
+#[cfg(feature = "lab")]
 use crate::lab::LabCommand;
 use crate::profiles::StoreError;
 
@@ -36,6 +37,7 @@ use crate::profiles::StoreError;
 #[derive(Debug, Subcommand)]
 pub enum CertificatesCommand {
     /// Authorities of test fleets.
+    #[cfg(feature = "lab")]
     #[command(flatten)]
     Lab(LabCommand),
     /// Say what is wrong with a certificate file before it is used: chain, key, dates, purpose, name.
@@ -235,6 +237,7 @@ impl CertificatesCommand {
     /// [`CertificatesError`].
     pub fn run(self) -> Result<(), CertificatesError> {
         match self {
+            #[cfg(feature = "lab")]
             Self::Lab(command) => Ok(command.run()?),
             Self::Check(arguments) => Ok(check::run(&arguments)?),
             Self::Store(StoreCommand::Import(arguments)) => arguments.run(),

@@ -10,6 +10,7 @@ mod export;
 mod lock;
 mod profile;
 mod profile_text;
+#[cfg(all(feature = "lab", feature = "load"))]
 mod quickstart;
 mod reload;
 mod run;
@@ -24,6 +25,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::ConfigError;
 use crate::engine;
+#[cfg(feature = "load")]
 use crate::load::{self, LoadCommand, LoadError};
 use crate::tls::TicketKeysError;
 
@@ -36,6 +38,7 @@ pub use crl::CrlCommand;
 pub use export::{ExportCommand, ExportError};
 pub use lock::LockError;
 pub use profile::{ProfileCommand, ProfileError};
+#[cfg(all(feature = "lab", feature = "load"))]
 pub use quickstart::{QuickstartCommand, QuickstartError};
 pub use reload::ReloadCommand;
 pub use run::{Gateway, RunError};
@@ -65,6 +68,7 @@ enum Command {
     /// See it work: make certificates, start a gateway with a server behind it, and send traffic through.
     ///
     /// Everything is kept in ./adit-quickstart/ and used again the next time.
+    #[cfg(all(feature = "lab", feature = "load"))]
     Quickstart(QuickstartCommand),
     /// Make and inspect certificates for devices and servers, and keep those that the gateway uses.
     #[command(subcommand)]
@@ -77,6 +81,7 @@ enum Command {
     #[command(subcommand)]
     TicketKeys(TicketKeysCommand),
     /// Put load on a gateway, or on any TLS or TCP peer, and measure it.
+    #[cfg(feature = "load")]
     Load(Box<LoadCommand>),
     /// List the open tunnels of a running node, or close some.
     Tunnels(TunnelsCommand),
@@ -110,6 +115,7 @@ pub enum CliError {
     #[error(transparent)]
     Run(#[from] RunError),
     /// The quickstart.
+    #[cfg(all(feature = "lab", feature = "load"))]
     #[error(transparent)]
     Quickstart(#[from] QuickstartError),
     /// Certificates.
@@ -122,6 +128,7 @@ pub enum CliError {
     #[error(transparent)]
     TicketKeys(#[from] TicketKeysError),
     /// Load.
+    #[cfg(feature = "load")]
     #[error(transparent)]
     Load(#[from] LoadError),
     /// The admin listener of a running node.
@@ -151,17 +158,17 @@ impl CliError {
             Self::Config(_) | Self::Files(_) => 2,
             Self::Certs(CertificatesError::Config(_) | CertificatesError::Usage(_)) => 2,
             Self::Certs(CertificatesError::Change(error)) => error.exit_code(),
+            #[cfg(feature = "load")]
             Self::Load(LoadError::Usage(_)) => 2,
             Self::Profile(error) => error.exit_code(),
             Self::Run(error) => error.exit_code(),
             Self::Admin(error) => error.exit_code(),
             Self::Change(error) => error.exit_code(),
-            Self::Certs(_)
-            | Self::Load(_)
-            | Self::Quickstart(_)
-            | Self::TicketKeys(_)
-            | Self::Probe { .. }
-            | Self::System(..) => 1,
+            #[cfg(feature = "load")]
+            Self::Load(_) => 1,
+            #[cfg(all(feature = "lab", feature = "load"))]
+            Self::Quickstart(_) => 1,
+            Self::Certs(_) | Self::TicketKeys(_) | Self::Probe { .. } | Self::System(..) => 1,
         }
     }
 }
@@ -175,10 +182,12 @@ pub fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Run(file) => Ok(run::run(&file.config)?),
         Command::Reload(command) => Ok(command.run()?),
         Command::Check(command) => command.run(),
+        #[cfg(all(feature = "lab", feature = "load"))]
         Command::Quickstart(command) => Ok(quickstart::run(&command)?),
         Command::Certs(command) => Ok(command.run()?),
         Command::Profile(command) => Ok(command.run()?),
         Command::TicketKeys(command) => Ok(command.run()?),
+        #[cfg(feature = "load")]
         Command::Load(command) => Ok(load::run(&command)?),
         Command::Tunnels(command) => Ok(command.run()?),
         Command::Devices(command) => Ok(command.run()?),
