@@ -258,7 +258,7 @@ fn sweep(state_dir: &Path) {
         Ok(0) => {}
         Ok(files) => tracing::info!(files, "removed files that killed processes have left"),
         Err(error) => {
-            tracing::warn!("cannot remove files that killed processes may have left: {error}")
+            tracing::warn!("cannot remove files that killed processes may have left: {error}");
         }
     }
 }

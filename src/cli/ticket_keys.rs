@@ -78,7 +78,7 @@ impl TicketKeysCommand {
 }
 
 /// A time as the config file writes it, or 0.
-fn time(text: &str) -> Result<Duration, Problem> {
+fn time(text: &str) -> Result<Duration, Box<Problem>> {
     if matches!(text, "0" | "0s") {
         return Ok(Duration::ZERO);
     }

@@ -184,8 +184,8 @@ pub fn read_profile(path: &Path) -> Result<String, ConfigError> {
 /// # Errors
 ///
 /// What is wrong, and a remedy.
-pub fn duration(text: &str) -> Result<Duration, Problem> {
-    values::duration(text).map_err(|fault| fault.at(&Location::default()))
+pub fn duration(text: &str) -> Result<Duration, Box<Problem>> {
+    values::duration(text).map_err(|fault| Box::new(fault.at(&Location::default())))
 }
 
 /// The file's text, bounded.

@@ -333,7 +333,7 @@ impl Reading {
 
     fn refuse(&mut self, file: &Path, errors: Vec<Problem>) {
         let errors = errors.into_iter();
-        let errors = errors.map(|error| LoadError::Finding(file.to_owned(), error));
+        let errors = errors.map(|error| LoadError::Finding(file.to_owned(), Box::new(error)));
         self.problems.0.extend(errors);
     }
 

@@ -44,7 +44,7 @@ impl GroupCertificates {
         let all_ended = ended >= group.all.len();
         for (file, finding) in &group.findings {
             if certs::refuses(finding) && (finding.code != EXPIRED || all_ended) {
-                let finding = LoadError::Finding(file.clone(), finding.clone());
+                let finding = LoadError::Finding(file.clone(), Box::new(finding.clone()));
                 problems.0.push(finding);
             }
         }

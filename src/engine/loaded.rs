@@ -55,7 +55,7 @@ pub enum LoadError {
     Service(String, ConnectorError),
     /// A certificate, by its file, that cannot do what it is for.
     #[error("{}: {}", .0.display(), .1)]
-    Finding(PathBuf, Problem),
+    Finding(PathBuf, Box<Problem>),
     /// TLS cannot be set up with these certificates.
     #[error("{0}")]
     Tls(#[from] TlsError),
@@ -92,7 +92,7 @@ impl LoadError {
             Self::Several(errors) => errors.iter().flat_map(Self::problems).collect(),
             Self::Finding(file, finding) => vec![Problem {
                 file: Some(file.display().to_string()),
-                ..finding.clone()
+                ..(**finding).clone()
             }],
             Self::Registry(RegistryError { path, problems }) => {
                 let lines = problems.iter();
@@ -340,7 +340,7 @@ impl Loaded {
                     remedy: "see profile.device_auth.group_certificates".into(),
                     ..Problem::default()
                 };
-                LoadError::Finding(file.clone(), problem)
+                LoadError::Finding(file.clone(), Box::new(problem))
             }
             None => TlsError::GroupCertificate { position, why }.into(),
         }
