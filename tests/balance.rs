@@ -52,7 +52,7 @@ fn over(pki: &Pki, device: &Issued, socket: TcpStream) -> Session {
 
 #[test]
 fn skewed_sessions_become_balanced_and_no_descriptor_leaks() {
-    let world = World::around(Pki::new(), |pki| two_cores(pki));
+    let world = World::around(Pki::new(), two_cores);
     let open =
         |count: usize| -> Vec<Session> { (0..count).map(|_| world.tunnel("a.test:1")).collect() };
     drop(open(1));
@@ -105,7 +105,7 @@ fn skewed_sessions_become_balanced_and_no_descriptor_leaks() {
 
 #[test]
 fn a_drain_while_sessions_are_handed_over_loses_none() {
-    let mut world = World::around(Pki::new(), |pki| two_cores(pki));
+    let mut world = World::around(Pki::new(), two_cores);
     // One core is full, so that the other one's share of what comes is handed over.
     let sessions: Vec<Session> = (0..40).map(|_| world.tunnel("a.test:1")).collect();
     let placed = cores(&world.gateway);

@@ -22,7 +22,7 @@ fn config<'p>(pki: &'p Pki, lines: &str, backend: SocketAddr) -> Builder<'p> {
 }
 
 fn check_config(pki: &Pki) -> Output {
-    pki.adit(&["check", "--config", "adit.toml"])
+    pki.adit(["check", "--config", "adit.toml"])
 }
 
 /// A device gets through a gateway with this config.

@@ -140,7 +140,7 @@ fn a_taken_port_is_named() {
         .replace("state_dir = 'state'", "state_dir = 'other'")
         .text();
     std::fs::write(pki.path("second.toml"), text).unwrap();
-    let output = pki.adit(&["run", "--config", "second.toml"]);
+    let output = pki.adit(["run", "--config", "second.toml"]);
     let words = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{words}");
     assert!(
@@ -155,7 +155,7 @@ fn a_wrong_config_is_refused_with_place_and_remedy() {
     let good = Gateway::builder(&pki).servers(&[free_port()]).text();
     let check = |text: &str| {
         std::fs::write(pki.path("adit.toml"), text).unwrap();
-        let output = pki.adit(&["check"]);
+        let output = pki.adit(["check"]);
         (
             output.status.code(),
             String::from_utf8(output.stderr).unwrap(),
@@ -236,7 +236,7 @@ fn every_bad_crl_is_told_with_its_file() {
         .replace("['ca.crl']", files)
         .write();
     for command in ["check", "run"] {
-        let output = pki.adit(&[command]);
+        let output = pki.adit([command]);
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{error}");
         for (name, words) in [
@@ -282,7 +282,7 @@ fn the_admin_listener_on_a_unix_socket() {
     assert!(curl("/tunnels").contains("\"device\""));
     let mode = std::fs::metadata(world.pki.path("admin.sock")).unwrap();
     assert_eq!(mode.permissions().mode() & 0o777, 0o600);
-    let listed = world.pki.adit(&["tunnels"]);
+    let listed = world.pki.adit(["tunnels"]);
     let listed = String::from_utf8(listed.stdout).unwrap();
     assert!(listed.contains("device"), "{listed}");
     drop(session);

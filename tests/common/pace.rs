@@ -48,7 +48,7 @@ impl Pace {
 
     /// The median of the turns, so that one late turn is not taken for a frozen core.
     #[track_caller]
-    pub fn is_good(mut self) {
+    pub fn check(mut self) {
         for times in [&mut self.took, &mut self.meanwhile] {
             times.sort();
         }
@@ -67,5 +67,5 @@ pub fn answers_at_once(session: &mut Session) {
     for _ in 0..TURNS {
         pace.turn(|| echoes(session, b"here"));
     }
-    pace.is_good();
+    pace.check();
 }

@@ -63,7 +63,7 @@ fn what_is_asked_of_all_tunnels_is_answered_in_steps() {
         pace
     });
     let turns = pace.turns();
-    pace.is_good();
+    pace.check();
 
     // What is closed is out of the lists, and still in the totals.
     let mut close = Command::new(env!("CARGO_BIN_EXE_adit"));

@@ -31,7 +31,7 @@ fn config(pki: &Pki) -> Builder<'_> {
 }
 
 fn check(pki: &Pki) -> (Option<i32>, String) {
-    let output = pki.adit(&["check", "--config", "adit.toml"]);
+    let output = pki.adit(["check", "--config", "adit.toml"]);
     (output.status.code(), told(&output))
 }
 

@@ -265,7 +265,7 @@ fn replace_program(pki: &Pki, text: &str) {
 
 #[test]
 fn a_new_process_that_never_serves_keeps_nothing_and_goes_with_the_old_one() {
-    let mut world = World::around(Pki::new(), |pki| replaceable(pki));
+    let mut world = World::around(Pki::new(), replaceable);
     std::fs::write(world.pki.path("devices.csv"), "device,state\n").unwrap();
     let mut session = world.tunnel("a.test:1");
     // A program that hangs.
