@@ -40,5 +40,8 @@ fuzz_target!(|data: &[u8]| {
         again.extend_from_slice(payload);
     }
     let read_again = read(&again, 7).unwrap();
-    assert_eq!(read_again, payloads.into_iter().map(Some).collect::<Vec<_>>());
+    assert_eq!(
+        read_again,
+        payloads.into_iter().map(Some).collect::<Vec<_>>()
+    );
 });

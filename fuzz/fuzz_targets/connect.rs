@@ -4,8 +4,8 @@
 #![no_main]
 
 use adit::config::HostPort;
+use adit::front::request::{Parsed, RequestError, RequestKind, RequestParser};
 use adit::limits::REQUEST_HEADER_MAX;
-use adit::front::request::{Asked, Parsed, RequestError, RequestParser};
 use libfuzzer_sys::fuzz_target;
 
 type Outcome = Result<Option<Parsed>, RequestError>;
@@ -40,7 +40,7 @@ fuzz_target!(|data: &[u8]| {
     assert!(bytes[..head].ends_with(b"\r\n\r\n"));
     assert_eq!(&bytes[head..], parsed.early);
     // A target is read again as itself: two readers cannot take it for two destinations.
-    if let Asked::Tunnel(target) = parsed.request.asked {
+    if let RequestKind::Tunnel(target) = parsed.request.asked {
         assert_eq!(target.to_string().parse::<HostPort>().as_ref(), Ok(&target));
     }
 });

@@ -72,6 +72,9 @@ fuzz_target!(|data: &[u8]| {
         };
         assert!(!reports.is_empty() && index.issuers() <= reports.len());
         assert!(index.len() <= reports.iter().map(|report| report.entries).sum());
-        assert_ne!(index.status(b"nobody", b"nobody's", &[1], 0), Status::Revoked);
+        assert_ne!(
+            index.status(b"nobody", b"nobody's", &[1], 0),
+            Status::Revoked
+        );
     });
 });

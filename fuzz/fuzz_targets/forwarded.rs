@@ -22,7 +22,12 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(by_proxy.is_some(), place == ClientIdentity::ProxyV2);
             assert!(chain.iter().map(|der| der.len()).sum::<usize>() <= head.len() + 2);
             let lower = head.to_ascii_lowercase();
-            assert!(lower.windows(name.len().max(1)).any(|part| part == name.as_bytes()) || name.is_empty());
+            assert!(
+                lower
+                    .windows(name.len().max(1))
+                    .any(|part| part == name.as_bytes())
+                    || name.is_empty()
+            );
         }
         Err(ForwardedError::Missing | ForwardedError::Conflict | ForwardedError::Malformed(_)) => {}
     }

@@ -6,10 +6,10 @@
 use std::time::Instant;
 
 use adit::config::HostPort;
-use adit::observe::Abuse;
 use adit::front::http2::guard::FrameGuard;
 use adit::front::http2::request;
-use adit::front::request::Asked;
+use adit::front::request::RequestKind;
+use adit::observe::Abuse;
 use http::Request;
 use libfuzzer_sys::fuzz_target;
 
@@ -41,10 +41,12 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let asked = |http: Request<()>| request::request(&http.into_parts().0).map(|read| read.asked);
-    if let Ok(Asked::Tunnel(target)) = asked(request) {
+    if let Ok(RequestKind::Tunnel(target)) = asked(request) {
         let text = target.to_string();
         assert_eq!(text.parse::<HostPort>().as_ref(), Ok(&target));
-        let again = Request::connect(&text).body(()).expect("a target is an authority");
-        assert_eq!(asked(again), Ok(Asked::Tunnel(target)));
+        let again = Request::connect(&text)
+            .body(())
+            .expect("a target is an authority");
+        assert_eq!(asked(again), Ok(RequestKind::Tunnel(target)));
     }
 });

@@ -187,15 +187,24 @@ fuzz_target!(|input: &[u8]| {
         let is_let_in = verifier.recheck(&file, SystemTime::now()).is_ok();
         let is_right = leaf.good && leads(leaf.issuer, &[], presented, group);
         assert!(is_right || !is_let_in, "let in without a path");
-        assert!(is_let_in || !is_right || presented.len() > ALL_PATHS, "refused with a path");
+        assert!(
+            is_let_in || !is_right || presented.len() > ALL_PATHS,
+            "refused with a path"
+        );
     }
 
     let sent = sent(&file);
     assert_eq!(sent.first(), file.first());
     let mut issuer = leaf.issuer;
     for der in &sent[1..] {
-        let one = presented.iter().find(|one| one.der == *der).expect("it is of the file");
-        assert_eq!(one.subject.0, issuer.0, "each has the name of the issuer before");
+        let one = presented
+            .iter()
+            .find(|one| one.der == *der)
+            .expect("it is of the file");
+        assert_eq!(
+            one.subject.0, issuer.0,
+            "each has the name of the issuer before"
+        );
         assert!(one.subject != one.issuer, "no root is sent");
         issuer = one.issuer;
     }

@@ -2,14 +2,14 @@
 
 #![no_main]
 
-use adit::backend::{Progress, UpstreamAnswer};
+use adit::backend::{Progress, ProxyResponse};
 use adit::limits::PROXY_ANSWER_MAX;
 use adit::reason::CloseReason;
 use libfuzzer_sys::fuzz_target;
 
 /// Where the header ends, with pieces of `size` bytes; `None` while it has no end.
 fn in_pieces(bytes: &[u8], size: usize) -> Result<Option<usize>, CloseReason> {
-    let mut answer = UpstreamAnswer::default();
+    let mut answer = ProxyResponse::default();
     let mut at = 0;
     for piece in bytes.chunks(size) {
         match answer.push(piece)? {
@@ -25,7 +25,7 @@ const AGAIN: usize = 4096;
 
 fuzz_target!(|bytes: &[u8]| {
     if bytes.len() <= 64 {
-        let _ = UpstreamAnswer::default().push(&bytes.repeat(AGAIN));
+        let _ = ProxyResponse::default().push(&bytes.repeat(AGAIN));
         let _ = in_pieces(&bytes.repeat(AGAIN), 4099);
     }
     let whole = in_pieces(bytes, bytes.len().max(1));
