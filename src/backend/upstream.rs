@@ -45,7 +45,7 @@ impl Upstream {
     /// Reads the password.
     ///
     /// # Errors
-    /// [`UpstreamError`], which names its file.
+    /// Where the file cannot be used: the error names it.
     pub fn load(config: &UpstreamProxy) -> Result<Self, UpstreamError> {
         let authorization = match &config.user {
             None => None,

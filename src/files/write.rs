@@ -127,7 +127,7 @@ pub fn write_new_pair(certificate: (&Path, &[u8]), key: (&Path, &[u8])) -> Resul
 }
 
 /// A file that is being written under a temporary name beside its place, where it gets by
-/// [`Pending::put`] only. Removed when it is dropped before.
+/// [`PendingFile::put`] only. Removed when it is dropped before.
 #[derive(Debug)]
 pub struct PendingFile {
     /// Locked.
@@ -182,7 +182,7 @@ impl PendingFile {
     /// One with this content, which is on the disk.
     ///
     /// # Errors
-    /// As [`Pending::new`].
+    /// As [`PendingFile::new`].
     pub fn with(place: &Path, content: &[u8], mode: Mode) -> Result<Self, FileError> {
         let mut pending = Self::new(place, mode)?;
         let written = pending.write_all(content);

@@ -254,13 +254,17 @@ impl<S: ByteStream, B: Fn(Request<RecvStream>, SendResponse<Chunk>)> Driver<S, B
                 .due(now, session.opened, &lifetimes, is_busy)
             {
                 Due::At(at) => break at,
-                Due::Rest => self.stream.stream().rest(),
+                Due::Rest => {}
                 Due::Over(reason) => {
                     self.leave(reason, Reason::NO_ERROR);
                     return now + LINGER;
                 }
             }
         };
+        if session.activity.rests() {
+            // At each look: a PING or a refused request moves nothing, and makes keys ready again.
+            self.stream.stream().rest();
+        }
         let stall = last + stall_after(&session);
         if now >= stall && session.held.get() > 0 {
             session.seen.abuse.set(Some(Abuse::ZeroWindow));
