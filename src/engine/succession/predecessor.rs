@@ -193,12 +193,6 @@ impl Predecessor {
         pass(questions, theirs.as_fd()).ok()?;
         Some(ours)
     }
-
-    /// Returns whether it can be asked at all, were it to answer.
-    #[must_use]
-    pub fn takes_questions(&self) -> bool {
-        self.questions.is_some()
-    }
 }
 
 impl Shared {

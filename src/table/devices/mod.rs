@@ -141,17 +141,9 @@ impl DeviceRegistry {
         Ok(registry)
     }
 
-    /// Returns what has to be said about devices for `before` to become this registry. Parts that
-    /// both share are not looked at.
-    ///
-    /// # Errors
-    /// [`RegistryFull`].
-    pub fn changes_since(&self, before: &Self) -> Result<DeviceChanges, RegistryFull> {
-        self.changes_in(before, 0..DEVICE_SHARDS)
-    }
-
-    /// As [`changes_since`](Self::changes_since), of these parts alone, of which there are
-    /// [`DEVICE_SHARDS`]: for a thread that has something else to do between them.
+    /// Returns what has to be said about devices for `before` to become this registry, of these
+    /// parts alone, of which there are [`DEVICE_SHARDS`]: for a thread that has something else to do
+    /// between them. Parts that both share are not looked at.
     ///
     /// # Errors
     /// [`RegistryFull`].
