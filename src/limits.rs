@@ -392,6 +392,10 @@ pub const CUT_LINGER: Duration = Duration::from_millis(250);
 /// Certificates of issuers that a core keeps once for all tunnels whose clients have sent them.
 pub const ISSUERS_KEPT: usize = 64;
 
+/// Texts that a core keeps once for all sessions that have them: names of issuers, and of hosts
+/// (SNI) that clients ask for. A gateway has a few of each; hostile clients can make up any number.
+pub const SHARED_WORDS: usize = 256;
+
 /// Servers that one dial tries at most. Each may take the whole connect timeout, and no app waits
 /// for more of them.
 pub const DIAL_SERVERS_MAX: usize = 8;

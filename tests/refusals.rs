@@ -20,6 +20,18 @@ fn alert(pki: &Pki, gateway: &Gateway, identity: Option<&Issued>) -> String {
     }
 }
 
+/// The audit line of a refusal for this reason.
+fn refusal_of(pki: &Pki, reason: &str) -> serde_json::Value {
+    let find = || {
+        let log = std::fs::read_to_string(pki.path("audit.log")).unwrap();
+        let lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
+        let mut lines = lines.filter(|line: &serde_json::Value| line["reason"] == reason);
+        lines.next()
+    };
+    until("the audit line", || find().is_some());
+    find().unwrap()
+}
+
 #[test]
 fn certificates_are_refused_by_alert() {
     let pki = Pki::new();
@@ -30,33 +42,64 @@ fn certificates_are_refused_by_alert() {
     let server_only = pki.client("usage", |r| r.usages = vec![Usage::Server]);
     let foreign = client_of(&common::authority("other"), "foreign", |_| ());
     let gateway = Gateway::builder(&pki).servers(&[server(echo)]).start();
-    for (identity, words, reason) in [
-        (None, "CertificateRequired", "certificate-required"),
-        (Some(&revoked), "CertificateRevoked", "certificate-revoked"),
-        (Some(&expired), "CertificateExpired", "certificate-expired"),
+    // The alert, the reason, the device that the certificate claims, and a part of the cause.
+    for (identity, words, reason, device, cause) in [
+        (
+            None,
+            "CertificateRequired",
+            "certificate-required",
+            None,
+            None,
+        ),
+        (
+            Some(&revoked),
+            "CertificateRevoked",
+            "certificate-revoked",
+            Some("revoked"),
+            Some("is in the revocation list of \"CN="),
+        ),
+        (
+            Some(&expired),
+            "CertificateExpired",
+            "certificate-expired",
+            Some("expired"),
+            Some(" ended at 20"),
+        ),
         (
             Some(&early),
             "CertificateExpired",
             "certificate-not-yet-valid",
+            Some("early"),
+            Some(" begins at 20"),
         ),
         (
             Some(&server_only),
             "UnsupportedCertificate",
             "certificate-usage",
+            Some("usage"),
+            Some("is not for this use"),
         ),
-        (Some(&foreign), "UnknownCA", "unknown-ca"),
+        (
+            Some(&foreign),
+            "UnknownCA",
+            "unknown-ca",
+            Some("foreign"),
+            Some("is no group certificate and was not presented"),
+        ),
     ] {
         let seen = alert(&pki, &gateway, identity);
         assert!(seen.contains(words), "{reason}: {seen}");
         until(reason, || gateway.ended(reason) == 1.0);
+        let line = refusal_of(&pki, reason);
+        assert_eq!(line["device"].as_str(), device, "{line}");
+        assert_eq!(line["server_name"], "localhost", "{line}");
+        let claims = identity.map(|_| "claimed");
+        assert_eq!(line["identity"].as_str(), claims, "{line}");
+        assert_eq!(line["serial"].is_string(), claims.is_some(), "{line}");
+        assert_eq!(line["issuer"].is_string(), claims.is_some(), "{line}");
+        let told = line["detail"].as_str().unwrap_or_default();
+        assert!(told.contains(cause.unwrap_or_default()), "{line}");
     }
-    until("audit lines", || {
-        std::fs::read_to_string(pki.path("audit.log"))
-            .unwrap()
-            .lines()
-            .count()
-            == 6
-    });
     let good = pki.client("good", |_| ());
     drop(common::tunnel(&pki, &gateway, &good, "a.test:1"));
 }

@@ -18,6 +18,7 @@ use super::quota::Quota;
 use super::refusals::Refusals;
 use super::sweep::{Causes, Changes};
 use super::tunnels::Tunnels;
+use super::words::SharedWords;
 use crate::backend::{Connector, Dialer};
 use crate::config::{HostPort, IdentityMapping, Listener, Rule};
 use crate::limits::{GUEST_MEMORY, ISSUERS_KEPT, RELIEVED_PART, SESSIONS_SPARE, TUNNEL_NUMBERS};
@@ -155,6 +156,7 @@ pub struct Core {
     pub(crate) refusals: Refusals,
     /// Issuers' certificates that clients have sent.
     pub(crate) issuers: RefCell<Vec<Rc<[u8]>>>,
+    pub(crate) words: SharedWords,
 }
 
 /// An open tunnel, as it is listed.
@@ -251,6 +253,7 @@ impl Core {
             guests: Guests::default(),
             refusals: Refusals::new(Instant::now()),
             issuers: RefCell::default(),
+            words: SharedWords::default(),
         }
     }
 

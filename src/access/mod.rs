@@ -16,6 +16,7 @@ mod quota;
 mod refusals;
 mod sweep;
 mod tunnels;
+mod words;
 
 pub use self::core::{Core, Limits, ServiceState, Snapshot};
 pub use admission::AdmissionLimits;
@@ -31,7 +32,7 @@ pub(crate) use gates::{Direction, Pass};
 pub(crate) use lifetimes::{Activity, Due, Lifetimes};
 pub(crate) use names::NamedService;
 pub(crate) use outcome::{Outcome, audit, record};
-pub(crate) use peer::{Arrival, Peer, identify, reason_of, subject_before};
+pub(crate) use peer::{Arrival, Peer, Unidentified, identify, reason_of};
 pub(crate) use policy::{authorize, route};
 pub(crate) use quota::{Permit, Presence};
 pub(crate) use refusals::Repeated;

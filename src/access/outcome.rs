@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::core::Core;
+use super::peer::Unidentified;
 use super::refusals::Repeated;
 use crate::config::HostPort;
 use crate::observe::{AuditEvent, AuditRecord, Subject};
@@ -15,6 +16,8 @@ pub(crate) struct Outcome {
     pub subject: Arc<Subject>,
     pub target: Option<HostPort>,
     pub service: Option<Arc<str>>,
+    /// The exact cause of a refusal, where there is more to say than its reason.
+    pub detail: Option<Box<str>>,
 }
 
 impl Outcome {
@@ -24,7 +27,22 @@ impl Outcome {
             subject,
             target: None,
             service: None,
+            detail: None,
         }
+    }
+
+    /// Of a client whose certificate is not accepted.
+    pub fn refused(refused: Unidentified) -> Self {
+        let mut outcome = Self::of(refused.subject.into());
+        outcome.detail = refused.detail;
+        outcome
+    }
+
+    /// Takes note of a client whose certificate is not accepted. Returns the reason.
+    pub fn of_nobody(&mut self, refused: Unidentified) -> CloseReason {
+        self.subject = refused.subject.into();
+        self.detail = refused.detail;
+        refused.reason
     }
 }
 
@@ -45,6 +63,7 @@ pub(crate) fn record(core: &Core, outcome: &Outcome, reason: CloseReason) {
     let event = AuditEvent::Refused {
         service: outcome.service.clone(),
         reason,
+        detail: outcome.detail.clone(),
     };
     audit(core, &outcome.subject, outcome.target.as_ref(), event);
 }

@@ -8,7 +8,10 @@ use std::time::SystemTime;
 use super::core::{Core, Snapshot};
 use crate::observe::{Subject, TlsVersion};
 use crate::reason::CloseReason;
-use crate::tls::{HandshakeFailure, PeerIdentity, VerifiedChain, failure_of};
+use crate::tls::{
+    ClaimedIdentity, HandshakeFailure, PeerIdentity, Rejection, VerifiedChain, distinguished_name,
+    failure_of,
+};
 
 /// How a session came to the gateway.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,16 +47,27 @@ pub(crate) fn identify(
     arrival: Arrival,
     before: &Subject,
     changes: u64,
-) -> Result<Peer, CloseReason> {
+) -> Result<Peer, Unidentified> {
     let verifier = &snapshot.verifier;
-    let identity = PeerIdentity::from_chain(chain, &snapshot.identity)
-        .map_err(|_| CloseReason::IdentityMissing)?;
+    let identity = PeerIdentity::from_chain(chain, &snapshot.identity).map_err(|error| {
+        let mut subject = claimed(core, snapshot, before, chain.end_entity());
+        subject.verified = true;
+        Unidentified {
+            reason: CloseReason::IdentityMissing,
+            subject,
+            detail: Some(error.to_string().into()),
+        }
+    })?;
     let above = chain.issuers_good_until();
     let above = above.min(verifier.authorities_good_until());
     let good_until = if above < identity.good_until() {
         // Seldom: an issuer, or something that is no part of the path, ends before the certificate.
         let path = verifier.path_good_until(chain, SystemTime::now());
-        path.map_err(|error| reason_of(&error))?
+        path.map_err(|error| Unidentified {
+            reason: reason_of(&error),
+            subject: claimed(core, snapshot, before, chain.end_entity()),
+            detail: None,
+        })?
     } else {
         identity.good_until()
     };
@@ -75,22 +89,59 @@ fn subject_of(core: &Core, before: &Subject, identity: &PeerIdentity) -> Subject
             .read(|devices| devices.user(identity.device()).map(Box::from))
     };
     Subject {
-        peer: before.peer,
         device: Some(identity.device().into()),
         user: identity.user().map(Box::from).or_else(registered),
         app: identity.app().map(Box::from),
         serial: Some(identity.serial().into()),
+        issuer: Some(core.words.share(&distinguished_name(identity.issuer_der()))),
+        verified: true,
+        ..before.clone()
     }
 }
 
-/// Returns what is known of a client before it has shown who it is.
-pub(crate) fn subject_before(peer: SocketAddr) -> Subject {
+/// A client whose certificate is not accepted, or names nobody.
+pub(crate) struct Unidentified {
+    pub reason: CloseReason,
+    /// With the names of the certificate, as far as they can be read.
+    pub subject: Subject,
+    pub detail: Option<Box<str>>,
+}
+
+impl Unidentified {
+    /// Of a client that has presented no certificate that could be read.
+    pub fn nobody(before: &Subject, reason: CloseReason) -> Self {
+        Self {
+            reason,
+            subject: before.clone(),
+            detail: None,
+        }
+    }
+
+    /// Of a certificate that was not accepted.
+    pub fn rejected(
+        core: &Core,
+        snapshot: &Snapshot,
+        before: &Subject,
+        rejection: Box<Rejection>,
+    ) -> Self {
+        Self {
+            reason: reason_of(&rejection.error),
+            subject: claimed(core, snapshot, before, &rejection.certificate),
+            detail: Some(rejection.detail),
+        }
+    }
+}
+
+/// The subject that a certificate claims, as far as it can be read.
+fn claimed(core: &Core, snapshot: &Snapshot, before: &Subject, certificate: &[u8]) -> Subject {
+    let claimed = ClaimedIdentity::read(certificate, &snapshot.identity);
     Subject {
-        peer,
-        device: None,
-        user: None,
-        app: None,
-        serial: None,
+        device: claimed.device.map(Into::into),
+        user: claimed.user.map(Into::into),
+        app: claimed.app.map(Into::into),
+        serial: claimed.serial.map(Into::into),
+        issuer: claimed.issuer.map(|issuer| core.words.share(&issuer)),
+        ..before.clone()
     }
 }
 

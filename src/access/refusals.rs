@@ -78,8 +78,10 @@ impl Refusals {
     /// Returns whether this one has a line of its own. Otherwise it is counted.
     pub fn has_line(&self, subject: &Arc<Subject>, event: Repeated, now: Instant) -> bool {
         let mut accounts = self.accounts.borrow_mut();
-        let mut client = match &subject.device {
-            Some(device) => Client::Device(device.clone()),
+        // Whoever only claims to be a device uses up no lines of it.
+        let device = subject.verified_device();
+        let mut client = match device {
+            Some(device) => Client::Device(device.into()),
             None => Client::Stranger(SourceNetwork::of(subject.peer.ip())),
         };
         if accounts.len() >= REFUSED_CLIENTS && !accounts.contains_key(&client) {
@@ -94,7 +96,7 @@ impl Refusals {
             told: now,
             subject: subject.clone(),
         });
-        let is_strange = subject.device.is_none();
+        let is_strange = device.is_none();
         let mut strangers = self.strangers.get();
         let may = account.lines.may(REFUSALS_AUDITED, now)
             && (!is_strange || strangers.may(STRANGERS_AUDITED, now));
@@ -156,12 +158,11 @@ mod tests {
     };
 
     fn subject(device: Option<&str>, number: u32) -> Arc<Subject> {
+        let peer = (std::net::Ipv4Addr::from(0x0a00_0000 + number), 1);
         Arc::new(Subject {
-            peer: (std::net::Ipv4Addr::from(0x0a00_0000 + number), 1).into(),
             device: device.map(Into::into),
-            user: None,
-            app: None,
-            serial: None,
+            verified: device.is_some(),
+            ..Subject::of(peer.into())
         })
     }
 
@@ -203,6 +204,22 @@ mod tests {
         };
         assert!(!refusals.has_line(&device, ended, now));
         assert_eq!(refusals.due(true, now).len(), 2, "by what they were");
+    }
+
+    #[test]
+    fn who_claims_to_be_a_device_uses_up_none_of_its_lines() {
+        let start = Instant::now();
+        let refusals = Refusals::new(start);
+        let claimed = Arc::new(Subject {
+            verified: false,
+            ..(*subject(Some("device"), 9)).clone()
+        });
+        let (burst, _) = REFUSALS_AUDITED;
+        assert_eq!(lines(&refusals, &claimed, burst + 500, start), burst);
+        assert_eq!(
+            lines(&refusals, &subject(Some("device"), 1), burst, start),
+            burst
+        );
     }
 
     #[test]

@@ -310,8 +310,8 @@ impl Look<'_> {
         let chain = certificates(chain);
         let chain = match self.snapshot.verifier.recheck(&chain, self.now) {
             Ok(chain) => chain,
-            Err(error) => {
-                return match failure_of(&error) {
+            Err(rejection) => {
+                return match failure_of(&rejection.error) {
                     HandshakeFailure::Revoked => Some(CloseReason::CutCertificateRevoked),
                     HandshakeFailure::Expired => Some(CloseReason::CutCertificateExpired),
                     // What is known of one certificate counts, even where nothing is known of another.

@@ -89,11 +89,8 @@ mod tests {
     /// Synthetic tunnels, good until the second that `good_until` says of their number.
     fn filled(count: u64, good_until: impl Fn(u64) -> u64) -> Tunnels {
         let subject = Arc::new(Subject {
-            peer: "192.0.2.1:1".parse().unwrap(),
             device: Some("device".into()),
-            user: None,
-            app: None,
-            serial: None,
+            ..Subject::of("192.0.2.1:1".parse().unwrap())
         });
         let (service, server): (Arc<str>, Arc<str>) = ("wiki".into(), "10.0.0.1:443".into());
         let chain: Rc<[Rc<[u8]>]> = Rc::from([]);

@@ -17,9 +17,10 @@ use super::request::{Request, RequestError, RequestParser};
 use super::requester::{FrontEnd, Requester};
 use super::response::{configuration, established, health};
 use super::seam::{self, Front, TunnelTerms};
-use crate::access::{Core, GuestGuard, Outcome, Snapshot, record, subject_before};
+use crate::access::{Core, GuestGuard, Outcome, Snapshot, record};
 use crate::config::{Listener, ListenerKind};
 use crate::limits::{BEGINNING_MAX, LINGER, REQUEST_EMPTY_LINES, REQUEST_HEADER_MAX};
+use crate::observe::Subject;
 use crate::reason::CloseReason;
 use crate::ring::{self, RingBuf, TcpStream};
 use crate::tunnel::{PlainApp, ReadAhead};
@@ -53,7 +54,7 @@ pub(super) async fn session(
     patience: &mut Patience,
     counted: impl Sized + 'static,
 ) {
-    let subject = subject_before(entrance.client);
+    let subject = Subject::of(entrance.client);
     let begun = entrance.begun.take();
     let head = head(&stream, begun);
     let head = in_time(core, patience, CloseReason::RequestTimeout, head).await;
@@ -94,7 +95,8 @@ pub(super) async fn session(
         outcome.target = request.asked.target().cloned();
         let place = listener.client_identity;
         let presented = certificates(head.bytes(), front_end.certificate(), place);
-        let peer = front_end.peer(core, snapshot, presented, changes)?;
+        let peer = front_end.peer(core, snapshot, presented, changes);
+        let peer = peer.map_err(|nobody| outcome.of_nobody(nobody))?;
         Ok((request, peer, head.received[head.length..].to_vec()))
     });
     let mut session = Session {

@@ -10,9 +10,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::entrance::Entrance;
 use super::forwarded::{ForwardedError, certificates_in};
-use crate::access::{
-    Arrival, Core, Peer, Snapshot, identify, reason_of, still_trusted, subject_before,
-};
+use crate::access::{Arrival, Core, Peer, Snapshot, Unidentified, identify, still_trusted};
 use crate::observe::Subject;
 use crate::reason::CloseReason;
 use crate::ring::TcpStream;
@@ -33,7 +31,7 @@ impl Requester {
 
     /// Whom `front_end` names.
     pub fn each(front_end: FrontEnd) -> Self {
-        let subject = subject_before(front_end.client);
+        let subject = Subject::of(front_end.client);
         Self::Each(front_end, Arc::new(subject))
     }
 
@@ -67,7 +65,9 @@ impl Requester {
                 let (changes, snapshot) =
                     (core.changes.get().count(), core.snapshot.borrow().clone());
                 if !snapshot.listener.trusts(front_end.address) {
-                    return Err(Refused::Request(CloseReason::ProxyUntrusted));
+                    let subject = Subject::of(front_end.client);
+                    let nobody = Unidentified::nobody(&subject, CloseReason::ProxyUntrusted);
+                    return Err(Refused::Request(nobody.into()));
                 }
                 let values = |name: &str| -> Vec<&[u8]> {
                     let values = headers.get_all(name).iter();
@@ -76,7 +76,8 @@ impl Requester {
                 let place = snapshot.listener.client_identity;
                 let presented = certificates_in(values, front_end.certificate(), place);
                 let peer = front_end.peer(core, &snapshot, presented, changes);
-                peer.map(Rc::new).map_err(Refused::Request)
+                peer.map(Rc::new)
+                    .map_err(|nobody| Refused::Request(nobody.into()))
             }
         }
     }
@@ -85,7 +86,7 @@ impl Requester {
 /// Why nobody asks in a request.
 pub(super) enum Refused {
     /// The request is refused.
-    Request(CloseReason),
+    Request(Box<Unidentified>),
     /// The session ends.
     Session(CloseReason),
 }
@@ -127,15 +128,19 @@ impl FrontEnd {
         snapshot: &Snapshot,
         presented: Result<Vec<CertificateDer<'static>>, ForwardedError>,
         changes: u64,
-    ) -> Result<Peer, CloseReason> {
-        let presented = presented.map_err(|error| match error {
-            ForwardedError::Missing => CloseReason::CertificateRequired,
-            ForwardedError::Conflict => CloseReason::IdentityConflict,
-            ForwardedError::Malformed(_) => CloseReason::CertificateInvalid,
+    ) -> Result<Peer, Unidentified> {
+        let before = Subject::of(self.client);
+        let presented = presented.map_err(|error| {
+            let reason = match error {
+                ForwardedError::Missing => CloseReason::CertificateRequired,
+                ForwardedError::Conflict => CloseReason::IdentityConflict,
+                ForwardedError::Malformed(_) => CloseReason::CertificateInvalid,
+            };
+            Unidentified::nobody(&before, reason)
         })?;
         let checked = snapshot.verifier.recheck(&presented, SystemTime::now());
-        let chain = checked.map_err(|error| reason_of(&error))?;
-        let before = subject_before(self.client);
+        let chain = checked
+            .map_err(|rejection| Unidentified::rejected(core, snapshot, &before, rejection))?;
         identify(core, snapshot, &chain, self.arrival, &before, changes)
     }
 }

@@ -20,7 +20,7 @@ use super::requester::Requester;
 use super::sni::{self, SniTarget};
 use super::{http1, http2, plain};
 use crate::access::{
-    Arrival, Core, GuestGuard, Outcome, Snapshot, identify, reason_of, record, subject_before,
+    Arrival, Core, GuestGuard, Outcome, Snapshot, Unidentified, identify, reason_of, record,
 };
 use crate::config::ListenerKind;
 use crate::observe::{HandshakeKind, Stage, Subject, TlsVersion};
@@ -98,7 +98,7 @@ async fn serve_counted(
     {
         record(
             &core,
-            &Outcome::of(subject_before(entrance.client).into()),
+            &Outcome::of(Subject::of(entrance.client).into()),
             reason,
         );
         return;
@@ -140,7 +140,7 @@ async fn entered(
         Ok(entrance) => return Some(entrance),
         Err(reason) => reason,
     };
-    record(core, &Outcome::of(subject_before(peer).into()), reason);
+    record(core, &Outcome::of(Subject::of(peer).into()), reason);
     if !by.settings.trusts(peer.ip()) && patience.guest.come_from(peer.ip()).is_ok() {
         patience.guest.failed(reason);
     }
@@ -159,7 +159,7 @@ async fn accepted(
     arrived: Arrived,
     patience: &mut Patience,
 ) -> Option<Accepted> {
-    let subject = subject_before(entrance.client);
+    let subject = Subject::of(entrance.client);
     let (chosen, begun) = if snapshot.names.is_empty() {
         (None, entrance.begun)
     } else {
@@ -201,15 +201,22 @@ async fn session(
         tls,
         begun,
         chosen,
-        subject,
+        mut subject,
         arrived,
     } = accepted;
-    let established = established(core, &tls, begun, &arrived, patience);
-    let Established { arrival, carry } = match established.await {
+    let established = established(core, &tls, begun, &arrived, patience).await;
+    let notes = tls.take_notes();
+    let name = notes.server_name.as_deref();
+    subject.server_name = name.map(|name| core.words.share(name));
+    let Established { arrival, carry } = match established {
         None => return,
         Some(Ok(established)) => established,
         Some(Err(reason)) => {
-            record(core, &Outcome::of(subject.into()), reason);
+            let refused = match notes.rejected {
+                Some(rejection) => Unidentified::rejected(core, snapshot, &subject, rejection),
+                None => Unidentified::nobody(&subject, reason),
+            };
+            record(core, &Outcome::refused(refused), reason);
             patience.guest.failed(reason);
             patience.guest.linger(tls.linger()).await;
             return;
@@ -225,13 +232,15 @@ async fn session(
         );
         return;
     };
-    let peer = chain.map_err(|error| reason_of(&error));
-    let peer =
-        peer.and_then(|chain| identify(core, snapshot, &chain, arrival, &subject, arrived.changes));
+    let peer = match chain {
+        Ok(chain) => identify(core, snapshot, &chain, arrival, &subject, arrived.changes),
+        Err(rejection) => Err(Unidentified::rejected(core, snapshot, &subject, rejection)),
+    };
     let peer = match peer {
         Ok(peer) => peer,
-        Err(reason) => {
-            record(core, &Outcome::of(subject.into()), reason);
+        Err(refused) => {
+            let reason = refused.reason;
+            record(core, &Outcome::refused(refused), reason);
             patience.guest.failed(reason);
             patience.guest.linger(http1::refuse(&tls, reason)).await;
             return;

@@ -42,6 +42,12 @@ pub const MAX_VALIDITY_DAYS: u32 = 36_525;
 /// identity schemes are as short. What is longer would only swell every audit line.
 pub const MAX_IDENTITY_NAME_BYTES: usize = 256;
 
+/// Longest text of a `Name` in a log or a list, in bytes. Real ones have 40 to 150.
+pub const DISTINGUISHED_NAME_MAX: usize = 256;
+
+/// Longest cause of a rejected certificate in the audit log, in bytes: two names and a sentence.
+pub const REJECTION_DETAIL_MAX: usize = 640;
+
 /// Parts of the device registry: a change copies the parts that it is about, and a pointer for each
 /// other. At 5 million devices a part holds 1220, about 36 KB.
 pub const DEVICE_SHARDS: usize = 4096;

@@ -13,21 +13,22 @@
 
 use std::io;
 use std::iter;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
-use serde::Serialize;
 
 use super::admin_record::AdminRecord;
-use super::moment::rfc3339;
 use super::sink::{AuditLogError, LogFile, Output, Stdout};
 use crate::limits::{AUDIT_BATCH, AUDIT_QUEUE, AUDIT_STOP};
-use crate::reason::CloseReason;
+
+mod line;
+mod record;
+
+pub use record::{AuditEvent, AuditRecord, Subject};
 
 /// Destination of the audit log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,224 +39,6 @@ pub enum AuditSink {
     Off,
     /// Appended to this file, which is made with mode 0640 where it does not exist.
     File(PathBuf),
-}
-
-/// Who was at the other end; shared by the records of one session.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subject {
-    /// The client's address.
-    pub peer: SocketAddr,
-    /// The device, as far as it is known.
-    pub device: Option<Box<str>>,
-    /// The user, as far as it is known.
-    pub user: Option<Box<str>>,
-    /// The app, as far as it is known.
-    pub app: Option<Box<str>>,
-    /// Serial number of the client certificate in hexadecimal, as far as it is known.
-    pub serial: Option<Box<str>>,
-}
-
-/// One thing worth an audit line.
-#[derive(Clone, Debug)]
-pub struct AuditRecord {
-    /// When it happened.
-    pub time: SystemTime,
-    /// Who.
-    pub subject: Arc<Subject>,
-    /// Destination that the client asked for (`host:port`), if known.
-    pub target: Option<String>,
-    /// The event.
-    pub event: AuditEvent,
-}
-
-/// The event.
-#[derive(Clone, Debug)]
-pub enum AuditEvent {
-    /// A tunnel was opened.
-    TunnelStart {
-        /// The tunnel's number, the same as in `/tunnels`.
-        tunnel: u64,
-        /// The service that a rule chose.
-        service: Arc<str>,
-        /// The server that was dialled.
-        server: Arc<str>,
-    },
-    /// An opened tunnel ended.
-    TunnelEnd {
-        /// The tunnel's number, the same as at its start.
-        tunnel: u64,
-        /// The service that a rule chose.
-        service: Arc<str>,
-        /// The server that was dialled.
-        server: Arc<str>,
-        /// Payload bytes from the client to the server.
-        bytes_up: u64,
-        /// Payload bytes from the server to the client.
-        bytes_down: u64,
-        /// How long it was open.
-        duration: Duration,
-        /// Why it ended.
-        reason: CloseReason,
-    },
-    /// A session that may have had many tunnels (HTTP/2) ended.
-    SessionEnd {
-        /// Requests that it made, those that were refused included.
-        requests: u64,
-        /// How long it was open, its handshake not included.
-        duration: Duration,
-        /// Why it ended.
-        reason: CloseReason,
-    },
-    /// A session or tunnel was refused.
-    Refused {
-        /// The service, where it came to one.
-        service: Option<Arc<str>>,
-        /// Why.
-        reason: CloseReason,
-    },
-    /// Refusals of a client that have no line each.
-    Repeated {
-        /// Ends of sessions in which every request was refused, and no refusals.
-        sessions: bool,
-        /// How many.
-        count: u64,
-        /// Why.
-        reason: CloseReason,
-    },
-}
-
-/// The line, in the order of its keys. A key without a value is left out.
-#[derive(Serialize)]
-struct Line<'a> {
-    time: String,
-    event: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tunnel: Option<u64>,
-    peer: SocketAddr,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    device: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    app: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    serial: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    target: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    service: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    server: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bytes_up: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bytes_down: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    requests: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    count: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    duration_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-}
-
-impl AuditRecord {
-    /// A line of nothing but who and when.
-    fn blank(&self) -> Line<'_> {
-        let subject = &self.subject;
-        Line {
-            time: rfc3339(self.time),
-            event: "refused",
-            tunnel: None,
-            peer: subject.peer,
-            device: subject.device.as_deref(),
-            user: subject.user.as_deref(),
-            app: subject.app.as_deref(),
-            serial: subject.serial.as_deref(),
-            target: self.target.as_deref(),
-            service: None,
-            server: None,
-            bytes_up: None,
-            bytes_down: None,
-            requests: None,
-            count: None,
-            duration_ms: None,
-            reason: None,
-        }
-    }
-
-    fn line(&self) -> Line<'_> {
-        let mut line = self.blank();
-        match &self.event {
-            AuditEvent::TunnelStart {
-                tunnel,
-                service,
-                server,
-            } => {
-                line.event = "tunnel-start";
-                line.tunnel = Some(*tunnel);
-                line.service = Some(service);
-                line.server = Some(server);
-            }
-            AuditEvent::TunnelEnd {
-                tunnel,
-                service,
-                server,
-                bytes_up,
-                bytes_down,
-                duration,
-                reason,
-            } => {
-                line.event = "tunnel-end";
-                line.tunnel = Some(*tunnel);
-                line.service = Some(service);
-                line.server = Some(server);
-                line.bytes_up = Some(*bytes_up);
-                line.bytes_down = Some(*bytes_down);
-                line.duration_ms = Some(millis(*duration));
-                line.reason = Some(reason.word());
-            }
-            AuditEvent::SessionEnd {
-                requests,
-                duration,
-                reason,
-            } => {
-                line.event = "session-end";
-                line.requests = Some(*requests);
-                line.duration_ms = Some(millis(*duration));
-                line.reason = Some(reason.word());
-            }
-            AuditEvent::Refused { service, reason } => {
-                line.service = service.as_deref();
-                line.reason = Some(reason.word());
-            }
-            AuditEvent::Repeated {
-                sessions,
-                count,
-                reason,
-            } => {
-                line.event = match sessions {
-                    true => "session-end-more",
-                    false => "refused-more",
-                };
-                line.count = Some(*count);
-                line.reason = Some(reason.word());
-            }
-        }
-        line
-    }
-
-    /// Appends the record as one line. JSON escapes control characters, so no name can break or
-    /// forge a line.
-    fn append_to(&self, buffer: &mut Vec<u8>) {
-        serde_json::to_writer(&mut *buffer, &self.line()).expect("strings and numbers into memory");
-        buffer.push(b'\n');
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The running audit log. Dropping it leaves the writer to end by itself when the last handle is

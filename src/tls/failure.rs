@@ -1,6 +1,8 @@
 //! Why a handshake failed, in the classes that are counted apart.
 
-use rustls::{CertificateError, Error, InvalidMessage};
+use std::sync::Arc;
+
+use rustls::{CertificateError, Error, InvalidMessage, OtherError};
 
 /// A class of handshake failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,4 +63,26 @@ pub fn failure_of(error: &Error) -> HandshakeFailure {
         Error::AlertReceived(_) => HandshakeFailure::PeerAlert,
         _ => HandshakeFailure::Protocol,
     }
+}
+
+/// webpki's verdict in rustls's words, which decide the alert that the client gets.
+pub(super) fn rustls_error(error: webpki::Error) -> Error {
+    use webpki::Error as E;
+    let error = match error {
+        E::BadDer | E::BadDerTime | E::TrailingData(_) => CertificateError::BadEncoding,
+        E::CertNotValidYet { time, not_before } => {
+            CertificateError::NotValidYetContext { time, not_before }
+        }
+        E::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },
+        E::InvalidCertValidity => CertificateError::Expired,
+        E::UnknownIssuer => CertificateError::UnknownIssuer,
+        E::InvalidSignatureForPublicKey => CertificateError::BadSignature,
+        E::UnsupportedCriticalExtension => CertificateError::UnhandledCriticalExtension,
+        E::RequiredEkuNotFoundContext(_)
+        | E::EmptyEkuExtension
+        | E::EndEntityUsedAsCa
+        | E::PathLenConstraintViolated => CertificateError::InvalidPurpose,
+        other => CertificateError::Other(OtherError(Arc::new(other))),
+    };
+    Error::InvalidCertificate(error)
 }

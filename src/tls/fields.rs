@@ -1,6 +1,8 @@
 //! Fields of certificates, read without a library: the libraries give a certificate's issuer
 //! without its header, and copying every certificate to get at it would cost each handshake.
 
+use x509_parser::certificate::X509Certificate;
+
 use crate::asn1::{Element, Reader, tag};
 
 /// Returns what names a certificate: its issuer's `Name` in DER, and the contents of its serial
@@ -121,6 +123,12 @@ pub(super) fn certificate_extension<'a>(certificate: &'a [u8], oid: &[u8]) -> Op
             return Some(extension.value);
         }
     }
+}
+
+/// The last moment at which a certificate is valid, in unix seconds. A date before 1970 has long
+/// passed, as zero has.
+pub(super) fn expiry(certificate: &X509Certificate<'_>) -> u64 {
+    u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
 use rustls::{CommonState, ExtractedSecrets, ProtocolVersion};
 
+use super::notes::{Notes, noted};
 use super::record::Fault;
 use super::secrets::TrafficSecrets;
 use crate::limits::TLS_RECORD_HEADER;
@@ -101,6 +102,7 @@ pub struct Handshake<C> {
     /// records of a message that is not complete. What is there of a record that is not whole is
     /// never among them, for rustls has taken nothing of it.
     seen: usize,
+    notes: Notes,
 }
 
 impl<C: Connection> Handshake<C> {
@@ -111,6 +113,7 @@ impl<C: Connection> Handshake<C> {
             secrets: TrafficSecrets::default(),
             outgoing: Vec::new(),
             seen: 0,
+            notes: Notes::default(),
         }
     }
 
@@ -145,6 +148,11 @@ impl<C: Connection> Handshake<C> {
         std::mem::take(&mut self.outgoing)
     }
 
+    /// Takes what the handshake has shown of the client so far.
+    pub fn take_notes(&mut self) -> Notes {
+        std::mem::take(&mut self.notes)
+    }
+
     /// Works through the handshake's records in `input`. How many of its bytes are done with, and
     /// whether the handshake is. What is left then comes behind it, and is an incomplete record or
     /// message otherwise, to be given again with more.
@@ -152,6 +160,12 @@ impl<C: Connection> Handshake<C> {
     /// # Errors
     /// rustls's; the alert that goes with it, if any, is in the outgoing records.
     pub fn read(&mut self, input: &mut [u8]) -> Result<(usize, bool), rustls::Error> {
+        let (result, notes) = noted(|| self.read_records(input));
+        self.notes.add(notes);
+        result
+    }
+
+    fn read_records(&mut self, input: &mut [u8]) -> Result<(usize, bool), rustls::Error> {
         let mut used = 0;
         loop {
             let rest = &input[used + self.seen..];

@@ -11,7 +11,9 @@ use x509_parser::oid_registry::{
 };
 use x509_parser::prelude::FromDer;
 
-use super::verifier::{VerifiedChain, expiry};
+use super::fields::expiry;
+use super::text::{distinguished_name, hexadecimal, is_deceptive};
+use super::verifier::VerifiedChain;
 use crate::asn1::{Reader, tag};
 use crate::config::{Field, IdentityMapping};
 use crate::limits::MAX_IDENTITY_NAME_BYTES;
@@ -31,6 +33,40 @@ pub struct PeerIdentity {
     serial_raw: Vec<u8>,
     issuer_der: Vec<u8>,
     good_until: u64,
+}
+
+/// Names in a certificate that was not accepted: for logs alone, since nothing of them is proved.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClaimedIdentity {
+    /// The device's name, where it can be read.
+    pub device: Option<String>,
+    /// The user's.
+    pub user: Option<String>,
+    /// The app's.
+    pub app: Option<String>,
+    /// Serial number in hexadecimal, as [`PeerIdentity::serial`].
+    pub serial: Option<String>,
+    /// The issuer's name, as text.
+    pub issuer: Option<String>,
+}
+
+impl ClaimedIdentity {
+    /// Reads what can be read of a certificate in DER.
+    #[must_use]
+    pub fn read(certificate: &[u8], mapping: &IdentityMapping) -> Self {
+        let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
+            return Self::default();
+        };
+        let name = |fields: &[Field]| first_name(&certificate, fields).ok().flatten();
+        let serial = hexadecimal(certificate.raw_serial());
+        Self {
+            device: name(&mapping.device),
+            user: name(&mapping.user),
+            app: name(&mapping.app),
+            serial: (serial.len() <= MAX_IDENTITY_NAME_BYTES).then_some(serial),
+            issuer: Some(distinguished_name(certificate.issuer().as_raw())),
+        }
+    }
 }
 
 /// Why a certificate names nobody, and the session is refused.
@@ -190,13 +226,6 @@ fn checked(name: String) -> Result<String, NameProblem> {
     }
 }
 
-/// Characters that let one name look like another, or end a line: controls, the Unicode line and
-/// paragraph separators, and the directional formatting characters (UAX #9).
-fn is_deceptive(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{061c}')
-}
-
 fn read_field(
     certificate: &X509Certificate<'_>,
     field: Field,
@@ -262,22 +291,6 @@ fn principal_name(value: &[u8]) -> Option<&str> {
     (value.is_empty() && text.is_empty())
         .then(|| std::str::from_utf8(contents).ok())
         .flatten()
-}
-
-fn hexadecimal(serial: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let serial = canonical_serial(serial);
-    let shown = if serial.len() > 1 {
-        serial.strip_prefix(&[0]).unwrap_or(serial)
-    } else {
-        serial
-    };
-    shown
-        .iter()
-        .fold(String::with_capacity(2 * shown.len()), |mut text, octet| {
-            write!(text, "{octet:02x}").expect("writing to a String does not fail");
-            text
-        })
 }
 
 #[cfg(test)]

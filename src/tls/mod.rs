@@ -13,8 +13,10 @@ mod fields;
 mod handshake;
 mod hello;
 mod identity;
+mod notes;
 pub mod record;
 mod recorder;
+mod rejected;
 mod resumption;
 mod roots;
 mod scope;
@@ -24,6 +26,7 @@ mod server;
 mod signatures;
 mod standing;
 mod stream;
+mod text;
 mod ticket_keys;
 mod tickets;
 mod verifier;
@@ -39,8 +42,10 @@ pub use error::TlsError;
 pub use failure::{HandshakeFailure, failure_of};
 pub use handshake::{Connection, Handshake};
 pub use hello::{Hello, HelloReader};
-pub use identity::{IdentityError, PeerIdentity, common_name};
+pub use identity::{ClaimedIdentity, IdentityError, PeerIdentity, common_name};
+pub use notes::Notes;
 pub use recorder::{RecordingVerifier, Shown};
+pub use rejected::Rejection;
 pub use resumption::Resumption;
 pub use scope::Scope;
 pub use secrets::{TrafficSecrets, hand_over};
@@ -51,6 +56,7 @@ pub use stream::{
     ClientHandshake, ClientStream, HandshakeError, Received, ServerHandshake, ServerStream,
     StreamError, TlsHandshake, TlsStream,
 };
+pub use text::distinguished_name;
 pub use ticket_keys::{TicketKey, TicketKeys, TicketKeysError};
 pub use tickets::Tickets;
 pub use verifier::{DeviceVerifier, RevocationPolicy, StalePolicy, VerifiedChain, good_until};

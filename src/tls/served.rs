@@ -14,6 +14,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;
 use rustls::{Error, SignatureAlgorithm, SignatureScheme};
 
+use super::notes;
 use crate::certs::chain::sent;
 use crate::certs::term::{covers, current, dns_names};
 use crate::certs::{Identity, Term};
@@ -53,18 +54,31 @@ impl ServerCertificates {
             entries.map(|one| Candidate::new(one, provider)).collect()
         };
         if self.line.is_empty() {
-            return Ok(Arc::new(ResolvesServerCertUsingSni::new()));
+            return Ok(Arc::new(Noting(ResolvesServerCertUsingSni::new())));
         }
         let mut line = entries(&self.line)?;
         let additional = entries(&self.additional)?;
         if line.len() == 1 && additional.is_empty() {
-            return Ok(Arc::new(SingleCertAndKey::from(line.remove(0).key)));
+            return Ok(Arc::new(Noting(SingleCertAndKey::from(line.remove(0).key))));
         }
-        Ok(Arc::new(Served {
+        Ok(Arc::new(Noting(Served {
             line,
             additional,
             clock,
-        }))
+        })))
+    }
+}
+
+/// Notes the name that each hello asks for.
+#[derive(Debug)]
+struct Noting<R>(R);
+
+impl<R: ResolvesServerCert> ResolvesServerCert for Noting<R> {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        if let Some(name) = hello.server_name() {
+            notes::server_name(name);
+        }
+        self.0.resolve(hello)
     }
 }
 

@@ -56,6 +56,18 @@ impl Standing {
         Self(all)
     }
 
+    /// Names of the group certificates: `Name`s in DER.
+    pub(super) fn subjects(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().map(|authority| &*authority.subject)
+    }
+
+    /// The name in DER of which `contents` is the inside, as webpki has that of an anchor.
+    pub(super) fn subject_of(&self, contents: &[u8]) -> &[u8] {
+        let mut subjects = self.subjects();
+        let found = subjects.find(|subject| subject.ends_with(contents));
+        found.unwrap_or_default()
+    }
+
     /// Returns whether all of these group certificates are revoked, given by their places.
     /// Allocates nothing while none is.
     pub(super) fn are_revoked(

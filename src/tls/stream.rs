@@ -11,7 +11,9 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::{AlertDescription, ClientConfig, HandshakeKind, ProtocolVersion, ServerConfig};
 
 use super::handshake::{Connection, Handshake};
+use super::notes::Notes;
 use super::record::{Content, Fault, RecordLayer};
+use super::rejected::Rejection;
 use super::server::ALPN_HTTP2;
 use super::verifier::{DeviceVerifier, VerifiedChain};
 use crate::limits::{BEGINNING_MAX, TLS_PLAINTEXT_MAX, TLS_PREDICTED_RECORD};
@@ -97,9 +99,15 @@ impl ServerHandshake {
         &self,
         verifier: &DeviceVerifier,
         now: SystemTime,
-    ) -> Result<VerifiedChain<'static>, rustls::Error> {
+    ) -> Result<VerifiedChain<'static>, Box<Rejection>> {
         let handshake = self.handshake.borrow();
         VerifiedChain::of_handshake(handshake.connection(), verifier, now)
+    }
+
+    /// Takes what the handshake has shown of the client so far, also in one that has failed.
+    #[must_use]
+    pub fn take_notes(&self) -> Notes {
+        self.handshake.borrow_mut().take_notes()
     }
 }
 

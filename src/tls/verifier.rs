@@ -20,17 +20,21 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerMisbehaved,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerMisbehaved,
     SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
-use super::crl::{CertificateSubject, PointsSeen};
+use super::crl::{CertificateSubject, PointsSeen, moment};
 use super::error::TlsError;
+use super::failure::rustls_error;
 use super::fields::{issuer_and_serial, public_key};
+use super::notes;
+use super::rejected::{Presented, Rejection};
 use super::signatures::remembering;
 use super::standing::Standing;
+use super::text::{quoted, which};
 use crate::certs::group::acceptable_names;
 use crate::certs::policy::{Authority, PathFault, may_authenticate, may_issue};
 use crate::limits::PRESENTED_MAX;
@@ -38,7 +42,6 @@ use crate::table::{Published, RevocationIndex, Status};
 
 mod chain;
 
-pub(super) use chain::expiry;
 pub use chain::{VerifiedChain, good_until};
 
 /// Policy for a missing or stale CRL.
@@ -159,12 +162,12 @@ impl DeviceVerifier {
     /// end-entity certificate first. Only the proof that the client holds the key is not repeated.
     ///
     /// # Errors
-    /// As in a handshake; [`failure_of`](super::failure_of) gives the reason.
+    /// As in a handshake; [`failure_of`](super::failure_of) gives the reason of its error.
     pub fn recheck<'c>(
         &self,
         chain: &'c [CertificateDer<'_>],
         now: SystemTime,
-    ) -> Result<VerifiedChain<'c>, Error> {
+    ) -> Result<VerifiedChain<'c>, Box<Rejection>> {
         let (end_entity, intermediates) =
             chain.split_first().ok_or(Error::NoCertificatesPresented)?;
         self.check(end_entity, intermediates, unix_time(now))?;
@@ -184,7 +187,8 @@ impl DeviceVerifier {
         let (end_entity, intermediates) =
             chain.split_first().ok_or(Error::NoCertificatesPresented)?;
         let certificate = EndEntityCert::try_from(end_entity).map_err(rustls_error)?;
-        let path = self.path(&certificate, intermediates, unix_time(now))?;
+        let path = self.path(&certificate, intermediates, unix_time(now));
+        let path = path.map_err(Fault::into_error)?;
         let above = path.intermediate_certificates();
         Ok(above
             .map(|certificate| good_until(&certificate.der()))
@@ -228,10 +232,45 @@ impl DeviceVerifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<(), Error> {
-        let certificate = EndEntityCert::try_from(end_entity).map_err(rustls_error)?;
+    ) -> Result<(), Box<Rejection>> {
+        let examined = self.examine(end_entity, intermediates, now);
+        examined.map_err(|fault| self.rejection(fault, end_entity, intermediates))
+    }
+
+    #[cold]
+    fn rejection(
+        &self,
+        fault: Fault,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Box<Rejection> {
+        let authorities: Vec<&[u8]> = self.standing.subjects().collect();
+        let presented = Presented {
+            end_entity,
+            intermediates,
+            authorities: &authorities,
+        };
+        let cause = match &fault {
+            Fault::Path(error) => presented.cause(error),
+            Fault::TooMany => Some(format!(
+                "{} certificates were presented beside the client's own, and at most {PRESENTED_MAX} are looked at",
+                intermediates.len()
+            )),
+            Fault::Purpose => presented.purpose(),
+            Fault::Status(_, cause) => Some(cause.clone()),
+        };
+        Rejection::new(fault.into_error(), end_entity, cause)
+    }
+
+    fn examine(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Fault> {
+        let certificate = EndEntityCert::try_from(end_entity).map_err(Fault::Path)?;
         let path = self.path(&certificate, intermediates, now)?;
-        may_authenticate(end_entity).map_err(|_| CertificateError::InvalidPurpose)?;
+        may_authenticate(end_entity).map_err(|_| Fault::Purpose)?;
         if let Some(points) = &self.points {
             points.note(end_entity);
             path.intermediate_certificates()
@@ -252,9 +291,9 @@ impl DeviceVerifier {
         certificate: &'p EndEntityCert<'p>,
         intermediates: &'p [CertificateDer<'p>],
         now: UnixTime,
-    ) -> Result<VerifiedPath<'p>, Error> {
+    ) -> Result<VerifiedPath<'p>, Fault> {
         if intermediates.len() > PRESENTED_MAX {
-            return Err(CertificateError::BadEncoding.into());
+            return Err(Fault::TooMany);
         }
         let path = certificate.verify_for_usage(
             self.algorithms.all,
@@ -265,7 +304,7 @@ impl DeviceVerifier {
             None,
             Some(&|path| self.admits(path, now)),
         );
-        path.map_err(rustls_error)
+        path.map_err(Fault::Path)
     }
 
     /// The group certificate that a path ends at.
@@ -295,11 +334,11 @@ impl DeviceVerifier {
         end_entity: &CertificateDer<'_>,
         path: &VerifiedPath<'_>,
         now: u64,
-    ) -> Result<(), CertificateError> {
+    ) -> Result<(), Fault> {
         let mut certificate = CertificateDer::from(&**end_entity);
         for issuer in path.intermediate_certificates() {
             let issuer = issuer.der();
-            let key = public_key(&issuer).ok_or(CertificateError::BadEncoding)?;
+            let key = public_key(&issuer).ok_or(Fault::Path(webpki::Error::BadDer))?;
             self.check_status(index, &certificate, key, now)?;
             certificate = issuer;
         }
@@ -310,7 +349,9 @@ impl DeviceVerifier {
                 && other.subject_public_key_info == anchor.subject_public_key_info
         });
         if self.standing.are_revoked(index, places.map(|(at, _)| at)) {
-            return Err(CertificateError::Revoked);
+            let name = self.standing.subject_of(anchor.subject.as_ref());
+            let cause = format!("the group certificate {} is revoked", quoted(name));
+            return Err(Fault::Status(CertificateError::Revoked, cause));
         }
         Ok(())
     }
@@ -322,24 +363,80 @@ impl DeviceVerifier {
         certificate: &[u8],
         key: &[u8],
         now: u64,
-    ) -> Result<(), CertificateError> {
+    ) -> Result<(), Fault> {
         let (issuer, serial) =
-            issuer_and_serial(certificate).ok_or(CertificateError::BadEncoding)?;
+            issuer_and_serial(certificate).ok_or(Fault::Path(webpki::Error::BadDer))?;
         let subject = CertificateSubject(certificate);
         let status = index.status_of(issuer, key, serial, now, &subject);
-        match (status, self.policy.stale) {
-            (Status::Good, _) => Ok(()),
-            (Status::Revoked, _) => Err(CertificateError::Revoked),
-            (Status::Unknown | Status::Stale { .. }, StalePolicy::Soft) => Ok(()),
+        let (error, cause) = match (status, self.policy.stale) {
+            (Status::Good, _) => return Ok(()),
+            (Status::Revoked, _) => (
+                CertificateError::Revoked,
+                format!(
+                    "{} is in the revocation list of {}",
+                    which(certificate),
+                    quoted(issuer)
+                ),
+            ),
+            (Status::Unknown | Status::Stale { .. }, StalePolicy::Soft) => return Ok(()),
             (Status::Stale { since }, StalePolicy::Grace(grace))
                 if now < since.saturating_add(grace.as_secs()) =>
             {
-                Ok(())
+                return Ok(());
             }
-            (Status::Unknown, _) => Err(CertificateError::UnknownRevocationStatus),
-            (Status::Stale { .. }, _) => Err(CertificateError::ExpiredRevocationList),
+            (Status::Unknown, _) => (
+                CertificateError::UnknownRevocationStatus,
+                format!(
+                    "there is no revocation list by the key of {} that speaks for {}",
+                    quoted(issuer),
+                    which(certificate)
+                ),
+            ),
+            (Status::Stale { since }, _) => (
+                CertificateError::ExpiredRevocationList,
+                format!(
+                    "the revocation list of {} ended at {}",
+                    quoted(issuer),
+                    moment(since)
+                ),
+            ),
+        };
+        Err(Fault::Status(error, cause))
+    }
+}
+
+/// Why a chain is not accepted.
+enum Fault {
+    /// webpki finds no path.
+    Path(webpki::Error),
+    /// More certificates than are looked at.
+    TooMany,
+    /// The certificate is not for clients.
+    Purpose,
+    /// Status by the lists, or the lack of one, with the cause.
+    Status(CertificateError, String),
+}
+
+impl Fault {
+    fn into_error(self) -> Error {
+        match self {
+            Self::Path(error) => rustls_error(error),
+            Self::TooMany => CertificateError::BadEncoding.into(),
+            Self::Purpose => CertificateError::InvalidPurpose.into(),
+            Self::Status(error, _) => error.into(),
         }
     }
+}
+
+/// Notes a certificate whose key the client has not proved to hold.
+fn unproved(error: Error, certificate: &CertificateDer<'_>) -> Error {
+    let cause = "the client has not proved that it holds the certificate's key";
+    notes::rejected(Rejection::new(
+        error.clone(),
+        certificate,
+        Some(cause.to_owned()),
+    ));
+    error
 }
 
 /// A clock before 1970 finds every certificate not valid yet.
@@ -382,28 +479,6 @@ fn wrong_scheme(error: Error) -> Error {
     }
 }
 
-/// webpki's verdict in rustls's words, which decide the alert that the client gets.
-fn rustls_error(error: webpki::Error) -> Error {
-    use webpki::Error as E;
-    let error = match error {
-        E::BadDer | E::BadDerTime | E::TrailingData(_) => CertificateError::BadEncoding,
-        E::CertNotValidYet { time, not_before } => {
-            CertificateError::NotValidYetContext { time, not_before }
-        }
-        E::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },
-        E::InvalidCertValidity => CertificateError::Expired,
-        E::UnknownIssuer => CertificateError::UnknownIssuer,
-        E::InvalidSignatureForPublicKey => CertificateError::BadSignature,
-        E::UnsupportedCriticalExtension => CertificateError::UnhandledCriticalExtension,
-        E::RequiredEkuNotFoundContext(_)
-        | E::EmptyEkuExtension
-        | E::EndEntityUsedAsCa
-        | E::PathLenConstraintViolated => CertificateError::InvalidPurpose,
-        other => CertificateError::Other(OtherError(Arc::new(other))),
-    };
-    Error::InvalidCertificate(error)
-}
-
 impl ClientCertVerifier for DeviceVerifier {
     fn offer_client_auth(&self) -> bool {
         true
@@ -423,8 +498,14 @@ impl ClientCertVerifier for DeviceVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.check(end_entity, intermediates, now)
-            .map(|()| ClientCertVerified::assertion())
+        match self.check(end_entity, intermediates, now) {
+            Ok(()) => Ok(ClientCertVerified::assertion()),
+            Err(rejection) => {
+                let error = rejection.error.clone();
+                notes::rejected(rejection);
+                Err(error)
+            }
+        }
     }
 
     fn verify_tls12_signature(
@@ -434,6 +515,7 @@ impl ClientCertVerifier for DeviceVerifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls12_signature(message, certificate, signature, &self.algorithms)
+            .map_err(|error| unproved(error, certificate))
     }
 
     fn verify_tls13_signature(
@@ -443,7 +525,7 @@ impl ClientCertVerifier for DeviceVerifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls13_signature(message, certificate, signature, &self.algorithms)
-            .map_err(wrong_scheme)
+            .map_err(|error| unproved(wrong_scheme(error), certificate))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

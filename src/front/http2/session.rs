@@ -269,7 +269,13 @@ fn begin(
         let target = request.asked.target().cloned();
         let peer = match session.requester.of_request(&session.core, &parts.headers) {
             Ok(peer) => peer,
-            Err(Refused::Request(reason)) => return session.refuse(target, respond, reason),
+            Err(Refused::Request(refused)) => {
+                let reason = refused.reason;
+                let mut outcome = Outcome::refused(*refused);
+                outcome.target = target;
+                record(&session.core, &outcome, reason);
+                return refuse(&session.queue, respond, reason);
+            }
             Err(Refused::Session(reason)) => {
                 session.record(target, reason);
                 return session.end(reason);

@@ -2,17 +2,19 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
+use crate::reason::CloseReason;
 
 fn subject(device: &str) -> Arc<Subject> {
     Arc::new(Subject {
-        peer: "192.0.2.7:4711".parse().unwrap(),
         device: Some(device.into()),
-        user: None,
         app: Some("mail".into()),
         serial: Some("0a1b".into()),
+        issuer: Some("CN=Corp CA".into()),
+        verified: true,
+        ..Subject::of("192.0.2.7:4711".parse().unwrap())
     })
 }
 
@@ -24,6 +26,7 @@ fn refusal(device: &str) -> AuditRecord {
         event: AuditEvent::Refused {
             service: None,
             reason: CloseReason::NoRule,
+            detail: None,
         },
     }
 }
@@ -39,7 +42,7 @@ fn a_refusal_is_one_line_without_empty_keys() {
     assert_eq!(
         line(&refusal("urn:device:7")),
         "{\"time\":\"2023-11-14T22:13:20.042Z\",\"event\":\"refused\",\"peer\":\"192.0.2.7:4711\",\
-         \"device\":\"urn:device:7\",\"app\":\"mail\",\"serial\":\"0a1b\",\
+         \"device\":\"urn:device:7\",\"app\":\"mail\",\"serial\":\"0a1b\",\"issuer\":\"CN=Corp CA\",\"identity\":\"verified\",\
          \"target\":\"wiki.corp.example.com:443\",\"reason\":\"no-rule\"}\n"
     );
 }

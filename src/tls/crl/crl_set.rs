@@ -361,7 +361,7 @@ impl CheckedCrl {
 }
 
 /// A moment in unix seconds, for people.
-pub(super) fn moment(seconds: u64) -> String {
+pub(in crate::tls) fn moment(seconds: u64) -> String {
     let known = i64::try_from(seconds).ok();
     let date = known.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
     date.and_then(|date| date.format(&Rfc3339).ok())

@@ -25,6 +25,7 @@ pub use super::standing::Standing;
 use crate::certs::{self, CertError};
 use crate::limits::CRL_CLOCK_SKEW_SECONDS;
 use crate::table::{RevocationIndex, RevocationList, SerialSet, canonical_serial};
+pub(super) use crl_set::moment;
 pub use crl_set::{Admission, CrlSet, CrlSource, Indexed};
 pub use parse::Number;
 use parse::Parsed;

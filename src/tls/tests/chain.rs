@@ -87,7 +87,7 @@ impl Check<'_> {
         verifier
             .recheck(&chain, SystemTime::now())
             .err()
-            .map(|error| failure_of(&error))
+            .map(|rejection| failure_of(&rejection.error))
     }
 }
 

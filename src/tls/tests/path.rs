@@ -27,7 +27,7 @@ fn failure(
     chain: &[CertificateDer<'static>],
 ) -> Option<HandshakeFailure> {
     let verdict = verifier(group).unwrap().recheck(chain, SystemTime::now());
-    verdict.err().map(|error| failure_of(&error))
+    verdict.err().map(|rejection| failure_of(&rejection.error))
 }
 
 #[test]
@@ -161,4 +161,59 @@ fn more_certificates_than_real_chains_have_are_not_searched() {
         failure(&group, &chain),
         Some(HandshakeFailure::BadCertificate)
     );
+}
+
+/// Why a handshake with this chain fails, for the operator.
+fn cause(group: &[CertificateDer<'static>], chain: &[CertificateDer<'static>]) -> String {
+    let verdict = verifier(group).unwrap().recheck(chain, SystemTime::now());
+    verdict.unwrap_err().detail.into()
+}
+
+#[test]
+fn the_cause_names_the_certificate_the_authority_and_the_extension() {
+    let (root, sub, other, device) = (party("root"), party("sub"), party("other"), party("device"));
+    let group = [root.root()];
+    let leaf = device.by(&sub, end);
+    let missing = cause(&group, std::slice::from_ref(&leaf));
+    assert!(
+        missing.contains("the issuer \"CN=sub\" of \"CN=device\" (serial "),
+        "{missing}"
+    );
+    assert!(
+        missing.ends_with("is no group certificate and was not presented"),
+        "{missing}"
+    );
+    let foreign = cause(&group, &[leaf.clone(), sub.by(&other, |_| ())]);
+    assert!(
+        foreign.contains("the issuer \"CN=other\" of \"CN=sub\""),
+        "{foreign}"
+    );
+    // Another key under the trusted name.
+    let impostor = party("root");
+    let wrong = cause(&group, &[leaf.clone(), sub.by(&impostor, |_| ())]);
+    assert!(
+        wrong.contains("\"CN=root\" has not signed \"CN=sub\""),
+        "{wrong}"
+    );
+    let strange = device.by(&root, |params| {
+        end(params);
+        let mut extension =
+            rcgen::CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![5, 0]);
+        extension.set_criticality(true);
+        params.custom_extensions = vec![extension];
+    });
+    let strange = cause(&group, &[strange]);
+    assert!(
+        strange.contains("the critical extension 1.3.6.1.4.1.99999.1"),
+        "{strange}"
+    );
+    let crl_only = sub.by(&root, |params| {
+        params.key_usages = vec![KeyUsagePurpose::CrlSign]
+    });
+    let usage = cause(&group, &[leaf.clone(), crl_only]);
+    assert!(usage.starts_with("\"CN=sub\" (serial "), "{usage}");
+    assert!(usage.ends_with("(no keyCertSign)"), "{usage}");
+    let ended = cause(&group, &[leaf, sub.by(&root, past)]);
+    assert!(ended.starts_with("\"CN=sub\" (serial "), "{ended}");
+    assert!(ended.contains(" ended at "), "{ended}");
 }

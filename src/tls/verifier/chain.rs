@@ -10,6 +10,8 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use super::DeviceVerifier;
+use crate::tls::fields::expiry;
+use crate::tls::rejected::Rejection;
 
 /// A client's certificates, the end-entity certificate first, which a [`DeviceVerifier`] has
 /// accepted.
@@ -30,10 +32,10 @@ impl<'c> VerifiedChain<'c> {
         connection: &CommonState,
         verifier: &DeviceVerifier,
         now: SystemTime,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, Box<Rejection>> {
         // Until its last message is there, a client has not proved that it holds the key.
         if connection.is_handshaking() {
-            return Err(Error::HandshakeNotComplete);
+            return Err(Error::HandshakeNotComplete.into());
         }
         let presented = connection.peer_certificates();
         let presented = presented.ok_or(Error::NoCertificatesPresented)?;
@@ -80,9 +82,4 @@ impl<'c> Deref for VerifiedChain<'c> {
 #[must_use]
 pub fn good_until(certificate: &[u8]) -> u64 {
     X509Certificate::from_der(certificate).map_or(0, |(_, certificate)| expiry(&certificate))
-}
-
-/// In unix seconds. A date before 1970 has long passed, as zero has.
-pub(in crate::tls) fn expiry(certificate: &X509Certificate<'_>) -> u64 {
-    u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0)
 }
