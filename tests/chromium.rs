@@ -263,9 +263,11 @@ fn slow_a_page_comes_through_the_tunnel() {
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap());
     let mut sessions = HashMap::<String, usize>::new();
-    for start in starts.filter(|line| line["event"] == "tunnel-start") {
-        assert_eq!(start["device"], "phone");
-        *sessions.entry(start["peer"].to_string()).or_default() += 1;
+    for start in starts.filter(|line| line["event.action"] == "tunnel-start") {
+        assert_eq!(start["device.id"], "phone");
+        *sessions
+            .entry(start["adit.session.id"].to_string())
+            .or_default() += 1;
     }
     let of_many = gateway.metric("adit_http2_sessions_total", "") as usize;
     assert!(

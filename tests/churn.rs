@@ -295,6 +295,6 @@ fn slow_a_thousand_reloads_under_load_lose_nothing_and_grow_nothing() {
     let log = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
     let refused = log
         .lines()
-        .find(|line| line.contains("\"event\":\"refused\""));
+        .find(|line| line.contains("\"event.action\":\"refused\""));
     assert_eq!(refused, None, "somebody was refused");
 }

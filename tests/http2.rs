@@ -57,7 +57,7 @@ fn a_tunnel_carries_bytes_both_ways_and_ends_in_order() {
     });
     until("the session has ended", || {
         let log = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
-        log.contains("\"event\":\"session-end\"") && log.contains("\"requests\":2")
+        log.contains("\"event.action\":\"session-end\"") && log.contains("\"adit.requests\":2")
     });
     assert_eq!(world.gateway.metric("adit_http2_sessions_total", ""), 1.0);
 }
@@ -457,8 +457,8 @@ fn what_is_idle_is_closed() {
     until("recorded", || {
         let log = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
         log.lines().any(|line| {
-            line.contains("\"event\":\"session-end\"")
-                && line.contains("\"reason\":\"idle-timeout\"")
+            line.contains("\"event.action\":\"session-end\"")
+                && line.contains("\"event.reason\":\"idle-timeout\"")
         })
     });
 }

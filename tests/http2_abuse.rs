@@ -35,10 +35,13 @@ fn ends_for(kind: &str, flood: &[u8]) {
     let log = world.pki.audit();
     let ends: Vec<&str> = log
         .lines()
-        .filter(|line| line.contains("\"event\":\"session-end\""))
+        .filter(|line| line.contains("\"event.action\":\"session-end\""))
         .collect();
     assert_eq!(ends.len(), 1, "{log}");
-    assert!(ends[0].contains("\"reason\":\"client-flood\""), "{log}");
+    assert!(
+        ends[0].contains("\"event.reason\":\"client-flood\""),
+        "{log}"
+    );
 }
 
 #[test]

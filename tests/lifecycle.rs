@@ -29,7 +29,7 @@ fn a_drain_lets_tunnels_finish() {
     assert!(
         std::fs::read_to_string(world.pki.path("audit.log"))
             .unwrap()
-            .contains("\"reason\":\"closed\"")
+            .contains("\"event.reason\":\"closed\"")
     );
 }
 
@@ -47,7 +47,7 @@ fn a_drain_has_an_end_and_a_second_signal_ends_at_once() {
     assert!(
         std::fs::read_to_string(pki.path("audit.log"))
             .unwrap()
-            .contains("\"reason\":\"drain-timeout\"")
+            .contains("\"event.reason\":\"drain-timeout\"")
     );
     let mut gateway = Gateway::builder(&pki).servers(&[server(echo)]).start();
     let _session = tunnel(&pki, &gateway, &device, "a.test:1");

@@ -20,7 +20,7 @@ fn refused(pki: &Pki, gateway: &Gateway, device: &Issued, reason: &str, words: &
         "{head}"
     );
     until(reason, || gateway.ended(reason) == before + 1.0);
-    let line = format!("\"reason\":\"{reason}\"");
+    let line = format!("\"event.reason\":\"{reason}\"");
     until("the audit line", || {
         std::fs::read_to_string(pki.path("audit.log"))
             .unwrap()

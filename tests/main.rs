@@ -9,6 +9,7 @@ mod common;
 mod acknowledgement;
 mod admin_page;
 mod admin_setup;
+mod audit;
 mod balance;
 mod bites;
 mod certificates;

@@ -465,7 +465,7 @@ fn a_change_is_the_nodes_where_one_runs() {
     running.json(404, running.get("/profiles/corp"));
     let audit = std::fs::read_to_string(node.path("audit.log")).unwrap();
     assert!(
-        audit.contains("\"request\":\"DELETE /profiles/corp\""),
+        audit.contains("\"http.request.method\":\"DELETE\",\"url.original\":\"/profiles/corp\""),
         "{audit}"
     );
 }

@@ -91,9 +91,12 @@ fn the_header_names_the_client_and_nothing_behind_it_is_lost() {
             world.gateway.lists_none();
         }
     }
-    until("recorded", || world.pki.audit().contains("192.0.2.8:1003"));
+    until("recorded", || {
+        let peer = "\"source.ip\":\"192.0.2.8\",\"source.port\":1003";
+        world.pki.audit().contains(peer)
+    });
     let audit = world.pki.audit();
-    assert!(!audit.contains("\"peer\":\"127.0.0.1:"), "{audit}");
+    assert!(!audit.contains("\"source.ip\":\"127.0.0.1\""), "{audit}");
     assert!(!audit.contains("somebody else"), "{audit}");
 }
 

@@ -222,7 +222,8 @@ fn an_address_without_a_route_is_refused_at_once() {
     assert!(begin.elapsed() < Duration::from_secs(55));
     let log = std::fs::read_to_string(pki.path("audit.log")).unwrap();
     assert_eq!(
-        log.matches("\"reason\":\"server-unreachable\"").count(),
+        log.matches("\"event.reason\":\"server-unreachable\"")
+            .count(),
         2,
         "{log}"
     );

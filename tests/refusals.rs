@@ -25,7 +25,7 @@ fn refusal_of(pki: &Pki, reason: &str) -> serde_json::Value {
     let find = || {
         let log = std::fs::read_to_string(pki.path("audit.log")).unwrap();
         let lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
-        let mut lines = lines.filter(|line: &serde_json::Value| line["reason"] == reason);
+        let mut lines = lines.filter(|line: &serde_json::Value| line["event.reason"] == reason);
         lines.next()
     };
     until("the audit line", || find().is_some());
@@ -91,13 +91,21 @@ fn certificates_are_refused_by_alert() {
         assert!(seen.contains(words), "{reason}: {seen}");
         until(reason, || gateway.ended(reason) == 1.0);
         let line = refusal_of(&pki, reason);
-        assert_eq!(line["device"].as_str(), device, "{line}");
-        assert_eq!(line["server_name"], "localhost", "{line}");
+        assert_eq!(line["device.id"].as_str(), device, "{line}");
+        assert_eq!(line["tls.client.server_name"], "localhost", "{line}");
         let claims = identity.map(|_| "claimed");
-        assert_eq!(line["identity"].as_str(), claims, "{line}");
-        assert_eq!(line["serial"].is_string(), claims.is_some(), "{line}");
-        assert_eq!(line["issuer"].is_string(), claims.is_some(), "{line}");
-        let told = line["detail"].as_str().unwrap_or_default();
+        assert_eq!(line["adit.identity"].as_str(), claims, "{line}");
+        assert_eq!(
+            line["tls.client.x509.serial_number"].is_string(),
+            claims.is_some(),
+            "{line}"
+        );
+        assert_eq!(
+            line["tls.client.x509.issuer.distinguished_name"].is_string(),
+            claims.is_some(),
+            "{line}"
+        );
+        let told = line["adit.detail"].as_str().unwrap_or_default();
         assert!(told.contains(cause.unwrap_or_default()), "{line}");
     }
     let good = pki.client("good", |_| ());
@@ -293,7 +301,7 @@ fn a_certificate_that_names_no_device_is_refused() {
     until("counted", || gateway.ended("identity-missing") == 1.0);
     until("recorded", || {
         let log = std::fs::read_to_string(pki.path("audit.log")).unwrap();
-        log.contains("\"reason\":\"identity-missing\"") && log.lines().count() == 1
+        log.contains("\"event.reason\":\"identity-missing\"") && log.lines().count() == 1
     });
     let named = pki.client("named", |request| request.uid = Some("d-1".into()));
     drop(common::tunnel(&pki, &gateway, &named, "a.test:1"));

@@ -109,8 +109,11 @@ fn a_session_is_resumed_on_another_core_with_its_full_record() {
         let known: Vec<_> = audit
             .lines()
             .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
-            .filter(|line| line["event"] == "tunnel-start")
-            .map(|line| [&line["device"], &line["app"], &line["serial"]].map(Clone::clone))
+            .filter(|line| line["event.action"] == "tunnel-start")
+            .map(|line| {
+                ["device.id", "adit.app", "tls.client.x509.serial_number"]
+                    .map(|key| line[key].clone())
+            })
             .collect();
         assert!(known.len() >= tries, "{name}: {audit}");
         assert!(

@@ -116,7 +116,10 @@ fn a_session_of_that_name_is_the_tunnel() {
         world.gateway.lists_none();
     }
     until("closed", || world.gateway.ended("closed") == 3.0);
-    until("recorded", || world.pki.audit().contains("git.test:8443"));
+    until("recorded", || {
+        let named = "\"destination.address\":\"git.test\",\"destination.port\":8443";
+        world.pki.audit().contains(named)
+    });
     // Other names, and none, are for requests.
     let mut by_request = world.connect();
     let told = ask(&mut by_request, &request("a.test:1")).unwrap();

@@ -176,7 +176,8 @@ fn datagrams_keep_their_ends_both_ways() {
     assert_eq!(world.gateway.metric("adit_udp_dropped_total", ""), 2.0);
     until("recorded", || {
         let log = world.pki.audit();
-        log.contains("tunnel-start") && log.contains(&echo.0.to_string())
+        let port = format!("\"server.port\":{}", echo.0.port());
+        log.contains("tunnel-start") && log.contains(&port)
     });
 }
 

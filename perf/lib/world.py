@@ -229,11 +229,11 @@ def ends_agree(world, since=0):
             counted[reason] = counted.get(reason, 0) + int(value)
     for line in world.audit()[since:]:
         # The end of an HTTP/2 session is an end of its own only where it had no request.
-        alone = line["event"] == "session-end" and line["requests"] == 0
-        if alone or line["event"] in ("tunnel-end", "refused"):
-            written[line["reason"]] = written.get(line["reason"], 0) + 1
-        if line["event"] == "refused-more":
-            written[line["reason"]] = written.get(line["reason"], 0) + line["count"]
+        alone = line["event.action"] == "session-end" and line["adit.requests"] == 0
+        if alone or line["event.action"] in ("tunnel-end", "refused"):
+            written[line["event.reason"]] = written.get(line["event.reason"], 0) + 1
+        if line["event.action"] == "refused-more":
+            written[line["event.reason"]] = written.get(line["event.reason"], 0) + line["adit.count"]
     if counted != written:
         keys = sorted(counted.keys() | written.keys())
         differ = {key: (counted.get(key, 0), written.get(key, 0)) for key in keys if counted.get(key) != written.get(key)}

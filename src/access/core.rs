@@ -22,7 +22,7 @@ use super::words::SharedWords;
 use crate::backend::{Connector, Dialer};
 use crate::config::{HostPort, IdentityMapping, Listener, Rule};
 use crate::limits::{GUEST_MEMORY, ISSUERS_KEPT, RELIEVED_PART, SESSIONS_SPARE, TUNNEL_NUMBERS};
-use crate::observe::{AuditHandle, CoreMetrics, Subject, TunnelFilter};
+use crate::observe::{AuditHandle, CoreMetrics, ProfileName, Subject, TunnelFilter};
 use crate::reason::CloseReason;
 use crate::ring::{self, Signal, TcpOptions};
 use crate::table::{CoreLoad, DeviceRegistry, Published};
@@ -101,6 +101,8 @@ pub struct Snapshot {
     pub external: (String, u16),
     /// Limits.
     pub limits: Limits,
+    /// Name and version of the profile, for records.
+    pub profile: Arc<ProfileName>,
 }
 
 impl Snapshot {
@@ -145,6 +147,8 @@ pub struct Core {
     /// Payload bytes of all tunnels from servers to apps.
     pub(crate) bytes_down: Cell<u64>,
     pub(crate) sequence: Cell<u64>,
+    /// Sessions that were numbered.
+    sessions_numbered: Cell<u64>,
     /// The changes that open tunnels depend on.
     pub(crate) changes: Cell<Changes>,
     /// Causes of the next sweep.
@@ -164,6 +168,8 @@ pub(crate) struct Live {
     pub id: u64,
     pub subject: Arc<Subject>,
     pub service: Arc<str>,
+    /// Number of the rule that chose it in its profile, from 1.
+    pub rule: u32,
     pub server: Arc<str>,
     pub target: HostPort,
     /// It carries datagrams.
@@ -247,6 +253,7 @@ impl Core {
             bytes_up: Cell::new(0),
             bytes_down: Cell::new(0),
             sequence: Cell::new(0),
+            sessions_numbered: Cell::new(0),
             changes: Cell::default(),
             sweep_for: Cell::default(),
             sweeping: Cell::new(false),
@@ -362,6 +369,13 @@ impl Core {
     pub fn number_from(&self, generation: u64) {
         let (generations, bits) = TUNNEL_NUMBERS;
         self.sequence.set((generation % generations) << bits);
+    }
+
+    /// A number that no other session of this process has.
+    pub(crate) fn next_session(&self) -> u64 {
+        let number = self.sessions_numbered.get() + 1;
+        self.sessions_numbered.set(number);
+        number << 8 | self.index as u64
     }
 
     /// A number that no other tunnel of this process has.

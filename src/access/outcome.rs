@@ -7,7 +7,7 @@ use super::core::Core;
 use super::peer::Unidentified;
 use super::refusals::Repeated;
 use crate::config::HostPort;
-use crate::observe::{AuditEvent, AuditRecord, Subject};
+use crate::observe::{AuditEvent, AuditRecord, RefusedFacts, Subject};
 use crate::reason::CloseReason;
 use crate::ring;
 
@@ -15,7 +15,8 @@ use crate::ring;
 pub(crate) struct Outcome {
     pub subject: Arc<Subject>,
     pub target: Option<HostPort>,
-    pub service: Option<Arc<str>>,
+    /// How far it came.
+    pub reached: RefusedFacts,
     /// The exact cause of a refusal, where there is more to say than its reason.
     pub detail: Option<Box<str>>,
 }
@@ -26,7 +27,7 @@ impl Outcome {
         Self {
             subject,
             target: None,
-            service: None,
+            reached: RefusedFacts::default(),
             detail: None,
         }
     }
@@ -61,7 +62,7 @@ pub(crate) fn record(core: &Core, outcome: &Outcome, reason: CloseReason) {
         return;
     }
     let event = AuditEvent::Refused {
-        service: outcome.service.clone(),
+        refused: outcome.reached.clone(),
         reason,
         detail: outcome.detail.clone(),
     };
@@ -79,6 +80,7 @@ pub(crate) fn audit(
         core.audit.write(AuditRecord {
             time: SystemTime::now(),
             subject: subject.clone(),
+            profile: core.snapshot.borrow().profile.clone(),
             target: target.map(ToString::to_string),
             event,
         });

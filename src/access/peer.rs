@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::core::{Core, Snapshot};
-use crate::observe::{Subject, TlsVersion};
+use crate::observe::{Subject, TlsSession};
 use crate::reason::CloseReason;
 use crate::tls::{
     ClaimedIdentity, HandshakeFailure, PeerIdentity, Rejection, VerifiedChain, distinguished_name,
@@ -18,10 +18,8 @@ use crate::tls::{
 pub(crate) struct Arrival {
     /// The address that the app connected to, where it is known.
     pub local: Option<SocketAddr>,
-    /// The version of the TLS that ended here.
-    pub tls: Option<TlsVersion>,
-    /// True if the session was resumed: its certificate was presented before.
-    pub resumed: bool,
+    /// The TLS that ended here.
+    pub tls: Option<TlsSession>,
 }
 
 /// Who asks for tunnels in a session, and what that rests on.

@@ -19,6 +19,8 @@ pub(crate) struct Grant<'a> {
 pub(crate) struct Route {
     /// Index of the service.
     pub service: usize,
+    /// Index of the rule.
+    pub rule: usize,
 }
 
 /// Looks at the device's state.
@@ -62,9 +64,11 @@ pub(crate) fn route(
 ) -> Result<Route, CloseReason> {
     rules
         .iter()
-        .find(|rule| rule.matches(grant.app, &target.host, target.port))
-        .map(|rule| Route {
+        .enumerate()
+        .find(|(_, rule)| rule.matches(grant.app, &target.host, target.port))
+        .map(|(at, rule)| Route {
             service: rule.service,
+            rule: at,
         })
         .ok_or(no_rule)
 }

@@ -100,6 +100,7 @@ mod tests {
                 id,
                 subject: subject.clone(),
                 service: service.clone(),
+                rule: 1,
                 server: server.clone(),
                 target: HostPort {
                     host: Host::Name("wiki.test".into()),

@@ -48,6 +48,8 @@ pub struct Dialled {
     pub result: Result<Reached, CloseReason>,
     /// Servers or addresses that were tried in vain before.
     pub retries: u32,
+    /// The last server that was tried, `host:port`, where none was reached.
+    pub failed: Option<Arc<str>>,
 }
 
 /// A server that was reached.
@@ -92,26 +94,16 @@ impl Dialer {
         proxy_header: &[u8],
         connect_timeout: Duration,
     ) -> Dialled {
-        let mut retries = 0;
         let Some(group) = &connector.group else {
-            let result = self
-                .reach(
-                    connector,
-                    (target, Some(device)),
-                    proxy_header,
-                    connect_timeout,
-                    &mut retries,
-                )
-                .await
-                .map(|(end, address)| Reached {
-                    end,
-                    address,
-                    claim: None,
-                });
-            return Dialled { result, retries };
+            let target = (target, device);
+            return self
+                .dial_target(connector, target, proxy_header, connect_timeout)
+                .await;
         };
+        let mut retries = 0;
         let mut result = Err(CloseReason::NoServer);
         let mut tried = Vec::new();
+        let mut failed = None;
         let mut dead_too = false;
         while tried.len() < DIAL_SERVERS_MAX {
             let now = ring::now();
@@ -141,6 +133,7 @@ impl Dialer {
             if let Some(event) = event {
                 claim.server.step(event, group.health(), ring::now());
             }
+            failed = reached.is_err().then(|| server.to_string().into());
             result = reached.map(|(end, address)| Reached {
                 end,
                 address,
@@ -150,7 +143,41 @@ impl Dialer {
                 break;
             }
         }
-        Dialled { result, retries }
+        Dialled {
+            result,
+            retries,
+            failed,
+        }
+    }
+
+    /// Connects to the app's own choice.
+    async fn dial_target(
+        &self,
+        connector: &Connector,
+        (target, device): (&HostPort, &str),
+        proxy_header: &[u8],
+        connect_timeout: Duration,
+    ) -> Dialled {
+        let mut retries = 0;
+        let choice = (target, Some(device));
+        let reached = self
+            .reach(
+                connector,
+                choice,
+                proxy_header,
+                connect_timeout,
+                &mut retries,
+            )
+            .await;
+        Dialled {
+            failed: reached.is_err().then(|| target.to_string().into()),
+            result: reached.map(|(end, address)| Reached {
+                end,
+                address,
+                claim: None,
+            }),
+            retries,
+        }
     }
 
     /// The addresses of a host, in the order in which they are to be tried. With `guard`, the

@@ -19,9 +19,10 @@ use crate::access::{
 use crate::backend::{self, Backends, Connector, ConnectorError, ConnectorSource, Group, Watch};
 use crate::certs::CertError;
 use crate::certs::self_signed::{Plan, Prepared};
-use crate::config::{Config, Stale};
+use crate::config::{Config, Origin, Profile, Stale};
 use crate::files;
 use crate::findings::Problem;
+use crate::observe::ProfileName;
 use crate::reason::CloseReason;
 use crate::table::RegistryError;
 use crate::tls::{
@@ -412,6 +413,7 @@ impl Loaded {
                 true => CloseReason::NoRuleDirect,
                 false => CloseReason::NoRule,
             },
+            profile: Arc::new(name_of(profile)),
             external: (profile.external_host.clone(), profile.external_port),
             limits: Limits {
                 max_tunnels: sizes.tunnels,
@@ -432,5 +434,16 @@ impl Loaded {
                 max_lifetime: engine.max_lifetime,
             },
         })
+    }
+}
+
+/// The profile in records.
+fn name_of(profile: &Profile) -> ProfileName {
+    ProfileName {
+        name: profile.name.as_str().into(),
+        version: match profile.origin {
+            Origin::Store { version } => Some(version),
+            Origin::File | Origin::Nowhere => None,
+        },
     }
 }

@@ -20,7 +20,7 @@ use super::seam::{self, Front, TunnelTerms};
 use crate::access::{Core, GuestGuard, Outcome, Snapshot, record};
 use crate::config::{Listener, ListenerKind};
 use crate::limits::{BEGINNING_MAX, LINGER, REQUEST_EMPTY_LINES, REQUEST_HEADER_MAX};
-use crate::observe::Subject;
+use crate::observe::{Protocol, Subject};
 use crate::reason::CloseReason;
 use crate::ring::{self, RingBuf, TcpStream};
 use crate::tunnel::{PlainApp, ReadAhead};
@@ -54,7 +54,9 @@ pub(super) async fn session(
     patience: &mut Patience,
     counted: impl Sized + 'static,
 ) {
-    let subject = Subject::of(entrance.client);
+    let mut subject = Subject::of(entrance.client);
+    subject.session = Some(core.next_session());
+    subject.protocol = Some(Protocol::Plain);
     let begun = entrance.begun.take();
     let head = head(&stream, begun);
     let head = in_time(core, patience, CloseReason::RequestTimeout, head).await;
@@ -66,7 +68,7 @@ pub(super) async fn session(
     } else {
         patience.guest.leave();
     }
-    let mut outcome = Outcome::of(subject.into());
+    let mut outcome = Outcome::of(subject.clone().into());
     let head = match head {
         Ok(head) if is_health_check(head.bytes(), listener) => {
             record(core, &outcome, CloseReason::HealthCheck);
@@ -77,7 +79,7 @@ pub(super) async fn session(
         Ok(_) if entrance.health_only => Err(CloseReason::ProxyUntrusted),
         Ok(head) if head.bytes() == HTTP2 => {
             let carry = Some(head.received);
-            let requester = Requester::each(FrontEnd::new(&stream, entrance));
+            let requester = Requester::each(FrontEnd::new(&stream, entrance, subject));
             ring::spawn(http2::serve(
                 core.clone(),
                 stream,
@@ -90,7 +92,7 @@ pub(super) async fn session(
         head => head,
     };
     let asked = head.and_then(|head| {
-        let front_end = FrontEnd::new(&stream, entrance);
+        let front_end = FrontEnd::new(&stream, entrance, subject);
         let request = request(&head)?;
         outcome.target = request.asked.target().cloned();
         let place = listener.client_identity;

@@ -1,6 +1,6 @@
 //! Who asks for a tunnel: the one client of a session, or whom a front end names in each request.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -31,8 +31,8 @@ impl Requester {
 
     /// Whom `front_end` names.
     pub fn each(front_end: FrontEnd) -> Self {
-        let subject = Subject::of(front_end.client);
-        Self::Each(front_end, Arc::new(subject))
+        let subject = Arc::new(front_end.subject.clone());
+        Self::Each(front_end, subject)
     }
 
     /// The device whose session it is, where it is one's.
@@ -65,8 +65,8 @@ impl Requester {
                 let (changes, snapshot) =
                     (core.changes.get().count(), core.snapshot.borrow().clone());
                 if !snapshot.listener.trusts(front_end.address) {
-                    let subject = Subject::of(front_end.client);
-                    let nobody = Unidentified::nobody(&subject, CloseReason::ProxyUntrusted);
+                    let subject = &front_end.subject;
+                    let nobody = Unidentified::nobody(subject, CloseReason::ProxyUntrusted);
                     return Err(Refused::Request(nobody.into()));
                 }
                 let values = |name: &str| -> Vec<&[u8]> {
@@ -94,18 +94,19 @@ pub(super) enum Refused {
 /// The front end of a connection on the plain listener.
 pub(super) struct FrontEnd {
     address: IpAddr,
-    client: SocketAddr,
+    /// The session, before it is known who asks.
+    subject: Subject,
     certificate: Option<Vec<u8>>,
     arrival: Arrival,
 }
 
 impl FrontEnd {
     /// At the other end of `stream`, with what came in front.
-    pub fn new(stream: &TcpStream, entrance: Entrance) -> Self {
+    pub fn new(stream: &TcpStream, entrance: Entrance, subject: Subject) -> Self {
         let local = || stream.local_address().ok();
         Self {
             address: entrance.peer,
-            client: entrance.client,
+            subject,
             certificate: entrance.certificate,
             arrival: Arrival {
                 local: entrance.destination.or_else(local),
@@ -129,18 +130,18 @@ impl FrontEnd {
         presented: Result<Vec<CertificateDer<'static>>, ForwardedError>,
         changes: u64,
     ) -> Result<Peer, Unidentified> {
-        let before = Subject::of(self.client);
+        let before = &self.subject;
         let presented = presented.map_err(|error| {
             let reason = match error {
                 ForwardedError::Missing => CloseReason::CertificateRequired,
                 ForwardedError::Conflict => CloseReason::IdentityConflict,
                 ForwardedError::Malformed(_) => CloseReason::CertificateInvalid,
             };
-            Unidentified::nobody(&before, reason)
+            Unidentified::nobody(before, reason)
         })?;
         let checked = snapshot.verifier.recheck(&presented, SystemTime::now());
         let chain = checked
-            .map_err(|rejection| Unidentified::rejected(core, snapshot, &before, rejection))?;
-        identify(core, snapshot, &chain, self.arrival, &before, changes)
+            .map_err(|rejection| Unidentified::rejected(core, snapshot, before, rejection))?;
+        identify(core, snapshot, &chain, self.arrival, before, changes)
     }
 }

@@ -23,7 +23,7 @@ use crate::access::{
     Arrival, Core, GuestGuard, Outcome, Snapshot, Unidentified, identify, reason_of, record,
 };
 use crate::config::ListenerKind;
-use crate::observe::{HandshakeKind, Stage, Subject, TlsVersion};
+use crate::observe::{HandshakeKind, Protocol, Stage, Subject, TlsSession, TlsVersion};
 use crate::reason::CloseReason;
 use crate::ring::{self, RingBuf, TcpStream};
 use crate::tls::{HandshakeError, ServerHandshake};
@@ -208,6 +208,7 @@ async fn session(
     let notes = tls.take_notes();
     let name = notes.server_name.as_deref();
     subject.server_name = name.map(|name| core.words.share(name));
+    subject.session = Some(core.next_session());
     let Established { arrival, carry } = match established {
         None => return,
         Some(Ok(established)) => established,
@@ -216,21 +217,21 @@ async fn session(
                 Some(rejection) => Unidentified::rejected(core, snapshot, &subject, rejection),
                 None => Unidentified::nobody(&subject, reason),
             };
-            record(core, &Outcome::refused(refused), reason);
-            patience.guest.failed(reason);
-            patience.guest.linger(tls.linger()).await;
-            return;
+            return refuse(core, refused, patience, tls.linger()).await;
         }
     };
     let chain = tls.verified_chain(&snapshot.verifier, SystemTime::now());
     let http2 = tls.is_http2();
+    subject.tls = arrival.tls;
+    subject.handshake = Some(ring::now().saturating_duration_since(arrived.at));
+    subject.protocol = Some(match (&chosen, http2) {
+        (Some(_), _) => Protocol::Sni,
+        (None, true) => Protocol::Http2,
+        (None, false) => Protocol::Http1,
+    });
     let Ok(tls) = tls.into_session() else {
-        record(
-            core,
-            &Outcome::of(subject.into()),
-            CloseReason::GatewayError,
-        );
-        return;
+        let outcome = Outcome::of(subject.into());
+        return record(core, &outcome, CloseReason::GatewayError);
     };
     let peer = match chain {
         Ok(chain) => identify(core, snapshot, &chain, arrival, &subject, arrived.changes),
@@ -239,11 +240,8 @@ async fn session(
     let peer = match peer {
         Ok(peer) => peer,
         Err(refused) => {
-            let reason = refused.reason;
-            record(core, &Outcome::refused(refused), reason);
-            patience.guest.failed(reason);
-            patience.guest.linger(http1::refuse(&tls, reason)).await;
-            return;
+            let telling = http1::refuse(&tls, refused.reason);
+            return refuse(core, refused, patience, telling).await;
         }
     };
     patience.guest.leave();
@@ -259,6 +257,19 @@ async fn session(
             Box::pin(session).await;
         }
     }
+}
+
+/// Records a client whose certificate is not accepted, and tells it.
+async fn refuse(
+    core: &Core,
+    refused: Unidentified,
+    patience: &Patience,
+    telling: impl Future<Output = ()>,
+) {
+    let reason = refused.reason;
+    record(core, &Outcome::refused(refused), reason);
+    patience.guest.failed(reason);
+    patience.guest.linger(telling).await;
 }
 
 /// The handshake, in the time that it has.
@@ -295,6 +306,7 @@ async fn handshake(
     let Some((version, kind)) = tls.negotiated() else {
         return Err(CloseReason::GatewayError);
     };
+    let (suite, group) = tls.suite_and_group();
     let resumed = kind == Kind::Resumed;
     let version = if version == ProtocolVersion::TLSv1_3 {
         TlsVersion::Tls13
@@ -312,8 +324,12 @@ async fn handshake(
     metrics.record(Stage::Handshake, took);
     let arrival = Arrival {
         local: arrived.local,
-        tls: Some(version),
-        resumed,
+        tls: Some(TlsSession {
+            version,
+            suite,
+            group,
+            resumed,
+        }),
     };
     Ok(Established { arrival, carry })
 }

@@ -4,10 +4,9 @@
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
-use serde::Serialize;
 use serde_json::Value;
 
-use super::moment::rfc3339;
+use super::audit::{Line, NodeName};
 
 /// Result of a requested change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,92 +56,82 @@ pub struct AdminRecord {
     pub suppressed: u64,
 }
 
-#[derive(Serialize)]
-struct Line<'a> {
-    time: String,
-    event: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    peer: Option<SocketAddr>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    uid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pid: Option<i32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    operator: Option<&'a str>,
-    request: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    answer: Option<&'a Value>,
-    #[serde(skip_serializing_if = "is_none")]
-    suppressed: u64,
-}
-
-fn is_none(count: &u64) -> bool {
-    *count == 0
-}
-
 impl AdminRecord {
-    /// Appends the record as one line of JSON, which escapes what could break a line.
-    pub(super) fn append_to(&self, buffer: &mut Vec<u8>) {
-        let line = Line {
-            time: rfc3339(self.time),
-            event: self.end.word(),
-            peer: self.peer,
-            uid: self.process.map(|(uid, _)| uid),
-            pid: self.process.and_then(|(_, pid)| pid),
-            operator: self.operator.as_deref(),
-            request: &self.request,
-            status: self.status,
-            answer: self.answer.as_ref(),
-            suppressed: self.suppressed,
-        };
-        serde_json::to_writer(&mut *buffer, &line).expect("strings and numbers into memory");
-        buffer.push(b'\n');
+    /// Appends the record as one line.
+    pub(super) fn append_to(&self, node: &NodeName, buffer: &mut Vec<u8>) {
+        let action = (self.end.word(), self.end == AdminEnd::Changed);
+        Line::append(buffer, node, self.time, action, |line| {
+            line.put_some("source.ip", self.peer.map(|peer| peer.ip()));
+            line.put_some("source.port", self.peer.map(|peer| peer.port()));
+            line.put_some("user.id", self.process.map(|(uid, _)| uid.to_string()));
+            line.put_some("process.pid", self.process.and_then(|(_, pid)| pid));
+            line.put_some("adit.operator", self.operator.as_deref());
+            let (method, path) = self.request.split_once(' ').unzip();
+            line.put_some("http.request.method", method);
+            line.put("url.original", path.unwrap_or(&self.request));
+            line.put_some("http.response.status_code", self.status);
+            line.put_some("adit.answer", self.answer.as_ref());
+            let suppressed = (self.suppressed > 0).then_some(self.suppressed);
+            line.put_some("adit.suppressed", suppressed);
+        });
     }
+}
+
+/// Records with all that one can have.
+#[cfg(test)]
+pub(super) fn one_of_each() -> [AdminRecord; 2] {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    let over_tcp = AdminRecord {
+        time: UNIX_EPOCH + Duration::from_millis(1_700_000_000_042),
+        peer: Some(([127, 0, 0, 1], 4711).into()),
+        process: None,
+        operator: Some("ann\n".to_owned()),
+        request: "PUT /devices/a".to_owned(),
+        end: AdminEnd::Changed,
+        status: Some(200),
+        answer: Some(serde_json::json!({"state": "blocked"})),
+        suppressed: 0,
+    };
+    let over_a_socket = AdminRecord {
+        peer: None,
+        process: Some((1000, Some(7))),
+        end: AdminEnd::Refused,
+        suppressed: 3,
+        ..over_tcp.clone()
+    };
+    [over_tcp, over_a_socket]
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
-
     use super::*;
+
+    fn line(record: &AdminRecord) -> String {
+        let mut buffer = Vec::new();
+        let node = NodeName {
+            name: "gate-1".into(),
+        };
+        record.append_to(&node, &mut buffer);
+        String::from_utf8(buffer).unwrap()
+    }
 
     #[test]
     fn a_change_is_one_line_without_empty_keys() {
-        let mut record = AdminRecord {
-            time: UNIX_EPOCH + Duration::from_millis(1_700_000_000_042),
-            peer: Some("127.0.0.1:4711".parse().unwrap()),
-            process: None,
-            operator: Some("ann\n".to_owned()),
-            request: "PUT /devices/a".to_owned(),
-            end: AdminEnd::Changed,
-            status: Some(200),
-            answer: Some(serde_json::json!({"state": "blocked"})),
-            suppressed: 0,
-        };
-        let line = |record: &AdminRecord| {
-            let mut buffer = Vec::new();
-            record.append_to(&mut buffer);
-            String::from_utf8(buffer).unwrap()
-        };
+        let [over_tcp, over_a_socket] = one_of_each();
         assert_eq!(
-            line(&record),
-            "{\"time\":\"2023-11-14T22:13:20.042Z\",\"event\":\"admin-change\",\"peer\":\"127.0.0.1:4711\",\
-             \"operator\":\"ann\\n\",\"request\":\"PUT /devices/a\",\"status\":200,\
-             \"answer\":{\"state\":\"blocked\"}}\n"
+            line(&over_tcp),
+            "{\"@timestamp\":\"2023-11-14T22:13:20.042Z\",\"event.action\":\"admin-change\",\
+             \"event.outcome\":\"success\",\"adit.schema\":1,\"observer.name\":\"gate-1\",\
+             \"source.ip\":\"127.0.0.1\",\"source.port\":4711,\"adit.operator\":\"ann\\n\",\
+             \"http.request.method\":\"PUT\",\"url.original\":\"/devices/a\",\
+             \"http.response.status_code\":200,\"adit.answer\":{\"state\":\"blocked\"}}\n"
         );
-        record.peer = None;
-        record.process = Some((1000, Some(7)));
-        record.answer = None;
-        record.operator = None;
-        record.end = AdminEnd::Refused;
-        record.suppressed = 3;
-        let refused = line(&record);
+        let refused = line(&over_a_socket);
         assert!(
-            refused.contains("\"uid\":1000,\"pid\":7,\"request\""),
+            refused.contains("\"user.id\":\"1000\",\"process.pid\":7,"),
             "{refused}"
         );
-        assert!(refused.ends_with("\"suppressed\":3}\n"), "{refused}");
+        assert!(refused.ends_with("\"adit.suppressed\":3}\n"), "{refused}");
     }
 }

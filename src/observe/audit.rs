@@ -26,9 +26,15 @@ use super::sink::{AuditLogError, LogFile, Output, Stdout};
 use crate::limits::{AUDIT_BATCH, AUDIT_QUEUE, AUDIT_STOP};
 
 mod line;
+mod node;
 mod record;
 
-pub use record::{AuditEvent, AuditRecord, Subject};
+pub(super) use line::Line;
+pub(super) use node::NodeName;
+pub use node::unique_id;
+pub use record::{
+    AuditEvent, AuditRecord, ProfileName, Protocol, RefusedFacts, Subject, TlsSession, TunnelFacts,
+};
 
 /// Destination of the audit log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,6 +156,7 @@ impl AuditLog {
         let (done, stopped) = bounded(0);
         let lost = Arc::<AtomicU64>::default();
         let writer = Writer {
+            node: NodeName::here(),
             output,
             records,
             orders,
@@ -216,6 +223,7 @@ impl AuditLog {
 
 /// The state of the writer's thread.
 struct Writer {
+    node: NodeName,
     output: Box<dyn Output>,
     records: Receiver<Queued>,
     orders: Receiver<Command>,
@@ -264,8 +272,8 @@ impl Writer {
             .take(AUDIT_BATCH)
         {
             match record {
-                Queued::Tunnels(record) => record.append_to(buffer),
-                Queued::Admin(record) => record.append_to(buffer),
+                Queued::Tunnels(record) => record.append_to(&self.node, buffer),
+                Queued::Admin(record) => record.append_to(&self.node, buffer),
             }
             lines += 1;
         }

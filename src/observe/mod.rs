@@ -23,7 +23,10 @@ mod servers;
 mod sink;
 
 pub use admin_record::{AdminEnd, AdminRecord};
-pub use audit::{AuditEvent, AuditHandle, AuditLog, AuditRecord, AuditSink, Subject};
+pub use audit::{
+    AuditEvent, AuditHandle, AuditLog, AuditRecord, AuditSink, ProfileName, Protocol, RefusedFacts,
+    Subject, TlsSession, TunnelFacts, unique_id,
+};
 pub use buckets::{PercentilePoint, bucket_bounds, bucket_counts, percentile_points};
 pub use certificate::{CertificateInfo, GROUP};
 pub use crl::CrlInfo;

@@ -214,6 +214,20 @@ impl<C: Connection> TlsHandshake<C> {
         ))
     }
 
+    /// Names of the cipher suite, once it is agreed on, and of the key exchange's group, where there
+    /// was one.
+    #[must_use]
+    pub fn suite_and_group(&self) -> (&'static str, Option<&'static str>) {
+        let handshake = self.handshake.borrow();
+        let suite = handshake.connection().negotiated_cipher_suite();
+        let group = handshake.connection().negotiated_key_exchange_group();
+        let suite = suite.and_then(|suite| suite.suite().as_str());
+        (
+            suite.unwrap_or_default(),
+            group.and_then(|group| group.name().as_str()),
+        )
+    }
+
     /// Returns whether the peer and this end have agreed to speak HTTP/2.
     #[must_use]
     pub fn is_http2(&self) -> bool {

@@ -16,7 +16,7 @@ use crate::access::{
 };
 use crate::backend::{Claim, Reached, ServerEnd as Dialled, Socket};
 use crate::config::HostPort;
-use crate::observe::{AuditEvent, Stage};
+use crate::observe::{AuditEvent, Stage, TunnelFacts};
 use crate::reason::CloseReason;
 use crate::ring;
 
@@ -31,10 +31,19 @@ pub(crate) struct Opened {
     id: u64,
     server: Server,
     service: Arc<str>,
+    rule: u32,
+    timings: Timings,
     target: HostPort,
     permit: Permit,
     pass: Pass,
     lifetimes: Lifetimes,
+}
+
+/// How long the stages of an opening took.
+#[derive(Clone, Copy)]
+struct Timings {
+    authorize: Duration,
+    connect: Duration,
 }
 
 /// A tunnel whose app has been told that it is open.
@@ -53,6 +62,12 @@ type Holds = (Permit, Option<Claim>);
 /// Grant of a request: the way to its service, and its places under the limits.
 struct Granted<'s> {
     service: &'s ServiceState,
+    /// Number of the rule, from 1.
+    rule: u32,
+    /// Time that it took.
+    authorize: Duration,
+    /// When it was given.
+    at: Instant,
     permit: Permit,
     pass: Pass,
     lifetimes: Lifetimes,
@@ -76,12 +91,14 @@ fn grant<'s>(
         .devices
         .read(|devices| devices.state(identity.device()));
     let grant = authorize(identity, state, snapshot.unmanaged_allowed)?;
-    let routed = route(&grant, &snapshot.rules, target, snapshot.no_rule)?.service;
-    if peer.service.is_some_and(|only| only != routed) {
+    let routed = route(&grant, &snapshot.rules, target, snapshot.no_rule)?;
+    if peer.service.is_some_and(|only| only != routed.service) {
         return Err(CloseReason::NoRule);
     }
-    let service = &snapshot.services[routed];
-    outcome.service = Some(service.name.clone());
+    let service = &snapshot.services[routed.service];
+    let rule = u32::try_from(routed.rule + 1).unwrap_or(u32::MAX);
+    outcome.reached.rule = Some(rule);
+    outcome.reached.service = Some(service.name.clone());
     let app = identity.app().and_then(|app| snapshot.apps.get(app));
     let pass = Pass::enter(service.gate.as_ref(), app, ring::now())?;
     let limits = &snapshot.limits;
@@ -90,11 +107,13 @@ fn grant<'s>(
         limits.max_tunnels,
         limits.max_tunnels_per_device,
     )?;
-    core.metrics
-        .borrow_mut()
-        .record(Stage::Authorize, started.elapsed());
+    let took = started.elapsed();
+    core.metrics.borrow_mut().record(Stage::Authorize, took);
     Ok(Granted {
         service,
+        rule,
+        authorize: took,
+        at: ring::now(),
         permit,
         pass,
         lifetimes: Lifetimes {
@@ -132,6 +151,7 @@ pub(crate) async fn open(
         )
         .await;
     core.metrics.borrow_mut().dial_retries += u64::from(dialled.retries);
+    outcome.reached.server = dialled.failed;
     let server = dialled.result?;
     core.metrics.borrow_mut().record(
         Stage::Connect,
@@ -170,6 +190,11 @@ impl Granted<'_> {
             id,
             server,
             service: self.service.name.clone(),
+            rule: self.rule,
+            timings: Timings {
+                authorize: self.authorize,
+                connect: ring::now().saturating_duration_since(self.at),
+            },
             target,
             permit: self.permit,
             pass: self.pass,
@@ -207,6 +232,7 @@ impl Opened {
             id: self.id,
             subject: peer.subject.clone(),
             service: self.service,
+            rule: self.rule,
             server: address,
             target: self.target,
             udp,
@@ -219,6 +245,7 @@ impl Opened {
             closing: None.into(),
             waiting: None.into(),
         };
+        begun(&core, &live, self.timings);
         let parts = Parts {
             core,
             app,
@@ -292,7 +319,6 @@ fn relay<A: AppEnd, S: ServerEnd>(
         holds,
     } = tunnel;
     async move {
-        begun(&relay);
         let listed = relay.core.list(relay.live.clone());
         reconsider(&relay.core, &relay.live, changes);
 
@@ -307,14 +333,23 @@ fn relay<A: AppEnd, S: ServerEnd>(
     }
 }
 
-fn begun<A, S>(relay: &Relay<A, S>) {
-    let live = &relay.live;
+fn begun(core: &Core, live: &Live, Timings { authorize, connect }: Timings) {
     let start = AuditEvent::TunnelStart {
+        tunnel: facts(live),
+        authorize,
+        connect,
+    };
+    audit(core, &live.subject, Some(&live.target), start);
+}
+
+fn facts(live: &Live) -> TunnelFacts {
+    TunnelFacts {
         tunnel: live.id,
         service: live.service.clone(),
+        rule: live.rule,
         server: live.server.clone(),
-    };
-    audit(&relay.core, &live.subject, Some(&live.target), start);
+        udp: live.udp,
+    }
 }
 
 fn over<A, S>(relay: &Relay<A, S>, reason: CloseReason) {
@@ -323,9 +358,7 @@ fn over<A, S>(relay: &Relay<A, S>, reason: CloseReason) {
     core.metrics.borrow_mut().record(Stage::Lifetime, duration);
     core.count(reason);
     let end = AuditEvent::TunnelEnd {
-        tunnel: live.id,
-        service: live.service.clone(),
-        server: live.server.clone(),
+        tunnel: facts(live),
         bytes_up: live.up.get(),
         bytes_down: live.down.get(),
         duration,

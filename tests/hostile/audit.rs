@@ -13,14 +13,18 @@ fn refused(pki: &Pki) -> (usize, u64) {
     let log = std::fs::read_to_string(pki.path("audit.log")).unwrap();
     let lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
     let lines: Vec<serde_json::Value> = lines.collect();
-    let of = |event| lines.iter().filter(move |line| line["event"] == event);
+    let of = |event| {
+        lines
+            .iter()
+            .filter(move |line| line["event.action"] == event)
+    };
     for line in of("refused-more") {
         assert_eq!(
-            (&line["device"], &line["reason"]),
+            (&line["device.id"], &line["event.reason"]),
             (&"device".into(), &"no-rule".into())
         );
     }
-    let more = of("refused-more").map(|line| line["count"].as_u64().unwrap());
+    let more = of("refused-more").map(|line| line["adit.count"].as_u64().unwrap());
     (of("refused").count(), more.sum())
 }
 

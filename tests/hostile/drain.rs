@@ -54,7 +54,7 @@ fn a_session_that_ignores_goaway_is_cut_when_the_drain_is_over() {
     assert!(start.elapsed() >= DRAIN, "cut before its time");
     world.gateway.child.wait().unwrap();
     let log = std::fs::read_to_string(world.pki.path("audit.log")).unwrap();
-    let cut = "\"reason\":\"drain-timeout\"";
+    let cut = "\"event.reason\":\"drain-timeout\"";
     assert!(log.lines().any(|line| line.contains(cut)), "{log}");
     // It has opened others at first, and none for as long as it likes.
     let opened = log.matches("tunnel-start").count();

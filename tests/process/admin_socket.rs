@@ -66,7 +66,7 @@ fn a_socket_of_systemd_with_any_mode_serves_root_and_the_node_alone() {
     let refused = || {
         audit(&pki)
             .iter()
-            .filter(|line| line["uid"] == OTHER)
+            .filter(|line| line["user.id"] == OTHER.to_string())
             .count()
     };
     for (keys, statuses, written) in [
@@ -99,11 +99,15 @@ fn a_socket_of_systemd_with_any_mode_serves_root_and_the_node_alone() {
         until("they are written down", || refused() == written);
     }
     let all = audit(&pki);
-    let first = all.iter().find(|line| line["uid"] == OTHER).unwrap();
-    assert_eq!(first["event"], "admin-refused");
-    assert_eq!(first["request"], "GET /tunnels");
-    assert_eq!(first["status"], 403);
-    assert!(first["pid"].as_u64().is_some());
+    let first = all
+        .iter()
+        .find(|line| line["user.id"] == OTHER.to_string())
+        .unwrap();
+    assert_eq!(first["event.action"], "admin-refused");
+    assert_eq!(first["http.request.method"], "GET");
+    assert_eq!(first["url.original"], "/tunnels");
+    assert_eq!(first["http.response.status_code"], 403);
+    assert!(first["process.pid"].as_u64().is_some());
 }
 
 #[test]
@@ -164,7 +168,7 @@ fn changes_and_refused_ones_are_written_down_and_a_flood_of_them_is_not() {
     let lines = audit(&pki);
     let events: Vec<_> = lines
         .iter()
-        .map(|line| line["event"].as_str().unwrap())
+        .map(|line| line["event.action"].as_str().unwrap())
         .collect();
     assert_eq!(
         events,
@@ -175,15 +179,19 @@ fn changes_and_refused_ones_are_written_down_and_a_flood_of_them_is_not() {
             "admin-refused"
         ]
     );
-    assert_eq!(lines[3]["status"], 413, "its body did not come");
-    let change = &lines[0];
-    assert_eq!(change["request"], "PUT /devices/phone%201");
     assert_eq!(
-        (&change["operator"], &change["answer"]["state"]),
+        lines[3]["http.response.status_code"], 413,
+        "its body did not come"
+    );
+    let change = &lines[0];
+    assert_eq!(change["http.request.method"], "PUT");
+    assert_eq!(change["url.original"], "/devices/phone%201");
+    assert_eq!(
+        (&change["adit.operator"], &change["adit.answer"]["state"]),
         (&"ann".into(), &"blocked".into())
     );
-    assert!(change["peer"].as_str().unwrap().starts_with("127.0.0.1:"));
-    assert_eq!(lines[2]["status"], 401);
+    assert_eq!(change["source.ip"], "127.0.0.1");
+    assert_eq!(lines[2]["http.response.status_code"], 401);
 
     // A client that has gone before the answer: no change is made that is not written down.
     for number in 0..20 {
@@ -200,11 +208,11 @@ fn changes_and_refused_ones_are_written_down_and_a_flood_of_them_is_not() {
     let made: Vec<usize> = (0..20).filter(is_made).collect();
     until("a record of each", || {
         let text = std::fs::read_to_string(pki.path("audit.log")).unwrap();
-        let is_written = |number: &usize| text.contains(&format!("PUT /devices/gone-{number}."));
+        let is_written = |number: &usize| text.contains(&format!("\"/devices/gone-{number}.\""));
         made.iter().all(is_written)
     });
     for line in &audit(&pki)[4..] {
-        let event = line["event"].as_str().unwrap();
+        let event = line["event.action"].as_str().unwrap();
         assert!(
             ["admin-change", "admin-abandoned"].contains(&event),
             "{line}"
@@ -212,7 +220,7 @@ fn changes_and_refused_ones_are_written_down_and_a_flood_of_them_is_not() {
     }
     let abandoned = audit(&pki)
         .iter()
-        .filter(|line| line["event"] == "admin-abandoned")
+        .filter(|line| line["event.action"] == "admin-abandoned")
         .count();
 
     for _ in 0..300 {
@@ -227,9 +235,11 @@ fn changes_and_refused_ones_are_written_down_and_a_flood_of_them_is_not() {
     // What was left out is said by the next one that is written.
     until("a record that tells", || {
         ask(&gateway, "POST /reload", WRONG, "");
-        audit(&pki)
-            .iter()
-            .any(|line| line["suppressed"].as_u64().is_some_and(|count| count > 100))
+        audit(&pki).iter().any(|line| {
+            line["adit.suppressed"]
+                .as_u64()
+                .is_some_and(|count| count > 100)
+        })
     });
     assert_eq!(
         ask(&gateway, "POST /reload", TOKEN, ""),
@@ -241,7 +251,7 @@ fn changes_and_refused_ones_are_written_down_and_a_flood_of_them_is_not() {
     until("the reload", || {
         audit(&pki)
             .iter()
-            .any(|line| line["answer"]["generation"] == 2)
+            .any(|line| line["adit.answer"]["generation"] == 2)
     });
 }
 

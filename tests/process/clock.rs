@@ -118,7 +118,7 @@ fn a_clock_that_jumps_ends_what_it_says_and_nothing_else() {
     until("the audit log", || {
         let text = std::fs::read_to_string(world.pki.path("audit.log")).unwrap_or_default();
         text.lines()
-            .filter(|line| line.contains("\"time\""))
+            .filter(|line| line.contains("\"@timestamp\""))
             .count()
             >= 5
     });

@@ -94,9 +94,9 @@ fn a_command_needs_neither_an_address_nor_a_token() {
     until("the changes are written down", || {
         let audit = fs::read_to_string(node.path("audit.log")).unwrap_or_default();
         let lines = audit.lines().filter(|line| {
-            line.contains("\"event\":\"admin-change\"")
-                && line.contains("\"uid\":")
-                && line.contains("\"operator\":")
+            line.contains("\"event.action\":\"admin-change\"")
+                && line.contains("\"user.id\":")
+                && line.contains("\"adit.operator\":")
         });
         lines.count() == 6
     });

@@ -197,7 +197,7 @@ fn slow_an_upgrade_refuses_nobody_and_cuts_nothing() {
         assert!(!log.contains(event), "{event}");
     }
     assert_eq!(
-        log.matches("\"reason\":\"closed\"").count(),
+        log.matches("\"event.reason\":\"closed\"").count(),
         TUNNELS + opened.load(Ordering::Relaxed)
     );
 }

@@ -4,7 +4,62 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::observe::metrics::TlsVersion;
 use crate::reason::CloseReason;
+
+/// How the requests of a session come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1 under TLS.
+    Http1,
+    /// HTTP/2 under TLS.
+    Http2,
+    /// The name (SNI) of the session is the request.
+    Sni,
+    /// HTTP from a front end that has ended TLS.
+    Plain,
+}
+
+impl Protocol {
+    /// The word in the audit log.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Http1 => "h1",
+            Self::Http2 => "h2",
+            Self::Sni => "sni",
+            Self::Plain => "plain",
+        }
+    }
+
+    /// Returns whether its answers have an HTTP status.
+    #[must_use]
+    pub const fn has_status(self) -> bool {
+        !matches!(self, Self::Sni)
+    }
+}
+
+/// The TLS that a session has negotiated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsSession {
+    /// Its version.
+    pub version: TlsVersion,
+    /// Its cipher suite, by rustls's name.
+    pub suite: &'static str,
+    /// Group of the key exchange; `None` where a resumed session had none.
+    pub group: Option<&'static str>,
+    /// True if the session was resumed: its certificate was presented before.
+    pub resumed: bool,
+}
+
+/// A profile as it is active on a core.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProfileName {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its version in the store; `None` for one of the config file.
+    pub version: Option<u64>,
+}
 
 /// Who was at the other end; shared by the records of one session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +81,14 @@ pub struct Subject {
     /// True if the names are those of a verified certificate. Otherwise a certificate that was
     /// rejected claims them.
     pub verified: bool,
+    /// Number of the session, unique in this run of the program.
+    pub session: Option<u64>,
+    /// How its requests come, once that is known.
+    pub protocol: Option<Protocol>,
+    /// Its TLS, if it ended here and the handshake was completed.
+    pub tls: Option<TlsSession>,
+    /// Time from its acceptance to the end of its handshake.
+    pub handshake: Option<Duration>,
 }
 
 impl Subject {
@@ -41,6 +104,10 @@ impl Subject {
             issuer: None,
             server_name: None,
             verified: false,
+            session: None,
+            protocol: None,
+            tls: None,
+            handshake: None,
         }
     }
 
@@ -64,10 +131,38 @@ pub struct AuditRecord {
     pub time: SystemTime,
     /// Who.
     pub subject: Arc<Subject>,
+    /// The profile that was active.
+    pub profile: Arc<ProfileName>,
     /// Destination that the client asked for (`host:port`), if known.
     pub target: Option<String>,
     /// The event.
     pub event: AuditEvent,
+}
+
+/// A tunnel that was opened.
+#[derive(Clone, Debug)]
+pub struct TunnelFacts {
+    /// Its number, the same as in `/tunnels`.
+    pub tunnel: u64,
+    /// The service that a rule chose.
+    pub service: Arc<str>,
+    /// Number of the rule in its profile, from 1.
+    pub rule: u32,
+    /// Address of the server that was dialled.
+    pub server: Arc<str>,
+    /// True if it carries datagrams.
+    pub udp: bool,
+}
+
+/// How far a request came that was refused.
+#[derive(Clone, Debug, Default)]
+pub struct RefusedFacts {
+    /// The service, where a rule chose one.
+    pub service: Option<Arc<str>>,
+    /// Number of that rule in its profile, from 1.
+    pub rule: Option<u32>,
+    /// Address of the last server that was tried.
+    pub server: Option<Arc<str>>,
 }
 
 /// The event.
@@ -75,21 +170,17 @@ pub struct AuditRecord {
 pub enum AuditEvent {
     /// A tunnel was opened.
     TunnelStart {
-        /// The tunnel's number, the same as in `/tunnels`.
-        tunnel: u64,
-        /// The service that a rule chose.
-        service: Arc<str>,
-        /// The server that was dialled.
-        server: Arc<str>,
+        /// The tunnel.
+        tunnel: TunnelFacts,
+        /// Time from the request to its grant.
+        authorize: Duration,
+        /// Time from the grant to the connection with the server.
+        connect: Duration,
     },
     /// An opened tunnel ended.
     TunnelEnd {
-        /// The tunnel's number, the same as at its start.
-        tunnel: u64,
-        /// The service that a rule chose.
-        service: Arc<str>,
-        /// The server that was dialled.
-        server: Arc<str>,
+        /// The tunnel.
+        tunnel: TunnelFacts,
         /// Payload bytes from the client to the server.
         bytes_up: u64,
         /// Payload bytes from the server to the client.
@@ -110,8 +201,8 @@ pub enum AuditEvent {
     },
     /// A session or tunnel was refused.
     Refused {
-        /// The service, where it came to one.
-        service: Option<Arc<str>>,
+        /// How far it came.
+        refused: RefusedFacts,
         /// Why.
         reason: CloseReason,
         /// The exact cause, where there is more to say than the reason's word.
@@ -126,4 +217,25 @@ pub enum AuditEvent {
         /// Why.
         reason: CloseReason,
     },
+}
+
+impl AuditEvent {
+    /// Its word, and whether the client got what it wanted.
+    pub(super) const fn action(&self) -> (&'static str, bool) {
+        match self {
+            Self::TunnelStart { .. } => ("tunnel-start", true),
+            Self::TunnelEnd { .. } => ("tunnel-end", true),
+            Self::SessionEnd { .. } => ("session-end", true),
+            Self::Refused { .. } => ("refused", false),
+            Self::Repeated { sessions: true, .. } => ("session-end-more", true),
+            Self::Repeated { .. } => ("refused-more", false),
+        }
+    }
+
+    pub(super) const fn is_datagrams(&self) -> bool {
+        match self {
+            Self::TunnelStart { tunnel, .. } | Self::TunnelEnd { tunnel, .. } => tunnel.udp,
+            _ => false,
+        }
+    }
 }

@@ -1,10 +1,12 @@
 //! Tests of the audit log, with sinks that fail on demand.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Mutex;
 use std::time::{Duration, UNIX_EPOCH};
 
+use super::line::AUDIT_SCHEMA;
 use super::*;
+use crate::observe::TlsVersion;
 use crate::reason::CloseReason;
 
 fn subject(device: &str) -> Arc<Subject> {
@@ -18,78 +20,203 @@ fn subject(device: &str) -> Arc<Subject> {
     })
 }
 
-fn refusal(device: &str) -> AuditRecord {
+fn record(subject: Arc<Subject>, event: AuditEvent) -> AuditRecord {
     AuditRecord {
         time: UNIX_EPOCH + Duration::from_millis(1_700_000_000_042),
-        subject: subject(device),
+        subject,
+        profile: Arc::new(ProfileName {
+            name: "corp".into(),
+            version: None,
+        }),
         target: Some("wiki.corp.example.com:443".to_owned()),
-        event: AuditEvent::Refused {
-            service: None,
-            reason: CloseReason::NoRule,
-            detail: None,
-        },
+        event,
+    }
+}
+
+fn refusal(device: &str) -> AuditRecord {
+    let event = AuditEvent::Refused {
+        refused: RefusedFacts::default(),
+        reason: CloseReason::NoRule,
+        detail: None,
+    };
+    record(subject(device), event)
+}
+
+fn node() -> NodeName {
+    NodeName {
+        name: "gate-1".into(),
     }
 }
 
 fn line(record: &AuditRecord) -> String {
     let mut buffer = Vec::new();
-    record.append_to(&mut buffer);
+    record.append_to(&node(), &mut buffer);
     String::from_utf8(buffer).unwrap()
+}
+
+fn value(record: &AuditRecord) -> serde_json::Map<String, serde_json::Value> {
+    serde_json::from_str(&line(record)).unwrap()
 }
 
 #[test]
 fn a_refusal_is_one_line_without_empty_keys() {
     assert_eq!(
         line(&refusal("urn:device:7")),
-        "{\"time\":\"2023-11-14T22:13:20.042Z\",\"event\":\"refused\",\"peer\":\"192.0.2.7:4711\",\
-         \"device\":\"urn:device:7\",\"app\":\"mail\",\"serial\":\"0a1b\",\"issuer\":\"CN=Corp CA\",\"identity\":\"verified\",\
-         \"target\":\"wiki.corp.example.com:443\",\"reason\":\"no-rule\"}\n"
+        "{\"@timestamp\":\"2023-11-14T22:13:20.042Z\",\"event.action\":\"refused\",\
+         \"event.outcome\":\"failure\",\"adit.schema\":1,\"observer.name\":\"gate-1\",\
+         \"adit.profile.name\":\"corp\",\"source.ip\":\"192.0.2.7\",\"source.port\":4711,\
+         \"device.id\":\"urn:device:7\",\"adit.app\":\"mail\",\"adit.identity\":\"verified\",\
+         \"tls.client.x509.serial_number\":\"0a1b\",\
+         \"tls.client.x509.issuer.distinguished_name\":\"CN=Corp CA\",\
+         \"destination.address\":\"wiki.corp.example.com\",\"destination.port\":443,\
+         \"event.reason\":\"no-rule\",\"adit.kind\":\"refusal\",\"adit.who\":\"policy\"}\n"
     );
+}
+
+fn tunnel() -> TunnelFacts {
+    TunnelFacts {
+        tunnel: 9,
+        service: "wiki".into(),
+        rule: 3,
+        server: "[2001:db8::5]:443".into(),
+        udp: false,
+    }
+}
+
+/// A record of each kind, with all that it can have.
+fn one_of_each() -> Vec<AuditRecord> {
+    let full = Subject {
+        user: Some("ann".into()),
+        server_name: Some("tunnel.example.com".into()),
+        session: Some(5),
+        protocol: Some(Protocol::Http2),
+        tls: Some(TlsSession {
+            version: TlsVersion::Tls13,
+            suite: "TLS13_AES_128_GCM_SHA256",
+            group: Some("X25519"),
+            resumed: false,
+        }),
+        handshake: Some(Duration::from_micros(400)),
+        ..(*subject("d")).clone()
+    };
+    let (duration, reason) = (Duration::from_micros(1_999), CloseReason::Closed);
+    let events = [
+        AuditEvent::TunnelStart {
+            tunnel: tunnel(),
+            authorize: Duration::from_nanos(700),
+            connect: Duration::from_micros(90),
+        },
+        AuditEvent::TunnelEnd {
+            tunnel: tunnel(),
+            bytes_up: 1,
+            bytes_down: 2,
+            duration,
+            reason,
+        },
+        AuditEvent::SessionEnd {
+            requests: 2,
+            duration,
+            reason,
+        },
+        AuditEvent::Refused {
+            refused: RefusedFacts {
+                service: Some("wiki".into()),
+                rule: Some(3),
+                server: Some("10.0.0.5:443".into()),
+            },
+            reason: CloseReason::ServerUnreachable,
+            detail: Some("why".into()),
+        },
+        AuditEvent::Repeated {
+            sessions: false,
+            count: 7,
+            reason: CloseReason::NoRule,
+        },
+    ];
+    let with_version = |event| AuditRecord {
+        profile: Arc::new(ProfileName {
+            name: "corp".into(),
+            version: Some(12),
+        }),
+        ..record(Arc::new(full.clone()), event)
+    };
+    events.into_iter().map(with_version).collect()
 }
 
 #[test]
 fn start_and_end_carry_the_same_tunnel() {
-    let (service, server): (Arc<str>, Arc<str>) = ("wiki".into(), "10.0.0.5:443".into());
-    let start = AuditEvent::TunnelStart {
-        tunnel: 9,
-        service: service.clone(),
-        server: server.clone(),
-    };
-    let end = AuditEvent::TunnelEnd {
-        tunnel: 9,
-        service,
-        server,
-        bytes_up: 1,
-        bytes_down: 2,
-        duration: Duration::from_micros(1_999),
-        reason: CloseReason::Closed,
-    };
-    let [start, end] = [start, end].map(|event| {
-        let text = line(&AuditRecord {
-            event,
-            ..refusal("d")
-        });
-        serde_json::from_str::<serde_json::Value>(&text).unwrap()
-    });
+    let [start, end] = [0, 1].map(|at| value(&one_of_each()[at]));
+    for key in [
+        "adit.tunnel.id",
+        "adit.session.id",
+        "adit.rule",
+        "adit.service",
+    ] {
+        assert!(start.contains_key(key), "{key}");
+        assert_eq!(start[key], end[key], "{key}");
+    }
+    let id = start["adit.tunnel.id"].as_str().unwrap();
+    assert!(id.ends_with("-9"), "{id}");
+    assert_eq!(start["server.address"], "2001:db8::5");
+    assert_eq!(start["server.port"], 443);
+    assert_eq!(start["tls.cipher"], "TLS_AES_128_GCM_SHA256");
+    assert_eq!(start["http.response.status_code"], 200);
+    assert!(!start.contains_key("event.reason"));
     assert_eq!(
-        (&start["event"], &end["event"]),
-        (&"tunnel-start".into(), &"tunnel-end".into())
-    );
-    assert_eq!(start["tunnel"], end["tunnel"]);
-    assert!(start.get("reason").is_none());
-    assert_eq!(
-        (&end["bytes_up"], &end["bytes_down"], &end["duration_ms"]),
-        (&1.into(), &2.into(), &1.into())
+        (
+            &end["source.bytes"],
+            &end["destination.bytes"],
+            &end["event.duration"]
+        ),
+        (&1.into(), &2.into(), &1_999_000.into())
     );
 }
 
 #[test]
+fn a_session_by_name_has_no_status_and_datagrams_are_a_protocol_of_their_own() {
+    let mut start = one_of_each().remove(0);
+    let mut subject = (*start.subject).clone();
+    subject.protocol = Some(Protocol::Sni);
+    start.subject = Arc::new(subject);
+    let by_name = value(&start);
+    assert_eq!(by_name["adit.protocol"], "sni");
+    assert!(!by_name.contains_key("http.response.status_code"));
+    if let AuditEvent::TunnelStart { tunnel, .. } = &mut start.event {
+        tunnel.udp = true;
+    }
+    assert_eq!(value(&start)["adit.protocol"], "udp");
+}
+
+#[test]
+fn the_document_has_each_key_and_no_other() {
+    let mut written: BTreeSet<String> = BTreeSet::new();
+    for record in &one_of_each() {
+        written.extend(value(record).keys().cloned());
+    }
+    for record in &crate::observe::admin_record::one_of_each() {
+        let mut buffer = Vec::new();
+        record.append_to(&node(), &mut buffer);
+        let line: serde_json::Map<_, _> = serde_json::from_slice(&buffer).unwrap();
+        written.extend(line.keys().cloned());
+    }
+    let document = include_str!("../../../docs/audit.md");
+    let rows = document.lines().filter(|line| line.starts_with("| `"));
+    let described: BTreeSet<String> = rows
+        .filter_map(|row| row.split('`').nth(1))
+        .filter(|key| key.contains('.') || key.starts_with('@'))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(described, written);
+    assert!(document.contains(&format!("`adit.schema` is {AUDIT_SCHEMA}")));
+}
+
+#[test]
 fn a_name_cannot_forge_a_line() {
-    let text = line(&refusal("x\"}\n{\"event\":\"tunnel-start\u{1b}[2J"));
+    let text = line(&refusal("x\"}\n{\"event.action\":\"tunnel-start\u{1b}[2J"));
     assert_eq!(text.matches('\n').count(), 1);
     assert!(!text.contains('\u{1b}'));
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(value["event"], "refused");
+    assert_eq!(value["event.action"], "refused");
 }
 
 /// A sink that takes as many bytes a write as the script says; `None` is a full disk. After the
@@ -127,6 +254,7 @@ fn writer(script: &[Option<usize>]) -> (Writer, Sender<Queued>, Arc<Mutex<Vec<u8
     });
     let (queue, records) = bounded(8);
     let writer = Writer {
+        node: node(),
         output,
         records,
         orders: crossbeam_channel::never(),
@@ -225,14 +353,11 @@ fn a_file_is_flushed_at_the_stop_and_follows_a_rotation() {
     }
     handle.write(refusal("two"));
     assert_eq!(log.stop(), 0);
-    assert_eq!(
-        std::fs::read_to_string(rotated).unwrap(),
-        line(&refusal("one"))
-    );
-    assert_eq!(
-        std::fs::read_to_string(path).unwrap(),
-        line(&refusal("two"))
-    );
+    for (path, device) in [(rotated, "one"), (path, "two")] {
+        let mut expected = Vec::new();
+        refusal(device).append_to(&NodeName::here(), &mut expected);
+        assert_eq!(std::fs::read(path).unwrap(), expected);
+    }
 }
 
 #[test]
