@@ -28,7 +28,8 @@ use tokio::sync::mpsc;
 use super::lock::StateLock;
 use crate::control::StateSocket;
 use crate::engine::{
-    ADMIN, Followed, Inherited, NamedSocket, Node, Predecessor, STATE, Successor, follow, receive,
+    ADMIN_HELD, Followed, Inherited, NamedSocket, Node, Predecessor, STATE, Successor, UnixSocket,
+    follow, receive,
 };
 use crate::limits::{
     ADMIN_STOP, AUDIT_STOP, DRAIN_POLL, SESSIONS_END, SUCCESSION_BEAT, SUCCESSION_ORPHANED,
@@ -103,6 +104,8 @@ impl Inheritance {
             let predecessor = link.map(|link| Predecessor::new(link, questions, generation));
             taken.predecessor = predecessor.transpose()?.map(Arc::new);
         }
+        // A socket of systemd's is its own for as long as the unit is there.
+        let is_systemds = taken.predecessor.is_none();
         let mut names = names.split(':');
         for index in 0..count {
             let name = names.next().unwrap_or_default().to_owned();
@@ -111,7 +114,11 @@ impl Inheritance {
                 Ok(None) => {}
                 Err(_) => match descriptors.take_unix_listener(index) {
                     Ok(socket) if name == STATE => taken.sockets.state = socket,
-                    Ok(socket) => taken.sockets.unix.extend(socket),
+                    Ok(socket) => {
+                        let is_held = is_systemds || name == ADMIN_HELD;
+                        let unix = socket.map(|socket| UnixSocket { socket, is_held });
+                        taken.sockets.unix.extend(unix);
+                    }
                     Err(_) => return Err(unusable(index, &name)),
                 },
             }
@@ -151,7 +158,7 @@ fn notify(state: &[NotifyState<'_>]) {
 pub(super) struct Succession {
     program: PathBuf,
     arguments: Vec<OsString>,
-    admin: OwnedFd,
+    admin: (&'static str, OwnedFd),
     state_socket: Option<Arc<StateSocket>>,
     lock: StateLock,
     under_way: AtomicBool,
@@ -162,14 +169,14 @@ pub(super) struct Succession {
 }
 
 impl Succession {
-    /// With the program and the arguments of this process. `admin`: the socket of the admin
-    /// listener; `state_socket`: that in the state folder, where it is another one; `lock`: that of
+    /// With the program and the arguments of this process. `admin`: the name and the socket of the
+    /// admin listener; `state_socket`: that in the state folder, where it is another one; `lock`: that of
     /// the state folder, which this keeps.
     ///
     /// # Errors
     /// The program's path is not known.
     pub fn new(
-        admin: OwnedFd,
+        admin: (&'static str, OwnedFd),
         state_socket: Option<Arc<StateSocket>>,
         lock: StateLock,
     ) -> io::Result<Self> {
@@ -254,7 +261,8 @@ impl Succession {
     fn start(&self, node: &Node) -> io::Result<(Successor, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
         let (asked, asking) = UnixStream::pair()?;
-        let (mut names, mut descriptors) = (ADMIN.to_owned(), vec![self.admin.try_clone()?]);
+        let (name, socket) = &self.admin;
+        let (mut names, mut descriptors) = ((*name).to_owned(), vec![socket.try_clone()?]);
         let state = self.state_socket.as_ref().map(|socket| socket.copy());
         if let Some(socket) = state.transpose()?.flatten() {
             names = names + ":" + STATE;

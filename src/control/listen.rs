@@ -13,7 +13,7 @@ use super::permission::{Permission, Policy, Users, read_token};
 use super::socket::{self, SocketError, SocketFile};
 use super::state_socket::{StateSocket, state_socket_path};
 use crate::config::AdminListen;
-use crate::engine::{ADMIN, Inherited};
+use crate::engine::{ADMIN, ADMIN_HELD, Inherited};
 
 /// The control core with its bound admin listener, not running yet.
 #[derive(Debug)]
@@ -94,16 +94,20 @@ impl Control {
         Ok(self)
     }
 
-    /// A copy of the listening socket, for a process that takes it over.
+    /// A copy of the listening socket, for a process that takes it over, and the name to pass it on
+    /// with.
     ///
     /// # Errors
     ///
     /// The system's, at its limit of open files.
-    pub fn socket(&self) -> io::Result<OwnedFd> {
-        match &self.listener {
-            Listener::Tcp(listener, _) => listener.try_clone().map(Into::into),
-            Listener::Unix(listener, _) => listener.try_clone().map(Into::into),
-        }
+    pub fn socket(&self) -> io::Result<(&'static str, OwnedFd)> {
+        Ok(match &self.listener {
+            Listener::Tcp(listener, _) => (ADMIN, listener.try_clone()?.into()),
+            Listener::Unix(listener, file) if file.is_held() => {
+                (ADMIN_HELD, listener.try_clone()?.into())
+            }
+            Listener::Unix(listener, _) => (ADMIN, listener.try_clone()?.into()),
+        })
     }
 
     /// The TCP address, with the port that the system chose where the configured one was 0. `None`
@@ -132,15 +136,18 @@ fn bind_tcp(address: SocketAddr, inherited: &mut Inherited) -> Result<Listener, 
 }
 
 fn bind_unix(path: &Path, inherited: &mut Inherited) -> Result<Listener, ControlError> {
-    let Some(listener) = inherited.take_unix(path) else {
+    let Some(unix) = inherited.take_unix(path) else {
         let (listener, file) = socket::listen(path).map_err(|error| of_socket(path, error))?;
         return Ok(Listener::Unix(listener, file));
     };
-    let file = listener
-        .set_nonblocking(true)
-        .and_then(|()| SocketFile::inherited(path));
+    let of_file = match unix.is_held {
+        true => SocketFile::held,
+        false => SocketFile::inherited,
+    };
+    let ready = unix.socket.set_nonblocking(true);
+    let file = ready.and_then(|()| of_file(path));
     let file = file.map_err(|source| bind_error(path.display().to_string(), source))?;
-    Ok(Listener::Unix(listener, file))
+    Ok(Listener::Unix(unix.socket, file))
 }
 
 fn of_socket(path: &Path, error: SocketError) -> ControlError {

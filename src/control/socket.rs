@@ -88,6 +88,8 @@ pub(super) struct SocketFile {
     path: PathBuf,
     identity: Identity,
     is_mine: bool,
+    /// It is never this process's: the program that made it keeps it, such as systemd.
+    is_held: bool,
 }
 
 impl SocketFile {
@@ -105,12 +107,25 @@ impl SocketFile {
             path: path.to_owned(),
             identity: Identity::of_name(path)?,
             is_mine: false,
+            is_held: false,
         })
     }
 
-    /// Makes it this process's, which serves from now on.
+    /// One that another program has made, which keeps it when this process has ended.
+    pub fn held(path: &Path) -> io::Result<Self> {
+        let mut file = Self::inherited(path)?;
+        file.is_held = true;
+        Ok(file)
+    }
+
+    /// Returns whether another program keeps it.
+    pub const fn is_held(&self) -> bool {
+        self.is_held
+    }
+
+    /// Makes it this process's, which serves from now on, unless another program keeps it.
     pub fn take_over(&mut self) {
-        self.is_mine = true;
+        self.is_mine = !self.is_held;
     }
 
     /// Leaves it to another process.

@@ -15,7 +15,7 @@ pub struct Inherited {
     /// For tunnels and the admin listener.
     pub tcp: Vec<NamedSocket>,
     /// For the admin listener.
-    pub unix: Vec<UnixListener>,
+    pub unix: Vec<UnixSocket>,
     /// The one in the state folder, of the process before.
     pub state: Option<UnixListener>,
 }
@@ -30,8 +30,22 @@ pub struct NamedSocket {
     pub socket: TcpListener,
 }
 
+/// A listening Unix socket.
+#[derive(Debug)]
+pub struct UnixSocket {
+    /// The socket.
+    pub socket: UnixListener,
+    /// Its file stays when the node ends: another program made it, such as systemd, which starts
+    /// the next node on the same socket.
+    pub is_held: bool,
+}
+
 /// The name of the admin listener's socket.
 pub const ADMIN: &str = "admin";
+
+/// The name of the admin listener's Unix socket where its file [stays](UnixSocket::is_held), as one
+/// process passes it on to the next.
+pub const ADMIN_HELD: &str = "admin-held";
 
 /// The name of the socket in the state folder, as one process passes it on to the next.
 pub const STATE: &str = "state";
@@ -51,7 +65,7 @@ impl Inherited {
             unix: self
                 .unix
                 .iter()
-                .map(UnixListener::try_clone)
+                .map(UnixSocket::try_clone)
                 .collect::<Result<_, _>>()?,
             // It is of the node, and no listener asks for it.
             state: None,
@@ -105,8 +119,9 @@ impl Inherited {
 
     /// Takes the socket that listens on `path`, however the path is spelled: by links (`/var/run`),
     /// or from another folder.
-    pub fn take_unix(&mut self, path: &Path) -> Option<UnixListener> {
-        let at = self.unix.iter().position(|socket| is_at(socket, path))?;
+    pub fn take_unix(&mut self, path: &Path) -> Option<UnixSocket> {
+        let mut sockets = self.unix.iter();
+        let at = sockets.position(|unix| is_at(&unix.socket, path))?;
         Some(self.unix.swap_remove(at))
     }
 
@@ -127,7 +142,7 @@ impl Inherited {
                 Err(error) => error.to_string(),
             });
         let unix = || {
-            let address = self.unix.first()?.local_addr().ok()?;
+            let address = self.unix.first()?.socket.local_addr().ok()?;
             Some(match address.as_pathname() {
                 Some(path) => path.display().to_string(),
                 None => "a Unix socket without a path".to_owned(),
@@ -187,6 +202,15 @@ impl NamedSocket {
         Ok(Self {
             name: self.name.clone(),
             socket: self.socket.try_clone()?,
+        })
+    }
+}
+
+impl UnixSocket {
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            socket: self.socket.try_clone()?,
+            is_held: self.is_held,
         })
     }
 }
@@ -259,7 +283,10 @@ mod tests {
         std::os::unix::fs::symlink(at("run"), at("link")).unwrap();
         for (bound, wanted) in [("run/a", "link/a"), ("link/b", "run/../run/b")] {
             let mut inherited = Inherited {
-                unix: vec![UnixListener::bind(at(bound)).unwrap()],
+                unix: vec![UnixSocket {
+                    socket: UnixListener::bind(at(bound)).unwrap(),
+                    is_held: true,
+                }],
                 ..Inherited::default()
             };
             assert!(inherited.take_unix(&at("run/none")).is_none());

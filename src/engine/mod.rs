@@ -21,7 +21,7 @@ mod succession;
 mod sweeper;
 mod worker;
 
-pub use inherited::{ADMIN, Inherited, NamedSocket, STATE};
+pub use inherited::{ADMIN, ADMIN_HELD, Inherited, NamedSocket, STATE, UnixSocket};
 pub use loaded::{Doubts, LoadError, Loaded};
 pub use node::{DrainError, EngineError, Node};
 pub use profile::InForce;

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::sockets::activate_on;
+use super::upgrade::{Successor, child_of};
 use crate::common::{Gateway, Pki, TOKEN, echo, free_port, server, service, until};
 
 /// Another user than root and the one that runs this.
@@ -271,4 +272,31 @@ fn what_cannot_be_tried_is_not_made_under_that_word() {
     }
     assert_eq!(gateway.metric("adit_config_generation", ""), generation);
     until("each is written down", || audit(&pki).len() == 3);
+}
+
+#[test]
+fn a_socket_of_systemd_outlives_each_node_and_its_successor() {
+    let pki = Pki::new();
+    let path = pki.path("admin.sock");
+    let socket = UnixListener::bind(&path).unwrap();
+    on_socket(&pki, &path, "");
+    // As with a restart, and with an upgrade before it.
+    for is_upgraded in [false, true, false] {
+        let sockets = vec![socket.try_clone().unwrap().into()];
+        let mut gateway = Gateway::spawn(activate_on(&pki, sockets), free_port());
+        let first = gateway.child.id();
+        if is_upgraded {
+            gateway.signal("USR2");
+            until("there is a successor", || child_of(first).is_some());
+            let successor = Successor(child_of(first).unwrap());
+            // The old process ends when the new one serves.
+            assert_eq!(gateway.child.wait().unwrap().code(), Some(0));
+            successor.signal("TERM");
+            until("the successor has ended", || successor.has_ended());
+        } else {
+            gateway.signal("TERM");
+            assert_eq!(gateway.child.wait().unwrap().code(), Some(0));
+        }
+        assert!(path.exists(), "upgraded: {is_upgraded}");
+    }
 }
