@@ -24,7 +24,7 @@ pub mod world;
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
@@ -198,6 +198,18 @@ pub fn service(servers: &[SocketAddr]) -> String {
         "[[profile.service]]\nname = 'echo'\nservers = [{}]\n[[profile.rule]]\nhost = '*.test'\nport = '*'\nservice = 'echo'",
         servers.join(",")
     )
+}
+
+/// Returns whether the next read finds a cut: the stream's end without a farewell, a reset, or the
+/// alert that tells why. The test's own patience is none.
+pub fn is_cut(stream: &mut impl Read) -> bool {
+    let Err(error) = stream.read(&mut [0]) else {
+        return false;
+    };
+    let of_tls = error.get_ref().and_then(|inner| inner.downcast_ref());
+    let is_told = matches!(of_tls, Some(rustls::Error::AlertReceived(_)));
+    let (end, reset) = (ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset);
+    is_told || [end, reset].contains(&error.kind())
 }
 
 /// Waits until `done`, for [`PATIENCE`] at most.

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 use super::upgrade::{
     Successor, child_of, end, put, signal, until_within, upgradable, upgradable_with,
 };
-use crate::common::{Gateway, Pki, TOKEN, World, echo, echoes, free_port, server, tunnel, until};
+use crate::common::{
+    Gateway, Pki, TOKEN, World, echo, echoes, free_port, is_cut, server, tunnel, until,
+};
 
 /// `adit` with these arguments, in the folder of its config. What it prints.
 fn adit(pki: &Pki, arguments: &str) -> String {
@@ -47,8 +49,8 @@ fn the_old_process_takes_what_the_new_one_began_with() {
     change_config(&pki, "'*.test'", "'a.test'");
     change_config(&pki, "[engine]\n", "[engine]\ncores = 1\n");
     let _successor = Successor::of(&gateway);
-    assert!(of_listed.read(&mut [0]).is_err(), "blocked by the list");
-    assert!(elsewhere.read(&mut [0]).is_err(), "cut by the new rules");
+    assert!(is_cut(&mut of_listed), "blocked by the list");
+    assert!(is_cut(&mut elsewhere), "cut by the new rules");
     echoes(&mut of_other, b"allowed by both");
     end(&mut of_other);
 }
@@ -76,7 +78,7 @@ fn tunnels_and_counters_of_both_processes_are_shown() {
     assert_eq!(gateway.metric("adit_draining", ""), 0.0);
     let closed = adit(&pki, "tunnels --close --device two");
     assert_eq!(closed.trim(), "{\"closed\":2}");
-    assert!(of_two.read(&mut [0]).is_err() && new.read(&mut [0]).is_err());
+    assert!(is_cut(&mut of_two) && is_cut(&mut new));
     echoes(&mut of_one, b"still here");
     // Nothing of this is asked of a process that has ended.
     end(&mut of_one);
@@ -148,7 +150,7 @@ fn a_process_that_follows_writes_nothing_into_the_state_folder() {
     std::fs::write(world.pki.path("devices.csv"), "device,state\nx,managed\n").unwrap();
     change_config(&world.pki, "'*.test'", "'a.test'");
     world.gateway.signal("HUP");
-    assert!(elsewhere.read(&mut [0]).is_err(), "it has");
+    assert!(is_cut(&mut elsewhere), "it has");
     let mut after = BTreeMap::new();
     files(&world.pki.path("state"), &mut after);
     assert_eq!(before, after);
@@ -167,7 +169,7 @@ fn slow_a_new_process_that_is_killed_takes_the_old_tunnels_with_it_soon() {
     until_within(30, "the old process ends, though its tunnel goes on", ended);
     assert!(killed.elapsed() > Duration::from_secs(5), "not at once");
     assert_eq!(world.gateway.child.wait().unwrap().code(), Some(0));
-    assert!(session.read(&mut [0]).is_err());
+    assert!(is_cut(&mut session));
     // The folder and the address are free for the next one.
     let _next = Gateway::run(&world.pki, world.gateway.admin);
     drop(successor);
@@ -202,7 +204,7 @@ fn slow_an_old_process_that_is_stuck_is_said_and_ends() {
     world.gateway.signal("CONT");
     let ended = || world.gateway.child.try_wait().unwrap().is_some();
     until_within(30, "the old process ends", ended);
-    assert!(session.read(&mut [0]).is_err());
+    assert!(is_cut(&mut session));
     until("that is seen", || {
         world.gateway.metric("adit_predecessor", "") == 0.0
     });
@@ -300,7 +302,7 @@ fn a_new_process_that_never_serves_keeps_nothing_and_goes_with_the_old_one() {
     until("changes", || {
         put(world.gateway.admin, "two", "managed") == 200
     });
-    assert!(session.read(&mut [0]).is_err(), "blocked by the list");
+    assert!(is_cut(&mut session), "blocked by the list");
     assert_eq!(world.gateway.get("/readyz").0, 200);
     // To stop the node is to stop the one that was to serve.
     let child = hanging();
