@@ -2,10 +2,14 @@
 //!
 //! Who finds a problem makes it; this room knows neither files nor certificates.
 
+mod health;
+
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
+
+pub use health::{FindingCode, HealthBoard, HealthChanges, HealthFinding, HealthLevel};
 
 /// How bad a problem is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

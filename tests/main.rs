@@ -22,6 +22,7 @@ mod crl;
 mod envoy;
 mod export;
 mod h2spec;
+mod health;
 mod hostile;
 mod http2;
 mod http2_abuse;

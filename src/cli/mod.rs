@@ -15,6 +15,7 @@ mod quickstart;
 mod reload;
 mod run;
 mod servers;
+mod status;
 mod target;
 mod ticket_keys;
 mod upgrade;
@@ -43,6 +44,7 @@ pub use quickstart::{QuickstartCommand, QuickstartError};
 pub use reload::ReloadCommand;
 pub use run::{Gateway, RunError};
 pub use servers::ServersCommand;
+pub use status::{StatusCommand, StatusError};
 pub use ticket_keys::TicketKeysCommand;
 
 /// A per-app tunnel gateway: mutual TLS in, policy, one io_uring per core.
@@ -91,6 +93,10 @@ enum Command {
     Servers(ServersCommand),
     /// List the CRLs of a running node, or have the next list of an authority that was made anew taken.
     Crl(CrlCommand),
+    /// Say whether a running node is well, and what is amiss: findings, with their consequence and remedy.
+    ///
+    /// Exit code 0 where it is well, 3 with a warning, 4 with something critical or where it takes no new tunnel.
+    Status(StatusCommand),
     /// Print a latency histogram of a running node, in HdrHistogram's percentile format.
     Histogram(AdminCommand),
 }
@@ -137,6 +143,9 @@ pub enum CliError {
     /// A change of what a node stores.
     #[error(transparent)]
     Change(#[from] ChangeError),
+    /// The health of a node.
+    #[error(transparent)]
+    Status(#[from] StatusError),
     /// Servers were met, and some are of no use. They were printed.
     #[error("{unusable} of {all} servers cannot be used")]
     Probe {
@@ -164,6 +173,7 @@ impl CliError {
             Self::Run(error) => error.exit_code(),
             Self::Admin(error) => error.exit_code(),
             Self::Change(error) => error.exit_code(),
+            Self::Status(error) => error.exit_code(),
             #[cfg(feature = "load")]
             Self::Load(_) => 1,
             #[cfg(all(feature = "lab", feature = "load"))]
@@ -193,6 +203,7 @@ pub fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Devices(command) => Ok(command.run()?),
         Command::Servers(command) => Ok(command.run()?),
         Command::Crl(command) => Ok(command.run()?),
+        Command::Status(command) => Ok(command.run()?),
         Command::Histogram(command) => Ok(command.histogram()?),
     }
 }

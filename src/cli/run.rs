@@ -13,9 +13,9 @@ use crate::backend::{ResolverHandle, ResolverTask, resolver};
 use crate::certs::{self, CertError};
 use crate::config::{AuditSink, Config, ConfigError, Log, LogFormat};
 use crate::control::{
-    ConfigFile, Control, ControlError, Deadline, EarlySignals, ReloadTrigger, Reloader,
+    ConfigFile, Control, ControlError, Deadline, EarlySignals, Health, ReloadTrigger, Reloader,
     RunningNode, Signal, Signals, check_servers, fetch_crls, watch_certificates, watch_crl_files,
-    watch_files,
+    watch_files, watch_health,
 };
 use crate::engine::{CRLS_FOLDER, EngineError, Followed, Node, Predecessor, Sizes};
 use crate::files::{self, FileError};
@@ -232,13 +232,18 @@ impl Gateway {
                 );
             }
         };
-        let running = RunningNode {
+        let running = Arc::new(RunningNode {
             engine: node,
             audit: audit.handle(),
             reloader,
             state_socket: control.state_socket(),
+            health: Health::default(),
+        });
+        let watched = running.clone();
+        let jobs = async move {
+            tokio::join!(jobs, watch_health(watched));
         };
-        let result = control.run(Arc::new(running), shutdown, retired, jobs);
+        let result = control.run(running, shutdown, retired, jobs);
         deadline.allow(AUDIT_STOP + STOP_JOBS);
         if let Ok(audit) = Arc::try_unwrap(audit) {
             audit.stop();

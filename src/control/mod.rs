@@ -27,6 +27,7 @@ mod deadline;
 mod devices;
 mod earlier;
 mod fetch;
+mod health;
 mod host;
 mod latencies;
 mod ledger;
@@ -56,6 +57,7 @@ pub use checks::check_servers;
 pub use crls::{fetch_crls, watch_crl_files};
 pub use deadline::Deadline;
 pub use devices::Device;
+pub use health::{Health, watch_health};
 pub use listen::Control;
 pub use node::RunningNode;
 pub use permission::{TokenError, read_token};
@@ -70,6 +72,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::engine::{ChangeError, DrainError, Predecessor};
+use crate::findings::HealthFinding;
 use crate::observe::{AdminRecord, CoreMetrics, NodeGauges, ServerInfo, TunnelFilter, TunnelInfo};
 use crate::table::DeviceChanges;
 
@@ -170,8 +173,8 @@ pub trait Node: Send + Sync + 'static {
 pub struct Readiness {
     /// True if a load balancer should send sessions here.
     pub ready: bool,
-    /// Why not, or what is amiss although it does; for people.
-    pub reasons: Vec<String>,
+    /// Why not, and what is amiss although it does; the worst first.
+    pub findings: Vec<HealthFinding>,
 }
 
 /// The control core could not be started, or had to stop.

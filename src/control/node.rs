@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::{Device, Node, Readiness, Refusal, ReloadTrigger, Reloader, Reply, StateSocket};
+use super::health::ProcessFacts;
+use super::{
+    Device, Health, Node, Readiness, Refusal, ReloadTrigger, Reloader, Reply, StateSocket,
+};
 use crate::config::Origin;
 use crate::engine::{self, ChangeError, DrainError, InForce, Predecessor};
 use crate::observe::{
@@ -23,6 +26,8 @@ pub struct RunningNode {
     pub reloader: Arc<Reloader>,
     /// The socket in the state folder, where it has one of its own.
     pub state_socket: Option<Arc<StateSocket>>,
+    /// The findings of the last look.
+    pub health: Health,
 }
 
 impl Node for RunningNode {
@@ -109,60 +114,13 @@ impl Node for RunningNode {
     }
 
     fn ready(&self) -> Readiness {
-        let mut reasons = Vec::new();
-        if self.engine.is_draining() {
-            reasons.push("draining: new tunnels are refused".to_owned());
-        } else if self.engine.is_leaving() {
-            reasons.push("leaving: new tunnels are refused soon".to_owned());
-        }
-        if self.engine.profile().origin == Origin::Nowhere {
-            reasons.push("unconfigured: no profile is assigned to this node".to_owned());
-        }
-        if !self.engine.all_cores_run() {
-            reasons.push("a core has ended".to_owned());
-        }
-        let certificates = self.engine.certificates();
-        if let Some(ended) = certificates
-            .iter()
-            .find(|one| one.is_in_turn() && one.has_ended())
-        {
-            reasons.push(format!(
-                "the server certificate has expired and there is no other: {}",
-                ended.file
-            ));
-        }
-        let ready = reasons.is_empty();
-        if self.audit.lost() > 0 {
-            reasons.push(format!("{} audit records were lost", self.audit.lost()));
-        }
-        let state_socket = self.state_socket.as_ref();
-        if let Some(problem) = state_socket.and_then(|socket| socket.problem()) {
-            reasons.push(problem.to_string());
-        }
-        if let Some(why) = self.engine.registry().stale() {
-            reasons.push(format!(
-                "the last good copy of the device registry is used: {why}"
-            ));
-        }
-        if let Some(refusal) = self.refused() {
-            reasons.push(format!(
-                "the last change was refused, for {} reasons, and the config before it stays active",
-                refusal.problems.len()
-            ));
-        }
-        if let Some(earlier) = self.engine.predecessor().and_then(|earlier| earlier.info()) {
-            let pid = earlier.pid;
-            if let Some(why) = earlier.lost {
-                reasons.push(format!(
-                    "the process before this one ({pid}) does not follow any more, and is being ended: {why}"
-                ));
-            } else if earlier.refused {
-                reasons.push(format!(
-                    "the process before this one ({pid}) has refused the last change; its log says why"
-                ));
-            }
-        }
-        Readiness { ready, reasons }
+        let problem = |socket: &Arc<StateSocket>| Some(socket.problem()?.to_string());
+        let process = ProcessFacts {
+            audit_lost: self.audit.lost(),
+            state_socket: self.state_socket.as_ref().and_then(problem),
+            refused: self.refused(),
+        };
+        self.health.look(&self.engine, process)
     }
 
     fn predecessor(&self) -> Option<Arc<Predecessor>> {
@@ -176,10 +134,16 @@ impl Node for RunningNode {
     fn gauges(&self) -> NodeGauges {
         let engine = &self.engine;
         let (entries, next_update) = engine.revocation();
+        let readiness = self.ready();
         NodeGauges {
             version: env!("CARGO_PKG_VERSION"),
             started: Some(engine.started()),
-            ready: self.ready().ready,
+            ready: readiness.ready,
+            findings: {
+                let findings = readiness.findings.iter();
+                let words = findings.map(|one| (one.code.word(), one.level.word()));
+                words.collect()
+            },
             draining: engine.is_draining(),
             profile: match engine.profile() {
                 InForce {

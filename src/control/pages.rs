@@ -27,6 +27,7 @@ use super::query::{Query, QueryError, decoded};
 use super::routes::{self, Action, ROUTES, Show};
 use super::{Node, Reply};
 use crate::engine::{ChangeError, DrainError};
+use crate::findings::HealthLevel;
 use crate::limits::{
     ADMIN_BODY_MAX, CORE_ANSWER, DEVICES_LISTED, DEVICES_LISTED_MAX, LIST_ANSWER, TUNNELS_LISTED,
 };
@@ -194,11 +195,19 @@ impl Pages {
     fn readiness(&self) -> Page {
         let readiness = self.node.ready();
         let gauges = self.node.gauges();
-        let mut reasons = readiness.reasons;
+        let messages = readiness.findings.iter();
+        let messages = messages.filter(|one| !readiness.ready || one.level > HealthLevel::Notice);
+        let mut reasons: Vec<&str> = messages.map(|one| &*one.message).collect();
         if gauges.draining && reasons.is_empty() {
-            reasons.push("draining".to_owned());
+            reasons.push("draining");
         }
         let ready = readiness.ready && !gauges.draining;
+        let worst = readiness.findings.iter().map(|one| one.level).max();
+        let state = match worst {
+            _ if !ready => "unavailable",
+            Some(HealthLevel::Warning | HealthLevel::Critical) => "degraded",
+            Some(HealthLevel::Notice) | None => "ok",
+        };
         let status = if ready {
             StatusCode::OK
         } else {
@@ -210,7 +219,9 @@ impl Pages {
             .map(|uptime| uptime.as_secs());
         let body = json!({
             "ready": ready,
+            "status": state,
             "reasons": reasons,
+            "findings": readiness.findings,
             "draining": gauges.draining,
             "profile": gauges.profile.as_ref().map(|(name, version)| json!({"name": name, "version": version})),
             "version": gauges.version,

@@ -12,7 +12,7 @@ use super::inherited::Inherited;
 use super::listeners::OpenListeners;
 use super::node::{EngineError, Node};
 use super::reload::ReloadError;
-use crate::config::{Config, Origin, Profile};
+use crate::config::{Config, Origin, Profile, Stale};
 
 /// The active profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,12 @@ impl Node {
     #[must_use]
     pub fn profile(&self) -> InForce {
         InForce::from(&self.lock_config().profile)
+    }
+
+    /// The active policy for an expired or missing CRL.
+    #[must_use]
+    pub fn stale_policy(&self) -> Stale {
+        self.lock_config().profile.device_auth.stale
     }
 
     /// Opens what `config` listens on and the node does not, and gives back the sockets that are

@@ -89,6 +89,13 @@ pub const EXPIRY_NOTICE_DAYS: i64 = 60;
 /// Days before its end at which the warning says that it is urgent.
 pub const EXPIRY_URGENT_DAYS: i64 = 30;
 
+/// Days before its end at which somebody must act now.
+pub const EXPIRY_CRITICAL_DAYS: i64 = 7;
+
+/// The part of a CRL's life, as a divisor, in which its end is announced. Authorities publish the
+/// next list while a tenth to a half of the life of the last is left.
+pub const CRL_ENDING_PART: u64 = 10;
+
 /// Days before its end at which the successor of a self-signed server certificate is made: the time
 /// that there is to give it to all devices.
 pub const SELF_SIGNED_NEXT_DAYS: i64 = EXPIRY_NOTICE_DAYS;
@@ -121,5 +128,6 @@ pub const APPLE_VALIDITY_DAYS: i64 = 825;
 /// days.
 pub const APPLE_PUBLIC_VALIDITY_DAYS: i64 = 398;
 
+const _: () = assert!(EXPIRY_CRITICAL_DAYS < EXPIRY_URGENT_DAYS);
 const _: () = assert!(EXPIRY_URGENT_DAYS < EXPIRY_NOTICE_DAYS);
 const _: () = assert!(APPLE_PUBLIC_VALIDITY_DAYS < APPLE_VALIDITY_DAYS);

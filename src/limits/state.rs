@@ -33,3 +33,6 @@ pub const SOCKET_PATH_MAX: usize = 107;
 
 /// Most bytes of the first line of the device registry's copy: a path and a few words.
 pub const REGISTRY_COPY_HEAD_MAX: u64 = 64 * 1024;
+
+/// How often a node looks for findings: what is amiss is in the log within seconds.
+pub const HEALTH_POLL: Duration = Duration::from_secs(2);

@@ -4,6 +4,7 @@
 //! Counters get the suffix `_total` here. No label holds what a client chose, so the number of
 //! series is bounded by this file.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -79,6 +80,8 @@ pub struct NodeGauges {
     pub config_refused: bool,
     /// Audit records lost to a full queue or a failing sink.
     pub audit_lost: u64,
+    /// Code and severity of each finding.
+    pub findings: Vec<(&'static str, &'static str)>,
     /// Requests to the admin listener that would have changed something, and were refused or given
     /// up.
     pub admin_refused: u64,
@@ -214,6 +217,7 @@ impl Snapshot {
             u64::from(node.config_refused),
         )?;
         out.counter("audit_lost", "Audit records lost", node.audit_lost)?;
+        encode_findings(&node.findings, out)?;
         out.counter(
             "admin_refused",
             "Changes through the admin listener refused or given up",
@@ -560,6 +564,23 @@ fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .unwrap_or(Duration::ZERO)
         .as_secs()
+}
+
+/// Findings by code and severity; a family without samples where there are none.
+fn encode_findings(
+    findings: &[(&'static str, &'static str)],
+    out: &mut Families<'_>,
+) -> fmt::Result {
+    let mut counts = BTreeMap::<_, u64>::new();
+    for finding in findings {
+        *counts.entry(*finding).or_default() += 1;
+    }
+    let help = "Things that are amiss on the node, by code and severity; docs/health.md has each";
+    let mut family = out.family("finding", help, MetricType::Gauge)?;
+    counts.iter().try_for_each(|((code, severity), count)| {
+        let labels = [("code", *code), ("severity", *severity)];
+        family.encode_family(&labels)?.encode_gauge(count)
+    })
 }
 
 #[cfg(test)]

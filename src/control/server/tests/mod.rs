@@ -151,7 +151,7 @@ impl Node for Fake {
     fn ready(&self) -> Readiness {
         Readiness {
             ready: true,
-            reasons: vec![],
+            findings: vec![],
         }
     }
 
