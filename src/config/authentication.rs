@@ -3,13 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::certificate_files::certificate_files;
 use super::error::{Fault, Report, quoted};
-use super::named::{CertificateName, FileName};
 use super::raw::{RawCrl, RawDeviceAuth, RawIdentity, RawServerCertificate};
 use super::slot::{List, Slot, Value};
-use super::types::{
-    CertificateFiles, CrlFetch, DeviceAuth, Field, IdentityMapping, ServerCertificate, Stale,
-};
+use super::types::{CrlFetch, DeviceAuth, Field, IdentityMapping, ServerCertificate, Stale};
 use super::values::{Folder, duration, networks, without_repetition, word};
 use crate::limits::{ADDITIONAL_CERTIFICATES_MAX, CRL_SOURCES_MAX};
 
@@ -50,64 +48,6 @@ pub(super) fn server_certificate(
         additional: additional.collect(),
         primary,
         secondary: (!secondary_is_absent).then_some(secondary),
-    }
-}
-
-/// The files of a certificate that a service may have, and its key, which needs the certificate:
-/// `what` is that one's key.
-pub(super) fn optional_certificate(
-    what: &str,
-    file: Slot<CertificateName>,
-    key: Slot<FileName>,
-    folder: &Folder,
-    report: &mut Report,
-) -> Option<CertificateFiles> {
-    let absent = file.written().is_none();
-    if let (true, Some(place)) = (absent, key.written()) {
-        let message = "is the key of a certificate that is not named";
-        report.add(place, Fault::new(message, format!("name {what} too")));
-    }
-    let none = Slot {
-        place: file.place.clone(),
-        value: Value::Absent,
-    };
-    let seen = &mut Vec::new();
-    let files = certificate_files(file, [key, none], (folder, seen), report);
-    (!absent).then_some(files)
-}
-
-/// The files of one certificate of the gateway, which is none of those `seen` before: of the chain,
-/// the key and the password. What comes from the store has its key with it, and no password.
-fn certificate_files(
-    file: Slot<CertificateName>,
-    [key, password_file]: [Slot<FileName>; 2],
-    (folder, seen): (&Folder, &mut Vec<PathBuf>),
-    report: &mut Report,
-) -> CertificateFiles {
-    let stored = matches!(&file.value, Value::Given(named) if named.stored().is_some());
-    let file = file.parse(report, |named| {
-        let file = folder.certificate(&named)?;
-        if seen.contains(&file) {
-            let message = "the file is already named as another server certificate";
-            return Err(Fault::new(message, "name each certificate once"));
-        }
-        seen.push(file.clone());
-        Ok(file)
-    });
-    let mut beside = |slot: Slot<FileName>| {
-        let file = slot.parse(report, |file| {
-            if stored {
-                let message = "a certificate of the store has its key with it, and no password";
-                return Err(Fault::new(message, "leave the key out"));
-            }
-            folder.readable(&file)
-        });
-        file.given()
-    };
-    CertificateFiles {
-        file: file.or(PathBuf::new()),
-        key: beside(key),
-        password_file: beside(password_file),
     }
 }
 

@@ -15,6 +15,7 @@
 
 mod address;
 mod authentication;
+mod certificate_files;
 mod cores;
 mod document;
 mod error;
@@ -46,6 +47,7 @@ use std::time::Duration;
 
 pub use address::{AddressError, Host, HostPattern, HostPort};
 pub use authentication::url_host;
+pub use certificate_files::CertificateFiles;
 pub use error::ConfigError;
 pub use listener::{ClientIdentity, Listener, ListenerKind, ProxyProtocol};
 pub use outline::{Outline, ProfileUse, outline, profiles_in_store, stored_certificates, users_of};
@@ -56,9 +58,9 @@ pub use reach::{
 pub use sni::Sni;
 pub use summary::Summary;
 pub use types::{
-    AdminListen, AppLimits, AuditSink, CertificateFiles, Config, CrlFetch, DeviceAuth, Engine,
-    Field, IdentityMapping, Log, LogFormat, Origin, Profile, Rate, Resumption, ResumptionKind,
-    Rule, ServerCertificate, Service, ServiceKind, Stale, TrafficLimits,
+    AdminListen, AppLimits, AuditSink, Config, CrlFetch, DeviceAuth, Engine, Field,
+    IdentityMapping, Log, LogFormat, Origin, Profile, Rate, Resumption, ResumptionKind, Rule,
+    ServerCertificate, Service, ServiceKind, Stale, TrafficLimits,
 };
 
 use document::Document;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::address::HostPort;
-use super::types::CertificateFiles;
+use super::certificate_files::CertificateFiles;
 
 /// One server of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::address::{Host, HostPort};
-use super::authentication::optional_certificate;
+use super::certificate_files::optional_certificate;
 use super::error::{Fault, Location, Report, quoted};
 use super::named::FileName;
 use super::raw_reach::{RawHealth, RawKeepalive, RawOutboundTls, RawReach, RawServer, RawTcp};

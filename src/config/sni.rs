@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 
 use super::address::HostPattern;
-use super::authentication::optional_certificate;
+use super::certificate_files::{CertificateFiles, optional_certificate};
 use super::error::{Fault, Location, Report, quoted};
 use super::raw::RawSni;
 use super::slot::{List, Slot};
-use super::types::CertificateFiles;
 use super::values::{Folder, address_fault, without_repetition};
 use crate::limits::ALPN_NAME_MAX;
 

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::authentication::FIELDS;
+use super::certificate_files::CertificateFiles;
 use super::listener;
 use super::reach::{Balance, OutboundTls, ProxyVersion, Reach, Server};
 use super::types::{
-    AdminListen, AuditSink, CertificateFiles, Config, Field, Log, LogFormat, Origin, Profile, Rate,
-    Resumption, ResumptionKind, Rule, ServiceKind, Stale, TrafficLimits,
+    AdminListen, AuditSink, Config, Field, Log, LogFormat, Origin, Profile, Rate, Resumption,
+    ResumptionKind, Rule, ServiceKind, Stale, TrafficLimits,
 };
 
 /// Displays what a [`Config`] means; made by [`Config::summary`].

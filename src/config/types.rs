@@ -12,6 +12,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::address::{Host, HostPattern};
+use super::certificate_files::CertificateFiles;
 use super::listener::Listener;
 use super::reach::{Reach, Server, Tcp, TlsChoice};
 use super::sni::Sni;
@@ -240,18 +241,6 @@ pub struct ServerCertificate {
     pub secondary: Option<CertificateFiles>,
     /// Those for clients that want another key type or name. No file is named twice, here or above.
     pub additional: Vec<CertificateFiles>,
-}
-
-/// Files of a certificate. They existed and could be opened when the config was read; what is in
-/// them is not known yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CertificateFiles {
-    /// File with the chain, and with the key too unless `key` names another file.
-    pub file: PathBuf,
-    /// File with the key.
-    pub key: Option<PathBuf>,
-    /// File with the password of both.
-    pub password_file: Option<PathBuf>,
 }
 
 /// How sessions are resumed.
