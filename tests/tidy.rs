@@ -64,7 +64,6 @@ const CIRCLES: &[&str] = &[
      access/tunnels",
     "certs/apple certs/blocks certs/chain certs/describe certs/findings certs/group certs/lists \
      certs/policy certs/read certs/spelling",
-    "certs/pairs certs/self_signed",
     "control/crl_pages control/earlier control/ledger control/page control/pages control/routes",
     "engine/certificates engine/group engine/listeners engine/loaded engine/node \
      engine/registry engine/reload engine/revocation engine/sweeper engine/worker",

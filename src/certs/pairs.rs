@@ -15,12 +15,52 @@ use zeroize::Zeroizing;
 use super::describe::{AlternativeName, alternative_names};
 use super::pem::{key_to_pem, to_pem};
 use super::read::{certificates_in, private_key_in};
-use super::self_signed::{
-    CERTIFICATE_FILE, Changes, KEPT, KEY_FILE, NEXT_CERTIFICATE_FILE, NEXT_KEY_FILE, SelfSigned,
-};
 use super::{CertError, Identity, key_matches};
 use crate::files::{self, Mode};
 use crate::limits::MAX_CERTIFICATE_FILE;
+
+/// The certificate's file in the state folder.
+pub const CERTIFICATE_FILE: &str = "server-self-signed.pem";
+
+/// Its key's file in the state folder.
+pub const KEY_FILE: &str = "server-self-signed.key";
+
+/// The file of the certificate that will take its place.
+pub const NEXT_CERTIFICATE_FILE: &str = "server-self-signed-next.pem";
+
+/// The file of that one's key.
+pub const NEXT_KEY_FILE: &str = "server-self-signed-next.key";
+
+/// The beginning of the names of certificates and keys that made room for others; nothing removes
+/// them.
+pub const KEPT: &str = "server-self-signed-kept-";
+
+/// The self-signed certificates of a state folder.
+#[derive(Debug)]
+pub struct SelfSigned {
+    /// The one that is shown until it expires.
+    pub current: Identity,
+    /// The one that is shown then, in the last
+    /// [`SELF_SIGNED_NEXT_DAYS`](crate::limits::SELF_SIGNED_NEXT_DAYS) days of the first.
+    pub next: Option<Identity>,
+}
+
+/// Files to write, in this order: a crash between two of them loses nothing.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub write: Vec<(PathBuf, Zeroizing<Vec<u8>>, Mode)>,
+    pub remove: Vec<PathBuf>,
+    /// The names for which a certificate is new.
+    pub made: Option<Vec<String>>,
+    /// The keys that are missing of certificates that were shown.
+    pub lost: Vec<PathBuf>,
+}
+
+impl Changes {
+    pub fn add(&mut self, place: PathBuf, content: Zeroizing<Vec<u8>>, mode: Mode) {
+        self.write.push((place, content, mode));
+    }
+}
 
 /// A file, as it is and what it holds.
 #[derive(Debug)]

@@ -12,30 +12,18 @@ use std::path::{Path, PathBuf};
 use rcgen::KeyPair;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
-use zeroize::Zeroizing;
 
 use super::make::{CLOCK_SKEW, Usage};
-use super::pairs::Pairs;
+use super::pairs::{Changes, Pairs};
 use super::{
     CertError, Identity, IssueRequest, Issued, KeyType, Term, Validity, read_certificates,
 };
-use crate::files::{self, Mode, PendingFile};
+use crate::files::{self, PendingFile};
 use crate::limits::SELF_SIGNED_NEXT_DAYS;
 
-/// The certificate's file in the state folder.
-pub const CERTIFICATE_FILE: &str = "server-self-signed.pem";
-
-/// Its key's file in the state folder.
-pub const KEY_FILE: &str = "server-self-signed.key";
-
-/// The file of the certificate that will take its place.
-pub const NEXT_CERTIFICATE_FILE: &str = "server-self-signed-next.pem";
-
-/// The file of that one's key.
-pub const NEXT_KEY_FILE: &str = "server-self-signed-next.key";
-
-/// The beginning of the names of certificates and keys that made room for others; nothing removes them.
-pub const KEPT: &str = "server-self-signed-kept-";
+pub use super::pairs::{
+    CERTIFICATE_FILE, KEPT, KEY_FILE, NEXT_CERTIFICATE_FILE, NEXT_KEY_FILE, SelfSigned,
+};
 
 /// How long a self-signed certificate is valid, in days. Devices have to be given each new one, so it is as long as Apple's
 /// requirements for server certificates allow (825 days, HT210176), less one for the hour by which it is backdated.
@@ -108,15 +96,6 @@ fn copy((chain, key): &Identity) -> Identity {
     (chain.clone(), key.clone_key())
 }
 
-/// The self-signed certificates of a state folder.
-#[derive(Debug)]
-pub struct SelfSigned {
-    /// The one that is shown until it expires.
-    pub current: Identity,
-    /// The one that is shown then, in the last [`SELF_SIGNED_NEXT_DAYS`] days of the first.
-    pub next: Option<Identity>,
-}
-
 /// The self-signed certificates that a node shows, and what has to be written for them.
 #[derive(Debug)]
 pub struct Plan {
@@ -124,23 +103,6 @@ pub struct Plan {
     pub shown: SelfSigned,
     /// Changes that are not on disk yet.
     changes: Changes,
-}
-
-/// Files to write, in this order: a crash between two of them loses nothing.
-#[derive(Debug, Default)]
-pub(super) struct Changes {
-    pub write: Vec<(PathBuf, Zeroizing<Vec<u8>>, Mode)>,
-    pub remove: Vec<PathBuf>,
-    /// The names for which a certificate is new.
-    made: Option<Vec<String>>,
-    /// The keys that are missing of certificates that were shown.
-    lost: Vec<PathBuf>,
-}
-
-impl Changes {
-    pub fn add(&mut self, place: PathBuf, content: Zeroizing<Vec<u8>>, mode: Mode) {
-        self.write.push((place, content, mode));
-    }
 }
 
 /// A [`Plan`] on the disk, under temporary names.
