@@ -45,26 +45,28 @@ pub(crate) fn identify(
     arrival: Arrival,
     before: &Subject,
     changes: u64,
-) -> Result<Peer, Unidentified> {
+) -> Result<Peer, Box<Unidentified>> {
     let verifier = &snapshot.verifier;
     let identity = PeerIdentity::from_chain(chain, &snapshot.identity).map_err(|error| {
         let mut subject = claimed(core, snapshot, before, chain.end_entity());
         subject.verified = true;
-        Unidentified {
+        Box::new(Unidentified {
             reason: CloseReason::IdentityMissing,
             subject,
             detail: Some(error.to_string().into()),
-        }
+        })
     })?;
     let above = chain.issuers_good_until();
     let above = above.min(verifier.authorities_good_until());
     let good_until = if above < identity.good_until() {
         // Seldom: an issuer, or something that is no part of the path, ends before the certificate.
         let path = verifier.path_good_until(chain, SystemTime::now());
-        path.map_err(|error| Unidentified {
-            reason: reason_of(&error),
-            subject: claimed(core, snapshot, before, chain.end_entity()),
-            detail: None,
+        path.map_err(|error| {
+            Box::new(Unidentified {
+                reason: reason_of(&error),
+                subject: claimed(core, snapshot, before, chain.end_entity()),
+                detail: None,
+            })
         })?
     } else {
         identity.good_until()
@@ -107,12 +109,12 @@ pub(crate) struct Unidentified {
 
 impl Unidentified {
     /// Of a client that has presented no certificate that could be read.
-    pub fn nobody(before: &Subject, reason: CloseReason) -> Self {
-        Self {
+    pub fn nobody(before: &Subject, reason: CloseReason) -> Box<Self> {
+        Box::new(Self {
             reason,
             subject: before.clone(),
             detail: None,
-        }
+        })
     }
 
     /// Of a certificate that was not accepted.
@@ -120,13 +122,13 @@ impl Unidentified {
         core: &Core,
         snapshot: &Snapshot,
         before: &Subject,
-        rejection: Box<Rejection>,
-    ) -> Self {
-        Self {
+        rejection: &Rejection,
+    ) -> Box<Self> {
+        Box::new(Self {
             reason: reason_of(&rejection.error),
             subject: claimed(core, snapshot, before, &rejection.certificate),
-            detail: Some(rejection.detail),
-        }
+            detail: Some(rejection.detail.clone()),
+        })
     }
 }
 

@@ -98,7 +98,7 @@ pub(super) async fn session(
         let place = listener.client_identity;
         let presented = certificates(head.bytes(), front_end.certificate(), place);
         let peer = front_end.peer(core, snapshot, presented, changes);
-        let peer = peer.map_err(|nobody| outcome.of_nobody(nobody))?;
+        let peer = peer.map_err(|nobody| outcome.of_nobody(*nobody))?;
         Ok((request, peer, head.received[head.length..].to_vec()))
     });
     let mut session = Session {

@@ -20,7 +20,7 @@ pub(super) enum Requester {
     /// The client whose certificate was presented in the handshake.
     One(Rc<Peer>),
     /// Each request says for whom it is.
-    Each(FrontEnd, Arc<Subject>),
+    Each(Box<FrontEnd>, Arc<Subject>),
 }
 
 impl Requester {
@@ -32,7 +32,7 @@ impl Requester {
     /// Whom `front_end` names.
     pub fn each(front_end: FrontEnd) -> Self {
         let subject = Arc::new(front_end.subject.clone());
-        Self::Each(front_end, subject)
+        Self::Each(front_end.into(), subject)
     }
 
     /// The device whose session it is, where it is one's.
@@ -67,7 +67,7 @@ impl Requester {
                 if !snapshot.listener.trusts(front_end.address) {
                     let subject = &front_end.subject;
                     let nobody = Unidentified::nobody(subject, CloseReason::ProxyUntrusted);
-                    return Err(Refused::Request(nobody.into()));
+                    return Err(Refused::Request(nobody));
                 }
                 let values = |name: &str| -> Vec<&[u8]> {
                     let values = headers.get_all(name).iter();
@@ -76,8 +76,7 @@ impl Requester {
                 let place = snapshot.listener.client_identity;
                 let presented = certificates_in(values, front_end.certificate(), place);
                 let peer = front_end.peer(core, &snapshot, presented, changes);
-                peer.map(Rc::new)
-                    .map_err(|nobody| Refused::Request(nobody.into()))
+                peer.map(Rc::new).map_err(Refused::Request)
             }
         }
     }
@@ -129,7 +128,7 @@ impl FrontEnd {
         snapshot: &Snapshot,
         presented: Result<Vec<CertificateDer<'static>>, ForwardedError>,
         changes: u64,
-    ) -> Result<Peer, Unidentified> {
+    ) -> Result<Peer, Box<Unidentified>> {
         let before = &self.subject;
         let presented = presented.map_err(|error| {
             let reason = match error {
@@ -141,7 +140,7 @@ impl FrontEnd {
         })?;
         let checked = snapshot.verifier.recheck(&presented, SystemTime::now());
         let chain = checked
-            .map_err(|rejection| Unidentified::rejected(core, snapshot, before, rejection))?;
+            .map_err(|rejection| Unidentified::rejected(core, snapshot, before, &rejection))?;
         identify(core, snapshot, &chain, self.arrival, before, changes)
     }
 }

@@ -214,7 +214,7 @@ async fn session(
         Some(Ok(established)) => established,
         Some(Err(reason)) => {
             let refused = match notes.rejected {
-                Some(rejection) => Unidentified::rejected(core, snapshot, &subject, rejection),
+                Some(rejection) => Unidentified::rejected(core, snapshot, &subject, &rejection),
                 None => Unidentified::nobody(&subject, reason),
             };
             return refuse(core, refused, patience, tls.linger()).await;
@@ -235,7 +235,7 @@ async fn session(
     };
     let peer = match chain {
         Ok(chain) => identify(core, snapshot, &chain, arrival, &subject, arrived.changes),
-        Err(rejection) => Err(Unidentified::rejected(core, snapshot, &subject, rejection)),
+        Err(rejection) => Err(Unidentified::rejected(core, snapshot, &subject, &rejection)),
     };
     let peer = match peer {
         Ok(peer) => peer,
@@ -262,12 +262,12 @@ async fn session(
 /// Records a client whose certificate is not accepted, and tells it.
 async fn refuse(
     core: &Core,
-    refused: Unidentified,
+    refused: Box<Unidentified>,
     patience: &Patience,
     telling: impl Future<Output = ()>,
 ) {
     let reason = refused.reason;
-    record(core, &Outcome::refused(refused), reason);
+    record(core, &Outcome::refused(*refused), reason);
     patience.guest.failed(reason);
     patience.guest.linger(telling).await;
 }

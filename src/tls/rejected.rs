@@ -72,9 +72,7 @@ impl<'a> Presented<'a> {
         use webpki::Error as E;
         match error {
             E::UnknownIssuer | E::InvalidSignatureForPublicKey => self.unknown_issuer(),
-            E::CertExpired { not_after, .. } => {
-                Some(self.dated("ended", *not_after, |parsed| expiry(parsed)))
-            }
+            E::CertExpired { not_after, .. } => Some(self.dated("ended", *not_after, expiry)),
             E::CertNotValidYet { not_before, .. } => {
                 Some(self.dated("begins", *not_before, |parsed| {
                     u64::try_from(parsed.validity().not_before.timestamp()).unwrap_or(0)

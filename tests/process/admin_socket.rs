@@ -57,6 +57,11 @@ fn audit(pki: &Pki) -> Vec<serde_json::Value> {
         .collect()
 }
 
+/// Whether a record is of a request by this user.
+fn is_by(line: &serde_json::Value, user: u32) -> bool {
+    line["user.id"].as_str() == Some(&user.to_string())
+}
+
 #[test]
 fn a_socket_of_systemd_with_any_mode_serves_root_and_the_node_alone() {
     let pki = Pki::new();
@@ -64,12 +69,7 @@ fn a_socket_of_systemd_with_any_mode_serves_root_and_the_node_alone() {
     std::fs::set_permissions(pki.folder.path(), everybody).unwrap();
     let path = pki.path("admin.sock");
     let change = ["-X", "DELETE", "http://localhost/devices/a"];
-    let refused = || {
-        audit(&pki)
-            .iter()
-            .filter(|line| line["user.id"] == OTHER.to_string())
-            .count()
-    };
+    let refused = || audit(&pki).iter().filter(|line| is_by(line, OTHER)).count();
     for (keys, statuses, written) in [
         ("", ["403", "403"], 2),
         ("socket_users = [64123]", ["200", "404"], 3),
@@ -100,10 +100,7 @@ fn a_socket_of_systemd_with_any_mode_serves_root_and_the_node_alone() {
         until("they are written down", || refused() == written);
     }
     let all = audit(&pki);
-    let first = all
-        .iter()
-        .find(|line| line["user.id"] == OTHER.to_string())
-        .unwrap();
+    let first = all.iter().find(|line| is_by(line, OTHER)).unwrap();
     assert_eq!(first["event.action"], "admin-refused");
     assert_eq!(first["http.request.method"], "GET");
     assert_eq!(first["url.original"], "/tunnels");

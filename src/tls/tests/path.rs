@@ -208,7 +208,7 @@ fn the_cause_names_the_certificate_the_authority_and_the_extension() {
         "{strange}"
     );
     let crl_only = sub.by(&root, |params| {
-        params.key_usages = vec![KeyUsagePurpose::CrlSign]
+        params.key_usages = vec![KeyUsagePurpose::CrlSign];
     });
     let usage = cause(&group, &[leaf.clone(), crl_only]);
     assert!(usage.starts_with("\"CN=sub\" (serial "), "{usage}");
