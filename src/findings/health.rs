@@ -107,7 +107,7 @@ finding_codes! {
         "publish the next list; adit crl list shows each";
     /// A new list was not taken, or one proves nothing.
     CrlRefused = "crl-refused", "the list before it is used until it ends",
-        "mend the list as the message says; adit crl forget if the authority was made anew";
+        "mend the list as the message says";
     /// No server of a service is up.
     ServiceDown = "service-down",
         "tunnels to the service fail, or are tried at a dead server (when_none_alive)",
