@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use super::node::{NodeName, unique_id};
+use super::node::{NodeName, session_id, unique_id};
 use super::record::{AuditEvent, AuditRecord, Protocol, Subject, TunnelFacts};
 use crate::observe::moment::rfc3339;
 use crate::reason::CloseReason;
@@ -73,7 +73,7 @@ impl<'b> Line<'b> {
     }
 
     fn put_subject(&mut self, subject: &Subject) {
-        self.put_some("adit.session.id", subject.session.map(unique_id));
+        self.put_some("adit.session.id", subject.session.map(session_id));
         self.put("source.ip", &subject.peer.ip());
         self.put("source.port", &subject.peer.port());
         self.put_some("device.id", subject.device.as_deref());

@@ -21,16 +21,24 @@ impl NodeName {
     }
 }
 
-/// The identifier of a session or a tunnel of this process, unique among all nodes and their
-/// lives: when this process first made one, in microseconds, its process id, both in hexadecimal,
-/// and the number of the session or the tunnel.
+/// The identifier of a tunnel of this process, unique among all nodes and their lives: when this
+/// process first made one, in microseconds, its process id, both in hexadecimal, and the tunnel's
+/// number.
 #[must_use]
 pub fn unique_id(number: u64) -> String {
+    format!("{}-{number}", life())
+}
+
+/// The same of a session. Sessions and tunnels are numbered apart.
+pub(super) fn session_id(number: u64) -> String {
+    format!("{}-s{number}", life())
+}
+
+fn life() -> &'static str {
     static LIFE: OnceLock<String> = OnceLock::new();
-    let life = LIFE.get_or_init(|| {
+    LIFE.get_or_init(|| {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = now.unwrap_or_default().as_micros();
         format!("{now:x}-{:x}", std::process::id())
-    });
-    format!("{life}-{number}")
+    })
 }

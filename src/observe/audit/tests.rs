@@ -157,6 +157,8 @@ fn start_and_end_carry_the_same_tunnel() {
     }
     let id = start["adit.tunnel.id"].as_str().unwrap();
     assert!(id.ends_with("-9"), "{id}");
+    let session = start["adit.session.id"].as_str().unwrap();
+    assert!(session.ends_with("-s5"), "{session}");
     assert_eq!(start["server.address"], "2001:db8::5");
     assert_eq!(start["server.port"], 443);
     assert_eq!(start["tls.cipher"], "TLS_AES_128_GCM_SHA256");
