@@ -112,7 +112,11 @@ fn a_refused_change_is_told_until_one_is_taken() {
     let good = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, good.replace("name = 'echo'", "nome = 'echo'")).unwrap();
     world.gateway.signal("HUP");
-    is_everywhere(&world, "change-refused", "warning");
+    let found = is_everywhere(&world, "change-refused", "warning");
+    assert!(
+        found["message"].as_str().unwrap().contains("adit.toml:"),
+        "{found}"
+    );
     std::fs::write(&file, good).unwrap();
     world.gateway.signal("HUP");
     is_gone(&world, "change-refused");

@@ -263,10 +263,15 @@ fn of_process(engine: &engine::Node, process: ProcessFacts) -> Vec<HealthFinding
         add(Code::RegistryStale, message);
     }
     if let Some(Refusal { problems, .. }) = process.refused {
-        let message = format!(
-            "the last change was refused, for {} reasons, and the config before it stays active",
-            problems.len()
-        );
+        let more = match problems.len() {
+            0 | 1 => String::new(),
+            all => format!(" (and {} more)", all - 1),
+        };
+        let first = problems
+            .first()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let message = format!("the last change was refused{more}: {first}");
         add(Code::ChangeRefused, message);
     }
     let earlier = engine.predecessor().and_then(|earlier| earlier.info());
